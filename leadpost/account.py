@@ -1,0 +1,233 @@
+"""The account: hosts and keys, and what is not surely known of the vendor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Literal, Self
+from urllib.parse import quote, urlsplit
+
+from attrs import frozen
+
+from leadpost.errors import ConfigurationError
+
+REGIONS: Mapping[str, str] = {
+    "india": "-in21",
+    "hyderabad": "-in22",
+    "usa": "-us11",
+    "singapore": "",
+    "ireland": "-ir31",
+    "canada": "-ca12",
+    "middle-east": "-me61",
+}
+"""Region to the code in its host names. Async hosts are documented for India, USA and Singapore."""
+
+_VARIABLES: Mapping[str, str] = {
+    "region": "LEADPOST_REGION",
+    "host": "LEADPOST_HOST",
+    "sync_host": "LEADPOST_SYNC_HOST",
+    "access_key": "LEADPOST_ACCESS_KEY",
+    "secret_key": "LEADPOST_SECRET_KEY",
+    "api_key": "LEADPOST_API_KEY",
+    "keys_in": "LEADPOST_KEYS_IN",
+    "submit_path": "LEADPOST_SUBMIT_PATH",
+    "status_path": "LEADPOST_STATUS_PATH",
+    "metrics_path": "LEADPOST_METRICS_PATH",
+}
+_KEYS = ("access_key", "secret_key", "api_key")
+
+
+@frozen(kw_only=True, repr=False)
+class Account:
+    """
+    One LeadSquared account: where its API is and the keys that open it.
+
+    Args:
+        host: The async host, such as `asyncapi-in21.leadsquared.com`; https unless it is loopback.
+        region: Instead of `host`, one of `india`, `hyderabad`, `usa`, `singapore`, `ireland`,
+            `canada`, `middle-east`.
+        sync_host: The host of the synchronous API (activity types, `post_sync`). By default the
+            region's, or `host` without its `async`.
+        access_key: The user's AccessKey.
+        secret_key: The user's SecretKey.
+        api_key: The `x-api-key` of the Async API.
+        keys_in: Where AccessKey and SecretKey go: `query` (all of the async pages show it) or
+            `headers` (recommended on the vendor's page on authentication; unconfirmed on async
+            hosts).
+        submit_path: Path of the async post.
+        status_path: Path of the Status API (unconfirmed).
+        metrics_path: Path of the Metrics API (unconfirmed).
+        activity_types_path: Path of the list of activity types, on the sync host.
+        activity_type_path: Path of one activity type, on the sync host.
+        sync_post_path: Path of the synchronous post.
+        failure_is_final: Whether a request whose status is `FAILURE` stays so. False by default:
+            the vendor tries some of them again for hours.
+
+    Raises:
+        ConfigurationError: if a key is missing or cannot be one, or a host cannot be right; it
+            names the environment variable too.
+
+    The repr shows no key.
+    """
+
+    host: str = ""
+    region: str | None = None
+    sync_host: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    api_key: str = ""
+    keys_in: Literal["query", "headers"] = "query"
+    submit_path: str = "/activity/create"
+    status_path: str = "/activity/create/status"
+    metrics_path: str = "/activity/create/metrics"
+    activity_types_path: str = "/v2/ProspectActivity.svc/ActivityTypes.Get"
+    activity_type_path: str = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
+    sync_post_path: str = "/v2/ProspectActivity.svc/Create"
+    failure_is_final: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        host, sync_host = _hosts(self.host, self.region, self.sync_host)
+        object.__setattr__(self, "host", host)  # attrs' own way of settling a frozen class
+        object.__setattr__(self, "sync_host", sync_host)
+        for name in _KEYS:
+            _check_key(name, getattr(self, name))
+        if self.keys_in not in {"query", "headers"}:
+            raise ConfigurationError(
+                f"keys_in ({_VARIABLES['keys_in']}): found {self.keys_in!r},"
+                " wanted 'query' or 'headers'"
+            )
+        for name in (
+            "submit_path",
+            "status_path",
+            "metrics_path",
+            "activity_types_path",
+            "activity_type_path",
+            "sync_post_path",
+        ):
+            path = getattr(self, name)
+            if not path.startswith("/"):
+                raise ConfigurationError(f"{name}: found {path!r}, wanted a path such as /a/b")
+
+    def __repr__(self) -> str:
+        return f"<Account at {self.host}, keys in {self.keys_in}>"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """
+        Read the account from environment variables.
+
+        Args:
+            environ: The variables, `os.environ` by default: `LEADPOST_REGION` or `LEADPOST_HOST`,
+                `LEADPOST_ACCESS_KEY`, `LEADPOST_SECRET_KEY`, `LEADPOST_API_KEY`; optionally
+                `LEADPOST_SYNC_HOST`, `LEADPOST_KEYS_IN`, `LEADPOST_SUBMIT_PATH`,
+                `LEADPOST_STATUS_PATH`, `LEADPOST_METRICS_PATH`, `LEADPOST_FAILURE_IS_FINAL`.
+
+        Raises:
+            ConfigurationError: naming the variable that is missing or wrong.
+        """
+        environ = os.environ if environ is None else environ
+        failure_is_final = environ.get("LEADPOST_FAILURE_IS_FINAL", "").lower()
+        if failure_is_final not in {"", "true", "false"}:
+            raise ConfigurationError("LEADPOST_FAILURE_IS_FINAL: wanted 'true' or 'false'")
+        return cls(
+            **{name: environ[v] for name, v in _VARIABLES.items() if environ.get(v)},  # type: ignore[arg-type]
+            failure_is_final=failure_is_final == "true",
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every text that must not be shown: the keys, as they are and percent-encoded."""
+        keys = (self.access_key, self.secret_key, self.api_key)
+        return (*keys, *(quote(key, safe="") for key in keys))
+
+    def async_url(self, path: str) -> str:
+        return self.host + path
+
+    def sync_url(self, path: str) -> str:
+        """
+        Give the URL of a path on the sync host.
+
+        Raises:
+            ConfigurationError: if that host is not known.
+        """
+        if not self.sync_host:
+            raise ConfigurationError(
+                f"sync_host ({_VARIABLES['sync_host']}) is missing: this call goes to the"
+                f" synchronous API, whose host cannot be told from {self.host}"
+            )
+        return self.sync_host + path
+
+
+def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
+    """Settle the async and the sync host as URLs without a path."""
+    if region is not None:
+        if host:
+            raise ConfigurationError(
+                "both host and region are given (LEADPOST_HOST, LEADPOST_REGION): one will do"
+            )
+        if region.lower() not in REGIONS:
+            raise ConfigurationError(
+                f"region (LEADPOST_REGION): found {region!r}, wanted one of {', '.join(REGIONS)};"
+                " or give the host (LEADPOST_HOST)"
+            )
+        code = REGIONS[region.lower()]
+        host = f"asyncapi{code}.leadsquared.com"
+        sync_host = sync_host or f"api{code}.leadsquared.com"
+    if not host:
+        raise ConfigurationError(
+            "host is missing: set LEADPOST_REGION to one of"
+            f" {', '.join(REGIONS)}, or LEADPOST_HOST to the async host"
+        )
+    host = _url("host", host)
+    if sync_host:
+        return host, _url("sync_host", sync_host)
+    if "://asyncapi" in host:
+        return host, host.replace("://asyncapi", "://api", 1)
+    return host, host if _is_loopback(urlsplit(host).hostname or "") else ""
+
+
+def _url(name: str, host: str) -> str:
+    text = host if "://" in host else f"https://{host}"
+    where = f"{name} ({_VARIABLES[name]})"
+    wanted = "a host such as asyncapi-in21.leadsquared.com"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}; wanted {wanted}") from None
+    hostname = parts.hostname or ""
+    if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
+        raise ConfigurationError(
+            f"{where}: found more than a host (user, path or query), wanted {wanted}"
+        )
+    if not hostname or any(c.isspace() or not c.isprintable() for c in host):
+        raise ConfigurationError(f"{where}: found no host, wanted {wanted}")
+    if parts.scheme not in {"https", "http"}:
+        raise ConfigurationError(f"{where}: found scheme {parts.scheme!r}, wanted https")
+    if parts.scheme == "http" and not _is_loopback(hostname):
+        raise ConfigurationError(
+            f"{where}: found http://{hostname}, wanted https: the keys would travel in the open"
+            " (plain http is for loopback only)"
+        )
+    bracketed = f"[{hostname}]" if ":" in hostname else hostname
+    return f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
+
+
+def _is_loopback(hostname: str) -> bool:
+    try:
+        return ip_address(hostname).is_loopback
+    except ValueError:
+        return hostname == "localhost"
+
+
+def _check_key(name: str, key: object) -> None:
+    """Refuse a key that is missing or that no header could carry, without showing it."""
+    variable = _VARIABLES[name]
+    if not isinstance(key, str) or not key:
+        raise ConfigurationError(f"{name} is missing: give it, or set {variable}")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(
+            f"{name} ({variable}): found a space or a character that is not printable ASCII;"
+            " was more than the key copied?"
+        )

@@ -1,0 +1,178 @@
+"""Many activities: a bounded window of workers, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+)
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+from leadpost.activity import Activity
+from leadpost.errors import (
+    LeadpostError,
+    NotFound,
+    NotSent,
+    Outcome,
+    RateLimited,
+    Unauthorized,
+)
+from leadpost.retry import Waiting, waiting_until
+
+Item = Activity | Mapping[str, Any]
+Source = Iterable[Item] | AsyncIterable[Item]
+Post = Callable[[Item, Waiting], Awaitable[str]]
+
+WINDOW = 50
+"""Workers: one for each token, and as many again for activities that wait to be tried again."""
+
+_log = logging.getLogger(__name__)
+
+
+class Batch:
+    """
+    Posts from one source, as fast as it is posted and never more than the window ahead.
+
+    One worker at a time has the turn: it draws an activity and waits for its first token. The
+    others are posting or waiting to try again, and those go for a token without the turn. So the
+    batch has at most one untried activity in the bucket's queue: a retry passes the rest of the
+    source, and a single post is behind one activity, not behind the batch.
+
+    Args:
+        post: Posts one activity.
+        source: The activities.
+        max_time: Seconds of Retry-After beyond which the batch ends, as it does when the keys are
+            refused.
+    """
+
+    def __init__(self, post: Post, source: Source, max_time: float) -> None:
+        self._post = post
+        self._source = enumerate_async(source)
+        self._max_time = max_time
+        self._turn = asyncio.Lock()
+        self._outcomes = asyncio.Queue[Outcome | None](maxsize=1)
+        self._waits = set[asyncio.Timeout]()
+        self._draw: asyncio.Timeout | None = None
+        self._sending = True
+        self._drawing = True
+
+    async def stream(self, stop: asyncio.Event | None) -> AsyncGenerator[Outcome]:
+        """Yield each outcome when it is known; cancel what is under way when closed early."""
+        _log.info("batch begins")
+        states = Counter[str]()
+        tasks = [asyncio.create_task(self._run())]
+        if stop is not None:
+            tasks.append(asyncio.create_task(self._stop_at(stop)))
+        try:
+            while (outcome := await self._outcomes.get()) is not None:
+                states[outcome.state] += 1
+                yield outcome
+            await tasks[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self._source.aclose()
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            _log.info("batch ended: %s", counts or "nothing was posted")
+
+    async def _run(self) -> None:
+        workers = (self._work() for _ in range(WINDOW))
+        results = await asyncio.gather(*workers, return_exceptions=True)
+        await self._outcomes.put(None)
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def _work(self) -> None:
+        """Post one activity after another. An error of the source's, or ours, ends the drawing."""
+        try:
+            while self._drawing:
+                with ExitStack() as turn:
+                    await self._turn.acquire()
+                    turn.callback(self._turn.release)
+                    drawn = await self._next()
+                    if drawn is None:
+                        return
+                    outcome = await self._outcome(*drawn, turn)
+                await self._outcomes.put(outcome)
+        finally:
+            self._drawing = False
+
+    async def _next(self) -> tuple[int, Item] | None:
+        if not self._drawing:
+            return None
+        try:
+            async with asyncio.timeout(None) as self._draw:
+                return await anext(self._source, None)
+        except TimeoutError:
+            if self._drawing:
+                raise  # the source's own
+            return None
+        finally:
+            self._draw = None
+
+    async def _outcome(self, index: int, activity: Item, turn: ExitStack) -> Outcome:
+        try:
+            request_id = await self._post(activity, partial(self._waiting, turn))
+        except LeadpostError as error:
+            if self._sending and self._ends_batch(error):
+                _log.error("the batch stops sending: %s", type(error).__name__)
+                self._stop_sending()
+            return Outcome(index, activity, error=error)
+        return Outcome(index, activity, request_id)
+
+    def _ends_batch(self, error: LeadpostError) -> bool:
+        if isinstance(error, RateLimited):
+            return (error.retry_after or 0) > self._max_time
+        return isinstance(error, Unauthorized | NotFound)
+
+    @asynccontextmanager
+    async def _waiting(
+        self, turn: ExitStack, when: float | None
+    ) -> AsyncGenerator[asyncio.Timeout]:
+        """Wait so that a stop of the batch ends it; the first wait's end passes the turn on."""
+        if not self._sending:
+            raise NotSent("the batch had stopped")
+        async with waiting_until(when) as wait:
+            self._waits.add(wait)
+            try:
+                yield wait
+            finally:
+                self._waits.discard(wait)
+                turn.close()
+
+    def _stop_sending(self) -> None:
+        self._sending = False
+        for wait in self._waits:
+            wait.reschedule(0)
+
+    async def _stop_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        _log.info("batch is stopped: calls under way are waited for")
+        self._drawing = False
+        if self._draw is not None:
+            self._draw.reschedule(0)
+        self._stop_sending()
+
+
+async def enumerate_async(source: Source) -> AsyncGenerator[tuple[int, Item]]:
+    """Number the activities of an iterable or an async iterable."""
+    index = 0
+    if isinstance(source, AsyncIterable):
+        async for activity in source:
+            yield index, activity
+            index += 1
+    else:
+        for activity in source:
+            yield index, activity
+            index += 1

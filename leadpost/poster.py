@@ -1,0 +1,396 @@
+"""The client: `AsyncActivityPoster`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, repeat
+from types import TracebackType
+from typing import Generic, Literal, Self, TypeVar, overload
+
+import httpx
+from attrs import frozen
+from tenacity import RetryCallState
+
+from leadpost import answers, queries
+from leadpost._shapes import is_mapping
+from leadpost.account import Account
+from leadpost.activity import Activity, personal_texts
+from leadpost.answers import Answer
+from leadpost.batch import Batch, Item, Source, enumerate_async
+from leadpost.bucket import Bucket, TokenBucket
+from leadpost.errors import (
+    BatchError,
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    Outcome,
+    StatusTimeout,
+)
+from leadpost.queries import ActivityType, QueueMetrics, RequestStatus
+from leadpost.retry import Attempts, RetryPolicy, Waiting, waiting_until
+from leadpost.transport import LIMITS, TIMEOUT, keyed
+
+T = TypeVar("T")
+
+_LARGEST_ANSWER = 16 * 2**20
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+_POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
+
+_log = logging.getLogger(__name__)
+
+# Raised by httpx before anything of the request was sent.
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+@frozen
+class _Call(Generic[T]):
+    """One call to the vendor: what to send, and how to read its answer."""
+
+    name: str
+    method: Literal["GET", "POST"]
+    url: str
+    read: Callable[[Answer], T]
+    params: Mapping[str, str] | None = None
+    content: bytes | None = None
+
+
+class AsyncActivityPoster:
+    """
+    Posts activities on leads, and asks what became of them.
+
+    Use it as an async context manager, one for the whole process: its bucket is what keeps the
+    account's limit. Every call to the vendor takes a token from it, each retry included.
+
+    Args:
+        account: Hosts and keys.
+        client: The `httpx.AsyncClient` to send with, where there is one already; its timeouts,
+            proxies and hooks hold, none of them sees a key, and it is never closed here. By
+            default an own one, set up for this API's rhythm.
+        bucket: The limit; by default a `TokenBucket`, 25 calls per 5 s.
+        retry: How long to go on with one activity.
+        on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
+            or `retry`, which may post it twice.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        client: httpx.AsyncClient | None = None,
+        bucket: Bucket | None = None,
+        retry: RetryPolicy | None = None,
+        on_uncertain: Literal["raise", "retry"] = "raise",
+    ) -> None:
+        if on_uncertain not in {"raise", "retry"}:
+            raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
+        self._account = account
+        self._owns_client = client is None
+        self._given = client or httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
+        self._client = keyed(self._given, account)
+        self._bucket: Bucket = TokenBucket() if bucket is None else bucket
+        self._retry = retry or RetryPolicy()
+        self._on_uncertain = on_uncertain
+
+    def __repr__(self) -> str:
+        return f"<AsyncActivityPoster to {self._account.host}: {self._bucket!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; an injected client is left as it is."""
+        if self._owns_client:
+            await self._given.aclose()
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket, for its `statistics()`."""
+        return self._bucket
+
+    async def post(self, activity: Item) -> str:
+        """
+        Post one activity, after those that wait for a token already.
+
+        Args:
+            activity: An `Activity`, or a mapping in the vendor's JSON shape.
+
+        Returns:
+            The RequestID. The vendor's queue has the activity then, the lead has it later: ask
+            `status`, or `wait` for it.
+
+        Raises:
+            InvalidActivity: it cannot be posted as it is; nothing was sent.
+            Rejected: the vendor said no (`BadRequest`, `Unauthorized`, `NotFound`,
+                `ApplicationError`).
+            Unavailable: gave up after retries; surely not accepted.
+            DeliveryUncertain: it may have arrived.
+        """
+        return await self._post(activity, waiting_until)
+
+    async def post_sync(self, activity: Item) -> str:
+        """
+        Post one activity through the synchronous API, which answers when the lead has it.
+
+        Args:
+            activity: As for `post`.
+
+        Returns:
+            The activity's id.
+
+        Raises:
+            LeadpostError: as `post`.
+            ConfigurationError: the account's `sync_host` is not known.
+        """
+        account = self._account
+        url = account.sync_url(account.sync_post_path)
+        call = _Call("post_sync", "POST", url, answers.read_activity_id, content=_content(activity))
+        return await self._call(call)
+
+    @overload
+    async def post_many(
+        self, activities: Source, *, return_exceptions: Literal[False] = False
+    ) -> list[str]: ...
+    @overload
+    async def post_many(
+        self, activities: Source, *, return_exceptions: Literal[True]
+    ) -> list[str | LeadpostError]: ...
+    async def post_many(
+        self, activities: Source, *, return_exceptions: bool = False
+    ) -> list[str] | list[str | LeadpostError]:
+        """
+        Post all that can be posted, and give the RequestIDs in the order of the inputs.
+
+        Args:
+            activities: Any iterable or async iterable of what `post` takes; drawn only as fast as
+                it is posted.
+            return_exceptions: Give the error in the place of the RequestID, as `asyncio.gather`
+                does, in place of raising `BatchError`.
+
+        Returns:
+            A RequestID for each input.
+
+        Raises:
+            BatchError: some were not accepted; it carries every outcome, RequestIDs included. When
+                the keys are refused or the URL is wrong, the rest is `not_sent`.
+        """
+        drawn: list[Item] = []
+
+        async def recorded() -> AsyncIterator[Item]:
+            async for _, activity in enumerate_async(activities):
+                drawn.append(activity)
+                yield activity
+
+        results: dict[int, str | LeadpostError] = {}
+        ended: Exception | None = None
+        _refuse_one(activities)
+        try:
+            async for outcome in self.post_stream(recorded()):
+                results[outcome.index] = outcome.error or outcome.request_id or ""
+        except Exception as error:  # noqa: BLE001  # raised again below, beside the RequestIDs
+            ended = error
+        for index in range(len(drawn)):
+            results.setdefault(index, DeliveryUncertain("the batch ended before its answer"))
+        failed = any(isinstance(result, LeadpostError) for result in results.values())
+        if ended is None and (return_exceptions or not failed):
+            return [results[index] for index in range(len(drawn))]
+        outcomes = [_outcome(i, activity, results[i]) for i, activity in enumerate(drawn)]
+        raise BatchError.of(outcomes, cause=ended)
+
+    async def post_stream(
+        self, activities: Source, *, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[Outcome]:
+        """
+        Post activities of any number in bounded memory, and yield each outcome when it is known.
+
+        Args:
+            activities: As for `post_many`.
+            stop: Once it is set no new call is made: calls under way are waited for, retries are
+                given up, and the source is drawn no further.
+
+        Yields:
+            One `Outcome` for each activity drawn, in the order in which they become known; `index`
+            tells its place in the input. Errors are in the outcomes, none is raised, save one that
+            the source itself raises, after the outcomes of what was under way.
+        """
+        _refuse_one(activities)
+        batch = Batch(self._post, activities, self._retry.max_time)
+        async with aclosing(batch.stream(stop)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def status(self, request_id: str) -> RequestStatus:
+        """
+        Ask the Status API once what became of a request.
+
+        Raises:
+            LeadpostError: `UnexpectedAnswer` where the answer cannot be read.
+        """
+        account = self._account
+        read = partial(
+            queries.read_status,
+            request_id=request_id,
+            failure_is_final=account.failure_is_final,
+        )
+        url = account.async_url(account.status_path)
+        return await self._call(_Call("status", "GET", url, read, {"RequestID": request_id}))
+
+    async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
+        """
+        Ask the Status API until the status is final: after 1, 2, 4, 8 s, then every 15 s.
+
+        Args:
+            request_id: What `post` returned.
+            timeout: Seconds to wait at most; None for no end.
+
+        Returns:
+            The final status, be it `succeeded` or `failed`.
+
+        Raises:
+            StatusTimeout: it was not final in time; `last` is the last status seen.
+            LeadpostError: as `status`.
+        """
+        last: RequestStatus | None = None
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                for pause in chain(_POLL, repeat(_POLL[-1])):
+                    last = await self.status(request_id)
+                    if last.final:
+                        return last
+                    await asyncio.sleep(pause)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        seen = last.status if last else "none"
+        raise StatusTimeout(f"not final after {timeout:g} s, last status: {seen}", last=last)
+
+    async def metrics(self) -> QueueMetrics:
+        """Ask the Metrics API how far behind the vendor's queue is."""
+        url = self._account.async_url(self._account.metrics_path)
+        return await self._call(_Call("metrics", "GET", url, queries.read_metrics))
+
+    async def activity_types(self) -> list[ActivityType]:
+        """List the activity types, from the synchronous API."""
+        url = self._account.sync_url(self._account.activity_types_path)
+        return await self._call(_Call("activity_types", "GET", url, queries.read_activity_types))
+
+    async def activity_type(self, code: int) -> ActivityType:
+        """Give one activity type with its fields, from the synchronous API."""
+        url = self._account.sync_url(self._account.activity_type_path)
+        read = partial(queries.read_activity_type, code=code)
+        return await self._call(_Call("activity_type", "GET", url, read, {"code": str(code)}))
+
+    async def _post(self, activity: Item, waiting: Waiting) -> str:
+        url = self._account.async_url(self._account.submit_path)
+        call = _Call("post", "POST", url, answers.read_request_id, content=_content(activity))
+        return await self._call(call, waiting)
+
+    async def _call(self, call: _Call[T], waiting: Waiting = waiting_until) -> T:
+        """Make a call until it succeeds or is given up; `waiting` is around each wait between."""
+        attempts = Attempts.under(self._retry, uncertain=self._on_uncertain == "retry")
+
+        async def attempt() -> T:
+            async with AsyncExitStack() as token:
+                async with waiting(attempts.deadline):
+                    await token.enter_async_context(self._bucket.token())
+                attempts.begin()
+                return await self._exchange(call)
+
+        async def sleep(seconds: float) -> None:
+            async with waiting(None):
+                await asyncio.sleep(seconds)
+
+        try:
+            return await attempts.retrying(sleep, partial(_log_retry, call.name))(attempt)
+        except LeadpostError as error:
+            raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
+
+    async def _exchange(self, call: _Call[T]) -> T:
+        """Send one request and read its answer."""
+        if self._given.is_closed:
+            raise RuntimeError("the client of this poster is closed")
+        request = self._client.build_request(
+            call.method, call.url, params=call.params, content=call.content, headers=_HEADERS
+        )
+        redact = partial(self._redact, call.content)
+        try:
+            response = await self._client.send(request, stream=True, follow_redirects=False)
+            try:
+                body = await _body(response)
+            finally:
+                await response.aclose()
+        except httpx.RequestError as error:
+            what = redact(f"{type(error).__name__}: {error}")
+            # The chain ends here: httpx quotes what it could not read, and that is not redacted.
+            if call.content is None or isinstance(error, _NOT_SENT):
+                raise ConnectionFailed(what) from None
+            raise DeliveryUncertain(f"no answer ({what})") from None
+        now = datetime.now(UTC)
+        retry_after = answers.parse_retry_after(response.headers.get("Retry-After"), now)
+        return call.read(Answer(response.status_code, body, retry_after, redact))
+
+    def _redact(self, content: bytes | None, text: str) -> str:
+        texts = personal_texts(json.loads(content)) if content else ()
+        return answers.redacted(text, [*self._account.secrets, *texts])
+
+
+def _content(activity: Item) -> bytes:
+    if not isinstance(activity, Activity):
+        activity = Activity.from_payload(activity)
+    return json.dumps(activity.to_payload(), ensure_ascii=False).encode()
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """Read the body, but no more of it than any answer of the vendor's could have."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _LARGEST_ANSWER:
+            break
+    return bytes(body[:_LARGEST_ANSWER])
+
+
+def _outcome(index: int, activity: Item, result: str | LeadpostError) -> Outcome:
+    if isinstance(result, str):
+        return Outcome(index, activity, result)
+    return Outcome(index, activity, error=result)
+
+
+def _refuse_one(activities: object) -> None:
+    if is_mapping(activities) or isinstance(activities, str | bytes | Activity):
+        raise TypeError(
+            f"activities: found one {type(activities).__name__}, wanted an iterable of activities"
+        )
+
+
+def _log_retry(name: str, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    status = getattr(error, "status", None)
+    _log.info(
+        "%s: attempt %d failed (%s%s), the next one in %.1f s",
+        name,
+        state.attempt_number,
+        type(error).__name__,
+        f", HTTP {status}" if status else "",
+        state.upcoming_sleep,
+    )
