@@ -1,0 +1,105 @@
+"""
+What the vendor answers, as status, body and headers, and the shapes its errors take.
+
+Sources: the vendor's page "Post an Activity on a Lead (Async)" and its response codes; the bodies
+of the AWS API gateway the hosts stand behind.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+JSON = {"content-type": "application/json"}
+HTML = {"content-type": "text/html"}
+
+
+def _to_bytes(body: bytes | str) -> bytes:
+    return body.encode() if isinstance(body, str) else body
+
+
+@frozen
+class Answer:
+    """
+    An answer as it is sent.
+
+    Args:
+        status: HTTP status, 200 to 599.
+        body: The body; text is sent as UTF-8.
+        headers: Header fields; Content-Length is added.
+
+    Raises:
+        ValueError: If the status is none that can end a call, or has no body and one is given.
+    """
+
+    status: int = field()
+    body: bytes = field(default=b"", converter=_to_bytes)
+    headers: Mapping[str, str] = field(factory=dict[str, str])
+
+    def __attrs_post_init__(self) -> None:
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"the status of an answer is from 200 to 599, not {self.status}")
+        if self.status in (204, 304) and self.body:
+            raise ValueError(f"an answer of status {self.status} has no body")
+
+
+class RejectedError(Exception):
+    """A call the vendor refuses to do; `answer` says why."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+def json_answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(status, json.dumps(content), {**JSON, **(headers or {})})
+
+
+def error(
+    status: int, exception_type: str, message: str, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """The vendor's error envelope."""
+    envelope = {"Status": "Error", "ExceptionType": exception_type, "ExceptionMessage": message}
+    return json_answer(status, envelope, headers)
+
+
+def invalid(message: str) -> Answer:
+    return error(400, "MXInvalidInputException", message)
+
+
+def missing(name: str) -> Answer:
+    return error(400, "MXMandatoryAttributeMissingException", f"'{name}' is required")
+
+
+def unauthorized() -> Answer:
+    return error(401, "MXUnAuthorizedAccessException", "AccessKey or SecretKey is not valid")
+
+
+def forbidden() -> Answer:
+    """The gateway's own answer to a wrong `x-api-key`."""
+    return json_answer(403, {"message": "Forbidden"})
+
+
+def unknown_activity() -> Answer:
+    return error(500, "MXInvalidActivityException", "Event Code is invalid or empty")
+
+
+def rate_limited(
+    limit: int, period: float, status: int = 429, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """
+    The refusal of a call over the limit, seen in public with status 429, 403 and 200.
+
+    Args:
+        limit: Calls allowed in `period` seconds, named in the message.
+        period: Seconds.
+        status: HTTP status.
+        headers: Further header fields.
+    """
+    return error(
+        status,
+        "MXAPIRateLimitExceededException",
+        f"API calls exceeded the limit of {limit} in {period:g} second(s)",
+        headers,
+    )

@@ -1,0 +1,116 @@
+"""
+Whether the body of a post is as the vendor specifies, and nothing less.
+
+Source: the vendor's page "Post an Activity on a Lead (Async)"; `EmailAddress` in place of
+`RelatedProspectId` and fields within a field are from its synchronous sister pages.
+"""
+
+import json
+import re
+from datetime import datetime
+from typing import Any, NoReturn, cast
+
+from leadpost.sandbox.answers import RejectedError, invalid, missing
+
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_EMAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+_DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+
+
+def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
+    """
+    The activity in the body of a post.
+
+    Args:
+        content_type: The Content-Type of the post, which must be application/json; parameters
+            after it are let pass.
+        body: JSON in UTF-8.
+
+    Raises:
+        RejectedError: If anything is not as specified; the answer is of status 400 and names it.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise RejectedError(invalid("Content-Type must be application/json"))
+    try:
+        content: Any = json.loads(body.decode(), parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        raise RejectedError(invalid("The body is not valid JSON")) from None
+    if not isinstance(content, dict):
+        raise RejectedError(invalid("The body must be a JSON object"))
+    activity = cast("dict[str, Any]", content)
+    _check(activity)
+    return activity
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check(activity: dict[str, Any]) -> None:
+    if "RelatedProspectId" in activity or "EmailAddress" not in activity:
+        lead = _needed(activity, "RelatedProspectId")
+        _must(_is_text(lead, _GUID), "RelatedProspectId must be a GUID")
+    else:
+        address = activity["EmailAddress"]
+        _must(_is_text(address, _EMAIL_ADDRESS), "EmailAddress must be an email address")
+    event = _needed(activity, "ActivityEvent")
+    # A bool is an int in Python; in JSON it is not.
+    _must(type(event) is int and event > 0, "ActivityEvent must be a positive integer")
+    _must(isinstance(activity.get("ActivityNote", ""), str), "ActivityNote must be a string")
+    if "ActivityDateTime" in activity:
+        wanted = "ActivityDateTime must be a date and time as YYYY-MM-DD HH:MM:SS"
+        _must(_is_date_time(activity["ActivityDateTime"]), wanted)
+    _check_fields(activity.get("Fields", []))
+
+
+def _check_fields(fields: object) -> None:
+    # A list of what is left to check, not recursion: the nesting is the client's to choose.
+    left = [("Fields", fields)]
+    while left:
+        path, items = left.pop()
+        for index, item in enumerate(_list(items, path)):
+            at = f"{path}[{index}]"
+            _check_field(item, at)
+            if "Fields" in item:
+                left.append((f"{at}.Fields", item["Fields"]))
+
+
+def _check_field(item: dict[str, Any], at: str) -> None:
+    name = item.get("SchemaName", item.get("Attribute"))
+    if not isinstance(name, str) or not name:
+        raise RejectedError(missing(f"{at}.SchemaName"))
+    if "Value" not in item and "Fields" not in item:
+        raise RejectedError(missing(f"{at}.Value"))
+    _must(not isinstance(item.get("Value"), list | dict), f"{at}.Value must be a single value")
+
+
+def _list(items: Any, path: str) -> list[dict[str, Any]]:
+    _must(isinstance(items, list), f"{path} must be a list")
+    for index, item in enumerate(items):
+        _must(isinstance(item, dict), f"{path}[{index}] must be an object")
+    return cast("list[dict[str, Any]]", items)
+
+
+def _needed(activity: dict[str, Any], name: str) -> Any:
+    if name not in activity:
+        raise RejectedError(missing(name))
+    return activity[name]
+
+
+def _must(holds: bool, message: str) -> None:  # noqa: FBT001  it is what is asserted
+    if not holds:
+        raise RejectedError(invalid(message))
+
+
+def _is_text(value: Any, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_date_time(value: Any) -> bool:
+    if not _is_text(value, _DATE_TIME):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True

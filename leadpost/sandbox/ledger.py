@@ -1,0 +1,150 @@
+"""
+What the sandbox has taken, and the queue it is worked off in.
+
+The queue needs no worker: when each request is done follows from the times of arrival and the
+pace. Times are seconds of the monotonic clock.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from attrs import frozen
+
+from leadpost.sandbox import activity_types
+
+FINAL_STATUSES = ("Success", "ERROR", "FAILURE")
+_REASONS = {
+    "Success": "Request was successfully completed",
+    "ERROR": "MXInvalidActivityException: Event Code is invalid or empty",
+    "FAILURE": "The request could not be processed",
+}
+_RATE_SPAN = 600.0  # the vendor's processing rate is over the last 10 minutes
+
+
+def request_id_of(payload: Mapping[str, Any], copy: int = 0) -> str:
+    """
+    The RequestID the sandbox gives to an activity, so that a test can tell whose it is.
+
+    Args:
+        payload: The body of the post; the order of its keys does not matter.
+        copy: How many times the same body was taken before.
+
+    Returns:
+        A UUID as text.
+    """
+    body = json.dumps(payload, sort_keys=True, separators=(",", ":"))
+    return str(uuid5(NAMESPACE_URL, f"leadpost-sandbox:request:{copy}:{body}"))
+
+
+@frozen
+class Taken:
+    """
+    An activity the sandbox has taken.
+
+    Args:
+        time: When it arrived, in seconds of `time.monotonic`.
+        request_id: Its RequestID, a UUID as text; see `request_id_of`.
+        body: The body of the post, JSON.
+    """
+
+    time: float
+    request_id: str
+    body: str
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The body as a dict, made anew each time: a run of 100,000 posts keeps only the text."""
+        payload: dict[str, Any] = json.loads(self.body)
+        return payload
+
+
+class Ledger:
+    """
+    The activities taken, in order, and the async queue.
+
+    Args:
+        pace: Queued activities worked off a second.
+        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
+            default "Success" for a known code, "ERROR" for one the account does not have.
+    """
+
+    def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
+        self.taken: list[Taken] = []
+        self.duplicates = 0
+        self._pace = pace
+        self._ends = dict(ends)
+        self._copies: dict[str, int] = {}
+        self._queue: list[Taken] = []
+        self._done: list[float] = []  # when each of the queue is done, never decreasing
+        self._index: dict[str, int] = {}  # RequestID to its place in the queue
+
+    def take(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
+        """Take an activity that is done at once."""
+        first = request_id_of(activity)
+        copy = self._copies.get(first, 0)
+        self._copies[first] = copy + 1
+        self.duplicates += copy > 0
+        taken = Taken(now, request_id_of(activity, copy) if copy else first, body)
+        self.taken.append(taken)
+        return taken
+
+    def enqueue(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
+        """Take an activity that is done when those before it are."""
+        taken = self.take(activity, body, now)
+        begun = max(self._done[-1], now) if self._done else now
+        self._index[taken.request_id] = len(self._queue)
+        self._queue.append(taken)
+        self._done.append(begun + 1 / self._pace)
+        return taken
+
+    def pending(self, now: float) -> int:
+        return len(self._queue) - bisect_right(self._done, now)
+
+    def metrics(self, now: float) -> dict[str, Any]:
+        """The answer of the Metrics API."""
+        done = bisect_right(self._done, now)
+        lately = done - bisect_right(self._done, now - _RATE_SPAN)
+        oldest = self._queue[done].time if done < len(self._queue) else now
+        return {
+            "PendingMessages": len(self._queue) - done,
+            "MaxDelayInSeconds": int(now - oldest),
+            "ProcessingRatePerMinute": lately / (_RATE_SPAN / 60),
+        }
+
+    def status(self, request_id: str, now: float) -> dict[str, Any]:
+        """
+        The answer of the Status API.
+
+        Raises:
+            KeyError: If there is no such request.
+        """
+        index = self._index[request_id]
+        taken = self._queue[index]
+        status = "In-Queue" if now < self._done[index] else self._end(taken)
+        queued = status == "In-Queue"
+        message = json.dumps(created(taken)) if status == "Success" else None
+        return {
+            "RequestId": request_id,
+            "TaskStatus": {
+                "TaskType": "Activity Create",
+                "Status": status,
+                "StatusReason": _REASONS.get(status),
+                "TaskCurrentStep": "In-Process-Queue" if queued else None,
+                "TaskLastStep": None if queued else "In-Process-Queue",
+                "RequestBody": taken.body,
+                "Message": message,
+            },
+        }
+
+    def _end(self, taken: Taken) -> str:
+        code: int = taken.payload["ActivityEvent"]
+        return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
+
+
+def created(taken: Taken) -> dict[str, Any]:
+    """The vendor's answer to a synchronous post."""
+    activity_id = uuid5(UUID(taken.request_id), "activity")
+    return {"Status": "Success", "Message": {"Id": str(activity_id)}}

@@ -1,0 +1,228 @@
+"""
+The sandbox itself: the vendor behind a socket on loopback, in a thread and a loop of its own.
+
+The loop is not the client's, so a client under test that blocks its loop, or leaves it, does not
+disturb the times measured here.
+"""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from uvicorn.server import ServerState
+
+from leadpost.sandbox.app import create_app
+from leadpost.sandbox.connection import Connection, load_config
+from leadpost.sandbox.endpoints import endpoints
+from leadpost.sandbox.faults import Faults
+from leadpost.sandbox.ledger import FINAL_STATUSES, Ledger, Taken
+from leadpost.sandbox.vendor import Keys, Limit, Report, Vendor
+from leadpost.sandbox.windows import WINDOWS
+
+if TYPE_CHECKING:
+    from leadpost import Account
+
+Span = float | tuple[float, float]
+"""Seconds: always the same, or drawn evenly from a range (low, high)."""
+
+_DOCUMENTED_LIMIT = 25
+_LOOPBACK = "127.0.0.1"
+
+
+class Sandbox:
+    """
+    A strict local stand-in for LeadSquared's Async API and the sync paths beside it.
+
+    It runs between `__enter__` and `__exit__`; what it has seen can be asked for afterwards too.
+
+    Args:
+        delay: Seconds a call takes to arrive and, drawn anew, its answer to come back.
+        idle_timeout: Seconds after which an idle connection is closed, drawn for each connection.
+        limit: Calls taken in `period` seconds for the access key; None for no limit.
+        period: Seconds.
+        window: How calls are counted: "sliding", "fixed" or "bucket" (see `windows`). The vendor
+            does not say.
+        faults: What goes wrong on purpose.
+        pace: Queued activities worked off a second.
+        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
+            default "Success" for a code the account has, "ERROR" for one it has not.
+        seed: Makes the delays and faults of a run come in the same order again.
+        port: Port on 127.0.0.1; 0 for a free one.
+        status_path: Path of the Status API, which the vendor does not document.
+        metrics_path: Path of the Metrics API, likewise.
+        access_key: The account's AccessKey. Real ones contain a `$`.
+        secret_key: The account's SecretKey.
+        api_key: The account's `x-api-key`.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        delay: Span = 0.0,
+        idle_timeout: Span = 60.0,
+        limit: int | None = 25,
+        period: float = 5.0,
+        window: str = "sliding",
+        faults: Faults | None = None,
+        pace: float = 20.0,
+        ends: Mapping[int, str] | None = None,
+        seed: int | None = None,
+        port: int = 0,
+        status_path: str = "/activity/create/status",
+        metrics_path: str = "/activity/create/metrics",
+        access_key: str = "u$rsandbox-access",
+        secret_key: str = "sandbox-secret",  # noqa: S107  made up, opens nothing
+        api_key: str = "sandbox-api",
+    ) -> None:
+        ends = ends or {}
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is 1 call or more, or None; not {limit}")
+        if period <= 0:
+            raise ValueError(f"period is more than 0 seconds, not {period}")
+        if window not in WINDOWS:
+            raise ValueError(f"window is one of {', '.join(WINDOWS)}; not {window!r}")
+        if pace <= 0:
+            raise ValueError(f"pace is more than 0 a second, not {pace}")
+        if not set(ends.values()) <= set(FINAL_STATUSES):
+            raise ValueError(f"a request ends as one of {', '.join(FINAL_STATUSES)}; not {ends}")
+        if not (status_path.startswith("/") and metrics_path.startswith("/")):
+            raise ValueError("status_path and metrics_path begin with /")
+
+        self.access_key = access_key
+        self.secret_key = secret_key
+        self.api_key = api_key
+        self._status_path = status_path
+        self._metrics_path = metrics_path
+        # Delays and faults from two sources: the fates of a run depend on the seed alone, not on
+        # how its calls interleave.
+        source = Random(seed)  # noqa: S311  chance, not secrets
+        draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311
+        self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
+        ledger = Ledger(pace, ends)
+        self._vendor = Vendor(
+            Keys(access_key, secret_key, api_key),
+            Limit(
+                _DOCUMENTED_LIMIT if limit is None else limit,
+                period,
+                None if limit is None else WINDOWS[window](limit, period),
+            ),
+            faults or Faults(),
+            ledger,
+            draw_fates,
+        )
+        self._app = create_app(
+            self._vendor,
+            endpoints(ledger, status_path, metrics_path),
+            _drawn("delay", delay, draw_times),
+        )
+        self._port = port
+        self._url: str | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._thread: threading.Thread
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self._url or 'not started'}, {len(self._vendor.taken())} taken>"
+
+    def __enter__(self) -> Self:
+        listener = socket.create_server((_LOOPBACK, self._port), backlog=2048)
+        self._url = f"http://{_LOOPBACK}:{listener.getsockname()[1]}"
+        self._loop = asyncio.SelectorEventLoop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name="leadpost-sandbox", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """
+        Where it listens, such as "http://127.0.0.1:8025".
+
+        Raises:
+            RuntimeError: If it has not been started.
+        """
+        if self._url is None:
+            raise RuntimeError("the sandbox has not been started: use it in a with statement")
+        return self._url
+
+    @property
+    def taken(self) -> list[Taken]:
+        """The activities taken so far, in order of arrival."""
+        return self._vendor.taken()
+
+    @property
+    def arrival_times(self) -> list[float]:
+        """When each call arrived, refused ones too, in seconds of `time.monotonic`."""
+        return self._vendor.arrival_times()
+
+    def account(self) -> "Account":
+        """The account to reach the sandbox with."""
+        from leadpost import Account  # noqa: PLC0415  the server itself needs no client
+
+        return Account(
+            host=self.url,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            api_key=self.api_key,
+            status_path=self._status_path,
+            metrics_path=self._metrics_path,
+        )
+
+    def report(self) -> Report:
+        """What it has seen so far."""
+        return self._vendor.report(time.monotonic())
+
+    def wait(self) -> None:
+        """Block until the sandbox is stopped. Ctrl-C raises KeyboardInterrupt here."""
+        self._thread.join()
+
+    def _run(self, listener: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(listener))
+
+    async def _serve(self, listener: socket.socket) -> None:
+        config = load_config(self._app)
+        state = ServerState()
+
+        def connect() -> Connection:
+            self._vendor.connected()
+            return Connection(config, state, self._idle_timeout())
+
+        server = await self._loop.create_server(connect, sock=listener)
+        await self._stop.wait()
+        # A connection accepted just now becomes known some turns of the loop later, and would be
+        # lost if the server were closed before: so first no more are accepted, then it is closed.
+        self._loop.remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        # The server learns of it, then the runner cancels the calls still under way.
+        await asyncio.sleep(0)
+
+
+def _drawn(name: str, span: Span, random: Random) -> Callable[[], float]:
+    low, high = span if isinstance(span, tuple) else (span, span)
+    if not 0 <= low <= high:
+        raise ValueError(f"{name} is seconds, 0 or more, or a range (low, high); not {span}")
+    return lambda: random.uniform(low, high)

@@ -1,0 +1,188 @@
+"""
+The vendor's side of a call: counted, held against the limit and the keys, then done or failed.
+
+No I/O here; times are seconds of the monotonic clock and come from the caller.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+
+from attrs import frozen
+
+from leadpost.sandbox.answers import (
+    Answer,
+    RejectedError,
+    forbidden,
+    rate_limited,
+    unauthorized,
+)
+from leadpost.sandbox.endpoints import Call, Endpoint
+from leadpost.sandbox.faults import AFTER, CUTS, OK, Faults
+from leadpost.sandbox.ledger import Ledger, Taken
+from leadpost.sandbox.windows import Window, fullest_window
+
+
+@frozen
+class Keys:
+    """The keys of the sandbox's one account."""
+
+    access_key: str
+    secret_key: str
+    api_key: str
+
+
+@frozen
+class Limit:
+    """
+    The limit on calls.
+
+    Args:
+        calls: Calls allowed in `period` seconds.
+        period: Seconds.
+        window: The way of counting; None for no limit.
+    """
+
+    calls: int
+    period: float
+    window: Window | None
+
+
+@frozen
+class Outcome:
+    """
+    What becomes of a call.
+
+    Args:
+        answer: The answer; None if the connection is cut without one.
+        wait: Seconds to wait before it.
+    """
+
+    answer: Answer | None
+    wait: float = 0.0
+
+
+@frozen
+class Report:
+    """
+    What the sandbox has seen so far.
+
+    Args:
+        arrivals: Calls that arrived at one of the vendor's paths, whatever became of them.
+        refused: Calls refused by the limit.
+        fullest_window: The most arrivals, refused ones included, in any period of the limit.
+        faults: Name of a fault to how often it struck; "answer" for the answers in a script.
+        taken: Activities taken.
+        duplicates: Those of them whose body had been taken before.
+        pending: Those of them still in the queue.
+        connections: Connections opened.
+    """
+
+    arrivals: int
+    refused: int
+    fullest_window: int
+    faults: Mapping[str, int]
+    taken: int
+    duplicates: int
+    pending: int
+    connections: int
+
+
+class Vendor:
+    """
+    The account, its limit and its bad luck.
+
+    Calls come from the server's thread, questions from any: a lock keeps them apart.
+    """
+
+    def __init__(
+        self, keys: Keys, limit: Limit, faults: Faults, ledger: Ledger, random: Random
+    ) -> None:
+        self._keys = keys
+        self._limit = limit
+        self._faults = faults
+        self._ledger = ledger
+        self._fates = faults.fates(random)
+        self._fault_answers = faults.answers(limit.calls, limit.period)
+        self._lock = threading.Lock()
+        self._arrivals: list[float] = []
+        self._refused = 0
+        self._struck: Counter[str] = Counter()
+        self._connections = 0
+
+    def connected(self) -> None:
+        """Count a connection."""
+        with self._lock:
+            self._connections += 1
+
+    def arrive(self, endpoint: Endpoint, call: Call, now: float) -> Outcome:
+        """Do what the vendor does with a call that arrives at `now`."""
+        with self._lock:
+            self._arrivals.append(now)
+            refusal = self._refusal(endpoint, call, now)
+            if refusal is not None:
+                return Outcome(refusal)
+            fate = next(self._fates)
+            if fate == OK:
+                return Outcome(_handled(endpoint, call, now))
+            if isinstance(fate, Answer):
+                self._struck["answer"] += 1
+                return Outcome(fate)
+            self._struck[fate] += 1
+            normal = _handled(endpoint, call, now) if fate in AFTER else None
+            if fate in CUTS:
+                return Outcome(None)
+            if fate == "slow":
+                return Outcome(normal, self._faults.slow)
+            return Outcome(self._fault_answers[fate])
+
+    def _refusal(self, endpoint: Endpoint, call: Call, now: float) -> Answer | None:
+        """
+        The answer to a call that gets no further than the gateway and the keys.
+
+        The access key comes first: the limit is the account's it names.
+        """
+        if _key(call, "accessKey") != self._keys.access_key:
+            return unauthorized()
+        if self._limit.window is not None and not self._limit.window.take(now):
+            self._refused += 1
+            return rate_limited(self._limit.calls, self._limit.period)
+        if endpoint.gated and call.headers.get("x-api-key") != self._keys.api_key:
+            return forbidden()
+        if _key(call, "secretKey") != self._keys.secret_key:
+            return unauthorized()
+        return None
+
+    def taken(self) -> list[Taken]:
+        with self._lock:
+            return self._ledger.taken.copy()
+
+    def arrival_times(self) -> list[float]:
+        with self._lock:
+            return self._arrivals.copy()
+
+    def report(self, now: float) -> Report:
+        with self._lock:
+            return Report(
+                arrivals=len(self._arrivals),
+                refused=self._refused,
+                fullest_window=fullest_window(self._arrivals, self._limit.period),
+                faults=dict(self._struck),
+                taken=len(self._ledger.taken),
+                duplicates=self._ledger.duplicates,
+                pending=self._ledger.pending(now),
+                connections=self._connections,
+            )
+
+
+def _key(call: Call, name: str) -> str | None:
+    """A key from the query or, as the vendor's page on authentication has it, from a header."""
+    return call.query.get(name, call.headers.get(f"x-lsq-{name}"))
+
+
+def _handled(endpoint: Endpoint, call: Call, now: float) -> Answer:
+    try:
+        return endpoint.handle(call, now)
+    except RejectedError as rejected:
+        return rejected.answer

@@ -1,0 +1,191 @@
+"""What goes wrong at the sandbox on purpose, over a real socket."""
+
+import time
+from itertools import islice
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+
+from leadpost.sandbox import Answer, Faults, Sandbox
+from leadpost.sandbox.faults import NAMES
+
+SUBMIT = "/activity/create"
+METRICS = "/activity/create/metrics"
+ACTIVITY: dict[str, Any] = {
+    "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
+    "ActivityEvent": 207,
+}
+REFUSAL = "API calls exceeded the limit of 7 in 5 second(s)"
+
+
+def connect(sandbox: Sandbox) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=sandbox.url,
+        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
+        headers={"x-api-key": sandbox.api_key},
+        trust_env=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text", "taken"),
+    [
+        ("429", 429, REFUSAL, 0),
+        ("429-retry-after", 429, REFUSAL, 0),
+        ("429-gateway", 429, '{"message": "Too Many Requests"}', 0),
+        ("403-rate-limit", 403, "MXAPIRateLimitExceededException", 0),
+        ("200-rate-limit", 200, "MXAPIRateLimitExceededException", 0),
+        ("200-error", 200, '{"Status": "Failed", "Message": {"Message": "Bad event code"}}', 0),
+        ("500", 500, "<h1>Internal Server Error</h1>", 0),
+        ("500-mx", 500, "MXInvalidInputException", 0),
+        ("503", 503, "Service Unavailable", 0),
+        ("504-before", 504, "Endpoint request timed out", 0),
+        ("502-after", 502, "<h1>Bad Gateway</h1>", 1),
+        ("slow", 200, "Request accepted.", 1),
+    ],
+)
+async def test_a_fault_has_its_own_answer_and_strikes_once(
+    name: str, status: int, text: str, taken: int
+) -> None:
+    with Sandbox(limit=7, faults=Faults(script=[name], slow=0.01, retry_after=3)) as sandbox:
+        async with connect(sandbox) as client:
+            response = await client.post(SUBMIT, json=ACTIVITY)
+            assert (response.status_code, len(sandbox.taken)) == (status, taken)
+            assert text in response.text
+            assert response.headers.get("retry-after") == (
+                "3" if name == "429-retry-after" else None
+            )
+            after = await client.post(SUBMIT, json=ACTIVITY)
+    assert "RequestID" in after.json()
+    assert sandbox.report().faults == {name: 1}
+    assert sandbox.report().duplicates == taken
+
+
+@pytest.mark.parametrize(("name", "taken"), [("cut-before", 0), ("cut-after", 1)])
+async def test_a_cut_connection_gives_no_answer_and_takes_by_its_name(
+    name: str, taken: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sandbox(faults=Faults(script=[name])) as sandbox:
+        async with connect(sandbox) as client:
+            with pytest.raises(httpx.TransportError):
+                await client.post(SUBMIT, json=ACTIVITY)
+            assert len(sandbox.taken) == taken
+            after = await client.post(SUBMIT, json=ACTIVITY)
+    assert after.status_code == 200
+    assert sandbox.report().faults == {name: 1}
+    assert sandbox.report().connections == 2
+    assert [r for r in caplog.records if r.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.parametrize("name", ["cut-after", "502-after", "slow"])
+async def test_a_body_not_as_specified_is_not_taken_by_any_fault(name: str) -> None:
+    with Sandbox(faults=Faults(script=[name], slow=0.0)) as sandbox:
+        async with connect(sandbox) as client:
+            try:
+                response = await client.post(SUBMIT, json={})
+                assert response.status_code in {400, 502}
+            except httpx.TransportError:
+                assert name == "cut-after"
+    assert sandbox.taken == []
+
+
+async def test_slow_answers_late_by_as_much_as_it_is_told() -> None:
+    with Sandbox(faults=Faults(script=["slow"], slow=0.3)) as sandbox:
+        async with connect(sandbox) as client:
+            begun = time.monotonic()
+            response = await client.post(SUBMIT, json=ACTIVITY)
+            assert time.monotonic() - begun >= 0.3
+    assert response.status_code == 200
+    assert sandbox.taken[0].time - begun < 0.3
+
+
+async def test_calls_that_are_no_posts_fail_too() -> None:
+    with Sandbox(faults=Faults(script=["503", "cut-after", "502-after"])) as sandbox:
+        async with connect(sandbox) as client:
+            assert (await client.get(METRICS)).status_code == 503
+            with pytest.raises(httpx.TransportError):
+                await client.get(METRICS)
+            assert (await client.get(METRICS)).status_code == 502
+            assert (await client.get(METRICS)).status_code == 200
+
+
+async def test_an_answer_in_the_script_is_sent_word_for_word() -> None:
+    answer = Answer(418, b"\x00\xff", {"X-Told": "so", "Content-Type": "tea/pot"})
+    with Sandbox(faults=Faults(script=["ok", answer, Answer(599, "zu spät")])) as sandbox:
+        async with connect(sandbox) as client:
+            assert (await client.post(SUBMIT, json=ACTIVITY)).status_code == 200
+            response = await client.post(SUBMIT, json=ACTIVITY)
+            other = await client.post(SUBMIT, json=ACTIVITY)
+    assert (response.status_code, response.content) == (418, b"\x00\xff")
+    assert dict(response.headers) == {
+        "x-told": "so",
+        "content-type": "tea/pot",
+        "content-length": "2",
+    }
+    assert (other.status_code, other.content.decode()) == (599, "zu spät")
+    assert len(sandbox.taken) == 1
+    assert sandbox.report().faults == {"answer": 2}
+
+
+async def test_only_calls_with_the_right_keys_and_within_the_limit_fail() -> None:
+    with Sandbox(limit=2, period=60.0, faults=Faults(script=["503", "503"])) as sandbox:
+        async with connect(sandbox) as client:
+            codes = [
+                (await client.get(METRICS, params={"accessKey": "wrong"})).status_code,
+                (await client.get(METRICS, params={"secretKey": "wrong"})).status_code,
+                (await client.get(METRICS)).status_code,
+                (await client.get(METRICS)).status_code,
+            ]
+    assert codes == [401, 401, 503, 429]
+    assert sandbox.report().faults == {"503": 1}
+
+
+async def test_faults_by_probability_follow_the_script_and_strike_as_often_as_told() -> None:
+    faults = Faults({"503": 1.0}, script=["ok"])
+    with Sandbox(faults=faults) as sandbox:
+        async with connect(sandbox) as client:
+            codes = [(await client.get(METRICS)).status_code for _ in range(4)]
+    assert codes == [200, 503, 503, 503]
+    many = Faults({"500": 0.2, "slow": 0.3})
+    fates = list(islice(many.fates(Random(1)), 10_000))
+    assert 0.18 < fates.count("500") / 10_000 < 0.22
+    assert 0.28 < fates.count("slow") / 10_000 < 0.32
+    assert set(fates) == {"500", "slow", "ok"}
+
+
+async def test_a_seed_brings_the_same_fates_again() -> None:
+    async def codes(seed: int) -> list[int]:
+        with Sandbox(limit=None, seed=seed, faults=Faults({"503": 0.5})) as sandbox:
+            async with connect(sandbox) as client:
+                return [(await client.get(METRICS)).status_code for _ in range(20)]
+
+    assert await codes(1) == await codes(1)
+    assert await codes(1) != await codes(2)
+
+
+def test_every_fault_has_a_name_that_is_taken() -> None:
+    share = 1 / len(NAMES)
+    faults = Faults(dict.fromkeys(NAMES, share), script=NAMES)
+    assert list(islice(faults.fates(Random(1)), len(NAMES))) == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        (lambda: Faults({"500": 0.1, "tea": 0.1, "bad": 0.1}), "unknown faults bad, tea; there"),
+        (lambda: Faults({"ok": 0.1}), "unknown faults ok"),
+        (lambda: Faults(script=["ok", "tea"]), "unknown faults tea"),
+        (lambda: Faults({"500": 0.6, "503": 0.5}), "more than 1"),
+        (lambda: Faults({"500": -0.1}), "from 0 to 1"),
+        (lambda: Faults(retry_after=-1), "0 or more"),
+        (lambda: Faults(slow=-1), "0 or more"),
+        (lambda: Answer(99), "from 200 to 599, not 99"),
+        (lambda: Answer(600), "from 200 to 599, not 600"),
+        (lambda: Answer(204, b"x"), "204 has no body"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(faults: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        faults()

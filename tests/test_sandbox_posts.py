@@ -1,0 +1,274 @@
+"""Posts to the sandbox over a real socket: keys, checks of the body, what is taken."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from leadpost.sandbox import Sandbox, request_id_of
+
+SUBMIT = "/activity/create"
+CREATE = "/v2/ProspectActivity.svc/Create"
+ACTIVITY: dict[str, Any] = {
+    "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
+    "ActivityEvent": 207,
+    "ActivityNote": "Demo call finished",
+    "ActivityDateTime": "2025-03-04 09:15:00",
+    "Fields": [
+        {"SchemaName": "mx_Custom_1", "Value": "connected"},
+        {
+            "SchemaName": "mx_Custom_3",
+            "Value": "",
+            "Fields": [{"Attribute": "mx_CustomObject_1", "Value": "A-17"}],
+        },
+    ],
+    "ProcessFilesAsync": True,
+}
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(limit=None) as sandbox:
+        yield sandbox
+
+
+def connect(sandbox: Sandbox) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=sandbox.url,
+        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
+        headers={"x-api-key": sandbox.api_key},
+        trust_env=False,
+    )
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in ACTIVITY.items() if key != name}
+
+
+async def test_a_post_is_answered_as_documented_and_taken(sandbox: Sandbox) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, json=ACTIVITY)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {
+        "Status": "Request accepted. Please use below request id to check the status",
+        "RequestID": request_id_of(ACTIVITY),
+    }
+    (taken,) = sandbox.taken
+    assert taken.payload == ACTIVITY
+    assert taken.request_id == request_id_of(ACTIVITY)
+    assert [taken.time] == sandbox.arrival_times
+
+
+async def test_the_same_body_again_is_a_second_activity_with_an_id_of_its_own(
+    sandbox: Sandbox,
+) -> None:
+    other_order = dict(reversed(ACTIVITY.items()))
+    async with connect(sandbox) as client:
+        answers = [await client.post(SUBMIT, json=body) for body in (ACTIVITY, other_order)]
+    ids = [answer.json()["RequestID"] for answer in answers]
+    assert ids == [request_id_of(ACTIVITY), request_id_of(ACTIVITY, 1)]
+    report = sandbox.report()
+    assert (report.taken, report.duplicates) == (2, 1)
+
+
+def test_a_request_id_is_a_uuid_told_apart_by_body_and_copy() -> None:
+    ids = {
+        request_id_of(ACTIVITY),
+        request_id_of(ACTIVITY, 1),
+        request_id_of(without("ActivityNote")),
+        request_id_of({**ACTIVITY, "ActivityNote": "\ud800"}),
+    }
+    assert len(ids) == 4
+    assert all(UUID(request_id).version == 5 for request_id in ids)
+
+
+async def test_the_synchronous_post_makes_the_activity_at_once(sandbox: Sandbox) -> None:
+    async with connect(sandbox) as client:
+        answers = [await client.post(CREATE, json=ACTIVITY) for _ in range(2)]
+    assert [answer.json()["Status"] for answer in answers] == ["Success", "Success"]
+    assert len({UUID(answer.json()["Message"]["Id"]) for answer in answers}) == 2
+    report = sandbox.report()
+    assert (report.taken, report.pending) == (2, 0)
+
+
+async def test_the_synchronous_post_of_an_unknown_code_is_an_application_error(
+    sandbox: Sandbox,
+) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(CREATE, json={**ACTIVITY, "ActivityEvent": 999})
+    assert response.status_code == 500
+    assert response.json()["ExceptionType"] == "MXInvalidActivityException"
+    assert sandbox.taken == []
+
+
+async def test_an_unknown_code_is_taken_by_the_async_post(sandbox: Sandbox) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, json={**ACTIVITY, "ActivityEvent": 999})
+    assert response.status_code == 200
+    assert len(sandbox.taken) == 1
+
+
+async def test_the_two_keys_may_come_as_headers(sandbox: Sandbox) -> None:
+    headers = {
+        "x-api-key": sandbox.api_key,
+        "x-LSQ-AccessKey": sandbox.access_key,
+        "x-LSQ-SecretKey": sandbox.secret_key,
+    }
+    async with httpx.AsyncClient(base_url=sandbox.url, headers=headers) as client:
+        response = await client.post(SUBMIT, json=ACTIVITY)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", [SUBMIT, CREATE])
+@pytest.mark.parametrize("name", ["accessKey", "secretKey"])
+@pytest.mark.parametrize("value", ["wrong", None])
+async def test_a_wrong_or_missing_user_key_is_unauthorized(
+    sandbox: Sandbox, path: str, name: str, value: str | None
+) -> None:
+    async with connect(sandbox) as client:
+        client.params = client.params.remove(name)
+        params = {} if value is None else {name: value}
+        response = await client.post(path, json=ACTIVITY, params=params)
+    assert response.status_code == 401
+    assert response.json()["ExceptionType"] == "MXUnAuthorizedAccessException"
+    assert sandbox.taken == []
+
+
+@pytest.mark.parametrize("value", ["wrong", None])
+async def test_a_wrong_or_missing_api_key_is_forbidden_by_the_gateway(
+    sandbox: Sandbox, value: str | None
+) -> None:
+    async with connect(sandbox) as client:
+        del client.headers["x-api-key"]
+        headers = {} if value is None else {"x-api-key": value}
+        response = await client.post(SUBMIT, json=ACTIVITY, headers=headers)
+        ungated = await client.post(CREATE, json=ACTIVITY, headers=headers)
+    assert response.status_code == 403
+    assert response.json() == {"message": "Forbidden"}
+    assert ungated.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("POST", "/activity/crate", 404), ("GET", "/", 404), ("GET", SUBMIT, 405)],
+)
+async def test_a_path_or_method_that_is_none_of_the_vendors_is_not_found(
+    sandbox: Sandbox, method: str, path: str, status: int
+) -> None:
+    async with connect(sandbox) as client:
+        response = await client.request(method, path)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize("path", [SUBMIT, CREATE])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/jsonp", None])
+async def test_another_content_type_is_refused(
+    sandbox: Sandbox, path: str, content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    async with connect(sandbox) as client:
+        response = await client.post(path, content=json.dumps(ACTIVITY), headers=headers)
+    assert response.status_code == 400
+    assert "Content-Type" in response.json()["ExceptionMessage"]
+
+
+async def test_a_charset_after_the_content_type_is_let_pass(sandbox: Sandbox) -> None:
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, content=json.dumps(ACTIVITY), headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"text"', b"\xff", b'{"ActivityEvent": NaN}', b"[" * 100_000],
+)
+async def test_a_body_that_is_no_json_object_is_refused(sandbox: Sandbox, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, content=body, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["ExceptionType"] == "MXInvalidInputException"
+    assert sandbox.taken == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"RelatedProspectId": "3f0c1d52"}, "RelatedProspectId"),
+        ({"RelatedProspectId": "3f0c1d527a544c1e9b5a0d6f2b7e9a11"}, "RelatedProspectId"),
+        ({"RelatedProspectId": 7}, "RelatedProspectId"),
+        ({"RelatedProspectId": None}, "RelatedProspectId"),
+        ({"ActivityEvent": "207"}, "ActivityEvent"),
+        ({"ActivityEvent": True}, "ActivityEvent"),
+        ({"ActivityEvent": 207.0}, "ActivityEvent"),
+        ({"ActivityEvent": 0}, "ActivityEvent"),
+        ({"ActivityEvent": -1}, "ActivityEvent"),
+        ({"ActivityNote": 1}, "ActivityNote"),
+        ({"ActivityNote": None}, "ActivityNote"),
+        ({"ActivityDateTime": "2025-03-04T09:15:00"}, "ActivityDateTime"),
+        ({"ActivityDateTime": "2025-03-04 09:15:00+05:30"}, "ActivityDateTime"),
+        ({"ActivityDateTime": "2025-02-30 09:15:00"}, "ActivityDateTime"),
+        ({"ActivityDateTime": 1741079700}, "ActivityDateTime"),
+        ({"Fields": {"mx_Custom_1": "a"}}, "Fields"),
+        ({"Fields": ["mx_Custom_1"]}, "Fields[0]"),
+        ({"Fields": [{"SchemaName": "a", "Value": ["b"]}]}, "Fields[0].Value"),
+        ({"Fields": [{"SchemaName": "a", "Fields": "b"}]}, "Fields[0].Fields"),
+    ],
+)
+@pytest.mark.parametrize("path", [SUBMIT, CREATE])
+async def test_a_value_not_as_specified_is_refused_by_name(
+    sandbox: Sandbox, path: str, changes: dict[str, Any], named: str
+) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(path, json={**ACTIVITY, **changes})
+    assert response.status_code == 400
+    assert response.json()["Status"] == "Error"
+    assert response.json()["ExceptionType"] == "MXInvalidInputException"
+    assert response.json()["ExceptionMessage"].startswith(f"{named} must be")
+    assert sandbox.taken == []
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (without("RelatedProspectId"), "RelatedProspectId"),
+        (without("ActivityEvent"), "ActivityEvent"),
+        ({**ACTIVITY, "Fields": [{"Value": "a"}]}, "Fields[0].SchemaName"),
+        ({**ACTIVITY, "Fields": [{"SchemaName": "", "Value": "a"}]}, "Fields[0].SchemaName"),
+        ({**ACTIVITY, "Fields": [{"SchemaName": "a"}]}, "Fields[0].Value"),
+        (
+            {**ACTIVITY, "Fields": [{"SchemaName": "a", "Fields": [{"SchemaName": "b"}]}]},
+            "Fields[0].Fields[0].Value",
+        ),
+    ],
+)
+async def test_what_is_missing_is_named(sandbox: Sandbox, body: dict[str, Any], named: str) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, json=body)
+    assert response.status_code == 400
+    assert response.json()["ExceptionType"] == "MXMandatoryAttributeMissingException"
+    assert response.json()["ExceptionMessage"] == f"'{named}' is required"
+
+
+@pytest.mark.parametrize(
+    ("address", "status"), [("asha@example.com", 200), ("asha", 400), (7, 400)]
+)
+async def test_an_email_address_may_stand_in_for_the_lead_id(
+    sandbox: Sandbox, address: Any, status: int
+) -> None:
+    body = {**without("RelatedProspectId"), "EmailAddress": address}
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, json=body)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize("optional", ["ActivityNote", "ActivityDateTime", "Fields"])
+async def test_the_other_parameters_may_be_left_out(sandbox: Sandbox, optional: str) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(SUBMIT, json=without(optional))
+    assert response.status_code == 200

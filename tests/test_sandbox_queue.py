@@ -1,0 +1,242 @@
+"""What becomes of an accepted post, and the sandbox's account, over a real socket."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from leadpost.sandbox import Sandbox, request_id_of
+from leadpost.sandbox.ledger import Ledger
+
+SUBMIT = "/activity/create"
+STATUS = "/activity/create/status"
+METRICS = "/activity/create/metrics"
+TYPES = "/v2/ProspectActivity.svc/ActivityTypes.Get"
+TYPE = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
+
+
+def activity(code: int = 207, note: str = "") -> dict[str, Any]:
+    return {
+        "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
+        "ActivityEvent": code,
+        "ActivityNote": note,
+    }
+
+
+def connect(sandbox: Sandbox) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=sandbox.url,
+        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
+        headers={"x-api-key": sandbox.api_key},
+        trust_env=False,
+    )
+
+
+async def status_of(client: httpx.AsyncClient, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Post an activity and ask for its status at once."""
+    posted = await client.post(SUBMIT, json=body)
+    response = await client.get(STATUS, params={"RequestID": posted.json()["RequestID"]})
+    assert response.status_code == 200
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def test_a_request_is_in_queue_until_its_turn_has_come() -> None:
+    with Sandbox(pace=0.001) as sandbox:
+        async with connect(sandbox) as client:
+            answer = await status_of(client, activity())
+        assert sandbox.report().pending == 1
+    assert answer == {
+        "RequestId": request_id_of(activity()),
+        "TaskStatus": {
+            "TaskType": "Activity Create",
+            "Status": "In-Queue",
+            "StatusReason": None,
+            "TaskCurrentStep": "In-Process-Queue",
+            "TaskLastStep": None,
+            "RequestBody": sandbox.taken[0].body,
+            "Message": None,
+        },
+    }
+
+
+async def test_a_request_that_is_done_says_so_with_the_activitys_id() -> None:
+    with Sandbox(pace=1e9) as sandbox:
+        async with connect(sandbox) as client:
+            answer = await status_of(client, activity())
+        assert sandbox.report().pending == 0
+    task = answer["TaskStatus"]
+    message = json.loads(task.pop("Message"))
+    assert message["Status"] == "Success"
+    assert UUID(message["Message"]["Id"]).version == 5
+    assert json.loads(task.pop("RequestBody")) == activity()
+    assert task == {
+        "TaskType": "Activity Create",
+        "Status": "Success",
+        "StatusReason": "Request was successfully completed",
+        "TaskCurrentStep": None,
+        "TaskLastStep": "In-Process-Queue",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        (999, "ERROR", "MXInvalidActivityException"),
+        (201, "FAILURE", "could not be processed"),
+        (207, "ERROR", "MXInvalidActivityException"),
+        (998, "Success", "successfully"),
+    ],
+)
+async def test_a_request_ends_by_its_code_known_or_as_told(
+    code: int, status: str, reason: str
+) -> None:
+    ends = {201: "FAILURE", 207: "ERROR", 998: "Success"}
+    with Sandbox(pace=1e9, ends=ends) as sandbox:
+        async with connect(sandbox) as client:
+            task = (await status_of(client, activity(code)))["TaskStatus"]
+    assert task["Status"] == status
+    assert reason in task["StatusReason"]
+    assert (task["Message"] is None) == (status != "Success")
+
+
+async def test_requests_are_worked_off_at_the_pace() -> None:
+    with Sandbox(pace=10.0) as sandbox:
+        async with connect(sandbox) as client:
+            for number in range(4):
+                await client.post(SUBMIT, json=activity(note=str(number)))
+            begun = sandbox.taken[0].time
+            pending = sandbox.report().pending
+            assert 4 - pending <= (time.monotonic() - begun) * 10
+            await asyncio.sleep(0.45)
+            metrics = (await client.get(METRICS)).json()
+    assert metrics == {
+        "PendingMessages": 0,
+        "MaxDelayInSeconds": 0,
+        "ProcessingRatePerMinute": 0.4,
+    }
+
+
+async def test_the_metrics_count_what_is_pending() -> None:
+    with Sandbox(pace=0.001) as sandbox:
+        async with connect(sandbox) as client:
+            for number in range(3):
+                await client.post(SUBMIT, json=activity(note=str(number)))
+            metrics = (await client.get(METRICS)).json()
+    assert metrics["PendingMessages"] == 3
+    assert metrics["ProcessingRatePerMinute"] == 0
+
+
+def test_the_metrics_are_true_over_time() -> None:
+    ledger = Ledger(pace=0.1, ends={})
+    for number in range(6):
+        body = activity(note=str(number))
+        ledger.enqueue(body, json.dumps(body), now=100.0 + number)
+    assert ledger.metrics(125.0) == {
+        "PendingMessages": 4,
+        "MaxDelayInSeconds": 23,  # the third, which came at 102
+        "ProcessingRatePerMinute": 0.2,
+    }
+    assert ledger.metrics(715.0) == {
+        "PendingMessages": 0,
+        "MaxDelayInSeconds": 0,
+        "ProcessingRatePerMinute": 0.5,  # the first was done at 110, over ten minutes ago
+    }
+
+
+def test_a_queue_that_ran_empty_begins_with_the_next_arrival() -> None:
+    ledger = Ledger(pace=1.0, ends={})
+    body = activity()
+    ledger.enqueue(body, json.dumps(body), now=0.0)
+    ledger.enqueue(body, json.dumps(body), now=100.0)
+    assert [ledger.pending(now) for now in (100.9, 101.0)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("params", "exception_type"),
+    [
+        ({"RequestID": "b7a1c0de-1111-4222-8333-944455556666"}, "MXInvalidInputException"),
+        ({"RequestId": "another spelling"}, "MXMandatoryAttributeMissingException"),
+    ],
+)
+async def test_an_unknown_or_missing_request_id_is_refused(
+    params: dict[str, str], exception_type: str
+) -> None:
+    with Sandbox() as sandbox:
+        async with connect(sandbox) as client:
+            response = await client.get(STATUS, params=params)
+    assert response.status_code == 400
+    assert response.json()["ExceptionType"] == exception_type
+
+
+async def test_a_synchronous_post_has_no_status() -> None:
+    with Sandbox() as sandbox:
+        async with connect(sandbox) as client:
+            await client.post("/v2/ProspectActivity.svc/Create", json=activity())
+            params = {"RequestID": sandbox.taken[0].request_id}
+            response = await client.get(STATUS, params=params)
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("path", [STATUS, METRICS])
+async def test_status_and_metrics_need_every_key(path: str) -> None:
+    with Sandbox() as sandbox:
+        async with connect(sandbox) as client:
+            forbidden = await client.get(path, headers={"x-api-key": "wrong"})
+            unauthorized = await client.get(path, params={"secretKey": "wrong"})
+    assert (forbidden.status_code, unauthorized.status_code) == (403, 401)
+
+
+async def test_status_and_metrics_are_where_the_options_say() -> None:
+    with Sandbox(status_path="/activity/status", metrics_path="/activity/metrics") as sandbox:
+        async with connect(sandbox) as client:
+            posted = (await client.post(SUBMIT, json=activity())).json()
+            params = {"RequestID": posted["RequestID"]}
+            codes = [
+                (await client.get(path, params=params)).status_code
+                for path in ("/activity/status", STATUS, "/activity/metrics", METRICS)
+            ]
+    assert codes == [200, 404, 200, 404]
+
+
+async def test_the_activity_types_are_listed_without_an_api_key() -> None:
+    with Sandbox() as sandbox:
+        async with connect(sandbox) as client:
+            del client.headers["x-api-key"]
+            types = (await client.get(TYPES)).json()
+            details = [
+                (await client.get(TYPE, params={"code": each["ActivityEvent"]})).json()
+                for each in types
+            ]
+            unauthorized = await client.get(TYPES, params={"accessKey": "wrong"})
+    assert [each["ActivityEvent"] for each in types] == [201, 207]
+    assert [each["DisplayName"] for each in types] == [each["DisplayName"] for each in details]
+    assert [field["SchemaName"] for field in details[0]["Fields"]] == [
+        f"mx_Custom_{number}" for number in range(1, 16)
+    ]
+    assert details[1]["Name"] == "Demo Call"
+    assert details[1]["Fields"][0] == {
+        "SchemaName": "mx_Custom_1",
+        "DisplayName": "Outcome",
+        "Value": None,
+        "DataType": "String",
+        "IsMandatory": True,
+        "ShowInForm": True,
+        "Sequence": 1,
+        "OptionSet": "",
+    }
+    assert unauthorized.status_code == 401
+
+
+@pytest.mark.parametrize("code", ["999", "demo"])
+async def test_an_unknown_activity_type_is_an_application_error(code: str) -> None:
+    with Sandbox() as sandbox:
+        async with connect(sandbox) as client:
+            response = await client.get(TYPE, params={"code": code})
+    assert response.status_code == 500
+    assert response.json()["ExceptionType"] == "MXInvalidActivityException"

@@ -1,0 +1,365 @@
+"""The sandbox as a server: limit, delays, connections, starting, stopping, reporting."""
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+
+import leadpost.sandbox
+from leadpost.sandbox import Faults, Report, Sandbox
+
+SUBMIT = "/activity/create"
+METRICS = "/activity/create/metrics"
+ACTIVITY: dict[str, Any] = {
+    "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
+    "ActivityEvent": 207,
+}
+
+
+def connect(sandbox: Sandbox, **options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=sandbox.url,
+        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
+        headers={"x-api-key": sandbox.api_key},
+        trust_env=False,
+        **options,
+    )
+
+
+def dial(sandbox: Sandbox) -> socket.socket:
+    """Open a bare connection."""
+    return socket.create_connection(("127.0.0.1", httpx.URL(sandbox.url).port or 0), timeout=5)
+
+
+@pytest.mark.parametrize("window", ["sliding", "fixed", "bucket"])
+async def test_calls_over_the_limit_are_refused_until_time_has_passed(window: str) -> None:
+    with Sandbox(limit=3, period=0.5, window=window) as sandbox:
+        async with connect(sandbox) as client:
+            # Ten at once hold more than three even if a fixed window ends among them.
+            responses = [await client.post(SUBMIT, json=ACTIVITY) for _ in range(10)]
+            refused = [r for r in responses if r.status_code == 429]
+            assert refused
+            assert len(sandbox.taken) == 10 - len(refused)
+            await asyncio.sleep(0.55)
+            assert (await client.get(METRICS)).status_code == 200
+    assert refused[0].json() == {
+        "Status": "Error",
+        "ExceptionType": "MXAPIRateLimitExceededException",
+        "ExceptionMessage": "API calls exceeded the limit of 3 in 0.5 second(s)",
+    }
+    assert "retry-after" not in refused[0].headers
+    report = sandbox.report()
+    assert (report.arrivals, report.refused) == (11, len(refused))
+    assert 3 < report.fullest_window <= 10
+
+
+async def test_every_vendor_path_counts_against_the_limit_and_the_report_does_not() -> None:
+    service = "/v2/ProspectActivity.svc"
+    with Sandbox(limit=6, period=60.0) as sandbox:
+        async with connect(sandbox) as client:
+            for _ in range(3):
+                await client.get("/_sandbox/report")
+            codes = [
+                (await client.post(SUBMIT, json=ACTIVITY)).status_code,
+                (await client.get("/activity/create/status")).status_code,
+                (await client.get(METRICS)).status_code,
+                (await client.get(f"{service}/ActivityTypes.Get")).status_code,
+                (await client.get(f"{service}/CustomActivity/GetActivitySetting")).status_code,
+                (await client.post(f"{service}/Create", json=ACTIVITY)).status_code,
+                (await client.get(METRICS)).status_code,
+            ]
+    assert codes == [200, 400, 200, 200, 400, 200, 429]
+    assert sandbox.report().arrivals == 7
+
+
+async def test_a_call_with_an_unknown_access_key_uses_nothing_of_the_limit() -> None:
+    with Sandbox(limit=1, period=60.0) as sandbox:
+        async with connect(sandbox) as client:
+            strangers = [
+                (await client.get(METRICS, params={"accessKey": "wrong"})).status_code
+                for _ in range(3)
+            ]
+            own = [(await client.get(METRICS)).status_code for _ in range(2)]
+    assert (strangers, own) == ([401, 401, 401], [200, 429])
+
+
+async def test_without_a_limit_nothing_is_refused() -> None:
+    with Sandbox(limit=None, faults=Faults(script=["429"])) as sandbox:
+        async with connect(sandbox) as client:
+            told = await client.get(METRICS)
+            codes = {(await client.get(METRICS)).status_code for _ in range(60)}
+    assert "limit of 25 in 5 second(s)" in told.text
+    assert codes == {200}
+    assert sandbox.report().refused == 0
+
+
+async def test_both_ways_take_the_delay_and_the_arrival_lies_between() -> None:
+    with Sandbox(delay=0.2) as sandbox:
+        async with connect(sandbox) as client:
+            begun = time.monotonic()
+            await client.post(SUBMIT, json=ACTIVITY)
+            ended = time.monotonic()
+    (arrived,) = sandbox.arrival_times
+    assert arrived - begun >= 0.2
+    assert ended - arrived >= 0.2
+
+
+async def test_without_a_delay_an_answer_comes_at_once() -> None:
+    took: list[float] = []
+    with Sandbox(limit=None) as sandbox:
+        async with connect(sandbox) as client:
+            for _ in range(15):
+                begun = time.monotonic()
+                await client.get(METRICS)
+                took.append(time.monotonic() - begun)
+    # Held back by Nagle's algorithm, each would take 40 ms.
+    assert statistics.median(took) < 0.03
+
+
+async def test_a_delay_may_be_drawn_from_a_range() -> None:
+    with Sandbox(delay=(0.0, 0.2), seed=1) as sandbox:
+        async with connect(sandbox) as client:
+            begun = time.monotonic()
+            await asyncio.gather(*(client.get(METRICS) for _ in range(20)))
+            assert time.monotonic() - begun < 2
+    ways = [arrived - begun for arrived in sandbox.arrival_times]
+    assert min(ways) < 0.1 < max(ways)
+
+
+async def test_the_report_takes_no_delay_and_no_fault() -> None:
+    with Sandbox(delay=60.0, faults=Faults({"503": 1.0})) as sandbox:
+        async with httpx.AsyncClient(base_url=sandbox.url) as client:
+            response = await client.get("/_sandbox/report", timeout=5)
+    assert response.status_code == 200
+    assert response.json() == attrs.asdict(sandbox.report())
+
+
+async def test_the_report_counts_what_happened() -> None:
+    faults = Faults(script=["ok", "ok", "503"])
+    with Sandbox(limit=4, period=60.0, pace=0.001, faults=faults) as sandbox:
+        async with connect(sandbox) as client:
+            for _ in range(5):
+                await client.post(SUBMIT, json=ACTIVITY)
+            over_http = (await client.get("/_sandbox/report")).json()
+        report = sandbox.report()
+    assert report == Report(
+        arrivals=5,
+        refused=1,
+        fullest_window=5,
+        faults={"503": 1},
+        taken=3,
+        duplicates=2,
+        pending=3,
+        connections=1,
+    )
+    assert over_http == attrs.asdict(report)
+    assert repr(sandbox) == f"<Sandbox {sandbox.url}, 3 taken>"
+
+
+async def test_a_connection_idle_too_long_is_closed_and_one_in_use_is_not() -> None:
+    with Sandbox(idle_timeout=0.3) as sandbox:
+        async with connect(sandbox) as client:
+            await client.get(METRICS)
+            for _ in range(4):
+                await asyncio.sleep(0.1)
+                await client.get(METRICS)
+            assert sandbox.report().connections == 1
+            await asyncio.sleep(0.5)
+            await client.get(METRICS)
+            assert sandbox.report().connections == 2
+
+
+def test_a_connection_never_used_is_idle_too() -> None:
+    with Sandbox(idle_timeout=(0.1, 0.2)) as sandbox, dial(sandbox) as connection:
+        begun = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.05 < time.monotonic() - begun < 2
+
+
+async def test_a_call_that_takes_longer_than_the_idle_time_is_answered() -> None:
+    with Sandbox(idle_timeout=0.05, delay=0.2) as sandbox:
+        async with connect(sandbox) as client:
+            assert (await client.get(METRICS)).status_code == 200
+
+
+def test_a_client_gone_before_its_body_is_whole_has_not_arrived(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Sandbox() as sandbox:
+        with dial(sandbox) as connection:
+            connection.sendall(
+                b"POST /activity/create HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+            )
+            time.sleep(0.1)
+        time.sleep(0.1)
+    assert sandbox.arrival_times == []
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("busy", ["slow", "delay", "idle", "half sent", "just opened"])
+async def test_leaving_stops_it_at_once_and_quietly(
+    busy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults(script=["slow"] if busy == "slow" else [])
+    delay = 60.0 if busy == "delay" else 0.0
+    before = threading.active_count()
+    with Sandbox(faults=faults, delay=delay, idle_timeout=60.0) as sandbox:
+        async with connect(sandbox) as client:
+            call: asyncio.Task[httpx.Response] | None = None
+            connection = dial(sandbox)
+            if busy in {"slow", "delay"}:
+                call = asyncio.create_task(client.post(SUBMIT, json=ACTIVITY))
+                await asyncio.sleep(0.2)
+            elif busy == "idle":
+                await client.get(METRICS)
+            elif busy == "half sent":
+                connection.sendall(b"GET /activity/create/status HTTP/1.1\r\nHost: x\r\n")
+            begun = time.monotonic()
+            await asyncio.to_thread(sandbox.__exit__, None, None, None)
+            assert time.monotonic() - begun < 2
+            if call is not None:
+                with pytest.raises(httpx.TransportError):
+                    await call
+            connection.close()
+            with pytest.raises(httpx.ConnectError):
+                await client.get(METRICS)
+        sandbox.__enter__()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert threading.active_count() <= before
+    assert sandbox.report().taken == (1 if busy == "slow" else 0)
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_what_it_saw_can_be_asked_after_the_end_and_goes_on_when_started_again() -> None:
+    sandbox = Sandbox()
+    for expected in (1, 2):
+        with sandbox:
+            async with connect(sandbox) as client:
+                await client.post(SUBMIT, json=ACTIVITY)
+        assert (len(sandbox.taken), sandbox.report().connections) == (expected, expected)
+
+
+def test_it_listens_on_loopback_at_the_port_it_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        with pytest.raises(OSError, match="in use"), Sandbox(port=port):
+            raise AssertionError("two servers on one port")
+    with Sandbox(port=port) as sandbox:
+        assert sandbox.url == f"http://127.0.0.1:{port}"
+        dial(sandbox).close()
+
+
+async def test_no_log_line_holds_a_key_even_when_everything_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(1), Sandbox() as sandbox:
+        async with connect(sandbox) as client:
+            await client.get(METRICS)
+    servers = [r.getMessage() for r in caplog.records if r.name.startswith(("uvicorn", "asyncio"))]
+    assert servers
+    assert not any("sandbox-secret" in line or "sandbox-api" in line for line in servers)
+    assert logging.getLogger("uvicorn.access").propagate
+
+
+def test_waiting_lasts_until_it_is_stopped() -> None:
+    with Sandbox() as sandbox:
+        waiting = threading.Thread(target=sandbox.wait)
+        waiting.start()
+        time.sleep(0.1)
+        assert waiting.is_alive()
+    waiting.join(timeout=5)
+    assert not waiting.is_alive()
+
+
+def test_ctrl_c_ends_the_waiting() -> None:
+    program = (
+        "from leadpost.sandbox import Sandbox\n"
+        "try:\n"
+        "    with Sandbox() as sandbox:\n"
+        "        print(sandbox.url, flush=True)\n"
+        "        sandbox.wait()\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == ("stopped\n", "", 0)
+
+
+def test_before_it_is_started_it_has_no_url() -> None:
+    sandbox = Sandbox()
+    assert repr(sandbox) == "<Sandbox not started, 0 taken>"
+    with pytest.raises(RuntimeError, match="with statement"):
+        _ = sandbox.url
+
+
+def test_the_account_leads_to_the_sandbox() -> None:
+    with Sandbox(status_path="/a/b", metrics_path="/c/d") as sandbox:
+        account = sandbox.account()
+    assert (account.host, account.sync_host) == (sandbox.url, sandbox.url)
+    assert (account.status_path, account.metrics_path) == ("/a/b", "/c/d")
+    assert (account.access_key, account.secret_key, account.api_key) == (
+        sandbox.access_key,
+        sandbox.secret_key,
+        sandbox.api_key,
+    )
+    assert "$" in account.access_key
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sandbox(limit=0), "limit is 1 call or more"),
+        (lambda: Sandbox(period=0), "period is more than 0"),
+        (lambda: Sandbox(window="leaky"), "sliding, fixed, bucket; not 'leaky'"),
+        (lambda: Sandbox(pace=0), "pace is more than 0"),
+        (lambda: Sandbox(ends={201: "Done"}), "Success, ERROR, FAILURE"),
+        (lambda: Sandbox(status_path="status"), "begin with /"),
+        (lambda: Sandbox(metrics_path="metrics"), "begin with /"),
+        (lambda: Sandbox(delay=-1), "delay is seconds"),
+        (lambda: Sandbox(delay=(2, 1)), "delay is seconds"),
+        (lambda: Sandbox(idle_timeout=(-1, 1)), "idle_timeout is seconds"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(make: Callable[[], Sandbox], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("absent", ["starlette", "uvicorn"])
+def test_without_its_extra_the_import_says_what_to_install(
+    absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(ImportError, match=r"pip install 'leadpost\[sandbox\]'"):
+        importlib.reload(leadpost.sandbox)
+
+
+def test_the_public_names_are_those_listed() -> None:
+    assert leadpost.sandbox.__all__ == sorted(leadpost.sandbox.__all__)
+    assert json.dumps(leadpost.sandbox.__all__) == json.dumps(
+        ["Answer", "Faults", "Report", "Sandbox", "Taken", "request_id_of"]
+    )

@@ -1,0 +1,106 @@
+"""The sandbox's ways of counting calls, against counting by brute force."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leadpost.sandbox.windows import FixedWindow, SlidingWindow, TokenBucket, fullest_window
+
+# Quarters are exact in binary, so that "exactly a period apart" comes up and means what it says.
+times = st.lists(st.integers(0, 400).map(lambda quarters: quarters / 4), max_size=60)
+periods = st.integers(1, 24).map(lambda quarters: quarters / 4)
+limits = st.integers(1, 6)
+
+
+def most_within(arrivals: list[float], period: float) -> int:
+    counts = [sum(start <= time < start + period for time in arrivals) for start in arrivals]
+    return max(counts, default=0)
+
+
+@given(times, periods)
+def test_the_fullest_window_is_the_fullest_by_brute_force(
+    arrivals: list[float], period: float
+) -> None:
+    assert fullest_window(arrivals, period) == most_within(arrivals, period)
+
+
+@given(times, periods, limits)
+def test_sliding_takes_an_arrival_exactly_when_fewer_than_the_limit_lie_a_period_back(
+    arrivals: list[float], period: float, limit: int
+) -> None:
+    window = SlidingWindow(limit, period)
+    taken: list[float] = []
+    for time in sorted(arrivals):
+        expected = sum(time - earlier < period for earlier in taken) < limit
+        assert window.take(time) is expected
+        if expected:
+            taken.append(time)
+    assert fullest_window(taken, period) <= limit
+
+
+@given(times, periods, limits)
+def test_fixed_takes_the_first_arrivals_of_each_stretch(
+    arrivals: list[float], period: float, limit: int
+) -> None:
+    window = FixedWindow(limit, period)
+    counts: dict[int, int] = {}
+    for time in sorted(arrivals):
+        stretch = int(time / period)
+        counts[stretch] = counts.get(stretch, 0) + 1
+        assert window.take(time) is (counts[stretch] <= limit)
+
+
+@given(times, periods, limits)
+def test_bucket_never_takes_more_than_its_size_and_refill_nor_refuses_without_need(
+    arrivals: list[float], period: float, limit: int
+) -> None:
+    bucket = TokenBucket(limit, period)
+    taken: list[float] = []
+
+    def fits(time: float) -> bool:
+        """Whether no stretch that ends at `time` would hold more than burst and refill."""
+        starts = [earlier for earlier in taken if earlier <= time]
+        return all(
+            sum(start <= earlier for earlier in taken) + 1
+            <= limit + (time - start) * limit / period + 1e-6
+            for start in [*starts, time]
+        )
+
+    for time in sorted(arrivals):
+        expected = fits(time)
+        assert bucket.take(time) is expected
+        if expected:
+            taken.append(time)
+
+
+def test_sliding_counts_no_refused_arrival() -> None:
+    window = SlidingWindow(1, 5.0)
+    assert [window.take(now) for now in (0.0, 4.9, 5.0)] == [True, False, True]
+
+
+def test_fixed_allows_twice_the_limit_across_a_border() -> None:
+    window = FixedWindow(2, 5.0)
+    assert [window.take(now) for now in (4.8, 4.9, 5.0, 5.1, 5.2)] == [True] * 4 + [False]
+
+
+def test_bucket_refills_one_at_a_time() -> None:
+    bucket = TokenBucket(2, 4.0)
+    assert [bucket.take(now) for now in (0.0, 0.0, 1.9, 2.0, 2.1)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_bucket_filled_in_many_small_steps_is_full_on_time() -> None:
+    bucket = TokenBucket(1, 1.0)
+    assert bucket.take(0.0)
+    assert not any(bucket.take(step / 10) for step in range(1, 10))
+    assert bucket.take(1.0)
+
+
+@pytest.mark.parametrize("period", [0.5, 5.0])
+def test_no_arrivals_fill_no_window(period: float) -> None:
+    assert fullest_window([], period) == 0
