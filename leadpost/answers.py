@@ -158,7 +158,8 @@ def _read_posted(answer: Answer, identifier: object) -> str:
     if isinstance(identifier, str) and identifier and not answer.says_error:
         return identifier
     if answer.says_error and identifier is None:
-        raise error_of(Rejected, answer)
+        known = (answer.exception_type or "").startswith("MX")
+        raise error_of(ApplicationError if known else Rejected, answer)
     raise error_of(DeliveryUncertain, answer, "the answer cannot be read")
 
 

@@ -138,8 +138,8 @@ def _leaf_problem(where: str, value: object) -> Problem | None:
     if isinstance(value, str):
         return None if value.isascii() or _encodes(value) else Problem(where, *_SURROGATE)
     if isinstance(value, int):
-        bits = value.bit_length()
-        return None if bits <= 1024 else Problem(where, f"{bits} bits", "an integer of 1024")
+        found = f"an integer of {value.bit_length()} bits"
+        return None if value.bit_length() <= 1024 else Problem(where, found, "one of 1024 or fewer")
     if isinstance(value, float):
         found = f"the number {value}"
         return None if math.isfinite(value) else Problem(where, found, "a finite number")

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar, overload
 
 import httpx
-from attrs import frozen
+from attrs import field, frozen
 from tenacity import RetryCallState
 
 from leadpost import answers, queries
@@ -63,7 +63,7 @@ class _Call(Generic[T]):
     url: str
     read: Callable[[Answer], T]
     params: Mapping[str, str] | None = None
-    content: bytes | None = None
+    content: bytes | None = field(default=None, repr=False)
 
 
 class AsyncActivityPoster:
@@ -121,11 +121,6 @@ class AsyncActivityPoster:
         """Close the connections; an injected client is left as it is."""
         if self._owns_client:
             await self._given.aclose()
-
-    @property
-    def bucket(self) -> Bucket:
-        """The bucket, for its `statistics()`."""
-        return self._bucket
 
     async def post(self, activity: Item) -> str:
         """
@@ -314,7 +309,7 @@ class AsyncActivityPoster:
                 async with waiting(attempts.deadline):
                     await token.enter_async_context(self._bucket.token())
                 attempts.begin()
-                return await self._exchange(call)
+                return call.read(await self._exchange(call))
 
         async def sleep(seconds: float) -> None:
             async with waiting(None):
@@ -325,33 +320,30 @@ class AsyncActivityPoster:
         except LeadpostError as error:
             raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
 
-    async def _exchange(self, call: _Call[T]) -> T:
-        """Send one request and read its answer."""
+    async def _exchange(self, call: _Call[T]) -> Answer:
+        """Send one request and fetch its answer."""
         if self._given.is_closed:
             raise RuntimeError("the client of this poster is closed")
+
+        def redact(text: str) -> str:
+            texts = personal_texts(json.loads(call.content)) if call.content else ()
+            return answers.redacted(text, [*self._account.secrets, *texts])
+
         request = self._client.build_request(
             call.method, call.url, params=call.params, content=call.content, headers=_HEADERS
         )
-        redact = partial(self._redact, call.content)
         try:
             response = await self._client.send(request, stream=True, follow_redirects=False)
-            try:
-                body = await _body(response)
-            finally:
-                await response.aclose()
+            async with aclosing(response):
+                now = datetime.now(UTC)
+                retry_after = answers.parse_retry_after(response.headers.get("Retry-After"), now)
+                return Answer(response.status_code, await _body(response), retry_after, redact)
         except httpx.RequestError as error:
             what = redact(f"{type(error).__name__}: {error}")
             # The chain ends here: httpx quotes what it could not read, and that is not redacted.
             if call.content is None or isinstance(error, _NOT_SENT):
                 raise ConnectionFailed(what) from None
             raise DeliveryUncertain(f"no answer ({what})") from None
-        now = datetime.now(UTC)
-        retry_after = answers.parse_retry_after(response.headers.get("Retry-After"), now)
-        return call.read(Answer(response.status_code, body, retry_after, redact))
-
-    def _redact(self, content: bytes | None, text: str) -> str:
-        texts = personal_texts(json.loads(content)) if content else ()
-        return answers.redacted(text, [*self._account.secrets, *texts])
 
 
 def _content(activity: Item) -> bytes:

@@ -9,7 +9,7 @@ from typing import Self
 
 from attrs import define, field, frozen
 from attrs.validators import ge, gt
-from tenacity import AsyncRetrying, RetryCallState, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, wait_exponential, wait_random
 
 from leadpost.errors import (
     ConnectionFailed,
@@ -156,9 +156,10 @@ class Attempts:
 
     def _wait(self, state: RetryCallState) -> float:
         policy = self.policy
-        backoff = wait_exponential_jitter(policy.initial_wait, policy.max_wait, 2, policy.jitter)
+        backoff = wait_exponential(policy.initial_wait, policy.max_wait)(state)
+        backoff += wait_random(0, policy.jitter)(state)
         asked = self.last.retry_after if self.last is not None else None
-        return max(backoff(state), asked or 0.0)
+        return max(backoff, asked or 0.0)
 
     def _stop(self, state: RetryCallState) -> bool:
         now = asyncio.get_running_loop().time()

@@ -46,11 +46,14 @@ class KeyedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
-            return await self._transport.handle_async_request(self._keyed(request))
+            response = await self._transport.handle_async_request(self._keyed(request))
         except httpx.RequestError as error:
             # The frames below hold the keys in their variables, which error trackers read.
             error.__context__ = None
             raise error.with_traceback(None) from None
+        # No redirect is followed with the keys, and httpx stumbles over some that it only prepares.
+        response.headers.pop("Location", None)
+        return response
 
     def _keyed(self, request: httpx.Request) -> httpx.Request:
         headers = request.headers.copy()

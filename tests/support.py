@@ -1,0 +1,143 @@
+"""What the tests share: a virtual clock, a vendor without sockets, and activities."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import httpx
+
+from leadpost import Account, Activity
+
+T = TypeVar("T")
+
+ACCESS_KEY = "u$rACCESS-0123456789"
+SECRET_KEY = "SECRET-abcdefghij"
+API_KEY = "APIKEY-zyxwvutsrq"
+KEYS = (ACCESS_KEY, SECRET_KEY, API_KEY)
+LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+
+
+class _VirtualSelector(selectors.DefaultSelector):
+    """Instead of waiting for its time-out, moves the clock on by it."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("every task waits and no timer is set: this would hang for ever")
+        # aiolimiter may arm a timer for now over and over; a nanosecond lets it come.
+        self.now += max(timeout, 1e-9)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on which sleeping takes no time. Its clock starts at 0."""
+
+    def __init__(self) -> None:
+        self._virtual = _VirtualSelector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def account(**changes: Any) -> Account:
+    options: dict[str, Any] = {
+        "host": "http://127.0.0.1:9",
+        "access_key": ACCESS_KEY,
+        "secret_key": SECRET_KEY,
+        "api_key": API_KEY,
+    }
+    return Account(**options | changes)
+
+
+def activity(number: int = 201, **changes: Any) -> Activity:
+    """Give an activity that can be told from all others by its number."""
+    return Activity(LEAD, number, **changes)
+
+
+def accepted(number: int) -> httpx.Response:
+    return httpx.Response(200, json={"Status": "Request accepted.", "RequestID": f"r{number}"})
+
+
+def number_in(request: httpx.Request) -> int:
+    """Give the number of the activity that a request posts."""
+    number = json.loads(request.content)["ActivityEvent"]
+    assert isinstance(number, int)
+    return number
+
+
+async def accept(request: httpx.Request) -> httpx.Response:
+    """Take any post; its RequestID tells which activity it was."""
+    return accepted(number_in(request))
+
+
+Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+class Vendor:
+    """
+    The vendor without sockets: keeps what was sent and when it arrived, and answers as it is told.
+
+    `there` and `back` are the seconds of the ways; `answer` may sleep as well.
+    """
+
+    def __init__(self, answer: Handler = accept, there: float = 0.0, back: float = 0.0) -> None:
+        self.answer = answer
+        self.there = there
+        self.back = back
+        self.arrivals: list[float] = []
+        self.requests: list[httpx.Request] = []
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        await asyncio.sleep(self.there)
+        self.arrivals.append(now())
+        response = await self.answer(request)
+        await asyncio.sleep(self.back)
+        return response
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number_in(request) for request in self.requests]
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self))
+
+
+def answers(*script: httpx.Response | Exception | None, then: Handler = accept) -> Handler:
+    """Answer with each entry in turn (None: accept; an exception is raised), then with `then`."""
+    entries = list(script)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if not entries:
+            return await then(request)
+        entry = entries.pop(0)
+        if entry is None:
+            return await accept(request)
+        if isinstance(entry, Exception):
+            raise entry
+        return entry
+
+    return answer
+
+
+def fullest(arrivals: list[float], period: float = 5.0) -> int:
+    """Count the most arrivals in any half-open span of `period` seconds."""
+    ordered = sorted(arrivals)
+    return max(
+        sum(start <= other < start + period - 1e-6 for other in ordered) for start in ordered
+    )

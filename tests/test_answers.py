@@ -1,0 +1,181 @@
+"""What an answer to a post means: the table of the vendor's page, and all that its users saw."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leadpost import (
+    ApplicationError,
+    BadRequest,
+    DeliveryUncertain,
+    LeadpostError,
+    NotFound,
+    RateLimited,
+    Rejected,
+    ServerError,
+    Unauthorized,
+)
+from leadpost.answers import (
+    Answer,
+    parse_retry_after,
+    read_activity_id,
+    read_request_id,
+    redacted,
+)
+
+REQUEST_ID = "b7a1c0de-1111-4222-8333-944455556666"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LIMIT_TEXT = "API calls exceeded the limit of 25 in 5 second(s)"
+
+
+def answer(status: int, body: Any = b"", **details: Any) -> Answer:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer(status, content, **details)
+
+
+def mx(kind: str, message: str = "why") -> dict[str, str]:
+    return {"Status": "Error", "ExceptionType": kind, "ExceptionMessage": message}
+
+
+@pytest.mark.parametrize("name", ["RequestID", "RequestId", "requestid"])
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a_2xx_with_a_request_id_is_success_however_it_is_spelled(name: str, status: int) -> None:
+    body = {"Status": "Request accepted. Please use below request id", name: REQUEST_ID}
+    assert read_request_id(answer(status, body)) == REQUEST_ID
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, mx("MXInvalidInputException"), BadRequest),
+        (400, b"", BadRequest),
+        (401, mx("MXUnAuthorizedAccessException"), Unauthorized),
+        (401, b"<html>", Unauthorized),
+        (500, mx("MXUnAuthorizedAccessException"), Unauthorized),
+        (403, {"message": "Forbidden"}, Unauthorized),
+        (404, b"not here", NotFound),
+        (302, b"", NotFound),
+        (405, b"", NotFound),
+        (413, b"", Rejected),
+        (422, {"message": "no"}, Rejected),
+        (429, mx("MXAPIRateLimitExceededException", LIMIT_TEXT), RateLimited),
+        (429, {"message": "Too Many Requests"}, RateLimited),
+        (429, b"", RateLimited),
+        (403, mx("MXAPIRateLimitExceededException", LIMIT_TEXT), RateLimited),
+        (200, mx("MXAPIRateLimitExceededException", LIMIT_TEXT), RateLimited),
+        (200, {"Status": "Error", "Message": LIMIT_TEXT}, RateLimited),
+        (500, {"message": LIMIT_TEXT}, RateLimited),
+        (500, mx("MXInvalidActivityException", "Event code bad or empty"), ApplicationError),
+        (500, mx("MXMandatoryAttributeMissingException"), ApplicationError),
+        (404, mx("MXInvalidLeadException"), ApplicationError),
+        (503, mx("MXInvalidInputException"), ApplicationError),
+        (500, b"", ServerError),
+        (500, b"<html>oops</html>", ServerError),
+        (500, mx("NullReferenceException"), ServerError),
+        (503, {"message": "Service Unavailable"}, ServerError),
+        (502, b"<html>", DeliveryUncertain),
+        (504, {"message": "Endpoint request timed out"}, DeliveryUncertain),
+        (408, b"", DeliveryUncertain),
+        (520, b"", DeliveryUncertain),
+        (200, {"Status": "Failed", "Message": {"Message": "Bad event code"}}, Rejected),
+        (200, {"Status": "Error"}, Rejected),
+        (200, mx("MXInvalidInputException"), ApplicationError),
+        (200, mx("NullReferenceException"), Rejected),
+        (200, b"", DeliveryUncertain),
+        (200, b"<html>", DeliveryUncertain),
+        (200, b'{"RequestID": "b7a1', DeliveryUncertain),
+        (200, {"RequestID": ""}, DeliveryUncertain),
+        (200, {"RequestID": 7}, DeliveryUncertain),
+        (200, {"RequestID": None, "Status": "Request accepted"}, DeliveryUncertain),
+        (200, [REQUEST_ID], DeliveryUncertain),
+        (200, REQUEST_ID, DeliveryUncertain),
+        # It says both yes and no: nobody can tell, so it is in doubt.
+        (200, mx("MXInvalidInputException") | {"RequestID": REQUEST_ID}, DeliveryUncertain),
+        (200, {"Status": "Error", "RequestID": REQUEST_ID}, DeliveryUncertain),
+    ],
+)
+def test_each_answer_has_its_error(status: int, body: Any, kind: type[LeadpostError]) -> None:
+    with pytest.raises(LeadpostError) as caught:
+        read_request_id(answer(status, body))
+    assert type(caught.value) is kind
+    assert caught.value.status == status
+
+
+def test_an_error_carries_what_the_caller_needs_to_act() -> None:
+    body = mx(
+        "MXAPIRateLimitExceededException", "API calls exceeded the limit of 10 in 5 second(s)"
+    )
+    with pytest.raises(RateLimited) as caught:
+        read_request_id(answer(429, body, retry_after=3.0))
+    error = caught.value
+    assert error.exception_type == "MXAPIRateLimitExceededException"
+    assert error.exception_message == "API calls exceeded the limit of 10 in 5 second(s)"
+    assert error.limit == (10, 5)
+    assert error.retry_after == 3.0
+    assert str(error) == (
+        "HTTP 429: MXAPIRateLimitExceededException: API calls exceeded the limit of 10 in 5"
+        " second(s)"
+    )
+
+
+def test_a_synchronous_post_gives_the_activitys_id() -> None:
+    body = {"Status": "Success", "Message": {"Id": "c2d4e6f8"}}
+    assert read_activity_id(answer(200, body)) == "c2d4e6f8"
+    with pytest.raises(DeliveryUncertain):
+        read_activity_id(answer(200, {"Status": "Success", "Message": "done"}))
+    with pytest.raises(Rejected, match="Bad event code"):
+        read_activity_id(
+            answer(200, {"Status": "Failed", "Message": {"Message": "Bad event code"}})
+        )
+
+
+def test_what_the_vendor_wrote_is_redacted_and_cut() -> None:
+    body = mx("MXInvalidInputException", "no such key k-secret " + "x" * 1000)
+
+    def redact(text: str) -> str:
+        return redacted(text, ["k-secret"])
+
+    with pytest.raises(BadRequest) as caught:
+        read_request_id(answer(400, body, redact=redact))
+    assert str(caught.value).startswith("HTTP 400: MXInvalidInputException: no such key *** xxx")
+    assert len(caught.value.exception_message or "") == 500
+
+
+def test_redaction_takes_the_longest_first_and_leaves_short_texts() -> None:
+    assert redacted("abcd abcdef 5", ["abcd", "abcdef", "5", ""]) == "*** *** 5"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("7", 7.0),
+        ("1.5", 1.5),
+        ("-3", 0.0),
+        ("soon", None),
+        ("", None),
+        ("nan", None),
+        ("inf", None),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
+        ("Fri, 02 Jan 2026 03:05:05 -0000", 60.0),
+        ("Fri, 99 Jan 2026 03:05:05 GMT", None),
+        ("Fri, 02 Jan 99999 03:05:05 GMT", None),
+    ],
+)
+def test_retry_after_in_all_its_forms(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_breaks_the_reading(value: str) -> None:
+    seconds = parse_retry_after(value, NOW)
+    assert seconds is None or seconds >= 0

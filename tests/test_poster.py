@@ -1,0 +1,304 @@
+"""The client against the sandbox, over real sockets: the five APIs and what is promised of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from support import activity
+from test_activity import DOCUMENT
+
+from leadpost import (
+    Account,
+    Activity,
+    ApplicationError,
+    AsyncActivityPoster,
+    BadRequest,
+    ConfigurationError,
+    ConnectionFailed,
+    DeliveryUncertain,
+    InvalidActivity,
+    NotFound,
+    OpenBucket,
+    RequestStatus,
+    RetryPolicy,
+    StatusTimeout,
+    TokenBucket,
+    Unauthorized,
+)
+from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
+
+QUICK = RetryPolicy(initial_wait=0.01, jitter=0.01)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(pace=1000) as running:
+        yield running
+
+
+def keys_of(sandbox: Sandbox) -> dict[str, Any]:
+    return {name: getattr(sandbox, name) for name in ("access_key", "secret_key", "api_key")}
+
+
+@pytest.mark.parametrize(
+    "posted",
+    [
+        json.loads(DOCUMENT),
+        Activity.from_payload(json.loads(DOCUMENT)),
+        Activity.from_json(DOCUMENT),
+    ],
+    ids=["mapping", "Activity", "JSON text"],
+)
+async def test_the_documents_body_arrives_as_the_same_json(sandbox: Sandbox, posted: Any) -> None:
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        request_id = await poster.post(posted)
+    (taken,) = sandbox.taken
+    assert taken.payload == json.loads(DOCUMENT)
+    assert request_id == request_id_of(json.loads(DOCUMENT))
+
+
+async def test_a_request_is_followed_to_the_activitys_id(sandbox: Sandbox) -> None:
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        request_id = await poster.post(activity(201))
+        status = await poster.wait(request_id)
+        assert (status.state, status.status, status.request_id) == (
+            "succeeded",
+            "Success",
+            request_id,
+        )
+        assert status.activity_id
+        refused = await poster.wait(await poster.post(activity(999)))
+        assert (refused.state, refused.status) == ("failed", "ERROR")
+
+
+async def test_a_queued_request_is_pending_and_seen_in_the_metrics() -> None:
+    with Sandbox(pace=0.5) as sandbox:
+        async with AsyncActivityPoster(sandbox.account()) as poster:
+            ids = await poster.post_many(activity(201, activity_note=str(n)) for n in range(5))
+            status = await poster.status(ids[-1])
+            assert (status.state, status.final, status.status) == ("pending", False, "In-Queue")
+            metrics = await poster.metrics()
+            assert metrics.pending_messages >= 4
+            assert metrics.max_delay_in_seconds >= 0
+            with pytest.raises(StatusTimeout, match=r"not final after 0\.2 s") as caught:
+                await poster.wait(ids[-1], timeout=0.2)
+            assert isinstance(caught.value.last, RequestStatus)
+            assert isinstance(caught.value, TimeoutError)
+
+
+async def test_activity_types_and_one_type_with_its_fields(sandbox: Sandbox) -> None:
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        assert 201 in {kind.code for kind in await poster.activity_types()}
+        kind = await poster.activity_type(201)
+        assert kind.code == 201
+        assert "mx_Custom_1" in {field.schema_name for field in kind.fields}
+        with pytest.raises(ApplicationError, match="MXInvalidActivityException"):
+            await poster.activity_type(999)
+
+
+async def test_the_synchronous_post_gives_the_activitys_id(sandbox: Sandbox) -> None:
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        assert await poster.post_sync(activity(201))
+        with pytest.raises(ApplicationError, match="MXInvalidActivityException"):
+            await poster.post_sync(activity(999))
+    elsewhere = Account(
+        host="proxy.example.com", access_key="aaaa", secret_key="bbbb", api_key="cccc"
+    )
+    async with AsyncActivityPoster(elsewhere) as poster:
+        with pytest.raises(ConfigurationError, match="sync_host"):
+            await poster.post_sync(activity(201))
+
+
+async def test_every_call_to_the_vendor_takes_a_token(sandbox: Sandbox) -> None:
+    bucket = TokenBucket()
+    async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
+        request_id = await poster.post(activity(201))
+        await poster.status(request_id)
+        await poster.metrics()
+        await poster.activity_types()
+        await poster.activity_type(201)
+        await poster.post_sync(activity(201))
+        assert bucket.statistics().resting == 6 == sandbox.report().arrivals
+
+
+async def test_what_is_inferred_of_the_vendor_is_an_option() -> None:
+    with Sandbox(
+        status_path="/activity/status", metrics_path="/m", ends={201: "FAILURE"}, pace=1000
+    ) as sandbox:
+        options: dict[str, Any] = {
+            "keys_in": "headers",
+            "status_path": "/activity/status",
+            "metrics_path": "/m",
+            "failure_is_final": True,
+        }
+        keys = keys_of(sandbox)
+        account = Account(host=sandbox.url, **keys, **options)
+        async with AsyncActivityPoster(account) as poster:
+            status = await poster.wait(await poster.post(activity(201)))
+            assert (status.state, status.status) == ("failed", "FAILURE")
+            assert (await poster.metrics()).pending_messages == 0
+        async with AsyncActivityPoster(Account(host=sandbox.url, **keys)) as poster:
+            with pytest.raises(NotFound):
+                await poster.status("x")
+
+
+@pytest.mark.parametrize("wrong", ["access_key", "secret_key", "api_key"])
+async def test_refused_keys_are_told_as_such(sandbox: Sandbox, wrong: str) -> None:
+    keys = keys_of(sandbox)
+    account = Account(host=sandbox.url, **keys | {wrong: "another"})
+    async with AsyncActivityPoster(account) as poster:
+        with pytest.raises(Unauthorized) as caught:
+            await poster.post(activity())
+    assert caught.value.status in {401, 403}
+    assert caught.value.attempts == 1
+
+
+async def test_a_body_the_vendor_finds_wrong_is_a_bad_request() -> None:
+    said = {
+        "Status": "Error",
+        "ExceptionType": "MXMandatoryAttributeMissingException",
+        "ExceptionMessage": "'leadId' is required here",
+    }
+    answer = Answer(400, json.dumps(said))
+    with Sandbox(faults=Faults(script=[answer])) as sandbox:
+        async with AsyncActivityPoster(sandbox.account()) as poster:
+            with pytest.raises(BadRequest) as caught:
+                await poster.post(activity())
+    assert (caught.value.status, caught.value.attempts) == (400, 1)
+    assert caught.value.exception_type == "MXMandatoryAttributeMissingException"
+    assert caught.value.exception_message == "'leadId' is required here"
+
+
+async def test_wrong_input_is_told_before_any_call(sandbox: Sandbox) -> None:
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        with pytest.raises(InvalidActivity, match="RelatedProspectId"):
+            await poster.post({"ActivityEvent": 201})
+        with pytest.raises(InvalidActivity, match="wanted an Activity or a mapping"):
+            await poster.post("text")  # type: ignore[arg-type]  # the mistake
+    assert sandbox.report().arrivals == 0
+
+
+async def test_no_connection_is_tried_again_and_then_told() -> None:
+    with Sandbox() as sandbox:
+        account = sandbox.account()
+    policy = RetryPolicy(max_attempts=3, initial_wait=0.01, jitter=0)
+    async with AsyncActivityPoster(account, retry=policy) as poster:
+        with pytest.raises(ConnectionFailed) as caught:
+            await poster.post(activity())
+        assert caught.value.attempts == 3
+        assert caught.value.state == "failed"
+
+
+@pytest.mark.parametrize("fault", ["cut-before", "cut-after", "slow", "502-after", "504-before"])
+async def test_a_post_without_a_clear_answer_is_in_doubt_and_not_sent_again(fault: str) -> None:
+    with Sandbox(faults=Faults(script=[fault], slow=30)) as sandbox:
+        client = httpx.AsyncClient(timeout=0.3)
+        async with client, AsyncActivityPoster(sandbox.account(), client=client) as poster:
+            with pytest.raises(DeliveryUncertain) as caught:
+                await poster.post(activity())
+        assert caught.value.attempts == 1
+        assert caught.value.state == "uncertain"
+        assert sandbox.report().arrivals == 1
+        assert sandbox.report().taken == (0 if "before" in fault else 1)
+
+
+async def test_on_request_a_post_in_doubt_is_sent_again_and_may_double() -> None:
+    with Sandbox(faults=Faults(script=["cut-after"])) as sandbox:
+        poster = AsyncActivityPoster(sandbox.account(), retry=QUICK, on_uncertain="retry")
+        async with poster:
+            assert await poster.post(activity()) == sandbox.taken[1].request_id
+        assert sandbox.report().duplicates == 1
+
+
+@pytest.mark.parametrize("fault", ["cut-before", "slow", "504-before"])
+async def test_a_question_without_an_answer_is_asked_again(fault: str) -> None:
+    with Sandbox(faults=Faults(script=[fault], slow=30)) as sandbox:
+        client = httpx.AsyncClient(timeout=0.3)
+        poster = AsyncActivityPoster(sandbox.account(), client=client, retry=QUICK)
+        async with client, poster:
+            assert (await poster.metrics()).pending_messages == 0
+        assert sandbox.report().arrivals == 2
+
+
+async def test_an_injected_client_is_used_and_left_open(sandbox: Sandbox) -> None:
+    seen: list[str] = []
+
+    async def hook(request: httpx.Request) -> None:
+        seen.append(str(request.url) + str(request.headers))
+
+    async with httpx.AsyncClient(
+        headers={"User-Agent": "service/1"}, event_hooks={"request": [hook]}
+    ) as client:
+        async with AsyncActivityPoster(sandbox.account(), client=client) as poster:
+            await poster.post(activity())
+        assert not client.is_closed
+        assert "service/1" in seen[0]
+        assert (await client.get(f"{sandbox.url}/_sandbox/report")).json()["taken"] == 1
+        assert "accessKey" not in str(client.params)
+    with pytest.raises(RuntimeError, match="closed"):
+        await poster.post(activity())
+
+
+async def test_a_closed_poster_says_so(sandbox: Sandbox) -> None:
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        pass
+    with pytest.raises(RuntimeError, match="the client of this poster is closed"):
+        await poster.post(activity())
+
+
+async def test_redirects_are_not_followed_whatever_the_client_does() -> None:
+    went: list[str] = []
+
+    def redirect(request: httpx.Request) -> httpx.Response:
+        went.append(request.url.path)
+        return httpx.Response(302, headers={"Location": "https://elsewhere.example.com/"})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(redirect), follow_redirects=True)
+    account = Account(host="a.example.com", access_key="aaaa", secret_key="bbbb", api_key="cccc")
+    async with client, AsyncActivityPoster(account, client=client) as poster:
+        with pytest.raises(NotFound):
+            await poster.post(activity())
+    assert went == ["/activity/create"]
+
+
+async def test_an_answer_without_end_is_cut() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 2**20
+
+    client = httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, content=endless()))
+    )
+    account = Account(host="a.example.com", access_key="aaaa", secret_key="bbbb", api_key="cccc")
+    async with client, AsyncActivityPoster(account, client=client) as poster:
+        with pytest.raises(DeliveryUncertain):
+            await poster.post(activity())
+
+
+def test_one_poster_works_in_two_runs_one_after_the_other(sandbox: Sandbox) -> None:
+    bucket = TokenBucket()
+
+    async def run() -> None:
+        async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
+            await poster.post_many([activity()] * 10)
+
+    asyncio.run(run())
+    asyncio.run(run())
+    assert sandbox.report().taken == 20
+    assert bucket.statistics().resting == 20
+
+
+def test_repr_shows_the_host_and_the_bucket(sandbox: Sandbox) -> None:
+    poster = AsyncActivityPoster(sandbox.account(), bucket=OpenBucket())
+    assert repr(poster) == f"<AsyncActivityPoster to {sandbox.url}: <OpenBucket>>"
+    asyncio.run(poster.aclose())
+
+
+def test_on_uncertain_is_raise_or_retry(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match="on_uncertain: found 'ignore', wanted 'raise' or 'retry'"):
+        AsyncActivityPoster(sandbox.account(), on_uncertain="ignore")  # type: ignore[arg-type]
