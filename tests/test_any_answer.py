@@ -6,13 +6,14 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
 from support import account, activity, run_virtual
 
 from leadpost import AsyncActivityPoster, LeadpostError, OpenBucket, RetryPolicy
+from leadpost._shapes import is_list, is_mapping
 
 EXAMPLES: list[Any] = [
     {"Status": "Request accepted.", "RequestID": "b7a1c0de"},
@@ -49,14 +50,13 @@ def mutated(value: Any, chance: random.Random, depth: int = 0) -> Any:
     """Change something anywhere in a JSON value."""
     if chance.random() < 0.15:
         return chance.choice(ODD if depth else [*ODD, *EXAMPLES])
-    if isinstance(value, dict):
-        pairs = cast("dict[str, Any]", value).items()
-        items = [(k, mutated(v, chance, depth + 1)) for k, v in pairs]
+    if is_mapping(value):
+        items = [(k, mutated(v, chance, depth + 1)) for k, v in value.items()]
         if chance.random() < 0.2 and items:
             items.pop(chance.randrange(len(items)))
         return {k.upper() if chance.random() < 0.1 else k: v for k, v in items}
-    if isinstance(value, list):
-        return [mutated(v, chance, depth + 1) for v in [*value]] * chance.randint(0, 3)
+    if is_list(value):
+        return [mutated(v, chance, depth + 1) for v in value] * chance.randint(0, 3)
     return value
 
 

@@ -130,14 +130,15 @@ async def test_what_is_inferred_of_the_vendor_is_an_option() -> None:
     with Sandbox(
         status_path="/activity/status", metrics_path="/m", ends={201: "FAILURE"}, pace=1000
     ) as sandbox:
-        options: dict[str, Any] = {
-            "keys_in": "headers",
-            "status_path": "/activity/status",
-            "metrics_path": "/m",
-            "failure_is_final": True,
-        }
         keys = keys_of(sandbox)
-        account = Account(host=sandbox.url, **keys, **options)
+        account = Account(
+            host=sandbox.url,
+            keys_in="headers",
+            status_path="/activity/status",
+            metrics_path="/m",
+            failure_is_final=True,
+            **keys,
+        )
         async with AsyncActivityPoster(account) as poster:
             status = await poster.wait(await poster.post(activity(201)))
             assert (status.state, status.status) == ("failed", "FAILURE")
@@ -150,7 +151,8 @@ async def test_what_is_inferred_of_the_vendor_is_an_option() -> None:
 @pytest.mark.parametrize("wrong", ["access_key", "secret_key", "api_key"])
 async def test_refused_keys_are_told_as_such(sandbox: Sandbox, wrong: str) -> None:
     keys = keys_of(sandbox)
-    account = Account(host=sandbox.url, **keys | {wrong: "another"})
+    keys[wrong] = "another"
+    account = Account(host=sandbox.url, **keys)
     async with AsyncActivityPoster(account) as poster:
         with pytest.raises(Unauthorized) as caught:
             await poster.post(activity())
