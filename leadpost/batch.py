@@ -109,6 +109,8 @@ class Batch:
             self._drawing = False
 
     async def _next(self) -> tuple[int, Item] | None:
+        # Where nothing else suspends, this lets the other tasks of the loop run between any two.
+        await asyncio.sleep(0)
         if not self._drawing:
             return None
         try:

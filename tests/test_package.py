@@ -1,0 +1,39 @@
+"""The package as it is installed: what it needs, and where it was found."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import leadpost
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_core_imports_only_its_four_packages_and_the_standard_library() -> None:
+    script = (
+        "import sys, httpx; before = set(sys.modules); import leadpost;"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(*sorted(new - set(sys.stdlib_module_names)))"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["aiolimiter", "attr", "attrs", "leadpost", "tenacity"]
+    needs = metadata.requires("leadpost") or []
+    core = {re.split(r"\W", need)[0] for need in needs if "extra ==" not in need}
+    assert core == {"httpx", "aiolimiter", "tenacity", "attrs"}
+
+
+def test_the_version_is_the_installed_ones() -> None:
+    assert metadata.version("leadpost") == leadpost.__version__
+
+
+def test_the_tests_test_what_they_are_to_test() -> None:
+    found = Path(leadpost.__file__)
+    wanted_in_wheel = os.environ.get("LEADPOST_TESTS_WANT") == "wheel"
+    assert ("site-packages" in found.parts) is wanted_in_wheel
+    assert (found.parent / "py.typed").exists()
