@@ -143,15 +143,17 @@ class Batch:
         self, turn: ExitStack, when: float | None
     ) -> AsyncGenerator[asyncio.Timeout]:
         """Wait so that a stop of the batch ends it; the first wait's end passes the turn on."""
-        if not self._sending:
-            raise NotSent("the batch had stopped")
-        async with waiting_until(when) as wait:
-            self._waits.add(wait)
-            try:
-                yield wait
-            finally:
-                self._waits.discard(wait)
-                turn.close()
+        try:
+            if not self._sending:
+                raise NotSent("stopped before a call was made")
+            async with waiting_until(when) as wait:
+                self._waits.add(wait)
+                try:
+                    yield wait
+                finally:
+                    self._waits.discard(wait)
+        finally:
+            turn.close()
 
     def _stop_sending(self) -> None:
         self._sending = False

@@ -15,7 +15,8 @@ from typing import Any, Literal, NoReturn, cast
 from attrs import field, frozen
 
 from leadpost._shapes import is_list, is_mapping
-from leadpost.answers import Answer, error_of, get, raise_for_error
+from leadpost.activity import personal_texts
+from leadpost.answers import Answer, error_of, get, raise_for_error, redacted
 from leadpost.errors import Rejected, UnexpectedAnswer
 
 
@@ -29,7 +30,8 @@ class RequestStatus:
         state: `pending`, `succeeded` or `failed`.
         final: Whether it can still change.
         status: The vendor's word: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
-        status_reason: The vendor's reason, None where there is none.
+        status_reason: The vendor's reason, None where there is none; without the posted texts,
+            which it may quote.
         activity_id: The created activity's id, where the vendor tells it.
         message: The vendor's `Message` as it came, usually JSON in a string.
         request_body: What was posted, as it came. It holds personal data; the repr does not.
@@ -77,7 +79,7 @@ def read_status(answer: Answer, request_id: str, *, failure_is_final: bool) -> R
         state=state,
         final=final,
         status=status,
-        status_reason=_text(reason),
+        status_reason=_redacted_reason(reason, get(task, "RequestBody")),
         activity_id=_text(get(get(_unpacked(message), "Message"), "Id")),
         message=message,
         request_body=get(task, "RequestBody"),
@@ -225,13 +227,21 @@ def _number(answer: Answer, name: str) -> float:
 
 
 def _unpacked(message: object) -> object:
-    """The vendor's `Message` is an object, or JSON in a string."""
+    """The vendor's `Message` and `RequestBody` are objects, or JSON in a string."""
     if not isinstance(message, str):
         return message
     try:
         return json.loads(message)
     except (ValueError, RecursionError):
         return None
+
+
+def _redacted_reason(reason: object, request_body: object) -> str | None:
+    body = _unpacked(request_body)
+    text = _text(reason)
+    if text is None or not is_mapping(body):
+        return text
+    return redacted(text, list(personal_texts(body)))
 
 
 def _tells_mx(text: object) -> bool:

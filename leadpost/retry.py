@@ -39,7 +39,7 @@ async def waiting_until(when: float | None) -> AsyncGenerator[asyncio.Timeout]:
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise NotSent("the time to wait ended before a call could be made") from None
+        raise NotSent("stopped before a call was made") from None
 
 
 @frozen(kw_only=True)

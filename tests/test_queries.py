@@ -82,6 +82,15 @@ def test_a_status_shows_no_request_body_and_no_message() -> None:
     assert REQUEST_ID in shown
 
 
+def test_a_reason_is_told_without_the_posted_texts_it_quotes() -> None:
+    body = '{"ActivityNote": "call Jo", "Fields": [{"SchemaName": "mx_Custom_1", "Value": "blue"}]}'
+    reason = "'blue' is no option of mx_Custom_1"
+    for request_body in (body, json.loads(body)):
+        found = status_of(Status="ERROR", StatusReason=reason, RequestBody=request_body)
+        assert found.status_reason == "'***' is no option of mx_Custom_1"
+    assert status_of(Status="ERROR", StatusReason=reason).status_reason == reason
+
+
 def test_a_status_without_an_id_is_about_the_one_asked_for() -> None:
     body = {"TaskStatus": {"Status": "In-Queue"}}
     assert read_status(answer(body), "asked", failure_is_final=False).request_id == "asked"

@@ -1,0 +1,18 @@
+"""
+The `leadpost` command.
+
+Needs the extra: pip install 'leadpost[cli]'.
+"""
+
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Run the command, or say what it lacks."""
+    if any(find_spec(name) is None for name in ("typer", "rich", "dotenv")):
+        sys.stderr.write("leadpost: the command needs: pip install 'leadpost[cli]'\n")
+        sys.exit(2)
+    from leadpost.cli.app import app  # noqa: PLC0415  only now is it known that it can be
+
+    app(prog_name="leadpost")

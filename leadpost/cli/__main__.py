@@ -1,0 +1,3 @@
+from leadpost.cli import main
+
+main()

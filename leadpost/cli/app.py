@@ -1,0 +1,255 @@
+"""The commands and their options, nothing else; what they do is in the modules beside."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+import leadpost
+from leadpost.bucket import LIMIT, TokenBucket
+from leadpost.cli import ask, demo, inputs, post, serve, status
+from leadpost.cli.exits import Exit, InputError, exit_of, told
+from leadpost.cli.keys import read_account
+from leadpost.cli.logs import logged
+from leadpost.cli.options import EnvFile, Json, Limit, OnUncertain, Verbose
+from leadpost.cli.outputs import Outputs
+from leadpost.errors import LeadpostError
+from leadpost.poster import AsyncActivityPoster
+
+T = TypeVar("T")
+
+
+class _Group(TyperGroup):
+    """Ends every command with its exit code, and an error with one line."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # `leadpost types | head`: typer ends it quietly
+        except (LeadpostError, InputError, OSError) as error:
+            typer.echo(f"error: {told(error)}", err=True)
+            raise typer.Exit(exit_of(error)) from None
+
+
+_EXIT_CODES = (
+    "Exit codes: 0 all accepted, 1 some not, 2 bad usage or input, 3 keys refused, 130 interrupted."
+)
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they show the locals, keys among them
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXIT_CODES,
+)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001  typer's form
+    if value:
+        typer.echo(f"leadpost {leadpost.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """
+    Post activities to LeadSquared through its Async API.
+
+    Keys come from the environment or an env file: LEADPOST_REGION or LEADPOST_HOST,
+    LEADPOST_ACCESS_KEY, LEADPOST_SECRET_KEY, LEADPOST_API_KEY.
+    """
+    del version
+
+
+@app.command("demo")
+def demo_command(*, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Post 50 sample activities to a sandbox on this machine: no keys, no network, under 30 s."""
+    console = Console(stderr=True)
+    with (
+        logged(console, verbose=verbose),
+        serve.sandbox_module().Sandbox(delay=(0.02, 0.15), idle_timeout=(4.9, 5.3)) as sandbox,
+    ):
+        summary = asyncio.run(demo.run_demo(sandbox, TokenBucket(), console))
+    demo.tell(summary, as_json=as_json)
+    raise typer.Exit(summary.exit)
+
+
+@app.command("post", epilog=_EXIT_CODES)
+def post_command(
+    *,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON lines or a JSON array; - for stdin.")
+    ],
+    form: Annotated[
+        inputs.Format | None,
+        typer.Option("--format", help="By default told by the name, or else by the content."),
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="Zone of an ActivityDateTime without one, such as Asia/Kolkata; by default UTC."
+        ),
+    ] = None,
+    send_empty: Annotated[
+        bool, typer.Option("--send-empty", help='Send an empty CSV cell as "", not leave it out.')
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check only, and tell how long it would take.")
+    ] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Post the good rows although there are bad ones.")
+    ] = False,
+    output_base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="What the names of the results begin with; by default FILE, or stdin for -.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace results of an earlier run.")
+    ] = False,
+    on_uncertain: Annotated[
+        OnUncertain,
+        typer.Option(help="Of a post that may have arrived: report it, or post it again."),
+    ] = OnUncertain.RAISE,
+    limit: Limit = LIMIT,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    Post the activities of a file.
+
+    CSV has the columns RelatedProspectId, ActivityEvent, ActivityNote, ActivityDateTime; every
+    other one is a SchemaName. JSON has the vendor's own shape. All rows are checked before the
+    first call.
+
+    FILE.results.csv tells what became of each row. FILE.rejects.csv (or .jsonl) has the rows that
+    did not get through, to be corrected and posted again; FILE.uncertain.csv those that may have
+    arrived.
+    """
+    console = Console(stderr=True)
+    how = post.How(
+        limit=limit,
+        on_uncertain=on_uncertain.value,
+        skip_invalid=skip_invalid,
+        as_json=as_json,
+    )
+    with ExitStack() as stack:
+        stack.enter_context(logged(console, verbose=verbose))
+        account = None if dry_run else read_account(env_file)
+        source = stack.enter_context(inputs.opened(file, form, timezone, send_empty=send_empty))
+        base = output_base or ("stdin" if file == inputs.STDIN else file)
+        outputs = None if dry_run else Outputs(base, source, force=force)
+        check = post.check_file(source, console)
+        if account is None or outputs is None or (check.bad and not skip_invalid):
+            post.tell_check(check, source, how, dry_run=dry_run)
+            raise typer.Exit(post.exit_of_check(check, how))
+        ended = asyncio.run(
+            post.post_file(
+                source,
+                outputs,
+                account,
+                check.rows,
+                how=how,
+                bucket=TokenBucket(limit),
+                console=console,
+            )
+        )
+        raise typer.Exit(ended)
+
+
+@app.command("status")
+def status_command(
+    *,
+    request_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[REQUEST_ID]...", help="RequestIDs.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Ask about the accepted rows of this file."),
+    ] = None,
+    limit: Limit = LIMIT,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    Ask what became of accepted activities.
+
+    The exit code is 0 if all succeeded, 1 if some failed or are not final yet.
+    """
+    if (results is None) == (not request_ids):
+        raise typer.BadParameter("give REQUEST_IDs, or --results FILE")
+    wanted = status.accepted_in(results) if results else request_ids or []
+    ended = _asked(
+        lambda poster: status.tell_status(poster, wanted, as_json=as_json),
+        env_file,
+        limit,
+        verbose=verbose,
+    )
+    raise typer.Exit(ended)
+
+
+@app.command("metrics")
+def metrics_command(
+    *, env_file: EnvFile = None, as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """Ask how far behind LeadSquared's queue is."""
+    _asked(lambda poster: ask.tell_metrics(poster, as_json=as_json), env_file, verbose=verbose)
+
+
+@app.command("types")
+def types_command(
+    *,
+    code: Annotated[int | None, typer.Argument(min=1, help="Show the fields of this one.")] = None,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the activity types, or the fields of one."""
+
+    async def tell(poster: AsyncActivityPoster) -> None:
+        if code is None:
+            await ask.tell_types(poster, as_json=as_json)
+        else:
+            await ask.tell_type(poster, code, as_json=as_json)
+
+    _asked(tell, env_file, verbose=verbose)
+
+
+def _asked(
+    question: Callable[[AsyncActivityPoster], Awaitable[T]],
+    env_file: Path | None,
+    limit: int = LIMIT,
+    *,
+    verbose: bool,
+) -> T:
+    account = read_account(env_file)
+
+    async def asking() -> T:
+        async with AsyncActivityPoster(account, bucket=TokenBucket(limit)) as poster:
+            return await question(poster)
+
+    with logged(Console(stderr=True), verbose=verbose):
+        return asyncio.run(asking())
+
+
+app.command("sandbox")(serve.sandbox_command)

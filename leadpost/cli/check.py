@@ -1,0 +1,91 @@
+"""The check before the first call: every row, and how long posting them would take."""
+
+from collections.abc import Iterable
+from math import ceil
+from typing import Any
+
+from attrs import define, field
+
+from leadpost.bucket import LIMIT, PERIOD
+from leadpost.cli.rows import Row
+from leadpost.errors import Problem
+
+_SHOWN = 20
+
+
+@define
+class Check:
+    """
+    What a check found.
+
+    Attributes:
+        good: Rows that can be posted.
+        bad: Rows that cannot.
+        problems: Reasons why they cannot; a row may have several.
+        shown: The first of those reasons, with their places.
+    """
+
+    good: int = 0
+    bad: int = 0
+    problems: int = 0
+    shown: list[tuple[Row, Problem]] = field(factory=list[tuple[Row, Problem]])
+
+    @property
+    def rows(self) -> int:
+        return self.good + self.bad
+
+    def lines(self) -> list[str]:
+        """List the problems for people."""
+        lines = [f"{row.place}, {problem}" for row, problem in self.shown]
+        more = self.problems - len(self.shown)
+        return [*lines, f"… and {more} more"] if more else lines
+
+    def as_json(self, limit: int) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "good": self.good,
+            "bad": self.bad,
+            "seconds": duration(self.good, limit),
+            "problems": [
+                {
+                    "line": row.line,
+                    "item": row.item,
+                    "column": problem.field,
+                    "found": problem.found,
+                    "wanted": problem.wanted,
+                }
+                for row, problem in self.shown
+            ],
+        }
+
+
+def checked(rows: Iterable[Row]) -> Check:
+    """Check all rows, keeping none but the first bad ones."""
+    check = Check()
+    for row in rows:
+        if row.activity is not None:
+            check.good += 1
+            continue
+        check.bad += 1
+        check.problems += len(row.problems)
+        check.shown += [(row, problem) for problem in row.problems][: _SHOWN - len(check.shown)]
+    return check
+
+
+def duration(calls: int, limit: int = LIMIT) -> float:
+    """Give the seconds that so many calls take at best: a first burst, then one each 5 s."""
+    return max(ceil(calls / limit) - 1, 0) * PERIOD
+
+
+def spoken(seconds: float) -> str:
+    """
+    Write a length of time in its two largest units.
+
+    >>> spoken(4.2), spoken(75), spoken(7500)
+    ('4 s', '1 min 15 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

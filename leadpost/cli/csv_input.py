@@ -1,0 +1,130 @@
+"""CSV: one activity a row, the vendor's parameters and SchemaNames as columns."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from datetime import tzinfo
+from pathlib import Path
+from typing import Any
+
+from leadpost.activity import Activity
+from leadpost.cli.exits import InputError
+from leadpost.cli.rows import REASON, Row, in_zone, lines_of
+from leadpost.errors import InvalidActivity, Problem
+
+_REQUIRED = ("RelatedProspectId", "ActivityEvent")
+_PARAMETERS = (*_REQUIRED, "ActivityNote", "ActivityDateTime")
+_BOM = b"\xef\xbb\xbf"
+
+
+class CsvInput:
+    """
+    A CSV file in UTF-8, with a header.
+
+    Args:
+        path: The file.
+        name: What to call it.
+        zone: The zone of date-times without one; None for the vendor's own reading, UTC.
+        send_empty: Whether an empty cell goes out as "" rather than not at all.
+
+    Raises:
+        InputError: the header cannot be used.
+    """
+
+    suffix = ".csv"
+
+    def __init__(self, path: Path, name: str, zone: tzinfo | None, *, send_empty: bool) -> None:
+        self.name = name
+        self._path = path
+        self._zone = zone
+        self._send_empty = send_empty
+        _, header = next(self._records(), (1, list[str]()))
+        _check_header(name, header)
+        self._reason_at = header.index(REASON) if REASON in header else None
+        self._columns = self._own(header)
+
+    def rows(self) -> Iterator[Row]:
+        records = self._records()
+        next(records)
+        for line, cells in records:
+            yield self._row(line, self._own(cells))
+
+    def head(self) -> bytes:
+        with self._path.open("rb") as file:
+            # Excel takes a file for UTF-8 by its BOM alone: one that came with it keeps it.
+            bom = _BOM if file.read(len(_BOM)) == _BOM else b""
+        return bom + _line((REASON, *self._columns))
+
+    def written(self, row: Row, reason: str) -> bytes:
+        # The reason comes first: behind a row with a cell too many it would be in no column.
+        cells: Any = row.own
+        return _line((reason, *cells))
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield each record that is not blank, with the line it begins on."""
+        with self._path.open("rb") as file:
+            reader = csv.reader(lines_of(file, self.name), strict=True)
+            while True:
+                line = reader.line_num + 1
+                try:
+                    cells = next(reader, None)
+                except csv.Error as error:
+                    raise InputError(f"{self.name}: line {line}: not CSV: {error}") from None
+                if cells is None:
+                    return
+                if cells:
+                    yield line, cells
+
+    def _own(self, cells: Sequence[str]) -> tuple[str, ...]:
+        """Leave out the reason of an earlier run."""
+        return tuple(cell for place, cell in enumerate(cells) if place != self._reason_at)
+
+    def _row(self, line: int, cells: tuple[str, ...]) -> Row:
+        if len(cells) != len(self._columns):
+            wanted = f"{len(self._columns)} as in the header"
+            return Row(line, cells, problems=(Problem("row", f"{len(cells)} cells", wanted),))
+        try:
+            return Row(line, cells, self._activity(cells))
+        except InvalidActivity as error:
+            return Row(line, cells, problems=error.problems)
+
+    def _activity(self, cells: tuple[str, ...]) -> Activity:
+        named = dict(zip(self._columns, cells, strict=True))
+        kept = {name: cell for name, cell in named.items() if cell or self._send_empty}
+        event: Any = named["ActivityEvent"]
+        moment: Any = in_zone(named.get("ActivityDateTime") or None, self._zone)
+        return Activity(
+            named["RelatedProspectId"],
+            int(event) if re.fullmatch(r"[0-9]{1,18}", event) else event,
+            kept.get("ActivityNote"),
+            moment,
+            {name: cell for name, cell in kept.items() if name not in _PARAMETERS},
+        )
+
+
+def _check_header(name: str, header: Sequence[str]) -> None:
+    """
+    Refuse a header that does not tell which cell is what.
+
+    What is there is not shown before it is sure to be a header: it may be somebody's data.
+    """
+    missing = [column for column in _REQUIRED if column not in header]
+    if missing:
+        text = "".join(header)
+        hint = next((f"; are they separated by {c!r}, not ','?" for c in ";\t|" if c in text), "")
+        raise InputError(
+            f"{name}: line 1: missing column {', '.join(missing)}:"
+            f" the first line names the columns{hint}"
+        )
+    for place, column in enumerate(header):
+        if not column.strip():
+            raise InputError(f"{name}: line 1: column {place + 1} has no name")
+        if column in header[:place]:
+            raise InputError(f"{name}: line 1: column {place + 1}, {column!r}, is there twice")
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)  # ends with \r\n, or else 3.11 leaves a lone \r unquoted
+    return text.getvalue().encode()

@@ -1,0 +1,136 @@
+"""`leadpost demo`: the whole way through against the sandbox, without keys or network."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, uuid5
+
+import typer
+from attrs import asdict, frozen
+from rich.console import Console
+from rich.table import Table
+
+from leadpost.activity import Activity
+from leadpost.bucket import Bucket
+from leadpost.cli.exits import Exit
+from leadpost.cli.post import STATES
+from leadpost.cli.progress import shown
+from leadpost.cli.status import in_order
+from leadpost.cli.tally import CountedBucket, Tally
+from leadpost.errors import LeadpostError
+from leadpost.poster import AsyncActivityPoster
+
+if TYPE_CHECKING:
+    from leadpost.sandbox import Sandbox
+
+COUNT = 50
+_TIMEOUT = 60.0
+
+NEXT = """
+What to do next:
+  leadpost post FILE --dry-run   check your own CSV or JSON file; needs no keys
+  leadpost sandbox               a place to post it for trial
+  leadpost post FILE             post it
+Keys go into the environment or a file named .env:
+  LEADPOST_REGION (or LEADPOST_HOST), LEADPOST_ACCESS_KEY, LEADPOST_SECRET_KEY,
+  LEADPOST_API_KEY"""
+
+
+@frozen
+class DemoSummary:
+    """
+    What the demo came to.
+
+    Attributes:
+        posted: Activities posted.
+        accepted: Those that got a RequestID.
+        refused: Calls that the sandbox refused as over the limit.
+        fullest_window: The most calls in any 5 s.
+        limit: The most that are allowed.
+        succeeded: Activities whose status came to be Success.
+        seconds: How long it took.
+    """
+
+    posted: int
+    accepted: int
+    refused: int
+    fullest_window: int
+    limit: int
+    succeeded: int
+    seconds: float
+
+    @property
+    def exit(self) -> Exit:
+        all_well = self.succeeded == self.accepted == self.posted and not self.refused
+        return Exit.ALL_ACCEPTED if all_well else Exit.SOME_NOT
+
+
+def samples(count: int) -> Iterator[Activity]:
+    """Make up activities, each on a lead of its own."""
+    begin = datetime(2025, 1, 1, 9, tzinfo=UTC)
+    for number in range(count):
+        yield Activity(
+            str(uuid5(NAMESPACE_URL, f"leadpost-demo:lead:{number}")),
+            201,
+            f"Sample activity {number + 1}",
+            begin + timedelta(minutes=number),
+            {"mx_Custom_1": f"sample-{number + 1}.pdf", "mx_Custom_2": str(number)},
+        )
+
+
+async def run_demo(
+    sandbox: "Sandbox", bucket: Bucket, console: Console, count: int = COUNT
+) -> DemoSummary:
+    """Post samples to the sandbox and wait until their status is final."""
+    began = time.monotonic()
+    counted = CountedBucket(bucket)
+    posts = Tally("posting", count, STATES, lambda: counted.calls)
+    request_ids: list[str] = []
+    async with AsyncActivityPoster(sandbox.account(), bucket=counted) as poster:
+        with shown(posts, console) as changed:
+            async for outcome in poster.post_stream(samples(count)):
+                posts.counts[outcome.state] += 1
+                if outcome.request_id is not None:
+                    request_ids.append(outcome.request_id)
+                changed()
+
+        async def end_of(request_id: str) -> str:
+            try:
+                return (await poster.wait(request_id, _TIMEOUT)).state
+            except LeadpostError:
+                return "failed"
+
+        ends = Tally("status", len(request_ids), ("succeeded", "failed"), lambda: counted.calls)
+        with shown(ends, console) as changed:
+            async for state in in_order(request_ids, end_of):
+                ends.counts[state] += 1
+                changed()
+    report = sandbox.report()
+    return DemoSummary(
+        posted=count,
+        accepted=posts.counts["accepted"],
+        refused=report.refused,
+        fullest_window=report.fullest_window,
+        limit=25,
+        succeeded=ends.counts["succeeded"],
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def tell(summary: DemoSummary, *, as_json: bool) -> None:
+    """Print the summary and what to do next."""
+    if as_json:
+        record: dict[str, Any] = asdict(summary)
+        typer.echo(json.dumps(record))
+        return
+    table = Table(show_header=False)
+    table.add_row("posted", str(summary.posted))
+    table.add_row("accepted, with a RequestID", str(summary.accepted))
+    table.add_row("refused by the sandbox", str(summary.refused))
+    table.add_row("fullest 5 s", f"{summary.fullest_window} of {summary.limit} calls allowed")
+    table.add_row("status Success", str(summary.succeeded))
+    table.add_row("time, status calls included", f"{summary.seconds:.1f} s")
+    Console().print(table)
+    typer.echo(NEXT)

@@ -1,0 +1,108 @@
+"""Which input is meant: a file or a stream, CSV or JSON."""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import tzinfo
+from enum import StrEnum
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from leadpost.cli.csv_input import CsvInput
+from leadpost.cli.exits import InputError
+from leadpost.cli.json_input import JsonInput
+from leadpost.cli.rows import Input
+
+STDIN = "-"
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    JSONL = "jsonl"
+    JSON = "json"
+
+
+_SUFFIXES = {
+    ".csv": Format.CSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSON,
+}
+
+
+@contextmanager
+def opened(
+    path: str, form: Format | None, timezone: str | None, *, send_empty: bool
+) -> Generator[Input]:
+    """
+    Find out what the input is; a stream is kept in a temporary file while it is used.
+
+    Args:
+        path: A file, or `-` for standard input.
+        form: Its format; None to tell by its name, or else by its content.
+        timezone: Name of the zone of date-times without one.
+        send_empty: Whether an empty cell goes out.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    zone = zone_of(timezone)
+    with _seekable(path) as file:
+        form = form or _SUFFIXES.get(Path(path).suffix.lower()) or told_by_content(file)
+        if form is Format.CSV:
+            yield CsvInput(file, path, zone, send_empty=send_empty)
+        else:
+            yield JsonInput(file, path, zone, lines=form is Format.JSONL)
+
+
+def zone_of(name: str | None) -> tzinfo | None:
+    """
+    Look a time zone up by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name is None:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise InputError(
+            f"--timezone: found {name!r}, wanted a name such as Asia/Kolkata or UTC"
+        ) from None
+
+
+def told_by_content(path: Path) -> Format:
+    """Tell the format by the first line that holds anything."""
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+    start = first.lstrip()[:1]
+    if start == b"[":
+        return Format.JSON
+    if start != b"{":
+        return Format.CSV
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return Format.JSON  # an object over several lines
+    return Format.JSONL
+
+
+@contextmanager
+def _seekable(path: str) -> Generator[Path]:
+    """Give the file, or a copy of what can be read once only: standard input, a pipe."""
+    if path != STDIN and Path(path).is_file():
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="leadpost-") as directory:
+        copy = Path(directory) / "input"
+        with copy.open("wb") as file:
+            if path == STDIN:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            else:
+                with Path(path).open("rb") as pipe:
+                    shutil.copyfileobj(pipe, file)
+        yield copy

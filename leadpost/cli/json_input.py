@@ -1,0 +1,91 @@
+"""JSON: activities in the vendor's own shape, one a line or in an array."""
+
+import json
+from collections.abc import Iterator
+from datetime import tzinfo
+from pathlib import Path
+from typing import Any
+
+from leadpost._shapes import is_mapping
+from leadpost.activity import Activity
+from leadpost.cli.exits import InputError
+from leadpost.cli.json_values import values_of
+from leadpost.cli.rows import REASON, Row, in_zone, lines_of
+from leadpost.errors import InvalidActivity, Problem
+
+_UNREADABLE = "leadpost_row"
+
+
+class JsonInput:
+    """
+    A file of JSON.
+
+    Args:
+        path: The file.
+        name: What to call it.
+        zone: The zone of date-times without one; None for the vendor's own reading, UTC.
+        lines: Whether each line is an activity; else it is an array of them, or one after another.
+    """
+
+    suffix = ".jsonl"
+
+    def __init__(self, path: Path, name: str, zone: tzinfo | None, *, lines: bool) -> None:
+        self.name = name
+        self._path = path
+        self._zone = zone
+        self._lines = lines
+
+    def rows(self) -> Iterator[Row]:
+        return self._of_lines() if self._lines else self._of_array()
+
+    def head(self) -> bytes:
+        return b""
+
+    def written(self, row: Row, reason: str) -> bytes:
+        # What is no object has no place for a reason, so it gets an object around it.
+        own = {**row.own} if is_mapping(row.own) else {_UNREADABLE: row.own}
+        text = json.dumps({**own, REASON: reason}, ensure_ascii=False)
+        # Half a surrogate pair, which UTF-8 cannot hold, becomes the escape that JSON has for it.
+        return (text + "\n").encode(errors="backslashreplace")
+
+    def _of_lines(self) -> Iterator[Row]:
+        with self._path.open("rb") as file:
+            for number, line in enumerate(lines_of(file, self.name), 1):
+                text = line.strip()
+                if not text:
+                    continue
+                try:
+                    value = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    yield Row(number, text, problems=(_not_json(error),))
+                else:
+                    yield self._row(number, value)
+
+    def _of_array(self) -> Iterator[Row]:
+        with self._path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                for item, (line, value) in enumerate(values_of(file, self.name), 1):
+                    yield self._row(line, value, item)
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{self.name}: found byte 0x{error.object[error.start]:02x}, wanted UTF-8 text"
+                ) from None
+
+    def _row(self, line: int, value: Any, item: int | None = None) -> Row:
+        if is_mapping(value):
+            value = {name: part for name, part in value.items() if name != REASON}
+        try:
+            return Row(line, value, self._activity(value), item=item)
+        except InvalidActivity as error:
+            return Row(line, value, problems=error.problems, item=item)
+
+    def _activity(self, value: Any) -> Activity:
+        if is_mapping(value) and "ActivityDateTime" in value:
+            moment = in_zone(value["ActivityDateTime"], self._zone)
+            value = {**value, "ActivityDateTime": moment}
+        return Activity.from_payload(value)
+
+
+def _not_json(error: Exception) -> Problem:
+    where = f" (at character {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+    return Problem("row", f"text that is not JSON{where}", "a JSON object on each line")

@@ -1,0 +1,162 @@
+"""`leadpost post`: check a file, post it, say what became of it."""
+
+import json
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import typer
+from attrs import frozen
+from rich.console import Console
+
+from leadpost.account import Account
+from leadpost.bucket import LIMIT, PERIOD, Bucket
+from leadpost.cli.check import Check, checked, duration, spoken
+from leadpost.cli.exits import Exit
+from leadpost.cli.outputs import Outputs, RowsFile
+from leadpost.cli.progress import shown
+from leadpost.cli.rows import Input
+from leadpost.cli.run import Run
+from leadpost.cli.tally import CountedBucket, Tally
+from leadpost.poster import AsyncActivityPoster
+
+STATES = ("accepted", "rejected", "uncertain", "failed")
+
+
+@frozen(kw_only=True)
+class How:
+    """
+    How to post.
+
+    Attributes:
+        limit: Calls per 5 s.
+        on_uncertain: What to do about a post that may have arrived.
+        skip_invalid: Whether the good rows are posted although there are bad ones.
+        as_json: Whether standard output gets JSON.
+    """
+
+    limit: int = LIMIT
+    on_uncertain: Literal["raise", "retry"] = "raise"
+    skip_invalid: bool = False
+    as_json: bool = False
+
+
+def check_file(source: Input, console: Console) -> Check:
+    """Check all rows and list the bad ones."""
+    with ExitStack() as stack:
+        if console.is_terminal:
+            stack.enter_context(console.status(f"checking {source.name}"))
+        check = checked(source.rows())
+    for line in check.lines():
+        typer.echo(line, err=True)
+    return check
+
+
+def tell_check(check: Check, source: Input, how: How, *, dry_run: bool) -> None:
+    """Print what a check found and how long posting would take, on standard output."""
+    if how.as_json:
+        typer.echo(json.dumps(check.as_json(how.limit)))
+        return
+    time = spoken(duration(check.good, how.limit))
+    typer.echo(f"{source.name}: {check.rows} rows, {check.good} good, {check.bad} bad")
+    typer.echo(f"posting {check.good} takes about {time} at {how.limit} calls per {PERIOD:g} s")
+    if not dry_run:
+        typer.echo("nothing was sent: correct the bad rows, or --skip-invalid posts the others")
+
+
+def exit_of_check(check: Check, how: How) -> Exit:
+    """Give the exit code of a check alone."""
+    if not check.bad:
+        return Exit.ALL_ACCEPTED
+    return Exit.SOME_NOT if how.skip_invalid else Exit.BAD_INPUT
+
+
+async def post_file(
+    source: Input,
+    outputs: Outputs,
+    account: Account,
+    total: int,
+    *,
+    how: How,
+    bucket: Bucket,
+    console: Console,
+) -> Exit:
+    """
+    Post the rows of an input and print what became of them.
+
+    Args:
+        source: The input.
+        outputs: Where to record it.
+        account: Where to post.
+        total: How many rows there are.
+        how: Options.
+        bucket: The limit.
+        console: Where to show progress.
+
+    Returns:
+        The exit code.
+    """
+    counted = CountedBucket(bucket)
+    tally = Tally(source.name, total, STATES, lambda: counted.calls, how.limit)
+    poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
+
+    def stopping() -> None:
+        console.print(
+            "stopping: waiting for the calls under way; Ctrl-C again stops at once",
+            highlight=False,
+        )
+
+    with outputs:
+        with shown(tally, console) as changed:
+            run = Run(source, outputs, tally, changed, stopping)
+            async with poster:
+                await run.post(poster)
+        _tell(source, outputs, tally, run, how)
+    return _exit_of(run, tally)
+
+
+def _exit_of(run: Run, tally: Tally) -> Exit:
+    if run.interrupted:
+        return Exit.INTERRUPTED
+    if run.keys_refused:
+        return Exit.KEYS_REFUSED
+    all_accepted = tally.counts["accepted"] == tally.done and run.failure is None
+    return Exit.ALL_ACCEPTED if all_accepted else Exit.SOME_NOT
+
+
+def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, how: How) -> None:
+    left = tally.total - tally.done + tally.counts["not_sent"]
+    if run.interrupted:
+        typer.echo(f"interrupted: {left} of {tally.total} rows were not sent", err=True)
+    if run.keys_refused:
+        typer.echo("error: the keys were refused; nothing more was sent", err=True)
+    if run.failure is not None:
+        typer.echo(f"error: the results could not be written: {run.failure}", err=True)
+        typer.echo("\n".join(["not in the results:", *run.unrecorded]), err=True)
+    if how.as_json:
+        typer.echo(json.dumps(_summary(outputs, tally, run, left)))
+        return
+    typer.echo(f"{source.name}: {tally.total} rows in {spoken(tally.elapsed)}: {tally.told()}")
+    typer.echo(f"results:   {outputs.results}")
+    for name, file, hint in (
+        ("rejects:  ", outputs.rejects, "not through: correct them and post this file"),
+        ("uncertain:", outputs.uncertain, "may have arrived: look before posting them again"),
+    ):
+        if file.count:
+            typer.echo(f"{name} {file.path} ({file.count} {hint})")
+
+
+def _summary(outputs: Outputs, tally: Tally, run: Run, left: int) -> dict[str, Any]:
+    return {
+        "rows": tally.total,
+        **{state: tally.counts[state] for state in STATES},
+        "not_sent": left,
+        "seconds": round(tally.elapsed, 3),
+        "interrupted": run.interrupted,
+        "results": str(outputs.results),
+        "rejects": _path(outputs.rejects),
+        "uncertain_rows": _path(outputs.uncertain),
+    }
+
+
+def _path(file: RowsFile) -> str | None:
+    return str(file.path) if file.count else None

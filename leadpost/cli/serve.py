@@ -1,0 +1,190 @@
+"""`leadpost sandbox`: the stand-in for the vendor until Ctrl-C."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leadpost.bucket import LIMIT, PERIOD
+from leadpost.cli.exits import InputError
+
+if TYPE_CHECKING:
+    from leadpost.sandbox import Sandbox
+
+
+class Window(StrEnum):
+    SLIDING = "sliding"
+    FIXED = "fixed"
+    BUCKET = "bucket"
+
+
+def sandbox_module() -> ModuleType:
+    """
+    Import the sandbox.
+
+    Raises:
+        InputError: what it needs is not installed.
+    """
+    try:
+        import leadpost.sandbox  # noqa: PLC0415  an extra, and slow to import
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    return leadpost.sandbox
+
+
+def span_of(option: str, text: str) -> float | tuple[float, float]:
+    """
+    Read seconds, or a range of them.
+
+    >>> span_of("--delay", "0.02:0.15")
+    (0.02, 0.15)
+    """
+    low, colon, high = text.partition(":")
+    try:
+        return (float(low), float(high)) if colon else float(low)
+    except ValueError:
+        raise InputError(
+            f"{option}: found {text!r}, wanted seconds, or LOW:HIGH such as 0.02:0.15"
+        ) from None
+
+
+def pairs_of(option: str, texts: Sequence[str], wanted: str) -> dict[str, str]:
+    """Read options of the form NAME=VALUE."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"{option}: found {text!r}, wanted {wanted}")
+        pairs[name] = value
+    return pairs
+
+
+def made(
+    *,
+    faults: Sequence[str],
+    script: str,
+    retry_after: int,
+    slow: float,
+    ends: Sequence[str],
+    **options: Any,
+) -> "Sandbox":
+    """
+    Make a sandbox of the command's options; those not named here are its own.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    module = sandbox_module()
+    shares = pairs_of("--fault", faults, "NAME=PROBABILITY such as 500=0.02")
+    codes = pairs_of("--end", ends, "CODE=STATUS such as 207=ERROR")
+    try:
+        sandbox: Sandbox = module.Sandbox(
+            faults=module.Faults(
+                {name: float(share) for name, share in shares.items()},
+                [name.strip() for name in script.split(",") if name.strip()],
+                retry_after=retry_after,
+                slow=slow,
+            ),
+            ends={int(code): status for code, status in codes.items()},
+            **options,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return sandbox
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Write variables for a shell. The keys among them are made up and open nothing."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
+def _serve(sandbox: "Sandbox", status_path: str, metrics_path: str) -> None:
+    """Run it until Ctrl-C, telling how to reach it and, in the end, what it has seen."""
+    with sandbox:
+        account = sandbox.account()
+        variables = {
+            "LEADPOST_HOST": sandbox.url,
+            "LEADPOST_ACCESS_KEY": account.access_key,
+            "LEADPOST_SECRET_KEY": account.secret_key,
+            "LEADPOST_API_KEY": account.api_key,
+            "LEADPOST_STATUS_PATH": status_path,
+            "LEADPOST_METRICS_PATH": metrics_path,
+        }
+        typer.echo(
+            f"# sandbox at {sandbox.url}, until Ctrl-C; to post there:\n{exports(variables)}"
+        )
+        with suppress(KeyboardInterrupt):
+            sandbox.wait()
+    report = sandbox.report()
+    typer.echo(
+        f"# {report.arrivals} calls, {report.taken} activities taken, {report.refused} refused,"
+        f" fullest window {report.fullest_window}"
+    )
+
+
+def sandbox_command(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Calls in each period; 0 for no limit.")
+    ] = LIMIT,
+    period: Annotated[float, typer.Option(help="Seconds.")] = PERIOD,
+    window: Annotated[Window, typer.Option(help="How calls are counted.")] = Window.SLIDING,
+    delay: Annotated[
+        str, typer.Option(metavar="LOW:HIGH", help="Seconds each way takes, or one number.")
+    ] = "0",
+    idle_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="LOW:HIGH", help="Seconds until an idle connection is closed, or one number."
+        ),
+    ] = "60",
+    pace: Annotated[float, typer.Option(help="Queued activities worked off a second.")] = 20.0,
+    end: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE=STATUS", help="Final status of an event code's requests."),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PROBABILITY", help="Such as 500=0.02; any number of them."),
+    ] = None,
+    script: Annotated[
+        str, typer.Option(help='What happens to the first calls: "ok,500,cut-after".')
+    ] = "",
+    retry_after: Annotated[int, typer.Option(help="Seconds that 429-retry-after names.")] = 2,
+    slow: Annotated[float, typer.Option(help="Seconds by which the fault slow is late.")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="Makes delays and faults repeatable.")] = None,
+    status_path: Annotated[str, typer.Option(help="Path of the Status API.")] = (
+        "/activity/create/status"
+    ),
+    metrics_path: Annotated[str, typer.Option(help="Path of the Metrics API.")] = (
+        "/activity/create/metrics"
+    ),
+) -> None:
+    """
+    Run a strict stand-in for LeadSquared on this machine, until Ctrl-C.
+
+    It prints the variables to set. An unknown --fault tells the names there are.
+    """
+    sandbox = made(
+        faults=fault or [],
+        script=script,
+        retry_after=retry_after,
+        slow=slow,
+        ends=end or [],
+        port=port,
+        limit=limit or None,
+        period=period,
+        window=window.value,
+        delay=span_of("--delay", delay),
+        idle_timeout=span_of("--idle-timeout", idle_timeout),
+        pace=pace,
+        seed=seed,
+        status_path=status_path,
+        metrics_path=metrics_path,
+    )
+    _serve(sandbox, status_path, metrics_path)

@@ -1,0 +1,85 @@
+"""What a run has come to so far: counts, speed, time left."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from attrs import define, field
+
+from leadpost.bucket import LIMIT, PERIOD, Bucket
+from leadpost.cli.check import spoken
+
+
+class CountedBucket:
+    """A bucket that counts the calls that go through it, retries included."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.calls = 0
+        self._bucket = bucket
+
+    @asynccontextmanager
+    async def token(self) -> AsyncGenerator[None]:
+        async with self._bucket.token():
+            self.calls += 1
+            yield
+
+
+@define
+class Tally:
+    """
+    Counts of what became of so many rows.
+
+    Args:
+        what: What is being done.
+        total: How many there are.
+        states: The states that are always shown, zero or not.
+        calls: Tells how many calls were made.
+        limit: Calls per 5 s.
+        clock: Seconds.
+    """
+
+    what: str
+    total: int
+    states: Sequence[str]
+    calls: Callable[[], int]
+    limit: int = LIMIT
+    clock: Callable[[], float] = time.monotonic
+    counts: Counter[str] = field(init=False, factory=Counter[str])
+    _started: float = field(init=False)
+    _calls_before: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._started = self.clock()
+        self._calls_before = self.calls()
+
+    @property
+    def done(self) -> int:
+        return self.counts.total()
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock() - self._started
+
+    def told(self) -> str:
+        """Say how many are in which state."""
+        shown = [*self.states, *(state for state in self.counts if state not in self.states)]
+        return ", ".join(f"{self.counts[state]} {state}" for state in shown)
+
+    def pace(self) -> str:
+        """Say how fast it goes and how long it will take."""
+        elapsed = self.elapsed
+        calls = per_second(self.calls() - self._calls_before, elapsed)
+        left = seconds_left(self.done, self.total, elapsed, self.limit)
+        return f"{calls:.1f} calls/s, {spoken(left)} left"
+
+
+def per_second(count: int, elapsed: float) -> float:
+    """The rate, taken over one period at least: the burst at the start is not the speed."""
+    return count / max(elapsed, PERIOD)
+
+
+def seconds_left(done: int, total: int, elapsed: float, limit: int) -> float:
+    """Give the seconds that the rest takes: at the limit or, later on, at the rate so far."""
+    rate = done / elapsed if done and elapsed > 2 * PERIOD else limit / PERIOD
+    return (total - done) / rate

@@ -1,0 +1,120 @@
+"""What the tests of the command share: rows, files, and ways to run it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from typer.testing import CliRunner, Result
+
+from leadpost.cli.app import app
+from leadpost.sandbox import Sandbox
+
+PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
+LONG = 60.0
+"""Seconds after which a condition is taken never to come."""
+
+
+def lead(number: int) -> str:
+    return str(uuid5(NAMESPACE_URL, f"lead:{number}"))
+
+
+def payload(number: int) -> dict[str, Any]:
+    """An activity in the vendor's shape, as it is sent."""
+    return {
+        "RelatedProspectId": lead(number),
+        "ActivityEvent": 201,
+        "ActivityNote": f"Note {number}",
+        "ActivityDateTime": "2025-01-31 12:13:44",
+        "Fields": [{"SchemaName": "mx_Custom_1", "Value": f"value {number}"}],
+    }
+
+
+def record(number: int, **changes: str) -> dict[str, str]:
+    """The same activity as a row of CSV."""
+    activity = payload(number)
+    cells = {name: str(activity[name]) for name in PARAMETERS}
+    return {**cells, "mx_Custom_1": f"value {number}", **changes}
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> Path:
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_rows(path: Path, count: int) -> Path:
+    return write_csv(path, map(record, range(count)))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def keys_of(sandbox: Sandbox) -> dict[str, str]:
+    """The variables to post to a sandbox with."""
+    return {
+        "LEADPOST_HOST": sandbox.url,
+        "LEADPOST_ACCESS_KEY": sandbox.access_key,
+        "LEADPOST_SECRET_KEY": sandbox.secret_key,
+        "LEADPOST_API_KEY": sandbox.api_key,
+    }
+
+
+def run(*args: object, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(
+        app,
+        [str(arg) for arg in args],
+        input=stdin,
+        env={"COLUMNS": "100", "NO_COLOR": "1", **(env or {})},
+        prog_name="leadpost",
+    )
+
+
+def start(
+    args: Sequence[object], env: Mapping[str, str], directory: Path
+) -> subprocess.Popen[bytes]:
+    """Start the command in a process of its own; what it prints goes to files."""
+    with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "leadpost.cli", *map(str, args)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=directory,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "COLUMNS": "100",
+                "NO_COLOR": "1",
+                **env,
+            },
+        )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, "the condition never came"
+        time.sleep(0.01)
+
+
+def texts_of(directory: Path) -> str:
+    """All that stands in the files of a directory."""
+    return "\n".join(path.read_text() for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,357 @@
+"""`leadpost post`: checks, results, rejects, exit codes, against a sandbox over a real socket."""
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from cli_support import (
+    keys_of,
+    payload,
+    read_csv,
+    read_jsonl,
+    record,
+    run,
+    start,
+    write_csv,
+    write_rows,
+)
+from rich.console import Console
+
+from leadpost import TokenBucket
+from leadpost.cli.exits import Exit
+from leadpost.cli.inputs import opened
+from leadpost.cli.outputs import Outputs
+from leadpost.cli.post import How, post_file
+from leadpost.sandbox import Faults, Sandbox, request_id_of
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(limit=None) as sandbox:
+        yield sandbox
+
+
+def states(path: Path) -> list[str]:
+    return [row["state"] for row in read_csv(path)]
+
+
+def post_fast(path: Path, sandbox: Sandbox, *, force: bool = False) -> Exit:
+    """What the command does, with a bucket as fast as the sandbox."""
+
+    async def posting() -> Exit:
+        with opened(str(path), None, None, send_empty=False) as source:
+            return await post_file(
+                source,
+                Outputs(str(path), source, force=force),
+                sandbox.account(),
+                sum(1 for _ in source.rows()),
+                how=How(),
+                bucket=TokenBucket(period=0.2),
+                console=Console(file=io.StringIO()),
+            )
+
+    return asyncio.run(posting())
+
+
+def test_all_accepted(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_rows(tmp_path / "leads.csv", 20)
+    result = run("post", path, env=keys_of(sandbox))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert sorted(taken.request_id for taken in sandbox.taken) == sorted(
+        request_id_of(payload(number)) for number in range(20)
+    )
+    assert read_csv(tmp_path / "leads.csv.results.csv") == [
+        {
+            "line": str(number + 2),
+            "state": "accepted",
+            "request_id": request_id_of(payload(number)),
+            "error_type": "",
+            "message": "",
+        }
+        for number in range(20)
+    ]
+    assert {file.name for file in tmp_path.iterdir()} == {"leads.csv", "leads.csv.results.csv"}
+    assert "20 accepted, 0 rejected, 0 uncertain, 0 failed" in result.stdout
+    assert f"results:   {path}.results.csv" in result.stdout
+
+
+def test_in_a_process_of_its_own(tmp_path: Path, sandbox: Sandbox) -> None:
+    write_rows(tmp_path / "leads.csv", 20)
+    process = start(["post", "leads.csv", "--json"], keys_of(sandbox), tmp_path)
+    assert process.wait() == 0
+    summary = json.loads((tmp_path / "stdout").read_text())
+    seconds = summary.pop("seconds")
+    assert 0 < seconds < 60
+    assert summary == {
+        "rows": 20,
+        "accepted": 20,
+        "rejected": 0,
+        "uncertain": 0,
+        "failed": 0,
+        "not_sent": 0,
+        "interrupted": False,
+        "results": "leads.csv.results.csv",
+        "rejects": None,
+        "uncertain_rows": None,
+    }
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+def test_results_are_in_input_order_whatever_came_first(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 150)
+    faults = Faults({"slow": 0.2}, slow=0.2)
+    with Sandbox(delay=(0, 0.1), period=0.2, faults=faults, seed=3) as sandbox:
+        assert post_fast(path, sandbox) is Exit.ALL_ACCEPTED
+    results = read_csv(tmp_path / "leads.csv.results.csv")
+    assert [row["line"] for row in results] == [str(number + 2) for number in range(150)]
+    wanted = [request_id_of(payload(number)) for number in range(150)]
+    assert [row["request_id"] for row in results] == wanted
+    assert [taken.request_id for taken in sandbox.taken] != wanted
+    assert sandbox.report().refused == 0
+
+
+def test_rejects_can_be_corrected_and_posted_again(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 6)
+    with Sandbox(faults=Faults(script=["ok", "500-mx", "ok", "200-error"])) as sandbox:
+        result = run("post", path, env=keys_of(sandbox))
+        assert result.exit_code == 1
+        assert "(2 not through" in result.stdout
+        rejects = tmp_path / "leads.csv.rejects.csv"
+        found = read_csv(rejects)
+        reasons = [row.pop("leadpost_reason").partition(":")[0] for row in found]
+        assert sorted(reasons) == ["ApplicationError", "Rejected"]
+        assert sorted(found, key=lambda row: row["ActivityNote"]) == [
+            record(n)
+            for n in range(6)
+            if states(tmp_path / "leads.csv.results.csv")[n] == "rejected"
+        ]
+        assert run("post", rejects, env=keys_of(sandbox)).exit_code == 0
+    assert {taken.request_id for taken in sandbox.taken} == {
+        request_id_of(payload(number)) for number in range(6)
+    }
+
+
+def test_rejects_of_json_are_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "leads.json"
+    unlike: list[Any] = [7, {"ActivityNote": "नमस्ते \ud800"}]
+    path.write_text(json.dumps([payload(0), payload(1), *unlike]))
+    with Sandbox(faults=Faults(script=["500-mx"])) as sandbox:
+        result = run("post", path, "--skip-invalid", env=keys_of(sandbox))
+        assert result.exit_code == 1
+        assert "line 1, item 3, activity: found 7" in result.stderr
+        rejects = tmp_path / "leads.json.rejects.jsonl"
+        assert "नमस्ते" in rejects.read_text()
+        found = read_jsonl(rejects)
+        assert all(row.pop("leadpost_reason") for row in found)
+        rejected = [payload(0) if payload(0) in found else payload(1), {"leadpost_row": 7}]
+        assert all(row in found for row in [*rejected, unlike[1]])
+        assert len(found) == 3
+        again = run("post", rejects, "--skip-invalid", env=keys_of(sandbox))
+    assert again.exit_code == 1
+    assert sorted(taken.payload["ActivityNote"] for taken in sandbox.taken) == ["Note 0", "Note 1"]
+
+
+def test_what_may_have_arrived_is_no_reject(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 4)
+    with Sandbox(faults=Faults(script=["cut-after", "502-after"])) as sandbox:
+        result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 1
+    assert "(2 may have arrived" in result.stdout
+    assert len(read_csv(tmp_path / "leads.csv.uncertain.csv")) == 2
+    assert not (tmp_path / "leads.csv.rejects.csv").exists()
+    assert (
+        sorted(states(tmp_path / "leads.csv.results.csv")) == ["accepted"] * 2 + ["uncertain"] * 2
+    )
+    assert len(sandbox.taken) == 4
+
+
+def test_what_may_have_arrived_is_posted_again_where_that_is_wanted(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    with Sandbox(faults=Faults(script=["cut-after"])) as sandbox:
+        result = run("post", path, "--on-uncertain", "retry", env=keys_of(sandbox))
+    assert result.exit_code == 0
+    assert sandbox.report().duplicates == 1
+
+
+def bad_file(path: Path, bad: int = 2) -> Path:
+    rows = [record(0), *(record(n, ActivityEvent="x") for n in range(1, bad + 1)), record(bad + 1)]
+    return write_csv(path, rows)
+
+
+def test_nothing_is_sent_of_a_file_with_a_bad_row(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = bad_file(tmp_path / "leads.csv")
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f"line {line}, ActivityEvent: found text of the form 'a',"
+        " wanted a positive integer such as 201"
+        for line in (3, 4)
+    ]
+    assert "nothing was sent" in result.stdout
+    assert [file.name for file in tmp_path.iterdir()] == ["leads.csv"]
+    assert sandbox.report().arrivals == 0
+
+
+def test_the_first_20_problems_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
+    result = run("post", bad_file(tmp_path / "leads.csv", 30), "--dry-run")
+    lines = result.stderr.splitlines()
+    assert (len(lines), lines[-1]) == (21, "… and 10 more")
+
+
+def test_the_good_rows_are_posted_if_the_bad_ones_are_skipped(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = bad_file(tmp_path / "leads.csv")
+    path.write_text(path.read_text() + "too,few\n")
+    result = run("post", path, "--skip-invalid", env=keys_of(sandbox))
+    assert result.exit_code == 1
+    results = read_csv(tmp_path / "leads.csv.results.csv")
+    assert [(row["line"], row["state"], row["error_type"]) for row in results] == [
+        ("2", "accepted", ""),
+        ("3", "rejected", "InvalidActivity"),
+        ("4", "rejected", "InvalidActivity"),
+        ("5", "accepted", ""),
+        ("6", "rejected", "InvalidActivity"),
+    ]
+    assert {taken.request_id for taken in sandbox.taken} == {
+        request_id_of(payload(0)),
+        request_id_of(payload(3)),
+    }
+    rejects = tmp_path / "leads.csv.rejects.csv"
+    assert rejects.read_text().endswith('2 cells, wanted 5 as in the header",too,few\n')
+    again = run("post", rejects, "--dry-run")
+    assert "line 4, row: found 2 cells, wanted 5 as in the header" in again.stderr
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_keys(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1001)
+    result = run("post", path, "--dry-run")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"{path}: 1001 rows, 1001 good, 0 bad\n"
+        "posting 1001 takes about 3 min 20 s at 25 calls per 5 s\n"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["leads.csv"]
+    slower = run("post", path, "--dry-run", "--limit", "10")
+    assert "about 8 min 20 s at 10 calls per 5 s" in slower.stdout
+
+
+@pytest.mark.parametrize(("option", "code"), [("--dry-run", 2), ("--skip-invalid", 1)])
+def test_a_dry_run_of_a_bad_file(tmp_path: Path, option: str, code: int) -> None:
+    path = bad_file(tmp_path / "leads.csv")
+    result = run("post", path, "--dry-run", option, "--json")
+    assert result.exit_code == code
+    found = json.loads(result.stdout)
+    problem = found["problems"].pop(0)
+    assert problem == {
+        "line": 3,
+        "item": None,
+        "column": "ActivityEvent",
+        "found": "text of the form 'a'",
+        "wanted": "a positive integer such as 201",
+    }
+    del found["problems"]
+    assert found == {"rows": 4, "good": 2, "bad": 2, "seconds": 0.0}
+
+
+@pytest.mark.parametrize("name", ["results.csv", "rejects.csv", "uncertain.csv"])
+def test_no_file_is_overwritten_unless_forced(tmp_path: Path, sandbox: Sandbox, name: str) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    old = tmp_path / f"leads.csv.{name}"
+    old.write_text("old")
+    result = run("post", path, env=keys_of(sandbox))
+    assert (result.exit_code, old.read_text()) == (2, "old")
+    assert f"error: {old}: there already; --force replaces" in result.stderr
+    assert sandbox.report().arrivals == 0
+    assert run("post", path, "--force", env=keys_of(sandbox)).exit_code == 0
+    assert states(tmp_path / "leads.csv.results.csv") == ["accepted"] * 2
+    assert old.exists() == (name == "results.csv")
+
+
+def test_the_input_is_never_overwritten(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_rows(tmp_path / "leads.rejects.csv", 1)
+    base = tmp_path / "leads"
+    result = run("post", path, "--force", "--output-base", base, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert "would be overwritten" in result.stderr
+    assert read_csv(path) == [record(0)]
+
+
+def test_standard_input_and_a_name_for_its_results(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = write_rows(tmp_path / "leads.csv", 2).read_bytes()
+    assert run("post", "-", env=keys_of(sandbox), stdin=text).exit_code == 0
+    base = ["--output-base", "mine"]
+    assert run("post", "-", *base, env=keys_of(sandbox), stdin=text).exit_code == 0
+    assert states(tmp_path / "stdin.results.csv") == states(tmp_path / "mine.results.csv")
+
+
+def test_options_reach_the_activities(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_csv(tmp_path / "leads", [record(0, ActivityNote="")])
+    options = ["--timezone", "Asia/Kolkata", "--send-empty", "--format", "csv"]
+    assert run("post", path, *options, env=keys_of(sandbox)).exit_code == 0
+    (taken,) = sandbox.taken
+    wanted = {"ActivityNote": "", "ActivityDateTime": "2025-01-31 06:43:44"}
+    assert taken.payload == payload(0) | wanted
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_refused_keys_stop_the_run_with_3(tmp_path: Path, *, as_json: bool) -> None:
+    path = write_rows(tmp_path / "leads.csv", 200)
+    option = ["--json"] if as_json else []
+    with Sandbox() as sandbox:
+        env = {**keys_of(sandbox), "LEADPOST_SECRET_KEY": "wrong"}
+        result = run("post", path, *option, env=env)
+    assert result.exit_code == 3
+    assert "error: the keys were refused; nothing more was sent" in result.stderr
+    assert sandbox.report().arrivals <= 25
+    found = states(tmp_path / "leads.csv.results.csv")
+    assert (len(found), found[0], found[-1]) == (200, "rejected", "not_sent")
+    assert len(read_csv(tmp_path / "leads.csv.rejects.csv")) == 200
+    if as_json:
+        summary = json.loads(result.stdout)
+        assert summary["rejected"] + summary["not_sent"] == 200
+        assert summary["rejects"] == f"{path}.rejects.csv"
+
+
+def test_a_full_disk_loses_no_request_id(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 3)
+
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            del data
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    class FullOutputs(Outputs):
+        def __enter__(self) -> Self:
+            super().__enter__()
+            self._file.close()
+            self._file = Full()
+            return self
+
+    monkeypatch.setattr("leadpost.cli.app.Outputs", FullOutputs)
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 1
+    assert "error: the results could not be written: [Errno 28]" in result.stderr
+    for taken in sandbox.taken:
+        assert f"accepted {taken.request_id}" in result.stderr
+    assert len(sandbox.taken) == 3
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["post"], ["post", "x", "--limit", "26"], ["nothing"], ["post", "x", "--format", "xls"]],
+)
+def test_wrong_usage_ends_with_2(args: list[str]) -> None:
+    assert run(*args).exit_code == 2
