@@ -154,9 +154,10 @@ def read_activity_id(answer: Answer) -> str:
 
 
 def _read_posted(answer: Answer, identifier: object) -> str:
+    found = isinstance(identifier, str) and identifier
+    if answer.succeeded and found and not answer.says_error:
+        return found
     raise_for_error(answer, changes=True)
-    if isinstance(identifier, str) and identifier and not answer.says_error:
-        return identifier
     if answer.says_error and identifier is None:
         known = (answer.exception_type or "").startswith("MX")
         raise error_of(ApplicationError if known else Rejected, answer)

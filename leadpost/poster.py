@@ -60,7 +60,7 @@ class _Call(Generic[T]):
 
     name: str
     method: Literal["GET", "POST"]
-    url: str
+    url: str | httpx.URL
     read: Callable[[Answer], T]
     params: Mapping[str, str] | None = None
     content: bytes | None = field(default=None, repr=False)
@@ -96,6 +96,7 @@ class AsyncActivityPoster:
         if on_uncertain not in {"raise", "retry"}:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
         self._account = account
+        self._submit_url = httpx.URL(account.async_url(account.submit_path))
         self._owns_client = client is None
         self._given = client or httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
         self._client = keyed(self._given, account)
@@ -296,8 +297,7 @@ class AsyncActivityPoster:
         return await self._call(_Call("activity_type", "GET", url, read, {"code": str(code)}))
 
     async def _post(self, activity: Item, waiting: Waiting) -> str:
-        url = self._account.async_url(self._account.submit_path)
-        call = _Call("post", "POST", url, answers.read_request_id, content=_content(activity))
+        call = _Call("post", "POST", self._submit_url, answers.read_request_id, content=_content(activity))
         return await self._call(call, waiting)
 
     async def _call(self, call: _Call[T], waiting: Waiting = waiting_until) -> T:

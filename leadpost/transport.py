@@ -34,6 +34,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         self._transport = transport
         self._async_origin = _origin(httpx.URL(account.host))
         self._api_key = {"x-api-key": account.api_key}
+        self._urls: dict[bytes, httpx.URL] = {}
         self._params: dict[str, str] = {}
         self._headers: dict[str, str] = {}
         if account.keys_in == "query":
@@ -62,11 +63,20 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             headers.update(self._api_key)
         return httpx.Request(
             request.method,
-            request.url.copy_merge_params(self._params) if self._params else request.url,
+            self._keyed_url(request.url) if self._params else request.url,
             headers=headers,
             stream=request.stream,
             extensions=request.extensions,
         )
+
+    def _keyed_url(self, url: httpx.URL) -> httpx.URL:
+        """Add the keys; for the few URLs without parameters of their own, only once."""
+        if url.query:
+            return url.copy_merge_params(self._params)
+        where = url.raw_host + url.raw_path
+        if where not in self._urls:
+            self._urls[where] = url.copy_merge_params(self._params)
+        return self._urls[where]
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
