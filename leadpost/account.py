@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Literal, Self
@@ -35,6 +36,7 @@ _VARIABLES: Mapping[str, str] = {
     "status_path": "LEADPOST_STATUS_PATH",
     "metrics_path": "LEADPOST_METRICS_PATH",
 }
+_HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _KEYS = ("access_key", "secret_key", "api_key")
 
 
@@ -141,6 +143,11 @@ class Account:
         keys = (self.access_key, self.secret_key, self.api_key)
         return (*keys, *(quote(key, safe="") for key in keys))
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine."""
+        return _is_loopback(urlsplit(self.host).hostname or "")
+
     def async_url(self, path: str) -> str:
         return self.host + path
 
@@ -201,7 +208,7 @@ def _url(name: str, host: str) -> str:
         raise ConfigurationError(
             f"{where}: found more than a host (user, path or query), wanted {wanted}"
         )
-    if not hostname or any(c.isspace() or not c.isprintable() for c in host):
+    if not _HOSTNAME.fullmatch(hostname):
         raise ConfigurationError(f"{where}: found no host, wanted {wanted}")
     if parts.scheme not in {"https", "http"}:
         raise ConfigurationError(f"{where}: found scheme {parts.scheme!r}, wanted https")

@@ -16,6 +16,10 @@ from leadpost._shapes import is_list, is_mapping
 from leadpost.checks import PARAMETERS, activity_problems, name_of, problem
 from leadpost.errors import InvalidActivity, Problem
 
+_IMPERSONAL = {
+    *("RelatedProspectId", "ActivityEvent", "ActivityDateTime"),
+    *("SchemaName", "Attribute"),
+}
 _VENDOR_DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 
 Payload = dict[str, Any]
@@ -167,13 +171,15 @@ class Activity:
 def personal_texts(payload: Mapping[str, Any]) -> Iterator[str]:
     """Yield the texts of a payload that say something of a person: all but names and ids."""
     for name, value in payload.items():
-        if name not in {"RelatedProspectId", "ActivityDateTime", "SchemaName", "Attribute"}:
+        if name not in _IMPERSONAL:
             yield from _texts(value)
 
 
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield str(value)
     elif is_mapping(value):
         yield from personal_texts(value)
     elif is_list(value):

@@ -38,8 +38,14 @@ _E = TypeVar("_E", bound=LeadpostError)
 
 
 def redacted(text: str, secrets: Sequence[str]) -> str:
-    """Take the secrets out of a text, the longest first, so that none leaves a part of another."""
-    for secret in sorted(secrets, key=len, reverse=True):
+    """
+    Take the secrets out of a text, as they are and as JSON writes them.
+
+    The longest go first, so that none leaves a part of another; those of less than 4 characters
+    stay, as no text would be left to read.
+    """
+    forms = {json.dumps(s, ensure_ascii=a)[1:-1] for s in secrets for a in (True, False)}
+    for secret in sorted(forms.union(secrets), key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
     return text
@@ -76,18 +82,17 @@ class Answer:
 
     @cached_property
     def exception_type(self) -> str | None:
+        """As the vendor wrote it: for reading, not for showing."""
         found = get(self.json, "ExceptionType")
-        return self.redact(found)[:_LONGEST_MESSAGE] if isinstance(found, str) else None
+        return found if isinstance(found, str) else None
 
-    @cached_property
-    def exception_message(self) -> str | None:
-        message = self._message()
-        return None if message is None else self.redact(message)[:_LONGEST_MESSAGE]
+    def shown(self, text: str | None) -> str | None:
+        return None if text is None else self.redact(text)[:_LONGEST_MESSAGE]
 
     @cached_property
     def limit(self) -> tuple[int, int] | None:
         """The account's limit as (calls, seconds), where the message names it."""
-        found = _LIMIT.search(self._message() or "")
+        found = _LIMIT.search(self.message or "")
         return (int(found[1]), int(found[2])) if found else None
 
     @property
@@ -97,7 +102,9 @@ class Answer:
         failed = isinstance(status, str) and status.strip().lower() in {"error", "failed"}
         return failed or self.exception_type is not None
 
-    def _message(self) -> str | None:
+    @cached_property
+    def message(self) -> str | None:
+        """As the vendor wrote it: for reading, not for showing."""
         for name in ("ExceptionMessage", "Message"):
             found = get(self.json, name)
             if is_mapping(found):  # {"Status": "Failed", "Message": {"Message": "…"}}
@@ -211,13 +218,14 @@ def _tells_limit(answer: Answer) -> bool:
 
 
 def error_of(kind: type[_E], answer: Answer, why: str = "", **details: Any) -> _E:
-    said = ": ".join(part for part in (answer.exception_type, answer.exception_message) if part)
+    exception_type, exception_message = map(answer.shown, (answer.exception_type, answer.message))
+    said = ": ".join(part for part in (exception_type, exception_message) if part)
     message = f"HTTP {answer.status}" + (f", {why}" if why else "") + (f": {said}" if said else "")
     return kind(
         message,
         status=answer.status,
-        exception_type=answer.exception_type,
-        exception_message=answer.exception_message,
+        exception_type=exception_type,
+        exception_message=exception_message,
         retry_after=answer.retry_after,
         **details,
     )

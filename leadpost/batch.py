@@ -15,10 +15,12 @@ from collections.abc import (
 )
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from operator import length_hint
 from typing import Any
 
 from leadpost.activity import Activity
 from leadpost.errors import (
+    DeliveryUncertain,
     LeadpostError,
     NotFound,
     NotSent,
@@ -34,6 +36,8 @@ Post = Callable[[Item, Waiting], Awaitable[str]]
 
 WINDOW = 50
 """Workers: one for each token, and as many again for activities that wait to be tried again."""
+LONG = 1000
+"""Activities from which on a batch is long; one of unknown size is after half as many."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +56,13 @@ class Batch:
         source: The activities.
         max_time: Seconds of Retry-After beyond which the batch ends, as it does when the keys are
             refused.
+        pace: Tells the seconds to leave between the calls of a long batch.
+        size: How many activities the source has, 0 if that is not known.
     """
 
-    def __init__(self, post: Post, source: Source, max_time: float) -> None:
+    def __init__(
+        self, post: Post, source: Source, max_time: float, pace: Callable[[], float], size: int
+    ) -> None:
         self._post = post
         self._source = enumerate_async(source)
         self._max_time = max_time
@@ -62,11 +70,24 @@ class Batch:
         self._outcomes = asyncio.Queue[Outcome | None](maxsize=1)
         self._waits = set[asyncio.Timeout]()
         self._draw: asyncio.Timeout | None = None
+        self._pace = pace
+        self._size = size
+        self._drawn = 0
+        self._last_draw = 0.0
         self._sending = True
         self._drawing = True
+        self._failure: Exception | None = (
+            None  # of the source, the bucket or a hook: not the vendor's
+        )
 
     async def stream(self, stop: asyncio.Event | None) -> AsyncGenerator[Outcome]:
-        """Yield each outcome when it is known; cancel what is under way when closed early."""
+        """
+        Yield each outcome when it is known; cancel what is under way when closed early.
+
+        Raises:
+            Exception: what the source, the bucket or a hook of the client raised, after the
+                outcomes of what was under way. That ends the drawing.
+        """
         _log.info("batch begins")
         states = Counter[str]()
         tasks = [asyncio.create_task(self._run())]
@@ -87,26 +108,22 @@ class Batch:
 
     async def _run(self) -> None:
         workers = (self._work() for _ in range(WINDOW))
-        results = await asyncio.gather(*workers, return_exceptions=True)
+        await asyncio.gather(*workers)
         await self._outcomes.put(None)
-        for result in results:
-            if result is not None:
-                raise result
+        if self._failure is not None:
+            raise self._failure
 
     async def _work(self) -> None:
-        """Post one activity after another. An error of the source's, or ours, ends the drawing."""
-        try:
-            while self._drawing:
-                with ExitStack() as turn:
-                    await self._turn.acquire()
-                    turn.callback(self._turn.release)
-                    drawn = await self._next()
-                    if drawn is None:
-                        return
-                    outcome = await self._outcome(*drawn, turn)
-                await self._outcomes.put(outcome)
-        finally:
-            self._drawing = False
+        while self._drawing:
+            with ExitStack() as turn:
+                await self._turn.acquire()
+                turn.callback(self._turn.release)
+                drawn = await self._next()
+                if drawn is None:
+                    self._drawing = False
+                    return
+                outcome = await self._outcome(*drawn, turn)
+            await self._outcomes.put(outcome)
 
     async def _next(self) -> tuple[int, Item] | None:
         # Where nothing else suspends, this lets the other tasks of the loop run between any two.
@@ -115,13 +132,25 @@ class Batch:
             return None
         try:
             async with asyncio.timeout(None) as self._draw:
+                if self._sending and max(self._size, 2 * self._drawn) >= LONG:
+                    await self._keep_pace()
+                self._drawn += 1
                 return await anext(self._source, None)
-        except TimeoutError:
-            if self._drawing:
-                raise  # the source's own
+        except Exception as error:  # noqa: BLE001  # raised when what is under way has ended
+            if self._drawing:  # else it is the TimeoutError of a stop
+                self._failure = error
             return None
         finally:
             self._draw = None
+
+    async def _keep_pace(self) -> None:
+        """
+        Leave calls evenly, where there are many: an urgent post finds a token soon, connections
+        stay warm, and it costs 5 s once. A short batch leaves as fast as it may.
+        """
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._last_draw + self._pace() - loop.time())
+        self._last_draw = loop.time()
 
     async def _outcome(self, index: int, activity: Item, turn: ExitStack) -> Outcome:
         try:
@@ -131,6 +160,11 @@ class Batch:
                 _log.error("the batch stops sending: %s", type(error).__name__)
                 self._stop_sending()
             return Outcome(index, activity, error=error)
+        except Exception as error:  # noqa: BLE001  # as above; no activity is left without an outcome
+            self._drawing = False
+            self._failure = error
+            doubt = DeliveryUncertain(f"{type(error).__name__} ended the batch")
+            return Outcome(index, activity, error=doubt)
         return Outcome(index, activity, request_id)
 
     def _ends_batch(self, error: LeadpostError) -> bool:
@@ -158,7 +192,8 @@ class Batch:
     def _stop_sending(self) -> None:
         self._sending = False
         for wait in self._waits:
-            wait.reschedule(0)
+            if not wait.expired():  # its own end may have come in this turn of the loop
+                wait.reschedule(0)
 
     async def _stop_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -180,3 +215,8 @@ async def enumerate_async(source: Source) -> AsyncGenerator[tuple[int, Item]]:
         for activity in source:
             yield index, activity
             index += 1
+
+
+def size_of(source: Source) -> int:
+    """Tell how many activities a source has, 0 if that is not known."""
+    return length_hint(source, 0)

@@ -5,22 +5,28 @@ Why a token rests until 5 s after the *answer*: the vendor counts calls as they 
 arrives some time between its sending and its answer. Two calls that use the same token therefore
 arrive at least 5 s apart, whatever the network does, so 25 tokens never let a 26th call into any
 5 s. A limiter that counts from the sending cannot promise that: delays differ from call to call.
+
+Where enough round trips were seen, a token is back a little earlier, by what `RoundTrips` proves;
+after a refusal they are to be seen anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import insort
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from math import inf
-from typing import Protocol
+from operator import attrgetter
+from typing import Protocol, runtime_checkable
 
 from aiolimiter import AsyncLimiter
 from attrs import define, frozen
 
-from leadpost.errors import RateLimited
+from leadpost.errors import LeadpostError, RateLimited
+from leadpost.pace import RoundTrips, Share, limit_in
 
 LIMIT = 25
 """Calls in `PERIOD` that the vendor allows: "API calls exceeded the limit of 25 in 5 second(s)"."""
@@ -28,6 +34,11 @@ PERIOD = 5.0
 """Seconds."""
 LONGEST_PAUSE = 300.0
 """Seconds that the bucket makes its callers wait after a refusal; beyond, they are told at once."""
+
+_NOTHING = 1e-9
+"""Seconds: what floating point may add to a rest that is over."""
+_HASTE = 0.9
+"""A long batch keeps to a little less than the pace at which tokens come back, never to more."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +54,20 @@ class Bucket(Protocol):
         answer that says the account is over its limit leaves it as `RateLimited`, with the
         vendor's `retry_after` and `limit`: the bucket may slow down for it, and lets it pass.
         """
+        ...
+
+
+@runtime_checkable
+class SteadyBucket(Bucket, Protocol):
+    """A bucket that learns from round trips and tells at what pace it gives tokens."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between calls that a long batch keeps, so that a token is back all the time."""
+        ...
+
+    def round_trip(self, seconds: float) -> None:
+        """Take in the time from the sending to the answer, on a connection that was open."""
         ...
 
 
@@ -62,7 +87,8 @@ class BucketStatistics:
     A bucket at one moment.
 
     Attributes:
-        limit: Tokens in all.
+        limit: Tokens in all: fewer than 25 where the vendor named a lower limit, or refused calls
+            because other programs use the account.
         free: Tokens that a call may take now.
         in_use: Tokens whose call is under way.
         resting: Tokens whose call has ended less than the period ago.
@@ -85,8 +111,8 @@ class TokenBucket:
     The guarantee: no 26th call of this bucket's arrives at the vendor in any 5 s. Callers are
     served in the order in which they came; a cancelled one loses no token. A refusal stops all of
     them until Retry-After or, without one, for the period; one that names a lower limit makes the
-    bucket that small for good. Works on one event loop at a time, and goes on in the next one with
-    the tokens resting as they were.
+    bucket that small for good, any other one makes it smaller for a while. Works on one event loop
+    at a time, and goes on in the next one with the tokens resting as they were.
 
     Args:
         limit: Tokens, 1 to 25: fewer for an account with a lower limit.
@@ -98,12 +124,15 @@ class TokenBucket:
             raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, the vendor's limit")
         if not 0 < period < inf:
             raise ValueError(f"period: found {period}, wanted a number of seconds above 0")
-        self._limit = limit
         self._period = period
-        self._tokens = deque(_Token() for _ in range(limit))  # soonest ready first
+        self._share = Share(limit, period, limit)
+        self._trips = RoundTrips()
+        self._tokens = deque(_Token() for _ in range(limit))  # the first one back first
+        self._parked: list[_Token] = []  # those that are not ours for now
         self._in_use = 0
         self._waiting = 0
         self._paused_until = -inf
+        self._refused_at: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = asyncio.Lock()
         self._returned = asyncio.Event()
@@ -116,16 +145,25 @@ class TokenBucket:
             f" {s.resting} resting, {s.waiting} waiting{paused}>"
         )
 
+    @property
+    def interval(self) -> float:
+        """Seconds between calls that a long batch keeps, so that a token is back all the time."""
+        return self._period / self._share.tokens * _HASTE
+
+    def round_trip(self, seconds: float) -> None:
+        """Take in the time from the sending to the answer, on a connection that was open."""
+        self._trips.saw(seconds)
+
     def statistics(self) -> BucketStatistics:
         """Tell how many tokens are free, in use and resting, and how many callers wait."""
-        now = self._loop.time() if self._loop is not None else -inf
-        pause = max(self._paused_until - now, 0.0) if self._loop is not None else 0.0
-        free = sum(token.ready_at <= now for token in self._tokens)
+        now = self._loop.time() if self._loop is not None else 0.0
+        pause = max(self._paused_until - now, 0.0)
+        free = 0 if pause else sum(self._rest(token, now) <= 0 for token in self._tokens)
         return BucketStatistics(
-            limit=self._limit,
-            free=0 if pause else free,
+            limit=self._share.tokens,
+            free=free,
             in_use=self._in_use,
-            resting=len(self._tokens) - (0 if pause else free),
+            resting=len(self._tokens) - free,
             waiting=self._waiting,
             paused_for=pause,
         )
@@ -138,30 +176,39 @@ class TokenBucket:
         Raises:
             RateLimited: at once, if the vendor asked for a pause of more than 300 s.
         """
-        await self._take()
+        loop = asyncio.get_running_loop()
+        await self._take(loop)
+        let_through = False
         try:
             yield
+            let_through = True
         except RateLimited as refusal:
             self._pause(refusal)
             raise
+        except LeadpostError as error:
+            let_through = error.status is not None
+            raise
         finally:
-            await self._give_back()
+            if loop is self._loop:  # else it has been given back when the bucket left that loop
+                await self._give_back(let_through=let_through)
 
-    async def _take(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _take(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
-            await self._move_to(loop)
+            self._move_to(loop)
         self._waiting += 1
         try:
             # aiolimiter lets newcomers pass those that wait; asyncio.Lock does not.
             async with self._turn:
                 await self._first_token(loop)
         finally:
-            self._waiting -= 1
+            if loop is self._loop:
+                self._waiting -= 1
 
     async def _first_token(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the first token that is back. Cancelled while it waits, it leaves all as it was."""
         while True:
-            pause = self._paused_until - loop.time()
+            now = loop.time()
+            pause = self._paused_until - now
             if pause > LONGEST_PAUSE:
                 raise RateLimited(
                     f"the vendor asked to wait for {pause:.0f} s; nothing was sent",
@@ -169,92 +216,115 @@ class TokenBucket:
                 )
             if pause > 0:
                 await asyncio.sleep(pause)
-            elif not self._tokens:
+                continue
+            self._settle(now)
+            if not self._tokens:
                 self._returned.clear()
                 await self._returned.wait()
-            elif not self._tokens[0].ready:
-                # It stays in its place meanwhile, so a caller cancelled here loses nothing.
-                await self._tokens[0].wait()
+                continue
+            token = self._tokens[0]
+            if token.limiter is not None:
+                await token.limiter.acquire()
+                token.limiter = None  # and look again: a pause may have begun meanwhile
+            elif (rest := self._rest(token, now)) > _NOTHING:
+                await token.let_rest(rest)  # the least round trip is trusted less than it was
             else:
                 self._tokens.popleft()
                 self._in_use += 1
                 return
 
-    async def _give_back(self) -> None:
+    async def _give_back(self, *, let_through: bool) -> None:
+        token = _Token(asyncio.get_running_loop().time() + self._period, let_through)
+        await token.let_rest(self._period - self._trips.head_start)
         self._in_use -= 1
-        if self._in_use + len(self._tokens) < self._limit:
-            self._tokens.append(await _rested(self._period))
-            self._returned.set()
+        self._tokens.append(token)
+        self._fit()
+        self._returned.set()
+
+    def _rest(self, token: _Token, now: float) -> float:
+        return token.back_at - self._trips.head_start - now
 
     def _pause(self, refusal: RateLimited) -> None:
         now = asyncio.get_running_loop().time()
         pause = self._period if refusal.retry_after is None else refusal.retry_after
         if now >= self._paused_until:
             _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
+            self._refused_at = now
         self._paused_until = max(self._paused_until, now + pause)
+        self._trips = RoundTrips()
         limit = limit_in(self._period, *refusal.limit) if refusal.limit else 0
-        if 0 < limit < self._limit:
+        if 0 < limit < self._share.limit:
             _log.warning(
                 "the vendor's limit for this account is %d calls in %d s: the bucket shrinks"
                 " from %d to %d tokens per %g s",
                 *refusal.limit or (),
-                self._limit,
+                self._share.limit,
                 limit,
                 self._period,
             )
-            self._limit = limit
-            while self._tokens and self._in_use + len(self._tokens) > limit:
-                self._tokens.pop()
+            self._share.lowered(limit)
+            self._refused_at = None  # that explains it
+            self._fit()
 
-    async def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _settle(self, now: float) -> None:
+        """After a pause: see what of the limit others leave. In good times: try one token more."""
+        if self._refused_at is not None:
+            since = self._refused_at  # a token back after that was answered in the period before
+            tokens = (*self._tokens, *self._parked)
+            through = sum(token.let_through and token.back_at > since for token in tokens)
+            self._share.refused(now, through)
+            self._refused_at = None
+            _log.info("others use the account too: %d tokens for now", self._share.tokens)
+        elif not self._share.may_raise(now):
+            return
+        self._fit()
+
+    def _fit(self) -> None:
+        """Park the tokens that are not ours for now, fetch them when they are, drop the rest."""
+        missing = self._share.tokens - self._in_use - len(self._tokens)
+        for _ in range(min(-missing, len(self._tokens))):
+            # Those that are back first: the others rest longer, as the calls just made want it.
+            self._parked.append(self._tokens.popleft())
+        del self._parked[max(self._share.limit - self._in_use - len(self._tokens), 0) :]
+        for _ in range(min(missing, len(self._parked))):
+            insort(self._tokens, self._parked.pop(0), key=attrgetter("back_at"))
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Go on in another event loop. Calls of the last one are over: their tokens rest anew."""
         if self._loop is not None:
             if self._loop.is_running():
                 raise RuntimeError("this TokenBucket is in use on another event loop")
             now = loop.time()
             # Loops share the monotonic clock; where one does not, a full period is surely enough.
-            rests = [min(max(token.ready_at - now, 0.0), self._period) for token in self._tokens]
-            rests += [self._period] * min(self._in_use, self._limit - len(rests))
-            self._tokens = deque([await _rested(rest) for rest in sorted(rests)])
+            latest = now + self._period
+            backs = [min(token.back_at, latest) for token in (*self._tokens, *self._parked)]
+            backs += [latest] * self._in_use
+            self._tokens = deque(_Token(back_at) for back_at in backs)
+            self._parked = []
             self._paused_until = min(self._paused_until, now + LONGEST_PAUSE)
         self._loop = loop
         self._in_use = self._waiting = 0
+        self._fit()
         self._turn = asyncio.Lock()
         self._returned = asyncio.Event()
 
 
-@define
+@define(eq=False)
 class _Token:
-    """One token: a limiter that is full until `ready_at`, by the event loop's clock."""
+    """
+    One token.
 
+    Attributes:
+        back_at: The event loop's time at which its last answer is a period old.
+        let_through: Whether the vendor let its last call through.
+        limiter: Full until it may be used again, where that is not now.
+    """
+
+    back_at: float = -inf
+    let_through: bool = False
     limiter: AsyncLimiter | None = None
-    ready_at: float = -inf
 
-    @property
-    def ready(self) -> bool:
-        return self.limiter is None
-
-    async def wait(self) -> None:
-        if self.limiter is not None:
-            await self.limiter.acquire()
-            self.limiter = None
-
-
-async def _rested(seconds: float) -> _Token:
-    """Give a token that rests for so long. Never suspends: an empty limiter has room for one."""
-    if seconds <= 0:
-        return _Token()
-    limiter = AsyncLimiter(1, seconds)
-    await limiter.acquire()
-    return _Token(limiter, asyncio.get_running_loop().time() + seconds)
-
-
-def limit_in(period: float, calls: int, seconds: int) -> int:
-    """
-    Give how many calls each `period` keep within a limit of so many calls in so many seconds.
-
-    A span of n periods, the last one begun, holds at most n times as many. 0 means that the limit
-    is no rate at all but a quota, such as one for the day.
-    """
-    periods = max(-(-seconds // period), 1)
-    return int(calls // periods)
+    async def let_rest(self, seconds: float) -> None:
+        """Never suspends: an empty limiter has room for one."""
+        self.limiter = AsyncLimiter(1, max(seconds, _NOTHING))
+        await self.limiter.acquire()

@@ -39,10 +39,13 @@ def activity_problems(
 ) -> Iterator[Problem]:
     """Yield every reason why an activity of these parts cannot be posted."""
     yield from _lead_problems(lead, extra)
-    if not isinstance(event, int) or isinstance(event, bool) or event < 1:
-        yield problem("ActivityEvent", event, "a positive integer such as 201")
+    wanted = "a positive integer such as 201"
+    if not isinstance(event, int) or isinstance(event, bool):
+        yield problem("ActivityEvent", event, wanted)
     elif event.bit_length() > 63:
-        yield Problem("ActivityEvent", f"an integer of {event.bit_length()} bits", "an event code")
+        yield Problem("ActivityEvent", f"an integer of {event.bit_length()} bits", wanted)
+    elif event < 1:
+        yield Problem("ActivityEvent", str(event), wanted)
     if note is not None:
         if not isinstance(note, str):
             yield problem("ActivityNote", note, "text")
@@ -78,6 +81,9 @@ def _field_problems(fields: object) -> Iterator[Problem]:
         if not isinstance(name, str) or not name.strip():
             yield problem("fields", name, "a SchemaName such as mx_Custom_1")
             continue
+        if not _encodes(name):
+            yield Problem("fields", *_SURROGATE)
+            continue
         if is_mapping(value) and name_of(value) != name:
             yield Problem(name, "an item with another SchemaName or none", f"SchemaName {name}")
         nested = value
@@ -107,6 +113,8 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
     for name, value in extra.items():
         if not isinstance(name, str) or not name.strip():
             yield problem("extra", name, "the name of a parameter")
+        elif not _encodes(name):
+            yield Problem("extra", *_SURROGATE)
         elif name in PARAMETERS:
             yield Problem(name, "it in extra", "the attribute of that name")
         else:
@@ -178,8 +186,6 @@ def _describe(value: object) -> str:
     """
     if value is None:
         return "nothing"
-    if isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 63):
-        return repr(value)
     if isinstance(value, str):
         if not value.strip():
             return "empty text"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, repeat
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, overload
+from weakref import WeakSet
 
 import httpx
 from attrs import field, frozen
@@ -22,8 +23,8 @@ from leadpost._shapes import is_mapping
 from leadpost.account import Account
 from leadpost.activity import Activity, personal_texts
 from leadpost.answers import Answer
-from leadpost.batch import Batch, Item, Source, enumerate_async
-from leadpost.bucket import Bucket, TokenBucket
+from leadpost.batch import Batch, Item, Source, enumerate_async, size_of
+from leadpost.bucket import Bucket, SteadyBucket, TokenBucket
 from leadpost.errors import (
     BatchError,
     ConnectionFailed,
@@ -98,11 +99,15 @@ class AsyncActivityPoster:
         self._account = account
         self._submit_url = httpx.URL(account.async_url(account.submit_path))
         self._owns_client = client is None
-        self._given = client or httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
+        # What goes to this machine goes past the proxies of the environment.
+        self._given = client or httpx.AsyncClient(
+            limits=LIMITS, timeout=TIMEOUT, trust_env=not account.is_loopback
+        )
         self._client = keyed(self._given, account)
         self._bucket: Bucket = TokenBucket() if bucket is None else bucket
         self._retry = retry or RetryPolicy()
         self._on_uncertain = on_uncertain
+        self._warm = WeakSet[Any]()  # connections that have brought an answer
 
     def __repr__(self) -> str:
         return f"<AsyncActivityPoster to {self._account.host}: {self._bucket!r}>"
@@ -188,24 +193,30 @@ class AsyncActivityPoster:
         Raises:
             BatchError: some were not accepted; it carries every outcome, RequestIDs included. When
                 the keys are refused or the URL is wrong, the rest is `not_sent`.
+
+        A batch that may be cancelled belongs in `post_stream`, whose `stop` ends it in good order:
+        cancelled, this method gives no RequestIDs.
         """
+        _refuse_one(activities)
         drawn: list[Item] = []
 
-        async def recorded() -> AsyncIterator[Item]:
-            async for _, activity in enumerate_async(activities):
-                drawn.append(activity)
-                yield activity
+        async def recorded() -> AsyncGenerator[Item]:
+            async with aclosing(enumerate_async(activities)) as numbered:
+                async for _, activity in numbered:
+                    drawn.append(activity)
+                    yield activity
 
         results: dict[int, str | LeadpostError] = {}
         ended: Exception | None = None
-        _refuse_one(activities)
         try:
-            async for outcome in self.post_stream(recorded()):
-                results[outcome.index] = outcome.error or outcome.request_id or ""
+            async with (
+                aclosing(recorded()) as source,
+                aclosing(self._stream(source, size_of(activities))) as stream,
+            ):
+                async for outcome in stream:
+                    results[outcome.index] = outcome.error or outcome.request_id or ""
         except Exception as error:  # noqa: BLE001  # raised again below, beside the RequestIDs
             ended = error
-        for index in range(len(drawn)):
-            results.setdefault(index, DeliveryUncertain("the batch ended before its answer"))
         failed = any(isinstance(result, LeadpostError) for result in results.values())
         if ended is None and (return_exceptions or not failed):
             return [results[index] for index in range(len(drawn))]
@@ -229,9 +240,8 @@ class AsyncActivityPoster:
             the source itself raises, after the outcomes of what was under way.
         """
         _refuse_one(activities)
-        batch = Batch(self._post, activities, self._retry.max_time)
-        async with aclosing(batch.stream(stop)) as outcomes:
-            async for outcome in outcomes:
+        async with aclosing(self._stream(activities, size_of(activities), stop)) as stream:
+            async for outcome in stream:
                 yield outcome
 
     async def status(self, request_id: str) -> RequestStatus:
@@ -296,8 +306,18 @@ class AsyncActivityPoster:
         read = partial(queries.read_activity_type, code=code)
         return await self._call(_Call("activity_type", "GET", url, read, {"code": str(code)}))
 
+    def _stream(
+        self, activities: Source, size: int, stop: asyncio.Event | None = None
+    ) -> AsyncGenerator[Outcome]:
+        return Batch(self._post, activities, self._retry.max_time, self._pace, size).stream(stop)
+
+    def _pace(self) -> float:
+        return self._bucket.interval if isinstance(self._bucket, SteadyBucket) else 0.0
+
     async def _post(self, activity: Item, waiting: Waiting) -> str:
-        call = _Call("post", "POST", self._submit_url, answers.read_request_id, content=_content(activity))
+        call = _Call(
+            "post", "POST", self._submit_url, answers.read_request_id, content=_content(activity)
+        )
         return await self._call(call, waiting)
 
     async def _call(self, call: _Call[T], waiting: Waiting = waiting_until) -> T:
@@ -333,11 +353,13 @@ class AsyncActivityPoster:
             call.method, call.url, params=call.params, content=call.content, headers=_HEADERS
         )
         try:
+            sent = asyncio.get_running_loop().time()
             response = await self._client.send(request, stream=True, follow_redirects=False)
+            self._saw_round_trip(response, asyncio.get_running_loop().time() - sent)
             async with aclosing(response):
-                now = datetime.now(UTC)
-                retry_after = answers.parse_retry_after(response.headers.get("Retry-After"), now)
-                return Answer(response.status_code, await _body(response), retry_after, redact)
+                return _answer(response, await _body(response), redact)
+        except httpx.HTTPStatusError as error:  # a hook of the client's that raises for a status
+            return _answer(error.response, b"", redact)
         except httpx.RequestError as error:
             what = redact(f"{type(error).__name__}: {error}")
             # The chain ends here: httpx quotes what it could not read, and that is not redacted.
@@ -345,11 +367,26 @@ class AsyncActivityPoster:
                 raise ConnectionFailed(what) from None
             raise DeliveryUncertain(f"no answer ({what})") from None
 
+    def _saw_round_trip(self, response: httpx.Response, seconds: float) -> None:
+        """Tell the bucket, unless the connection was new: opening it took a part of the time."""
+        connection = response.extensions.get("network_stream")
+        if connection in self._warm:
+            if isinstance(self._bucket, SteadyBucket):
+                self._bucket.round_trip(seconds)
+        elif connection is not None:
+            self._warm.add(connection)
+
 
 def _content(activity: Item) -> bytes:
     if not isinstance(activity, Activity):
         activity = Activity.from_payload(activity)
     return json.dumps(activity.to_payload(), ensure_ascii=False).encode()
+
+
+def _answer(response: httpx.Response, body: bytes, redact: Callable[[str], str]) -> Answer:
+    now = datetime.now(UTC)
+    retry_after = answers.parse_retry_after(response.headers.get("Retry-After"), now)
+    return Answer(response.status_code, body, retry_after, redact)
 
 
 async def _body(response: httpx.Response) -> bytes:

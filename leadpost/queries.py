@@ -241,7 +241,10 @@ def _redacted_reason(reason: object, request_body: object) -> str | None:
     text = _text(reason)
     if text is None or not is_mapping(body):
         return text
-    return redacted(text, list(personal_texts(body)))
+    try:
+        return redacted(text, list(personal_texts(body)))
+    except (RecursionError, ValueError):  # nested without end, or a number of endless digits
+        return None
 
 
 def _tells_mx(text: object) -> bool:

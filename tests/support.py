@@ -44,6 +44,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
+    def jump(self, seconds: float) -> None:
+        """Move the clock on, as a callback does that blocks the loop."""
+        self._virtual.now += seconds
+
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

@@ -70,6 +70,7 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"host": "ftp://x.example.com"}, "found scheme 'ftp', wanted https"),
         ({"host": "https://"}, "found no host, wanted"),
         ({"host": "a b.example.com"}, "found no host, wanted"),
+        ({"host": "\u2603.example.com"}, "found no host, wanted"),
         ({"host": "x.example.com:port"}, r"host \(LEADPOST_HOST\): Port could not be cast"),
         ({"host": "x.example.com/path"}, "found more than a host"),
         ({"host": "https://user:pass@x.example.com"}, "found more than a host"),

@@ -180,15 +180,15 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ),
         ({"RelatedProspectId": LEAD + "0"}, f"'99999999-99aa-99a9-9a99-99999999aa9a9', {GUID}"),
         ({"RelatedProspectId": "é" * 50}, f"text of the form '{'a' * 40}'…, {GUID}"),
-        ({"RelatedProspectId": 7}, f"RelatedProspectId: found 7, {GUID}"),
+        ({"RelatedProspectId": 7}, f"RelatedProspectId: found a value of type int, {GUID}"),
         ({"ActivityEvent": None}, "ActivityEvent: found nothing, wanted a positive integer"),
         ({"ActivityEvent": 0}, "ActivityEvent: found 0, wanted a positive integer such as 201"),
         ({"ActivityEvent": -3}, "ActivityEvent: found -3, wanted"),
-        ({"ActivityEvent": True}, "ActivityEvent: found True, wanted"),
-        ({"ActivityEvent": 2.5}, "ActivityEvent: found 2.5, wanted"),
+        ({"ActivityEvent": True}, "ActivityEvent: found a value of type bool, wanted"),
+        ({"ActivityEvent": 2.5}, "ActivityEvent: found a value of type float, wanted"),
         ({"ActivityEvent": "201"}, "ActivityEvent: found text of the form '999', wanted"),
         ({"ActivityEvent": 2**64}, "ActivityEvent: found an integer of 65 bits, wanted"),
-        ({"ActivityNote": 5}, "ActivityNote: found 5, wanted text"),
+        ({"ActivityNote": 5}, "ActivityNote: found a value of type int, wanted text"),
         ({"ActivityNote": "\ud800"}, "ActivityNote: found text with half a surrogate pair"),
         (
             {"ActivityDateTime": datetime(2025, 1, 1)},  # noqa: DTZ001  # the mistake
@@ -230,6 +230,9 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
             {"Fields": [{"SchemaName": "a", "Value": "", "Fields": [{"SchemaName": "b"}] * 2}]},
             "a[1]: found a SchemaName a second time, wanted each SchemaName once",
         ),
+        ({"Fields": [{"SchemaName": "\ud800", "Value": 1}]}, "fields: found text with half a"),
+        ({"\ud800": 1}, "extra: found text with half a surrogate pair, wanted text that UTF-8"),
+        ({"ActivityEvent": -(10**5000)}, "ActivityEvent: found an integer of 16610 bits, wanted"),
         ({"Other": math.nan}, "Other: found the number nan, wanted a finite number"),
         ({" ": 1}, "extra: found empty text, wanted the name of a parameter"),
     ],
@@ -249,14 +252,17 @@ def test_a_wrong_payload_is_told_by_field_found_and_wanted(
     [
         ({"fields": ["a"]}, "fields: found a value of type list, wanted a mapping of SchemaName"),
         ({"fields": {"": 1}}, "fields: found empty text, wanted a SchemaName such as mx_Custom_1"),
-        ({"fields": {3: 1}}, "fields: found 3, wanted a SchemaName such as mx_Custom_1"),
+        ({"fields": {3: 1}}, "fields: found a value of type int, wanted a SchemaName such as mx"),
         (
             {"fields": {"a": {"SchemaName": "b", "Value": 1}}},
             "a: found an item with another SchemaName or none, wanted SchemaName a",
         ),
         ({"extra": "x"}, "extra: found text of the form 'a', wanted a mapping of further"),
         ({"extra": {"Fields": []}}, "Fields: found it in extra, wanted the attribute of that name"),
-        ({"activity_datetime": 5}, "ActivityDateTime: found 5, wanted a date-time with"),
+        (
+            {"activity_datetime": 5},
+            "ActivityDateTime: found a value of type int, wanted a date-time",
+        ),
     ],
 )
 def test_wrong_arguments_are_told_too(arguments: dict[str, Any], problem: str) -> None:
@@ -302,7 +308,7 @@ def test_an_activity_is_not_changed_by_changing_what_it_was_made_from() -> None:
 
 
 def test_personal_texts_are_the_notes_and_values_not_the_names() -> None:
-    payload = {
+    payload: dict[str, Any] = {
         "RelatedProspectId": LEAD,
         "ActivityEvent": 201,
         "ActivityNote": "note",
@@ -310,4 +316,6 @@ def test_personal_texts_are_the_notes_and_values_not_the_names() -> None:
         "Fields": [{"SchemaName": "mx_Custom_1", "Value": "value"}],
         "EmailAddress": "jo@example.com",
     }
-    assert list(personal_texts(payload)) == ["note", "value", "jo@example.com"]
+    payload["Fields"].append({"SchemaName": "mx_Custom_2", "Value": [919876543210, True, None]})
+    texts = ["note", "value", "919876543210", "jo@example.com"]
+    assert list(personal_texts(payload)) == texts

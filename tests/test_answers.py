@@ -152,6 +152,24 @@ def test_redaction_takes_the_longest_first_and_leaves_short_texts() -> None:
     assert redacted("abcd abcdef 5", ["abcd", "abcdef", "5", ""]) == "*** *** 5"
 
 
+def test_redaction_knows_texts_as_json_writes_them() -> None:
+    said = json.dumps({"Note": 'Özdemir "Jo"'})
+    assert redacted(said, ['Özdemir "Jo"']) == '{"Note": "***"}'
+    assert redacted(json.dumps(said, ensure_ascii=False), [said]) == '"***"'
+
+
+def test_a_note_does_not_change_what_an_answer_means() -> None:
+    body = mx("MXAPIRateLimitExceededException", LIMIT_TEXT)
+
+    def redact(text: str) -> str:
+        return redacted(text, ["Rate"])
+
+    with pytest.raises(RateLimited) as caught:
+        read_request_id(answer(403, body, redact=redact))
+    assert caught.value.exception_type == "MXAPI***LimitExceededException"
+    assert caught.value.limit == (25, 5)
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

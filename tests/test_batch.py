@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import Vendor, account, activity, answers, now, number_in, run_virtual
+from support import Vendor, VirtualLoop, account, activity, answers, now, number_in, run_virtual
 
 from leadpost import (
     Activity,
@@ -23,6 +23,7 @@ from leadpost import (
     RateLimited,
     RetryPolicy,
     ServerError,
+    TokenBucket,
     Unauthorized,
 )
 from leadpost.batch import WINDOW
@@ -269,6 +270,29 @@ def test_stop_ends_drawing_and_waiting_but_not_what_is_under_way() -> None:
             "stopped before a call was made"
         }
         assert len(vendor.requests) == 25
+
+    run_virtual(main())
+
+
+def test_stop_in_the_turn_in_which_a_wait_ends_by_itself_ends_the_others_too() -> None:
+    async def main() -> None:
+        stop = asyncio.Event()
+        bucket = TokenBucket(3)
+        # Three fail at once; their retries wait for tokens until the time is up, at 2 s.
+        vendor = Vendor(answers(*[httpx.Response(500)] * 3))
+        policy = RetryPolicy(max_time=2, jitter=0)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+
+        def block() -> None:
+            # The times run out in the turn in which the stop is set, just after it.
+            loop.call_soon(stop.set)
+            loop.jump(0.1)
+
+        loop.call_at(1.95, block)
+        async with poster_to(vendor, bucket=bucket, retry=policy) as poster:
+            outcomes = [o async for o in poster.post_stream(numbered(50), stop=stop)]
+        assert sorted(o.state for o in outcomes) == ["failed"] * 3 + ["not_sent"]
 
     run_virtual(main())
 

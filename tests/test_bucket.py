@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support import fullest, now, run_virtual
 
 from leadpost import OpenBucket, RateLimited, TokenBucket
-from leadpost.bucket import limit_in
+from leadpost.pace import limit_in
 
 
 @frozen
@@ -103,6 +103,85 @@ def test_never_idle_a_waiting_call_leaves_as_soon_as_the_first_token_is_back(
         assert sent[:25] == pytest.approx([0] * 25, abs=1e-3)
         for call, left in enumerate(sent[25:]):
             assert left == pytest.approx(sorted(backs)[call], abs=1e-3)
+
+    run_virtual(main())
+
+
+@frozen
+class Trip:
+    """One call: when it comes, how much longer than the least its ways there and back take."""
+
+    at: float
+    there: float
+    back: float
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    trips=st.lists(
+        st.builds(Trip, at=st.floats(0, 6), there=st.floats(0, 2), back=st.floats(0, 2)),
+        min_size=3,
+        max_size=40,
+    ),
+    least=st.tuples(st.floats(0, 0.4), st.floats(0, 0.4)),
+    share=st.floats(0, 1),
+    limit=st.integers(1, 5),
+)
+def test_with_a_head_start_of_up_to_the_least_round_trip_still_no_call_too_many_arrives(
+    trips: list[Trip], least: tuple[float, float], share: float, limit: int
+) -> None:
+    arrivals: list[float] = []
+
+    async def make(trip: Trip, bucket: TokenBucket) -> None:
+        await asyncio.sleep(trip.at)
+        async with bucket.token():
+            await asyncio.sleep(least[0] + trip.there)
+            arrivals.append(now())
+            await asyncio.sleep(least[1] + trip.back)
+
+    async def main() -> None:
+        bucket = TokenBucket(limit)
+        for _ in range(10**4):
+            bucket.round_trip(sum(least) * share)
+        await asyncio.gather(*(make(trip, bucket) for trip in trips))
+
+    run_virtual(main())
+    assert fullest(arrivals) <= limit
+
+
+def test_a_head_start_lets_tokens_come_back_earlier_and_a_refusal_ends_it() -> None:
+    async def call(bucket: TokenBucket, seconds: float = 0.25, refusal: str = "") -> float:
+        async with bucket.token():
+            left = now()
+            await asyncio.sleep(seconds)
+            if refusal:
+                raise RateLimited(refusal, retry_after=0)
+        return left
+
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        for _ in range(1000):
+            bucket.round_trip(0.25)
+        first = await call(bucket)
+        second = await call(bucket)
+        assert second - first == pytest.approx(5.0, abs=0.01)
+        with suppress(RateLimited):
+            await call(bucket, refusal="no")
+        refused = now()
+        assert await call(bucket) - refused == pytest.approx(5.0, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_token_that_rests_waits_longer_when_the_least_round_trip_proves_less() -> None:
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        for _ in range(1000):
+            bucket.round_trip(0.25)
+        await _take(bucket)
+        bucket.round_trip(0.0)
+        await _take(bucket)
+        assert now() == pytest.approx(5.0, abs=0.01)
 
     run_virtual(main())
 
@@ -203,6 +282,23 @@ def test_a_token_in_use_when_its_loop_died_rests_in_the_next_one() -> None:
     run_virtual(main())
 
 
+def test_calls_of_an_abandoned_loop_that_end_later_make_no_tokens() -> None:
+    bucket = TokenBucket()
+
+    async def hold() -> None:
+        async with bucket.token():
+            await asyncio.sleep(0.01)
+
+    with asyncio.Runner() as abandoned:
+        tasks = [abandoned.get_loop().create_task(hold()) for _ in range(5)]
+        abandoned.run(asyncio.sleep(0))
+        asyncio.run(_take(bucket))
+        abandoned.get_loop().run_until_complete(asyncio.gather(*tasks))
+    statistics = bucket.statistics()
+    assert statistics.in_use == 0
+    assert statistics.free + statistics.resting == 25
+
+
 async def test_one_bucket_in_two_running_loops_is_refused() -> None:
     bucket = TokenBucket()
     await _take(bucket)
@@ -219,8 +315,16 @@ def test_a_refusal_stops_every_caller_for_retry_after_or_the_period(
         with pytest.raises(RateLimited):
             async with bucket.token():
                 raise RateLimited("no", retry_after=retry_after)
-        await asyncio.gather(*(_take(bucket) for _ in range(24)))
-        assert now() == pytest.approx(pause, abs=0.01)
+        left: list[float] = []
+
+        async def call() -> None:
+            async with bucket.token():
+                left.append(now())
+
+        await asyncio.gather(*(call() for _ in range(24)))
+        # Nobody knows what was left of the limit, so the half of it is tried at first.
+        assert left[:11] == pytest.approx([pause] * 11, abs=0.01)
+        assert left[-1] == pytest.approx(pause + 5, abs=0.01)
 
     run_virtual(main())
 
@@ -276,9 +380,10 @@ def test_a_lower_limit_named_in_a_refusal_shrinks_the_bucket_for_good_with_one_w
     async def main() -> None:
         bucket = TokenBucket()
         await asyncio.gather(*(refused(bucket, (10, 5)) for _ in range(25)))
+        assert bucket.statistics().limit == 10
         await refused(bucket, (25, 5))
         await refused(bucket, (100, 5))
-        assert bucket.statistics().limit == 10
+        assert bucket.statistics().limit < 10
         await asyncio.sleep(20)
 
         async def call() -> None:
@@ -297,6 +402,26 @@ def test_a_lower_limit_named_in_a_refusal_shrinks_the_bucket_for_good_with_one_w
         "the vendor's limit for this account is 10 calls in 5 s:"
         " the bucket shrinks from 25 to 10 tokens per 5 s"
     )
+
+
+def test_calls_made_before_the_lower_limit_was_learned_count_against_it() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        arrivals: list[float] = []
+
+        async def call(refusal: RateLimited | None = None) -> None:
+            async with bucket.token():
+                arrivals.append(now())
+                if refusal is not None:
+                    raise refusal
+
+        await asyncio.gather(*(call() for _ in range(9)))
+        with suppress(RateLimited):
+            await call(RateLimited("no", limit=(10, 5), retry_after=1))
+        await asyncio.gather(*(call() for _ in range(30)))
+        assert fullest(arrivals) == 10
+
+    run_virtual(main())
 
 
 @given(calls=st.integers(1, 10**6), seconds=st.integers(1, 10**6))

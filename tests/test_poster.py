@@ -253,6 +253,26 @@ async def test_a_closed_poster_says_so(sandbox: Sandbox) -> None:
         await poster.post(activity())
 
 
+async def test_a_hook_that_raises_for_a_status_changes_nothing() -> None:
+    async def hook(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    with Sandbox(faults=Faults(script=["500", "429-retry-after", "ok"], retry_after=0)) as sandbox:
+        client = httpx.AsyncClient(event_hooks={"response": [hook]})
+        poster = AsyncActivityPoster(sandbox.account(), client=client, retry=QUICK)
+        async with client, poster:
+            assert await poster.post(activity()) == sandbox.taken[0].request_id
+
+
+async def test_calls_to_this_machine_pass_by_the_proxies_of_the_environment(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        assert await poster.post(activity())
+
+
 async def test_redirects_are_not_followed_whatever_the_client_does() -> None:
     went: list[str] = []
 

@@ -91,6 +91,12 @@ def test_a_reason_is_told_without_the_posted_texts_it_quotes() -> None:
     assert status_of(Status="ERROR", StatusReason=reason).status_reason == reason
 
 
+@pytest.mark.parametrize("value", ["[" * 900 + "]" * 900, "9" * 5000])
+def test_a_request_body_that_cannot_be_walked_is_no_error(value: str) -> None:
+    body = f'{{"Other": {value}}}'
+    assert status_of(Status="ERROR", StatusReason="why", RequestBody=body).status == "ERROR"
+
+
 def test_a_status_without_an_id_is_about_the_one_asked_for() -> None:
     body = {"TaskStatus": {"Status": "In-Queue"}}
     assert read_status(answer(body), "asked", failure_is_final=False).request_id == "asked"

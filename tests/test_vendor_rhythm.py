@@ -76,13 +76,13 @@ async def test_the_limit_of_the_account_is_learned_from_its_first_refusal() -> N
 
 async def test_under_every_fault_each_activity_has_one_true_outcome() -> None:
     posted = [activity(201, activity_note=f"call {n}") for n in range(1000)]
-    faults = Faults(dict.fromkeys(FAULTS, 0.02), retry_after=1, slow=30)
-    with Sandbox(faults=faults, period=0.25, seed=7) as sandbox:
+    faults = Faults(dict.fromkeys(FAULTS, 0.02), retry_after=0, slow=30)
+    with Sandbox(faults=faults, period=0.05, seed=7) as sandbox:
         client = httpx.AsyncClient(timeout=0.6)
         poster = AsyncActivityPoster(
             sandbox.account(),
             client=client,
-            bucket=TokenBucket(period=0.25),
+            bucket=TokenBucket(period=0.05),
             retry=RetryPolicy(initial_wait=0.05, jitter=0.05),
         )
         outcomes: dict[int, Outcome] = {}
