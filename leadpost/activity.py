@@ -193,6 +193,8 @@ def _vendor_datetime(moment: datetime) -> str:
 
 
 def _written_item(name: str, value: object) -> object:
+    if isinstance(value, str):  # nearly all are, and it is the quickest to see
+        return {"SchemaName": name, "Value": value}
     if is_mapping(value):
         return _jsonable(value)
     if is_list(value):

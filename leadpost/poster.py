@@ -105,6 +105,7 @@ class AsyncActivityPoster:
         )
         self._client = keyed(self._given, account)
         self._bucket: Bucket = TokenBucket() if bucket is None else bucket
+        self._steady = self._bucket if isinstance(self._bucket, SteadyBucket) else None
         self._retry = retry or RetryPolicy()
         self._on_uncertain = on_uncertain
         self._warm = WeakSet[Any]()  # connections that have brought an answer
@@ -312,7 +313,7 @@ class AsyncActivityPoster:
         return Batch(self._post, activities, self._retry.max_time, self._pace, size).stream(stop)
 
     def _pace(self) -> float:
-        return self._bucket.interval if isinstance(self._bucket, SteadyBucket) else 0.0
+        return self._steady.interval if self._steady is not None else 0.0
 
     async def _post(self, activity: Item, waiting: Waiting) -> str:
         call = _Call(
@@ -324,7 +325,13 @@ class AsyncActivityPoster:
         """Make a call until it succeeds or is given up; `waiting` is around each wait between."""
         attempts = Attempts.under(self._retry, uncertain=self._on_uncertain == "retry")
 
+        first: LeadpostError | None = None
+
         async def attempt() -> T:
+            nonlocal first
+            if first is not None:
+                error, first = first, None
+                raise error
             async with AsyncExitStack() as token:
                 async with waiting(attempts.deadline):
                     await token.enter_async_context(self._bucket.token())
@@ -336,6 +343,10 @@ class AsyncActivityPoster:
                 await asyncio.sleep(seconds)
 
         try:
+            try:
+                return await attempt()
+            except LeadpostError as error:
+                first = error  # told again to tenacity, which a post that succeeds does without
             return await attempts.retrying(sleep, partial(_log_retry, call.name))(attempt)
         except LeadpostError as error:
             raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
@@ -370,10 +381,11 @@ class AsyncActivityPoster:
     def _saw_round_trip(self, response: httpx.Response, seconds: float) -> None:
         """Tell the bucket, unless the connection was new: opening it took a part of the time."""
         connection = response.extensions.get("network_stream")
+        if self._steady is None or connection is None:
+            return
         if connection in self._warm:
-            if isinstance(self._bucket, SteadyBucket):
-                self._bucket.round_trip(seconds)
-        elif connection is not None:
+            self._steady.round_trip(seconds)
+        else:
             self._warm.add(connection)
 
 

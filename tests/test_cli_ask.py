@@ -210,3 +210,19 @@ def test_a_type_that_is_not_there_is_one_line_of_error(sandbox: Sandbox) -> None
 def test_refused_keys_end_with_3(sandbox: Sandbox, args: list[str]) -> None:
     env = {**keys_of(sandbox), "LEADPOST_ACCESS_KEY": "wrong"}
     assert run(*args, env=env).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "variable"),
+    [
+        (["status", "x"], "LEADPOST_STATUS_PATH"),
+        (["metrics"], "LEADPOST_METRICS_PATH"),
+        (["types"], "LEADPOST_SYNC_HOST"),
+    ],
+)
+def test_a_wrong_url_is_told_with_its_host(args: list[str], variable: str) -> None:
+    with Sandbox(faults=Faults(script=[Answer(404)])) as sandbox:
+        result = run(*args, env=keys_of(sandbox))
+    assert result.exit_code == 1
+    where = f"at {sandbox.url}: see LEADPOST_HOST or LEADPOST_REGION, and {variable}"
+    assert result.stderr == f"error: HTTP 404 ({where})\n"

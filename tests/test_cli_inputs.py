@@ -246,7 +246,7 @@ def test_a_bad_line_of_json_lines_spoils_no_other(tmp_path: Path) -> None:
     assert payloads(rows) == WANTED[:2]
     assert [problem.partition(", wanted")[0] for problem in told(rows)] == [
         "line 2, row: found text that is not JSON (at character 2)",
-        "line 3, activity: found 7",
+        "line 3, activity: found a value of type int",
         "line 5, row: found text that is not JSON",
         "line 6, RelatedProspectId: found nothing",
         "line 6, ActivityEvent: found nothing",

@@ -6,12 +6,17 @@ import os
 import signal
 import subprocess
 from collections import Counter
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cli_support import keys_of, read_csv, run, start, until, write_rows
+from support import accepted as accepted_answer
 
+from leadpost import AsyncActivityPoster
 from leadpost.cli.interrupt import on_interrupt
 from leadpost.sandbox import Faults, Sandbox, Taken
 
@@ -115,6 +120,38 @@ def test_ctrl_c_in_this_process(
         assert "stopping: waiting for the calls under way" in result.stderr
         done = sandbox.taken if times == 1 else sandbox.taken[:ANSWERED]
         assert sorted(accepted(tmp_path)) == sorted(ids(done))
+
+
+def test_what_is_answered_is_recorded_before_a_second_ctrl_c_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", ROWS)
+    all_there = asyncio.Event()
+    calls = count(1)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        """Answer 24 of 25 posts at one moment, and the last one never."""
+        del request
+        call = next(calls)
+        if call == 25:
+            all_there.set()
+            await asyncio.Event().wait()
+        await all_there.wait()
+        return accepted_answer(call)
+
+    def pressing(self: Any) -> None:
+        if self._tally.done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    poster = partial(AsyncActivityPoster, client=client)
+    monkeypatch.setattr("leadpost.cli.post.AsyncActivityPoster", poster)
+    monkeypatch.setattr("leadpost.cli.progress._Lines.changed", pressing)
+    with Sandbox() as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 130
+    states = Counter(row["state"] for row in read_csv(tmp_path / "leads.csv.results.csv"))
+    assert states == {"accepted": 24, "uncertain": 1, "not_sent": ROWS - 25}
 
 
 async def test_where_the_event_loop_knows_no_signals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Where the keys come from, and that they go nowhere else."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from support import ACCESS_KEY, API_KEY, KEYS, SECRET_KEY
 from leadpost import ConfigurationError
 from leadpost.cli.exits import InputError
 from leadpost.cli.keys import merged, read_account
-from leadpost.sandbox import Faults, Sandbox
+from leadpost.sandbox import Answer, Faults, Sandbox
+from leadpost.sandbox.answers import JSON
 from leadpost.sandbox.faults import NAMES
 
 FILE = f"""
@@ -88,8 +90,10 @@ def test_no_key_and_no_personal_text_stands_anywhere(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "leads.csv", rows)
     out = tmp_path / "out"
     out.mkdir()
-    script = ["ok", *(name for name in NAMES if "429" not in name and "limit" not in name)]
-    faults = Faults(script=script, slow=0)
+    names = [name for name in NAMES if "429" not in name and "limit" not in name]
+    quoting = json.dumps({"Status": "Error", "Message": f"{KEYS} PERSONAL PRIVATE"})
+    quotes = [Answer(status, quoting, JSON) for status in (200, 400, 502)]
+    faults = Faults(script=["ok", *names, *quotes], slow=0)
     with Sandbox(
         limit=None, faults=faults, access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY
     ) as sandbox:
@@ -97,7 +101,11 @@ def test_no_key_and_no_personal_text_stands_anywhere(tmp_path: Path) -> None:
         posted = run("post", path, "-v", "--output-base", out / "leads", env=env)
         asked = run("status", "--results", out / "leads.results.csv", "-v", env=env)
     assert (posted.exit_code, asked.exit_code in (0, 1)) == (1, True)
+    files = ["leads.rejects.csv", "leads.results.csv", "leads.uncertain.csv"]
+    assert sorted(file.name for file in out.iterdir()) == files
     shown = posted.output + asked.output + (out / "leads.results.csv").read_text()
+    for quoted in ("HTTP 200: ", "HTTP 400: ", "HTTP 502: "):
+        assert f"{quoted}('***', '***', '***') *** ***" in shown
     assert "batch begins" in shown
     for text in (*KEYS, "PERSONAL", "PRIVATE"):
         assert text not in shown

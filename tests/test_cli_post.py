@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from cli_support import (
 )
 from rich.console import Console
 
-from leadpost import TokenBucket
+from leadpost import AsyncActivityPoster, RetryPolicy, TokenBucket
 from leadpost.cli.exits import Exit
 from leadpost.cli.inputs import opened
 from leadpost.cli.outputs import Outputs
@@ -119,7 +120,7 @@ def test_rejects_can_be_corrected_and_posted_again(tmp_path: Path) -> None:
     with Sandbox(faults=Faults(script=["ok", "500-mx", "ok", "200-error"])) as sandbox:
         result = run("post", path, env=keys_of(sandbox))
         assert result.exit_code == 1
-        assert "(2 not through" in result.stdout
+        assert "(2 not through: 2 to correct and post again)" in result.stdout
         rejects = tmp_path / "leads.csv.rejects.csv"
         found = read_csv(rejects)
         reasons = [row.pop("leadpost_reason").partition(":")[0] for row in found]
@@ -142,7 +143,7 @@ def test_rejects_of_json_are_json_lines(tmp_path: Path) -> None:
     with Sandbox(faults=Faults(script=["500-mx"])) as sandbox:
         result = run("post", path, "--skip-invalid", env=keys_of(sandbox))
         assert result.exit_code == 1
-        assert "line 1, item 3, activity: found 7" in result.stderr
+        assert "line 1, item 3, activity: found a value of type int" in result.stderr
         rejects = tmp_path / "leads.json.rejects.jsonl"
         assert "नमस्ते" in rejects.read_text()
         found = read_jsonl(rejects)
@@ -190,7 +191,7 @@ def test_nothing_is_sent_of_a_file_with_a_bad_row(tmp_path: Path, sandbox: Sandb
         f"line {line}, ActivityEvent: found text of the form 'a',"
         " wanted a positive integer such as 201"
         for line in (3, 4)
-    ]
+    ] + ["(in forms, 9 stands for a digit and a for a letter)"]
     assert "nothing was sent" in result.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["leads.csv"]
     assert sandbox.report().arrivals == 0
@@ -199,7 +200,14 @@ def test_nothing_is_sent_of_a_file_with_a_bad_row(tmp_path: Path, sandbox: Sandb
 def test_the_first_20_problems_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
     result = run("post", bad_file(tmp_path / "leads.csv", 30), "--dry-run")
     lines = result.stderr.splitlines()
-    assert (len(lines), lines[-1]) == (21, "… and 10 more")
+    assert (len(lines), lines[-2]) == (22, "… and 10 more")
+
+
+def test_forms_are_explained_only_where_there_are_some(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0, ActivityEvent="")])
+    result = run("post", path, "--dry-run")
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{path}: 1 row, 0 good, 1 bad" in result.stdout
 
 
 def test_the_good_rows_are_posted_if_the_bad_ones_are_skipped(
@@ -318,6 +326,36 @@ def test_refused_keys_stop_the_run_with_3(tmp_path: Path, *, as_json: bool) -> N
         summary = json.loads(result.stdout)
         assert summary["rejected"] + summary["not_sent"] == 200
         assert summary["rejects"] == f"{path}.rejects.csv"
+    else:
+        assert "(200 not through: 200 to post again later, nothing to correct)" in result.stdout
+
+
+def test_a_wrong_url_stops_the_run_and_is_told_with_its_host(tmp_path: Path) -> None:
+    path = bad_file(tmp_path / "leads.csv")
+    with Sandbox() as sandbox:
+        env = {**keys_of(sandbox), "LEADPOST_SUBMIT_PATH": "/elsewhere"}
+        result = run("post", path, "--skip-invalid", env=env)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: the URL is wrong; nothing more was sent: HTTP 404 (at {sandbox.url}:"
+        " see LEADPOST_HOST or LEADPOST_REGION, and LEADPOST_SUBMIT_PATH)"
+    )
+    hint = "(4 not through: 2 to correct and post again; 2 to post again later, nothing to correct)"
+    assert hint in result.stdout
+
+
+def test_a_host_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    with Sandbox() as sandbox:
+        env = keys_of(sandbox)
+    impatient = partial(AsyncActivityPoster, retry=RetryPolicy(max_attempts=1))
+    monkeypatch.setattr("leadpost.cli.post.AsyncActivityPoster", impatient)
+    result = run("post", path, env=env)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: a connection failed: ConnectError")
+    assert f"(at {env['LEADPOST_HOST']}: see LEADPOST_HOST or" in result.stderr
+    assert f"{path}: 1 row in 0 s: 0 accepted, " in result.stdout
+    assert "(1 not through: 1 to post again later, nothing to correct)" in result.stdout
 
 
 def test_a_full_disk_loses_no_request_id(

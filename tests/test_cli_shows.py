@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -131,6 +132,12 @@ def test_the_help_tells_the_exit_codes() -> None:
     assert "demo" in run().output
 
 
+def test_the_help_flows() -> None:
+    shown = run("post", "-h", env={"COLUMNS": "80"}).stdout
+    assert "ActivityDateTime; every other one is a SchemaName." in shown
+    assert "Usage: leadpost status [OPTIONS] [REQUEST_ID]..." in run("status", "-h").stdout
+
+
 def test_the_version() -> None:
     assert run("--version").stdout == f"leadpost {leadpost.__version__}\n"
 
@@ -179,6 +186,9 @@ def test_the_demo_as_it_is(tmp_path: Path) -> None:
     assert "status Success              │ 50" in shown
     assert "What to do next:" in shown
     assert "LEADPOST_ACCESS_KEY" in shown
+    seconds = re.search(r"time, status calls included +│ +([0-9.]+) s", shown)
+    assert seconds is not None
+    assert float(seconds[1]) < 30
 
 
 def test_a_demo_that_goes_wrong_says_so() -> None:
@@ -187,6 +197,8 @@ def test_a_demo_that_goes_wrong_says_so() -> None:
         summary = asyncio.run(demo)
     assert (summary.posted, summary.accepted, summary.succeeded) == (3, 2, 2)
     assert summary.exit is Exit.SOME_NOT
+    assert summary.error is not None
+    assert summary.error.startswith("ApplicationError: HTTP 500: MXInvalidInputException")
 
 
 def test_a_status_that_is_refused_is_no_success() -> None:
@@ -194,6 +206,8 @@ def test_a_status_that_is_refused_is_no_success() -> None:
         demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 1)
         summary = asyncio.run(demo)
     assert (summary.accepted, summary.succeeded) == (1, 0)
+    assert summary.error is not None
+    assert summary.error.startswith("ApplicationError: HTTP 500")
 
 
 def test_the_demo_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +222,10 @@ def test_the_demo_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("demo", "--json")
     assert result.exit_code == 0
     assert DemoSummary(**json.loads(result.stdout)) == wanted
-    wanted = evolve(wanted, refused=1)
-    assert run("demo").exit_code == 1
+    assert result.stderr == ""
+    wanted = evolve(wanted, refused=1, error="ConnectionFailed: no way")
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (1, "error: ConnectionFailed: no way\n")
 
 
 def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
@@ -234,7 +250,7 @@ def test_the_sandbox_tells_what_to_set_and_what_it_saw(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait() == 0
     last = (tmp_path / "stdout").read_text().splitlines()[-1]
-    assert last == "# 3 calls, 1 activities taken, 0 refused, fullest window 3"
+    assert last == "# 3 calls, 1 taken, 0 refused, fullest window 3"
     assert (tmp_path / "stderr").read_text() == ""
 
 
@@ -255,9 +271,9 @@ def test_the_sandbox_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--delay", "fast"], "--delay: found 'fast', wanted seconds, or LOW:HIGH"),
         (["--idle-timeout", "1:x"], "--idle-timeout: found '1:x'"),
         (["--fault", "500"], "--fault: found '500', wanted NAME=PROBABILITY"),
-        (["--fault", "500=often"], "could not convert string to float"),
+        (["--fault", "500=often"], "--fault: found '500=often', wanted NAME=PROBABILITY"),
         (["--fault", "501=0.1"], "unknown faults 501; there are 429,"),
-        (["--end", "x=ERROR"], "invalid literal for int()"),
+        (["--end", "x=ERROR"], "--end: found 'x=ERROR', wanted CODE=STATUS"),
         (["--script", "ok,no"], "unknown faults no;"),
         (["--pace", "0"], "pace is more than 0"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 from support import activity
@@ -25,12 +27,18 @@ from leadpost import (
 
 
 def test_all_is_the_sorted_public_names() -> None:
-    public = {
-        name
-        for name, value in vars(leadpost).items()
-        if not name.startswith("_") and not isinstance(value, type(leadpost))
-    }
+    source = Path(leadpost.__file__).read_text(encoding="utf-8")
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    public = {n.name for i in imports if (i.module or "").startswith("leadpost.") for n in i.names}
     assert leadpost.__all__ == sorted(public)
+    assert set(leadpost.__all__) <= set(dir(leadpost))
+
+
+def test_each_public_name_is_there_on_first_use_and_no_other_is() -> None:
+    for name in leadpost.__all__:
+        assert getattr(leadpost, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'leadpost' has no attribute 'Poster'"):
+        leadpost.Poster  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

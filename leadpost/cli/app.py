@@ -14,11 +14,11 @@ import leadpost
 from leadpost.bucket import LIMIT, TokenBucket
 from leadpost.cli import ask, demo, inputs, post, serve, status
 from leadpost.cli.exits import Exit, InputError, exit_of, told
-from leadpost.cli.keys import read_account
+from leadpost.cli.keys import read_account, where_to_look
 from leadpost.cli.logs import logged
 from leadpost.cli.options import EnvFile, Json, Limit, OnUncertain, Verbose
 from leadpost.cli.outputs import Outputs
-from leadpost.errors import LeadpostError
+from leadpost.errors import ConnectionFailed, LeadpostError, NotFound
 from leadpost.poster import AsyncActivityPoster
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",  # or else paragraphs keep the line breaks of the docstrings
     pretty_exceptions_enable=False,  # they show the locals, keys among them
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXIT_CODES,
@@ -103,7 +104,9 @@ def post_command(
     timezone: Annotated[
         str | None,
         typer.Option(
-            help="Zone of an ActivityDateTime without one, such as Asia/Kolkata; by default UTC."
+            help="Zone, such as Asia/Kolkata, of an ActivityDateTime without an offset:"
+            " YYYY-MM-DD HH:MM:SS, or with a T between. Without this option the former is UTC and"
+            " the latter is refused. ISO 8601 with an offset is always taken."
         ),
     ] = None,
     send_empty: Annotated[
@@ -142,8 +145,8 @@ def post_command(
     first call.
 
     FILE.results.csv tells what became of each row. FILE.rejects.csv (or .jsonl) has the rows that
-    did not get through, to be corrected and posted again; FILE.uncertain.csv those that may have
-    arrived.
+    did not get through, with the reason, to be posted again, corrected where they were rejected;
+    FILE.uncertain.csv those that may have arrived.
     """
     console = Console(stderr=True)
     how = post.How(
@@ -180,7 +183,7 @@ def post_command(
 def status_command(
     *,
     request_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[REQUEST_ID]...", help="RequestIDs.")
+        list[str] | None, typer.Argument(metavar="REQUEST_ID", help="RequestIDs.")
     ] = None,
     results: Annotated[
         Path | None,
@@ -201,6 +204,7 @@ def status_command(
     wanted = status.accepted_in(results) if results else request_ids or []
     ended = _asked(
         lambda poster: status.tell_status(poster, wanted, as_json=as_json),
+        "LEADPOST_STATUS_PATH",
         env_file,
         limit,
         verbose=verbose,
@@ -213,7 +217,12 @@ def metrics_command(
     *, env_file: EnvFile = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Ask how far behind LeadSquared's queue is."""
-    _asked(lambda poster: ask.tell_metrics(poster, as_json=as_json), env_file, verbose=verbose)
+    _asked(
+        lambda poster: ask.tell_metrics(poster, as_json=as_json),
+        "LEADPOST_METRICS_PATH",
+        env_file,
+        verbose=verbose,
+    )
 
 
 @app.command("types")
@@ -232,11 +241,12 @@ def types_command(
         else:
             await ask.tell_type(poster, code, as_json=as_json)
 
-    _asked(tell, env_file, verbose=verbose)
+    _asked(tell, "LEADPOST_SYNC_HOST", env_file, verbose=verbose)
 
 
 def _asked(
     question: Callable[[AsyncActivityPoster], Awaitable[T]],
+    variable: str,
     env_file: Path | None,
     limit: int = LIMIT,
     *,
@@ -246,7 +256,11 @@ def _asked(
 
     async def asking() -> T:
         async with AsyncActivityPoster(account, bucket=TokenBucket(limit)) as poster:
-            return await question(poster)
+            try:
+                return await question(poster)
+            except (ConnectionFailed, NotFound) as error:
+                error.add_note(where_to_look(account, variable))
+                raise
 
     with logged(Console(stderr=True), verbose=verbose):
         return asyncio.run(asking())

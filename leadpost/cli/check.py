@@ -11,6 +11,8 @@ from leadpost.cli.rows import Row
 from leadpost.errors import Problem
 
 _SHOWN = 20
+_FORM = "of the form"
+_LEGEND = "(in forms, 9 stands for a digit and a for a letter)"
 
 
 @define
@@ -37,8 +39,11 @@ class Check:
     def lines(self) -> list[str]:
         """List the problems for people."""
         lines = [f"{row.place}, {problem}" for row, problem in self.shown]
-        more = self.problems - len(self.shown)
-        return [*lines, f"… and {more} more"] if more else lines
+        if more := self.problems - len(self.shown):
+            lines.append(f"… and {more} more")
+        if any(_FORM in problem.found for _, problem in self.shown):
+            lines.append(_LEGEND)
+        return lines
 
     def as_json(self, limit: int) -> dict[str, Any]:
         return {
@@ -75,6 +80,16 @@ def checked(rows: Iterable[Row]) -> Check:
 def duration(calls: int, limit: int = LIMIT) -> float:
     """Give the seconds that so many calls take at best: a first burst, then one each 5 s."""
     return max(ceil(calls / limit) - 1, 0) * PERIOD
+
+
+def number_of(count: int, noun: str) -> str:
+    """
+    Write a number of things.
+
+    >>> number_of(1, "row"), number_of(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def spoken(seconds: float) -> str:

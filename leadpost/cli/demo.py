@@ -51,6 +51,7 @@ class DemoSummary:
         limit: The most that are allowed.
         succeeded: Activities whose status came to be Success.
         seconds: How long it took.
+        error: The first error, None if there was none.
     """
 
     posted: int
@@ -60,6 +61,7 @@ class DemoSummary:
     limit: int
     succeeded: int
     seconds: float
+    error: str | None = None
 
     @property
     def exit(self) -> Exit:
@@ -88,18 +90,22 @@ async def run_demo(
     counted = CountedBucket(bucket)
     posts = Tally("posting", count, STATES, lambda: counted.calls)
     request_ids: list[str] = []
+    errors: list[LeadpostError] = []
     async with AsyncActivityPoster(sandbox.account(), bucket=counted) as poster:
         with shown(posts, console) as changed:
             async for outcome in poster.post_stream(samples(count)):
                 posts.counts[outcome.state] += 1
                 if outcome.request_id is not None:
                     request_ids.append(outcome.request_id)
+                if outcome.error is not None:
+                    errors.append(outcome.error)
                 changed()
 
         async def end_of(request_id: str) -> str:
             try:
                 return (await poster.wait(request_id, _TIMEOUT)).state
-            except LeadpostError:
+            except LeadpostError as error:
+                errors.append(error)
                 return "failed"
 
         ends = Tally("status", len(request_ids), ("succeeded", "failed"), lambda: counted.calls)
@@ -116,11 +122,14 @@ async def run_demo(
         limit=25,
         succeeded=ends.counts["succeeded"],
         seconds=round(time.monotonic() - began, 1),
+        error=f"{type(errors[0]).__name__}: {errors[0]}" if errors else None,
     )
 
 
 def tell(summary: DemoSummary, *, as_json: bool) -> None:
     """Print the summary and what to do next."""
+    if summary.error is not None:
+        typer.echo(f"error: {summary.error}", err=True)
     if as_json:
         record: dict[str, Any] = asdict(summary)
         typer.echo(json.dumps(record))

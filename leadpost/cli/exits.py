@@ -33,7 +33,7 @@ def exit_of(error: Exception) -> Exit:
 
 
 def told(error: Exception) -> str:
-    """Give the text of an error; of one about a file, without Python's number for it."""
+    """Give the text and notes of an error; of one about a file, without Python's number for it."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return " ".join([str(error), *getattr(error, "__notes__", [])])

@@ -36,6 +36,18 @@ def read_account(env_file: Path | None) -> Account:
     return Account.from_env(merged({k: v for k, v in values.items() if v}, os.environ))
 
 
+def where_to_look(account: Account, variable: str) -> str:
+    """
+    Say which host was called and what settles that, for when it was the wrong one.
+
+    Args:
+        account: The account.
+        variable: The one that settles the rest of the URL, or the sync host.
+    """
+    host = account.sync_host if variable == "LEADPOST_SYNC_HOST" else account.host
+    return f"(at {host}: see LEADPOST_HOST or LEADPOST_REGION, and {variable})"
+
+
 def merged(file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """
     Put the environment over the variables of a file.

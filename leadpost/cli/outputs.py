@@ -10,7 +10,7 @@ from typing import BinaryIO, Self
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import Input, Row
-from leadpost.errors import LeadpostError
+from leadpost.errors import LeadpostError, NotFound, Unauthorized
 
 COLUMNS = ("line", "state", "request_id", "error_type", "message")
 
@@ -29,6 +29,9 @@ class Outputs:
         source: The input, whose form the rejects have.
         force: Whether files that exist are replaced.
 
+    Attributes:
+        to_correct: How many of the rejects have to be corrected; the others are good as they are.
+
     Raises:
         InputError: a file exists, or is the input itself.
     """
@@ -37,6 +40,7 @@ class Outputs:
         self.results = Path(f"{base}.results.csv")
         self.rejects = RowsFile(Path(f"{base}.rejects{source.suffix}"), source)
         self.uncertain = RowsFile(Path(f"{base}.uncertain{source.suffix}"), source)
+        self.to_correct = 0
         self._force = force
         self._offsets = array("q")
         self._end = 0
@@ -105,6 +109,10 @@ class Outputs:
             self.uncertain.add(row, message)
         elif state != "accepted":
             self.rejects.add(row, f"{kind}: {message}")
+            # The keys and the URL are nothing that a row could be blamed for.
+            self.to_correct += state == "rejected" and not isinstance(
+                error, Unauthorized | NotFound
+            )
 
     def put_in_order(self) -> None:
         """Put the results into the order of the input, all at once for whoever reads them."""

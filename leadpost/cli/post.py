@@ -10,13 +10,15 @@ from rich.console import Console
 
 from leadpost.account import Account
 from leadpost.bucket import LIMIT, PERIOD, Bucket
-from leadpost.cli.check import Check, checked, duration, spoken
+from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit
+from leadpost.cli.keys import where_to_look
 from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.cli.progress import shown
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
 from leadpost.cli.tally import CountedBucket, Tally
+from leadpost.errors import ConnectionFailed, NotFound, Unauthorized
 from leadpost.poster import AsyncActivityPoster
 
 STATES = ("accepted", "rejected", "uncertain", "failed")
@@ -57,7 +59,8 @@ def tell_check(check: Check, source: Input, how: How, *, dry_run: bool) -> None:
         typer.echo(json.dumps(check.as_json(how.limit)))
         return
     time = spoken(duration(check.good, how.limit))
-    typer.echo(f"{source.name}: {check.rows} rows, {check.good} good, {check.bad} bad")
+    rows = number_of(check.rows, "row")
+    typer.echo(f"{source.name}: {rows}, {check.good} good, {check.bad} bad")
     typer.echo(f"posting {check.good} takes about {time} at {how.limit} calls per {PERIOD:g} s")
     if not dry_run:
         typer.echo("nothing was sent: correct the bad rows, or --skip-invalid posts the others")
@@ -110,6 +113,7 @@ async def post_file(
             run = Run(source, outputs, tally, changed, stopping)
             async with poster:
                 await run.post(poster)
+        _tell_errors(tally, run, account)
         _tell(source, outputs, tally, run, how)
     return _exit_of(run, tally)
 
@@ -117,39 +121,62 @@ async def post_file(
 def _exit_of(run: Run, tally: Tally) -> Exit:
     if run.interrupted:
         return Exit.INTERRUPTED
-    if run.keys_refused:
+    if Unauthorized in run.errors:
         return Exit.KEYS_REFUSED
     all_accepted = tally.counts["accepted"] == tally.done and run.failure is None
     return Exit.ALL_ACCEPTED if all_accepted else Exit.SOME_NOT
 
 
-def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, how: How) -> None:
-    left = tally.total - tally.done + tally.counts["not_sent"]
+def _not_sent(tally: Tally) -> int:
+    return tally.total - tally.done + tally.counts["not_sent"]
+
+
+def _tell_errors(tally: Tally, run: Run, account: Account) -> None:
+    """Say on standard error what ended the run, and what the rows are not to blame for."""
+    where = where_to_look(account, "LEADPOST_SUBMIT_PATH")
     if run.interrupted:
+        left = _not_sent(tally)
         typer.echo(f"interrupted: {left} of {tally.total} rows were not sent", err=True)
-    if run.keys_refused:
+    if Unauthorized in run.errors:
         typer.echo("error: the keys were refused; nothing more was sent", err=True)
+    if (wrong := run.errors.get(NotFound)) is not None:
+        typer.echo(f"error: the URL is wrong; nothing more was sent: {wrong} {where}", err=True)
+    if (failed := run.errors.get(ConnectionFailed)) is not None:
+        typer.echo(f"error: a connection failed: {failed} {where}", err=True)
     if run.failure is not None:
         typer.echo(f"error: the results could not be written: {run.failure}", err=True)
         typer.echo("\n".join(["not in the results:", *run.unrecorded]), err=True)
+
+
+def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, how: How) -> None:
     if how.as_json:
-        typer.echo(json.dumps(_summary(outputs, tally, run, left)))
+        typer.echo(json.dumps(_summary(outputs, tally, run)))
         return
-    typer.echo(f"{source.name}: {tally.total} rows in {spoken(tally.elapsed)}: {tally.told()}")
+    rows = number_of(tally.total, "row")
+    typer.echo(f"{source.name}: {rows} in {spoken(tally.elapsed)}: {tally.told()}")
     typer.echo(f"results:   {outputs.results}")
     for name, file, hint in (
-        ("rejects:  ", outputs.rejects, "not through: correct them and post this file"),
+        ("rejects:  ", outputs.rejects, f"not through: {_what_to_do(outputs)}"),
         ("uncertain:", outputs.uncertain, "may have arrived: look before posting them again"),
     ):
         if file.count:
             typer.echo(f"{name} {file.path} ({file.count} {hint})")
 
 
-def _summary(outputs: Outputs, tally: Tally, run: Run, left: int) -> dict[str, Any]:
+def _what_to_do(outputs: Outputs) -> str:
+    correct, later = outputs.to_correct, outputs.rejects.count - outputs.to_correct
+    parts = (
+        f"{correct} to correct and post again" if correct else "",
+        f"{later} to post again later, nothing to correct" if later else "",
+    )
+    return "; ".join(part for part in parts if part)
+
+
+def _summary(outputs: Outputs, tally: Tally, run: Run) -> dict[str, Any]:
     return {
         "rows": tally.total,
         **{state: tally.counts[state] for state in STATES},
-        "not_sent": left,
+        "not_sent": _not_sent(tally),
         "seconds": round(tally.elapsed, 3),
         "interrupted": run.interrupted,
         "results": str(outputs.results),

@@ -9,14 +9,11 @@ from leadpost.cli.interrupt import on_interrupt
 from leadpost.cli.outputs import Outputs
 from leadpost.cli.rows import Input, Row
 from leadpost.cli.tally import Tally
-from leadpost.errors import (
-    DeliveryUncertain,
-    InvalidActivity,
-    LeadpostError,
-    NotSent,
-    Unauthorized,
-)
+from leadpost.errors import DeliveryUncertain, InvalidActivity, LeadpostError, NotSent
 from leadpost.poster import AsyncActivityPoster
+
+_MOMENT = 0.1
+"""Seconds in which what is answered already is recorded."""
 
 
 class Run:
@@ -32,7 +29,7 @@ class Run:
 
     Attributes:
         interrupted: Whether there was a Ctrl-C.
-        keys_refused: Whether the vendor refused the keys.
+        errors: The first error of each class.
         failure: Why rows could not be recorded, None if all could.
         unrecorded: What became of those.
     """
@@ -46,7 +43,7 @@ class Run:
         stopping: Callable[[], None],
     ) -> None:
         self.interrupted = False
-        self.keys_refused = False
+        self.errors: dict[type[LeadpostError], LeadpostError] = {}
         self.failure: OSError | None = None
         self.unrecorded: list[str] = []
         self._outputs = outputs
@@ -65,9 +62,17 @@ class Run:
         """
         posting = asyncio.create_task(self._post(poster))
 
+        def give_up(recorded: int | None = None) -> None:
+            """Cancel, once what is answered already is recorded."""
+            if recorded == self._tally.done:
+                posting.cancel()
+            else:
+                loop = asyncio.get_running_loop()
+                loop.call_later(_MOMENT, give_up, self._tally.done)
+
         def interrupt() -> None:
             if self.interrupted:
-                posting.cancel()
+                give_up()
             else:
                 self.interrupted = True
                 self._stopping()
@@ -124,6 +129,7 @@ class Run:
             self.failure = failure
             self.unrecorded.append(f"{row.place}: {state} {request_id or ''}".rstrip())
             self._stop.set()
-        self.keys_refused |= isinstance(error, Unauthorized)
+        if error is not None:
+            self.errors.setdefault(type(error), error)
         self._tally.counts[state] += 1
         self._changed()

@@ -1,19 +1,23 @@
 """`leadpost sandbox`: the stand-in for the vendor until Ctrl-C."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from leadpost.bucket import LIMIT, PERIOD
+from leadpost.cli.check import number_of
 from leadpost.cli.exits import InputError
 
 if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox
+
+N = TypeVar("N")
+V = TypeVar("V")
 
 
 class Window(StrEnum):
@@ -52,14 +56,22 @@ def span_of(option: str, text: str) -> float | tuple[float, float]:
         ) from None
 
 
-def pairs_of(option: str, texts: Sequence[str], wanted: str) -> dict[str, str]:
+def pairs_of(
+    option: str,
+    texts: Sequence[str],
+    wanted: str,
+    name_of: Callable[[str], N],
+    value_of: Callable[[str], V],
+) -> dict[N, V]:
     """Read options of the form NAME=VALUE."""
-    pairs: dict[str, str] = {}
+    pairs: dict[N, V] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise InputError(f"{option}: found {text!r}, wanted {wanted}")
-        pairs[name] = value
+        name, _, value = text.partition("=")
+        with suppress(ValueError):
+            if name and value:
+                pairs[name_of(name)] = value_of(value)
+                continue
+        raise InputError(f"{option}: found {text!r}, wanted {wanted}")
     return pairs
 
 
@@ -79,17 +91,17 @@ def made(
         InputError: one of them cannot be used.
     """
     module = sandbox_module()
-    shares = pairs_of("--fault", faults, "NAME=PROBABILITY such as 500=0.02")
-    codes = pairs_of("--end", ends, "CODE=STATUS such as 207=ERROR")
+    shares = pairs_of("--fault", faults, "NAME=PROBABILITY such as 500=0.02", str, float)
+    codes = pairs_of("--end", ends, "CODE=STATUS such as 207=ERROR", int, str)
     try:
         sandbox: Sandbox = module.Sandbox(
             faults=module.Faults(
-                {name: float(share) for name, share in shares.items()},
+                shares,
                 [name.strip() for name in script.split(",") if name.strip()],
                 retry_after=retry_after,
                 slow=slow,
             ),
-            ends={int(code): status for code, status in codes.items()},
+            ends=codes,
             **options,
         )
     except ValueError as error:
@@ -121,7 +133,7 @@ def _serve(sandbox: "Sandbox", status_path: str, metrics_path: str) -> None:
             sandbox.wait()
     report = sandbox.report()
     typer.echo(
-        f"# {report.arrivals} calls, {report.taken} activities taken, {report.refused} refused,"
+        f"# {number_of(report.arrivals, 'call')}, {report.taken} taken, {report.refused} refused,"
         f" fullest window {report.fullest_window}"
     )
 

@@ -1,0 +1,75 @@
+"""
+What if the account's limit is not all ours?
+
+Over real sockets against a strict sandbox (sliding window, 0.02-0.15 s each way), both at once:
+900 posts while another program takes 10 of the account's 25 calls all the time, and 300 posts where
+the account's limit is really 10.
+
+    python benchmarks/shared_account.py [--posts 900]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+from common import activities, options, show
+
+from leadpost import AsyncActivityPoster
+from leadpost.sandbox import Sandbox
+
+
+async def take(sandbox: Sandbox, calls: int) -> None:
+    """Take so many calls of each 5 s, for ever, one after another and never again."""
+    async with (
+        httpx.AsyncClient(
+            base_url=sandbox.url,
+            params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
+            headers={"x-api-key": sandbox.api_key},
+        ) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        while True:
+            group.create_task(client.get("/activity/create/metrics"))
+            await asyncio.sleep(5 / calls)
+
+
+async def measure(what: str, posts: int, *, limit: int, others: int) -> dict[str, Any]:
+    with Sandbox(delay=(0.02, 0.15), limit=limit) as sandbox:
+        other = asyncio.create_task(take(sandbox, others)) if others else None
+        async with AsyncActivityPoster(sandbox.account()) as poster:
+            await asyncio.sleep(5 if other else 0)
+            before = sandbox.report()
+            begun = time.perf_counter()
+            await poster.post_many(activities(posts // 3))
+            learned = sandbox.report()
+            await poster.post_many(activities(posts - posts // 3))
+            took = time.perf_counter() - begun
+            after = sandbox.report()
+        if other:
+            other.cancel()
+            await asyncio.wait([other])
+    refused = after.refused - before.refused
+    return {
+        "case": what,
+        "posts": posts,
+        "refused, in all": refused,
+        "share of all calls": refused / (posts + refused),
+        "refused in the last two thirds": after.refused - learned.refused,
+        "share of what is left of the limit": posts / took / ((limit - others) / 5),
+    }
+
+
+async def main() -> None:
+    chosen = options(__doc__, posts=900)
+    rows = await asyncio.gather(
+        measure("another program takes 10 of 25", chosen.posts, limit=25, others=10),
+        measure("the limit is really 10", chosen.posts // 3, limit=10, others=0),
+    )
+    show("shared_account", "a limit that is not all ours", rows, save=not chosen.no_save)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
