@@ -2,8 +2,8 @@
 How near does a long batch come to the ceiling, and how long does an urgent post wait in it?
 
 2,000 posts in one batch over real sockets to a strict sandbox (sliding window), for four ranges of
-delay, all at the same time, each with a sandbox of its own; every 10 s an urgent single post. The
-ceiling: 25 / (5 + mean round trip - least round trip) posts a second.
+delay, all at the same time, each with a sandbox of its own; every 4 s an urgent single post, whose
+wait for a token counts. The ceiling: 25 / (5 + mean round trip - least round trip) posts a second.
 
     python benchmarks/long_run.py [--posts 2000]
 """
@@ -12,32 +12,48 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from common import activities, ceiling_rate, options, show
 
-from leadpost import Activity, AsyncActivityPoster
+from leadpost import Activity, AsyncActivityPoster, TokenBucket
 from leadpost.sandbox import Sandbox
 
 DELAYS = ((0.02, 0.15), (0.1, 0.15), (0.3, 0.5), (0.1, 1.0))
 LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
-EVERY = 10.0
+EVERY = 4.0
+urgent_waits: ContextVar[list[float] | None] = ContextVar("urgent_waits", default=None)
 
 
-async def urgent(poster: AsyncActivityPoster, waits: list[float], most_way: float) -> None:
-    """Post single activities for ever; keep how long each took beyond what its ways may take."""
+class WatchedBucket(TokenBucket):
+    """Keeps how long urgent posts wait for their token, which is until they are sent."""
+
+    @asynccontextmanager
+    async def token(self) -> AsyncGenerator[None]:
+        begun = time.perf_counter()
+        async with super().token():
+            waits = urgent_waits.get()
+            if waits is not None:
+                waits.append(time.perf_counter() - begun)
+            yield
+
+
+async def urgent(poster: AsyncActivityPoster, waits: list[float]) -> None:
+    """Post single activities for ever."""
+    urgent_waits.set(waits)
     while True:
         await asyncio.sleep(EVERY)
-        begun = time.perf_counter()
         await poster.post(Activity(LEAD, 201, f"urgent {len(waits)}"))
-        waits.append(time.perf_counter() - begun - most_way)
 
 
 async def measure(low: float, high: float, posts: int) -> dict[str, Any]:
     with Sandbox(delay=(low, high)) as sandbox:
-        async with AsyncActivityPoster(sandbox.account()) as poster:
+        async with AsyncActivityPoster(sandbox.account(), bucket=WatchedBucket()) as poster:
             waits: list[float] = []
-            single = asyncio.create_task(urgent(poster, waits, 2 * low))
+            single = asyncio.create_task(urgent(poster, waits))
             begun = time.perf_counter()
             await poster.post_many(activities(posts))
             took = time.perf_counter() - begun
@@ -50,9 +66,9 @@ async def measure(low: float, high: float, posts: int) -> dict[str, Any]:
         "fullest 5 s": report.fullest_window,
         "share of the ceiling": (posts + len(waits)) / took / ceiling_rate(low, high),
         "urgent posts": len(waits),
-        # Sent and answered: the wait for a token is less than that by a round trip.
-        "urgent, median s": ordered[len(ordered) // 2],
-        "urgent, most s": ordered[-1],
+        "sent after, median s": ordered[len(ordered) // 2],
+        "99 of 100 after, s": ordered[len(ordered) * 99 // 100],
+        "the last after, s": ordered[-1],
     }
 
 

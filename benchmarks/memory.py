@@ -1,74 +1,102 @@
 """
 Does a long stream of posts hold memory, or hold up the event loop?
 
-1,000,000 activities through `post_stream`, on a transport that answers at once, with an open
-bucket; a heartbeat beats every 10 ms on the same loop.
+1,000,000 activities through `post_stream`, and 432,000 (a day at the limit) through `post_many`, on
+a transport that answers at once, with an open bucket; a heartbeat beats every 10 ms on the same
+loop. What `post_many` is given and what it returns is not counted.
 
-    python benchmarks/memory.py [--activities 1000000]
+    python benchmarks/memory.py [--activities 1000000] [--batch 432000]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
+import sys
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import httpx
 import psutil
-from rich.console import Console
-from rich.table import Table
+from common import ACCOUNT, LEAD, answer_at_once, options, show
 
-from leadpost import Account, Activity, AsyncActivityPoster, OpenBucket
+from leadpost import Activity, AsyncActivityPoster, OpenBucket
 
-LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
-ANSWER = b'{"Status": "Request accepted", "RequestID": "7ba60ab0-7054-4856-8590-1b5a9f904ad1"}'
 BEAT = 0.01
-
-
-async def answer_at_once(_: httpx.Request) -> httpx.Response:
-    return httpx.Response(200, content=ANSWER)
-
-
-async def beat(late: list[float]) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + BEAT
-        await asyncio.sleep(BEAT)
-        late[0] = max(late[0], loop.time() - due)
 
 
 def resident() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1] if __doc__ else None)
-    parser.add_argument("--activities", type=int, default=1_000_000)
-    count = parser.parse_args().activities
-    account = Account(host="http://127.0.0.1:9", access_key="a", secret_key="b", api_key="c")
-    client = httpx.AsyncClient(transport=httpx.MockTransport(answer_at_once))
-    late = [0.0]
-    async with client, AsyncActivityPoster(account, client=client, bucket=OpenBucket()) as poster:
+class Watch:
+    """Sees how late the loop is, how much memory is held, and when the first call left."""
+
+    def __init__(self) -> None:
+        self.late = 0.0
+        self.most = 0.0
+        self.begun = 0.0
+        self.first_call = 0.0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.first_call = self.first_call or time.perf_counter() - self.begun
+        return await answer_at_once(request)
+
+    async def beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + BEAT
+            await asyncio.sleep(BEAT)
+            self.late = max(self.late, loop.time() - due)
+            self.most = max(self.most, resident())
+
+
+def numbered(count: int) -> Iterator[Activity]:
+    return (Activity(LEAD, 201, f"call {number}") for number in range(count))
+
+
+async def stream(poster: AsyncActivityPoster, activities: Iterator[Activity]) -> float:
+    async for outcome in poster.post_stream(activities):
+        assert outcome.state == "accepted"
+    return 0.0
+
+
+async def batch(poster: AsyncActivityPoster, activities: list[Activity]) -> float:
+    ids = await poster.post_many(activities)
+    return (sys.getsizeof(ids) + sum(map(sys.getsizeof, ids))) / 2**20
+
+
+async def measure(
+    what: str, run: Callable[..., Awaitable[float]], activities: Any
+) -> dict[str, Any]:
+    watch = Watch()
+    client = httpx.AsyncClient(transport=httpx.MockTransport(watch))
+    async with client, AsyncActivityPoster(ACCOUNT, client=client, bucket=OpenBucket()) as poster:
         await poster.post(Activity(LEAD, 201))
         gc.collect()
-        idle = most = resident()
-        heartbeat = asyncio.create_task(beat(late))
-        begun = time.perf_counter()
-        accepted = 0
-        activities = (Activity(LEAD, 201, f"call {number}") for number in range(count))
-        async for outcome in poster.post_stream(activities):
-            accepted += outcome.state == "accepted"
-            if not accepted % 1000:
-                most = max(most, resident())
-        took = time.perf_counter() - begun
+        idle = watch.most = resident()
+        heartbeat = asyncio.create_task(watch.beat())
+        watch.first_call, watch.begun = 0.0, time.perf_counter()
+        results = await run(poster, activities)
         heartbeat.cancel()
-    table = Table("activities", "accepted", "memory grew by", "heartbeat late by", "µs each")
-    each = f"{took / count * 1e6:.0f}"
-    table.add_row(
-        str(count), str(accepted), f"{most - idle:.1f} MiB", f"{late[0] * 1e3:.1f} ms at most", each
-    )
-    Console().print(table)
+    return {
+        "what": what,
+        "memory grew by, MiB": watch.most - idle,
+        "of it RequestIDs, MiB": results,
+        "heartbeat late at most, ms": watch.late * 1e3,
+        "first call left after, ms": watch.first_call * 1e3,
+    }
+
+
+async def main() -> None:
+    chosen = options(__doc__, activities=1_000_000, batch=432_000)
+    streamed = numbered(chosen.activities)
+    rows = [
+        await measure(f"post_stream, {chosen.activities:,}", stream, streamed),
+        await measure(f"post_many, {chosen.batch:,}", batch, [*numbered(chosen.batch)]),
+    ]
+    show("memory", "memory and the event loop", rows, save=not chosen.no_save)
 
 
 if __name__ == "__main__":

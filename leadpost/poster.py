@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 from weakref import WeakSet
@@ -200,15 +200,16 @@ class AsyncActivityPoster:
         """
         _refuse_one(activities)
         drawn: list[Item] = []
+        results: list[str | LeadpostError] = []  # every one drawn gets its own
+        ended: Exception | None = None
 
         async def recorded() -> AsyncGenerator[Item]:
             async with aclosing(enumerate_async(activities)) as numbered:
                 async for _, activity in numbered:
                     drawn.append(activity)
+                    results.append("")
                     yield activity
 
-        results: dict[int, str | LeadpostError] = {}
-        ended: Exception | None = None
         try:
             async with (
                 aclosing(recorded()) as source,
@@ -218,10 +219,10 @@ class AsyncActivityPoster:
                     results[outcome.index] = outcome.error or outcome.request_id or ""
         except Exception as error:  # noqa: BLE001  # raised again below, beside the RequestIDs
             ended = error
-        failed = any(isinstance(result, LeadpostError) for result in results.values())
+        failed = any(isinstance(result, LeadpostError) for result in results)
         if ended is None and (return_exceptions or not failed):
-            return [results[index] for index in range(len(drawn))]
-        outcomes = [_outcome(i, activity, results[i]) for i, activity in enumerate(drawn)]
+            return results
+        outcomes = [_outcome(*of) for of in zip(count(), drawn, results, strict=False)]
         raise BatchError.of(outcomes, cause=ended)
 
     async def post_stream(
