@@ -60,7 +60,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what is promised of speed and memory."""
+    """Measure what is promised of speed and memory, in some 40 minutes; or only the named ones."""
     session.install("-e", ".[cli]", *group("benchmarks"))
-    for name in ("ceiling", "memory"):
-        session.run("python", f"benchmarks/{name}.py", *session.posargs)
+    names = ("ceiling", "long_run", "shared_account", "overhead", "imports", "memory")
+    for name in session.posargs or names:
+        session.run("python", f"benchmarks/{name}.py")

@@ -3,7 +3,8 @@ How near do 200 posts come to the vendor's ceiling, and how many are refused on 
 
 leadpost and each of its peers, one after the other, over real sockets against the same strict
 sandbox, delays of 0.02-0.15 s each way, for each way in which a server may count. The ceiling: 25
-at once and 25 more every 5 s. Draws results/ceiling.svg and .png: the arrivals in the last 5 s.
+at once and 25 more every 5 s. Draws results/ceiling.svg and .png, the arrivals in the last 5 s, and
+writes results/ceiling.md, the README's table.
 
     python benchmarks/ceiling.py              # 200 posts, about 13 minutes
     python benchmarks/ceiling.py --posts 100 --windows 1   # sliding window only, under 2 minutes
@@ -49,6 +50,20 @@ async def measure(
     return row, [time - arrivals[0] for time in arrivals]
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Write the table for the README: a line for each contender, one figure for each server."""
+    lines = ["| 200 posts | refused | fullest 5 s | share of the ceiling |", "|---|---|---|---|"]
+    for name in dict.fromkeys(row["contender"] for row in rows):
+        own = [row for row in rows if row["contender"] == name]
+        cells = (
+            " / ".join(str(row["refused"]) for row in own),
+            " / ".join(str(row["fullest 5 s"]) for row in own),
+            " / ".join(f"{row['share of the ceiling']:.2f}" for row in own),
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def draw(arrivals: dict[str, list[float]]) -> None:
     """Draw the number of arrivals in the last 5 s over time, a panel for each contender."""
     mpl.rcParams["svg.hashsalt"] = "leadpost"
@@ -62,7 +77,7 @@ def draw(arrivals: dict[str, list[float]]) -> None:
         panel.axhline(25, color="black", linewidth=0.8, linestyle="--")
         panel.set_title(f"{name}: at most {max(counts)}", fontsize=9)
         panel.set_xlim(0, 60)
-        panel.set_ylim(0)
+        panel.set_ylim(0, 55)
     figure.supxlabel("seconds")
     figure.supylabel("calls that arrived in the last 5 s")
     figure.tight_layout()
@@ -82,6 +97,7 @@ async def main() -> None:
             arrivals.setdefault(name, times)
     show("ceiling", f"{chosen.posts} posts", rows, save=not chosen.no_save)
     if not chosen.no_save:
+        (RESULTS / "ceiling.md").write_text(markdown(rows), encoding="utf-8")
         draw(arrivals)
 
 

@@ -108,11 +108,14 @@ class TokenBucket:
     """
     25 tokens; each call takes one, and it comes back 5 s after the call's answer or failure.
 
-    The guarantee: no 26th call of this bucket's arrives at the vendor in any 5 s. Callers are
-    served in the order in which they came; a cancelled one loses no token. A refusal stops all of
-    them until Retry-After or, without one, for the period; one that names a lower limit makes the
-    bucket that small for good, any other one makes it smaller for a while. Works on one event loop
-    at a time, and goes on in the next one with the tokens resting as they were.
+    The guarantee: no 26th call of this bucket's arrives at the vendor in any 5 s. Once enough round
+    trips were seen, a token is back up to 0.5 s earlier, and the guarantee holds as long as none is
+    shorter than `RoundTrips.head_start`, which tells why; any refusal ends that.
+
+    Callers are served in the order in which they came; a cancelled one loses no token. A refusal
+    stops all of them until Retry-After or, without one, for the period; one that names a lower
+    limit makes the bucket that small for good, any other one makes it smaller for a while. Works on
+    one event loop at a time, and goes on in the next one with the tokens resting as they were.
 
     Args:
         limit: Tokens, 1 to 25: fewer for an account with a lower limit.
@@ -201,12 +204,13 @@ class TokenBucket:
             async with self._turn:
                 await self._first_token(loop)
         finally:
-            if loop is self._loop:
-                self._waiting -= 1
+            self._waiting -= loop is self._loop  # else the move to another has set it to 0
 
     async def _first_token(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the first token that is back. Cancelled while it waits, it leaves all as it was."""
         while True:
+            if loop is not self._loop:
+                raise RuntimeError("this TokenBucket went on to another event loop meanwhile")
             now = loop.time()
             pause = self._paused_until - now
             if pause > LONGEST_PAUSE:
@@ -234,15 +238,18 @@ class TokenBucket:
                 return
 
     async def _give_back(self, *, let_through: bool) -> None:
-        token = _Token(asyncio.get_running_loop().time() + self._period, let_through)
-        await token.let_rest(self._period - self._trips.head_start)
+        now = asyncio.get_running_loop().time()
+        token = _Token(now + self._period, let_through)
+        await token.let_rest(self._rest(token, now))
         self._in_use -= 1
         self._tokens.append(token)
         self._fit()
         self._returned.set()
 
     def _rest(self, token: _Token, now: float) -> float:
-        return token.back_at - self._trips.head_start - now
+        # A call that brought no answer made no way back, which is a part of the head start.
+        head_start = self._trips.head_start if token.let_through else 0.0
+        return token.back_at - head_start - now
 
     def _pause(self, refusal: RateLimited) -> None:
         now = asyncio.get_running_loop().time()

@@ -278,14 +278,15 @@ class AsyncActivityPoster:
             LeadpostError: as `status`.
         """
         last: RequestStatus | None = None
+        pauses = chain(_POLL, repeat(_POLL[-1]))
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                for pause in chain(_POLL, repeat(_POLL[-1])):
+                while True:
                     last = await self.status(request_id)
                     if last.final:
                         return last
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(next(pauses))
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -109,17 +109,24 @@ def test_never_idle_a_waiting_call_leaves_as_soon_as_the_first_token_is_back(
 
 @frozen
 class Trip:
-    """One call: when it comes, how much longer than the least its ways there and back take."""
+    """One call: when it comes, how much longer than the least its ways take, whether it fails."""
 
     at: float
     there: float
     back: float
+    fails: bool
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     trips=st.lists(
-        st.builds(Trip, at=st.floats(0, 6), there=st.floats(0, 2), back=st.floats(0, 2)),
+        st.builds(
+            Trip,
+            at=st.floats(0, 6),
+            there=st.floats(0, 2),
+            back=st.floats(0, 2),
+            fails=st.booleans(),
+        ),
         min_size=3,
         max_size=40,
     ),
@@ -137,13 +144,16 @@ def test_with_a_head_start_of_up_to_the_least_round_trip_still_no_call_too_many_
         async with bucket.token():
             await asyncio.sleep(least[0] + trip.there)
             arrivals.append(now())
+            if trip.fails:  # at the very moment of its arrival: it saves the way back
+                raise ConnectionError
             await asyncio.sleep(least[1] + trip.back)
 
     async def main() -> None:
         bucket = TokenBucket(limit)
         for _ in range(10**4):
             bucket.round_trip(sum(least) * share)
-        await asyncio.gather(*(make(trip, bucket) for trip in trips))
+        calls = (make(trip, bucket) for trip in trips)
+        await asyncio.gather(*calls, return_exceptions=True)
 
     run_virtual(main())
     assert fullest(arrivals) <= limit
@@ -295,8 +305,21 @@ def test_calls_of_an_abandoned_loop_that_end_later_make_no_tokens() -> None:
         asyncio.run(_take(bucket))
         abandoned.get_loop().run_until_complete(asyncio.gather(*tasks))
     statistics = bucket.statistics()
-    assert statistics.in_use == 0
+    assert (statistics.in_use, statistics.waiting) == (0, 0)
     assert statistics.free + statistics.resting == 25
+
+
+def test_a_caller_of_an_abandoned_loop_that_waits_still_is_told() -> None:
+    bucket = TokenBucket(1, period=0.05)
+    with asyncio.Runner() as abandoned:
+        abandoned.run(_take(bucket))
+        waiting = abandoned.get_loop().create_task(_take(bucket))
+        abandoned.run(asyncio.sleep(0))
+        asyncio.run(_take(bucket))
+        with pytest.raises(RuntimeError, match="went on to another event loop"):
+            abandoned.get_loop().run_until_complete(waiting)
+    assert bucket.statistics().waiting == 0
+    asyncio.run(_take(bucket))
 
 
 async def test_one_bucket_in_two_running_loops_is_refused() -> None:

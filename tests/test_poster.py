@@ -29,6 +29,7 @@ from leadpost import (
     StatusTimeout,
     TokenBucket,
     Unauthorized,
+    UnexpectedAnswer,
 )
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
 
@@ -271,6 +272,34 @@ async def test_calls_to_this_machine_pass_by_the_proxies_of_the_environment(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with AsyncActivityPoster(sandbox.account()) as poster:
         assert await poster.post(activity())
+
+
+@pytest.mark.parametrize("keys_in", ["query", "headers"])
+async def test_each_host_is_sent_its_keys_and_no_other(keys_in: Any) -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json=[])
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    account = Account(
+        region="india", access_key="u$ra", secret_key="bbbb", api_key="cccc", keys_in=keys_in
+    )
+    async with client, AsyncActivityPoster(account, client=client) as poster:
+        await poster.activity_types()
+        with pytest.raises(UnexpectedAnswer):
+            await poster.metrics()
+    for request, host, api_key in zip(sent, ("api", "asyncapi"), (None, "cccc"), strict=True):
+        assert request.url.host == f"{host}-in21.leadsquared.com"
+        assert request.headers.get("x-api-key") == api_key
+        if keys_in == "query":
+            assert request.url.query == b"accessKey=u%24ra&secretKey=bbbb"
+            assert "x-LSQ-AccessKey" not in request.headers
+        else:
+            assert request.url.query == b""
+            assert request.headers["x-LSQ-AccessKey"] == "u$ra"
+            assert request.headers["x-LSQ-SecretKey"] == "bbbb"
 
 
 async def test_redirects_are_not_followed_whatever_the_client_does() -> None:

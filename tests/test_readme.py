@@ -59,3 +59,9 @@ def test_the_map_names_what_is_there() -> None:
     named = set(re.findall(r"\b([a-z]+\.py|sandbox/|cli/)(?= )", README.split("```\nleadpost/")[1]))
     there = {path.name + "/" * path.is_dir() for path in package.iterdir() if path.name[0] != "_"}
     assert named - {"noxfile.py"} == there - {"py.typed"}
+
+
+def test_the_table_is_the_benchmarks_own() -> None:
+    table = (ROOT / "benchmarks" / "results" / "ceiling.md").read_text(encoding="utf-8")
+    assert f"<!-- benchmarks/results/ceiling.md -->\n{table}<!-- end -->" in README
+    assert (ROOT / "benchmarks" / "results" / "ceiling.svg").exists()

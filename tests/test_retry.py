@@ -222,6 +222,19 @@ def test_a_time_out_of_the_buckets_own_passes_through() -> None:
         post(Vendor(), bucket=Broken())
 
 
+def test_wait_passes_on_a_time_out_that_is_not_its_own() -> None:
+    class Broken(OpenBucket):
+        def token(self) -> Any:
+            raise TimeoutError("the database of this bucket is away")
+
+    async def main() -> None:
+        poster = AsyncActivityPoster(account(), client=Vendor().client(), bucket=Broken())
+        with pytest.raises(TimeoutError, match="database"):
+            await poster.wait("r1")
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize(
     "wrong", [{"max_attempts": 0}, {"max_time": 0}, {"initial_wait": -1}, {"jitter": -1}]
 )
