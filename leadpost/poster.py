@@ -4,67 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from itertools import chain, count, repeat
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
-from weakref import WeakSet
+from typing import Literal, Self, overload
 
 import httpx
-from attrs import field, frozen
-from tenacity import RetryCallState
 
 from leadpost import answers, queries
 from leadpost._shapes import is_mapping
 from leadpost.account import Account
-from leadpost.activity import Activity, personal_texts
-from leadpost.answers import Answer
+from leadpost.activity import Activity
 from leadpost.batch import Batch, Item, Source, enumerate_async, size_of
-from leadpost.bucket import Bucket, SteadyBucket, TokenBucket
+from leadpost.bucket import Bucket, TokenBucket
+from leadpost.caller import Call, Caller
 from leadpost.errors import (
     BatchError,
-    ConnectionFailed,
-    DeliveryUncertain,
     LeadpostError,
     Outcome,
     StatusTimeout,
 )
 from leadpost.queries import ActivityType, QueueMetrics, RequestStatus
-from leadpost.retry import Attempts, RetryPolicy, Waiting, waiting_until
-from leadpost.transport import LIMITS, TIMEOUT, keyed
+from leadpost.retry import RetryPolicy, Waiting, waiting_until
 
-T = TypeVar("T")
-
-_LARGEST_ANSWER = 16 * 2**20
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 _POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
-
-_log = logging.getLogger(__name__)
-
-# Raised by httpx before anything of the request was sent.
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
-
-
-@frozen
-class _Call(Generic[T]):
-    """One call to the vendor: what to send, and how to read its answer."""
-
-    name: str
-    method: Literal["GET", "POST"]
-    url: str | httpx.URL
-    read: Callable[[Answer], T]
-    params: Mapping[str, str] | None = None
-    content: bytes | None = field(default=None, repr=False)
 
 
 class AsyncActivityPoster:
@@ -98,17 +63,11 @@ class AsyncActivityPoster:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
         self._account = account
         self._submit_url = httpx.URL(account.async_url(account.submit_path))
-        self._owns_client = client is None
-        # What goes to this machine goes past the proxies of the environment.
-        self._given = client or httpx.AsyncClient(
-            limits=LIMITS, timeout=TIMEOUT, trust_env=not account.is_loopback
-        )
-        self._client = keyed(self._given, account)
         self._bucket: Bucket = TokenBucket() if bucket is None else bucket
-        self._steady = self._bucket if isinstance(self._bucket, SteadyBucket) else None
         self._retry = retry or RetryPolicy()
-        self._on_uncertain = on_uncertain
-        self._warm = WeakSet[Any]()  # connections that have brought an answer
+        self._call = Caller(
+            account, client, self._bucket, self._retry, uncertain=on_uncertain == "retry"
+        )
 
     def __repr__(self) -> str:
         return f"<AsyncActivityPoster to {self._account.host}: {self._bucket!r}>"
@@ -126,8 +85,7 @@ class AsyncActivityPoster:
 
     async def aclose(self) -> None:
         """Close the connections; an injected client is left as it is."""
-        if self._owns_client:
-            await self._given.aclose()
+        await self._call.aclose()
 
     async def post(self, activity: Item) -> str:
         """
@@ -165,7 +123,7 @@ class AsyncActivityPoster:
         """
         account = self._account
         url = account.sync_url(account.sync_post_path)
-        call = _Call("post_sync", "POST", url, answers.read_activity_id, content=_content(activity))
+        call = Call("post_sync", "POST", url, answers.read_activity_id, content=_content(activity))
         return await self._call(call)
 
     @overload
@@ -260,7 +218,7 @@ class AsyncActivityPoster:
             failure_is_final=account.failure_is_final,
         )
         url = account.async_url(account.status_path)
-        return await self._call(_Call("status", "GET", url, read, {"RequestID": request_id}))
+        return await self._call(Call("status", "GET", url, read, {"RequestID": request_id}))
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
         """
@@ -296,121 +254,36 @@ class AsyncActivityPoster:
     async def metrics(self) -> QueueMetrics:
         """Ask the Metrics API how far behind the vendor's queue is."""
         url = self._account.async_url(self._account.metrics_path)
-        return await self._call(_Call("metrics", "GET", url, queries.read_metrics))
+        return await self._call(Call("metrics", "GET", url, queries.read_metrics))
 
     async def activity_types(self) -> list[ActivityType]:
         """List the activity types, from the synchronous API."""
         url = self._account.sync_url(self._account.activity_types_path)
-        return await self._call(_Call("activity_types", "GET", url, queries.read_activity_types))
+        return await self._call(Call("activity_types", "GET", url, queries.read_activity_types))
 
     async def activity_type(self, code: int) -> ActivityType:
         """Give one activity type with its fields, from the synchronous API."""
         url = self._account.sync_url(self._account.activity_type_path)
         read = partial(queries.read_activity_type, code=code)
-        return await self._call(_Call("activity_type", "GET", url, read, {"code": str(code)}))
+        return await self._call(Call("activity_type", "GET", url, read, {"code": str(code)}))
 
     def _stream(
         self, activities: Source, size: int, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[Outcome]:
-        return Batch(self._post, activities, self._retry.max_time, self._pace, size).stream(stop)
-
-    def _pace(self) -> float:
-        return self._steady.interval if self._steady is not None else 0.0
+        max_time = self._retry.max_time
+        return Batch(self._post, activities, max_time, self._call.pace, size).stream(stop)
 
     async def _post(self, activity: Item, waiting: Waiting) -> str:
-        call = _Call(
+        call = Call(
             "post", "POST", self._submit_url, answers.read_request_id, content=_content(activity)
         )
         return await self._call(call, waiting)
-
-    async def _call(self, call: _Call[T], waiting: Waiting = waiting_until) -> T:
-        """Make a call until it succeeds or is given up; `waiting` is around each wait between."""
-        attempts = Attempts.under(self._retry, uncertain=self._on_uncertain == "retry")
-
-        first: LeadpostError | None = None
-
-        async def attempt() -> T:
-            nonlocal first
-            if first is not None:
-                error, first = first, None
-                raise error
-            async with AsyncExitStack() as token:
-                async with waiting(attempts.deadline):
-                    await token.enter_async_context(self._bucket.token())
-                attempts.begin()
-                return call.read(await self._exchange(call))
-
-        async def sleep(seconds: float) -> None:
-            async with waiting(None):
-                await asyncio.sleep(seconds)
-
-        try:
-            try:
-                return await attempt()
-            except LeadpostError as error:
-                first = error  # told again to tenacity, which a post that succeeds does without
-            return await attempts.retrying(sleep, partial(_log_retry, call.name))(attempt)
-        except LeadpostError as error:
-            raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
-
-    async def _exchange(self, call: _Call[T]) -> Answer:
-        """Send one request and fetch its answer."""
-        if self._given.is_closed:
-            raise RuntimeError("the client of this poster is closed")
-
-        def redact(text: str) -> str:
-            texts = personal_texts(json.loads(call.content)) if call.content else ()
-            return answers.redacted(text, [*self._account.secrets, *texts])
-
-        request = self._client.build_request(
-            call.method, call.url, params=call.params, content=call.content, headers=_HEADERS
-        )
-        try:
-            sent = asyncio.get_running_loop().time()
-            response = await self._client.send(request, stream=True, follow_redirects=False)
-            self._saw_round_trip(response, asyncio.get_running_loop().time() - sent)
-            async with aclosing(response):
-                return _answer(response, await _body(response), redact)
-        except httpx.HTTPStatusError as error:  # a hook of the client's that raises for a status
-            return _answer(error.response, b"", redact)
-        except httpx.RequestError as error:
-            what = redact(f"{type(error).__name__}: {error}")
-            # The chain ends here: httpx quotes what it could not read, and that is not redacted.
-            if call.content is None or isinstance(error, _NOT_SENT):
-                raise ConnectionFailed(what) from None
-            raise DeliveryUncertain(f"no answer ({what})") from None
-
-    def _saw_round_trip(self, response: httpx.Response, seconds: float) -> None:
-        """Tell the bucket, unless the connection was new: opening it took a part of the time."""
-        connection = response.extensions.get("network_stream")
-        if self._steady is None or connection is None:
-            return
-        if connection in self._warm:
-            self._steady.round_trip(seconds)
-        else:
-            self._warm.add(connection)
 
 
 def _content(activity: Item) -> bytes:
     if not isinstance(activity, Activity):
         activity = Activity.from_payload(activity)
     return json.dumps(activity.to_payload(), ensure_ascii=False).encode()
-
-
-def _answer(response: httpx.Response, body: bytes, redact: Callable[[str], str]) -> Answer:
-    now = datetime.now(UTC)
-    retry_after = answers.parse_retry_after(response.headers.get("Retry-After"), now)
-    return Answer(response.status_code, body, retry_after, redact)
-
-
-async def _body(response: httpx.Response) -> bytes:
-    """Read the body, but no more of it than any answer of the vendor's could have."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _LARGEST_ANSWER:
-            break
-    return bytes(body[:_LARGEST_ANSWER])
 
 
 def _outcome(index: int, activity: Item, result: str | LeadpostError) -> Outcome:
@@ -424,16 +297,3 @@ def _refuse_one(activities: object) -> None:
         raise TypeError(
             f"activities: found one {type(activities).__name__}, wanted an iterable of activities"
         )
-
-
-def _log_retry(name: str, state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    status = getattr(error, "status", None)
-    _log.info(
-        "%s: attempt %d failed (%s%s), the next one in %.1f s",
-        name,
-        state.attempt_number,
-        type(error).__name__,
-        f", HTTP {status}" if status else "",
-        state.upcoming_sleep,
-    )

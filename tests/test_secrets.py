@@ -107,7 +107,7 @@ async def test_no_key_and_nothing_personal_shows_under_any_fault(
             on_uncertain=on_uncertain,
         )
         if not injected:
-            poster._client.timeout = httpx.Timeout(0.3)  # pyright: ignore[reportPrivateUsage]
+            poster._call._client.timeout = httpx.Timeout(0.3)  # pyright: ignore[reportPrivateUsage]
         errors = 0
         async with client, poster:
             while sandbox.report().arrivals < len(SCRIPT):
