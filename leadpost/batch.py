@@ -76,9 +76,7 @@ class Batch:
         self._last_draw = 0.0
         self._sending = True
         self._drawing = True
-        self._failure: Exception | None = (
-            None  # of the source, the bucket or a hook: not the vendor's
-        )
+        self._failure: BaseException | None = None
 
     async def stream(self, stop: asyncio.Event | None) -> AsyncGenerator[Outcome]:
         """
@@ -136,9 +134,9 @@ class Batch:
                     await self._keep_pace()
                 self._drawn += 1
                 return await anext(self._source, None)
-        except Exception as error:  # noqa: BLE001  # raised when what is under way has ended
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # see _fail
             if self._drawing:  # else it is the TimeoutError of a stop
-                self._failure = error
+                self._fail(error)
             return None
         finally:
             self._draw = None
@@ -160,12 +158,24 @@ class Batch:
                 _log.error("the batch stops sending: %s", type(error).__name__)
                 self._stop_sending()
             return Outcome(index, activity, error=error)
-        except Exception as error:  # noqa: BLE001  # as above; no activity is left without an outcome
-            self._drawing = False
-            self._failure = error
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # see _fail
+            self._fail(error)
             doubt = DeliveryUncertain(f"{type(error).__name__} ended the batch")
             return Outcome(index, activity, error=doubt)
         return Outcome(index, activity, request_id)
+
+    def _fail(self, error: BaseException) -> None:
+        """
+        End the drawing for an error of the source's, the bucket's or a hook's.
+
+        It is raised when all that is under way has ended, so that no activity is left without an
+        outcome; at once, if it is the cancellation of this worker.
+        """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise error
+        self._drawing = False
+        self._failure = error
 
     def _ends_batch(self, error: LeadpostError) -> bool:
         if isinstance(error, RateLimited):

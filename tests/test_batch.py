@@ -356,6 +356,23 @@ def test_a_broken_bucket_ends_the_batch_with_every_outcome_known_or_in_doubt() -
     run_virtual(main())
 
 
+def test_a_source_that_is_cancelled_by_itself_ends_the_batch_and_does_not_hang_it() -> None:
+    async def source() -> AsyncIterator[Activity]:
+        yield activity(1)
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        outcomes: list[str | None] = []
+        async with poster_to(Vendor(there=0.1)) as poster:
+            stream = poster.post_stream(source())
+            outcomes.append((await anext(stream)).request_id)
+            with pytest.raises(asyncio.CancelledError):
+                await anext(stream)
+        assert outcomes == ["r1"]
+
+    run_virtual(main())
+
+
 def test_leaving_the_stream_early_ends_its_tasks() -> None:
     async def main() -> None:
         async with poster_to(Vendor(there=0.1)) as poster:
