@@ -26,12 +26,9 @@ from aiolimiter import AsyncLimiter
 from attrs import define, frozen
 
 from leadpost.errors import LeadpostError, RateLimited
-from leadpost.pace import RoundTrips, Share, limit_in
+from leadpost.limit import LIMIT, PERIOD, limit_in
+from leadpost.pace import RoundTrips, Share
 
-LIMIT = 25
-"""Calls in `PERIOD` that the vendor allows: "API calls exceeded the limit of 25 in 5 second(s)"."""
-PERIOD = 5.0
-"""Seconds."""
 LONGEST_PAUSE = 300.0
 """Seconds that the bucket makes its callers wait after a refusal; beyond, they are told at once."""
 

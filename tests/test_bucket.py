@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support import fullest, now, run_virtual
 
 from leadpost import OpenBucket, RateLimited, TokenBucket
-from leadpost.pace import limit_in
+from leadpost.limit import limit_in
 
 
 @frozen

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.inputs import Format, opened, told_by_content
+from leadpost.cli.inputs import opened, told_by_content
 from leadpost.cli.json_values import values_of
+from leadpost.cli.options import Format
 from leadpost.cli.rows import Row, in_zone
 
 

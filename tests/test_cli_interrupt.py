@@ -182,6 +182,6 @@ def test_a_reader_that_goes_away_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
         del env_file
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("leadpost.cli.app.read_account", gone)
+    monkeypatch.setattr("leadpost.cli.keys.read_account", gone)
     result = run("metrics")
     assert (result.exit_code, result.stderr) == (1, "")

@@ -378,7 +378,7 @@ def test_a_full_disk_loses_no_request_id(
             self._file = Full()
             return self
 
-    monkeypatch.setattr("leadpost.cli.app.Outputs", FullOutputs)
+    monkeypatch.setattr("leadpost.cli.outputs.Outputs", FullOutputs)
     result = run("post", path, env=keys_of(sandbox))
     assert result.exit_code == 1
     assert "error: the results could not be written: [Errno 28]" in result.stderr

@@ -218,7 +218,7 @@ def test_the_demo_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
         del args
         return wanted
 
-    monkeypatch.setattr("leadpost.cli.app.demo.run_demo", fast)
+    monkeypatch.setattr("leadpost.cli.demo.run_demo", fast)
     result = run("demo", "--json")
     assert result.exit_code == 0
     assert DemoSummary(**json.loads(result.stdout)) == wanted

@@ -4,22 +4,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
 import leadpost
-from leadpost.bucket import LIMIT, TokenBucket
-from leadpost.cli import ask, demo, inputs, post, serve, status
+from leadpost.cli import serve
 from leadpost.cli.exits import Exit, InputError, exit_of, told
-from leadpost.cli.keys import read_account, where_to_look
-from leadpost.cli.logs import logged
-from leadpost.cli.options import EnvFile, Json, Limit, OnUncertain, Verbose
-from leadpost.cli.outputs import Outputs
-from leadpost.errors import ConnectionFailed, LeadpostError, NotFound
-from leadpost.poster import AsyncActivityPoster
+from leadpost.cli.options import EnvFile, Format, Json, Limit, OnUncertain, Verbose
+from leadpost.limit import LIMIT
+
+# What the commands do is imported where it is done, so that --help is quick.
+# ruff: noqa: PLC0415
+
+if TYPE_CHECKING:
+    from leadpost.poster import AsyncActivityPoster
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class _Group(TyperGroup):
             raise typer.Exit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
             raise  # `leadpost types | head`: typer ends it quietly
-        except (LeadpostError, InputError, OSError) as error:
+        except (leadpost.LeadpostError, InputError, OSError) as error:
             typer.echo(f"error: {told(error)}", err=True)
             raise typer.Exit(exit_of(error)) from None
 
@@ -81,12 +82,15 @@ def common(
 @app.command("demo")
 def demo_command(*, as_json: Json = False, verbose: Verbose = False) -> None:
     """Post 50 sample activities to a sandbox on this machine: no keys, no network, under 30 s."""
+    from leadpost.cli import demo
+    from leadpost.cli.logs import logged
+
     console = Console(stderr=True)
     with (
         logged(console, verbose=verbose),
         serve.sandbox_module().Sandbox(delay=(0.02, 0.15), idle_timeout=(4.9, 5.3)) as sandbox,
     ):
-        summary = asyncio.run(demo.run_demo(sandbox, TokenBucket(), console))
+        summary = asyncio.run(demo.run_demo(sandbox, leadpost.TokenBucket(), console))
     demo.tell(summary, as_json=as_json)
     raise typer.Exit(summary.exit)
 
@@ -98,7 +102,7 @@ def post_command(
         str, typer.Argument(metavar="FILE", help="CSV, JSON lines or a JSON array; - for stdin.")
     ],
     form: Annotated[
-        inputs.Format | None,
+        Format | None,
         typer.Option("--format", help="By default told by the name, or else by the content."),
     ] = None,
     timezone: Annotated[
@@ -148,6 +152,11 @@ def post_command(
     did not get through, with the reason, to be posted again, corrected where they were rejected;
     FILE.uncertain.csv those that may have arrived.
     """
+    from leadpost.cli import inputs, post
+    from leadpost.cli.keys import read_account
+    from leadpost.cli.logs import logged
+    from leadpost.cli.outputs import Outputs
+
     console = Console(stderr=True)
     how = post.How(
         limit=limit,
@@ -172,7 +181,7 @@ def post_command(
                 account,
                 check.rows,
                 how=how,
-                bucket=TokenBucket(limit),
+                bucket=leadpost.TokenBucket(limit),
                 console=console,
             )
         )
@@ -199,6 +208,8 @@ def status_command(
 
     The exit code is 0 if all succeeded, 1 if some failed or are not final yet.
     """
+    from leadpost.cli import status
+
     if (results is None) == (not request_ids):
         raise typer.BadParameter("give REQUEST_IDs, or --results FILE")
     wanted = status.accepted_in(results) if results else request_ids or []
@@ -217,6 +228,8 @@ def metrics_command(
     *, env_file: EnvFile = None, as_json: Json = False, verbose: Verbose = False
 ) -> None:
     """Ask how far behind LeadSquared's queue is."""
+    from leadpost.cli import ask
+
     _asked(
         lambda poster: ask.tell_metrics(poster, as_json=as_json),
         "LEADPOST_METRICS_PATH",
@@ -234,8 +247,9 @@ def types_command(
     verbose: Verbose = False,
 ) -> None:
     """List the activity types, or the fields of one."""
+    from leadpost.cli import ask
 
-    async def tell(poster: AsyncActivityPoster) -> None:
+    async def tell(poster: "AsyncActivityPoster") -> None:
         if code is None:
             await ask.tell_types(poster, as_json=as_json)
         else:
@@ -245,20 +259,24 @@ def types_command(
 
 
 def _asked(
-    question: Callable[[AsyncActivityPoster], Awaitable[T]],
+    question: "Callable[[AsyncActivityPoster], Awaitable[T]]",
     variable: str,
     env_file: Path | None,
     limit: int = LIMIT,
     *,
     verbose: bool,
 ) -> T:
+    from leadpost.cli.keys import read_account, where_to_look
+    from leadpost.cli.logs import logged
+
     account = read_account(env_file)
+    bucket = leadpost.TokenBucket(limit)
 
     async def asking() -> T:
-        async with AsyncActivityPoster(account, bucket=TokenBucket(limit)) as poster:
+        async with leadpost.AsyncActivityPoster(account, bucket=bucket) as poster:
             try:
                 return await question(poster)
-            except (ConnectionFailed, NotFound) as error:
+            except (leadpost.ConnectionFailed, leadpost.NotFound) as error:
                 error.add_note(where_to_look(account, variable))
                 raise
 

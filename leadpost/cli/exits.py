@@ -2,8 +2,6 @@
 
 from enum import IntEnum
 
-from leadpost.errors import ConfigurationError, InvalidActivity, LeadpostError, Unauthorized
-
 
 class Exit(IntEnum):
     """The exit codes, as the help tells them."""
@@ -21,6 +19,13 @@ class InputError(Exception):
 
 def exit_of(error: Exception) -> Exit:
     """Give the code for an error that ends the command."""
+    from leadpost.errors import (  # noqa: PLC0415  --help has no need of it
+        ConfigurationError,
+        InvalidActivity,
+        LeadpostError,
+        Unauthorized,
+    )
+
     match error:
         case Unauthorized():
             return Exit.KEYS_REFUSED

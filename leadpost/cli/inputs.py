@@ -7,22 +7,16 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import tzinfo
-from enum import StrEnum
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from leadpost.cli.csv_input import CsvInput
 from leadpost.cli.exits import InputError
 from leadpost.cli.json_input import JsonInput
+from leadpost.cli.options import Format
 from leadpost.cli.rows import Input
 
 STDIN = "-"
-
-
-class Format(StrEnum):
-    CSV = "csv"
-    JSONL = "jsonl"
-    JSON = "json"
 
 
 _SUFFIXES = {

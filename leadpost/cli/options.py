@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-from leadpost.bucket import LIMIT
+from leadpost.limit import LIMIT
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    JSONL = "jsonl"
+    JSON = "json"
 
 
 class OnUncertain(StrEnum):

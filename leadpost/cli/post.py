@@ -9,7 +9,7 @@ from attrs import frozen
 from rich.console import Console
 
 from leadpost.account import Account
-from leadpost.bucket import LIMIT, PERIOD, Bucket
+from leadpost.bucket import Bucket
 from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit
 from leadpost.cli.keys import where_to_look
@@ -19,6 +19,7 @@ from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
 from leadpost.cli.tally import CountedBucket, Tally
 from leadpost.errors import ConnectionFailed, NotFound, Unauthorized
+from leadpost.limit import LIMIT, PERIOD
 from leadpost.poster import AsyncActivityPoster
 
 STATES = ("accepted", "rejected", "uncertain", "failed")

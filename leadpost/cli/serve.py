@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from leadpost.bucket import LIMIT, PERIOD
-from leadpost.cli.check import number_of
 from leadpost.cli.exits import InputError
+from leadpost.limit import LIMIT, PERIOD
 
 if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox
@@ -116,6 +115,8 @@ def exports(variables: Mapping[str, str]) -> str:
 
 def _serve(sandbox: "Sandbox", status_path: str, metrics_path: str) -> None:
     """Run it until Ctrl-C, telling how to reach it and, in the end, what it has seen."""
+    from leadpost.cli.check import number_of  # noqa: PLC0415  --help has no need of it
+
     with sandbox:
         account = sandbox.account()
         variables = {

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 from attrs import define, field
 
-from leadpost.bucket import LIMIT, PERIOD, Bucket
+from leadpost.bucket import Bucket
 from leadpost.cli.check import spoken
+from leadpost.limit import LIMIT, PERIOD
 
 
 class CountedBucket:
