@@ -303,7 +303,7 @@ class TokenBucket:
             latest = now + self._period
             backs = [min(token.back_at, latest) for token in (*self._tokens, *self._parked)]
             backs += [latest] * self._in_use
-            self._tokens = deque(_Token(back_at) for back_at in backs)
+            self._tokens = deque(_Token(back_at) for back_at in sorted(backs))
             self._parked = []
             self._paused_until = min(self._paused_until, now + LONGEST_PAUSE)
         self._loop = loop
