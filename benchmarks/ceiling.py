@@ -21,10 +21,8 @@ from bisect import bisect_right
 from typing import Any
 
 import matplotlib as mpl
-from common import RESULTS, activities, ceiling_seconds, options, show
+from common import RESULTS, activities, ceiling_seconds, options, sandbox_process, show
 from contenders import CONTENDERS, Contender
-
-from leadpost.sandbox import Sandbox
 
 mpl.use("agg")
 from matplotlib import pyplot as plt  # after the choice of the backend
@@ -35,19 +33,19 @@ WINDOWS = ("sliding", "fixed", "bucket")
 async def measure(
     name: str, contend: Contender, window: str, posts: int
 ) -> tuple[dict[str, Any], list[float]]:
-    with Sandbox(delay=(0.02, 0.15), window=window, seed=1) as sandbox:
+    with sandbox_process(delay=(0.02, 0.15), window=window, seed=1) as sandbox:
         begun = time.perf_counter()
-        await contend(sandbox, activities(posts))
+        await contend(sandbox.account, activities(posts))
         took = time.perf_counter() - begun
-        report, arrivals = sandbox.report(), sandbox.arrival_times
+        seen = sandbox.seen()
     row = {
         "contender": name,
         "server counts by": window,
-        "refused": report.refused,
-        "fullest 5 s": report.fullest_window,
+        "refused": seen.report.refused,
+        "fullest 5 s": seen.report.fullest_window,
         "share of the ceiling": ceiling_seconds(posts) / took,
     }
-    return row, [time - arrivals[0] for time in arrivals]
+    return row, [time - seen.arrival_times[0] for time in seen.arrival_times]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import httpx
+from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
 from leadpost import Account, Activity
+from leadpost.sandbox import Report, Sandbox
 
 RESULTS = Path(__file__).parent / "results"
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
@@ -39,6 +44,53 @@ def ceiling_rate(low: float, high: float, tokens: int = 25) -> float:
     tokens / (5 + mean round trip - least round trip).
     """
     return tokens / (5 + (low + high) - 2 * low)
+
+
+@frozen
+class Seen:
+    """What a sandbox has seen: its report, and when each call arrived, in monotonic seconds."""
+
+    report: Report
+    arrival_times: list[float]
+
+
+class SandboxProcess:
+    """A sandbox in a process of its own: its work is not on the client's interpreter."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.account: Account = connection.recv()
+
+    def seen(self) -> Seen:
+        self._connection.send(None)
+        seen: Seen = self._connection.recv()
+        return seen
+
+
+def _serve(connection: Connection, options: dict[str, Any]) -> None:
+    with Sandbox(**options) as sandbox:
+        connection.send(sandbox.account())
+        try:
+            while True:
+                connection.recv()
+                connection.send(Seen(sandbox.report(), sandbox.arrival_times))
+        except EOFError:
+            return  # the benchmark has what it wanted
+
+
+@contextmanager
+def sandbox_process(**options: Any) -> Generator[SandboxProcess]:
+    """Start a sandbox with these options in another process, and end it afterwards."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, options))
+    process.start()
+    there.close()
+    try:
+        yield SandboxProcess(here)
+    finally:
+        here.close()
+        process.join()
 
 
 def options(doc: str | None, **defaults: int) -> argparse.Namespace:

@@ -18,15 +18,14 @@ from pyrate_limiter import Duration, Limiter, Rate
 from tenacity import retry, retry_if_result, wait_random_exponential
 from throttled.asyncio import RateLimiterType, Throttled, rate_limiter
 
-from leadpost import Activity, AsyncActivityPoster
-from leadpost.sandbox import Sandbox
+from leadpost import Account, Activity, AsyncActivityPoster
 
 Acquire = Callable[[], Awaitable[object]]
-Contender = Callable[[Sandbox, list[Activity]], Awaitable[None]]
+Contender = Callable[[Account, list[Activity]], Awaitable[None]]
 
 
-async def leadpost(sandbox: Sandbox, posts: list[Activity]) -> None:
-    async with AsyncActivityPoster(sandbox.account()) as poster:
+async def leadpost(account: Account, posts: list[Activity]) -> None:
+    async with AsyncActivityPoster(account) as poster:
         await poster.post_many(posts)
 
 
@@ -64,12 +63,12 @@ def limits_moving_window() -> Acquire:
 
 
 def with_limiter(make: Callable[[], Acquire]) -> Contender:
-    async def contend(sandbox: Sandbox, posts: list[Activity]) -> None:
+    async def contend(account: Account, posts: list[Activity]) -> None:
         acquire = make()
         async with httpx.AsyncClient(
-            base_url=sandbox.url,
-            params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
-            headers={"x-api-key": sandbox.api_key},
+            base_url=account.host,
+            params={"accessKey": account.access_key, "secretKey": account.secret_key},
+            headers={"x-api-key": account.api_key},
             timeout=60,
         ) as client:
 
