@@ -63,6 +63,7 @@ class Account:
         activity_types_path: Path of the list of activity types, on the sync host.
         activity_type_path: Path of one activity type, on the sync host.
         sync_post_path: Path of the synchronous post.
+        lead_activities_path: Path of the list of a lead's activities, on the sync host.
         failure_is_final: Whether a request whose status is `FAILURE` stays so. False by default:
             the vendor tries some of them again for hours.
 
@@ -86,6 +87,7 @@ class Account:
     activity_types_path: str = "/v2/ProspectActivity.svc/ActivityTypes.Get"
     activity_type_path: str = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
     sync_post_path: str = "/v2/ProspectActivity.svc/Create"
+    lead_activities_path: str = "/v2/ProspectActivity.svc/Retrieve"
     failure_is_final: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -106,6 +108,7 @@ class Account:
             "activity_types_path",
             "activity_type_path",
             "sync_post_path",
+            "lead_activities_path",
         ):
             path = getattr(self, name)
             if not path.startswith("/"):

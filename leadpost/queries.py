@@ -1,5 +1,5 @@
 """
-What the vendor's answers to questions say: status, metrics, activity types.
+What the vendor's answers to questions say: status, metrics, activity types, a lead's activities.
 
 Pure functions, as in `leadpost.answers`; keys are looked up without case there.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn, cast
 
 from attrs import field, frozen
@@ -176,11 +177,100 @@ def read_activity_type(answer: Answer, code: int) -> ActivityType:
     return _activity_type(found, code)
 
 
+@frozen
+class LeadActivity:
+    """
+    An activity that a lead has.
+
+    Attributes:
+        activity_id: The activity's id.
+        event: The activity type's code, None where the answer does not tell.
+        created_on: When the vendor made it, aware, UTC; None where the answer does not tell.
+        texts: Every text that stands anywhere in `raw` as a value. Where note and date-time stand
+            is not known, so a posted one is to be looked for among them all. The repr shows none.
+        raw: The whole activity as it came. The repr does not show it.
+    """
+
+    activity_id: str
+    event: int | None
+    created_on: datetime | None
+    texts: frozenset[str] = field(repr=False)
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class LeadActivities:
+    """
+    One page of a lead's activities.
+
+    Attributes:
+        record_count: How many there are on all pages.
+        activities: Those of this page.
+    """
+
+    record_count: int
+    activities: tuple[LeadActivity, ...]
+
+
+def read_lead_activities(answer: Answer) -> LeadActivities:
+    """
+    Read one page of a lead's activities, in the shape of the vendor's page "Get Activities of a
+    Lead": `{"RecordCount": n, "ProspectActivities": [{"Id", "EventCode", "CreatedOn", "Data"}]}`.
+
+    Raises:
+        LeadpostError: `UnexpectedAnswer` where anything of it cannot be read: an activity left out
+            would look like one that never arrived.
+    """
+    raise_for_error(answer, changes=False)
+    found = get(answer.json, "ProspectActivities")
+    if not is_list(found) or answer.says_error:
+        _unexpected(answer, "ProspectActivities")
+    return LeadActivities(
+        record_count=int(_number(answer, "RecordCount")),
+        activities=tuple(_lead_activity(answer, item) for item in found),
+    )
+
+
+def _lead_activity(answer: Answer, raw: object) -> LeadActivity:
+    activity_id = _text(get(raw, "Id"))
+    if activity_id is None:
+        _unexpected(answer, "Id of an activity")
+    return LeadActivity(
+        activity_id=activity_id,
+        event=_code(get(raw, "EventCode")),
+        created_on=_moment(get(raw, "CreatedOn")),
+        texts=frozenset(_texts(raw)),
+        raw=_mapping(raw),
+    )
+
+
+def _texts(value: object) -> Iterator[str]:
+    left = [value]  # not recursion: the answer may be nested as deep as its reader allowed
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif is_mapping(value):
+            left += value.values()
+        elif is_list(value):
+            left += value
+
+
+def _moment(value: object) -> datetime | None:
+    """The vendor's date-times are in UTC, without saying so."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
 def _activity_type(raw: Mapping[str, Any], code: int | None = None) -> ActivityType:
     for name in ("ActivityEvent", "EventCode", "ActivityEventCode", "Code"):
-        found = get(raw, name)
-        if code is None and isinstance(found, int | str) and str(found).isdecimal():
-            code = int(str(found)[:18])
+        if code is None:
+            code = _code(get(raw, name))
     fields = get(raw, "Fields")
     items = fields if is_list(fields) else ()
     return ActivityType(
@@ -209,6 +299,12 @@ def _unexpected(answer: Answer, wanted: str) -> NoReturn:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if is_mapping(value) else {}
+
+
+def _code(value: object) -> int | None:
+    if isinstance(value, int | str) and str(value).isdecimal():
+        return int(str(value)[:18])
+    return None
 
 
 def _text(value: object) -> str | None:

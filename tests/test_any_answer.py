@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import account, activity, run_virtual
+from support import LEAD, account, activity, run_virtual
 
 from leadpost import AsyncActivityPoster, LeadpostError, OpenBucket, RetryPolicy
 from leadpost._shapes import is_list, is_mapping
@@ -26,6 +26,17 @@ EXAMPLES: list[Any] = [
     {"ID": "x", "Name": "n", "Fields": [{"SchemaName": "mx_Custom_1", "IsMandatory": True}]},
     [{"ActivityEvent": 201, "DisplayName": "Call"}],
     {"message": "Too Many Requests"},
+    {
+        "RecordCount": 1,
+        "ProspectActivities": [
+            {
+                "Id": "a",
+                "EventCode": 201,
+                "CreatedOn": "2024-01-02 03:04:05",
+                "Data": [{"Key": "k"}],
+            }
+        ],
+    },
 ]
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1e308, 10**30, "", "Success", "MX", [], {}, [[]], [{}], {"": None}),
@@ -125,6 +136,7 @@ def test_any_answer_ends_in_a_result_or_a_leadpost_error(seed: int) -> None:
             poster.metrics,
             poster.activity_types,
             lambda: poster.activity_type(201),
+            lambda: poster.lead_activities(LEAD, 201),
         ]
         for number in range(5000):
             call = calls[number % len(calls)]

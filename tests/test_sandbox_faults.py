@@ -155,6 +155,25 @@ async def test_faults_by_probability_follow_the_script_and_strike_as_often_as_to
     assert set(fates) == {"500", "slow", "ok"}
 
 
+async def test_what_is_told_while_it_runs_comes_before_the_script() -> None:
+    with Sandbox(faults=Faults({"500": 1.0}, script=["502-after"])) as sandbox:
+        async with connect(sandbox) as client:
+
+            async def codes(calls: int) -> list[int]:
+                return [(await client.get(METRICS)).status_code for _ in range(calls)]
+
+            sandbox.fail("503", "ok")
+            sandbox.fail(Answer(418))
+            assert await codes(4) == [503, 200, 418, 502]
+            sandbox.fail("504-before")
+            assert await codes(2) == [504, 500]
+            with pytest.raises(ValueError, match="unknown faults tea"):
+                sandbox.fail("ok", "tea")
+            assert await codes(1) == [500]
+    told = {"503": 1, "answer": 1, "502-after": 1, "504-before": 1, "500": 2}
+    assert sandbox.report().faults == told
+
+
 async def test_a_seed_brings_the_same_fates_again() -> None:
     async def codes(seed: int) -> list[int]:
         with Sandbox(limit=None, seed=seed, faults=Faults({"503": 0.5})) as sandbox:

@@ -118,6 +118,10 @@ async def test_no_key_and_nothing_personal_shows_under_any_fault(
                     shown += all_told(error)
             request_id = await poster.post(posted)
             shown.append(repr(await poster.status(request_id)))
+            await poster.post_sync(posted)
+            activities = await poster.lead_activities(LEAD, 201)
+            assert any(set(PERSONAL) <= each.texts for each in activities)
+            shown.append(repr(activities))
             outcomes = [o async for o in poster.post_stream([posted, {"ActivityEvent": 0}])]
         shown += [repr(account), repr(poster), repr(bucket), repr(posted), repr(client)]
         for outcome in outcomes:

@@ -2,7 +2,8 @@
 Whether the body of a post is as the vendor specifies, and nothing less.
 
 Source: the vendor's page "Post an Activity on a Lead (Async)"; `EmailAddress` in place of
-`RelatedProspectId` and fields within a field are from its synchronous sister pages.
+`RelatedProspectId` and fields within a field are from its synchronous sister pages, the question
+for a lead's activities is from "Get Activities of a Lead".
 """
 
 import json
@@ -10,11 +11,15 @@ import re
 from datetime import datetime
 from typing import Any, NoReturn, cast
 
+from attrs import frozen
+
 from leadpost.sandbox.answers import RejectedError, invalid, missing
 
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _EMAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 _DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_MOST_ROWS = 25
 
 
 def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
@@ -29,6 +34,59 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
     Raises:
         RejectedError: If anything is not as specified; the answer is of status 400 and names it.
     """
+    activity = _read_object(content_type, body)
+    _check(activity)
+    return activity
+
+
+@frozen
+class Question:
+    """
+    Which of a lead's activities are asked for.
+
+    Args:
+        lead: The lead's id.
+        code: Event code.
+        offset: Rows to leave out, of the newest ones.
+        rows: Rows to give at most.
+    """
+
+    lead: str
+    code: int
+    offset: int
+    rows: int
+
+
+def read_question(lead: str, content_type: str, body: bytes) -> Question:
+    """
+    The question for a lead's activities.
+
+    Args:
+        lead: The `leadId` of the query string.
+        content_type: As for `read_activity`.
+        body: As for `read_activity`.
+
+    Raises:
+        RejectedError: As `read_activity`.
+    """
+    _must(_is_text(lead, _GUID), "leadId must be a GUID")
+    content = _read_object(content_type, body)
+    parameter, paging = (_needed(content, name) for name in ("Parameter", "Paging"))
+    _must(isinstance(parameter, dict), "Parameter must be an object")
+    _must(isinstance(paging, dict), "Paging must be an object")
+    rows = _whole(paging, "RowCount")
+    _must(1 <= rows <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
+    return Question(lead, _event(parameter), _whole(paging, "Offset"), rows)
+
+
+def _whole(paging: dict[str, Any], name: str) -> int:
+    value = _needed(paging, name)
+    whole = _is_text(value, _DIGITS) or (type(value) is int and value >= 0)
+    _must(whole, f"{name} must be a whole number, 0 or more")
+    return int(value)
+
+
+def _read_object(content_type: str, body: bytes) -> dict[str, Any]:
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise RejectedError(invalid("Content-Type must be application/json"))
     try:
@@ -37,9 +95,7 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
         raise RejectedError(invalid("The body is not valid JSON")) from None
     if not isinstance(content, dict):
         raise RejectedError(invalid("The body must be a JSON object"))
-    activity = cast("dict[str, Any]", content)
-    _check(activity)
-    return activity
+    return cast("dict[str, Any]", content)
 
 
 def _not_json(constant: str) -> NoReturn:
@@ -53,14 +109,19 @@ def _check(activity: dict[str, Any]) -> None:
     else:
         address = activity["EmailAddress"]
         _must(_is_text(address, _EMAIL_ADDRESS), "EmailAddress must be an email address")
-    event = _needed(activity, "ActivityEvent")
-    # A bool is an int in Python; in JSON it is not.
-    _must(type(event) is int and event > 0, "ActivityEvent must be a positive integer")
+    _event(activity)
     _must(isinstance(activity.get("ActivityNote", ""), str), "ActivityNote must be a string")
     if "ActivityDateTime" in activity:
         wanted = "ActivityDateTime must be a date and time as YYYY-MM-DD HH:MM:SS"
         _must(_is_date_time(activity["ActivityDateTime"]), wanted)
     _check_fields(activity.get("Fields", []))
+
+
+def _event(content: dict[str, Any]) -> int:
+    event = _needed(content, "ActivityEvent")
+    # A bool is an int in Python; in JSON it is not.
+    _must(type(event) is int and event > 0, "ActivityEvent must be a positive integer")
+    return cast("int", event)
 
 
 def _check_fields(fields: object) -> None:

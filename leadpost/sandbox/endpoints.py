@@ -14,7 +14,7 @@ from leadpost.sandbox.answers import (
     missing,
     unknown_activity,
 )
-from leadpost.sandbox.checks import read_activity
+from leadpost.sandbox.checks import read_activity, read_question
 from leadpost.sandbox.ledger import Ledger, created
 
 ACCEPTED = "Request accepted. Please use below request id to check the status"
@@ -79,37 +79,45 @@ def endpoints(ledger: Ledger, status_path: str, metrics_path: str) -> list[Endpo
         del call
         return json_answer(200, ledger.metrics(now))
 
-    def types(call: Call, now: float) -> Answer:
-        del call, now
-        return json_answer(200, activity_types.listed())
-
-    def type_details(call: Call, now: float) -> Answer:
-        del now
-        try:
-            return json_answer(200, activity_types.details(int(_parameter(call, "code"))))
-        except (KeyError, ValueError):
-            raise RejectedError(unknown_activity()) from None
-
     def create(call: Call, now: float) -> Answer:
         activity = _activity(call)
         if activity["ActivityEvent"] not in activity_types.NAMES:
             raise RejectedError(unknown_activity())
         return json_answer(200, created(ledger.take(activity, call.body.decode(), now)))
 
+    def retrieve(call: Call, now: float) -> Answer:
+        lead = _parameter(call, "leadId")
+        question = read_question(lead, call.headers.get("content-type", ""), call.body)
+        return json_answer(200, ledger.lead_activities(question, now))
+
     service = "/v2/ProspectActivity.svc"
     return [
         Endpoint("POST", "/activity/create", gated=True, handle=submit),
         Endpoint("GET", status_path, gated=True, handle=status),
         Endpoint("GET", metrics_path, gated=True, handle=metrics),
-        Endpoint("GET", f"{service}/ActivityTypes.Get", gated=False, handle=types),
+        Endpoint("GET", f"{service}/ActivityTypes.Get", gated=False, handle=_types),
         Endpoint(
             "GET",
             f"{service}/CustomActivity/GetActivitySetting",
             gated=False,
-            handle=type_details,
+            handle=_type_details,
         ),
         Endpoint("POST", f"{service}/Create", gated=False, handle=create),
+        Endpoint("POST", f"{service}/Retrieve", gated=False, handle=retrieve),
     ]
+
+
+def _types(call: Call, now: float) -> Answer:
+    del call, now
+    return json_answer(200, activity_types.listed())
+
+
+def _type_details(call: Call, now: float) -> Answer:
+    del now
+    try:
+        return json_answer(200, activity_types.details(int(_parameter(call, "code"))))
+    except (KeyError, ValueError):
+        raise RejectedError(unknown_activity()) from None
 
 
 def _activity(call: Call) -> dict[str, Any]:

@@ -6,14 +6,20 @@ pace. Times are seconds of the monotonic clock.
 """
 
 import json
+import math
+import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from attrs import frozen
 
 from leadpost.sandbox import activity_types
+from leadpost.sandbox.checks import Question
 
 FINAL_STATUSES = ("Success", "ERROR", "FAILURE")
 _REASONS = {
@@ -80,6 +86,9 @@ class Ledger:
         self._queue: list[Taken] = []
         self._done: list[float] = []  # when each of the queue is done, never decreasing
         self._index: dict[str, int] = {}  # RequestID to its place in the queue
+        self._of_leads = defaultdict[tuple[str, int], list[Taken]](list)  # lead and event code
+        self._read = 0  # how many of those taken are in there
+        self._epoch = time.time() - time.monotonic()  # of the wall clock, for all the run
 
     def take(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
         """Take an activity that is done at once."""
@@ -123,7 +132,9 @@ class Ledger:
         """
         index = self._index[request_id]
         taken = self._queue[index]
-        status = "In-Queue" if now < self._done[index] else self._end(taken)
+        status = (
+            "In-Queue" if now < self._done[index] else self._end(taken.payload["ActivityEvent"])
+        )
         queued = status == "In-Queue"
         message = json.dumps(created(taken)) if status == "Success" else None
         return {
@@ -139,12 +150,63 @@ class Ledger:
             },
         }
 
-    def _end(self, taken: Taken) -> str:
-        code: int = taken.payload["ActivityEvent"]
+    def lead_activities(self, question: Question, now: float) -> dict[str, Any]:
+        """The answer to the question which activities a lead has: what is done, newest first."""
+        for taken in self.taken[self._read :]:  # read when it is asked for, not with each post
+            payload = taken.payload
+            lead = str(payload.get("RelatedProspectId")).lower()
+            self._of_leads[lead, payload["ActivityEvent"]].append(taken)
+        self._read = len(self.taken)
+        made = [
+            (time_made, taken)
+            for taken in reversed(self._of_leads[question.lead.lower(), question.code])
+            if (time_made := self._made(taken, question.code)) <= now
+        ]
+        made.sort(key=itemgetter(0), reverse=True)
+        page = made[question.offset : question.offset + question.rows]
+        return {
+            "RecordCount": len(made),
+            "ProspectActivities": [
+                _lead_activity(taken, datetime.fromtimestamp(self._epoch + time_made, UTC))
+                for time_made, taken in page
+            ],
+        }
+
+    def _made(self, taken: Taken, code: int) -> float:
+        """When the lead gets it; infinite for never."""
+        if taken.request_id not in self._index:
+            return taken.time
+        succeeds = self._end(code) == "Success"
+        return self._done[self._index[taken.request_id]] if succeeds else math.inf
+
+    def _end(self, code: int) -> str:
         return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
 
 
 def created(taken: Taken) -> dict[str, Any]:
     """The vendor's answer to a synchronous post."""
-    activity_id = uuid5(UUID(taken.request_id), "activity")
-    return {"Status": "Success", "Message": {"Id": str(activity_id)}}
+    return {"Status": "Success", "Message": {"Id": _activity_id(taken)}}
+
+
+def _activity_id(taken: Taken) -> str:
+    return str(uuid5(UUID(taken.request_id), "activity"))
+
+
+def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
+    """An activity as a lead has it; values that are empty are left out."""
+    payload = taken.payload
+    created_on = f"{made:%Y-%m-%d %H:%M:%S}"
+    values = {
+        "NotableEventDescription": payload.get("ActivityNote"),
+        "ActivityDateTime": payload.get("ActivityDateTime", created_on),
+    }
+    for item in payload.get("Fields", ()):
+        name = item.get("SchemaName", item.get("Attribute"))
+        values[name] = item.get("Fields", item.get("Value"))
+    return {
+        "Id": _activity_id(taken),
+        "EventCode": payload["ActivityEvent"],
+        "EventName": activity_types.NAMES.get(payload["ActivityEvent"]),
+        "CreatedOn": created_on,
+        "Data": [{"Key": k, "Value": v} for k, v in values.items() if v not in (None, "")],
+    }

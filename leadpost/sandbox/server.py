@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
 
 from uvicorn.server import ServerState
 
+from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.app import create_app
 from leadpost.sandbox.connection import Connection, load_config
 from leadpost.sandbox.endpoints import endpoints
@@ -169,6 +171,16 @@ class Sandbox:
         """The activities taken so far, in order of arrival."""
         return self._vendor.taken()
 
+    def posted(self, lead: str | UUID | None = None) -> list[dict[str, Any]]:
+        """
+        The bodies of the activities taken so far, in the vendor's JSON shape and order of arrival.
+
+        Args:
+            lead: Only those on this lead: its id, or its email address where the post had that.
+        """
+        payloads = [taken.payload for taken in self.taken]
+        return payloads if lead is None else [p for p in payloads if _is_on(p, str(lead))]
+
     @property
     def arrival_times(self) -> list[float]:
         """When each call arrived, refused ones too, in seconds of `time.monotonic`."""
@@ -186,6 +198,19 @@ class Sandbox:
             status_path=self._status_path,
             metrics_path=self._metrics_path,
         )
+
+    def fail(self, *faults: str | Answer) -> None:
+        """
+        Set what happens to the next calls, ahead of the script and of chance.
+
+        Args:
+            faults: One for each call in order of arrival, as in the script of `Faults`; they come
+                after those set before.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
+        self._vendor.tell(Faults(script=faults).script)
 
     def report(self) -> Report:
         """What it has seen so far."""
@@ -219,6 +244,11 @@ class Sandbox:
             connection.transport.abort()
         # The server learns of it, then the runner cancels the calls still under way.
         await asyncio.sleep(0)
+
+
+def _is_on(payload: Mapping[str, Any], lead: str) -> bool:
+    names = (payload.get("RelatedProspectId"), payload.get("EmailAddress"))
+    return any(isinstance(name, str) and name.lower() == lead.lower() for name in names)
 
 
 def _drawn(name: str, span: Span, random: Random) -> Callable[[], float]:

@@ -5,8 +5,8 @@ No I/O here; times are seconds of the monotonic clock and come from the caller.
 """
 
 import threading
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from random import Random
 
 from attrs import frozen
@@ -103,6 +103,7 @@ class Vendor:
         self._limit = limit
         self._faults = faults
         self._ledger = ledger
+        self._told: deque[str | Answer] = deque()
         self._fates = faults.fates(random)
         self._fault_answers = faults.answers(limit.calls, limit.period)
         self._lock = threading.Lock()
@@ -116,6 +117,11 @@ class Vendor:
         with self._lock:
             self._connections += 1
 
+    def tell(self, fates: Iterable[str | Answer]) -> None:
+        """Set what happens to the next calls, ahead of the script and of chance."""
+        with self._lock:
+            self._told.extend(fates)
+
     def arrive(self, endpoint: Endpoint, call: Call, now: float) -> Outcome:
         """Do what the vendor does with a call that arrives at `now`."""
         with self._lock:
@@ -123,7 +129,7 @@ class Vendor:
             refusal = self._refusal(endpoint, call, now)
             if refusal is not None:
                 return Outcome(refusal)
-            fate = next(self._fates)
+            fate = self._told.popleft() if self._told else next(self._fates)
             if fate == OK:
                 return Outcome(_handled(endpoint, call, now))
             if isinstance(fate, Answer):
