@@ -1,0 +1,131 @@
+"""
+The pytest plugin: fixtures for tests of what posts through leadpost. pytest finds it by itself.
+
+    @pytest.mark.leadpost(fast=True)
+    async def test_a_caller_is_noted(leadpost_poster, leadpost_sandbox):
+        leadpost_sandbox.fail("500")
+        await note_call(leadpost_poster, lead)  # yours
+        assert [post["ActivityNote"] for post in leadpost_sandbox.posted(lead)] == ["Called back"]
+        assert leadpost_sandbox.report().fullest_window <= 25
+
+Needs pytest and the extra: pip install pytest 'leadpost[sandbox]'. Every run of pytest imports this
+module where leadpost is installed, so what takes time to import is left to the fixtures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if find_spec("pytest") is None:
+    raise ImportError("leadpost.testing needs pytest: pip install pytest 'leadpost[sandbox]'")
+
+import pytest
+
+import leadpost
+from leadpost.limit import PERIOD
+
+if TYPE_CHECKING:
+    from leadpost.sandbox import Sandbox
+
+_FAST: dict[str, Any] = {"period": 0.1, "pace": 1e6, "retry_after": 0}
+"""A period in which any machine can make more than 25 calls, so the limit can still be broken."""
+_OF_FAULTS = ("script", "retry_after", "slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "leadpost(fast=False, script=(), faults={}, **options): what the fixture leadpost_sandbox"
+        " is like; its docstring names the options",
+    )
+
+
+@pytest.fixture
+def leadpost_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """
+    A strict stand-in for LeadSquared on a free port, a new one for each test.
+
+    `posted`, `taken`, `arrival_times` and `report` tell what it has seen, `fail` makes the next
+    calls fail. `@pytest.mark.leadpost(…)` on a test, class or module takes by name:
+
+        script, retry_after, slow: As in `leadpost.sandbox.Faults`.
+        faults: Name of a fault to the share of calls, 0 to 1, that it strikes.
+        fast: True for a limit of 25 calls per 0.1 s in place of 5 s, a queue that is worked off at
+            once, and a Retry-After of 0; `leadpost_poster` does as much. Time-outs stay.
+        Any other: as in `leadpost.sandbox.Sandbox` (`delay`, `limit`, `window`, `seed`, …).
+
+    Where several markers name the same one, the nearest to the test holds.
+    """
+    from leadpost.sandbox import Faults, Sandbox  # noqa: PLC0415  see above
+
+    options = _options(request)
+    known = {"fast", *_OF_FAULTS, *signature(Sandbox).parameters}
+    if unknown := sorted(options.keys() - known):
+        _refuse(f"unknown arguments {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    probability = options.pop("faults", {})
+    of_faults = {name: options.pop(name) for name in _OF_FAULTS if name in options}
+    try:
+        sandbox = Sandbox(faults=Faults(probability, **of_faults), **options)
+    except (TypeError, ValueError) as error:  # a traceback would be of leadpost's own code
+        _refuse(str(error))
+    with sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def leadpost_account(leadpost_sandbox: Sandbox) -> leadpost.Account:
+    """The `Account` of `leadpost_sandbox`: its keys are made up, and checked like real ones."""
+    return leadpost_sandbox.account()
+
+
+@pytest.fixture
+def leadpost_poster(
+    request: pytest.FixtureRequest, leadpost_account: leadpost.Account
+) -> leadpost.AsyncActivityPoster:
+    """
+    An `AsyncActivityPoster` to `leadpost_sandbox`, for any event loop.
+
+    Its bucket has 25 tokens in the sandbox's period; where that is not 5 s, the waits of its
+    `RetryPolicy` are shorter or longer in proportion. It may be closed, and need not be: each of
+    its connections ends with its call.
+    """
+    import httpx  # noqa: PLC0415  see above
+
+    from leadpost.transport import TIMEOUT  # noqa: PLC0415
+
+    # The loop may be gone when the test is over (anyio's plugin), and what a client has left open
+    # then can only be closed by the garbage collector, which warns.
+    client = httpx.AsyncClient(
+        limits=httpx.Limits(max_keepalive_connections=0), timeout=TIMEOUT, trust_env=False
+    )
+    period: float = _options(request).get("period", PERIOD)
+    scale = period / PERIOD
+    usual = leadpost.RetryPolicy()
+    return leadpost.AsyncActivityPoster(
+        leadpost_account,
+        client=client,
+        bucket=leadpost.TokenBucket(period=period),
+        retry=leadpost.RetryPolicy(
+            max_time=usual.max_time * scale,
+            initial_wait=usual.initial_wait * scale,
+            max_wait=usual.max_wait * scale,
+            jitter=usual.jitter * scale,
+        ),
+    )
+
+
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The arguments of the test's markers, with what `fast` stands for."""
+    options: dict[str, Any] = {}
+    for marker in request.node.iter_markers("leadpost"):  # the nearest first
+        if marker.args:
+            _refuse("arguments are given by name")
+        options = {**marker.kwargs, **options}
+    return {**_FAST, **options} if options.pop("fast", False) else options
+
+
+def _refuse(what: str) -> NoReturn:
+    pytest.fail(f"@pytest.mark.leadpost: {what}", pytrace=False)

@@ -1,0 +1,335 @@
+"""The pytest plugin, in small projects of their own: a service and a bulk script, and nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from leadpost import Account, Activity, AsyncActivityPoster
+from leadpost.sandbox import Sandbox
+
+LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
+
+SERVICE = """
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from leadpost import Activity, AsyncActivityPoster
+
+
+def create_app(poster: AsyncActivityPoster) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with poster:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/calls/{lead}")
+    async def called(lead: str, note: str) -> dict[str, str]:
+        return {"request_id": await poster.post(Activity(lead, 201, note))}
+
+    return app
+"""
+
+SCRIPT = """
+import asyncio
+import sys
+
+from leadpost import Account, Activity, AsyncActivityPoster
+
+
+async def opened(poster: AsyncActivityPoster, leads: list[str]) -> list[str]:
+    async with poster:
+        return await poster.post_many(Activity(lead, 202, "Opened") for lead in leads)
+
+
+if __name__ == "__main__":
+    print(len(asyncio.run(opened(AsyncActivityPoster(Account.from_env()), sys.argv[1:]))))
+"""
+
+TEST_SERVICE = """
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from service import create_app
+
+LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+PYTESTMARK
+
+
+@asynccontextmanager
+async def serving(poster):
+    app = create_app(poster)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        yield client
+
+
+async def test_each_request_posts_once_and_in_order(leadpost_poster, leadpost_sandbox):
+    async with serving(leadpost_poster) as client:
+        for note in ("Called", "Called back"):
+            response = await client.post(f"/calls/{LEAD}", params={"note": note})
+            assert response.status_code == 200
+    assert [post["ActivityNote"] for post in leadpost_sandbox.posted(LEAD)] == [
+        "Called",
+        "Called back",
+    ]
+
+
+@pytest.mark.leadpost(fast=True)
+async def test_many_requests_at_once_keep_the_limit(leadpost_poster, leadpost_sandbox):
+    async with serving(leadpost_poster) as client:
+        await asyncio.gather(
+            *(client.post(f"/calls/{LEAD}", params={"note": f"{n}"}) for n in range(60))
+        )
+    report = leadpost_sandbox.report()
+    assert (report.taken, report.duplicates, report.refused) == (60, 0, 0)
+    assert report.fullest_window <= 25
+
+
+@pytest.mark.leadpost(fast=True, script=["503"])
+async def test_faults_are_got_over(leadpost_poster, leadpost_sandbox):
+    leadpost_sandbox.fail("500", "429-retry-after")
+    async with serving(leadpost_poster) as client:
+        response = await client.post(f"/calls/{LEAD}", params={"note": "Called"})
+    assert response.status_code == 200
+    assert leadpost_sandbox.report().arrivals == 4
+    assert len(leadpost_sandbox.posted(LEAD)) == 1
+
+
+async def test_a_poster_that_nobody_closes_leaves_nothing_open(leadpost_poster):
+    request_id = await leadpost_poster.post({"RelatedProspectId": LEAD, "ActivityEvent": 201})
+    assert request_id
+"""
+
+TEST_SCRIPT = """
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from bulk import opened
+
+LEADS = [f"00727844-51aa-11e2-9e64-{n:012}" for n in range(60)]
+
+
+@pytest.mark.leadpost(fast=True, faults={"500": 0.1}, seed=1)
+def test_every_lead_is_posted_once(leadpost_poster, leadpost_sandbox):
+    assert len(asyncio.run(opened(leadpost_poster, LEADS))) == 60
+    posted = Counter(post["RelatedProspectId"] for post in leadpost_sandbox.posted())
+    assert posted == dict.fromkeys(LEADS, 1)
+    report = leadpost_sandbox.report()
+    assert report.faults["500"] > 0
+    assert report.fullest_window <= 25
+
+
+def test_the_script_runs(leadpost_account, leadpost_sandbox):
+    environment = os.environ | {
+        "LEADPOST_HOST": leadpost_account.host,
+        "LEADPOST_ACCESS_KEY": leadpost_account.access_key,
+        "LEADPOST_SECRET_KEY": leadpost_account.secret_key,
+        "LEADPOST_API_KEY": leadpost_account.api_key,
+    }
+    command = [sys.executable, "bulk.py", *LEADS[:3]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "3\\n")
+    assert len(leadpost_sandbox.posted()) == 3
+"""
+
+ANYIO = """
+import pytest
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
+
+
+def run_pytest(folder: Path, files: Mapping[str, str], *options: str) -> tuple[int, str]:
+    """Write the files to the folder and run pytest there, where every warning is an error."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mark", "settings", "options"),
+    [
+        ("", "asyncio_mode = auto", []),
+        ("pytestmark = pytest.mark.asyncio", "asyncio_mode = strict", []),
+        ("pytestmark = pytest.mark.anyio", "", ["-p", "no:asyncio"]),
+    ],
+    ids=["asyncio-auto", "asyncio-strict", "anyio"],
+)
+def test_a_service_and_a_bulk_script_are_tested_with_it(
+    mark: str, settings: str, options: list[str], tmp_path: Path
+) -> None:
+    scope = "asyncio_default_fixture_loop_scope = function" if settings else ""
+    files = {
+        "pytest.ini": f"[pytest]\n{settings}\n{scope}\n",
+        "conftest.py": ANYIO,
+        "service.py": SERVICE,
+        "bulk.py": SCRIPT,
+        "test_service.py": TEST_SERVICE.replace("PYTESTMARK", mark),
+        "test_script.py": TEST_SCRIPT,
+    }
+    code, output = run_pytest(tmp_path, files, "--strict-markers", *options)
+    assert code == 0, output
+    assert "6 passed" in output
+
+
+def test_a_run_that_does_not_use_it_imports_nothing_for_it(tmp_path: Path) -> None:
+    test = """
+import sys
+
+import pytest
+
+@pytest.mark.leadpost(fast=True)
+def test_modules():
+    assert "leadpost.testing" in sys.modules
+    heavy = {"httpx", "starlette", "uvicorn", "leadpost.sandbox", "leadpost.poster"}
+    assert not heavy & set(sys.modules)
+"""
+    options = ("--strict-markers", "-p", "no:asyncio")
+    code, output = run_pytest(tmp_path, {"test_modules.py": test}, *options)
+    assert code == 0, output
+
+
+def test_a_marker_that_makes_no_sense_is_an_error_that_says_why(tmp_path: Path) -> None:
+    test = """
+import pytest
+
+@pytest.mark.leadpost(fautls={"500": 1.0}, delai=1)
+def test_unknown(leadpost_sandbox): ...
+
+@pytest.mark.leadpost("500")
+def test_by_place(leadpost_sandbox): ...
+
+@pytest.mark.leadpost(script=["tea"])
+def test_fault(leadpost_account): ...
+
+@pytest.mark.leadpost(limit="many")
+def test_type(leadpost_poster): ...
+"""
+    code, output = run_pytest(tmp_path, {"test_markers.py": test}, "-p", "no:asyncio")
+    assert (code, "4 errors" in output) == (1, True), output
+    lines = output.splitlines()
+    known = "there are access_key, api_key, delay, ends, fast, faults, idle_timeout, limit, "
+    assert any(
+        line.startswith(f"@pytest.mark.leadpost: unknown arguments delai, fautls; {known}")
+        for line in lines
+    )
+    assert "@pytest.mark.leadpost: arguments are given by name" in lines
+    assert any(line.startswith("@pytest.mark.leadpost: unknown faults tea; ") for line in lines)
+    assert any(line.startswith("@pytest.mark.leadpost: '<' not supported") for line in lines)
+
+
+def test_a_failure_shows_what_was_posted_and_no_key(tmp_path: Path) -> None:
+    test = """
+import asyncio
+
+from leadpost import Activity
+
+LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+
+def test_posts(leadpost_account, leadpost_poster, leadpost_sandbox):
+    leadpost_sandbox.fail("cut-after")
+    activities = [Activity(LEAD, 201, "Called"), Activity(LEAD, 202, "Called back")]
+    asyncio.run(leadpost_poster.post_many(activities, return_exceptions=True))
+    posted = leadpost_sandbox.posted(LEAD)
+    assert sorted(post["ActivityNote"] for post in posted) == ["Called", "Called later"]
+
+def test_window(leadpost_account, leadpost_poster, leadpost_sandbox):
+    asyncio.run(leadpost_poster.post(Activity(LEAD, 201, "Called")))
+    assert leadpost_sandbox.report().fullest_window < 1
+
+def test_error(leadpost_account, leadpost_poster, leadpost_sandbox):
+    leadpost_sandbox.fail("cut-after")
+    asyncio.run(leadpost_poster.post(Activity(LEAD, 201, "Called")))
+"""
+    options = ("--showlocals", "-vv", "-p", "no:asyncio")
+    code, output = run_pytest(tmp_path, {"test_failures.py": test}, *options)
+    assert (code, "3 failed" in output) == (1, True), output
+    assert "E         At index 1 diff: 'Called back' != 'Called later'" in output
+    assert "E       assert 1 < 1" in output
+    assert "Report(arrivals=1, refused=0, fullest_window=1," in output
+    with Sandbox() as sandbox:
+        keys = (sandbox.access_key, sandbox.secret_key, sandbox.api_key)
+    assert not any(key in output for key in keys)
+
+
+def test_it_says_what_to_install(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['pytest'] = None; import leadpost.testing"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ImportError: leadpost.testing needs pytest: pip install pytest" in done.stderr
+
+
+@pytest.mark.leadpost(limit=3, fast=True)
+class TestMarkers:
+    @pytest.mark.leadpost(limit=2, period=0.2)
+    async def test_the_nearest_marker_holds_and_the_others_add_to_it(
+        self, leadpost_sandbox: Sandbox, leadpost_poster: AsyncActivityPoster
+    ) -> None:
+        assert "25 per 0.2 s" in repr(leadpost_poster)
+        for note in "abc":
+            await leadpost_poster.post(Activity(LEAD, 201, note))
+        report = leadpost_sandbox.report()
+        assert (report.taken, report.pending) == (3, 0)
+
+    @pytest.mark.leadpost(fast=False)
+    def test_fast_can_be_taken_back(self, leadpost_poster: AsyncActivityPoster) -> None:
+        assert "25 per 5 s" in repr(leadpost_poster)
+
+
+async def test_without_a_marker_the_limit_is_the_vendors(
+    leadpost_poster: AsyncActivityPoster, leadpost_account: Account
+) -> None:
+    assert repr(leadpost_poster) == (
+        f"<AsyncActivityPoster to {leadpost_account.host}: <TokenBucket 25 per 5 s: 25 free,"
+        " 0 in use, 0 resting, 0 waiting>>"
+    )
+
+
+@pytest.mark.leadpost(fast=True)
+async def test_what_was_posted_is_told_in_order_and_for_one_lead(
+    leadpost_poster: AsyncActivityPoster, leadpost_sandbox: Sandbox
+) -> None:
+    by_email = {"EmailAddress": "lead@example.com", "ActivityEvent": 203}
+    first = Activity(LEAD.upper(), 201, "first", fields={"mx_Custom_1": "yes"})
+    second = Activity(OTHER_LEAD, 202)
+    for activity in (first, second, by_email):
+        await leadpost_poster.post(activity)
+    await leadpost_poster.post_sync(Activity(LEAD, 207))
+    assert [post["ActivityEvent"] for post in leadpost_sandbox.posted()] == [201, 202, 203, 207]
+    assert leadpost_sandbox.posted(UUID(LEAD)) == [
+        first.to_payload(),
+        Activity(LEAD, 207).to_payload(),
+    ]
+    assert leadpost_sandbox.posted("Lead@example.com") == [by_email]
+    assert leadpost_sandbox.posted("none") == []
