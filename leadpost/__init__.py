@@ -24,9 +24,12 @@ if TYPE_CHECKING:
         ConnectionFailed,
         DeliveryUncertain,
         InvalidActivity,
+        KeyConflict,
         LeadpostError,
         NotFound,
         NotSent,
+        OutboxError,
+        OutboxUnavailable,
         Outcome,
         Problem,
         RateLimited,
@@ -38,7 +41,13 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
     )
     from leadpost.poster import AsyncActivityPoster
-    from leadpost.queries import ActivityField, ActivityType, QueueMetrics, RequestStatus
+    from leadpost.queries import (
+        ActivityField,
+        ActivityType,
+        LeadActivity,
+        QueueMetrics,
+        RequestStatus,
+    )
     from leadpost.retry import RetryPolicy
 
 __version__ = "0.1.0"
@@ -58,10 +67,14 @@ __all__ = [
     "ConnectionFailed",
     "DeliveryUncertain",
     "InvalidActivity",
+    "KeyConflict",
+    "LeadActivity",
     "LeadpostError",
     "NotFound",
     "NotSent",
     "OpenBucket",
+    "OutboxError",
+    "OutboxUnavailable",
     "Outcome",
     "Problem",
     "QueueMetrics",
@@ -83,7 +96,10 @@ _HOMES = {
     "Activity": "activity",
     "AsyncActivityPoster": "poster",
     "RetryPolicy": "retry",
-    **dict.fromkeys(("ActivityField", "ActivityType", "QueueMetrics", "RequestStatus"), "queries"),
+    **dict.fromkeys(
+        ("ActivityField", "ActivityType", "LeadActivity", "QueueMetrics", "RequestStatus"),
+        "queries",
+    ),
     **dict.fromkeys(
         ("Bucket", "BucketStatistics", "OpenBucket", "SteadyBucket", "TokenBucket"), "bucket"
     ),

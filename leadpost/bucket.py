@@ -16,7 +16,7 @@ import asyncio
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from math import inf
 from operator import attrgetter
@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 from aiolimiter import AsyncLimiter
 from attrs import define, frozen
 
-from leadpost.errors import LeadpostError, RateLimited
+from leadpost.errors import LeadpostError, NotSent, RateLimited
 from leadpost.limit import LIMIT, PERIOD, limit_in
 from leadpost.pace import RoundTrips, Share
 
@@ -43,13 +43,17 @@ _log = logging.getLogger(__name__)
 class Bucket(Protocol):
     """Anything that lets calls through at a rate."""
 
-    def token(self) -> AbstractAsyncContextManager[None]:
+    def token(self) -> AbstractAsyncContextManager[Callable[[], None] | None]:
         """
         Give a context to make one call in.
 
         It is entered before the call is sent and left when its answer is in or it has failed. An
         answer that says the account is over its limit leaves it as `RateLimited`, with the
-        vendor's `retry_after` and `limit`: the bucket may slow down for it, and lets it pass.
+        vendor's `retry_after` and `limit`: the bucket may slow down for it, and lets it pass. One
+        that is left as `NotSent` was entered for nothing: no call was made.
+
+        What it gives is None, or what to call at the last moment before sending: that raises
+        `ConnectionFailed` where the token was lost meanwhile.
         """
         ...
 
@@ -178,19 +182,22 @@ class TokenBucket:
         """
         loop = asyncio.get_running_loop()
         await self._take(loop)
-        let_through = False
+        called, let_through = True, False
         try:
             yield
             let_through = True
         except RateLimited as refusal:
             self._pause(refusal)
             raise
+        except NotSent:
+            called = False
+            raise
         except LeadpostError as error:
             let_through = error.status is not None
             raise
         finally:
             if loop is self._loop:  # else it has been given back when the bucket left that loop
-                await self._give_back(let_through=let_through)
+                await self._give_back(called=called, let_through=let_through)
 
     async def _take(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
@@ -234,12 +241,14 @@ class TokenBucket:
                 self._in_use += 1
                 return
 
-    async def _give_back(self, *, let_through: bool) -> None:
+    async def _give_back(self, *, called: bool, let_through: bool) -> None:
         now = asyncio.get_running_loop().time()
-        token = _Token(now + self._period, let_through)
-        await token.let_rest(self._rest(token, now))
+        token = _Token(now, let_through)
+        if called:
+            token.back_at += self._period
+            await token.let_rest(self._rest(token, now))
         self._in_use -= 1
-        self._tokens.append(token)
+        insort(self._tokens, token, key=attrgetter("back_at"))
         self._fit()
         self._returned.set()
 

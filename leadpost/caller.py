@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -52,6 +52,8 @@ class Call(Generic[T]):
     read: Callable[[Answer], T]
     params: Mapping[str, str] | None = None
     content: bytes | None = field(default=None, repr=False)
+    still: Callable[[], None] | None = None
+    changes: bool = True  # False for a POST that only asks: made again after a lost connection
 
 
 class Caller:
@@ -107,11 +109,11 @@ class Caller:
             if first is not None:
                 error, first = first, None
                 raise error
-            async with AsyncExitStack() as token:
-                async with waiting(attempts.deadline):
-                    await token.enter_async_context(self._bucket.token())
-                attempts.begin()
-                return call.read(await self._exchange(call))
+            return await self.once(begin, partial(waiting, attempts.deadline))
+
+        async def begin() -> Call[T]:
+            attempts.begin()
+            return call
 
         async def sleep(seconds: float) -> None:
             async with waiting(None):
@@ -126,7 +128,26 @@ class Caller:
         except LeadpostError as error:
             raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
 
-    async def _exchange(self, call: Call[T]) -> Answer:
+    async def once(
+        self,
+        begin: Callable[[], Awaitable[Call[T]]],
+        waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    ) -> T:
+        """
+        Make one call and no other.
+
+        Args:
+            begin: Gives the call, when there is a token for it. Where it raises `NotSent`, the
+                token is as good as before.
+            waiting: Gives what the wait for the token is in.
+        """
+        async with AsyncExitStack() as token:
+            async with waiting():
+                still = await token.enter_async_context(self._bucket.token())
+            call = await begin()
+            return call.read(await self._exchange(call, still))
+
+    async def _exchange(self, call: Call[T], still: Callable[[], None] | None) -> Answer:
         """Send one request and fetch its answer."""
         if self._given.is_closed:
             raise RuntimeError("the client of this poster is closed")
@@ -136,7 +157,12 @@ class Caller:
             return answers.redacted(text, [*self._secrets, *texts])
 
         request = self._client.build_request(
-            call.method, call.url, params=call.params, content=call.content, headers=_HEADERS
+            call.method,
+            call.url,
+            params=call.params,
+            content=call.content,
+            headers=_HEADERS,
+            extensions=_last_check(call.still, still),
         )
         try:
             sent = asyncio.get_running_loop().time()
@@ -149,7 +175,7 @@ class Caller:
         except httpx.RequestError as error:
             what = redact(f"{type(error).__name__}: {error}")
             # The chain ends here: httpx quotes what it could not read, and that is not redacted.
-            if call.content is None or isinstance(error, _NOT_SENT):
+            if call.content is None or not call.changes or isinstance(error, _NOT_SENT):
                 raise ConnectionFailed(what) from None
             raise DeliveryUncertain(f"no answer ({what})") from None
 
@@ -162,6 +188,22 @@ class Caller:
             self._steady.round_trip(seconds)
         else:
             self._warm.add(connection)
+
+
+def _last_check(*checks: Callable[[], None] | None) -> dict[str, Any] | None:
+    """Call these at the last moment before anything is sent: a process may be frozen till then."""
+    given = [check for check in checks if check is not None]
+    if not given:
+        return None
+    for check in given:
+        check()
+
+    async def trace(event: str, _: object) -> None:  # httpcore awaits it
+        if event.endswith(".send_request_headers.started"):
+            for check in given:
+                check()
+
+    return {"trace": trace}
 
 
 def _answer(response: httpx.Response, body: bytes, redact: Callable[[str], str]) -> Answer:

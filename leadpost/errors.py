@@ -17,6 +17,9 @@ Every error that leadpost raises, and what each means for the activity.
     ├── NotSent                a batch stopped before its turn came
     ├── UnexpectedAnswer       an answer to a question (status, metrics, types) that cannot be read
     ├── StatusTimeout          `wait` ended before the status was final (also a TimeoutError)
+    ├── OutboxError            the outbox's store cannot be used, or not like that
+    │   ├── OutboxUnavailable  not now: locked, or the server is away
+    │   └── KeyConflict        another activity was put under that key (also a ValueError)
     └── BatchError             some of a batch were not accepted (also an ExceptionGroup)
 
 No key of the account stands in any of them: what the vendor wrote is stripped of the keys, and of
@@ -198,6 +201,29 @@ class StatusTimeout(LeadpostError, TimeoutError):
     def __init__(self, message: str, *, last: RequestStatus | None = None) -> None:
         super().__init__(message)
         self.last = last
+
+
+class OutboxError(LeadpostError):
+    """The store of an outbox cannot be used; what was put before is still there."""
+
+    state: ClassVar[State] = "not_sent"
+
+
+class OutboxUnavailable(OutboxError):
+    """The store cannot be used for now: it is locked, or its server is away."""
+
+
+class KeyConflict(OutboxError, ValueError):
+    """
+    An entry of that key holds another activity; nothing was put.
+
+    Attributes:
+        keys: The first of the keys for which that is so.
+    """
+
+    def __init__(self, message: str, *, keys: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.keys = tuple(keys)
 
 
 @frozen

@@ -84,6 +84,10 @@ class Share:
         self.limit = limit
         self.tokens = min(self.tokens, limit)
 
+    def shift(self, seconds: float) -> None:
+        """Go on in another clock, which is so many seconds ahead."""
+        self._raise_at += seconds
+
     def may_raise(self, now: float) -> bool:
         """Tell whether more tokens are to be tried now, and count on them if so."""
         if self.tokens >= self.limit or now < self._raise_at:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from itertools import chain, count, repeat
 from types import TracebackType
 from typing import Literal, Self, overload
 
 import httpx
+from attrs import evolve
 
 from leadpost import answers, queries
 from leadpost._shapes import is_mapping
@@ -25,11 +26,13 @@ from leadpost.errors import (
     LeadpostError,
     Outcome,
     StatusTimeout,
+    UnexpectedAnswer,
 )
-from leadpost.queries import ActivityType, QueueMetrics, RequestStatus
+from leadpost.queries import ActivityType, LeadActivities, LeadActivity, QueueMetrics, RequestStatus
 from leadpost.retry import RetryPolicy, Waiting, waiting_until
 
 _POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
+_ROWS = 25  # a page of a lead's activities, as long as the vendor makes it by default
 
 
 class AsyncActivityPoster:
@@ -63,14 +66,15 @@ class AsyncActivityPoster:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
         self._account = account
         self._submit_url = httpx.URL(account.async_url(account.submit_path))
-        self._bucket: Bucket = TokenBucket() if bucket is None else bucket
-        self._retry = retry or RetryPolicy()
+        self.bucket: Bucket = TokenBucket() if bucket is None else bucket
+        self.retry = retry or RetryPolicy()
+        self.on_uncertain = on_uncertain
         self._call = Caller(
-            account, client, self._bucket, self._retry, uncertain=on_uncertain == "retry"
+            account, client, self.bucket, self.retry, uncertain=on_uncertain == "retry"
         )
 
     def __repr__(self) -> str:
-        return f"<AsyncActivityPoster to {self._account.host}: {self._bucket!r}>"
+        return f"<AsyncActivityPoster to {self._account.host}: {self.bucket!r}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,6 +110,33 @@ class AsyncActivityPoster:
             DeliveryUncertain: it may have arrived.
         """
         return await self._post(activity, waiting_until)
+
+    async def post_once(
+        self,
+        draw: Callable[[], Awaitable[Item]],
+        check: Callable[[], None] | None = None,
+        waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    ) -> str:
+        """
+        Make one call, for a queue that tries again by itself, as `leadpost.outbox` does.
+
+        Args:
+            draw: Called when there is a token; gives the activity. It may raise `NotSent` to make
+                no call: the token is as good as before then.
+            check: Called at the last moment before anything is sent; what it raises keeps that.
+            waiting: Gives a context that is around the wait for the token.
+
+        Returns:
+            The RequestID.
+
+        Raises:
+            LeadpostError: as `post`, after this one call.
+        """
+
+        async def begin() -> Call[str]:
+            return evolve(self._submission(await draw()), still=check)
+
+        return await self._call.once(begin, waiting)
 
     async def post_sync(self, activity: Item) -> str:
         """
@@ -267,17 +298,65 @@ class AsyncActivityPoster:
         read = partial(queries.read_activity_type, code=code)
         return await self._call(Call("activity_type", "GET", url, read, {"code": str(code)}))
 
+    async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
+        """
+        List the activities of one type that a lead has by now, from the synchronous API.
+
+        Args:
+            lead_id: The lead's id (ProspectId), a GUID.
+            code: The activity type's code.
+
+        Returns:
+            Each once, in the vendor's order, newest first; read page after page of 25, each a call.
+            What is posted asynchronously is among them once the vendor's queue has worked it off.
+
+        Raises:
+            LeadpostError: `UnexpectedAnswer` where an answer cannot be read, or where fewer come
+                than the vendor counts: that one is missing would prove nothing then.
+            ConfigurationError: the account's `sync_host` is not known.
+        """
+        found: dict[str, LeadActivity] = {}
+        wanted = 0
+        # Offset counts rows by its name and pages by the vendor's page: if rows are missing after
+        # the one way, the other is tried.
+        for first, step in ((0, _ROWS), (1, 1)):
+            offset, known = first, -1
+            while len(found) > known:
+                known = len(found)
+                page = await self._lead_activities(lead_id, code, offset)
+                found |= {activity.activity_id: activity for activity in page.activities}
+                wanted = page.record_count
+                if len(found) >= wanted:
+                    return list(found.values())
+                offset += step
+        raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+
+    async def _lead_activities(self, lead_id: str, code: int, offset: int) -> LeadActivities:
+        paging = {"Offset": str(offset), "RowCount": str(_ROWS)}
+        call = Call(
+            "lead_activities",
+            "POST",
+            self._account.sync_url(self._account.lead_activities_path),
+            queries.read_lead_activities,
+            {"leadId": lead_id},
+            json.dumps({"Parameter": {"ActivityEvent": code}, "Paging": paging}).encode(),
+            changes=False,
+        )
+        return await self._call(call)
+
     def _stream(
         self, activities: Source, size: int, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[Outcome]:
-        max_time = self._retry.max_time
+        max_time = self.retry.max_time
         return Batch(self._post, activities, max_time, self._call.pace, size).stream(stop)
 
     async def _post(self, activity: Item, waiting: Waiting) -> str:
-        call = Call(
+        return await self._call(self._submission(activity), waiting)
+
+    def _submission(self, activity: Item) -> Call[str]:
+        return Call(
             "post", "POST", self._submit_url, answers.read_request_id, content=_content(activity)
         )
-        return await self._call(call, waiting)
 
 
 def _content(activity: Item) -> bytes:

@@ -66,6 +66,13 @@ class RetryPolicy:
     max_wait: float = field(default=30.0, validator=ge(0))
     jitter: float = field(default=0.5, validator=ge(0))
 
+    def wait_after(self, attempts: int) -> float:
+        """Give the seconds to wait after so many calls, chance included."""
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.attempt_number = attempts
+        backoff = wait_exponential(self.initial_wait, self.max_wait)
+        return backoff(state) + wait_random(0, self.jitter)(state)
+
 
 @define
 class Attempts:
@@ -155,9 +162,7 @@ class Attempts:
         return True
 
     def _wait(self, state: RetryCallState) -> float:
-        policy = self.policy
-        backoff = wait_exponential(policy.initial_wait, policy.max_wait)(state)
-        backoff += wait_random(0, policy.jitter)(state)
+        backoff = self.policy.wait_after(state.attempt_number)
         asked = self.last.retry_after if self.last is not None else None
         return max(backoff, asked or 0.0)
 

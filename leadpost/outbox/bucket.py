@@ -1,0 +1,406 @@
+"""The vendor's limit as a bucket of tokens that processes and hosts share."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from math import inf
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import uuid4
+
+import sqlalchemy as sa
+from attrs import frozen
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from leadpost.account import Account
+from leadpost.bucket import LONGEST_PAUSE
+from leadpost.errors import (
+    ConnectionFailed,
+    LeadpostError,
+    NotSent,
+    OutboxError,
+    OutboxUnavailable,
+    RateLimited,
+)
+from leadpost.limit import LIMIT, PERIOD
+from leadpost.outbox.away import Away
+from leadpost.outbox.schema import buckets
+from leadpost.outbox.store import Store, inserted_once, now
+from leadpost.outbox.tokens import Clock, Grant, Refusal, Release, Tokens, Wish
+
+LEASE = 15.0
+"""Seconds after the last word of a process until its tokens are taken to be lost with it."""
+
+_HASTE = 0.9
+_AWAY = 0.5
+"""Seconds between two tries while the store is away."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class SharedTokenBucket:
+    """
+    The same 25 calls in 5 s for every process and host that uses the same store and name.
+
+    The guarantee is `TokenBucket`'s: over all of them, no 26th call arrives in any 5 s. A token is
+    back 5 s after the answer of its last call. One of a process that has died, or was frozen for
+    longer than its lease, is back 5 s after the lease; and such a process, woken, makes no call
+    with it. A refusal stops all of them, and a lower limit is learned by all of them. They take
+    turns, whatever number of callers each has.
+
+    While the store is away callers wait, as no one can tell then who calls. The store's clock may
+    jump: that holds nobody up for longer than the period.
+
+    Use it as an async context manager, within one event loop.
+
+    Args:
+        url: The store, as for `Outbox`; it may be the same.
+        account: Whose limit it is; the bucket is named by a fingerprint of host and access key. Or
+            a name of your own.
+        limit: Tokens, 1 to 25, the same in every process: fewer for an account with a lower limit.
+        period: Seconds; anything but 5 is for a sandbox that has the same.
+        lease: Seconds; a process is taken for dead if it says nothing for so long.
+
+    Raises:
+        OutboxError: on entering, if the store cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        account: Account | str,
+        *,
+        limit: int = LIMIT,
+        period: float = PERIOD,
+        lease: float = LEASE,
+    ) -> None:
+        if not 1 <= limit <= LIMIT:
+            raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, the vendor's limit")
+        if not (0 < period < inf and 0 < lease < inf):
+            raise ValueError("period, lease: wanted numbers of seconds above 0")
+        # A token needs no disk to outlive its process; when the machine dies, it has rested.
+        self._store = Store(url, brief=True)
+        self.name = account if isinstance(account, str) else fingerprint(account)
+        self._limit = limit
+        self._period = period
+        self._lease = lease
+        self._interval = period / limit * _HASTE
+        self._holder = uuid4().hex
+        self._clock = Clock()
+        self._known = False  # whether the store has heard of us
+        self._jumped = False
+        self._waiting = deque[asyncio.Future[int]]()
+        self._asked = False  # whether the store knows of all that wait
+        self._ahead: float | None = None  # when the token that we have in advance may be used
+        self._in_use = 0
+        self._released: list[_Released] = []
+        self._refusals: list[tuple[float, RateLimited]] = []
+        self._paused_until = -inf
+        self._touched_at = -inf
+        self._lease_ends = (-inf, -inf)  # by the monotonic clock, by the wall clock
+        self._epoch = 0  # counts how often what we had was taken for lost
+        self._news = asyncio.Event()
+        self._clerk: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<SharedTokenBucket {self.name} in {self._store.name}: {self._in_use} in use here,"
+            f" {len(self._waiting)} waiting here>"
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._store.open()
+        self._clerk = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give all tokens back: those of calls under way rest as if just answered."""
+        clerk, self._clerk = self._clerk, None
+        if clerk is None:
+            return
+        has_failed = clerk.done()  # then it was told, and there is nothing to give back
+        clerk.cancel()
+        await asyncio.wait([clerk])
+        self._fail_waiting(RuntimeError("the SharedTokenBucket is closed"))
+        wish = self._wish(time.monotonic())
+        try:
+            if not has_failed:
+                await self._changed(lambda tokens, moment: tokens.leave(wish, moment))
+        except OutboxUnavailable as error:
+            _log.warning("the tokens are back when their lease ends: %s", error)
+        finally:
+            await self._store.aclose()
+
+    @property
+    def interval(self) -> float:
+        """Seconds between calls that a long batch keeps, so that a token is back all the time."""
+        return self._interval
+
+    def round_trip(self, seconds: float) -> None:
+        """
+        Take no notice: hosts differ in their ways to the vendor, so the least round trip of one
+        proves nothing for a token that another one used.
+        """
+
+    @asynccontextmanager
+    async def token(self) -> AsyncGenerator[Callable[[], None]]:
+        """
+        Wait for a token, hold it while one call is made, and let it rest.
+
+        Yields:
+            What to call at the last moment before sending; it raises `ConnectionFailed` if the
+            lease has ended meanwhile, as that of a frozen process does.
+
+        Raises:
+            RateLimited: at once, if the vendor asked for a pause of more than 300 s.
+            OutboxError: the store cannot be used any more.
+        """
+        epoch = await self._turn()
+        called, let_through = True, False
+        try:
+            yield partial(self._check, epoch)
+            let_through = True
+        except RateLimited as refusal:
+            self._refused(refusal)
+            raise
+        except NotSent:
+            called = False
+            raise
+        except LeadpostError as error:
+            let_through = error.status is not None
+            raise
+        finally:
+            rest = self._period if called else 0.0
+            self._give_back(epoch, time.monotonic() + rest, let_through=let_through)
+
+    async def _turn(self) -> int:
+        if self._clerk is None:
+            raise RuntimeError("a SharedTokenBucket is used within `async with`")
+        if self._clerk.done():
+            self._clerk.result()  # raises what ended it
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._asked = False
+        self._news.set()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back(turn.result(), time.monotonic(), let_through=False)
+            raise
+
+    def _give_back(self, epoch: int, back_at: float, *, let_through: bool) -> None:
+        if epoch == self._epoch:  # else it has been taken from us
+            self._in_use -= 1
+            self._released.append(_Released(time.monotonic(), back_at, let_through))
+            self._news.set()
+
+    def _check(self, epoch: int) -> None:
+        if epoch != self._epoch or not self._has_lease():
+            raise ConnectionFailed("the lease of the token ended before the call was sent")
+
+    def _has_lease(self) -> bool:
+        # The monotonic clock may stand still while a machine sleeps, the other one may jump.
+        monotonic, wall = self._lease_ends
+        return time.monotonic() < monotonic and time.time() < wall
+
+    def _refused(self, refusal: RateLimited) -> None:
+        moment = time.monotonic()
+        pause = self._period if refusal.retry_after is None else refusal.retry_after
+        if moment >= self._paused_until:
+            _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
+        self._paused_until = max(self._paused_until, moment + pause)
+        self._refusals.append((moment + pause, refusal))
+
+    async def _work(self) -> None:
+        """Tell the store what we have and want, and hand on what it gives, until cancelled."""
+        store = Away(f"the tokens' store {self._store.name}")
+        try:
+            while True:
+                self._hand_on()
+                touch_at, wake_at = self._plans()
+                moment = time.monotonic()
+                if touch_at > moment:
+                    await self._sleep(min(touch_at, wake_at) - moment)
+                    continue
+                try:
+                    await self._touch()
+                except OutboxUnavailable as error:
+                    store.is_away(error)
+                    await asyncio.sleep(_AWAY)
+                else:
+                    store.is_back()
+        except Exception as error:
+            self._fail_waiting(error)
+            raise
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until then, or until there is news."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if seconds == inf else seconds):
+                await self._news.wait()
+        self._news.clear()
+
+    def _plans(self) -> tuple[float, float]:
+        """Give, in monotonic seconds, when to touch the store next and when to look again here."""
+        poll = self._touched_at + self._period / 10
+        touch_at, wake_at = inf, inf
+        if self._refusals:
+            return -inf, inf
+        if self._ahead is not None:
+            # Often enough to hear of a pause meanwhile.
+            touch_at, wake_at = poll, max(self._ahead, self._paused_until)
+        elif self._waiting:
+            touch_at = poll if self._asked else -inf
+        if self._released:
+            # A little later, so that one touch serves the next call too.
+            touch_at = min(touch_at, self._released[0].at + self._period / LIMIT)
+        if self._in_use:
+            touch_at = min(touch_at, self._touched_at + self._lease / 3)
+        return touch_at, wake_at
+
+    def _hand_on(self) -> None:
+        """Give the token that we have in advance to the first that waits, once it may be used."""
+        moment = time.monotonic()
+        if (pause := self._paused_until - moment) > LONGEST_PAUSE:
+            text = f"the vendor asked to wait for {pause:.0f} s; nothing was sent"
+            self._fail_waiting(RateLimited(text, retry_after=pause))
+        if self._ahead is None or not self._has_lease():
+            return
+        if not self._waiting_first():
+            self._released.append(_Released(moment, self._ahead, let_through=False))
+            self._ahead = None
+        elif max(self._ahead, self._paused_until) <= moment <= self._touched_at + self._period / 10:
+            self._ahead = None
+            self._asked = False  # for the next one
+            self._in_use += 1
+            self._waiting.popleft().set_result(self._epoch)
+
+    def _waiting_first(self) -> bool:
+        """Tell whether anybody waits; those that were cancelled do not."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        return bool(self._waiting)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        while self._waiting_first():
+            self._waiting.popleft().set_exception(error)
+
+    def _wish(self, moment: float) -> Wish:
+        self._waiting_first()
+        waiting = sum(not turn.done() for turn in self._waiting)
+        has_ahead = self._ahead is not None
+        return Wish(
+            self._holder,
+            self._limit,
+            out=self._in_use + has_ahead,
+            wanted=max(waiting - has_ahead, 0),
+            ahead=not has_ahead,
+            released=tuple(Release(r.back_at - moment, r.let_through) for r in self._released),
+            refusals=tuple(Refusal(end - moment, told.limit) for end, told in self._refusals),
+        )
+
+    async def _touch(self) -> None:
+        self._asked = True
+        before, wall = time.monotonic(), time.time()
+        wish = self._wish(before)
+        grant = await self._changed(partial(self._granted, wish, before))
+        after = time.monotonic()
+        self._known, self._jumped = True, False
+        del self._released[: len(wish.released)], self._refusals[: len(wish.refusals)]
+        self._touched_at = after
+        self._lease_ends = before + self._lease, wall + self._lease
+        if grant.lost:
+            _log.warning("the lease of this process had ended: its tokens were taken back")
+            self._epoch += 1
+            self._in_use = 0
+            self._ahead = None
+            self._released.clear()
+        if not self._refusals:
+            self._paused_until = after + grant.pause if grant.pause else -inf
+        self._interval = self._period / grant.tokens * grant.holders * _HASTE
+        for wait in grant.waits:
+            if wait > 0:
+                self._ahead = after + wait
+            elif self._waiting_first():
+                self._in_use += 1
+                self._waiting.popleft().set_result(self._epoch)
+            else:
+                self._in_use += 1
+                self._give_back(self._epoch, after, let_through=False)
+
+    def _granted(self, wish: Wish, before: float, tokens: Tokens, moment: float) -> Grant:
+        self._jumped |= self._clock.jumped(before, moment, time.monotonic())
+        # Whoever comes new cannot tell a jump from a pause; that others ended without a good-bye
+        # may mean either.
+        if self._jumped or (not self._known and tokens.lapsed(moment)):
+            _log.info("the clock of %s may have jumped", self._store.name)
+            tokens.shift(moment)
+        return tokens.touch(wish, moment, lease=self._lease, patience=self._period / 5)
+
+    async def _changed(self, change: Callable[[Tokens, float], T]) -> T:
+        """Change the state in the store, with nobody else between."""
+
+        async def work(connection: AsyncConnection) -> T:
+            own = buckets.c.name == self.name
+            touch = sa.update(buckets).where(own).values(touches=buckets.c.touches + 1)
+            # The row is locked before the clock is read.
+            asked = touch.returning(buckets.c.state, now(connection))
+            found = (await connection.execute(asked)).one_or_none()
+            if found is None:
+                state = Tokens.full(self._limit, self._period).to_json()
+                new = {"name": self.name, "touches": 0, "state": state}
+                await connection.execute(inserted_once(connection, buckets).values(new))
+                found = (await connection.execute(asked)).one()
+            tokens = Tokens.from_json(found[0])
+            if tokens.share.period != self._period:
+                raise OutboxError(
+                    f"the bucket {self.name} in {self._store.name} is of {tokens.share.period:g} s,"
+                    f" not {self._period:g} s: give it another name"
+                )
+            # On one machine the monotonic clock is every process's, and knows no jumps.
+            is_local = connection.dialect.name == "sqlite"
+            answer = change(tokens, time.monotonic() if is_local else found[1])
+            await connection.execute(sa.update(buckets).where(own).values(state=tokens.to_json()))
+            return answer
+
+        return await self._store.write(work)
+
+
+@frozen
+class _Released:
+    """
+    A token that was given back here and not yet to the store.
+
+    Attributes:
+        at: Since when, in monotonic seconds.
+        back_at: When it may be used again.
+        let_through: Whether the vendor let its call through.
+    """
+
+    at: float
+    back_at: float
+    let_through: bool
+
+
+def fingerprint(account: Account) -> str:
+    """Give a name for an account's bucket that tells neither host nor key."""
+    text = f"{account.host}\n{account.access_key}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

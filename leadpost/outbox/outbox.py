@@ -1,0 +1,357 @@
+"""`Outbox`: a durable queue of activities."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from leadpost.activity import Activity
+from leadpost.batch import Item, Source, enumerate_async
+from leadpost.outbox import entries
+from leadpost.outbox.entries import STATES, Change, Entry, EntryState, New
+from leadpost.outbox.reconcile import SETTLE, reconcile
+from leadpost.outbox.store import DEFAULT_URL, Store
+from leadpost.outbox.verify import verify
+from leadpost.outbox.worker import LEASE, Worker
+from leadpost.poster import AsyncActivityPoster
+
+_CHUNK = 500
+
+
+class Outbox:
+    """
+    Activities that are on disk before they are posted, and what became of each.
+
+    An entry is marked `sending`, durably, before its call leaves. One whose worker died meanwhile
+    is `uncertain`, never silently sent again. Any number of workers on any number of hosts drain
+    one outbox; entries leave in the order of putting, those of a higher priority first.
+
+    It holds no key of the account. SQLite's file is made readable by its owner only.
+
+    Use it as an async context manager, within one event loop.
+
+    Args:
+        url: `sqlite+aiosqlite:///FILE` for one machine, or
+            `postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE` for many.
+        lease: Seconds after the last word of a worker until it is taken for dead.
+
+    Raises:
+        OutboxError: on entering, if the store cannot be used, or was written by a newer version.
+            Every method raises it when the store fails: `OutboxUnavailable` where that may pass.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, lease: float = LEASE) -> None:
+        self._store = Store(url)
+        self._lease = lease
+        self._news = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self._store.name}>"
+
+    async def __aenter__(self) -> Self:
+        await self._store.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections to the store."""
+        await self._store.aclose()
+
+    async def put(
+        self,
+        activity: Item,
+        *,
+        key: str | None = None,
+        priority: int = 0,
+        connection: AsyncConnection | AsyncSession | None = None,
+    ) -> int:
+        """
+        Put an activity; it is on disk when this returns.
+
+        Args:
+            activity: An `Activity`, or a mapping in the vendor's JSON shape.
+            key: Your name for it, such as the number of the call it tells of. The same key again
+                is the same entry.
+            priority: The higher, the sooner it is sent.
+            connection: A connection or session of your own to the same database: the entry is
+                there if its transaction is committed, and only then.
+
+        Returns:
+            The entry's id.
+
+        Raises:
+            InvalidActivity: it cannot be posted as it is; nothing was put.
+            KeyConflict: the entry of that key holds another activity; nothing was put.
+        """
+        new = New(_content(activity), key, priority)
+        if connection is not None:
+            own = connection
+            if isinstance(own, AsyncSession):
+                own = await own.connection()
+            return await entries.put_one(own, new)
+        put = await self._store.write(partial(entries.put_one, new=new))
+        self._news.set()
+        return put
+
+    async def put_many(
+        self,
+        activities: Source,
+        *,
+        keys: Iterable[str] | None = None,
+        priority: int = 0,
+        connection: AsyncConnection | AsyncSession | None = None,
+    ) -> int:
+        """
+        Put activities in one transaction: all of them, or none.
+
+        Others that write to a SQLite store wait meanwhile, so many are better put in parts.
+
+        Args:
+            activities: An iterable or async iterable of what `put` takes; it is not held in memory.
+            keys: A key for each, in the same order.
+            priority: As for `put`.
+            connection: As for `put`.
+
+        Returns:
+            How many entries there were not before.
+
+        Raises:
+            InvalidActivity: one cannot be posted as it is; none was put.
+            KeyConflict: an entry of one of the keys holds another activity; none was put.
+        """
+        failure: Exception | None = None
+
+        async def work(own: AsyncConnection) -> int:
+            nonlocal failure
+            put = 0
+            async with aclosing(_chunks(activities, keys, priority)) as chunks:
+                while True:
+                    try:
+                        chunk = await anext(chunks, None)
+                    except Exception as error:
+                        failure = error  # the caller's own: it says nothing of the store
+                        raise
+                    if chunk is None:
+                        return put
+                    put += await entries.put_many(own, chunk)
+
+        if isinstance(connection, AsyncSession):
+            connection = await connection.connection()
+        if connection is not None:
+            return await work(connection)
+        try:
+            put = await self._store.write(work)
+        except Exception:
+            if failure is not None:
+                raise failure from None
+            raise
+        self._news.set()
+        return put
+
+    async def drain(self, poster: AsyncActivityPoster) -> Counter[EntryState]:
+        """
+        Post until nothing is pending, retries included.
+
+        Cancelled, it makes no new calls, waits for those under way for some seconds, and then
+        passes the cancellation on.
+
+        Args:
+            poster: What to post with; its bucket holds the limit, its `RetryPolicy` tells how often
+                and when an entry is tried again.
+
+        Returns:
+            How many entries were brought into each state.
+
+        Raises:
+            Unauthorized, NotFound: the keys are refused, or the URL is wrong; what was not sent is
+                pending still.
+            ConnectionFailed: no connection, time and again; what was not sent is pending still.
+            RateLimited: the vendor asked for a pause of more than 300 s; likewise.
+            OutboxError: the store failed.
+        """
+        worker = Worker(self._store, poster, self._lease, self._news)
+        return await worker.drain()
+
+    async def run(self, poster: AsyncActivityPoster) -> None:
+        """
+        Post what is pending and what will be, until cancelled.
+
+        Waits out a vendor that cannot be reached, and a store that is away. Cancelled, it makes no
+        new calls, waits for those under way for some seconds, and passes the cancellation on.
+
+        Args:
+            poster: As for `drain`.
+
+        Raises:
+            Unauthorized, NotFound: as `drain`.
+            OutboxError: the store failed in a way that does not pass.
+        """
+        worker = Worker(self._store, poster, self._lease, self._news)
+        await worker.run()
+
+    async def verify(
+        self, poster: AsyncActivityPoster, *, forever: bool = False
+    ) -> Counter[EntryState]:
+        """
+        Ask the Status API what became of accepted entries, until all are `succeeded` or `failed`.
+
+        It takes a fifth of the limit at most. The vendor may try a request again for hours.
+
+        Args:
+            poster: What to ask with.
+            forever: Go on with what will be accepted, until cancelled.
+
+        Returns:
+            How many entries were brought into each state.
+
+        Raises:
+            Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
+            UnexpectedAnswer: an answer cannot be read.
+            OutboxError: the store failed in a way that does not pass.
+        """
+        return await verify(self._store, poster, forever=forever)
+
+    async def reconcile(
+        self, poster: AsyncActivityPoster, *, settle: timedelta = SETTLE
+    ) -> Counter[EntryState]:
+        """
+        Look once for each `uncertain` entry among the activities that its lead has.
+
+        One of the same type, note and date-time, made since the entry was sent and no other
+        entry's, is it: `accepted`, with the activity's id. If there surely is none, it is `pending`
+        again. What is not clear stays `uncertain`, with the reason in its message.
+
+        Args:
+            poster: What to ask with; needs the account's `sync_host`.
+            settle: How long after sending an activity that is not there can come no more. The
+                vendor tries a request again for up to 9 h 20 min.
+
+        Returns:
+            How many entries are in which state after that.
+
+        Raises:
+            LeadpostError: as `AsyncActivityPoster.lead_activities`.
+            OutboxError: the store failed.
+        """
+        return await reconcile(self._store, poster, settle=settle)
+
+    async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
+        """Count the entries in each state: all, or those whose key begins with a prefix."""
+        return await self._store.read(partial(entries.count, key_prefix=key_prefix))
+
+    async def calls_per_second(self, seconds: float = 10.0) -> float:
+        """Give the rate of calls over the last seconds, by all workers."""
+        calls = await self._store.read(partial(entries.calls_since, seconds=seconds))
+        return calls / seconds
+
+    async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Give the entries of these keys, at most 500, by key; what is not there is left out."""
+        return await self._store.read(partial(entries.find, keys=keys))
+
+    async def entries(
+        self, *states: EntryState, key_prefix: str | None = None
+    ) -> AsyncGenerator[Entry]:
+        """
+        Yield entries in the order of putting.
+
+        Args:
+            states: Only those in these states; by default all.
+            key_prefix: Only those whose key begins with it.
+        """
+        last = 0
+        while True:
+            page = await self._store.read(
+                partial(
+                    entries.select,
+                    states=states or STATES,
+                    after=last,
+                    key_prefix=key_prefix,
+                    limit=_CHUNK,
+                )
+            )
+            for entry in page:
+                yield entry
+            if len(page) < _CHUNK:
+                return
+            last = page[-1].id
+
+    async def history(self, entry_id: int) -> list[Change]:
+        """Give every change of an entry's state, the putting first; none if there is no such."""
+        return await self._store.read(partial(entries.history, entry_id=entry_id))
+
+    async def retry(self, *states: EntryState, ids: Sequence[int] | None = None) -> int:
+        """
+        Make entries pending again.
+
+        Args:
+            states: Of those in these states: `failed`, `rejected`, and `uncertain`, which may post
+                it twice.
+            ids: Only these entries.
+
+        Returns:
+            How many were.
+        """
+        if not states or not set(states) <= {"failed", "rejected", "uncertain"}:
+            raise ValueError(
+                f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
+            )
+        put_back = await self._store.write(partial(entries.put_back, states=states, ids=ids))
+        self._news.set()
+        return put_back
+
+    async def prune(self, older_than: timedelta) -> int:
+        """
+        Delete entries that have been `succeeded`, `failed` or `rejected` for so long.
+
+        Nothing else ever deletes one.
+
+        Returns:
+            How many were deleted.
+        """
+        deleted = 0
+        while True:
+            prune = partial(entries.prune, older_than=older_than.total_seconds(), limit=_CHUNK)
+            part = await self._store.write(prune)
+            deleted += part
+            if part < _CHUNK:
+                return deleted
+
+
+async def _chunks(
+    activities: Source, keys: Iterable[str] | None, priority: int
+) -> AsyncGenerator[list[New]]:
+    names = iter(keys) if keys is not None else None
+    chunk: list[New] = []
+    async with aclosing(enumerate_async(activities)) as numbered:
+        async for index, activity in numbered:
+            key = next(names, None) if names is not None else None
+            if names is not None and key is None:
+                raise ValueError(f"keys: found {index}, wanted one for each activity")
+            chunk.append(New(_content(activity), key, priority))
+            if len(chunk) == _CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+def _content(activity: Item) -> str:
+    if not isinstance(activity, Activity):
+        activity = Activity.from_payload(activity)
+    return json.dumps(activity.to_payload(), ensure_ascii=False)

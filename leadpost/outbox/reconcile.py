@@ -1,0 +1,98 @@
+"""Finding out, from what leads have, whether posts in doubt have arrived."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
+from leadpost.outbox import entries
+from leadpost.outbox.entries import Doubt, EntryState
+from leadpost.outbox.store import Store
+from leadpost.poster import AsyncActivityPoster
+from leadpost.queries import LeadActivity
+
+SETTLE = timedelta(hours=12)
+"""
+After so long a request is surely not in the vendor's queue any more: it tries one that failed for a
+reason of its own again for 9 h 20 min in all.
+"""
+CLOCKS_DIFFER = timedelta(minutes=2)
+"""By so much the vendor's clock may be behind ours."""
+
+_log = logging.getLogger(__name__)
+
+
+async def reconcile(
+    store: Store, poster: AsyncActivityPoster, *, settle: timedelta
+) -> Counter[EntryState]:
+    """Look at every uncertain entry once; see `Outbox.reconcile`."""
+    tally = Counter[EntryState]()
+    last = 0
+    while (doubt := await store.read(partial(entries.doubts, after=last))) is not None:
+        last = doubt.id
+        state, note, activity_id = await _judged(store, poster, doubt, settle)
+        change = partial(
+            entries.settle,
+            entry_id=doubt.id,
+            before="uncertain",
+            state=state,
+            note=note,
+            activity_id=activity_id,
+        )
+        if await store.write(change):
+            tally[state] += 1
+            _log.info("entry %d: %s: %s", doubt.id, state, note)
+    return tally
+
+
+async def _judged(
+    store: Store, poster: AsyncActivityPoster, doubt: Doubt, settle: timedelta
+) -> tuple[EntryState, str, str | None]:
+    """Give the state that an entry is in after all, why, and the id of its activity."""
+    payload: dict[str, Any] = json.loads(doubt.payload)
+    lead, event = payload.get("RelatedProspectId"), payload["ActivityEvent"]
+    if lead is None:
+        return "uncertain", "it names no lead, so it cannot be looked for", None
+    try:
+        has = await poster.lead_activities(lead, event)
+    except (Unauthorized, NotFound):
+        raise
+    except (Rejected, UnexpectedAnswer) as error:
+        return "uncertain", f"the lead's activities cannot be read: {error}", None
+    if await store.read(partial(entries.has_open_twin, doubt=doubt)):
+        return "uncertain", "the same was posted for another entry: verify that one first", None
+    alike = candidates(payload, doubt.sent_at, has)
+    taken = await store.read(partial(entries.matched, activity_ids=alike))
+    free = [activity_id for activity_id in alike if activity_id not in taken]
+    if not free:
+        if doubt.age < settle.total_seconds():
+            return "uncertain", "the lead does not have it yet; it may still come", None
+        return "pending", "the lead does not have it, and it can come no more", None
+    if not any(payload.get(name) for name in ("ActivityNote", "ActivityDateTime")):
+        return "uncertain", "the lead has some like it, but neither note nor date-time tell", None
+    return "accepted", "the lead has it", free[-1]
+
+
+def candidates(
+    payload: dict[str, Any], sent_at: datetime, has: Iterable[LeadActivity]
+) -> list[str]:
+    """
+    Give the ids of the activities that may be the posted one.
+
+    They are of the same type, were made since it was sent, and hold its note and date-time. Where
+    the vendor does not tell type or time, they may be.
+    """
+    wanted = {payload[name] for name in ("ActivityNote", "ActivityDateTime") if payload.get(name)}
+    return [
+        activity.activity_id
+        for activity in has
+        if activity.event in {None, payload["ActivityEvent"]}
+        and (activity.created_on is None or activity.created_on >= sent_at - CLOCKS_DIFFER)
+        and wanted <= activity.texts
+    ]

@@ -1,0 +1,219 @@
+"""
+The database below the outbox: one engine, transactions that run to their end, errors made clear.
+
+SQLite for one machine, PostgreSQL for many hosts; the same statements on both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.outbox import schema
+from leadpost.outbox.failures import FAILURES, told
+
+T = TypeVar("T")
+
+DEFAULT_URL = "sqlite+aiosqlite:///leadpost.db"
+"""A file in the working directory."""
+BUSY = 60.0
+"""Seconds to wait for the transaction of another process (SQLite), or for an answer."""
+
+_AT_FIRST = 2.0
+"""Seconds in which a new file may be locked by another process that makes it too."""
+BRIEF = 5.0
+"""Seconds in which a brief transaction surely goes on."""
+
+_URLS = (
+    "wanted sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE,"
+    " as SQLAlchemy writes them"
+)
+_log = logging.getLogger(__name__)
+
+_READS = "leadpost_reads"
+
+
+class Store:
+    """
+    The tables of one URL.
+
+    Args:
+        url: `sqlite+aiosqlite:///FILE` or `postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE`.
+        brief: Whether all transactions are short and their results short-lived. SQLite does not
+            wait for the disk then: they survive the death of the process, not of the machine.
+            PostgreSQL ends one that does nothing for 5 s, as that of a frozen process does.
+
+    Raises:
+        OutboxError: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, brief: bool = False) -> None:
+        self._engine = _engine(url, brief=brief)
+        self.name = self._engine.url.render_as_string(hide_password=True)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name}>"
+
+    async def open(self) -> None:
+        """
+        Make the tables, or bring those of an older version up to date.
+
+        Raises:
+            OutboxError: the store cannot be used, or was written by a newer version.
+        """
+        with self._told():
+            _make_file(self._engine.url)
+        try:
+            await self._make_tables()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _make_tables(self) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                return await self.write(schema.bring_up_to_date)
+            except OutboxUnavailable:
+                # Going over to WAL does not wait for another process that does the same.
+                if time.monotonic() - began > _AT_FIRST:
+                    raise
+            await asyncio.sleep(_AT_FIRST / 20)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._engine.dispose()
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """
+        Do some work in a transaction of its own.
+
+        It runs to its end even where the caller is cancelled meanwhile: nobody is left with a
+        transaction of which he cannot tell whether it was done.
+
+        Raises:
+            OutboxError: it was not done, or no one can tell.
+        """
+
+        async def transaction() -> T:
+            async with self._engine.begin() as connection:
+                return await work(connection)
+
+        with self._told():
+            return await finished(transaction())
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """
+        Ask something.
+
+        Raises:
+            OutboxError: it cannot be asked.
+        """
+
+        async def asking() -> T:
+            async with self._engine.connect() as connection:
+                return await work(await connection.execution_options(**{_READS: True}))
+
+        with self._told():
+            return await finished(asking())
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except FAILURES as failure:
+            # The chain ends here: it would show statements, and where they came from.
+            raise told(failure, self.name) from None
+
+
+async def finished(work: Awaitable[T]) -> T:
+    """Wait for some work; where that is cancelled, let the work end first."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            _log.warning("what was cancelled had failed: %s", type(failure).__name__)
+        raise
+
+
+def now(connection: AsyncConnection) -> sa.ColumnElement[float]:
+    """Give the time, in seconds since 1970: the server's, or this machine's where there is none."""
+    if connection.dialect.name == "sqlite":
+        return sa.literal(time.time(), sa.Double)
+    return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+
+
+def inserted_once(
+    connection: AsyncConnection, table: sa.Table
+) -> postgresql.Insert | sqlite.Insert:
+    """Give an INSERT that leaves a row of the same key as it is."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def _engine(url: str, *, brief: bool) -> AsyncEngine:
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        raise OutboxError(f"the URL of the outbox: found text that is none, {_URLS}") from None
+    if parsed.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+        raise OutboxError(f"the URL of the outbox: found {parsed.drivername}, {_URLS}")
+    options: dict[str, Any] = {"hide_parameters": True}
+    if parsed.drivername == "postgresql+asyncpg":
+        idle = f"{(BRIEF if brief else BUSY) * 1000:.0f}"
+        connect = {
+            "timeout": 10.0,
+            "command_timeout": BUSY,
+            "server_settings": {"idle_in_transaction_session_timeout": idle},
+        }
+        return create_async_engine(parsed, **options, pool_timeout=BUSY, connect_args=connect)
+    if parsed.database in {None, "", ":memory:"}:
+        raise OutboxError("the URL of the outbox: found no file, " + _URLS)
+    # One connection: SQLite has one writer at a time, and its lock is not fair.
+    engine = create_async_engine(
+        parsed,
+        **options,
+        poolclass=sa.AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=BUSY,
+        connect_args={"timeout": BUSY, "isolation_level": None},
+    )
+
+    def connected(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode = WAL", f"synchronous = {'NORMAL' if brief else 'FULL'}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def begun(connection: sa.Connection) -> None:
+        # The write lock is taken at once: two readers that both want to write would be stuck.
+        reads = connection.get_execution_options().get(_READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "begin", begun)
+    return engine
+
+
+def _make_file(url: sa.URL) -> None:
+    """Make the file of SQLite so that only its owner can read it, if there is none."""
+    if url.database is not None and url.drivername.startswith("sqlite"):
+        with suppress(FileExistsError):
+            os.close(os.open(Path(url.database), os.O_CREAT | os.O_EXCL, 0o600))

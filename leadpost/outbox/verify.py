@@ -1,0 +1,91 @@
+"""Asking what became of accepted requests, until it is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+
+from leadpost.bucket import SteadyBucket
+from leadpost.errors import NotFound, OutboxUnavailable, Rejected, Unauthorized, Unavailable
+from leadpost.limit import LIMIT, PERIOD
+from leadpost.outbox import entries
+from leadpost.outbox.away import Away
+from leadpost.outbox.entries import Check, EntryState
+from leadpost.outbox.store import Store
+from leadpost.poster import AsyncActivityPoster
+
+WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
+"""
+Seconds between two askings about one request. The vendor tries one that failed again after 30 s at
+first, in the end after 3 hours, so there is no use in asking often for long.
+"""
+
+_POLL = 1.0
+_SHARE = 5
+"""One call in so many is for asking."""
+
+
+async def verify(
+    store: Store, poster: AsyncActivityPoster, *, forever: bool
+) -> Counter[EntryState]:
+    """Ask until nothing is open; see `Outbox.verify`."""
+    tally = Counter[EntryState]()
+    vendor, database = Away("the Status API"), Away(f"the outbox {store.name}")
+    while True:
+        try:
+            check = await store.write(partial(entries.claim_check, waits=WAITS))
+            if check is not None:
+                await _ask(store, poster, check, tally)
+                vendor.is_back()
+                await asyncio.sleep(_pause(poster))
+                continue
+            due = await store.read(entries.next_check)
+        except OutboxUnavailable as error:
+            database.is_away(error)
+            due = _POLL
+        except Unavailable as error:
+            vendor.is_away(error)
+            due = _POLL
+        else:
+            database.is_back()
+        if due is None and not forever:
+            return tally
+        await asyncio.sleep(_POLL if due is None else min(due, _POLL))
+
+
+def _pause(poster: AsyncActivityPoster) -> float:
+    bucket = poster.bucket
+    interval = bucket.interval if isinstance(bucket, SteadyBucket) else PERIOD / LIMIT
+    return (_SHARE - 1) * interval
+
+
+async def _ask(
+    store: Store, poster: AsyncActivityPoster, check: Check, tally: Counter[EntryState]
+) -> None:
+    state: EntryState = "accepted"
+    activity_id: str | None = None
+    if check.request_id is None:  # reconciling found the activity itself
+        state, note = "succeeded", "the lead has it"
+    else:
+        try:
+            status = await poster.status(check.request_id)
+        except (Unauthorized, NotFound):
+            raise
+        except Rejected as error:
+            note = str(error)
+        else:
+            note = status.status_reason or status.status
+            if status.final:
+                state = "succeeded" if status.state == "succeeded" else "failed"
+                activity_id = status.activity_id
+    settle = partial(
+        entries.settle,
+        entry_id=check.id,
+        before="accepted",
+        state=state,
+        note=note,
+        activity_id=activity_id,
+    )
+    if state != "accepted" and await store.write(settle):
+        tally[state] += 1

@@ -1,0 +1,376 @@
+"""A worker: takes entries from an outbox, posts them, and sets down what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from attrs import define
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from leadpost.batch import LONG, Batch, Item
+from leadpost.bucket import SteadyBucket
+from leadpost.errors import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    NotFound,
+    NotSent,
+    OutboxError,
+    OutboxUnavailable,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+)
+from leadpost.outbox import entries
+from leadpost.outbox.away import Away
+from leadpost.outbox.entries import Claim, EntryState
+from leadpost.outbox.store import Store, finished
+from leadpost.poster import AsyncActivityPoster
+from leadpost.retry import RetryPolicy, Waiting
+
+LEASE = 15.0
+"""Seconds after the last word of a worker until it is taken for dead."""
+GRACE = 8.0
+"""Seconds that a cancelled worker waits for its calls under way: a service has some 10 to end."""
+
+_POLL = 0.5
+"""Seconds between two looks at an empty outbox."""
+_FIRST_CHECK = 5.0
+"""Seconds after which the status of an accepted request is asked for first."""
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """
+    Drains an outbox with one poster.
+
+    Args:
+        store: The outbox.
+        poster: What to post with.
+        lease: Seconds after the last word of this worker until it is taken for dead.
+        news: Set when there may be more to do.
+    """
+
+    def __init__(
+        self, store: Store, poster: AsyncActivityPoster, lease: float, news: asyncio.Event
+    ) -> None:
+        self.id = uuid4().hex
+        self._store = store
+        self._poster = poster
+        self._policy: RetryPolicy = poster.retry
+        self._lease = lease
+        self._news = news
+        self._lease_ends = (0.0, 0.0)  # by the monotonic clock, by the wall clock
+        self._stop = asyncio.Event()
+        self._failure: LeadpostError | None = None
+        self._tally = Counter[EntryState]()
+        self._forever = False
+        self._ended = False  # when nothing is waited for any more
+        self._wait: asyncio.Timeout | None = None  # that of the next call for its token
+        self._long = False  # whether there is so much that it goes at an even pace
+        self._under_way = 0
+        self._claiming = asyncio.Lock()
+        self._vendor = Away("LeadSquared")
+        self._database = Away(f"the outbox {store.name}")
+
+    async def drain(self) -> Counter[EntryState]:
+        """Post until nothing is pending; see `Outbox.drain`."""
+        await self._work()
+        return self._tally
+
+    async def run(self) -> None:
+        """Post for ever; see `Outbox.run`."""
+        self._forever = True
+        while True:
+            try:
+                await self._work()
+            except RateLimited as error:
+                pause = min(error.retry_after or 0.0, entries.LONGEST_WAIT)
+                _log.error("the vendor asked for a pause: %s; waiting for %.0f s", error, pause)
+                await asyncio.sleep(pause)
+
+    async def _work(self) -> None:
+        self._stop.clear()
+        self._failure = None
+        self._ended = False
+        await self._beat()
+        heart = asyncio.create_task(self._keep_beating())
+        watch = asyncio.create_task(self._watch())
+        posting = asyncio.create_task(self._post_all())
+        try:
+            await asyncio.shield(posting)
+        except asyncio.CancelledError:
+            self._stop.set()
+            _log.info("worker %s ends: waiting for %d calls", self.id, self._under_way)
+            await asyncio.wait([posting], timeout=GRACE)
+            raise
+        finally:
+            self._ended = True
+            for task in (posting, heart, watch):
+                task.cancel()
+            await asyncio.gather(posting, heart, watch, return_exceptions=True)
+            with suppress(OutboxUnavailable):  # its lease will end
+                await self._store.write(partial(entries.leave, worker=self.id))
+
+    async def _post_all(self) -> None:
+        batch = Batch(self._post, self._tickets(), self._policy.max_time, self._pace, LONG)
+        async with aclosing(batch.stream(self._stop)) as outcomes:
+            async for outcome in outcomes:
+                error = outcome.error
+                if isinstance(error, Unauthorized | NotFound) or (
+                    isinstance(error, RateLimited)
+                    and (error.retry_after or 0.0) > self._policy.max_time
+                ):
+                    self._fail(error)
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: LeadpostError) -> None:
+        """End the work for an error that goes for all entries."""
+        self._failure = self._failure or error
+        self._stop.set()
+
+    def _pace(self) -> float:
+        bucket = self._poster.bucket
+        return bucket.interval if self._long and isinstance(bucket, SteadyBucket) else 0.0
+
+    async def _tickets(self) -> AsyncGenerator[Item]:
+        """Yield whenever there is something to send; what it is shows when there is a token."""
+        while True:
+            wait = await self._time_to_next()
+            if wait is None:
+                return
+            if wait > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(wait, _POLL)):
+                        await self._news.wait()
+                self._news.clear()
+            else:
+                yield {}
+
+    async def _time_to_next(self) -> float | None:
+        """Tell the seconds until there may be something to send; None when all is done."""
+        if (hold := max(self._vendor.hold(), self._database.hold())) > 0:
+            return hold
+        under_way = self._under_way  # read first: what ends meanwhile may be pending again
+        try:
+            async with self._claiming:  # the call before this one has its entry then
+                due = await self._store.read(entries.next_due)
+        except OutboxUnavailable as error:
+            self._store_failed(error)
+            return _POLL
+        self._database.is_back()
+        if due is None:
+            return _POLL if self._forever or under_way else None
+        return due
+
+    async def _post(self, _: Item, waiting: Waiting) -> str:
+        call = _OneCall()
+        self._under_way += 1
+        try:
+            request_id = await self._poster.post_once(
+                partial(self._claim, call),
+                partial(self._check, call),
+                partial(self._waiting, waiting),
+            )
+        except LeadpostError as error:
+            if call.claim is not None:
+                await self._record_failure(call.claim, error)
+            raise
+        except BaseException:
+            if call.claim is not None:
+                await finished(self._record_end(call.claim, left=call.left))
+            raise
+        else:
+            self._vendor.is_back()
+            await self._record(call.claimed, "accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            return request_id
+        finally:
+            self._under_way -= 1
+            self._news.set()
+
+    @asynccontextmanager
+    async def _waiting(self, waiting: Waiting) -> AsyncGenerator[None]:
+        async with waiting(None) as wait:
+            self._wait = wait
+            try:
+                yield
+            finally:
+                self._wait = None
+
+    async def _watch(self) -> None:
+        """Keep the end of a drain from waiting for a token that others have left no use for."""
+        while not self._forever:
+            await asyncio.sleep(_POLL)
+            if (waiting := self._wait) is None:
+                continue
+            with suppress(OutboxError):  # those that post tell
+                is_empty = await self._store.read(entries.next_due) is None
+                if is_empty and waiting is self._wait:
+                    waiting.reschedule(0)
+
+    async def _claim(self, call: _OneCall) -> Mapping[str, Any]:
+        """Mark the next entry as being sent, now that there is a token for it."""
+
+        async def claim(connection: AsyncConnection) -> None:
+            call.claim = None  # of a transaction that failed
+            call.claim = await entries.claim(connection, self.id)
+
+        try:
+            async with self._claiming:  # or else a later one might leave first
+                await self._store.write(claim)
+        except OutboxUnavailable as error:
+            call.claim = None
+            self._store_failed(error)
+            raise NotSent(str(error)) from error
+        except OutboxError as error:
+            call.claim = None
+            self._fail(error)
+            raise
+        self._database.is_back()
+        if call.claim is None:
+            raise NotSent("nothing is pending")
+        payload: Mapping[str, Any] = json.loads(call.claim.payload)
+        return payload
+
+    def _check(self, call: _OneCall) -> None:
+        """Keep a worker that was frozen from sending what is not its own any more."""
+        monotonic, wall = self._lease_ends
+        if time.monotonic() >= monotonic or time.time() >= wall:
+            raise NotSent("the worker's lease ended before the call was sent")
+        call.left = True
+
+    async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
+        policy = self._policy
+        failures = claim.failures + 1
+        wait = max(policy.wait_after(failures), error.retry_after or 0.0)
+        wait = min(wait, entries.LONGEST_WAIT)
+        retried = self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
+        match error:
+            case NotSent() | Unauthorized() | NotFound():
+                await self._record(claim, "pending", error=error)
+            case ConnectionFailed():
+                self._unreachable(error)
+                await self._record(claim, "pending", error=error)
+            case RateLimited():
+                await self._record(claim, "pending", error=error, due_in=wait)
+            case ServerError() | DeliveryUncertain() if failures < policy.max_attempts and (
+                retried or isinstance(error, ServerError)
+            ):
+                await self._record(claim, "pending", error=error, due_in=wait, failed=True)
+            case _:
+                state = entries.state_of(error)
+                await self._record(claim, state, error=error, failed=True)
+
+    def _unreachable(self, error: ConnectionFailed) -> None:
+        tries = self._vendor.is_away(error, self._policy.wait_after)
+        if not self._forever and tries >= self._policy.max_attempts:
+            self._fail(error)
+
+    def _store_failed(self, error: OutboxUnavailable) -> None:
+        self._database.is_away(error, lambda _: _POLL)
+        if not self._forever and self._database.away_for() > self._policy.max_time:
+            self._fail(error)
+
+    async def _record_end(self, claim: Claim, *, left: bool) -> None:
+        """Set down what a cancelled call has come to."""
+        if left:
+            error = DeliveryUncertain("the worker was stopped before the answer")
+            await self._record(claim, "uncertain", error=error)
+        else:
+            await self._record(claim, "pending", error=NotSent("the worker was stopped"))
+
+    async def _record(
+        self,
+        claim: Claim,
+        state: EntryState,
+        *,
+        request_id: str | None = None,
+        error: LeadpostError | None = None,
+        due_in: float = 0.0,
+        failed: bool = False,
+    ) -> None:
+        """Set down what became of a call, as soon as the store takes it."""
+        record = partial(
+            entries.record,
+            claimed=claim,
+            state=state,
+            request_id=request_id,
+            error=error,
+            due_in=due_in,
+            failed=failed,
+        )
+        what = f"entry {claim.id}: {state} {request_id or ''}".rstrip()
+        recorded = mine = False
+        try:
+            while not recorded:
+                try:
+                    mine = await self._store.write(record)
+                except OutboxUnavailable as failure:
+                    self._store_failed(failure)
+                    if self._ended or self._failure is not None:
+                        raise
+                    await asyncio.sleep(_POLL)
+                except OutboxError as failure:
+                    self._fail(failure)
+                    raise
+                else:
+                    recorded = True
+        finally:
+            if not recorded:
+                _log.error("could not be set down: %s", what)
+        if not mine:
+            _log.warning("another call was made meanwhile: %s", what)
+        self._database.is_back()
+        if state != "pending":
+            self._tally[state] += 1
+
+    async def _beat(self) -> None:
+        """Tell that this worker lives, and see to what dead ones left behind."""
+        monotonic, wall = time.monotonic(), time.time()
+
+        async def beat(connection: AsyncConnection) -> tuple[int, int]:
+            await entries.renew(connection, self.id, self._lease)
+            abandoned = await entries.abandon(connection)
+            return abandoned, await entries.count_pending(connection, LONG)
+
+        abandoned, pending = await self._store.write(beat)
+        self._lease_ends = monotonic + self._lease, wall + self._lease
+        self._long = pending >= LONG
+        if abandoned:
+            _log.warning("%d entries are uncertain: their worker is gone", abandoned)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            try:
+                await self._beat()
+            except OutboxUnavailable as error:
+                self._store_failed(error)
+            except OutboxError as error:
+                self._fail(error)
+                return
+
+
+@define
+class _OneCall:
+    """One call: the entry it is for, and whether any of it may have left."""
+
+    claim: Claim | None = None
+    left: bool = False
+
+    @property
+    def claimed(self) -> Claim:
+        if self.claim is None:
+            raise RuntimeError("a call was made for no entry")
+        return self.claim

@@ -1,0 +1,124 @@
+"""
+Workers of an outbox as processes of their own, quick to start, so that many can be killed.
+
+Run as a script it is the template: it has imported everything, reads jobs from standard input, and
+forks a worker for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import IO
+
+from attrs import asdict, frozen
+
+from leadpost import Account, AsyncActivityPoster, RetryPolicy
+from leadpost.outbox import Outbox, SharedTokenBucket
+
+QUICK = RetryPolicy(max_attempts=20, initial_wait=0.02, max_wait=0.1, jitter=0.02)
+
+
+@frozen(kw_only=True)
+class Job:
+    """What a worker is to do: drain an outbox through a shared bucket."""
+
+    url: str
+    host: str
+    period: float
+    lease: float
+    limit: int = 25
+
+    @property
+    def account(self) -> Account:
+        """The sandbox's account, whose keys are made up and everywhere the same."""
+        return Account(
+            host=self.host,
+            access_key="u$rsandbox-access",
+            secret_key="sandbox-secret",
+            api_key="sandbox-api",
+        )
+
+    async def drain(self) -> None:
+        async with (
+            Outbox(self.url, lease=self.lease) as outbox,
+            SharedTokenBucket(
+                self.url, self.account, limit=self.limit, period=self.period, lease=self.lease
+            ) as bucket,
+            AsyncActivityPoster(self.account, bucket=bucket, retry=QUICK) as poster,
+        ):
+            await outbox.drain(poster)
+
+
+@frozen
+class Worker:
+    """A process that does a job."""
+
+    pid: int
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def is_alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def join(self) -> None:
+        while self.is_alive():
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.join()
+
+
+@frozen
+class Template:
+    """The process that forks the workers."""
+
+    jobs: IO[str]
+    pids: IO[str]
+
+    def start(self, job: Job) -> Worker:
+        print(repr(asdict(job)), file=self.jobs, flush=True)
+        return Worker(int(self.pids.readline()))
+
+
+@contextmanager
+def template() -> Generator[Template]:
+    """Start it; when it ends, so do its workers."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Template(process.stdin, process.stdout)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the workers
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            asyncio.run(Job(**eval(line)).drain())
+            os._exit(0)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

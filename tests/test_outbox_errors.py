@@ -1,0 +1,174 @@
+"""A store that cannot be used says what to do, and what was put before is still there."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from support import activity, run
+
+from leadpost import OutboxError, OutboxUnavailable
+from leadpost.outbox import Outbox
+
+
+async def put(url: str, number: int = 1) -> None:
+    async with Outbox(url) as outbox:
+        await outbox.put(activity(number))
+
+
+async def numbers(url: str) -> list[int]:
+    async with Outbox(url) as outbox:
+        return [entry.payload["ActivityEvent"] async for entry in outbox.entries()]
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("leadpost.db", "found text that is none"),
+        ("sqlite:///leadpost.db", "found sqlite"),
+        ("mysql://host/database", "found mysql"),
+        ("sqlite+aiosqlite://", "found no file"),
+        ("sqlite+aiosqlite:///:memory:", "found no file"),
+    ],
+)
+def test_a_url_that_cannot_be_one(url: str, found: str) -> None:
+    with pytest.raises(OutboxError, match=f"{found}.*wanted sqlite.aiosqlite:///FILE"):
+        Outbox(url)
+
+
+def test_a_password_is_shown_nowhere() -> None:
+    outbox = Outbox("postgresql+asyncpg://me:private@127.0.0.1:9/x")
+    with pytest.raises(OutboxUnavailable) as caught:
+        run(put("postgresql+asyncpg://me:private@127.0.0.1:9/x"))
+    assert "private" not in f"{outbox!r} {caught.value!s}"
+    assert "no connection" in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutboxError, match="is there such a folder"):
+        run(put(url_of(tmp_path / "missing" / "store.db")))
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_text("RelatedProspectId,ActivityEvent\n" * 1000)
+    with pytest.raises(OutboxError, match="no SQLite database: choose another name"):
+        run(put(url_of(path)))
+    assert path.read_text().startswith("RelatedProspectId")
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    run(put(url_of(path)))
+    content = bytearray(path.read_bytes())
+    content[4096 : 4096 * 12] = b"\xff" * (4096 * 11)
+    path.write_bytes(content)
+    with pytest.raises(OutboxError, match="the file is damaged"):
+        run(numbers(url_of(path)))
+
+
+def test_a_file_that_another_keeps_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leadpost.outbox.store.BUSY", 0.1)
+    path = tmp_path / "store.db"
+    run(put(url_of(path)))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OutboxUnavailable, match="another process keeps it locked"):
+        run(put(url_of(path), 2))
+    other.execute("ROLLBACK")
+    other.close()
+    run(put(url_of(path), 3))
+    assert run(numbers(url_of(path))) == [1, 3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and users of POSIX")
+def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    run(put(url_of(path)))
+    for part in tmp_path.iterdir():
+        part.chmod(0o444)
+    with unprivileged(tmp_path), pytest.raises(OutboxError, match="read-only: make both writable"):
+        run(put(url_of(path), 2))
+    with unprivileged(tmp_path), pytest.raises(OutboxError, match="may this user write there"):
+        run(put(url_of(tmp_path / "new.db")))
+    assert run(numbers(url_of(path))) == [1]
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Generator[None]:
+    """Let root, who may write everything, be nobody for a while."""
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        yield
+        folder.chmod(0o755)
+        return
+    for part in (folder, *folder.parents):
+        if part == Path(tempfile.gettempdir()):
+            break
+        part.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_full_disk_loses_nothing_that_was_put(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    run(put(url_of(path)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 4096, hard))
+    try:
+        with pytest.raises(OutboxError, match="disk"):
+            run(put_many(url_of(path)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run(numbers(url_of(path))) == [1]
+
+
+async def put_many(url: str) -> None:
+    async with Outbox(url) as outbox:
+        await outbox.put_many(activity(number) for number in range(1, 5000))
+
+
+async def test_a_wrong_password(postgresql_url: str, postgresql: str) -> None:
+    async with Outbox(postgresql_url) as outbox:
+        await outbox.put(activity(1))
+    wrong = sa.make_url(postgresql_url).set(username="nobody_of_that_name", password="private")
+    with pytest.raises(OutboxError, match="user or password were refused: correct the URL") as e:
+        await put(wrong.render_as_string(hide_password=False))
+    assert "private" not in str(e.value)
+    missing = sa.make_url(postgresql).set(database="missing")
+    with pytest.raises(OutboxError, match="there is no such database"):
+        await put(missing.render_as_string(hide_password=False))
+
+
+async def test_a_host_that_is_not_found() -> None:
+    with pytest.raises(OutboxUnavailable, match="its host is not found"):
+        await put("postgresql+asyncpg://me@no-such-host.invalid/x")
+
+
+def test_the_extra_that_is_missing() -> None:
+    script = (
+        "import sys; sys.modules['aiosqlite'] = None\n"
+        "try:\n    import leadpost.outbox\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "pip install 'leadpost[outbox]'" in done.stdout

@@ -1,0 +1,329 @@
+"""A worker: what it does when calls fail, when it is stopped, and when the store is away."""
+
+# pyright: reportPrivateUsage=false
+# A few looks behind the curtain, on purpose.
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from support import Vendor, accept, account, activity, answers, within
+
+from leadpost import (
+    AsyncActivityPoster,
+    ConnectionFailed,
+    NotFound,
+    OpenBucket,
+    OutboxError,
+    OutboxUnavailable,
+    RateLimited,
+    RetryPolicy,
+    TokenBucket,
+    Unauthorized,
+)
+from leadpost.outbox import Outbox, entries, worker
+from leadpost.outbox.worker import Worker
+
+QUICK = RetryPolicy(max_attempts=3, initial_wait=0.01, max_wait=0.02, jitter=0.0)
+
+
+def poster(vendor: Vendor, **options: Any) -> AsyncActivityPoster:
+    chosen: dict[str, Any] = {"bucket": OpenBucket(), "retry": QUICK} | options
+    return AsyncActivityPoster(account(), client=vendor.client(), **chosen)
+
+
+@pytest.fixture
+async def outbox(sqlite_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(sqlite_url) as opened:
+        yield opened
+
+
+async def states(outbox: Outbox) -> list[str]:
+    return [entry.state async for entry in outbox.entries()]
+
+
+def held_until(event: asyncio.Event, started: asyncio.Event) -> Callable[..., Awaitable[Any]]:
+    """Answer when told to."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        started.set()
+        await event.wait()
+        return await accept(request)
+
+    return answer
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
+async def test_what_goes_for_all_ends_the_run_and_leaves_all_pending(
+    outbox: Outbox, status: int, error: type[Exception]
+) -> None:
+    async def refuse(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status)
+
+    await outbox.put_many(map(activity, range(1, 101)))
+    with pytest.raises(error):
+        await outbox.drain(poster(Vendor(refuse)))
+    assert set(await states(outbox)) == {"pending"}
+    with pytest.raises(error):
+        async with within(5):
+            await outbox.run(poster(Vendor(refuse)))
+
+
+async def test_a_vendor_that_cannot_be_reached_ends_a_drain_and_costs_no_entry_a_call(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unreachable(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no route", request=request)
+
+    await outbox.put_many(map(activity, range(1, 11)))
+    with pytest.raises(ConnectionFailed):
+        await outbox.drain(poster(Vendor(unreachable)))
+    assert set(await states(outbox)) == {"pending"}
+    assert [r.message for r in caplog.records if "away" in r.message] == [
+        "LeadSquared is away: ConnectError: no route"
+    ]
+
+
+async def test_a_run_waits_until_the_vendor_is_back(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "leadpost")
+    vendor = Vendor(answers(*[httpx.ConnectError("no route")] * 8))
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    async with within(10):
+        while await states(outbox) != ["accepted"]:
+            await asyncio.sleep(0.01)
+        await outbox.put(activity(2))  # and goes on
+        while await states(outbox) != ["accepted"] * 2:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "LeadSquared is back after" in caplog.text
+
+
+async def test_a_refusal_does_not_count_against_the_entry(outbox: Outbox) -> None:
+    vendor = Vendor(answers(*[httpx.Response(429)] * 10))
+    await outbox.put(activity(1))
+    quick = TokenBucket(period=0.01)
+    assert await outbox.drain(poster(vendor, bucket=quick)) == {"accepted": 1}
+
+
+async def test_a_long_pause_ends_a_drain_and_is_waited_out_by_a_run(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = httpx.Response(429, headers={"Retry-After": "3600"})
+    await outbox.put(activity(1))
+    with pytest.raises(RateLimited):
+        await outbox.drain(poster(Vendor(answers(refused))))
+    assert await states(outbox) == ["pending"]
+    monkeypatch.setattr(entries, "LONGEST_WAIT", 0.1)
+    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    await outbox.put(activity(2))
+    async with within(5):
+        running = asyncio.create_task(outbox.run(poster(Vendor(answers(refused)))))
+        while await states(outbox) != ["accepted"] * 2:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+    assert "the vendor asked for a pause" in caplog.text
+
+
+async def test_in_doubt_is_sent_again_only_where_that_is_asked_for(outbox: Outbox) -> None:
+    lost = httpx.ReadTimeout("too slow")
+    await outbox.put(activity(1))
+    again = poster(Vendor(answers(lost)), on_uncertain="retry")
+    assert await outbox.drain(again) == {"accepted": 1}
+    await outbox.put(activity(2))
+    always = poster(Vendor(answers(*[lost] * 3)), on_uncertain="retry")
+    assert await outbox.drain(always) == {"uncertain": 1}
+
+
+async def test_a_cancelled_drain_waits_for_the_calls_under_way(outbox: Outbox) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 101)))
+    vendor = Vendor(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(3))))
+    await started.wait()
+    await asyncio.sleep(0.1)
+    draining.cancel()
+    await asyncio.sleep(0.1)
+    assert not draining.done()
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    counts = await outbox.counts()
+    assert counts == counts | {"accepted": 3, "pending": 97, "sending": 0}
+
+
+async def test_cancelled_twice_it_ends_at_once_and_says_what_is_in_doubt(outbox: Outbox) -> None:
+    started = asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 11)))
+    vendor = Vendor(held_until(asyncio.Event(), started))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(3))))
+    await started.wait()
+    await asyncio.sleep(0.1)
+    begun = time.monotonic()
+    draining.cancel()
+    await asyncio.sleep(0.05)
+    draining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    assert time.monotonic() - begun < 5
+    counts = await outbox.counts()
+    assert counts == counts | {"uncertain": 3, "pending": 7, "sending": 0}
+
+
+async def test_what_a_dead_worker_was_sending_is_uncertain_and_not_sent_again(
+    sqlite_url: str,
+) -> None:
+    async with Outbox(sqlite_url, lease=0.2) as outbox:
+        await outbox.put_many(map(activity, (1, 2)))
+        dead = Worker(outbox._store, poster(Vendor()), 0.2, asyncio.Event())
+        await dead._beat()
+        call = worker._OneCall()
+        await dead._claim(call)
+        vendor = Vendor()
+        assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+        assert await states(outbox) == ["sending", "accepted"]
+        await asyncio.sleep(0.3)
+        assert await outbox.drain(poster(vendor)) == {}
+        assert await states(outbox) == ["uncertain", "accepted"]
+        assert vendor.numbers == [2]
+        # It was frozen only: it keeps what it had from being sent, and says so.
+        with pytest.raises(Exception, match="lease ended before the call was sent"):
+            dead._check(call)
+        # Or its answer comes after all, and is not lost.
+        await dead._record(call.claimed, "accepted", request_id="r1")
+        assert await states(outbox) == ["accepted", "accepted"]
+
+
+async def test_a_late_answer_is_kept_where_the_entry_was_sent_again_meanwhile(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = await outbox.put(activity(1))
+    late = Worker(outbox._store, poster(Vendor()), 10, asyncio.Event())
+    call = worker._OneCall()
+    await late._claim(call)
+    assert await outbox.drain(poster(Vendor())) == {}  # its worker is gone: it never beat
+    assert await outbox.retry("uncertain") == 1
+    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    await late._record(call.claimed, "accepted", request_id="the late one")
+    assert "another call was made meanwhile: entry 1: accepted the late one" in caplog.text
+    notes = [change.note for change in await outbox.history(entry)]
+    assert "RequestID the late one" in notes
+    [found] = [entry async for entry in outbox.entries()]
+    assert found.request_id == "r1"
+
+
+async def test_a_store_that_goes_away_is_waited_for_and_no_request_id_is_lost(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 4)))
+    vendor = Vendor(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1, period=0.1))))
+    await started.wait()
+    write, read = outbox._store.write, outbox._store.read
+    monkeypatch.setattr(outbox._store, "write", gone)
+    monkeypatch.setattr(outbox._store, "read", gone)
+    answer.set()
+    await asyncio.sleep(1.2)
+    monkeypatch.setattr(outbox._store, "write", write)
+    monkeypatch.setattr(outbox._store, "read", read)
+    async with within(10):
+        assert await draining == {"accepted": 3}
+    away = [r.message for r in caplog.records if r.name == "leadpost.outbox.away"]
+    assert away[0].endswith("is away: the server is away")
+    assert " is back after " in away[1]
+
+
+async def gone(_: object) -> None:
+    raise OutboxUnavailable("the server is away")
+
+
+async def test_a_store_that_stays_away_ends_a_drain(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience = RetryPolicy(max_time=0.3, initial_wait=0.01)
+    await outbox.put(activity(1))
+    draining = asyncio.create_task(
+        outbox.drain(poster(Vendor(there=0.1), bucket=TokenBucket(1), retry=patience))
+    )
+    await asyncio.sleep(0.05)
+    monkeypatch.setattr(outbox._store, "write", gone)
+    monkeypatch.setattr(outbox._store, "read", gone)
+    async with within(20):
+        with pytest.raises(OutboxUnavailable):
+            await draining
+
+
+async def test_a_store_that_fails_for_good_ends_the_run_and_tells_the_request_id(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 4)))
+    vendor = Vendor(held_until(answer, started))
+    running = asyncio.create_task(outbox.run(poster(vendor, bucket=TokenBucket(1))))
+    await started.wait()
+
+    async def full(_: object) -> None:
+        raise OutboxError("the disk is full")
+
+    write = outbox._store.write
+    monkeypatch.setattr(outbox._store, "write", full)
+    answer.set()
+    async with within(10):
+        with pytest.raises(OutboxError, match="disk is full"):
+            await running
+    assert "could not be set down: entry 1: accepted r1" in caplog.text
+    monkeypatch.setattr(outbox._store, "write", write)
+
+
+async def test_a_heartbeat_that_fails_for_good_ends_the_run(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Outbox(sqlite_url, lease=0.1) as outbox:
+        running = asyncio.create_task(outbox.run(poster(Vendor())))
+        await asyncio.sleep(0.02)
+
+        async def full(_: object) -> None:
+            raise OutboxError("the disk is full")
+
+        write = outbox._store.write
+        monkeypatch.setattr(outbox._store, "write", full)
+        async with within(10):
+            with pytest.raises(OutboxError, match="disk is full"):
+                await running
+        monkeypatch.setattr(outbox._store, "write", write)
+
+
+async def test_a_long_queue_leaves_evenly_and_a_short_one_at_once(sqlite_url: str) -> None:
+    bucket = TokenBucket()
+    async with Outbox(sqlite_url) as outbox:
+        short = Worker(outbox._store, poster(Vendor(), bucket=bucket), 10, asyncio.Event())
+        await outbox.put(activity(1))
+        await short._beat()
+        assert short._pace() == 0
+        await outbox.put_many(map(activity, range(1, 1001)))
+        await short._beat()
+        assert short._pace() == bucket.interval
+        plain = Worker(outbox._store, poster(Vendor()), 10, asyncio.Event())
+        await plain._beat()
+        assert plain._pace() == 0
+
+
+async def test_two_drains_share_the_work(store_url: str) -> None:
+    vendor = Vendor()
+    async with Outbox(store_url) as one, Outbox(store_url) as other:
+        await one.put_many(map(activity, range(1, 201)))
+        done = await asyncio.gather(one.drain(poster(vendor)), other.drain(poster(vendor)))
+    assert sum(part["accepted"] for part in done) == 200
+    assert sorted(vendor.numbers) == list(range(1, 201))

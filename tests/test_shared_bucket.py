@@ -1,0 +1,360 @@
+"""The shared bucket over a real store: SQLite and PostgreSQL."""
+
+# pyright: reportPrivateUsage=false
+# A few looks behind the curtain, on purpose.
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection
+from support import KEYS, Vendor, account, activity, answers, fullest, within
+
+from leadpost import (
+    AsyncActivityPoster,
+    ConnectionFailed,
+    NotSent,
+    OutboxError,
+    OutboxUnavailable,
+    RateLimited,
+    ServerError,
+)
+from leadpost.bucket import SteadyBucket
+from leadpost.outbox import SharedTokenBucket
+from leadpost.outbox.bucket import fingerprint
+from leadpost.outbox.schema import buckets
+
+PERIOD = 0.5
+
+
+def bucket(url: str, **options: Any) -> SharedTokenBucket:
+    return SharedTokenBucket(url, "test", period=options.pop("period", PERIOD), **options)
+
+
+@pytest.fixture
+async def shared(store_url: str) -> AsyncIterator[SharedTokenBucket]:
+    async with bucket(store_url) as opened:
+        yield opened
+
+
+async def take(of: SharedTokenBucket, arrivals: list[float], seconds: float = 0.0) -> None:
+    async with of.token():
+        arrivals.append(time.monotonic())
+        await asyncio.sleep(seconds)
+
+
+async def test_25_calls_leave_at_once_and_the_26th_a_period_after_an_answer(
+    shared: SharedTokenBucket,
+) -> None:
+    arrivals: list[float] = []
+    await asyncio.gather(*(take(shared, arrivals, 0.05) for _ in range(60)))
+    assert fullest(arrivals, PERIOD) == 25
+    assert arrivals[24] - arrivals[0] < PERIOD
+    assert arrivals[25] - arrivals[0] >= PERIOD + 0.05
+
+
+async def test_buckets_of_one_name_share_the_limit(store_url: str) -> None:
+    arrivals: list[float] = []
+    async with AsyncExitStack() as stack:
+        buckets = [await stack.enter_async_context(bucket(store_url)) for _ in range(4)]
+        calls = (take(of, arrivals, 0.01) for of in buckets for _ in range(20))
+        await asyncio.gather(*calls)
+    assert len(arrivals) == 80
+    assert fullest(arrivals, PERIOD) == 25
+
+
+async def test_each_of_them_has_its_turn_whatever_its_number_of_callers(store_url: str) -> None:
+    counts = {"many": 0, "few": 0}
+    async with bucket(store_url) as many, bucket(store_url) as few:
+
+        async def keep_taking(of: SharedTokenBucket, name: str) -> None:
+            while True:
+                async with of.token():
+                    counts[name] += 1
+
+        tasks = [asyncio.create_task(keep_taking(many, "many")) for _ in range(50)]
+        await asyncio.sleep(PERIOD)
+        tasks.append(asyncio.create_task(keep_taking(few, "few")))
+        counts["many"] = 0
+        await asyncio.sleep(8 * PERIOD)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    assert counts["few"] >= sum(counts.values()) / 4
+
+
+async def test_a_process_that_waits_asks_the_store_seldom(store_url: str) -> None:
+    # With the vendor's own period; nothing is waited for but these two seconds.
+    async with (
+        bucket(store_url, period=5.0) as first,
+        bucket(store_url, period=5.0) as waits,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(25):
+            await stack.enter_async_context(first.token())
+        waiter = asyncio.create_task(take(waits, []))
+        await asyncio.sleep(0.5)
+        statements: list[str] = []
+
+        def note(_: object, __: object, statement: str, *___: object) -> None:
+            statements.append(statement)
+
+        event.listen(waits._store._engine.sync_engine, "before_cursor_execute", note)
+        await asyncio.sleep(2.0)
+        assert 2 <= len(statements) <= 20
+        waiter.cancel()
+        await asyncio.wait([waiter])
+
+
+async def test_a_refusal_stops_all_and_the_limit_that_it_names_goes_for_all(
+    store_url: str,
+) -> None:
+    async with bucket(store_url) as one, bucket(store_url) as other:
+        refusal = RateLimited("limit of 10 in 5 second(s)", status=429, limit=(10, 5))
+        with pytest.raises(RateLimited):
+            async with one.token():
+                raise refusal
+        refused = time.monotonic()
+        arrivals: list[float] = []
+        await asyncio.gather(*(take(other, arrivals) for _ in range(3)))
+        assert arrivals[0] - refused >= PERIOD - 0.01
+        # 10 in 5 s are 1 in half a second.
+        assert fullest(arrivals, PERIOD) == 1
+
+
+async def test_a_long_pause_is_told_at_once(shared: SharedTokenBucket) -> None:
+    with pytest.raises(RateLimited):
+        async with shared.token():
+            raise RateLimited("daily quota", status=429, retry_after=3600.0)
+    async with within(5):
+        with pytest.raises(RateLimited, match="3600 s; nothing was sent"):
+            await take(shared, [])
+
+
+async def test_a_token_for_which_no_call_was_made_is_as_good_as_before(
+    shared: SharedTokenBucket,
+) -> None:
+    begun = time.monotonic()
+    for _ in range(30):
+        with pytest.raises(NotSent):
+            async with shared.token():
+                raise NotSent("nothing to send")
+    arrivals: list[float] = []
+    await asyncio.gather(*(take(shared, arrivals) for _ in range(25)))
+    assert arrivals[-1] - arrivals[0] < PERIOD < arrivals[-1] - begun + PERIOD
+
+
+async def test_a_cancelled_caller_loses_no_token(shared: SharedTokenBucket) -> None:
+    tasks = [asyncio.create_task(take(shared, [], 60)) for _ in range(40)]
+    await asyncio.sleep(0.1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    arrivals: list[float] = []
+    async with within(10):
+        await asyncio.gather(*(take(shared, arrivals) for _ in range(25)))
+
+
+async def test_failures_give_the_token_back(shared: SharedTokenBucket) -> None:
+    for _ in range(26):
+        with pytest.raises(ServerError):
+            async with shared.token():
+                raise ServerError("500", status=500)
+
+
+async def test_one_that_was_silent_for_its_lease_makes_no_call(store_url: str) -> None:
+    async with bucket(store_url, lease=0.3) as frozen, bucket(store_url) as other:
+        async with frozen.token() as still:
+            still()
+            time.sleep(0.7)  # noqa: ASYNC251  # frozen: its loop does nothing
+            await take(other, [])  # which finds the lease over
+            with pytest.raises(ConnectionFailed, match="lease"):
+                still()
+        await take(frozen, [])
+    assert (await tokens_of(store_url))["holders"] == {}
+
+
+async def tokens_of(url: str) -> dict[str, Any]:
+    """Read the state of the bucket as it is in the store."""
+    async with bucket(url) as reader:
+        return await reader._changed(lambda tokens, _: __import__("json").loads(tokens.to_json()))
+
+
+async def test_a_poster_keeps_a_lost_token_from_sending(store_url: str) -> None:
+    vendor = Vendor()
+    async with bucket(store_url) as of:
+        poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=of)
+        await poster.post(activity(1))
+        of._check = partial(refuse_once, of._check)  # type: ignore[method-assign]
+        assert await poster.post(activity(2)) == "r2"
+    assert vendor.numbers == [1, 2]
+
+
+def refuse_once(check: Any, epoch: int, refused: list[int] = []) -> None:  # noqa: B006  # once
+    if not refused:
+        refused.append(epoch)
+        raise ConnectionFailed("the lease of the token ended before the call was sent")
+    check(epoch)
+
+
+async def test_a_refusal_by_the_vendor_pauses_the_poster(store_url: str) -> None:
+    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "1"})))
+    async with bucket(store_url) as of:
+        poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=of)
+        begun = time.monotonic()
+        assert await poster.post(activity(1)) == "r1"
+    assert time.monotonic() - begun >= 1.0
+
+
+async def test_a_clock_that_jumps_lets_no_call_more_through_and_stops_none_for_long(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jump = 0.0
+
+    def jumping(_: object) -> sa.ColumnElement[float]:
+        return sa.literal(time.time() + jump, sa.Double)
+
+    monkeypatch.setattr("leadpost.outbox.bucket.now", jumping)
+    arrivals: list[float] = []
+    async with bucket(store_url) as one, bucket(store_url) as other:
+        for jump in (0.0, 3600.0, 0.0, -3600.0):  # noqa: B007  # `jumping` reads it
+            calls = (take(of, arrivals) for of in (one, other) for _ in range(25))
+            await asyncio.gather(*calls)
+    assert fullest(arrivals, PERIOD) == 25
+    ordered = sorted(arrivals)
+    assert max(b - a for a, b in pairwise(ordered)) < 3 * PERIOD
+
+
+async def test_a_newcomer_does_not_trust_a_clock_when_others_ended_without_a_word(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "leadpost")
+    arrivals: list[float] = []
+    dead = bucket(postgresql_url)
+    await dead.__aenter__()
+    await asyncio.gather(*(take(dead, arrivals) for _ in range(25)))
+    await asyncio.sleep(PERIOD / 5)
+    monkeypatch.setattr(dead._store, "write", gone)
+    await dead.aclose()
+
+    def later(_: object) -> sa.ColumnElement[float]:
+        return sa.literal(time.time() + 3600, sa.Double)
+
+    monkeypatch.setattr("leadpost.outbox.bucket.now", later)
+    async with bucket(postgresql_url) as new:
+        await asyncio.gather(*(take(new, arrivals) for _ in range(5)))
+    assert fullest(arrivals, PERIOD) == 25
+    assert "may have jumped" in caplog.text
+
+
+async def gone(_: object) -> None:
+    raise OutboxUnavailable("the server is away")
+
+
+async def test_what_is_not_in_use_costs_the_store_nothing(store_url: str) -> None:
+    async with bucket(store_url) as of:
+        await take(of, [])
+        await asyncio.sleep(PERIOD)
+        touched = of._touched_at
+        await asyncio.sleep(PERIOD)
+        assert of._touched_at == touched
+
+
+async def test_buckets_of_one_name_have_one_period(store_url: str) -> None:
+    async with bucket(store_url) as of, bucket(store_url, period=1.0) as other:
+        await take(of, [])
+        with pytest.raises(OutboxError, match=r"is of 0.5 s, not 1 s: give it another name"):
+            await take(other, [])
+        with pytest.raises(OutboxError, match="another name"):
+            await take(other, [])
+
+
+async def test_a_closed_bucket_gives_no_tokens(store_url: str) -> None:
+    of = bucket(store_url)
+    with pytest.raises(RuntimeError, match="within `async with`"):
+        await take(of, [])
+    async with of:
+        tasks = [asyncio.create_task(take(of, [], 60)) for _ in range(30)]
+        await asyncio.sleep(0.2)
+    with pytest.raises(RuntimeError, match="closed"):
+        await tasks[-1]
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await of.aclose()
+
+
+async def test_a_store_that_goes_away_is_waited_for(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await take(shared, [])
+    write = shared._store.write
+    monkeypatch.setattr(shared._store, "write", gone)
+    waiter = asyncio.create_task(take(shared, []))
+    await asyncio.sleep(0.7)
+    assert not waiter.done()
+    monkeypatch.setattr(shared._store, "write", write)
+    async with within(10):
+        await waiter
+    told = [r.message for r in caplog.records if r.name == "leadpost.outbox.away"]
+    name = f"the tokens' store {shared._store.name}"
+    assert told[0] == f"{name} is away: the server is away"
+    assert told[1].startswith(f"{name} is back after ")
+
+
+async def test_a_store_that_is_away_at_the_end_is_let_go(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bucket(store_url) as of:
+        await take(of, [])
+        monkeypatch.setattr(of._store, "write", gone)
+    assert "the tokens are back when their lease ends: the server is away" in caplog.text
+
+
+async def test_one_that_is_frozen_while_it_asks_does_not_stop_the_others(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadpost.outbox.store.BRIEF", 0.3)
+    async with bucket(postgresql_url) as frozen, bucket(postgresql_url) as other:
+        await take(frozen, [])
+
+        async def freeze(connection: AsyncConnection) -> None:
+            await connection.execute(sa.update(buckets).values(touches=0))
+            await asyncio.sleep(1.0)
+            await connection.execute(sa.select(buckets))
+
+        freezing = asyncio.create_task(frozen._store.write(freeze))
+        await asyncio.sleep(0.1)
+        async with within(10):
+            await take(other, [])
+        with pytest.raises(OutboxUnavailable):
+            await freezing
+
+
+async def test_it_is_a_steady_bucket_and_shows_no_key(store_url: str) -> None:
+    async with SharedTokenBucket(store_url, account()) as of:
+        assert isinstance(of, SteadyBucket)
+        assert of.interval == pytest.approx(0.2 * 0.9)
+        of.round_trip(0.1)
+        assert of.name == fingerprint(account()) != fingerprint(account(access_key="other"))
+        shown = f"{of!r}{of.name}"
+    assert not any(secret in shown for secret in (*KEYS, account().host))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"limit": 26}, {"period": 0.0}, {"lease": float("inf")}]
+)
+def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="wanted"):
+        bucket("sqlite+aiosqlite:///x.db", **wrong)
