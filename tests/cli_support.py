@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -87,12 +90,25 @@ def run(*args: object, env: Mapping[str, str] | None = None, stdin: bytes | None
 
 
 def start(
-    args: Sequence[object], env: Mapping[str, str], directory: Path
+    args: Sequence[object],
+    env: Mapping[str, str],
+    directory: Path,
+    *,
+    largest_file: str = "unlimited",
 ) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own; what it prints goes to files."""
+    """
+    Start the command in a process of its own; what it prints goes to files.
+
+    Args:
+        args: Its arguments.
+        env: Its environment.
+        directory: Where it runs.
+        largest_file: How many blocks of 512 bytes a file may have, as if the disk were full then.
+    """
+    bounded = ["sh", "-c", 'ulimit -f "$0" && exec "$@"', largest_file]
     with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "leadpost.cli", *map(str, args)],
+            [*bounded, sys.executable, "-W", "error", "-m", "leadpost.cli", *map(str, args)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -117,4 +133,18 @@ def until(condition: Callable[[], bool]) -> None:
 
 def texts_of(directory: Path) -> str:
     """All that stands in the files of a directory."""
-    return "\n".join(path.read_text() for path in directory.rglob("*") if path.is_file())
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return "\n".join(path.read_text(errors="replace") for path in files)
+
+
+def states_in(outbox: Path) -> Counter[str]:
+    """Count the entries of an outbox by state; none if there is no such outbox yet."""
+    if not outbox.exists():
+        return Counter()
+    query = "SELECT state, count(*) FROM leadpost_entries GROUP BY state"
+    with (
+        closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True)) as connection,
+        suppress(sqlite3.OperationalError),  # there are no tables yet
+    ):
+        return Counter(dict(connection.execute(query).fetchall()))
+    return Counter()

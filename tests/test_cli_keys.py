@@ -101,7 +101,7 @@ def test_no_key_and_no_personal_text_stands_anywhere(tmp_path: Path) -> None:
         posted = run("post", path, "-v", "--output-base", out / "leads", env=env)
         asked = run("status", "--results", out / "leads.results.csv", "-v", env=env)
     assert (posted.exit_code, asked.exit_code in (0, 1)) == (1, True)
-    files = ["leads.rejects.csv", "leads.results.csv", "leads.uncertain.csv"]
+    files = ["leads.outbox.db", "leads.rejects.csv", "leads.results.csv", "leads.uncertain.csv"]
     assert sorted(file.name for file in out.iterdir()) == files
     shown = posted.output + asked.output + (out / "leads.results.csv").read_text()
     for quoted in ("HTTP 200: ", "HTTP 400: ", "HTTP 502: "):

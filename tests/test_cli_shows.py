@@ -1,12 +1,12 @@
 """What the command shows besides: progress, logs, help, the demo and the sandbox."""
 
 import asyncio
+import importlib
 import io
 import json
 import logging
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -126,7 +126,10 @@ def test_a_check_shows_that_it_is_at_work(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_help_tells_the_exit_codes() -> None:
-    codes = "0 all accepted, 1 some not, 2 bad usage or input, 3 keys refused, 130 interrupted"
+    codes = (
+        "0 all accepted, 1 some not, 2 bad usage or input, 3 keys refused, 130 interrupted,"
+        " 143 ended by SIGTERM"
+    )
     for args in (["--help"], ["post", "-h"]):
         assert codes in " ".join(run(*args).stdout.split())
     assert "demo" in run().output
@@ -148,7 +151,7 @@ def test_python_m_runs_the_command(
     monkeypatch.setattr(sys, "argv", ["leadpost", "--version"])
     monkeypatch.delitem(sys.modules, "leadpost.cli.__main__", raising=False)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("leadpost.cli", run_name="__main__")
+        importlib.import_module("leadpost.cli.__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"leadpost {leadpost.__version__}\n"
 

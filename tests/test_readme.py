@@ -26,8 +26,12 @@ def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
             "LEADPOST_SECRET_KEY": sandbox.secret_key,
             "LEADPOST_API_KEY": sandbox.api_key,
         }
+        how = ["-c", block]
+        if "def test_" in block:
+            (tmp_path / "test_block.py").write_text(block, encoding="utf-8")
+            how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", block],
+            [sys.executable, "-W", "error", *how],
             env=environment,
             cwd=tmp_path,
             capture_output=True,
@@ -56,7 +60,9 @@ def test_the_map_names_what_is_there() -> None:
     package = ROOT / "leadpost"
     if not package.is_dir():
         pytest.fail("the README's map is checked in the checkout")
-    named = set(re.findall(r"\b([a-z]+\.py|sandbox/|cli/)(?= )", README.split("```\nleadpost/")[1]))
+    named = set(
+        re.findall(r"\b([a-z]+\.py|outbox/|sandbox/|cli/)(?= )", README.split("```\nleadpost/")[1])
+    )
     there = {path.name + "/" * path.is_dir() for path in package.iterdir() if path.name[0] != "_"}
     assert named - {"noxfile.py"} == there - {"py.typed"}
 

@@ -13,7 +13,8 @@ from typer.core import TyperGroup
 import leadpost
 from leadpost.cli import serve
 from leadpost.cli.exits import Exit, InputError, exit_of, told
-from leadpost.cli.options import EnvFile, Format, Json, Limit, OnUncertain, Verbose
+from leadpost.cli.options import EnvFile, Format, Json, Limit, OnUncertain, Outbox, Verbose
+from leadpost.cli.outbox_commands import outbox_app, span
 from leadpost.limit import LIMIT
 
 # What the commands do is imported where it is done, so that --help is quick.
@@ -42,7 +43,8 @@ class _Group(TyperGroup):
 
 
 _EXIT_CODES = (
-    "Exit codes: 0 all accepted, 1 some not, 2 bad usage or input, 3 keys refused, 130 interrupted."
+    "Exit codes: 0 all accepted, 1 some not, 2 bad usage or input, 3 keys refused, 130 interrupted,"
+    " 143 ended by SIGTERM."
 )
 
 app = typer.Typer(
@@ -129,8 +131,16 @@ def post_command(
             help="What the names of the results begin with; by default FILE, or stdin for -.",
         ),
     ] = None,
+    outbox: Annotated[
+        str | None,
+        typer.Option(
+            "--outbox",
+            metavar="URL",
+            help="Where the rows are kept until they are posted; by default FILE.outbox.db.",
+        ),
+    ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace results of an earlier run.")
+        bool, typer.Option("--force", help="Replace results that are not of this outbox.")
     ] = False,
     on_uncertain: Annotated[
         OnUncertain,
@@ -148,6 +158,10 @@ def post_command(
     other one is a SchemaName. JSON has the vendor's own shape. All rows are checked before the
     first call.
 
+    The rows go through FILE.outbox.db, so a run that was ended in any way, even killed, is gone on
+    with by the same command: no row is posted twice. Rows appended since are taken up; where others
+    were changed, that is told and nothing is sent. To post all of it again, move that file away.
+
     FILE.results.csv tells what became of each row. FILE.rejects.csv (or .jsonl) has the rows that
     did not get through, with the reason, to be posted again, corrected where they were rejected;
     FILE.uncertain.csv those that may have arrived.
@@ -155,7 +169,8 @@ def post_command(
     from leadpost.cli import inputs, post
     from leadpost.cli.keys import read_account
     from leadpost.cli.logs import logged
-    from leadpost.cli.outputs import Outputs
+    from leadpost.cli.outbox_url import url_of
+    from leadpost.outbox import SharedTokenBucket
 
     console = Console(stderr=True)
     how = post.How(
@@ -163,29 +178,23 @@ def post_command(
         on_uncertain=on_uncertain.value,
         skip_invalid=skip_invalid,
         as_json=as_json,
+        force=force,
     )
     with ExitStack() as stack:
         stack.enter_context(logged(console, verbose=verbose))
         account = None if dry_run else read_account(env_file)
         source = stack.enter_context(inputs.opened(file, form, timezone, send_empty=send_empty))
         base = output_base or ("stdin" if file == inputs.STDIN else file)
-        outputs = None if dry_run else Outputs(base, source, force=force)
         check = post.check_file(source, console)
-        if account is None or outputs is None or (check.bad and not skip_invalid):
+        if account is None or (check.bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)
             raise typer.Exit(post.exit_of_check(check, how))
-        ended = asyncio.run(
-            post.post_file(
-                source,
-                outputs,
-                account,
-                check.rows,
-                how=how,
-                bucket=leadpost.TokenBucket(limit),
-                console=console,
-            )
+        url = url_of(outbox or f"{base}.outbox.db")
+        bucket = SharedTokenBucket(url, account, limit=limit)
+        posting = post.post_file(
+            source, base, url, account, check, how=how, bucket=bucket, console=console
         )
-        raise typer.Exit(ended)
+        raise typer.Exit(asyncio.run(posting))
 
 
 @app.command("status")
@@ -258,6 +267,93 @@ def types_command(
     _asked(tell, "LEADPOST_SYNC_HOST", env_file, verbose=verbose)
 
 
+@app.command("work")
+def work_command(
+    *,
+    outbox: Outbox,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not ask what became of accepted activities.")
+    ] = False,
+    limit: Limit = LIMIT,
+    env_file: EnvFile = None,
+) -> None:
+    """
+    Post what is in an outbox and what will be put there, for ever: a worker for a service manager.
+
+    It logs to standard error. SIGTERM ends it within 10 s, with the calls under way answered; the
+    exit code is 0 then. Any number of workers may share an outbox, and they share its limit.
+    """
+    from leadpost.cli import work
+    from leadpost.cli.keys import read_account
+    from leadpost.cli.logs import logged
+    from leadpost.cli.outbox_url import url_of
+
+    account = read_account(env_file)
+    with logged(Console(stderr=True, force_terminal=False), verbose=True):
+        working = work.work(url_of(outbox), account, limit, verifying=not no_verify)
+        raise typer.Exit(asyncio.run(working))
+
+
+@app.command("verify")
+def verify_command(
+    *,
+    outbox: Outbox,
+    limit: Limit = LIMIT,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    Ask what became of the accepted activities of an outbox, until that is known of all.
+
+    LeadSquared may try one that failed again for hours. The exit code is 0 if all succeeded, 1 if
+    some failed.
+    """
+    from leadpost.cli import work
+    from leadpost.cli.keys import read_account
+    from leadpost.cli.logs import logged
+    from leadpost.cli.outbox_url import url_of
+
+    account = read_account(env_file)
+    with logged(Console(stderr=True), verbose=verbose):
+        asking = work.verify(url_of(outbox), account, limit, as_json=as_json)
+        raise typer.Exit(asyncio.run(asking))
+
+
+@app.command("reconcile")
+def reconcile_command(
+    *,
+    outbox: Outbox,
+    settle: Annotated[
+        str,
+        typer.Option(
+            metavar="AGE",
+            help="How long after sending, such as 12h, an activity that its lead does not have can"
+            " come no more, so that it is posted again.",
+        ),
+    ] = "12h",
+    limit: Limit = LIMIT,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    Look among the activities of the leads for those that may have arrived.
+
+    What is there is accepted, what surely is not is pending again, and the rest stays uncertain.
+    The exit code is 0 if none stays so, 1 if some do.
+    """
+    from leadpost.cli import work
+    from leadpost.cli.keys import read_account
+    from leadpost.cli.logs import logged
+    from leadpost.cli.outbox_url import url_of
+
+    account = read_account(env_file)
+    with logged(Console(stderr=True), verbose=verbose):
+        looking = work.reconcile(url_of(outbox), account, limit, span(settle), as_json=as_json)
+        raise typer.Exit(asyncio.run(looking))
+
+
 def _asked(
     question: "Callable[[AsyncActivityPoster], Awaitable[T]]",
     variable: str,
@@ -266,7 +362,7 @@ def _asked(
     *,
     verbose: bool,
 ) -> T:
-    from leadpost.cli.keys import read_account, where_to_look
+    from leadpost.cli.keys import naming, read_account
     from leadpost.cli.logs import logged
 
     account = read_account(env_file)
@@ -274,14 +370,12 @@ def _asked(
 
     async def asking() -> T:
         async with leadpost.AsyncActivityPoster(account, bucket=bucket) as poster:
-            try:
+            with naming(account, variable):
                 return await question(poster)
-            except (leadpost.ConnectionFailed, leadpost.NotFound) as error:
-                error.add_note(where_to_look(account, variable))
-                raise
 
     with logged(Console(stderr=True), verbose=verbose):
         return asyncio.run(asking())
 
 
+app.add_typer(outbox_app, name="outbox")
 app.command("sandbox")(serve.sandbox_command)

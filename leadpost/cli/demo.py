@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leadpost.activity import Activity
-from leadpost.bucket import Bucket
+from leadpost.bucket import SteadyBucket
 from leadpost.cli.exits import Exit
 from leadpost.cli.post import STATES
 from leadpost.cli.progress import shown
@@ -83,7 +83,7 @@ def samples(count: int) -> Iterator[Activity]:
 
 
 async def run_demo(
-    sandbox: "Sandbox", bucket: Bucket, console: Console, count: int = COUNT
+    sandbox: "Sandbox", bucket: SteadyBucket, console: Console, count: int = COUNT
 ) -> DemoSummary:
     """Post samples to the sandbox and wait until their status is final."""
     began = time.monotonic()

@@ -11,6 +11,7 @@ class Exit(IntEnum):
     BAD_INPUT = 2
     KEYS_REFUSED = 3
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class InputError(Exception):
@@ -23,13 +24,14 @@ def exit_of(error: Exception) -> Exit:
         ConfigurationError,
         InvalidActivity,
         LeadpostError,
+        OutboxError,
         Unauthorized,
     )
 
     match error:
         case Unauthorized():
             return Exit.KEYS_REFUSED
-        case ConfigurationError() | InvalidActivity():
+        case ConfigurationError() | InvalidActivity() | OutboxError():
             return Exit.BAD_INPUT
         case LeadpostError():
             return Exit.SOME_NOT

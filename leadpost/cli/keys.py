@@ -1,13 +1,15 @@
 """The account, from the environment and an env file. Never from arguments: `ps` shows those."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from dotenv import dotenv_values
 
 from leadpost.account import Account
 from leadpost.cli.exits import InputError
+from leadpost.errors import ConnectionFailed, NotFound
 
 _DEFAULT = Path(".env")
 _WHERE = ("LEADPOST_HOST", "LEADPOST_REGION", "LEADPOST_SYNC_HOST")
@@ -46,6 +48,16 @@ def where_to_look(account: Account, variable: str) -> str:
     """
     host = account.sync_host if variable == "LEADPOST_SYNC_HOST" else account.host
     return f"(at {host}: see LEADPOST_HOST or LEADPOST_REGION, and {variable})"
+
+
+@contextmanager
+def naming(account: Account, variable: str) -> Generator[None]:
+    """Add to an error that a wrong host or URL makes where to look; see `where_to_look`."""
+    try:
+        yield
+    except (ConnectionFailed, NotFound) as error:
+        error.add_note(where_to_look(account, variable))
+        raise
 
 
 def merged(file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

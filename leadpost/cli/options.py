@@ -33,4 +33,14 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Limit = Annotated[
     int, typer.Option(min=1, max=LIMIT, help="Calls per 5 s, for an account with a lower limit.")
 ]
+Outbox = Annotated[
+    str,
+    typer.Option(
+        "--outbox",
+        envvar="LEADPOST_OUTBOX",
+        metavar="URL",
+        help="FILE of SQLite, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME. A password belongs"
+        " in the variable: `ps` shows options.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")]

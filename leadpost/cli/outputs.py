@@ -2,153 +2,178 @@
 
 import csv
 import io
-from array import array
-from contextlib import suppress
+import os
+from collections import Counter
+from collections.abc import AsyncIterable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
+
+from attrs import frozen
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import Input, Row
-from leadpost.errors import LeadpostError, NotFound, Unauthorized
+from leadpost.errors import InvalidActivity
+from leadpost.outbox import Entry
 
 COLUMNS = ("line", "state", "request_id", "error_type", "message")
 
 
+@frozen
+class Result:
+    """
+    What became of a row, in words of the results file.
+
+    Attributes:
+        state: `accepted`, `rejected`, `uncertain`, `failed` or `not_sent`.
+        request_id: The vendor's RequestID, "" where there is none.
+        error_type: Name of the error class, "" where there is no error.
+        message: The error in words, on one line.
+        to_correct: Whether the row itself is to blame.
+    """
+
+    state: str
+    request_id: str = ""
+    error_type: str = ""
+    message: str = ""
+    to_correct: bool = False
+
+    @classmethod
+    def of(cls, row: Row, entry: Entry | None) -> "Result":
+        if row.activity is None:
+            message = str(InvalidActivity.of(row.problems))
+            return cls("rejected", "", InvalidActivity.__name__, _one_line(message), True)  # noqa: FBT003
+        if entry is None or (entry.state == "pending" and entry.error_type is None):
+            return cls("not_sent", "", "NotSent", "the run stopped before its turn came")
+        if entry.state == "sending":
+            return cls("uncertain", "", "DeliveryUncertain", "another run is posting it")
+        state = {"pending": "not_sent", "succeeded": "accepted"}.get(entry.state, entry.state)
+        return cls(
+            state,
+            entry.request_id or "",
+            entry.error_type or "",
+            _one_line(entry.message or ""),
+            # One that failed after it was accepted is one that the vendor could not work off.
+            state == "rejected" or (state == "failed" and entry.request_id is not None),
+        )
+
+
 class Outputs:
     """
-    The files of one run: BASE.results.csv, BASE.rejects.* and BASE.uncertain.*, where BASE is the
-    name of the input.
+    The files of one input: BASE.results.csv, BASE.rejects.* and BASE.uncertain.*, where BASE is the
+    name of the input. They are written anew from the outbox by each run.
 
-    Every row is written and flushed as soon as its state is known, so a run that is killed has lost
-    no RequestID. The results are in order of arrival until `put_in_order`. Rows that may have
-    arrived are no rejects: posted again, they might be there twice.
+    What may have arrived is no reject, and neither is what has not been sent yet: posted again,
+    they might be there twice.
 
     Args:
         base: What the names begin with.
         source: The input, whose form the rejects have.
-        force: Whether files that exist are replaced.
 
     Attributes:
+        counts: How many rows are in which state.
         to_correct: How many of the rejects have to be corrected; the others are good as they are.
 
     Raises:
-        InputError: a file exists, or is the input itself.
+        InputError: one of them is the input itself.
     """
 
-    def __init__(self, base: str, source: Input, *, force: bool) -> None:
+    def __init__(self, base: str, source: Input) -> None:
         self.results = Path(f"{base}.results.csv")
         self.rejects = RowsFile(Path(f"{base}.rejects{source.suffix}"), source)
         self.uncertain = RowsFile(Path(f"{base}.uncertain{source.suffix}"), source)
+        self.counts = Counter[str]()
         self.to_correct = 0
-        self._force = force
-        self._offsets = array("q")
-        self._end = 0
-        self._file: BinaryIO
-        paths = (self.results, self.rejects.path, self.uncertain.path)
-        if any(
-            path.exists() and path.samefile(source.name) for path in paths if source.name != "-"
+        self._paths = (self.results, self.rejects.path, self.uncertain.path)
+        if source.name != "-" and any(
+            path.exists() and path.samefile(source.name) for path in self._paths
         ):
             raise InputError(f"{source.name} would be overwritten: choose an --output-base")
-        found = [str(path) for path in paths if path.exists()]
-        if found and not force:
-            raise InputError(
-                f"{', '.join(found)}: there already; --force replaces, --output-base chooses"
-                " other names"
-            )
 
-    def __enter__(self) -> Self:
-        if self._force:
-            # Rejects of an earlier run beside the results of this one would tell a wrong story.
-            for path in (self.results, self.rejects.path, self.uncertain.path):
-                path.unlink(missing_ok=True)
-        self._file = self.results.open("xb")
-        self._write(_line(COLUMNS))
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for file in (self._file, self.rejects.file, self.uncertain.file):
-            if file is not None:
-                # Every row was flushed, and whoever wrote it was told if that failed.
-                with suppress(OSError):
-                    file.close()
-
-    def add(
-        self,
-        number: int,
-        row: Row,
-        request_id: str | None = None,
-        error: LeadpostError | None = None,
-    ) -> None:
+    def check_free(self) -> None:
         """
-        Write what became of a row.
-
-        Args:
-            number: Its number in the input, from 0.
-            row: The row.
-            request_id: The RequestID, if it was accepted.
-            error: Why it was not.
+        See that there are none.
 
         Raises:
-            OSError: it could not be written.
+            InputError: there are.
         """
-        state = "accepted" if error is None else error.state
-        kind, message = ("", "") if error is None else (type(error).__name__, str(error))
-        missing = number + 1 - len(self._offsets)
-        self._offsets.extend([-1] * missing)
-        self._offsets[number] = self._end
-        # A result is one line, so that it can be found again by its offset alone.
-        message = " ".join(message.split())
-        self._write(_line((str(row.line), state, request_id or "", kind, message)))
-        if state == "uncertain":
-            self.uncertain.add(row, message)
-        elif state != "accepted":
-            self.rejects.add(row, f"{kind}: {message}")
-            # The keys and the URL are nothing that a row could be blamed for.
-            self.to_correct += state == "rejected" and not isinstance(
-                error, Unauthorized | NotFound
+        found = [str(path) for path in self._paths if path.exists()]
+        if found:
+            raise InputError(
+                f"{', '.join(found)}: there already, and the outbox knows nothing of it; --force"
+                " replaces, --output-base chooses other names"
             )
 
-    def put_in_order(self) -> None:
-        """Put the results into the order of the input, all at once for whoever reads them."""
-        ordered = self.results.with_name(self.results.name + ".tmp")
-        with self.results.open("rb") as found, ordered.open("wb") as file:
-            file.write(found.readline())
-            for offset in self._offsets:
-                found.seek(offset)
-                file.write(found.readline())
-        ordered.replace(self.results)
+    async def write(self, rows: AsyncIterable[tuple[Row, Entry | None]]) -> None:
+        """
+        Write them, each all at once for whoever reads it.
 
-    def _write(self, line: bytes) -> None:
-        self._file.write(line)
-        self._file.flush()
-        self._end += len(line)
+        Raises:
+            OSError: they cannot be written; the outbox still has everything.
+        """
+        with ExitStack() as stack:
+            results = stack.enter_context(replacing(self.results))
+            rejects = stack.enter_context(self.rejects.open())
+            uncertain = stack.enter_context(self.uncertain.open())
+            results.write(csv_line(*COLUMNS))
+            async for row, entry in rows:
+                result = Result.of(row, entry)
+                self.counts[result.state] += 1
+                line = str(row.line)
+                cells = (result.state, result.request_id, result.error_type, result.message)
+                results.write(csv_line(line, *cells))
+                if result.state == "uncertain":
+                    self.uncertain.add(uncertain, row, result.message)
+                elif result.state in {"rejected", "failed"}:
+                    reason = f"{result.error_type}: {result.message}".removeprefix(": ")
+                    self.rejects.add(rejects, row, reason)
+                    self.to_correct += result.to_correct
 
 
 class RowsFile:
-    """Some rows of the input with a reason each; the file begins with the first of them."""
+    """Some rows of the input with a reason each; there is no file if there are no such rows."""
 
     def __init__(self, path: Path, source: Input) -> None:
         self.path = path
         self.count = 0
-        self.file: BinaryIO | None = None
         self._source = source
 
-    def add(self, row: Row, reason: str) -> None:
-        if self.file is None:
-            self.file = self.path.open("xb")
-            self.file.write(self._source.head())
-        self.file.write(self._source.written(row, reason))
-        self.file.flush()
+    @contextmanager
+    def open(self) -> Generator[BinaryIO]:
+        with replacing(self.path) as file:
+            file.write(self._source.head())
+            yield file
+        if not self.count:
+            self.path.unlink()
+
+    def add(self, file: BinaryIO, row: Row, reason: str) -> None:
+        file.write(self._source.written(row, reason))
         self.count += 1
 
 
-def _line(cells: tuple[str, ...]) -> bytes:
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """
+    Write a file under another name, and put it in its place when it is complete.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with new.open("wb") as file:
+            yield file
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def csv_line(*cells: str) -> bytes:
+    """Write cells as a line of CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode(errors="backslashreplace")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,7 +1,9 @@
 """`leadpost post`: check a file, post it, say what became of it."""
 
 import json
-from contextlib import ExitStack
+import signal
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any, Literal
 
 import typer
@@ -9,19 +11,22 @@ from attrs import frozen
 from rich.console import Console
 
 from leadpost.account import Account
-from leadpost.bucket import Bucket
 from leadpost.cli.check import Check, checked, duration, number_of, spoken
-from leadpost.cli.exits import Exit
+from leadpost.cli.exits import Exit, InputError, told
+from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.keys import where_to_look
+from leadpost.cli.outbox_url import shown_url
 from leadpost.cli.outputs import Outputs, RowsFile
-from leadpost.cli.progress import shown
+from leadpost.cli.progress import busy, shown
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
 from leadpost.cli.tally import CountedBucket, Tally
-from leadpost.errors import ConnectionFailed, NotFound, Unauthorized
+from leadpost.errors import ConnectionFailed, LeadpostError, NotFound, Unauthorized
 from leadpost.limit import LIMIT, PERIOD
+from leadpost.outbox import Outbox, SharedTokenBucket
 from leadpost.poster import AsyncActivityPoster
 
+_STOPPING = "stopping: waiting for the calls under way; Ctrl-C again stops at once"
 STATES = ("accepted", "rejected", "uncertain", "failed")
 
 
@@ -35,19 +40,19 @@ class How:
         on_uncertain: What to do about a post that may have arrived.
         skip_invalid: Whether the good rows are posted although there are bad ones.
         as_json: Whether standard output gets JSON.
+        force: Whether results of which the outbox knows nothing are replaced.
     """
 
     limit: int = LIMIT
     on_uncertain: Literal["raise", "retry"] = "raise"
     skip_invalid: bool = False
     as_json: bool = False
+    force: bool = False
 
 
 def check_file(source: Input, console: Console) -> Check:
     """Check all rows and list the bad ones."""
-    with ExitStack() as stack:
-        if console.is_terminal:
-            stack.enter_context(console.status(f"checking {source.name}"))
+    with busy(console, f"checking {source.name}"):
         check = checked(source.rows())
     for line in check.lines():
         typer.echo(line, err=True)
@@ -76,85 +81,113 @@ def exit_of_check(check: Check, how: How) -> Exit:
 
 async def post_file(
     source: Input,
-    outputs: Outputs,
+    base: str,
+    url: str,
     account: Account,
-    total: int,
+    check: Check,
     *,
     how: How,
-    bucket: Bucket,
+    bucket: SharedTokenBucket,
     console: Console,
 ) -> Exit:
     """
-    Post the rows of an input and print what became of them.
+    Post the rows of an input through an outbox, and print what became of them.
 
     Args:
         source: The input.
-        outputs: Where to record it.
+        base: What the names of the results begin with; its last part begins the entries' keys.
+        url: The outbox.
         account: Where to post.
-        total: How many rows there are.
+        check: What the check of the input found.
         how: Options.
-        bucket: The limit.
+        bucket: The limit, not entered yet.
         console: Where to show progress.
 
     Returns:
         The exit code.
+
+    Raises:
+        InputError: rows were changed since an earlier run, or results would be overwritten.
+        OutboxError: the outbox cannot be used.
     """
+    outputs = Outputs(base, source)
     counted = CountedBucket(bucket)
-    tally = Tally(source.name, total, STATES, lambda: counted.calls, how.limit)
     poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
+    async with Outbox(url) as outbox:
+        entries = FileEntries(outbox, Path(base).name, source)
+        with busy(console, f"putting {source.name} into the outbox"):
+            known = await entries.known()
+            if not (known or how.force):
+                outputs.check_free()
+            await entries.put(known)
+        tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
+        run = Run(outbox, entries, check.bad, tally, shown_url(url))
+        await run.look()
+        tally.before = tally.done
+        if known:
+            _say(console, f"going on: {tally.done} of {tally.total} rows were done before")
+        async with bucket, poster:
+            with shown(tally, console) as changed:
+                await run.post(poster, changed, lambda: _say(console, _STOPPING))
+        await _write(outputs, entries)
+    _tell_errors(outputs, run, account)
+    _tell(source, outputs, tally, run, as_json=how.as_json)
+    return _exit_of(outputs, run)
 
-    def stopping() -> None:
-        console.print(
-            "stopping: waiting for the calls under way; Ctrl-C again stops at once",
-            highlight=False,
-        )
 
-    with outputs:
-        with shown(tally, console) as changed:
-            run = Run(source, outputs, tally, changed, stopping)
-            async with poster:
-                await run.post(poster)
-        _tell_errors(tally, run, account)
-        _tell(source, outputs, tally, run, how)
-    return _exit_of(run, tally)
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _exit_of(run: Run, tally: Tally) -> Exit:
-    if run.interrupted:
-        return Exit.INTERRUPTED
-    if Unauthorized in run.errors:
+async def _write(outputs: Outputs, entries: FileEntries) -> None:
+    try:
+        async with aclosing(entries.rows()) as rows:
+            await outputs.write(rows)
+    except OSError as error:
+        raise InputError(
+            f"the results could not be written: {told(error)}; the outbox has all of them:"
+            " run the same command again"
+        ) from error
+
+
+def _exit_of(outputs: Outputs, run: Run) -> Exit:
+    if run.signal is not None:
+        return Exit.INTERRUPTED if run.signal is signal.SIGINT else Exit.TERMINATED
+    if isinstance(run.error, Unauthorized):
         return Exit.KEYS_REFUSED
-    all_accepted = tally.counts["accepted"] == tally.done and run.failure is None
+    all_accepted = outputs.counts["accepted"] == outputs.counts.total()
     return Exit.ALL_ACCEPTED if all_accepted else Exit.SOME_NOT
 
 
-def _not_sent(tally: Tally) -> int:
-    return tally.total - tally.done + tally.counts["not_sent"]
-
-
-def _tell_errors(tally: Tally, run: Run, account: Account) -> None:
+def _tell_errors(outputs: Outputs, run: Run, account: Account) -> None:
     """Say on standard error what ended the run, and what the rows are not to blame for."""
     where = where_to_look(account, "LEADPOST_SUBMIT_PATH")
-    if run.interrupted:
-        left = _not_sent(tally)
-        typer.echo(f"interrupted: {left} of {tally.total} rows were not sent", err=True)
-    if Unauthorized in run.errors:
-        typer.echo("error: the keys were refused; nothing more was sent", err=True)
-    if (wrong := run.errors.get(NotFound)) is not None:
-        typer.echo(f"error: the URL is wrong; nothing more was sent: {wrong} {where}", err=True)
-    if (failed := run.errors.get(ConnectionFailed)) is not None:
-        typer.echo(f"error: a connection failed: {failed} {where}", err=True)
-    if run.failure is not None:
-        typer.echo(f"error: the results could not be written: {run.failure}", err=True)
-        typer.echo("\n".join(["not in the results:", *run.unrecorded]), err=True)
+    if run.signal is not None:
+        counts = outputs.counts
+        left = f"{counts['not_sent']} of {counts.total()} rows were not sent"
+        typer.echo(f"interrupted: {left}", err=True)
+    match run.error:
+        case Unauthorized():
+            typer.echo("error: the keys were refused; nothing more was sent", err=True)
+        case NotFound():
+            what = f"the URL is wrong; nothing more was sent: {run.error} {where}"
+            typer.echo(f"error: {what}", err=True)
+        case ConnectionFailed():
+            typer.echo(f"error: a connection failed: {run.error} {where}", err=True)
+        case LeadpostError():
+            typer.echo(f"error: {run.error}", err=True)
+        case _:
+            pass
 
 
-def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, how: How) -> None:
-    if how.as_json:
+def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, *, as_json: bool) -> None:
+    counts = outputs.counts
+    if as_json:
         typer.echo(json.dumps(_summary(outputs, tally, run)))
         return
-    rows = number_of(tally.total, "row")
-    typer.echo(f"{source.name}: {rows} in {spoken(tally.elapsed)}: {tally.told()}")
+    rows = number_of(counts.total(), "row")
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES)
+    typer.echo(f"{source.name}: {rows} in {spoken(tally.elapsed)}: {states}")
     typer.echo(f"results:   {outputs.results}")
     for name, file, hint in (
         ("rejects:  ", outputs.rejects, f"not through: {_what_to_do(outputs)}"),
@@ -162,6 +195,10 @@ def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, how: How) -> 
     ):
         if file.count:
             typer.echo(f"{name} {file.path} ({file.count} {hint})")
+    typer.echo(f"outbox:    {run.store}")
+    if left := counts["not_sent"]:
+        rows = number_of(left, "row")
+        typer.echo(f"{rows} not sent: run the same command again to go on where it stopped")
 
 
 def _what_to_do(outputs: Outputs) -> str:
@@ -174,15 +211,16 @@ def _what_to_do(outputs: Outputs) -> str:
 
 
 def _summary(outputs: Outputs, tally: Tally, run: Run) -> dict[str, Any]:
+    counts = outputs.counts
     return {
-        "rows": tally.total,
-        **{state: tally.counts[state] for state in STATES},
-        "not_sent": _not_sent(tally),
+        "rows": counts.total(),
+        **{state: counts[state] for state in (*STATES, "not_sent")},
         "seconds": round(tally.elapsed, 3),
-        "interrupted": run.interrupted,
+        "interrupted": run.signal is not None,
         "results": str(outputs.results),
         "rejects": _path(outputs.rejects),
         "uncertain_rows": _path(outputs.uncertain),
+        "outbox": run.store,
     }
 
 

@@ -23,6 +23,16 @@ def shown(tally: Tally, console: Console) -> Generator[Callable[[], None]]:
         yield _Lines(tally, console).changed
 
 
+@contextmanager
+def busy(console: Console, what: str) -> Generator[None]:
+    """Tell on a terminal what is being done while the context lasts."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        yield
+
+
 class _Bar(Progress):
     """A bar, and the counts on a line below it."""
 

@@ -7,23 +7,35 @@ from contextlib import asynccontextmanager
 
 from attrs import define, field
 
-from leadpost.bucket import Bucket
+from leadpost.bucket import SteadyBucket
 from leadpost.cli.check import spoken
+from leadpost.errors import NotSent
 from leadpost.limit import LIMIT, PERIOD
 
 
 class CountedBucket:
     """A bucket that counts the calls that go through it, retries included."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: SteadyBucket) -> None:
         self.calls = 0
         self._bucket = bucket
 
+    @property
+    def interval(self) -> float:
+        return self._bucket.interval
+
+    def round_trip(self, seconds: float) -> None:
+        self._bucket.round_trip(seconds)
+
     @asynccontextmanager
-    async def token(self) -> AsyncGenerator[None]:
-        async with self._bucket.token():
-            self.calls += 1
-            yield
+    async def token(self) -> AsyncGenerator[Callable[[], None] | None]:
+        try:
+            async with self._bucket.token() as still:
+                self.calls += 1
+                yield still
+        except NotSent:
+            self.calls -= 1
+            raise
 
 
 @define
@@ -38,6 +50,7 @@ class Tally:
         calls: Tells how many calls were made.
         limit: Calls per 5 s.
         clock: Seconds.
+        before: How many were done before.
     """
 
     what: str
@@ -46,6 +59,7 @@ class Tally:
     calls: Callable[[], int]
     limit: int = LIMIT
     clock: Callable[[], float] = time.monotonic
+    before: int = 0
     counts: Counter[str] = field(init=False, factory=Counter[str])
     _started: float = field(init=False)
     _calls_before: int = field(init=False)
@@ -71,7 +85,8 @@ class Tally:
         """Say how fast it goes and how long it will take."""
         elapsed = self.elapsed
         calls = per_second(self.calls() - self._calls_before, elapsed)
-        left = seconds_left(self.done, self.total, elapsed, self.limit)
+        done, total = self.done - self.before, self.total - self.before
+        left = seconds_left(done, total, elapsed, self.limit)
         return f"{calls:.1f} calls/s, {spoken(left)} left"
 
 

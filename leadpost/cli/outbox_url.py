@@ -1,0 +1,45 @@
+"""Which outbox is meant: by its URL, or by the name of SQLite's file."""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from leadpost.cli.exits import InputError
+from leadpost.outbox import Outbox
+
+_SQLITE = "sqlite+aiosqlite"
+
+
+def url_of(outbox: str) -> str:
+    """
+    Give the URL of an outbox.
+
+    >>> url_of("calls.csv.outbox.db"), url_of("sqlite+aiosqlite:////var/lib/leadpost.db")
+    ('sqlite+aiosqlite:///calls.csv.outbox.db', 'sqlite+aiosqlite:////var/lib/leadpost.db')
+    """
+    if "://" in outbox:
+        return outbox
+    return sa.URL.create(_SQLITE, database=outbox).render_as_string(hide_password=False)
+
+
+def shown_url(url: str) -> str:
+    """Give what may be shown of a URL that can be used: the file, or all but the password."""
+    parsed = sa.make_url(url)
+    if parsed.drivername == _SQLITE and parsed.database:
+        return parsed.database
+    return parsed.render_as_string(hide_password=True)
+
+
+def existing(url: str) -> Outbox:
+    """
+    Give an outbox that is there: to look for one must not make it.
+
+    Raises:
+        InputError: there is no such file.
+        OutboxError: the URL cannot be used.
+    """
+    outbox = Outbox(url)
+    parsed = sa.make_url(url)
+    if parsed.drivername == _SQLITE and parsed.database and not Path(parsed.database).exists():
+        raise InputError(f"{parsed.database}: there is no such outbox")
+    return outbox
