@@ -62,6 +62,9 @@ def demo(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Measure what is promised of speed and memory, in some 40 minutes; or only the named ones."""
     session.install("-e", ".[cli]", *group("benchmarks"))
-    names = ("ceiling", "long_run", "shared_account", "overhead", "imports", "memory")
+    names = (
+        *("ceiling", "long_run", "shared_account", "shared_limit"),
+        *("overhead", "imports", "memory", "outbox_speed"),
+    )
     for name in session.posargs or names:
         session.run("python", f"benchmarks/{name}.py")

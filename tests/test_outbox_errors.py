@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support import activity, run
+from support import activity, run, server_in
 
 from leadpost import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
@@ -145,7 +145,9 @@ async def put_many(url: str) -> None:
         await outbox.put_many(activity(number) for number in range(1, 5000))
 
 
-async def test_a_wrong_password(postgresql_url: str, postgresql: str) -> None:
+async def test_a_user_and_a_database_that_are_not_there(
+    postgresql_url: str, postgresql: str
+) -> None:
     async with Outbox(postgresql_url) as outbox:
         await outbox.put(activity(1))
     wrong = sa.make_url(postgresql_url).set(username="nobody_of_that_name", password="private")
@@ -155,6 +157,24 @@ async def test_a_wrong_password(postgresql_url: str, postgresql: str) -> None:
     missing = sa.make_url(postgresql).set(database="missing")
     with pytest.raises(OutboxError, match="there is no such database"):
         await put(missing.render_as_string(hide_password=False))
+
+
+def test_the_password_of_a_server_that_asks_for_one() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
+        server_in(folder) as server,
+    ):
+        server.psql("ALTER USER postgres PASSWORD 'right';")
+        rule = "local all all scram-sha-256\n"
+        (Path(folder) / "pg_hba.conf").write_text(rule, encoding="utf-8")
+        server.stop()
+        server.ensure_postgres_running()
+        url = f"postgresql+asyncpg://postgres:{{}}@/postgres?host={folder}"
+        run(put(url.format("right")))
+        with pytest.raises(OutboxError, match="user or password were refused") as caught:
+            run(put(url.format("wrong-one")))
+        assert "wrong-one" not in str(caught.value)
+        assert run(numbers(url.format("right"))) == [1]
 
 
 async def test_a_host_that_is_not_found() -> None:

@@ -1,5 +1,7 @@
 """Verifying what was accepted, and reconciling what is in doubt, against a real sandbox."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -133,6 +135,14 @@ async def test_a_request_that_the_vendor_does_not_know_stays_accepted(outbox: Ou
     await outbox.drain(poster)
     async with within(20):
         assert await outbox.verify(poster) == {"succeeded": 1}
+
+
+async def test_it_leaves_four_fifths_of_the_limit_to_posting() -> None:
+    bucket = TokenBucket()
+    steady = AsyncActivityPoster(account(), client=Vendor().client(), bucket=bucket)
+    plain = AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
+    assert verify._pause(steady) == 4 * bucket.interval
+    assert verify._pause(plain) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])

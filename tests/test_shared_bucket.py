@@ -126,6 +126,8 @@ async def test_a_refusal_stops_all_and_the_limit_that_it_names_goes_for_all(
             async with one.token():
                 raise refusal
         refused = time.monotonic()
+        while one._refusals:  # the store has not heard of it yet
+            await asyncio.sleep(0.001)
         arrivals: list[float] = []
         await asyncio.gather(*(take(other, arrivals) for _ in range(3)))
         assert arrivals[0] - refused >= PERIOD - 0.01

@@ -1,0 +1,45 @@
+"""`leadpost work` against a server that goes away and comes back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from cli_support import keys_of, payload, start, until
+from support import run, server_in
+
+from leadpost.outbox import Outbox
+from leadpost.sandbox import Sandbox
+
+
+async def put(url: str, number: int) -> None:
+    async with Outbox(url) as outbox:
+        await outbox.put(payload(number))
+
+
+def test_a_worker_says_when_the_database_goes_and_when_it_is_back(tmp_path: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
+        server_in(folder) as server,
+        Sandbox(pace=1000) as sandbox,
+    ):
+        url = f"postgresql+asyncpg://postgres:private@/postgres?host={folder}"
+        run(put(url, 0))
+        with start(["work", "--outbox", url], keys_of(sandbox), tmp_path) as process:
+
+            def says(text: str) -> bool:
+                return text in (tmp_path / "stderr").read_text()
+
+            until(lambda: len(sandbox.taken) == 1)
+            server.stop()
+            until(lambda: says("is away"))
+            server.ensure_postgres_running()
+            run(put(url, 1))
+            until(lambda: len(sandbox.taken) == 2)
+            until(lambda: says("is back after"))
+            process.terminate()
+            assert process.wait() == 0
+        assert says("ended by SIGTERM")
+        assert not says("Traceback")
+        assert not says("private")
+        assert sandbox.report().duplicates == 0
