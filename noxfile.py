@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import nox
 
-nox.needs_version = ">=2024.10.9"
+nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "coverage", "tests", "demo"]
+nox.options.sessions = [
+    *("lint", "types", "docs", "coverage", "tests", "min_versions", "extras"),
+    *("build", "audit", "demo"),
+]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 """From the classifiers; those that are not on the machine are left out with a word."""
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+EVERYTHING = f".[{','.join(EXTRAS)}]"
+WHEEL = {"PYTHONSAFEPATH": "1", "LEADPOST_TESTS_WANT": "wheel"}
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -20,9 +30,33 @@ def group(name: str) -> tuple[str, ...]:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests against the wheel, not the checkout, on each Python found."""
-    session.install(".[cli]", *group("tests"))
-    environment = {"PYTHONSAFEPATH": "1", "LEADPOST_TESTS_WANT": "wheel"}
-    session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env=environment)
+    session.install(EVERYTHING, *group("tests"))
+    session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env=WHEEL)
+
+
+@nox.session(python=PYTHONS[0])
+def min_versions(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject admits, on the lowest Python."""
+    project = PYPROJECT["project"]
+    needs = [*project["dependencies"], *(need for extra in EXTRAS.values() for need in extra)]
+    others = [need for need in (*needs, *group("tests")) if not need.startswith("leadpost[")]
+    session.install(*(need.replace(">=", "==") for need in others))
+    session.install("--no-deps", ".")
+    session.run("python", "-m", "pip", "check")
+    session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env=WHEEL)
+
+
+@nox.session
+@nox.parametrize("extra", ["", *EXTRAS])
+def extras(session: nox.Session, extra: str) -> None:
+    """Run what the wheel does without extras, and with each alone."""
+    # Of the tests' own needs only pytest's: the others bring what an extra would.
+    needs = [need for need in group("tests") if need.startswith("pytest")]
+    session.install(f".[{extra}]" if extra else ".", *needs)
+    environment = WHEEL | {"LEADPOST_TESTS_EXTRAS": extra}
+    session.run(
+        *("python", "-m", "pytest", "--noconftest", "tests/test_extras.py"), env=environment
+    )
 
 
 @nox.session
@@ -36,19 +70,68 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, of the tests and benchmarks too."""
-    session.install("-e", ".[cli]", *group("types"), *group("benchmarks"), "nox")
+    session.install("-e", EVERYTHING, *group("types"), *group("benchmarks"), "nox")
     session.run("mypy")
     session.run("pyright", "--pythonpath", f"{session.virtualenv.bin}/python")
+    session.run("pyrefly", "check")  # a third opinion on what callers write
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and demand that every line and branch was run."""
-    session.install("-e", ".[cli]", *group("tests"))
+    session.install("-e", EVERYTHING, *group("tests"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "4", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the README's Python, and follow its links within the repository."""
+    session.install("-e", EVERYTHING, *group("tests"))
+    session.run("python", "-m", "pytest", "tests/test_readme.py", "tests/test_changelog.py")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel into dist/, and check them."""
+    session.install(*group("build"))
+    session.run("python", "-c", "import shutil; shutil.rmtree('dist', ignore_errors=True)")
+    session.run("python", "-m", "build")
+    files = [str(file) for file in Path("dist").iterdir()]
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", "dist")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look up known vulnerabilities of what leadpost brings; skipped where that is not possible."""
+    session.install(EVERYTHING)
+    freeze = ("python", "-m", "pip", "freeze", "--exclude", "leadpost")
+    brought = session.run(*freeze, silent=True, log=False)
+    folder = Path(session.create_tmp())
+    needs, report = folder / "needs.txt", folder / "report.json"
+    needs.write_text(str(brought), encoding="utf-8")
+    report.unlink(missing_ok=True)
+    session.install(*group("audit"))
+    told = session.run(
+        *("pip-audit", "--requirement", str(needs), "--no-deps", "--disable-pip"),
+        *("--format", "json", "--output", str(report), "--progress-spinner", "off"),
+        success_codes=[0, 1],  # 1: there are some, or there is no connection; the report tells
+        silent=True,
+    )
+    found: list[dict[str, Any]] = []
+    if report.exists():
+        found = json.loads(report.read_text(encoding="utf-8"))["dependencies"]
+    unknown = [each["skip_reason"] for each in found if "skip_reason" in each]
+    if len(unknown) == len(found):
+        session.log(unknown[0] if unknown else str(told).strip().rpartition("\n")[2])
+        session.skip("pip-audit's database cannot be reached from here")
+    for reason in unknown:
+        session.log(reason)
+    if vulnerable := [each for each in found if each.get("vulns")]:
+        session.error(json.dumps(vulnerable, indent=2))
 
 
 @nox.session
@@ -64,7 +147,7 @@ def benchmarks(session: nox.Session) -> None:
     session.install("-e", ".[cli]", *group("benchmarks"))
     names = (
         *("ceiling", "long_run", "shared_account", "shared_limit"),
-        *("overhead", "imports", "memory", "outbox_speed"),
+        *("overhead", "imports", "memory", "outbox_speed", "telemetry"),
     )
     for name in session.posargs or names:
         session.run("python", f"benchmarks/{name}.py")

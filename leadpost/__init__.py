@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnexpectedAnswer,
     )
+    from leadpost.hooks import Hook
     from leadpost.poster import AsyncActivityPoster
     from leadpost.queries import (
         ActivityField,
@@ -66,6 +67,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailed",
     "DeliveryUncertain",
+    "Hook",
     "InvalidActivity",
     "KeyConflict",
     "LeadActivity",
@@ -95,6 +97,7 @@ _HOMES = {
     "Account": "account",
     "Activity": "activity",
     "AsyncActivityPoster": "poster",
+    "Hook": "hooks",
     "RetryPolicy": "retry",
     **dict.fromkeys(
         ("ActivityField", "ActivityType", "LeadActivity", "QueueMetrics", "RequestStatus"),

@@ -1,7 +1,5 @@
 """The account: hosts and keys, and what is not surely known of the vendor."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from attrs import frozen
 
+from leadpost._names import show_in
 from leadpost.errors import ConfigurationError
 
 REGIONS: Mapping[str, str] = {
@@ -152,6 +151,7 @@ class Account:
         return _is_loopback(urlsplit(self.host).hostname or "")
 
     def async_url(self, path: str) -> str:
+        """Give the URL of a path on the async host."""
         return self.host + path
 
     def sync_url(self, path: str) -> str:
@@ -241,3 +241,6 @@ def _check_key(name: str, key: object) -> None:
             f"{name} ({variable}): found a space or a character that is not printable ASCII;"
             " was more than the key copied?"
         )
+
+
+show_in("leadpost", globals())

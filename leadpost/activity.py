@@ -1,7 +1,5 @@
 """An activity, its checks, and the vendor's JSON for it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +10,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from leadpost._names import show_in
 from leadpost._shapes import is_list, is_mapping
 from leadpost.checks import PARAMETERS, activity_problems, name_of, problem
 from leadpost.errors import InvalidActivity, Problem
@@ -241,3 +240,6 @@ def _read_item(item: Payload) -> object:
         nested = item["Fields"]
         return nested if is_list(nested) and nested else item
     return item
+
+
+show_in("leadpost", globals())

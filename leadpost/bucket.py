@@ -16,7 +16,7 @@ import asyncio
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from math import inf
 from operator import attrgetter
@@ -25,9 +25,12 @@ from typing import Protocol, runtime_checkable
 from aiolimiter import AsyncLimiter
 from attrs import define, frozen
 
+from leadpost._names import show_in
 from leadpost.errors import LeadpostError, NotSent, RateLimited
+from leadpost.hooks import Hook, Paused, Resized
 from leadpost.limit import LIMIT, PERIOD, limit_in
 from leadpost.pace import RoundTrips, Share
+from leadpost.watch import Hooks
 
 LONGEST_PAUSE = 300.0
 """Seconds that the bucket makes its callers wait after a refusal; beyond, they are told at once."""
@@ -68,7 +71,7 @@ class SteadyBucket(Bucket, Protocol):
         ...
 
     def round_trip(self, seconds: float) -> None:
-        """Take in the time from the sending to the answer, on a connection that was open."""
+        """Take in the seconds from the sending to the answer, on a connection that was open."""
         ...
 
 
@@ -76,6 +79,7 @@ class OpenBucket:
     """A bucket that lets every call through at once: for tests and benchmarks."""
 
     def token(self) -> AbstractAsyncContextManager[None]:
+        """Give a context that waits for nothing."""
         return nullcontext()
 
     def __repr__(self) -> str:
@@ -121,15 +125,23 @@ class TokenBucket:
     Args:
         limit: Tokens, 1 to 25: fewer for an account with a lower limit.
         period: Seconds; anything but 5 is for a sandbox that has the same.
+        hooks: Told of `Paused` and `Resized`, see `leadpost.hooks`.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
-    def __init__(self, limit: int = LIMIT, *, period: float = PERIOD) -> None:
+    def __init__(
+        self, limit: int = LIMIT, *, period: float = PERIOD, hooks: Iterable[Hook] = ()
+    ) -> None:
         if not 1 <= limit <= LIMIT:
             raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, the vendor's limit")
         if not 0 < period < inf:
             raise ValueError(f"period: found {period}, wanted a number of seconds above 0")
         self._period = period
         self._share = Share(limit, period, limit)
+        self._size = limit  # as the hooks know it
+        self._tell = Hooks(hooks)
         self._trips = RoundTrips()
         self._tokens = deque(_Token() for _ in range(limit))  # the first one back first
         self._parked: list[_Token] = []  # those that are not ours for now
@@ -155,7 +167,7 @@ class TokenBucket:
         return self._period / self._share.tokens * _HASTE
 
     def round_trip(self, seconds: float) -> None:
-        """Take in the time from the sending to the answer, on a connection that was open."""
+        """Take in the seconds from the sending to the answer, on a connection that was open."""
         self._trips.saw(seconds)
 
     def statistics(self) -> BucketStatistics:
@@ -262,6 +274,7 @@ class TokenBucket:
         pause = self._period if refusal.retry_after is None else refusal.retry_after
         if now >= self._paused_until:
             _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
+            self._tell(Paused(pause))
             self._refused_at = now
         self._paused_until = max(self._paused_until, now + pause)
         self._trips = RoundTrips()
@@ -294,6 +307,9 @@ class TokenBucket:
 
     def _fit(self) -> None:
         """Park the tokens that are not ours for now, fetch them when they are, drop the rest."""
+        if self._size != (tokens := self._share.tokens):
+            before, self._size = self._size, tokens
+            self._tell(Resized(tokens, before))
         missing = self._share.tokens - self._in_use - len(self._tokens)
         for _ in range(min(-missing, len(self._tokens))):
             # Those that are back first: the others rest longer, as the calls just made want it.
@@ -341,3 +357,6 @@ class _Token:
         """Never suspends: an empty limiter has room for one."""
         self.limiter = AsyncLimiter(1, max(seconds, _NOTHING))
         await self.limiter.acquire()
+
+
+show_in("leadpost", globals())

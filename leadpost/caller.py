@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -22,8 +22,10 @@ from leadpost.activity import personal_texts
 from leadpost.answers import Answer
 from leadpost.bucket import Bucket, SteadyBucket
 from leadpost.errors import ConnectionFailed, DeliveryUncertain, LeadpostError
+from leadpost.hooks import Hook
 from leadpost.retry import Attempts, RetryPolicy, Waiting, waiting_until
 from leadpost.transport import LIMITS, TIMEOUT, keyed
+from leadpost.watch import Watch, watcher
 
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class Caller:
         bucket: The limit.
         retry: How long to go on with one call.
         uncertain: Whether a call that may have arrived is made again.
+        hooks: Told what happens to each call.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Caller:
         retry: RetryPolicy,
         *,
         uncertain: bool,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         self._secrets = account.secrets
         self._owns_client = client is None
@@ -88,6 +92,7 @@ class Caller:
         self._steady = bucket if isinstance(bucket, SteadyBucket) else None
         self._retry = retry
         self._uncertain = uncertain
+        self._watch = watcher(hooks)
         self._warm = WeakSet[Any]()  # connections that have brought an answer
 
     async def aclose(self) -> None:
@@ -103,13 +108,14 @@ class Caller:
         """Make a call until it succeeds or is given up; `waiting` is around each wait between."""
         attempts = Attempts.under(self._retry, uncertain=self._uncertain)
         first: LeadpostError | None = None
+        watch = self._watch(call.name)
 
         async def attempt() -> T:
             nonlocal first
             if first is not None:
                 error, first = first, None
                 raise error
-            return await self.once(begin, partial(waiting, attempts.deadline))
+            return await self._once(begin, partial(waiting, attempts.deadline), watch)
 
         async def begin() -> Call[T]:
             attempts.begin()
@@ -119,17 +125,20 @@ class Caller:
             async with waiting(None):
                 await asyncio.sleep(seconds)
 
-        try:
+        with watch:
             try:
-                return await attempt()
+                try:
+                    return await attempt()
+                except LeadpostError as error:
+                    first = error  # told again to tenacity, which a post that succeeds does without
+                retrying = attempts.retrying(sleep, partial(_log_retry, call.name, watch))
+                return await retrying(attempt)
             except LeadpostError as error:
-                first = error  # told again to tenacity, which a post that succeeds does without
-            return await attempts.retrying(sleep, partial(_log_retry, call.name))(attempt)
-        except LeadpostError as error:
-            raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
+                raise attempts.verdict(error)  # noqa: B904  # the same error, or one that quotes it
 
     async def once(
         self,
+        name: str,
         begin: Callable[[], Awaitable[Call[T]]],
         waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> T:
@@ -137,15 +146,32 @@ class Caller:
         Make one call and no other.
 
         Args:
+            name: The call's.
             begin: Gives the call, when there is a token for it. Where it raises `NotSent`, the
                 token is as good as before.
             waiting: Gives what the wait for the token is in.
         """
+        with self._watch(name) as watch:
+            return await self._once(begin, waiting, watch)
+
+    async def _once(
+        self,
+        begin: Callable[[], Awaitable[Call[T]]],
+        waiting: Callable[[], AbstractAsyncContextManager[object]],
+        watch: Watch,
+    ) -> T:
         async with AsyncExitStack() as token:
             async with waiting():
+                watch.waiting()
                 still = await token.enter_async_context(self._bucket.token())
+                watch.has_token()
             call = await begin()
-            return call.read(await self._exchange(call, still))
+            watch.sent()
+            answer = await self._exchange(call, still)
+            watch.answered(answer.status)
+            result = call.read(answer)
+            watch.succeeded(result)
+            return result
 
     async def _exchange(self, call: Call[T], still: Callable[[], None] | None) -> Answer:
         """Send one request and fetch its answer."""
@@ -222,7 +248,7 @@ async def _body(response: httpx.Response) -> bytes:
     return bytes(body[:_LARGEST_ANSWER])
 
 
-def _log_retry(name: str, state: RetryCallState) -> None:
+def _log_retry(name: str, watch: Watch, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     status = getattr(error, "status", None)
     _log.info(
@@ -233,3 +259,4 @@ def _log_retry(name: str, state: RetryCallState) -> None:
         f", HTTP {status}" if status else "",
         state.upcoming_sleep,
     )
+    watch.retried(error, state.upcoming_sleep)

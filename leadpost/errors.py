@@ -26,19 +26,20 @@ No key of the account stands in any of them: what the vendor wrote is stripped o
 the texts of the activity, before it gets here.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, ForwardRef, Literal, Self
 
 from attrs import field, frozen
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+from leadpost._names import show_in
 
+if TYPE_CHECKING:
     from leadpost.activity import Activity
     from leadpost.queries import RequestStatus
+else:  # those modules import this one, and yet the hints can be resolved
+    Activity = ForwardRef("Activity", module="leadpost.activity")
+    RequestStatus = ForwardRef("RequestStatus", module="leadpost.queries")
 
 State = Literal["accepted", "rejected", "uncertain", "failed", "not_sent"]
 
@@ -117,6 +118,7 @@ class InvalidActivity(LeadpostError, ValueError):
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> Self:
+        """Say all problems in one message."""
         return cls("; ".join(map(str, problems)), problems=problems)
 
 
@@ -274,7 +276,8 @@ class BatchError(LeadpostError, ExceptionGroup[Exception]):
         del exceptions, outcomes  # kept by __new__, as ExceptionGroup wants it
         LeadpostError.__init__(self, message)
 
-    def derive(self, excs: Sequence[Exception], /) -> BatchError:  # type: ignore[override]
+    def derive(self, excs: Sequence[Exception], /) -> "BatchError":  # type: ignore[override]
+        """Give a group of only these `excs`, with all the outcomes, as `except*` and `split` do."""
         return BatchError(self.message, excs, self.outcomes)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -282,7 +285,13 @@ class BatchError(LeadpostError, ExceptionGroup[Exception]):
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome], *, cause: Exception | None = None) -> Self:
-        """Say how many failed and how; `cause` is what ended the batch besides, if anything did."""
+        """
+        Say how many of the `outcomes` are of which state.
+
+        Args:
+            outcomes: One for each input that was drawn, in input order.
+            cause: What ended the batch besides, if anything did.
+        """
         errors: list[Exception] = [o.error for o in outcomes if o.error is not None]
         states = Counter(outcome.state for outcome in outcomes)
         accepted = states.pop("accepted", 0)
@@ -294,3 +303,6 @@ class BatchError(LeadpostError, ExceptionGroup[Exception]):
             message += f", then {type(cause).__name__} ended the batch"
             errors.append(cause)
         return cls(message, errors, outcomes)
+
+
+show_in("leadpost", globals())

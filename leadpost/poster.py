@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from itertools import chain, count, repeat
@@ -15,6 +15,7 @@ import httpx
 from attrs import evolve
 
 from leadpost import answers, queries
+from leadpost._names import show_in
 from leadpost._shapes import is_mapping
 from leadpost.account import Account
 from leadpost.activity import Activity
@@ -28,6 +29,7 @@ from leadpost.errors import (
     StatusTimeout,
     UnexpectedAnswer,
 )
+from leadpost.hooks import Hook
 from leadpost.queries import ActivityType, LeadActivities, LeadActivity, QueueMetrics, RequestStatus
 from leadpost.retry import RetryPolicy, Waiting, waiting_until
 
@@ -51,6 +53,11 @@ class AsyncActivityPoster:
         retry: How long to go on with one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
+        hooks: Told what happens to each call, see `leadpost.hooks`; the default bucket tells them
+            too. One of your own has `hooks` of its own.
+
+    Raises:
+        ValueError: `on_uncertain` is neither.
     """
 
     def __init__(
@@ -61,16 +68,23 @@ class AsyncActivityPoster:
         bucket: Bucket | None = None,
         retry: RetryPolicy | None = None,
         on_uncertain: Literal["raise", "retry"] = "raise",
+        hooks: Iterable[Hook] = (),
     ) -> None:
         if on_uncertain not in {"raise", "retry"}:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
         self._account = account
         self._submit_url = httpx.URL(account.async_url(account.submit_path))
-        self.bucket: Bucket = TokenBucket() if bucket is None else bucket
+        hooks = tuple(hooks)
+        self.bucket: Bucket = TokenBucket(hooks=hooks) if bucket is None else bucket
         self.retry = retry or RetryPolicy()
         self.on_uncertain = on_uncertain
         self._call = Caller(
-            account, client, self.bucket, self.retry, uncertain=on_uncertain == "retry"
+            account,
+            client,
+            self.bucket,
+            self.retry,
+            uncertain=on_uncertain == "retry",
+            hooks=hooks,
         )
 
     def __repr__(self) -> str:
@@ -136,7 +150,7 @@ class AsyncActivityPoster:
         async def begin() -> Call[str]:
             return evolve(self._submission(await draw()), still=check)
 
-        return await self._call.once(begin, waiting)
+        return await self._call.once("post", begin, waiting)
 
     async def post_sync(self, activity: Item) -> str:
         """
@@ -239,6 +253,9 @@ class AsyncActivityPoster:
         """
         Ask the Status API once what became of a request.
 
+        Args:
+            request_id: What `post` returned.
+
         Raises:
             LeadpostError: `UnexpectedAnswer` where the answer cannot be read.
         """
@@ -283,17 +300,37 @@ class AsyncActivityPoster:
         raise StatusTimeout(f"not final after {timeout:g} s, last status: {seen}", last=last)
 
     async def metrics(self) -> QueueMetrics:
-        """Ask the Metrics API how far behind the vendor's queue is."""
+        """
+        Ask the Metrics API how far behind the vendor's queue is.
+
+        Raises:
+            LeadpostError: `UnexpectedAnswer` where the answer cannot be read.
+        """
         url = self._account.async_url(self._account.metrics_path)
         return await self._call(Call("metrics", "GET", url, queries.read_metrics))
 
     async def activity_types(self) -> list[ActivityType]:
-        """List the activity types, from the synchronous API."""
+        """
+        List the activity types, without their fields, from the synchronous API.
+
+        Raises:
+            LeadpostError: `UnexpectedAnswer` where the answer cannot be read.
+            ConfigurationError: the account's `sync_host` is not known.
+        """
         url = self._account.sync_url(self._account.activity_types_path)
         return await self._call(Call("activity_types", "GET", url, queries.read_activity_types))
 
     async def activity_type(self, code: int) -> ActivityType:
-        """Give one activity type with its fields, from the synchronous API."""
+        """
+        Give one activity type with its fields, from the synchronous API.
+
+        Args:
+            code: Its code, as in `Activity.activity_event`.
+
+        Raises:
+            LeadpostError: `UnexpectedAnswer` where the answer cannot be read.
+            ConfigurationError: the account's `sync_host` is not known.
+        """
         url = self._account.sync_url(self._account.activity_type_path)
         read = partial(queries.read_activity_type, code=code)
         return await self._call(Call("activity_type", "GET", url, read, {"code": str(code)}))
@@ -376,3 +413,6 @@ def _refuse_one(activities: object) -> None:
         raise TypeError(
             f"activities: found one {type(activities).__name__}, wanted an iterable of activities"
         )
+
+
+show_in("leadpost", globals())

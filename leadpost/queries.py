@@ -4,8 +4,6 @@ What the vendor's answers to questions say: status, metrics, activity types, a l
 Pure functions, as in `leadpost.answers`; keys are looked up without case there.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -15,6 +13,7 @@ from typing import Any, Literal, NoReturn, cast
 
 from attrs import field, frozen
 
+from leadpost._names import show_in
 from leadpost._shapes import is_list, is_mapping
 from leadpost.activity import personal_texts
 from leadpost.answers import Answer, error_of, get, raise_for_error, redacted
@@ -345,3 +344,6 @@ def _redacted_reason(reason: object, request_body: object) -> str | None:
 
 def _tells_mx(text: object) -> bool:
     return isinstance(text, str) and re.search(r"\bMX[A-Z]\w+Exception\b", text) is not None
+
+
+show_in("leadpost", globals())

@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from attrs.validators import ge, gt
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential, wait_random
 
+from leadpost._names import show_in
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
@@ -58,6 +59,9 @@ class RetryPolicy:
         initial_wait: Seconds before the second call; doubled for each further one.
         max_wait: Seconds before any call at most, unless Retry-After asks for more.
         jitter: Seconds at most that chance adds to each wait.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     max_attempts: int = field(default=5, validator=ge(1))
@@ -67,7 +71,7 @@ class RetryPolicy:
     jitter: float = field(default=0.5, validator=ge(0))
 
     def wait_after(self, attempts: int) -> float:
-        """Give the seconds to wait after so many calls, chance included."""
+        """Give the seconds to wait after so many `attempts`, chance included."""
         state = RetryCallState(AsyncRetrying(), None, (), {})
         state.attempt_number = attempts
         backoff = wait_exponential(self.initial_wait, self.max_wait)
@@ -170,3 +174,6 @@ class Attempts:
         now = asyncio.get_running_loop().time()
         deadline = now + self.policy.max_time if self.deadline is None else self.deadline
         return self._failures >= self.policy.max_attempts or now + state.upcoming_sleep > deadline
+
+
+show_in("leadpost", globals())

@@ -5,9 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from cli_support import keys_of, payload, start, until
+import pytest
+from cli_support import LONG, keys_of, payload, start, until
 from support import run, server_in
 
+from leadpost import NotSent, TokenBucket
+from leadpost.cli.tally import CountedBucket
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
@@ -25,11 +28,12 @@ def test_a_worker_says_when_the_database_goes_and_when_it_is_back(tmp_path: Path
     ):
         url = f"postgresql+asyncpg://postgres:private@/postgres?host={folder}"
         run(put(url, 0))
-        with start(["work", "--outbox", url], keys_of(sandbox), tmp_path) as process:
 
-            def says(text: str) -> bool:
-                return text in (tmp_path / "stderr").read_text()
+        def says(text: str) -> bool:
+            return text in (tmp_path / "stderr").read_text()
 
+        process = start(["work", "--outbox", url], keys_of(sandbox), tmp_path)
+        try:
             until(lambda: len(sandbox.taken) == 1)
             server.stop()
             until(lambda: says("is away"))
@@ -38,8 +42,21 @@ def test_a_worker_says_when_the_database_goes_and_when_it_is_back(tmp_path: Path
             until(lambda: len(sandbox.taken) == 2)
             until(lambda: says("is back after"))
             process.terminate()
-            assert process.wait() == 0
+            assert process.wait(LONG) == 0
+        finally:
+            process.kill()
+            process.wait()
         assert says("ended by SIGTERM")
         assert not says("Traceback")
         assert not says("private")
         assert sandbox.report().duplicates == 0
+
+
+async def test_a_token_for_which_no_call_was_made_is_not_counted() -> None:
+    counted = CountedBucket(TokenBucket())
+    async with counted.token():
+        pass
+    with pytest.raises(NotSent):
+        async with counted.token():
+            raise NotSent("nothing is pending")
+    assert counted.calls == 1

@@ -12,12 +12,17 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from support import activity, run, server_in
 
 from leadpost import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
+from leadpost.outbox.failures import told
+from leadpost.outbox.store import Store
 
 
 async def put(url: str, number: int = 1) -> None:
@@ -180,6 +185,24 @@ def test_the_password_of_a_server_that_asks_for_one() -> None:
 async def test_a_host_that_is_not_found() -> None:
     with pytest.raises(OutboxUnavailable, match="its host is not found"):
         await put("postgresql+asyncpg://me@no-such-host.invalid/x")
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (InvalidRequestError("private"), "x: InvalidRequestError"),
+        (sqlite3.OperationalError("private"), "x: OperationalError ()"),
+        (asyncpg.InternalClientError("private"), "x: no connection (InternalClientError)"),
+        (NoConnection("private"), "x: no connection (TimeoutError)"),
+    ],
+)
+def test_what_nobody_thought_of_is_told_by_its_kind_alone(failure: Exception, text: str) -> None:
+    assert str(told(failure, "x")) == text
+
+
+def test_a_store_shows_no_password() -> None:
+    shown = repr(Store("postgresql+asyncpg://me:private@host/x"))
+    assert shown == "<Store postgresql+asyncpg://me:***@host/x>"
 
 
 def test_the_extra_that_is_missing() -> None:

@@ -21,6 +21,7 @@ from leadpost import (
     LeadActivity,
     NotFound,
     OpenBucket,
+    OutboxUnavailable,
     RetryPolicy,
     TokenBucket,
     Unauthorized,
@@ -158,6 +159,25 @@ async def test_keys_and_paths_that_are_wrong_end_it(
     assert (await outbox.counts())["accepted"] == 1
 
 
+async def test_a_store_that_is_away_is_waited_for(
+    outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outbox.put(noted(1))
+    write = outbox._store.write
+
+    async def gone(_: object) -> None:
+        raise OutboxUnavailable("the server is away")
+
+    async with poster_to(sandbox) as poster:
+        await outbox.drain(poster)
+        monkeypatch.setattr(outbox._store, "write", gone)
+        verifying = asyncio.create_task(outbox.verify(poster))
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(outbox._store, "write", write)
+        async with within(20):
+            assert await verifying == {"succeeded": 1}
+
+
 # In doubt.
 
 
@@ -248,6 +268,22 @@ async def test_a_lead_that_cannot_be_read_leaves_it_in_doubt(outbox: Outbox) -> 
     await outbox.drain(poster)
     assert await outbox.reconcile(poster, settle=NOW) == {"uncertain": 1}
     assert "cannot be read" in ((await told(outbox))[0][1] or "")
+
+
+async def test_one_that_was_put_back_meanwhile_is_left_alone(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = await doubted(outbox, "cut-before", noted(1))
+
+    async def meanwhile(*_: object) -> list[LeadActivity]:
+        await outbox.retry("uncertain")
+        return []
+
+    async with poster_to(sandbox) as poster:
+        monkeypatch.setattr(poster, "lead_activities", meanwhile)
+        assert await outbox.reconcile(poster, settle=NOW) == {}
+    assert [state for state, _ in await told(outbox)] == ["pending"]
+    sandbox.__exit__(None, None, None)
 
 
 async def test_keys_that_are_refused_end_the_reconciling(outbox: Outbox) -> None:

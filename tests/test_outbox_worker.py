@@ -19,6 +19,7 @@ from leadpost import (
     AsyncActivityPoster,
     ConnectionFailed,
     NotFound,
+    NotSent,
     OpenBucket,
     OutboxError,
     OutboxUnavailable,
@@ -203,6 +204,42 @@ async def test_what_a_dead_worker_was_sending_is_uncertain_and_not_sent_again(
         # Or its answer comes after all, and is not lost.
         await dead._record(call.claimed, "accepted", request_id="r1")
         assert await states(outbox) == ["accepted", "accepted"]
+
+
+async def test_a_claim_whose_commit_was_not_heard_of_is_pending_again(outbox: Outbox) -> None:
+    await outbox.put_many(map(activity, (1, 2)))
+    of = Worker(outbox._store, poster(Vendor()), 10, asyncio.Event())
+    write = outbox._store.write
+
+    async def deaf(work: Any) -> None:
+        await write(work)
+        raise OutboxUnavailable("the connection was lost")
+
+    known = worker._OneCall()
+    await of._claim(known)
+    outbox._store.write = deaf  # type: ignore[method-assign,assignment]
+    with pytest.raises(NotSent):
+        await of._claim(worker._OneCall())
+    outbox._store.write = write  # type: ignore[method-assign]
+    assert await states(outbox) == ["sending", "sending"]
+    await of._beat()
+    assert await states(outbox) == ["sending", "pending"]
+
+
+async def test_a_run_goes_on_although_the_store_is_away_when_it_begins(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = outbox._store.write
+    monkeypatch.setattr(outbox._store, "write", gone)
+    running = asyncio.create_task(outbox.run(poster(Vendor())))
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(outbox._store, "write", write)
+    await outbox.put(activity(1))
+    async with within(10):
+        while await states(outbox) != ["accepted"]:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_late_answer_is_kept_where_the_entry_was_sent_again_meanwhile(

@@ -34,6 +34,7 @@ from leadpost.bucket import SteadyBucket
 from leadpost.outbox import SharedTokenBucket
 from leadpost.outbox.bucket import fingerprint
 from leadpost.outbox.schema import buckets
+from leadpost.outbox.store import now
 
 PERIOD = 0.5
 
@@ -168,6 +169,44 @@ async def test_a_cancelled_caller_loses_no_token(shared: SharedTokenBucket) -> N
         await asyncio.gather(*(take(shared, arrivals) for _ in range(25)))
 
 
+async def test_one_that_is_cancelled_as_its_turn_comes_gives_the_token_back(
+    shared: SharedTokenBucket,
+) -> None:
+    await take(shared, [])
+    waiter = asyncio.create_task(take(shared, [], 60))
+    await asyncio.sleep(0)
+    shared._waiting.popleft().set_result(shared._epoch)
+    shared._in_use += 1
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert waiter.cancelled()
+    assert shared._in_use == 0
+    arrivals: list[float] = []
+    async with within(10):
+        await asyncio.gather(*(take(shared, arrivals) for _ in range(25)))
+
+
+async def test_a_token_in_advance_that_nobody_waits_for_any_more_is_given_back(
+    shared: SharedTokenBucket,
+) -> None:
+    await asyncio.gather(*(take(shared, []) for _ in range(25)))
+    waiter = asyncio.create_task(take(shared, []))
+
+    def has_token_in_advance() -> bool:
+        return shared._ahead is not None
+
+    async with within(10):
+        while not has_token_in_advance():
+            await asyncio.sleep(0.001)
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        while has_token_in_advance() or shared._released:
+            await asyncio.sleep(0.001)
+        arrivals: list[float] = []
+        await asyncio.gather(*(take(shared, arrivals) for _ in range(25)))
+    assert arrivals[-1] - arrivals[0] < PERIOD
+
+
 async def test_failures_give_the_token_back(shared: SharedTokenBucket) -> None:
     for _ in range(26):
         with pytest.raises(ServerError):
@@ -224,8 +263,8 @@ async def test_a_clock_that_jumps_lets_no_call_more_through_and_stops_none_for_l
 ) -> None:
     jump = 0.0
 
-    def jumping(_: object) -> sa.ColumnElement[float]:
-        return sa.literal(time.time() + jump, sa.Double)
+    def jumping(connection: AsyncConnection) -> sa.ColumnElement[float]:
+        return now(connection) + jump
 
     monkeypatch.setattr("leadpost.outbox.bucket.now", jumping)
     arrivals: list[float] = []
@@ -250,8 +289,8 @@ async def test_a_newcomer_does_not_trust_a_clock_when_others_ended_without_a_wor
     monkeypatch.setattr(dead._store, "write", gone)
     await dead.aclose()
 
-    def later(_: object) -> sa.ColumnElement[float]:
-        return sa.literal(time.time() + 3600, sa.Double)
+    def later(connection: AsyncConnection) -> sa.ColumnElement[float]:
+        return now(connection) + 3600
 
     monkeypatch.setattr("leadpost.outbox.bucket.now", later)
     async with bucket(postgresql_url) as new:

@@ -19,9 +19,12 @@ if any(find_spec(name) is None for name in ("sqlalchemy", "aiosqlite", "asyncpg"
         "leadpost.outbox needs SQLAlchemy, aiosqlite and asyncpg: pip install 'leadpost[outbox]'"
     )
 
+from leadpost._names import show_in
 from leadpost.outbox.bucket import SharedTokenBucket
 from leadpost.outbox.entries import STATES, Change, Entry, EntryState
 from leadpost.outbox.outbox import Outbox
 from leadpost.outbox.store import DEFAULT_URL
 
 __all__ = ["DEFAULT_URL", "STATES", "Change", "Entry", "EntryState", "Outbox", "SharedTokenBucket"]
+
+show_in("leadpost.outbox", globals())

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
@@ -29,11 +29,13 @@ from leadpost.errors import (
     OutboxUnavailable,
     RateLimited,
 )
+from leadpost.hooks import Hook, Paused, Resized
 from leadpost.limit import LIMIT, PERIOD
 from leadpost.outbox.away import Away
 from leadpost.outbox.schema import buckets
 from leadpost.outbox.store import Store, inserted_once, now
 from leadpost.outbox.tokens import Clock, Grant, Refusal, Release, Tokens, Wish
+from leadpost.watch import Hooks
 
 LEASE = 15.0
 """Seconds after the last word of a process until its tokens are taken to be lost with it."""
@@ -69,8 +71,11 @@ class SharedTokenBucket:
         limit: Tokens, 1 to 25, the same in every process: fewer for an account with a lower limit.
         period: Seconds; anything but 5 is for a sandbox that has the same.
         lease: Seconds; a process is taken for dead if it says nothing for so long.
+        hooks: Told of `Paused`, where the call that was refused is this process's, and of
+            `Resized`, see `leadpost.hooks`.
 
     Raises:
+        ValueError: if a number is out of range.
         OutboxError: on entering, if the store cannot be used.
     """
 
@@ -82,6 +87,7 @@ class SharedTokenBucket:
         limit: int = LIMIT,
         period: float = PERIOD,
         lease: float = LEASE,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         if not 1 <= limit <= LIMIT:
             raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, the vendor's limit")
@@ -91,6 +97,8 @@ class SharedTokenBucket:
         self._store = Store(url, brief=True)
         self.name = account if isinstance(account, str) else fingerprint(account)
         self._limit = limit
+        self._size = limit  # as the hooks know it
+        self._tell = Hooks(hooks)
         self._period = period
         self._lease = lease
         self._interval = period / limit * _HASTE
@@ -155,8 +163,8 @@ class SharedTokenBucket:
 
     def round_trip(self, seconds: float) -> None:
         """
-        Take no notice: hosts differ in their ways to the vendor, so the least round trip of one
-        proves nothing for a token that another one used.
+        Take no notice of its `seconds`: hosts differ in their ways to the vendor, so the least
+        round trip of one proves nothing for a token that another one used.
         """
 
     @asynccontextmanager
@@ -226,6 +234,7 @@ class SharedTokenBucket:
         pause = self._period if refusal.retry_after is None else refusal.retry_after
         if moment >= self._paused_until:
             _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
+            self._tell(Paused(pause))
         self._paused_until = max(self._paused_until, moment + pause)
         self._refusals.append((moment + pause, refusal))
 
@@ -336,6 +345,9 @@ class SharedTokenBucket:
         if not self._refusals:
             self._paused_until = after + grant.pause if grant.pause else -inf
         self._interval = self._period / grant.tokens * grant.holders * _HASTE
+        if self._size != grant.tokens:
+            before, self._size = self._size, grant.tokens
+            self._tell(Resized(grant.tokens, before))
         for wait in grant.waits:
             if wait > 0:
                 self._ahead = after + wait

@@ -1,9 +1,7 @@
 """The entries of an outbox, and the statements on them; each runs in the caller's transaction."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -313,6 +311,24 @@ def state_of(error: LeadpostError) -> EntryState:
     )
 
 
+async def unclaim(connection: AsyncConnection, owner: str, known: Collection[int]) -> int:
+    """
+    Make pending again what a worker has claimed without knowing it, and tell how many were so.
+
+    The connection was lost while the claim was committed: the worker made no call for it.
+    """
+    moment = now(connection)
+    update = (
+        sa.update(entries)
+        .where(entries.c.state == "sending", entries.c.owner == owner, entries.c.id.not_in(known))
+        .values(state="pending", changed_at=moment, due_at=moment)
+        .returning(entries.c.id)
+    )
+    ids = list((await connection.execute(update)).scalars())
+    await _note(connection, ids, "pending", "no call was made")
+    return len(ids)
+
+
 async def abandon(connection: AsyncConnection) -> int:
     """Make uncertain what is being sent by workers that are gone, and tell how many were so."""
     moment = now(connection)
@@ -469,6 +485,15 @@ async def count(
         query = query.where(_begins_with(key_prefix))
     found = {row[0]: int(row[1]) for row in await connection.execute(query)}
     return {state: found.get(state, 0) for state in STATES}
+
+
+async def oldest_pending(connection: AsyncConnection) -> float | None:
+    """Tell the seconds since the oldest pending entry was put; None if there is none."""
+    query = sa.select(sa.func.min(entries.c.id)).where(entries.c.state == "pending")
+    age = sa.select(now(connection) - entries.c.put_at)
+    found = await connection.execute(age.where(entries.c.id == query.scalar_subquery()))
+    seconds: float | None = found.scalar()
+    return None if seconds is None else max(seconds, 0.0)
 
 
 async def count_pending(connection: AsyncConnection, enough: int) -> int:

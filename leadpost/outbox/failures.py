@@ -11,7 +11,14 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from leadpost.errors import OutboxError, OutboxUnavailable
 
-FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError)
+FAILURES = (
+    SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    sqlite3.Error,
+    OSError,
+)
 """What a store raises: OSError and the drivers' own errors come from connecting."""
 
 _MAY_WRITE = "is there such a folder, and may this user write there?"
@@ -64,7 +71,10 @@ def told(failure: Exception, store: str) -> OutboxError:
     is_file = store.startswith("sqlite")  # a server's socket is missing while it is away
     if is_file and isinstance(origin, PermissionError | FileNotFoundError | NotADirectoryError):
         return OutboxError(f"{store}: {origin.strerror}: {_MAY_WRITE}")
-    if isinstance(origin, OSError | asyncpg.InterfaceError | NoConnection):
+    is_lost = isinstance(failure, DBAPIError) and failure.connection_invalidated
+    # asyncpg calls it an internal error of its own where a server stops in mid-sentence.
+    lost = OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | NoConnection
+    if is_lost or isinstance(origin, lost):
         return OutboxUnavailable(f"{store}: no connection ({type(origin).__name__})")
     return OutboxError(f"{store}: {type(origin).__name__}")
 

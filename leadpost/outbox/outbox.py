@@ -134,6 +134,7 @@ class Outbox:
         Raises:
             InvalidActivity: one cannot be posted as it is; none was put.
             KeyConflict: an entry of one of the keys holds another activity; none was put.
+            ValueError: there are fewer keys than activities; none was put.
         """
         failure: Exception | None = None
 
@@ -252,8 +253,12 @@ class Outbox:
         return await reconcile(self._store, poster, settle=settle)
 
     async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state: all, or those whose key begins with a prefix."""
+        """Count the entries in each state: all, or those whose key begins with `key_prefix`."""
         return await self._store.read(partial(entries.count, key_prefix=key_prefix))
+
+    async def oldest_pending(self) -> float | None:
+        """Give the seconds since the oldest pending entry was put; None if none is pending."""
+        return await self._store.read(entries.oldest_pending)
 
     async def calls_per_second(self, seconds: float = 10.0) -> float:
         """Give the rate of calls over the last seconds, by all workers."""
@@ -292,7 +297,7 @@ class Outbox:
             last = page[-1].id
 
     async def history(self, entry_id: int) -> list[Change]:
-        """Give every change of an entry's state, the putting first; none if there is no such."""
+        """Give each change of state of `entry_id`, the putting first; none if it is not there."""
         return await self._store.read(partial(entries.history, entry_id=entry_id))
 
     async def retry(self, *states: EntryState, ids: Sequence[int] | None = None) -> int:
@@ -306,6 +311,9 @@ class Outbox:
 
         Returns:
             How many were.
+
+        Raises:
+            ValueError: none of these states, or others, were given.
         """
         if not states or not set(states) <= {"failed", "rejected", "uncertain"}:
             raise ValueError(
@@ -317,7 +325,7 @@ class Outbox:
 
     async def prune(self, older_than: timedelta) -> int:
         """
-        Delete entries that have been `succeeded`, `failed` or `rejected` for so long.
+        Delete entries that are `succeeded`, `failed` or `rejected`, since `older_than` or longer.
 
         Nothing else ever deletes one.
 

@@ -80,6 +80,7 @@ class Worker:
         self._long = False  # whether there is so much that it goes at an even pace
         self._under_way = 0
         self._claiming = asyncio.Lock()
+        self._claimed = set[int]()  # entries whose calls are not set down yet
         self._vendor = Away("LeadSquared")
         self._database = Away(f"the outbox {store.name}")
 
@@ -94,6 +95,9 @@ class Worker:
         while True:
             try:
                 await self._work()
+            except OutboxUnavailable as error:
+                self._store_failed(error)
+                await asyncio.sleep(_POLL)
             except RateLimited as error:
                 pause = min(error.retry_after or 0.0, entries.LONGEST_WAIT)
                 _log.error("the vendor asked for a pause: %s; waiting for %.0f s", error, pause)
@@ -185,7 +189,7 @@ class Worker:
             )
         except LeadpostError as error:
             if call.claim is not None:
-                await self._record_failure(call.claim, error)
+                await finished(self._record_failure(call.claim, error))
             raise
         except BaseException:
             if call.claim is not None:
@@ -193,9 +197,14 @@ class Worker:
             raise
         else:
             self._vendor.is_back()
-            await self._record(call.claimed, "accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            accepted = self._record(
+                call.claimed, "accepted", request_id=request_id, due_in=_FIRST_CHECK
+            )
+            await finished(accepted)
             return request_id
         finally:
+            if call.claim is not None:
+                self._claimed.discard(call.claim.id)
             self._under_way -= 1
             self._news.set()
 
@@ -240,6 +249,7 @@ class Worker:
         self._database.is_back()
         if call.claim is None:
             raise NotSent("nothing is pending")
+        self._claimed.add(call.claim.id)
         payload: Mapping[str, Any] = json.loads(call.claim.payload)
         return payload
 
@@ -341,10 +351,12 @@ class Worker:
 
         async def beat(connection: AsyncConnection) -> tuple[int, int]:
             await entries.renew(connection, self.id, self._lease)
+            await entries.unclaim(connection, self.id, self._claimed)
             abandoned = await entries.abandon(connection)
             return abandoned, await entries.count_pending(connection, LONG)
 
-        abandoned, pending = await self._store.write(beat)
+        async with self._claiming:
+            abandoned, pending = await self._store.write(beat)
         self._lease_ends = monotonic + self._lease, wall + self._lease
         self._long = pending >= LONG
         if abandoned:

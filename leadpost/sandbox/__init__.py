@@ -16,6 +16,7 @@ if find_spec("starlette") is None or find_spec("uvicorn") is None:
         "leadpost.sandbox needs starlette and uvicorn: pip install 'leadpost[sandbox]'"
     )
 
+from leadpost._names import show_in
 from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.faults import Faults
 from leadpost.sandbox.ledger import Taken, request_id_of
@@ -23,3 +24,5 @@ from leadpost.sandbox.server import Sandbox
 from leadpost.sandbox.vendor import Report
 
 __all__ = ["Answer", "Faults", "Report", "Sandbox", "Taken", "request_id_of"]
+
+show_in("leadpost.sandbox", globals())

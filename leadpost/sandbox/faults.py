@@ -89,7 +89,7 @@ class Faults:
             raise ValueError("retry_after and slow are seconds, 0 or more")
 
     def fates(self, random: Random) -> Iterator[str | Answer]:
-        """What happens to each call in turn, without end."""
+        """What happens to each call in turn, without end; chance comes from `random`."""
         yield from self.script
         names = [*self.probability, OK]
         shares = [*self.probability.values()]

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from uuid import UUID
 
 from uvicorn.server import ServerState
 
+import leadpost
 from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.app import create_app
 from leadpost.sandbox.connection import Connection, load_config
@@ -25,9 +26,6 @@ from leadpost.sandbox.faults import Faults
 from leadpost.sandbox.ledger import FINAL_STATUSES, Ledger, Taken
 from leadpost.sandbox.vendor import Keys, Limit, Report, Vendor
 from leadpost.sandbox.windows import WINDOWS
-
-if TYPE_CHECKING:
-    from leadpost import Account
 
 Span = float | tuple[float, float]
 """Seconds: always the same, or drawn evenly from a range (low, high)."""
@@ -186,11 +184,14 @@ class Sandbox:
         """When each call arrived, refused ones too, in seconds of `time.monotonic`."""
         return self._vendor.arrival_times()
 
-    def account(self) -> "Account":
-        """The account to reach the sandbox with."""
-        from leadpost import Account  # noqa: PLC0415  the server itself needs no client
+    def account(self) -> "leadpost.Account":  # imported only now: a server needs no client
+        """
+        The account to reach the sandbox with.
 
-        return Account(
+        Raises:
+            RuntimeError: If it has not been started.
+        """
+        return leadpost.Account(
             host=self.url,
             access_key=self.access_key,
             secret_key=self.secret_key,

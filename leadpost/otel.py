@@ -1,0 +1,185 @@
+"""
+A hook for OpenTelemetry: a span for each post, and metrics.
+
+    telemetry = OpenTelemetryHook()
+    async with AsyncActivityPoster(account, hooks=[telemetry]) as poster:
+        ...
+
+Needs the extra: pip install 'leadpost[otel]'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Never
+
+from leadpost import __version__
+from leadpost.errors import OutboxUnavailable
+from leadpost.hooks import (
+    Answered,
+    Ended,
+    Event,
+    Operation,
+    Paused,
+    Resized,
+    Retried,
+    Sent,
+    Waiting,
+)
+
+try:
+    from opentelemetry import metrics, trace
+except ImportError as error:
+    raise ImportError(
+        "leadpost.otel needs opentelemetry-api: pip install 'leadpost[otel]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from leadpost.outbox import Outbox
+
+_NAMES = {
+    "attempt": "leadpost.attempt",
+    "attempts": "leadpost.attempts",
+    "waited": "leadpost.token.wait",
+    "wait": "leadpost.retry.wait",
+    "state": "leadpost.state",
+    "request_id": "leadpost.request_id",
+    "status": "http.response.status_code",
+    "error": "error.type",
+}
+"""The attributes of events, as OpenTelemetry's conventions name them or would."""
+
+_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+_log = logging.getLogger(__name__)
+
+
+class OpenTelemetryHook:
+    """
+    Makes spans and metrics of what happens; for any number of posters and buckets.
+
+    Spans are of kind CLIENT, named `leadpost post` (`leadpost status`, …), below the span that is
+    current where the poster is called. Attempts are their events `leadpost.waiting`,
+    `leadpost.sent`, `leadpost.answered` and `leadpost.retried`. Metrics:
+
+        leadpost.posts           {post}   counter, by leadpost.state and error.type
+        leadpost.token.wait      s        histogram, of each attempt
+        leadpost.tokens.waiting  {call}   calls that wait for a token
+        leadpost.tokens.in_use   {token}  tokens whose call is under way
+        leadpost.tokens.limit    {token}  gauge, from the first time that a bucket changes its size
+        leadpost.bucket.pauses   {pause}  counter
+        leadpost.outbox.entries  {entry}  gauge, by leadpost.state   (where `observe` runs)
+        leadpost.outbox.oldest   s        gauge, age of the oldest pending entry, 0 without one
+
+    Args:
+        tracer_provider: Where spans go; by default to the global one.
+        meter_provider: Where metrics go; by default to the global one.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._tracer = trace.get_tracer("leadpost", __version__, tracer_provider)
+        meter = metrics.get_meter("leadpost", __version__, meter_provider)
+        self._posts = meter.create_counter(
+            "leadpost.posts", "{post}", "Posts that have ended, by what became of them"
+        )
+        self._wait = meter.create_histogram(
+            "leadpost.token.wait",
+            "s",
+            "Time that a call waited for a token",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self._calls: dict[type[Event], metrics.UpDownCounter] = {
+            Waiting: meter.create_up_down_counter(
+                "leadpost.tokens.waiting", "{call}", "Calls that wait for a token"
+            ),
+            Sent: meter.create_up_down_counter(
+                "leadpost.tokens.in_use", "{token}", "Tokens whose call is under way"
+            ),
+        }
+        self._limit = meter.create_gauge(
+            "leadpost.tokens.limit", "{token}", "Tokens that the bucket has in all"
+        )
+        self._pauses = meter.create_counter(
+            "leadpost.bucket.pauses", "{pause}", "Times that a refusal stopped the bucket"
+        )
+        self._entries = meter.create_gauge(
+            "leadpost.outbox.entries", "{entry}", "Entries of the outbox, by state"
+        )
+        self._oldest = meter.create_gauge(
+            "leadpost.outbox.oldest", "s", "Age of the oldest pending entry"
+        )
+        self._spans: dict[Operation, trace.Span] = {}
+        self._phases: dict[Operation, metrics.UpDownCounter] = {}
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case Paused():
+                self._pauses.add(1)
+            case Resized():
+                self._limit.set(event.tokens)
+            case _:
+                self._count(event)
+                self._trace(event)
+
+    async def observe(self, outbox: Outbox, every: float = 15.0) -> Never:
+        """
+        Read how an outbox is doing, now and then, until cancelled.
+
+        Args:
+            outbox: Which one; it is enough if one process does it.
+            every: Seconds between two readings. While the store is away, the last one stands, and
+                each reading that fails is logged.
+
+        Raises:
+            OutboxError: the store cannot be used any more.
+        """
+        while True:
+            try:
+                counts, oldest = await outbox.counts(), await outbox.oldest_pending()
+            except OutboxUnavailable as error:
+                _log.warning("the outbox could not be observed: %s", error)
+            else:
+                for state, count in counts.items():
+                    self._entries.set(count, {"leadpost.state": state})
+                self._oldest.set(oldest or 0.0)
+            await asyncio.sleep(every)
+
+    def _count(self, event: Waiting | Sent | Answered | Retried | Ended) -> None:
+        if (left := self._phases.pop(event.operation, None)) is not None:
+            left.add(-1)
+        if (entered := self._calls.get(type(event))) is not None:
+            entered.add(1)
+            self._phases[event.operation] = entered
+        if isinstance(event, Sent):
+            self._wait.record(event.waited)
+        if isinstance(event, Ended) and event.operation.is_post:
+            of = _attributes(event)
+            names = ("leadpost.state", "error.type")
+            self._posts.add(1, {name: of[name] for name in names if name in of})
+
+    def _trace(self, event: Waiting | Sent | Answered | Retried | Ended) -> None:
+        span = self._spans.get(event.operation)
+        if span is None:
+            if not isinstance(event, Waiting):
+                return  # ended before it could begin: a batch was stopped
+            name = f"leadpost {event.operation.name}"
+            span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT)
+            self._spans[event.operation] = span
+        if not isinstance(event, Ended):
+            span.add_event(f"leadpost.{type(event).__name__.lower()}", _attributes(event))
+            return
+        del self._spans[event.operation]
+        span.set_attributes(_attributes(event))
+        if event.error is not None:
+            span.set_status(trace.StatusCode.ERROR)
+        span.end()
+
+
+def _attributes(event: Event) -> dict[str, str | int | float]:
+    found = ((told, getattr(event, name, None)) for name, told in _NAMES.items())
+    return {told: value for told, value in found if value is not None}
