@@ -97,6 +97,51 @@ def demo_command(*, as_json: Json = False, verbose: Verbose = False) -> None:
     raise typer.Exit(summary.exit)
 
 
+@app.command("doctor")
+def doctor_command(
+    *,
+    lead_id: Annotated[
+        str | None,
+        typer.Option(
+            "--post",
+            metavar="LEAD_ID",
+            help="Post one test activity on this lead too, and say what became of it.",
+        ),
+    ] = None,
+    event: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="CODE", help="Its activity type; by default the first one listed."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for its status.")
+    ] = 60.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Post it without asking.")] = False,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    Check keys, hosts and paths with one call each, and name the setting to change.
+
+    Nothing is posted without --post. The exit code is 0 if nothing in use is `no`, 1 if something
+    is, 2 if the configuration cannot be right, 3 if the keys are refused.
+    """
+    from leadpost.cli import doctor
+    from leadpost.cli.keys import read_account
+    from leadpost.cli.logs import logged
+
+    if event is not None and lead_id is None:
+        raise typer.BadParameter("--event wants --post LEAD_ID")
+    account = read_account(env_file)
+    trial = None if lead_id is None else doctor.trial_on(lead_id, event, timeout)
+    if trial is not None and not yes and not doctor.confirmed(trial):
+        raise typer.Abort
+    with logged(Console(stderr=True), verbose=verbose):
+        raise typer.Exit(asyncio.run(doctor.diagnose(account, trial, as_json=as_json)))
+
+
 @app.command("post", epilog=_EXIT_CODES)
 def post_command(
     *,

@@ -1,0 +1,144 @@
+"""`leadpost doctor`: what works with this account, and which setting to change for the rest."""
+
+import json
+import sys
+from collections.abc import AsyncGenerator, Iterator
+
+import typer
+from attrs import evolve, frozen
+
+from leadpost.account import Account
+from leadpost.activity import Activity
+from leadpost.answers import redacted
+from leadpost.bucket import Bucket, TokenBucket
+from leadpost.cli.doctor_calls import Findings, examine, told, varied
+from leadpost.cli.doctor_verdicts import Check, Verdict, judge
+from leadpost.cli.exits import Exit
+from leadpost.errors import LeadpostError, Rejected, StatusTimeout
+from leadpost.poster import AsyncActivityPoster
+from leadpost.queries import RequestStatus
+from leadpost.retry import RetryPolicy
+
+NOTE = "A test by leadpost doctor, to be deleted"
+
+_LONGEST = 500
+# Refusals (429) are waited for; after anything else nothing is posted again.
+_ONE_POST = RetryPolicy(max_attempts=1, max_time=30)
+
+
+@frozen
+class Trial:
+    """
+    The activity to be posted.
+
+    Args:
+        activity: On the lead that was named.
+        event: Its code, None for the first of the account's activity types.
+        timeout: Seconds to wait for its status.
+    """
+
+    activity: Activity
+    event: int | None
+    timeout: float
+
+
+def trial_on(lead_id: str, event: int | None, timeout: float) -> Trial:
+    """
+    Make up the activity to be posted.
+
+    Raises:
+        InvalidActivity: the lead's id is none.
+    """
+    return Trial(Activity(lead_id, event or 1, NOTE), event, timeout)
+
+
+def confirmed(trial: Trial) -> bool:
+    """Ask whether to post it, if there is a terminal to ask at."""
+    what = f"type {trial.event}" if trial.event else "the first type listed"
+    question = f"Post a test activity of {what} on lead {trial.activity.related_prospect_id}?"
+    return not sys.stdin.isatty() or typer.confirm(question, err=True)
+
+
+async def diagnose(account: Account, trial: Trial | None, *, as_json: bool) -> Exit:
+    """Check the account, post the trial if there is one, and print a verdict on each line."""
+    checks: list[Check] = []
+
+    def tell(check: Check) -> None:
+        # No key of the account's, whatever the vendor's reason quotes.
+        found = redacted(check.found, account.secrets)[:_LONGEST]
+        checks.append(evolve(check, found=found))
+        if not as_json:
+            typer.echo(str(checks[-1]))
+
+    bucket = TokenBucket()
+    try:
+        findings = await examine(account, bucket)
+        for check in judge(account, findings):
+            tell(check)
+        if findings.reached:
+            async for check in _post(account, findings, bucket, trial):
+                tell(check)
+    finally:
+        # What has been told is not lost to a Ctrl-C, a RequestID among it.
+        if as_json:
+            typer.echo(json.dumps([check.as_json() for check in checks]))
+    if findings.refused:
+        return Exit.KEYS_REFUSED
+    noes = any(check.verdict is Verdict.NO and check.in_use for check in checks)
+    return Exit.SOME_NOT if noes else Exit.ALL_ACCEPTED
+
+
+async def _post(
+    account: Account, findings: Findings, bucket: Bucket, trial: Trial | None
+) -> AsyncGenerator[Check]:
+    """Post one activity in the way that works, and tell what becomes of it."""
+    if trial is None:
+        yield Check("post", Verdict.SKIPPED, "nothing is posted without --post LEAD_ID")
+        return
+    event = trial.event or next(iter(findings.codes), None)
+    if findings.refused or event is None:
+        why = "the keys are refused" if findings.refused else "no type is known: give --event CODE"
+        yield Check("post", Verdict.SKIPPED, why)
+        return
+    activity = evolve(trial.activity, activity_event=event)
+    path = findings.status_path or account.status_path
+    working = varied(account, keys_in=findings.way, status_path=path)
+    async with AsyncActivityPoster(working, bucket=bucket, retry=_ONE_POST) as poster:
+        try:
+            request_id = await poster.post(activity)
+        except Rejected as error:
+            yield Check("post", Verdict.NO, told(error))
+            return
+        except LeadpostError as error:
+            what = "it may have arrived" if error.state == "uncertain" else "not posted"
+            yield Check("post", Verdict.UNCLEAR, f"{what}: {told(error)}")
+            return
+        yield Check("post", Verdict.OK, f"accepted, RequestID {request_id}")
+        try:
+            status = await poster.wait(request_id, trial.timeout)
+        except StatusTimeout as error:
+            yield Check("its status", Verdict.UNCLEAR, _unfinished(error, request_id))
+        except LeadpostError as error:
+            yield Check("its status", Verdict.UNCLEAR, told(error))
+        else:
+            for check in _ended(status):
+                yield check
+
+
+def _ended(status: RequestStatus) -> Iterator[Check]:
+    if status.state == "failed":
+        reason = status.status_reason or "without a reason"
+        yield Check("its status", Verdict.NO, f"{status.status}: {reason}")
+        return
+    yield Check("its status", Verdict.OK, status.status)
+    if status.activity_id:
+        yield Check("its activity id", Verdict.OK, f"{status.activity_id}, as Message holds it")
+    else:
+        yield Check("its activity id", Verdict.NO, "Message holds none where it is looked for")
+
+
+def _unfinished(error: StatusTimeout, request_id: str) -> str:
+    later = f"{error}; ask later: leadpost status {request_id}"
+    if error.last is None or error.last.state != "failed":
+        return later
+    return f"{later}. If it is the same 12 h later, set LEADPOST_FAILURE_IS_FINAL=true"
