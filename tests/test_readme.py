@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,24 @@ from leadpost.sandbox import Sandbox
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+DRIVE = """
+import asyncio
+import httpx
+
+async def drive():
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        lead = "00727844-51aa-11e2-9e64-12314004ac6b"
+        response = await client.post(f"/leads/{lead}/calls")
+        print(response.raise_for_status().json()["request_id"])
+
+asyncio.run(drive())
+"""
+"""What a visitor of the service does."""
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -26,7 +45,7 @@ def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
             "LEADPOST_SECRET_KEY": sandbox.secret_key,
             "LEADPOST_API_KEY": sandbox.api_key,
         }
-        how = ["-c", block]
+        how = ["-c", block + DRIVE if "FastAPI(" in block else block]
         if "def test_" in block:
             (tmp_path / "test_block.py").write_text(block, encoding="utf-8")
             how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
@@ -65,6 +84,39 @@ def test_the_map_names_what_is_there() -> None:
     )
     there = {path.name + "/" * path.is_dir() for path in package.iterdir() if path.name[0] != "_"}
     assert named - {"noxfile.py"} == there - {"py.typed"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_links_and_paths_within_the_repository_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    paths = re.findall(r"`[^`\n]*?\b((?:leadpost|tests|benchmarks)/[\w./-]+)", text)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {f"#{heading.lower().replace(' ', '-')}" for heading in headings}
+    for target in (*links, *paths):
+        assert target in anchors or (ROOT / target).exists(), target
+
+
+def test_the_table_of_dependencies_has_each_once_and_a_reason() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        pyproject = tomllib.load(file)
+    project = pyproject["project"]
+    lists = [
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+        *pyproject["dependency-groups"].values(),
+        pyproject["build-system"]["requires"],
+    ]
+    needs = [need for each in lists for need in each if isinstance(need, str)]
+    names = {re.split(r"[^\w-]", need)[0] for need in needs} - {"leadpost"}
+    contributing = README.split("\n## Contributing\n")[1]
+    rows = re.findall(r"^\| ([\w-]+) \| ([^|]+) \| ([^|]+) \|$", contributing, re.MULTILINE)[1:]
+    assert sorted(row[0] for row in rows) == sorted(names)
+
+
+def test_no_dependency_has_an_upper_bound() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert not re.findall(r"\"[\w-]+(?:\[[\w,]+\])?[^\"]*[<~][^\"]*\"", text)
 
 
 def test_the_table_is_the_benchmarks_own() -> None:
