@@ -46,6 +46,7 @@ class Telemetry:
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.meters = MeterProvider([self.reader])
         self.hook = OpenTelemetryHook(self.tracers, self.meters)
+        self._found: dict[str, dict[tuple[Any, ...], Any]] = {}
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
@@ -54,7 +55,7 @@ class Telemetry:
     def metrics(self) -> dict[str, dict[tuple[Any, ...], Any]]:
         """Give the values of each metric, of a histogram count and sum, by their attributes."""
         data = self.reader.get_metrics_data()
-        found: dict[str, dict[tuple[Any, ...], Any]] = {}
+        found = self._found  # older SDKs tell a gauge only when it was set again
         for resource in data.resource_metrics if data else ():
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:

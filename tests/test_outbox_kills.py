@@ -153,7 +153,7 @@ def test_a_server_that_is_stopped_in_the_middle_of_a_run_does_no_harm() -> None:
 
 
 def test_eight_share_one_limit(store_url: str) -> None:
-    period, rows = 2.0, 250
+    period, rows = 2.0, 150
     with Sandbox(period=period, delay=(0.02, 0.15)) as sandbox, template() as workers:
         job = Job(url=store_url, host=sandbox.url, period=period, lease=5.0)
         run(put(store_url, rows))
