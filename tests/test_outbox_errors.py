@@ -182,6 +182,13 @@ def test_the_password_of_a_server_that_asks_for_one() -> None:
         assert run(numbers(url.format("right"))) == [1]
 
 
+async def test_an_option_and_a_socket_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OutboxError, match=r"does not know an option of the URL.*'hots'"):
+        await put("postgresql+asyncpg://me:private@/x?hots=y")
+    with pytest.raises(OutboxUnavailable, match="socket is not there: does the server run"):
+        await put(f"postgresql+asyncpg://me@/x?host={tmp_path}")
+
+
 async def test_a_host_that_is_not_found() -> None:
     with pytest.raises(OutboxUnavailable, match="its host is not found"):
         await put("postgresql+asyncpg://me@no-such-host.invalid/x")

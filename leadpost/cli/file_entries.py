@@ -82,8 +82,8 @@ class FileEntries:
             )
             raise InputError(
                 f"{self._source.name}: {what} since an earlier run; nothing was sent. Give changed"
-                " rows a file of their own and leave this one, and the options that it was posted"
-                " with, as they were"
+                " rows a file of their own (as the rejects have one) and leave this one, and the"
+                " options that it was posted with, as they were"
             )
         return known
 

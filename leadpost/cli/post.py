@@ -168,7 +168,8 @@ def _tell_errors(outputs: Outputs, run: Run, account: Account) -> None:
         typer.echo(f"interrupted: {left}", err=True)
     match run.error:
         case Unauthorized():
-            typer.echo("error: the keys were refused; nothing more was sent", err=True)
+            what = "the keys were refused; nothing more was sent; leadpost doctor tells which"
+            typer.echo(f"error: {what}", err=True)
         case NotFound():
             what = f"the URL is wrong; nothing more was sent: {run.error} {where}"
             typer.echo(f"error: {what}", err=True)
@@ -191,7 +192,7 @@ def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, *, as_json: b
     typer.echo(f"results:   {outputs.results}")
     for name, file, hint in (
         ("rejects:  ", outputs.rejects, f"not through: {_what_to_do(outputs)}"),
-        ("uncertain:", outputs.uncertain, "may have arrived: look before posting them again"),
+        ("uncertain:", outputs.uncertain, f"may have arrived: {_how_to_look(run)}"),
     ):
         if file.count:
             typer.echo(f"{name} {file.path} ({file.count} {hint})")
@@ -199,6 +200,10 @@ def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, *, as_json: b
     if left := counts["not_sent"]:
         rows = number_of(left, "row")
         typer.echo(f"{rows} not sent: run the same command again to go on where it stopped")
+
+
+def _how_to_look(run: Run) -> str:
+    return f"leadpost reconcile --outbox {run.store}, then the same command again"
 
 
 def _what_to_do(outputs: Outputs) -> str:

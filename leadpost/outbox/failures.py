@@ -71,6 +71,8 @@ def told(failure: Exception, store: str) -> OutboxError:
     is_file = store.startswith("sqlite")  # a server's socket is missing while it is away
     if is_file and isinstance(origin, PermissionError | FileNotFoundError | NotADirectoryError):
         return OutboxError(f"{store}: {origin.strerror}: {_MAY_WRITE}")
+    if isinstance(origin, FileNotFoundError):
+        return OutboxUnavailable(f"{store}: its socket is not there: does the server run?")
     is_lost = isinstance(failure, DBAPIError) and failure.connection_invalidated
     # asyncpg calls it an internal error of its own where a server stops in mid-sentence.
     lost = OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | NoConnection

@@ -78,6 +78,11 @@ class Store:
             _make_file(self._engine.url)
         try:
             await self._make_tables()
+        except TypeError as error:  # the driver's, of a keyword argument
+            await self.aclose()
+            raise OutboxError(
+                f"{self.name}: the driver does not know an option of the URL: {error}"
+            ) from None
         except BaseException:
             await self.aclose()
             raise
