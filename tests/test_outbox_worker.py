@@ -29,7 +29,9 @@ from leadpost import (
     Unauthorized,
 )
 from leadpost.outbox import Outbox, entries, worker
+from leadpost.outbox.store import finished
 from leadpost.outbox.worker import Worker
+from leadpost.retry import waiting_until
 
 QUICK = RetryPolicy(max_attempts=3, initial_wait=0.01, max_wait=0.02, jitter=0.0)
 
@@ -364,3 +366,89 @@ async def test_two_drains_share_the_work(store_url: str) -> None:
         done = await asyncio.gather(one.drain(poster(vendor)), other.drain(poster(vendor)))
     assert sum(part["accepted"] for part in done) == 200
     assert sorted(vendor.numbers) == list(range(1, 201))
+
+
+async def test_others_may_take_the_last_entry_before_there_is_a_token(outbox: Outbox) -> None:
+    """A drain then ends, and does not wait for a token for which there is no use."""
+    bucket = TokenBucket(1, period=60.0)
+    async with bucket.token():
+        pass
+    await outbox.put(activity(1))
+    draining = asyncio.create_task(outbox.drain(poster(Vendor(), bucket=bucket)))
+    await asyncio.sleep(0.1)
+    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    async with within(10):
+        assert await draining == {}
+
+
+async def test_a_token_that_comes_when_nothing_is_left_is_as_good_as_before(
+    outbox: Outbox,
+) -> None:
+    bucket = TokenBucket(1, period=60.0)
+    of = Worker(outbox._store, poster(Vendor(), bucket=bucket), 10, asyncio.Event())
+    with pytest.raises(NotSent, match="nothing is pending"):
+        await of._post({}, waiting_until)
+    assert bucket.statistics().free == 1
+
+
+async def test_a_store_that_goes_away_as_an_entry_is_claimed(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Worker(outbox._store, poster(Vendor()), 10, asyncio.Event())
+    call = worker._OneCall()
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox._store, "write", gone)
+        with pytest.raises(NotSent, match="the server is away"):
+            await of._claim(call)
+    assert of._database.hold() > 0
+    with pytest.raises(RuntimeError, match="for no entry"):
+        _ = call.claimed
+
+    async def full(_: object) -> None:
+        raise OutboxError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox._store, "write", full)
+        with pytest.raises(OutboxError, match="disk is full"):
+            await of._claim(call)
+    assert of._stop.is_set()
+
+
+async def test_one_that_is_stopped_before_its_call_left_is_pending_again(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    of = Worker(outbox._store, poster(Vendor()), 10, asyncio.Event())
+    call = worker._OneCall()
+    await of._claim(call)
+    await of._record_end(call.claimed, left=call.left)
+    assert await states(outbox) == ["pending"]
+
+
+async def test_a_heartbeat_waits_for_a_store_that_is_away(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Outbox(sqlite_url, lease=0.1) as outbox:
+        running = asyncio.create_task(outbox.run(poster(Vendor())))
+        await asyncio.sleep(0.02)
+        with monkeypatch.context() as patched:
+            patched.setattr(outbox._store, "write", gone)
+            await asyncio.sleep(0.2)
+        await outbox.put(activity(1))
+        async with within(10):
+            while await states(outbox) != ["accepted"]:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+    assert "is away" in caplog.text
+
+
+async def test_what_fails_while_it_is_cancelled_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        await asyncio.sleep(0.05)
+        raise OutboxError("private")
+
+    task = asyncio.create_task(finished(work()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert caplog.messages == ["what was cancelled had failed: OutboxError"]

@@ -136,6 +136,18 @@ async def test_a_refusal_stops_all_and_the_limit_that_it_names_goes_for_all(
         assert fullest(arrivals, PERIOD) == 1
 
 
+async def test_calls_that_are_refused_together_are_told_once(
+    shared: SharedTokenBucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused() -> None:
+        async with shared.token():
+            await asyncio.sleep(0.1)
+            raise RateLimited("429", status=429)
+
+    await asyncio.gather(refused(), refused(), return_exceptions=True)
+    assert caplog.text.count("the vendor refused a call") == 1
+
+
 async def test_a_long_pause_is_told_at_once(shared: SharedTokenBucket) -> None:
     with pytest.raises(RateLimited):
         async with shared.token():

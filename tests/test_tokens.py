@@ -129,6 +129,13 @@ def test_a_refusal_stops_all() -> None:
     assert touch(tokens, 32.0, "b", out=1).tokens < 25
 
 
+def test_a_second_refusal_may_only_make_the_pause_longer() -> None:
+    tokens = full()
+    touch(tokens, 0.0, refusals=(Refusal(5.0), Refusal(2.0), Refusal(8.0)))
+    assert touch(tokens, 1.0).pause == 7.0
+    assert tokens.refused_at == 0.0
+
+
 def test_a_refusal_that_names_a_lower_limit_is_learned_for_all() -> None:
     tokens = full()
     touch(tokens, 0.0, "a", wanted=12)
