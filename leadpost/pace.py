@@ -56,10 +56,9 @@ class Share:
     How many of the limit's tokens are ours, when other programs use the account too.
 
     A refusal lowers it to the calls that were let through in the period around it, but not below
-    the half. Then it is raised, by one and by twice as many each time that holds. After a refusal
-    it begins with one again. A raise that is followed by one within two periods makes the wait for
-    the next raise twice as long; one that holds makes it half as long. So refusals that come by
-    chance, not by our number of calls, cost little.
+    the half. Then it is raised, by one and by twice as many each time that holds. A raise that is
+    followed by a refusal begins with one again, and makes the wait for the next raise twice as
+    long; one that holds makes it half as long.
     """
 
     limit: int
@@ -69,14 +68,11 @@ class Share:
     _patience: float = 1.0  # periods
     _raise_at: float = 0.0
     _raised: bool = False  # since the last refusal
-    _raised_at: float = 0.0
 
     def refused(self, now: float, let_through: int) -> None:
         """Take in that calls were refused, and how many were let through in the last period."""
-        if self._raised and now < self._raised_at + 2 * self.period:
+        if self._raised:
             self._patience = min(self._patience * 2, LONGEST_PATIENCE)
-        elif self._raised:
-            self._patience = max(self._patience / 2, 1.0)
         if self._raised or now >= self._raise_at:
             self._raise_at = now + self._patience * self.period
         self._raised = False
@@ -91,7 +87,6 @@ class Share:
     def shift(self, seconds: float) -> None:
         """Go on in another clock, which is so many seconds ahead."""
         self._raise_at += seconds
-        self._raised_at += seconds
 
     def may_raise(self, now: float) -> bool:
         """Tell whether more tokens are to be tried now, and count on them if so."""
@@ -101,7 +96,6 @@ class Share:
             self._patience = max(self._patience / 2, 1.0)
             self._step *= 2
         self._raised = True
-        self._raised_at = now
         self.tokens = min(self.tokens + self._step, self.limit)
         self._raise_at = now + self._patience * self.period
         return True

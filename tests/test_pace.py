@@ -83,18 +83,6 @@ def test_patience_comes_back_when_raises_hold() -> None:
     assert raised(share, 2000, 4000)[-1] == 25
 
 
-def test_a_refusal_long_after_a_raise_is_not_held_against_it() -> None:
-    share = Share(25, 5, 25)
-    waits_between_failing_raises(share, 4)  # the next one would wait for 80 s
-    now = 1000.0
-    for wait in (40, 20, 10, 5, 5):
-        assert share.may_raise(now)
-        share.refused(now + 11, 15)
-        now += 11 + wait
-        assert not share.may_raise(now - 0.1)
-    assert share.may_raise(now)
-
-
 def test_one_refusal_takes_at_most_the_half_and_never_the_last_token() -> None:
     share = Share(25, 5, 25)
     found: list[int] = []
