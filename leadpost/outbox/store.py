@@ -163,6 +163,11 @@ def now(connection: AsyncConnection) -> sa.ColumnElement[float]:
     return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
 
+async def clock(connection: AsyncConnection) -> float:
+    """Read the time, in seconds since 1970."""
+    return float((await connection.execute(sa.select(now(connection)))).scalar_one())
+
+
 def inserted_once(
     connection: AsyncConnection, table: sa.Table
 ) -> postgresql.Insert | sqlite.Insert:

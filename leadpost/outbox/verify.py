@@ -9,9 +9,10 @@ from functools import partial
 from leadpost.bucket import SteadyBucket
 from leadpost.errors import NotFound, OutboxUnavailable, Rejected, Unauthorized, Unavailable
 from leadpost.limit import LIMIT, PERIOD
-from leadpost.outbox import entries
+from leadpost.outbox import settling
 from leadpost.outbox.away import Away
-from leadpost.outbox.entries import Check, EntryState
+from leadpost.outbox.entries import EntryState
+from leadpost.outbox.settling import Check
 from leadpost.outbox.store import Store
 from leadpost.poster import AsyncActivityPoster
 
@@ -34,13 +35,13 @@ async def verify(
     vendor, database = Away("the Status API"), Away(f"the outbox {store.name}")
     while True:
         try:
-            check = await store.write(partial(entries.claim_check, waits=WAITS))
+            check = await store.write(partial(settling.claim_check, waits=WAITS))
             if check is not None:
                 await _ask(store, poster, check, tally)
                 vendor.is_back()
                 await asyncio.sleep(_pause(poster))
                 continue
-            due = await store.read(entries.next_check)
+            due = await store.read(settling.next_check)
         except OutboxUnavailable as error:
             database.is_away(error)
             due = _POLL
@@ -80,7 +81,7 @@ async def _ask(
                 state = "succeeded" if status.state == "succeeded" else "failed"
                 activity_id = status.activity_id
     settle = partial(
-        entries.settle,
+        settling.settle,
         entry_id=check.id,
         before="accepted",
         state=state,

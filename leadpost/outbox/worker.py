@@ -30,9 +30,10 @@ from leadpost.errors import (
     ServerError,
     Unauthorized,
 )
-from leadpost.outbox import entries
+from leadpost.outbox import claims
 from leadpost.outbox.away import Away
-from leadpost.outbox.entries import Claim, EntryState
+from leadpost.outbox.claims import Claim
+from leadpost.outbox.entries import EntryState
 from leadpost.outbox.store import Store, finished
 from leadpost.poster import AsyncActivityPoster
 from leadpost.retry import RetryPolicy, Waiting
@@ -99,7 +100,7 @@ class Worker:
                 self._store_failed(error)
                 await asyncio.sleep(_POLL)
             except RateLimited as error:
-                pause = min(error.retry_after or 0.0, entries.LONGEST_WAIT)
+                pause = min(error.retry_after or 0.0, claims.LONGEST_WAIT)
                 _log.error("the vendor asked for a pause: %s; waiting for %.0f s", error, pause)
                 await asyncio.sleep(pause)
 
@@ -124,7 +125,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(posting, heart, watch, return_exceptions=True)
             with suppress(OutboxUnavailable):  # its lease will end
-                await self._store.write(partial(entries.leave, worker=self.id))
+                await self._store.write(partial(claims.leave, worker=self.id))
 
     async def _post_all(self) -> None:
         batch = Batch(self._post, self._tickets(), self._policy.max_time, self._pace, LONG)
@@ -169,7 +170,7 @@ class Worker:
         under_way = self._under_way  # read first: what ends meanwhile may be pending again
         try:
             async with self._claiming:  # the call before this one has its entry then
-                due = await self._store.read(entries.next_due)
+                due = await self._store.read(claims.next_due)
         except OutboxUnavailable as error:
             self._store_failed(error)
             return _POLL
@@ -224,7 +225,7 @@ class Worker:
             if (waiting := self._wait) is None:
                 continue
             with suppress(OutboxError):  # those that post tell
-                is_empty = await self._store.read(entries.next_due) is None
+                is_empty = await self._store.read(claims.next_due) is None
                 if is_empty and waiting is self._wait:
                     waiting.reschedule(0)
 
@@ -233,7 +234,7 @@ class Worker:
 
         async def claim(connection: AsyncConnection) -> None:
             call.claim = None  # of a transaction that failed
-            call.claim = await entries.claim(connection, self.id)
+            call.claim = await claims.claim(connection, self.id)
 
         try:
             async with self._claiming:  # or else a later one might leave first
@@ -264,7 +265,7 @@ class Worker:
         policy = self._policy
         failures = claim.failures + 1
         wait = max(policy.wait_after(failures), error.retry_after or 0.0)
-        wait = min(wait, entries.LONGEST_WAIT)
+        wait = min(wait, claims.LONGEST_WAIT)
         retried = self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
         match error:
             case NotSent() | Unauthorized() | NotFound():
@@ -279,7 +280,7 @@ class Worker:
             ):
                 await self._record(claim, "pending", error=error, due_in=wait, failed=True)
             case _:
-                state = entries.state_of(error)
+                state = claims.state_of(error)
                 await self._record(claim, state, error=error, failed=True)
 
     def _unreachable(self, error: ConnectionFailed) -> None:
@@ -312,7 +313,7 @@ class Worker:
     ) -> None:
         """Set down what became of a call, as soon as the store takes it."""
         record = partial(
-            entries.record,
+            claims.record,
             claimed=claim,
             state=state,
             request_id=request_id,
@@ -350,10 +351,10 @@ class Worker:
         monotonic, wall = time.monotonic(), time.time()
 
         async def beat(connection: AsyncConnection) -> tuple[int, int]:
-            await entries.renew(connection, self.id, self._lease)
-            await entries.unclaim(connection, self.id, self._claimed)
-            abandoned = await entries.abandon(connection)
-            return abandoned, await entries.count_pending(connection, LONG)
+            await claims.renew(connection, self.id, self._lease)
+            await claims.unclaim(connection, self.id, self._claimed)
+            abandoned = await claims.abandon(connection)
+            return abandoned, await claims.count_pending(connection, LONG)
 
         async with self._claiming:
             abandoned, pending = await self._store.write(beat)

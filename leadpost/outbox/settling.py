@@ -1,0 +1,147 @@
+"""The statements of verifying and reconciling: what became of entries after their calls."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from attrs import field, frozen
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from leadpost.outbox.entries import EntryState, add_changes
+from leadpost.outbox.schema import entries
+from leadpost.outbox.store import now
+
+
+@frozen
+class Check:
+    """An accepted entry whose status is to be asked for."""
+
+    id: int
+    request_id: str | None
+
+
+@frozen
+class Doubt:
+    """
+    An entry that may have arrived.
+
+    Attributes:
+        id: The entry.
+        payload: The activity as JSON.
+        sent_at: When its call was made.
+        age: Seconds since then.
+    """
+
+    id: int
+    payload: str = field(repr=False)
+    sent_at: datetime
+    age: float
+
+
+async def next_check(connection: AsyncConnection) -> float | None:
+    """Tell in how many seconds the next status is to be asked for; None if none is open."""
+    query = sa.select(sa.func.min(entries.c.due_at) - now(connection)).where(
+        entries.c.state == sa.text("'accepted'")
+    )
+    seconds: float | None = (await connection.execute(query)).scalar_one()
+    return None if seconds is None else max(seconds, 0.0)
+
+
+async def claim_check(connection: AsyncConnection, waits: Sequence[float]) -> Check | None:
+    """
+    Give an accepted entry whose status is to be asked for now, and set the time of the next asking.
+
+    Those that were asked about the fewest times come first, and of them the newest: the vendor
+    works on old ones for hours.
+
+    Args:
+        connection: Where from.
+        waits: Seconds to wait after each asking; the last one for all that follow.
+    """
+    moment = now(connection)
+    first = (
+        sa.select(entries.c.id)
+        .where(entries.c.state == sa.text("'accepted'"), entries.c.due_at <= moment)
+        .order_by(entries.c.checks, entries.c.id.desc())
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    wait = sa.case(dict(enumerate(waits)), value=entries.c.checks, else_=waits[-1])
+    mark = (
+        sa.update(entries)
+        .where(entries.c.id == first.scalar_subquery())
+        .values(checks=entries.c.checks + 1, due_at=moment + sa.cast(wait, sa.Double))
+        .returning(entries.c.id, entries.c.request_id)
+    )
+    row = (await connection.execute(mark)).one_or_none()
+    return None if row is None else Check(row.id, row.request_id)
+
+
+async def doubts(connection: AsyncConnection, after: int) -> Doubt | None:
+    """Give the first uncertain entry whose id is above `after`."""
+    query = (
+        sa.select(entries.c.id, entries.c.payload, entries.c.sent_at, now(connection).label("now"))
+        .where(entries.c.id > after, entries.c.state == "uncertain")
+        .order_by(entries.c.id)
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    sent_at = datetime.fromtimestamp(row.sent_at, UTC)
+    return Doubt(row.id, row.payload, sent_at, row.now - row.sent_at)
+
+
+async def has_open_twin(connection: AsyncConnection, doubt: Doubt) -> bool:
+    """Tell whether the same activity was posted for another entry, and is with the vendor still."""
+    query = sa.select(entries.c.id).where(
+        entries.c.id != doubt.id,
+        entries.c.state.in_(("sending", "accepted")),
+        entries.c.activity_id.is_(None),
+        entries.c.payload == doubt.payload,
+    )
+    return (await connection.execute(query.limit(1))).first() is not None
+
+
+async def matched(connection: AsyncConnection, activity_ids: Sequence[str]) -> set[str]:
+    """Tell which of these activities belong to entries."""
+    query = sa.select(entries.c.activity_id).where(entries.c.activity_id.in_(activity_ids))
+    return set((await connection.execute(query)).scalars())
+
+
+async def settle(
+    connection: AsyncConnection,
+    entry_id: int,
+    before: EntryState,
+    state: EntryState,
+    *,
+    note: str,
+    activity_id: str | None = None,
+) -> bool:
+    """
+    Change the state of an entry for what the vendor has told of it since.
+
+    Returns:
+        Whether it was still in the state that it had before.
+    """
+    moment = now(connection)
+    is_bad = state in {"failed", "uncertain"}
+    values: dict[str, Any] = {
+        "state": state,
+        "changed_at": moment,
+        "due_at": moment,
+        "message": note if is_bad else None,
+    }
+    if not is_bad:
+        values["error_type"] = None
+    if activity_id is not None:
+        values["activity_id"] = activity_id
+    update = (
+        sa.update(entries).where(entries.c.id == entry_id, entries.c.state == before).values(values)
+    )
+    if (await connection.execute(update)).rowcount == 0:
+        return False
+    if state != before:
+        await add_changes(connection, [entry_id], state, note)
+    return True
