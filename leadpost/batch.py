@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -86,14 +85,11 @@ class Batch:
             Exception: what the source, the bucket or a hook of the client raised, after the
                 outcomes of what was under way. That ends the drawing.
         """
-        _log.info("batch begins")
-        states = Counter[str]()
         tasks = [asyncio.create_task(self._run())]
         if stop is not None:
             tasks.append(asyncio.create_task(self._stop_at(stop)))
         try:
             while (outcome := await self._outcomes.get()) is not None:
-                states[outcome.state] += 1
                 yield outcome
             await tasks[0]
         finally:
@@ -101,8 +97,6 @@ class Batch:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._source.aclose()
-            counts = ", ".join(f"{count} {state}" for state, count in states.items())
-            _log.info("batch ended: %s", counts or "nothing was posted")
 
     async def _run(self) -> None:
         workers = (self._work() for _ in range(WINDOW))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
@@ -32,6 +34,8 @@ from leadpost.errors import (
 from leadpost.hooks import Hook
 from leadpost.queries import ActivityType, LeadActivities, LeadActivity, QueueMetrics, RequestStatus
 from leadpost.retry import RetryPolicy, Waiting, waiting_until
+
+_log = logging.getLogger(__name__)
 
 _POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
 _ROWS = 25  # a page of a lead's activities, as long as the vendor makes it by default
@@ -381,11 +385,20 @@ class AsyncActivityPoster:
         )
         return await self._call(call)
 
-    def _stream(
+    async def _stream(
         self, activities: Source, size: int, stop: asyncio.Event | None = None
     ) -> AsyncGenerator[Outcome]:
-        max_time = self.retry.max_time
-        return Batch(self._post, activities, max_time, self._call.pace, size).stream(stop)
+        batch = Batch(self._post, activities, self.retry.max_time, self._call.pace, size)
+        states = Counter[str]()
+        _log.info("batch begins")
+        try:
+            async with aclosing(batch.stream(stop)) as outcomes:
+                async for outcome in outcomes:
+                    states[outcome.state] += 1
+                    yield outcome
+        finally:
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            _log.info("batch ended: %s", counts or "nothing was posted")
 
     async def _post(self, activity: Item, waiting: Waiting) -> str:
         return await self._call(self._submission(activity), waiting)

@@ -421,7 +421,7 @@ def test_the_log_tells_when_a_batch_begins_and_what_became_of_it(
 
     with caplog.at_level(logging.INFO, "leadpost"):
         run_virtual(main())
-    told = [r.message for r in caplog.records if r.name == "leadpost.batch"]
+    told = [r.message for r in caplog.records if r.name == "leadpost.poster"]
     assert told[0] == "batch begins"
     assert set(told[1].removeprefix("batch ended: ").split(", ")) == {"2 accepted", "1 rejected"}
     assert told[3] == "batch ended: nothing was posted"

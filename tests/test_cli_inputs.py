@@ -194,6 +194,14 @@ BAD_FILES = [
     ("RelatedProspectId,ActivityNote\n", "line 1: missing column ActivityEvent:"),
     ("RelatedProspectId,ActivityEvent,,x\n", "line 1: column 3 has no name"),
     ("RelatedProspectId,ActivityEvent,x,x\n", "line 1: column 4, 'x', is there twice"),
+    (
+        "RelatedProspectId,ActivityEvent,ActivityNotes\n",
+        "line 1: column 3, 'ActivityNotes', is like ActivityNote,",
+    ),
+    (
+        "RelatedProspectId,ActivityEvent, Activity_date time\n",
+        "column 3, ' Activity_date time', is like ActivityDateTime,",
+    ),
     ('RelatedProspectId,ActivityEvent\na,1\n"b,2\nc,3', "line 3: not CSV: unexpected end"),
     (b"RelatedProspectId,ActivityEvent\na,1\n\xe9,2\n", "line 3: found byte 0xe9, wanted UTF-8"),
 ]

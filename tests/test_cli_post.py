@@ -301,6 +301,18 @@ def test_the_input_is_never_overwritten(tmp_path: Path, sandbox: Sandbox) -> Non
     assert read_csv(path) == [record(0)]
 
 
+def test_a_folder_that_takes_no_results_is_told_before_anything_is_sent(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    base = tmp_path / "nowhere" / "leads"
+    result = run("post", path, "--output-base", base, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert f"error: {base.parent}: found no folder that this user may write to" in result.stderr
+    assert "choose an --output-base" in result.stderr
+    assert (sandbox.report().arrivals, [*tmp_path.iterdir()]) == (0, [path])
+
+
 def test_standard_input_and_a_name_for_its_results(
     tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

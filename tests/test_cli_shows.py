@@ -55,7 +55,8 @@ def test_a_length_of_time_in_words(seconds: float, text: str) -> None:
 def test_the_first_burst_is_not_taken_for_the_speed() -> None:
     assert per_second(25, 0.1) == 5
     assert seconds_left(25, 1025, 0.1, 25) == 200
-    assert seconds_left(0, 1000, 60, 25) == 200
+    assert seconds_left(0, 1000, 5, 25) == 200
+    assert seconds_left(0, 1000, 5.1, 25) is None
     assert seconds_left(50, 100, 100, 25) == 100
 
 
@@ -64,6 +65,11 @@ def tally_of(done: int) -> Tally:
     tally = Tally("leads.csv", 200, ("accepted", "rejected"), lambda: done, clock=clock)
     tally.counts.update({"accepted": done - 1, "not_sent": 1})
     return tally
+
+
+def test_where_nothing_is_done_no_time_left_is_made_up() -> None:
+    tally = Tally("leads.csv", 200, (), lambda: 40, clock=count(step=20).__next__)
+    assert tally.pace() == "0.0 calls/s, nothing done yet"
 
 
 def test_a_bar_on_a_terminal() -> None:

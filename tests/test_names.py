@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import inspect
 import pickle
+import pkgutil
 import pydoc
 import subprocess
 import sys
@@ -159,3 +162,14 @@ def test_help_shows_every_class_under_the_name_that_is_imported(package: ModuleT
     for param in CLASSES:
         home, value = typing.cast("tuple[ModuleType, type]", param.values)
         assert (f"\n    class {value.__name__}(" in shown) is (home is package)
+
+
+def test_the_examples_in_docstrings_show_what_is_so() -> None:
+    modules = pkgutil.walk_packages(leadpost.__path__, "leadpost.")
+    results = [
+        doctest.testmod(importlib.import_module(module.name))
+        for module in modules
+        if not module.name.endswith("__main__")
+    ]
+    assert sum(result.attempted for result in results) > 0
+    assert not any(result.failed for result in results)

@@ -186,17 +186,22 @@ async def test_only_what_has_ended_badly_is_put_back(outbox: Outbox) -> None:
         await outbox.retry("accepted")
     with pytest.raises(ValueError, match="none"):
         await outbox.retry(ids=[first])
-    assert await outbox.retry("rejected", ids=[second]) == 1
+    assert await outbox.retry("rejected", ids=[*range(10, 70_000), second]) == 1
     states = [entry.state async for entry in outbox.entries()]
     assert states == ["rejected", "pending"]
 
 
-async def test_only_what_is_final_and_old_is_deleted(outbox: Outbox) -> None:
-    await outbox.put_many(map(activity, range(1, 601)))
-    refused = answers(*[httpx.Response(400)] * 599)
-    await outbox.drain(poster(Vendor(refused)))
+async def test_only_what_is_final_and_old_is_deleted(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadpost.outbox.outbox._CHUNK", 5)
+    await outbox.put_many(map(activity, range(1, 14)))
+    await outbox.drain(poster(Vendor(answers(*[httpx.Response(400)] * 12))))
+    assert await outbox.retry("rejected") == 12
+    assert (await outbox.counts())["pending"] == 12
+    await outbox.drain(poster(Vendor(answers(*[httpx.Response(400)] * 12))))
     assert await outbox.prune(timedelta(hours=1)) == 0
-    assert await outbox.prune(timedelta(0)) == 599
+    assert await outbox.prune(timedelta(0)) == 12
     [left] = [entry async for entry in outbox.entries()]
     assert left.state == "accepted"
     assert await outbox.history(1) == []

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from datetime import tzinfo
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from leadpost.errors import InvalidActivity, Problem
 
 _REQUIRED = ("RelatedProspectId", "ActivityEvent")
 _PARAMETERS = (*_REQUIRED, "ActivityNote", "ActivityDateTime")
+_PLAIN = {name.lower(): name for name in _PARAMETERS}
+_ALIKE = 0.85
+"""By the ratio of difflib: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -122,6 +126,24 @@ def _check_header(name: str, header: Sequence[str]) -> None:
             raise InputError(f"{name}: line 1: column {place + 1} has no name")
         if column in header[:place]:
             raise InputError(f"{name}: line 1: column {place + 1}, {column!r}, is there twice")
+        if column not in _PARAMETERS and (meant := _parameter_like(column)):
+            raise InputError(
+                f"{name}: line 1: column {place + 1}, {column!r}, is like {meant}, but would go out"
+                f" as a field of that SchemaName: name it {meant}; if there is such a field, post"
+                " it from JSON"
+            )
+
+
+def _parameter_like(column: str) -> str | None:
+    """
+    Give the vendor's parameter that a column was probably meant to be.
+
+    >>> _parameter_like("Activity Notes"), _parameter_like("mx_Custom_1")
+    ('ActivityNote', None)
+    """
+    plain = re.sub(r"[\W_]", "", column).lower()
+    alike = get_close_matches(plain, _PLAIN, n=1, cutoff=_ALIKE)
+    return _PLAIN[alike[0]] if alike else None
 
 
 def _line(cells: Sequence[str]) -> bytes:

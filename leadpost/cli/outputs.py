@@ -75,7 +75,7 @@ class Outputs:
         to_correct: How many of the rejects have to be corrected; the others are good as they are.
 
     Raises:
-        InputError: one of them is the input itself.
+        InputError: one of them is the input itself, or there is no writing them.
     """
 
     def __init__(self, base: str, source: Input) -> None:
@@ -84,6 +84,12 @@ class Outputs:
         self.uncertain = RowsFile(Path(f"{base}.uncertain{source.suffix}"), source)
         self.counts = Counter[str]()
         self.to_correct = 0
+        folder = self.results.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{folder}: found no folder that this user may write to, wanted one for the"
+                " results: choose an --output-base"
+            )
         self._paths = (self.results, self.rejects.path, self.uncertain.path)
         if source.name != "-" and any(
             path.exists() and path.samefile(source.name) for path in self._paths

@@ -87,7 +87,9 @@ class Tally:
         calls = per_second(self.calls() - self._calls_before, elapsed)
         done, total = self.done - self.before, self.total - self.before
         left = seconds_left(done, total, elapsed, self.limit)
-        return f"{calls:.1f} calls/s, {spoken(left)} left"
+        return (
+            f"{calls:.1f} calls/s, {'nothing done yet' if left is None else spoken(left) + ' left'}"
+        )
 
 
 def per_second(count: int, elapsed: float) -> float:
@@ -95,7 +97,13 @@ def per_second(count: int, elapsed: float) -> float:
     return count / max(elapsed, PERIOD)
 
 
-def seconds_left(done: int, total: int, elapsed: float, limit: int) -> float:
-    """Give the seconds that the rest takes: at the limit or, later on, at the rate so far."""
+def seconds_left(done: int, total: int, elapsed: float, limit: int) -> float | None:
+    """
+    Give the seconds that the rest takes: at the limit or, later on, at the rate so far.
+
+    None where a period has gone by with nothing done: then there is no telling.
+    """
+    if not done and elapsed > PERIOD:
+        return None
     rate = done / elapsed if done and elapsed > 2 * PERIOD else limit / PERIOD
     return (total - done) / rate

@@ -250,22 +250,42 @@ async def history(connection: AsyncConnection, entry_id: int) -> list[Change]:
 
 
 async def put_back(
-    connection: AsyncConnection, states: Sequence[EntryState], ids: Sequence[int] | None
-) -> int:
-    """Make entries in these states pending again: all, or those of these ids."""
-    moment = now(connection)
-    chosen = [entries.c.state.in_(states)]
-    if ids is not None:
-        chosen.append(entries.c.id.in_(ids))
-    update = (
-        sa.update(entries)
-        .where(*chosen)
-        .values(state="pending", changed_at=moment, due_at=moment, failures=0)
-        .returning(entries.c.id)
+    connection: AsyncConnection,
+    *,
+    states: Sequence[EntryState],
+    ids: Sequence[int] | None = None,
+    after: int = 0,
+    limit: int,
+) -> list[int]:
+    """
+    Make the first entries in these states whose id is above `after` pending again.
+
+    Args:
+        connection: Where.
+        states: The states.
+        ids: Only these, at most 500.
+        after: An id.
+        limit: How many at most.
+
+    Returns:
+        The ids of those that were.
+    """
+    query = (
+        sa.select(entries.c.id)
+        .where(entries.c.id > after, entries.c.state.in_(states))
+        .order_by(entries.c.id)
+        .limit(limit)
+        .with_for_update()
     )
-    found = list((await connection.execute(update)).scalars())
+    if ids is not None:
+        query = query.where(entries.c.id.in_(ids))
+    found = list((await connection.execute(query)).scalars())
+    moment = now(connection)
+    update = sa.update(entries).where(entries.c.id.in_(found))
+    again = {"state": "pending", "changed_at": moment, "due_at": moment, "failures": 0}
+    await connection.execute(update.values(again))
     await add_changes(connection, found, "pending", "put back")
-    return len(found)
+    return found
 
 
 async def prune(connection: AsyncConnection, older_than: float, limit: int) -> int:

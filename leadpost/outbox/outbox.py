@@ -319,9 +319,18 @@ class Outbox:
             raise ValueError(
                 f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
             )
-        put_back = await self._store.write(partial(entries.put_back, states=states, ids=ids))
+        put_back = partial(entries.put_back, states=states, limit=_CHUNK)
+        done = last = 0
+        if ids is not None:
+            for first in range(0, len(ids), _CHUNK):
+                chosen = ids[first : first + _CHUNK]
+                done += len(await self._store.write(partial(put_back, ids=chosen)))
+        else:
+            while part := await self._store.write(partial(put_back, after=last)):
+                done += len(part)
+                last = part[-1]
         self._news.set()
-        return put_back
+        return done
 
     async def prune(self, older_than: timedelta) -> int:
         """

@@ -109,6 +109,7 @@ class Worker:
         self._failure = None
         self._ended = False
         await self._beat()
+        _log.info("worker %s begins", self.id)
         heart = asyncio.create_task(self._keep_beating())
         watch = asyncio.create_task(self._watch())
         posting = asyncio.create_task(self._post_all())
@@ -126,6 +127,8 @@ class Worker:
             await asyncio.gather(posting, heart, watch, return_exceptions=True)
             with suppress(OutboxUnavailable):  # its lease will end
                 await self._store.write(partial(claims.leave, worker=self.id))
+            counts = ", ".join(f"{count} {state}" for state, count in self._tally.items())
+            _log.info("worker %s ended: %s", self.id, counts or "nothing was posted")
 
     async def _post_all(self) -> None:
         batch = Batch(self._post, self._tickets(), self._policy.max_time, self._pace, LONG)
