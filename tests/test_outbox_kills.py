@@ -162,7 +162,7 @@ def test_eight_share_one_limit(store_url: str) -> None:
             worker.join()
         report = sandbox.report()
         assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
-        assert report.fullest_window == 25
+        assert report.fullest_window <= 25
         assert {entry.state for entry in run(all_entries(store_url))} == {"accepted"}
 
 

@@ -28,7 +28,7 @@ from leadpost import (
     TokenBucket,
     Unauthorized,
 )
-from leadpost.outbox import Outbox, claims, worker
+from leadpost.outbox import Outbox, SharedTokenBucket, claims, worker
 from leadpost.outbox.store import finished
 from leadpost.outbox.worker import Worker
 from leadpost.retry import waiting_until
@@ -289,19 +289,34 @@ async def gone(_: object) -> None:
 
 
 async def test_a_store_that_stays_away_ends_a_drain(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
     patience = RetryPolicy(max_time=0.3, initial_wait=0.01)
     await outbox.put(activity(1))
+    vendor = Vendor(held_until(answer, started))
     draining = asyncio.create_task(
-        outbox.drain(poster(Vendor(there=0.1), bucket=TokenBucket(1), retry=patience))
+        outbox.drain(poster(vendor, bucket=TokenBucket(1), retry=patience))
     )
-    await asyncio.sleep(0.05)
+    await started.wait()
     monkeypatch.setattr(outbox._store, "write", gone)
     monkeypatch.setattr(outbox._store, "read", gone)
+    answer.set()
     async with within(20):
         with pytest.raises(OutboxUnavailable):
             await draining
+    assert "could not be set down: entry 1: accepted r1" in caplog.text
+
+
+async def test_what_a_bucket_raises_ends_the_run_and_leaves_all_pending(
+    outbox: Outbox, sqlite_url: str
+) -> None:
+    await outbox.put_many(map(activity, range(1, 4)))
+    vendor = Vendor()
+    not_entered = SharedTokenBucket(sqlite_url, "bucket")
+    with pytest.raises(RuntimeError, match="used within `async with`"):
+        await outbox.drain(poster(vendor, bucket=not_entered))
+    assert (await states(outbox), vendor.requests) == (["pending"] * 3, [])
 
 
 async def test_a_store_that_fails_for_good_ends_the_run_and_tells_the_request_id(

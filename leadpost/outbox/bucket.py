@@ -346,8 +346,8 @@ class SharedTokenBucket:
             self._paused_until = after + grant.pause if grant.pause else -inf
         self._interval = self._period / grant.tokens * grant.holders * _HASTE
         if self._size != grant.tokens:
-            before, self._size = self._size, grant.tokens
-            self._tell(Resized(grant.tokens, before))
+            last, self._size = self._size, grant.tokens
+            self._tell(Resized(grant.tokens, last))
         for wait in grant.waits:
             if wait > 0:
                 self._ahead = after + wait
