@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +125,25 @@ def test_the_table_is_the_benchmarks_own() -> None:
     table = (ROOT / "benchmarks" / "results" / "ceiling.md").read_text(encoding="utf-8")
     assert f"<!-- benchmarks/results/ceiling.md -->\n{table}<!-- end -->" in README
     assert (ROOT / "benchmarks" / "results" / "ceiling.svg").exists()
+
+
+def measured(name: str) -> list[dict[str, Any]]:
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_figures_are_the_benchmarks_own() -> None:
+    words = " ".join(README.split())
+    waits = [row["99 of 100 after, s"] for row in measured("long_run")]
+    assert f"is sent within about {max(waits):.0f} s (`benchmarks/long_run.py`)" in words
+    _, *shared = (row["to one process alone"] for row in measured("shared_limit"))
+    assert f"reach {min(shared):.2f} of what one process reaches" in words
+    sqlite, postgresql = measured("outbox_speed")
+    puts = [round(row["put a second"], -4) for row in (sqlite, postgresql)]
+    assert "takes {:,.0f} more a second on SQLite and {:,.0f} on PostgreSQL".format(*puts) in words
+    claims = (row["claim, median ms"] for row in (sqlite, postgresql))
+    assert "gives the next one in {:.1f} and {:.1f} ms".format(*claims) in words
+    off = next(row for row in measured("telemetry") if row["hooks"] == "off")
+    assert off["µs a post"] < 2
+    assert "less than 2 µs a post" in words
