@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -187,16 +188,17 @@ async def test_cancelled_twice_it_ends_at_once_and_says_what_is_in_doubt(outbox:
 async def test_what_a_dead_worker_was_sending_is_uncertain_and_not_sent_again(
     sqlite_url: str,
 ) -> None:
-    async with Outbox(sqlite_url, lease=0.2) as outbox:
+    async with Outbox(sqlite_url) as outbox:
         await outbox.put_many(map(activity, (1, 2)))
-        dead = Worker(outbox._store, poster(Vendor()), 0.2, asyncio.Event())
+        dead = Worker(outbox._store, poster(Vendor()), 15.0, asyncio.Event())
         await dead._beat()
         call = worker._OneCall()
         await dead._claim(call)
         vendor = Vendor()
         assert await outbox.drain(poster(vendor)) == {"accepted": 1}
         assert await states(outbox) == ["sending", "accepted"]
-        await asyncio.sleep(0.3)
+        await outbox._store.write(partial(claims.renew, worker=dead.id, lease=-1.0))
+        dead._lease_ends = (time.monotonic() - 1.0, time.time() - 1.0)
         assert await outbox.drain(poster(vendor)) == {}
         assert await states(outbox) == ["uncertain", "accepted"]
         assert vendor.numbers == [2]
