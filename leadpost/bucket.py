@@ -29,7 +29,7 @@ from leadpost._names import show_in
 from leadpost.errors import LeadpostError, NotSent, RateLimited
 from leadpost.hooks import Hook, Paused, Resized
 from leadpost.limit import LIMIT, PERIOD, limit_in
-from leadpost.pace import RoundTrips, Share
+from leadpost.pace import HASTE, RoundTrips, Share
 from leadpost.watch import Hooks
 
 LONGEST_PAUSE = 300.0
@@ -37,8 +37,6 @@ LONGEST_PAUSE = 300.0
 
 _NOTHING = 1e-9
 """Seconds: what floating point may add to a rest that is over."""
-_HASTE = 0.9
-"""A long batch keeps to a little less than the pace at which tokens come back, never to more."""
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +162,7 @@ class TokenBucket:
     @property
     def interval(self) -> float:
         """Seconds between calls that a long batch keeps, so that a token is back all the time."""
-        return self._period / self._share.tokens * _HASTE
+        return self._period / self._share.tokens * HASTE
 
     def round_trip(self, seconds: float) -> None:
         """Take in the seconds from the sending to the answer, on a connection that was open."""

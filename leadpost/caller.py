@@ -21,7 +21,7 @@ from leadpost.account import Account
 from leadpost.activity import personal_texts
 from leadpost.answers import Answer
 from leadpost.bucket import Bucket, SteadyBucket
-from leadpost.errors import ConnectionFailed, DeliveryUncertain, LeadpostError
+from leadpost.errors import ConnectionFailed, DeliveryUncertain, LeadpostError, NotSent
 from leadpost.hooks import Hook
 from leadpost.retry import Attempts, RetryPolicy, Waiting, waiting_until
 from leadpost.transport import LIMITS, TIMEOUT, keyed
@@ -165,7 +165,11 @@ class Caller:
                 watch.waiting()
                 still = await token.enter_async_context(self._bucket.token())
                 watch.has_token()
-            call = await begin()
+            try:
+                call = await begin()
+            except NotSent:
+                watch.nothing()
+                raise
             watch.sent()
             answer = await self._exchange(call, still)
             watch.answered(answer.status)

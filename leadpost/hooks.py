@@ -46,7 +46,8 @@ class Operation:
     """
     One use of the poster, with all its attempts: the same object in all of its events.
 
-    An entry of an outbox is an operation for each time that it is tried.
+    An entry of an outbox is an operation for each time that it is tried. A worker that finds
+    nothing to send when it has a token, as another one was faster, is one too; see `Ended.error`.
 
     Attributes:
         name: The poster's method: `post` (those of batches and outboxes too), `post_sync`,
@@ -136,7 +137,8 @@ class Ended:
         operation: Which one.
         state: As in `Outcome.state`; one that was cancelled during a call is `uncertain`.
         attempts: How many calls were made.
-        error: Why it did not succeed: the name of the error's class. None if it did.
+        error: Why it did not succeed: the name of the error's class. None if it did, and with
+            `not_sent` if an outbox had nothing to send when there was a token.
         status: HTTP status of the last attempt, None where there was no answer.
         request_id: The RequestID of a `post` that was accepted.
     """

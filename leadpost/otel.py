@@ -157,7 +157,7 @@ class OpenTelemetryHook:
             self._phases[event.operation] = entered
         if isinstance(event, Sent):
             self._wait.record(event.waited)
-        if isinstance(event, Ended) and event.operation.is_post:
+        if isinstance(event, Ended) and event.operation.is_post and not _is_nothing(event):
             of = _attributes(event)
             names = ("leadpost.state", "error.type")
             self._posts.add(1, {name: of[name] for name in names if name in of})
@@ -174,10 +174,17 @@ class OpenTelemetryHook:
             span.add_event(f"leadpost.{type(event).__name__.lower()}", _attributes(event))
             return
         del self._spans[event.operation]
+        if _is_nothing(event):
+            return  # a span that never ends is never shown
         span.set_attributes(_attributes(event))
         if event.error is not None:
             span.set_status(trace.StatusCode.ERROR)
         span.end()
+
+
+def _is_nothing(event: Ended) -> bool:
+    """Tell of a worker that found nothing to send."""
+    return event.state == "not_sent" and event.error is None
 
 
 def _attributes(event: Event) -> dict[str, str | int | float]:

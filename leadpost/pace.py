@@ -15,6 +15,8 @@ CARE = 0.4
 while few were seen."""
 LONGEST_HEAD_START = 0.5
 """Seconds; bounds what a vendor that suddenly answers faster can cost."""
+HASTE = 0.9
+"""A long batch keeps to a little less than the pace at which tokens come back, never to more."""
 LONGEST_PATIENCE = 16
 """Periods between two raises, at most, of our share of a limit that others use too."""
 

@@ -55,6 +55,9 @@ class Watch:
     def has_token(self) -> None:
         """The wait is over."""
 
+    def nothing(self) -> None:
+        """There is nothing to send after all."""
+
     def sent(self) -> None:
         """The request leaves."""
 
@@ -79,6 +82,7 @@ class Telling(Watch):
         self._waited = 0.0
         self._status: int | None = None
         self._request_id: str | None = None
+        self._is_nothing = False
         self._under_way = False
         self._doubt = False  # whether an earlier attempt may have arrived
 
@@ -88,7 +92,7 @@ class Telling(Watch):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        error = None if exc is None else type(exc).__name__
+        error = None if exc is None or self._is_nothing else type(exc).__name__
         state = self._state(exc)
         ended = Ended(self._operation, state, self._attempts, error, self._status, self._request_id)
         self._tell(ended)
@@ -108,6 +112,9 @@ class Telling(Watch):
 
     def has_token(self) -> None:
         self._waited = _now() - self._since
+
+    def nothing(self) -> None:
+        self._is_nothing = True
 
     def sent(self) -> None:
         self._attempts += 1

@@ -26,6 +26,7 @@ from leadpost import (
     TokenBucket,
     Unauthorized,
 )
+from leadpost.limit import LIMIT, PERIOD
 from leadpost.outbox import EntryState, Outbox, reconcile, verify
 from leadpost.outbox.reconcile import candidates
 from leadpost.sandbox import Faults, Sandbox
@@ -142,8 +143,8 @@ async def test_it_leaves_four_fifths_of_the_limit_to_posting() -> None:
     bucket = TokenBucket()
     steady = AsyncActivityPoster(account(), client=Vendor().client(), bucket=bucket)
     plain = AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
-    assert verify._pause(steady) == 4 * bucket.interval
-    assert verify._pause(plain) == pytest.approx(0.8)
+    assert verify._pause(steady) == pytest.approx(5 * PERIOD / LIMIT)
+    assert verify._pause(plain) == pytest.approx(5 * PERIOD / LIMIT)
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])

@@ -140,6 +140,97 @@ async def test_a_long_pause_ends_a_drain_and_is_waited_out_by_a_run(
     assert "the vendor asked for a pause" in caplog.text
 
 
+async def test_one_that_could_not_be_set_down_is_uncertain_and_not_sent_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, refused = outbox._store.write, list[object]()
+
+    async def fickle(work: Any, **options: Any) -> Any:
+        if getattr(work, "func", None) is claims.record and not refused:
+            refused.append(work)
+            raise OutboxError("the disk is full")
+        return await write(work, **options)
+
+    async def slowly(request: httpx.Request) -> httpx.Response:
+        if len(vendor.requests) > 1:
+            await asyncio.sleep(0.3)  # the heart beats meanwhile
+        return await accept(request)
+
+    vendor = Vendor(slowly)
+    await outbox.put_many(map(activity, (1, 2, 3)))
+    monkeypatch.setattr(worker, "LEASE", 0.1)
+    of = Worker(outbox._store, poster(vendor), 0.1, asyncio.Event())
+    monkeypatch.setattr(outbox._store, "write", fickle)
+    with pytest.raises(OutboxError, match="disk is full"):
+        await of.drain()
+    monkeypatch.setattr(outbox._store, "write", write)
+    await outbox.drain(poster(vendor))
+    assert await states(outbox) == ["uncertain", "accepted", "accepted"]
+    assert sorted(vendor.numbers) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [httpx.Response(500), httpx.Response(500)],
+        [httpx.Response(400)],
+        [httpx.Response(429), httpx.ConnectError("refused"), httpx.Response(400)],
+    ],
+)
+async def test_a_doubt_stays_whatever_later_calls_come_to(
+    outbox: Outbox, last: list[httpx.Response]
+) -> None:
+    vendor = Vendor(answers(httpx.ReadTimeout("too slow"), *last))
+    bucket = TokenBucket(period=0.01)
+    await outbox.put(activity(1))
+    found = await outbox.drain(poster(vendor, on_uncertain="retry", bucket=bucket))
+    assert (found, len(vendor.requests)) == ({"uncertain": 1}, 1 + len(last))
+    [entry] = [entry async for entry in outbox.entries()]
+    assert entry.error_type == "DeliveryUncertain"
+    assert (entry.message or "").startswith("an earlier call may have arrived; the last one: ")
+
+
+async def test_a_bucket_whose_store_fails_ends_a_run(outbox: Outbox, sqlite_url: str) -> None:
+    async with SharedTokenBucket(sqlite_url, "name"):
+        await outbox.put(activity(1))
+    async with SharedTokenBucket(sqlite_url, "name") as other, other.token():
+        pass
+    async with SharedTokenBucket(sqlite_url, "name", period=1.0) as wrong, within(10):
+        with pytest.raises(OutboxError, match="give it another name"):
+            await outbox.run(poster(Vendor(), bucket=wrong))
+    assert await states(outbox) == ["pending"]
+
+
+async def test_a_pause_that_the_bucket_does_not_wait_for_ends_a_drain(outbox: Outbox) -> None:
+    patience = RetryPolicy(max_time=3600, jitter=0)
+    daily = httpx.Response(429, headers={"Retry-After": "400"})
+    vendor = Vendor(answers(daily))
+    await outbox.put(activity(1))
+    async with within(10):
+        with pytest.raises(RateLimited):
+            await outbox.drain(poster(vendor, bucket=TokenBucket(), retry=patience))
+    assert (await states(outbox), len(vendor.requests)) == (["pending"], 1)
+
+
+async def test_a_lease_of_a_clock_that_went_back_holds_nothing(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    dead = Worker(outbox._store, poster(Vendor()), 10.0, asyncio.Event())
+    await dead._claim(worker._OneCall())
+    lease = claims.LONGEST_WAIT + 60.0
+    await outbox._store.write(partial(claims.renew, worker=dead.id, lease=lease))
+    await outbox.drain(poster(Vendor()))
+    assert await states(outbox) == ["uncertain"]
+
+
+@pytest.mark.parametrize("ends", [(-1.0, 60.0), (60.0, -1.0)])
+async def test_a_lease_ends_by_either_clock(outbox: Outbox, ends: tuple[float, float]) -> None:
+    """The monotonic one may stand still while a machine sleeps, the other one may go back."""
+    of = Worker(outbox._store, poster(Vendor()), 10.0, asyncio.Event())
+    of._lease_ends = time.monotonic() + ends[0], time.time() + ends[1]
+    with pytest.raises(NotSent, match="lease ended"):
+        of._check(worker._OneCall())
+
+
 async def test_in_doubt_is_sent_again_only_where_that_is_asked_for(outbox: Outbox) -> None:
     lost = httpx.ReadTimeout("too slow")
     await outbox.put(activity(1))
@@ -286,8 +377,12 @@ async def test_a_store_that_goes_away_is_waited_for_and_no_request_id_is_lost(
     assert " is back after " in away[1]
 
 
-async def gone(_: object) -> None:
+async def gone(_: object, **__: object) -> None:
     raise OutboxUnavailable("the server is away")
+
+
+async def full(_: object, **__: object) -> None:
+    raise OutboxError("the disk is full")
 
 
 async def test_a_store_that_stays_away_ends_a_drain(
@@ -329,10 +424,6 @@ async def test_a_store_that_fails_for_good_ends_the_run_and_tells_the_request_id
     vendor = Vendor(held_until(answer, started))
     running = asyncio.create_task(outbox.run(poster(vendor, bucket=TokenBucket(1))))
     await started.wait()
-
-    async def full(_: object) -> None:
-        raise OutboxError("the disk is full")
-
     write = outbox._store.write
     monkeypatch.setattr(outbox._store, "write", full)
     answer.set()
@@ -349,10 +440,6 @@ async def test_a_heartbeat_that_fails_for_good_ends_the_run(
     async with Outbox(sqlite_url, lease=0.1) as outbox:
         running = asyncio.create_task(outbox.run(poster(Vendor())))
         await asyncio.sleep(0.02)
-
-        async def full(_: object) -> None:
-            raise OutboxError("the disk is full")
-
         write = outbox._store.write
         monkeypatch.setattr(outbox._store, "write", full)
         async with within(10):
@@ -421,14 +508,12 @@ async def test_a_store_that_goes_away_as_an_entry_is_claimed(
     with pytest.raises(RuntimeError, match="for no entry"):
         _ = call.claimed
 
-    async def full(_: object) -> None:
-        raise OutboxError("the disk is full")
-
     with monkeypatch.context() as patched:
         patched.setattr(outbox._store, "write", full)
         with pytest.raises(OutboxError, match="disk is full"):
             await of._claim(call)
-    assert of._stop.is_set()
+    with pytest.raises(RuntimeError, match="for no entry"):
+        _ = call.claimed
 
 
 async def test_one_that_is_stopped_before_its_call_left_is_pending_again(outbox: Outbox) -> None:

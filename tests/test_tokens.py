@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from attrs import define, evolve, field
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leadpost.limit import LIMIT, PERIOD
@@ -91,6 +91,33 @@ def test_one_that_was_frozen_learns_that_its_tokens_are_lost() -> None:
     assert grant.lost
     assert grant.waits == (0.0,)  # one of the five that nobody had
     assert sum(holder.out for holder in tokens.holders.values()) + len(tokens.back) == 25
+
+
+def test_one_that_never_heard_of_its_loss_is_told_again() -> None:
+    tokens = full()
+    touch(tokens, 0.0, "frozen", wanted=20)
+    touch(tokens, 20.0, "b", wanted=1)
+    assert touch(tokens, 21.0, "frozen", out=20, wanted=3).lost  # but the answer was lost
+    grant = touch(tokens, 22.0, "frozen", out=20, wanted=1)
+    assert (grant.lost, grant.waits) == (True, (0.0,))
+    assert sum(holder.out for holder in tokens.holders.values()) == 2
+    assert not touch(tokens, 23.0, "frozen", epoch=1, out=1).lost
+    tokens.leave(Wish("frozen", LIMIT, epoch=0, out=20), 24.0)
+    assert sum(holder.out for holder in tokens.holders.values()) == 1
+
+
+def test_newcomers_who_fear_a_jump_keep_the_tokens_of_a_dead_one_no_longer_than_once() -> None:
+    tokens = full()
+    touch(tokens, 0.0, "dead", wanted=5)
+    all_got: list[int] = []
+    for minute in range(1, 5):
+        moment, name = 60.0 * minute, f"run {minute}"
+        if tokens.lapsed(moment):
+            tokens.shift(moment)
+        got = len(touch(tokens, moment, name, wanted=25).waits)
+        tokens.leave(Wish(name, LIMIT, released=(Release(5.0),) * got), moment + 2.0)
+        all_got.append(got)
+    assert all_got[2:] == [25, 25]
 
 
 def test_an_idle_one_loses_nothing_by_its_lease() -> None:
@@ -216,6 +243,7 @@ class Caller:
     name: str
     clock: Clock = field(factory=Clock)
     known: bool = False
+    epoch: int = 0
     ready: list[float] = field(factory=list[float])  # when each token may be used
     in_use: list[float] = field(factory=list[float])  # when each call arrived
     released: list[tuple[float, float]] = field(factory=list[tuple[float, float]])
@@ -241,6 +269,7 @@ class World:
         wish = Wish(
             caller.name,
             LIMIT,
+            caller.epoch,
             out=len(caller.ready) + len(caller.in_use),
             wanted=wanted,
             released=tuple(Release(back - self.now) for back, _ in caller.released),
@@ -253,6 +282,7 @@ class World:
         caller.lease_ends = self.now + LEASE
         caller.released = []
         if grant.lost:
+            caller.epoch += 1
             caller.ready, caller.in_use = [], []
         caller.ready += [self.now + wait for wait in grant.waits]
 
@@ -282,7 +312,25 @@ steps = st.lists(
 )
 
 
+LOST_UNHEARD = [
+    ("touch", 1, 1.0, 0, 0.0),
+    ("touch", 0, 1.0, 1, 0.0),
+    *[("wait", 0, 4.0, 0, 0.0)] * 5,
+    ("touch", 1, 1.0, 25, 0.0),
+    ("wait", 0, 4.0, 0, 0.0),
+    ("wait", 0, 2.0, 0, 0.0),
+    ("touch", 1, 1.0, 1, 0.0),
+    ("wait", 0, 0.01, 0, 0.0),
+    ("send", 1, 1.0, 25, 0.0),
+    ("lose", 0, 1.0, 0, 0.0),
+    ("touch", 0, 1.0, 0, 0.0),
+    ("send", 0, 1.0, 1, 0.0),
+]
+"""A holder's token is lost with its lease, and so is the answer that tells it so."""
+
+
 @settings(max_examples=300, deadline=None)
+@example(LOST_UNHEARD)
 @given(steps)
 def test_no_26th_call_leaves_in_any_period(  # noqa: C901  # one case for each kind of event
     plan: list[tuple[str, int, float, int, float]],
@@ -306,7 +354,7 @@ def test_no_26th_call_leaves_in_any_period(  # noqa: C901  # one case for each k
             case "leave":
                 out = len(caller.ready) + len(caller.in_use)
                 released = tuple(Release(back - world.now) for back, _ in caller.released)
-                wish = Wish(caller.name, LIMIT, out=out, released=released)
+                wish = Wish(caller.name, LIMIT, caller.epoch, out=out, released=released)
                 world.tokens.leave(wish, world.now + world.jump)
                 callers[which] = Caller(f"{which}, new at {number}")
             case _:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import time
-from contextlib import aclosing
 from typing import Any
 
 import typer
@@ -38,12 +36,7 @@ class Status:
 
     @classmethod
     async def of(cls, outbox: Outbox) -> "Status":
-        counts = await outbox.counts()
-        oldest = None
-        async with aclosing(outbox.entries("pending")) as pending:
-            async for entry in pending:
-                oldest = max(time.time() - entry.put_at.timestamp(), 0.0)
-                break
+        counts, oldest = await outbox.counts(), await outbox.oldest_pending()
         return cls(counts, oldest, await outbox.calls_per_second())
 
     @property

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from leadpost.cli.exits import InputError
 from leadpost.outbox import Outbox
+from leadpost.outbox.store import shown
 
 _SQLITE = "sqlite+aiosqlite"
 
@@ -27,7 +28,7 @@ def shown_url(url: str) -> str:
     parsed = sa.make_url(url)
     if parsed.drivername == _SQLITE and parsed.database:
         return parsed.database
-    return parsed.render_as_string(hide_password=True)
+    return shown(parsed)
 
 
 def existing(url: str) -> Outbox:

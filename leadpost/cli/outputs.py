@@ -47,6 +47,8 @@ class Result:
             return cls("not_sent", "", "NotSent", "the run stopped before its turn came")
         if entry.state == "sending":
             return cls("uncertain", "", "DeliveryUncertain", "another run is posting it")
+        if entry.state == "pending" and entry.error_type == "DeliveryUncertain":
+            return cls("uncertain", "", entry.error_type, _one_line(entry.message or ""))
         state = {"pending": "not_sent", "succeeded": "accepted"}.get(entry.state, entry.state)
         return cls(
             state,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -21,6 +22,8 @@ from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
 from leadpost.poster import AsyncActivityPoster
 
 _STATUS = "LEADPOST_STATUS_PATH"
+_AT_LAST = 9.5
+"""Seconds after the signal: service managers give a process some 10."""
 _LATER = 300.0
 """Seconds until the Status API is asked again after it could not be: nothing else waits for it."""
 
@@ -38,7 +41,8 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
         verifying: Whether to ask what became of accepted entries.
 
     Returns:
-        0 after SIGTERM, 130 after Ctrl-C.
+        0 after SIGTERM, 130 after Ctrl-C. Where the database keeps it from ending in time, the
+        process ends with 1.
 
     Raises:
         LeadpostError: as `Outbox.run`.
@@ -51,6 +55,7 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
 
         def stop(number: signal.Signals | None = None) -> None:
             signals.extend([number] if number else [])
+            asyncio.get_running_loop().call_later(_AT_LAST, _end)
             for task in tasks:
                 task.cancel()
 
@@ -66,6 +71,13 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
                 raise error
     _log.info("ended by %s", signals[0].name)
     return Exit.INTERRUPTED if signals[0] is signal.SIGINT else Exit.ALL_ACCEPTED
+
+
+def _end() -> None:
+    """End this process without a good-bye, which the leases are there for."""
+    _log.error("the database does not answer; what was not set down will be uncertain")
+    logging.shutdown()
+    os._exit(Exit.SOME_NOT)
 
 
 async def _verify(outbox: Outbox, poster: AsyncActivityPoster, account: Account) -> None:

@@ -33,14 +33,14 @@ from leadpost.hooks import Hook, Paused, Resized
 from leadpost.limit import LIMIT, PERIOD
 from leadpost.outbox.away import Away
 from leadpost.outbox.schema import buckets
-from leadpost.outbox.store import Store, inserted_once, now
+from leadpost.outbox.store import GOOD_BYE, Store, inserted_once, now
 from leadpost.outbox.tokens import Clock, Grant, Refusal, Release, Tokens, Wish
+from leadpost.pace import HASTE
 from leadpost.watch import Hooks
 
 LEASE = 15.0
 """Seconds after the last word of a process until its tokens are taken to be lost with it."""
 
-_HASTE = 0.9
 _AWAY = 0.5
 """Seconds between two tries while the store is away."""
 
@@ -101,7 +101,7 @@ class SharedTokenBucket:
         self._tell = Hooks(hooks)
         self._period = period
         self._lease = lease
-        self._interval = period / limit * _HASTE
+        self._interval = period / limit * HASTE
         self._holder = uuid4().hex
         self._clock = Clock()
         self._known = False  # whether the store has heard of us
@@ -150,8 +150,9 @@ class SharedTokenBucket:
         wish = self._wish(time.monotonic())
         try:
             if not has_failed:
-                await self._changed(lambda tokens, moment: tokens.leave(wish, moment))
-        except OutboxUnavailable as error:
+                async with asyncio.timeout(GOOD_BYE):
+                    await self._changed(lambda tokens, moment: tokens.leave(wish, moment))
+        except (OutboxUnavailable, TimeoutError) as error:
             _log.warning("the tokens are back when their lease ends: %s", error)
         finally:
             await self._store.aclose()
@@ -319,6 +320,7 @@ class SharedTokenBucket:
         return Wish(
             self._holder,
             self._limit,
+            self._epoch,
             out=self._in_use + has_ahead,
             wanted=max(waiting - has_ahead, 0),
             ahead=not has_ahead,
@@ -344,7 +346,7 @@ class SharedTokenBucket:
             self._released.clear()
         if not self._refusals:
             self._paused_until = after + grant.pause if grant.pause else -inf
-        self._interval = self._period / grant.tokens * grant.holders * _HASTE
+        self._interval = self._period / grant.tokens * grant.holders * HASTE
         if self._size != grant.tokens:
             last, self._size = self._size, grant.tokens
             self._tell(Resized(grant.tokens, last))
@@ -361,8 +363,9 @@ class SharedTokenBucket:
     def _granted(self, wish: Wish, before: float, tokens: Tokens, moment: float) -> Grant:
         self._jumped |= self._clock.jumped(before, moment, time.monotonic())
         # Whoever comes new cannot tell a jump from a pause; that others ended without a good-bye
-        # may mean either.
-        if self._jumped or (not self._known and tokens.lapsed(moment)):
+        # may mean either. The clock of one machine does not jump.
+        is_known = self._known or self._store.is_local
+        if self._jumped or (not is_known and tokens.lapsed(moment)):
             _log.info("the clock of %s may have jumped", self._store.name)
             tokens.shift(moment)
         return tokens.touch(wish, moment, lease=self._lease, patience=self._period / 5)
@@ -388,8 +391,8 @@ class SharedTokenBucket:
                     f" not {self._period:g} s: give it another name"
                 )
             # On one machine the monotonic clock is every process's, and knows no jumps.
-            is_local = connection.dialect.name == "sqlite"
-            answer = change(tokens, time.monotonic() if is_local else found[1])
+            moment = time.monotonic() if self._store.is_local else found[1]
+            answer = change(tokens, moment)
             await connection.execute(sa.update(buckets).where(own).values(state=tokens.to_json()))
             return answer
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.errors import LeadpostError
+from leadpost.errors import DeliveryUncertain, LeadpostError
 from leadpost.outbox.entries import EntryState, add_changes
 from leadpost.outbox.schema import entries, workers
 from leadpost.outbox.store import now
@@ -25,6 +25,7 @@ class Claim:
         owner: The worker.
         calls: How many calls were made, this one included: no two claims of an entry share it.
         failures: How many of the earlier ones count as failures.
+        in_doubt: Whether an earlier one may have arrived.
         payload: The activity as JSON.
     """
 
@@ -32,6 +33,7 @@ class Claim:
     owner: str
     calls: int
     failures: int
+    in_doubt: bool
     payload: str = field(repr=False)
 
 
@@ -74,13 +76,21 @@ async def claim(connection: AsyncConnection, owner: str) -> Claim | None:
             changed_at=moment,
             sent_at=moment,
         )
-        .returning(entries.c.id, entries.c.calls, entries.c.failures, entries.c.payload)
+        .returning(
+            entries.c.id,
+            entries.c.calls,
+            entries.c.failures,
+            entries.c.payload,
+            (sa.func.coalesce(entries.c.error_type, "") == DeliveryUncertain.__name__).label(
+                "in_doubt"
+            ),
+        )
     )
     row = (await connection.execute(mark)).one_or_none()
     if row is None:
         return None
     await add_changes(connection, [row.id], "sending", f"call {row.calls}")
-    return Claim(row.id, owner, row.calls, row.failures, row.payload)
+    return Claim(row.id, owner, row.calls, row.failures, bool(row.in_doubt), row.payload)
 
 
 async def record(
@@ -135,11 +145,11 @@ async def record(
 
 def state_of(error: LeadpostError) -> EntryState:
     """Give the state of an entry that will not be sent again for now."""
-    return (
-        "rejected"
-        if error.state == "rejected"
-        else ("uncertain" if error.state == "uncertain" else "failed")
-    )
+    match error.state:
+        case "rejected" | "uncertain" as state:
+            return state
+        case _:
+            return "failed"
 
 
 async def unclaim(connection: AsyncConnection, owner: str, known: Collection[int]) -> int:
@@ -186,7 +196,7 @@ async def abandon(connection: AsyncConnection) -> int:
         .values(
             state="uncertain",
             changed_at=moment,
-            error_type="DeliveryUncertain",
+            error_type=DeliveryUncertain.__name__,
             message="the worker that sent it is gone: it may have arrived",
         )
         .returning(entries.c.id)

@@ -282,8 +282,8 @@ async def put_back(
     found = list((await connection.execute(query)).scalars())
     moment = now(connection)
     update = sa.update(entries).where(entries.c.id.in_(found))
-    again = {"state": "pending", "changed_at": moment, "due_at": moment, "failures": 0}
-    await connection.execute(update.values(again))
+    again = {"state": "pending", "changed_at": moment, "due_at": moment, "request_id": None}
+    await connection.execute(update.values(**again, failures=0, checks=0))
     await add_changes(connection, found, "pending", "put back")
     return found
 
@@ -294,6 +294,7 @@ async def prune(connection: AsyncConnection, older_than: float, limit: int) -> i
         sa.select(entries.c.id)
         .where(entries.c.state.in_(FINAL), entries.c.changed_at < now(connection) - older_than)
         .limit(limit)
+        .with_for_update(skip_locked=True)  # or else one that is put back meanwhile went too
     )
     ids = list((await connection.execute(old)).scalars())
     await connection.execute(sa.delete(changes).where(changes.c.entry_id.in_(ids)))

@@ -58,10 +58,7 @@ _POSTGRESQL = {
 
 def told(failure: Exception, store: str) -> OutboxError:
     """Give the error that tells what failed and what to do, without any value of a statement."""
-    # asyncpg's own error is below SQLAlchemy's adapter, and that below SQLAlchemy's error.
-    origin: BaseException = failure
-    if isinstance(failure, DBAPIError) and failure.orig is not None:
-        origin = failure.orig.__cause__ or failure.orig
+    origin = _origin(failure)
     if isinstance(origin, sqlite3.Error):
         return _by_name(getattr(origin, "sqlite_errorname", ""), _SQLITE, origin, store)
     if isinstance(origin, asyncpg.PostgresError):
@@ -79,6 +76,18 @@ def told(failure: Exception, store: str) -> OutboxError:
     if is_lost or isinstance(origin, lost):
         return OutboxUnavailable(f"{store}: no connection ({type(origin).__name__})")
     return OutboxError(f"{store}: {type(origin).__name__}")
+
+
+def is_locked(failure: Exception) -> bool:
+    """Tell whether another process has SQLite's lock."""
+    return getattr(_origin(failure), "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+def _origin(failure: Exception) -> BaseException:
+    # asyncpg's own error is below SQLAlchemy's adapter, and that below SQLAlchemy's error.
+    if isinstance(failure, DBAPIError) and failure.orig is not None:
+        return failure.orig.__cause__ or failure.orig
+    return failure
 
 
 def _by_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -98,13 +99,11 @@ class Outbox:
         Raises:
             InvalidActivity: it cannot be posted as it is; nothing was put.
             KeyConflict: the entry of that key holds another activity; nothing was put.
+            ValueError: the key is text that no database takes; nothing was put.
         """
-        new = New(_content(activity), key, priority)
+        new = New(_content(activity), key and _checked(key), priority)
         if connection is not None:
-            own = connection
-            if isinstance(own, AsyncSession):
-                own = await own.connection()
-            return await entries.put_one(own, new)
+            return await entries.put_one(await _own(connection), new)
         put = await self._store.write(partial(entries.put_one, new=new))
         self._news.set()
         return put
@@ -134,34 +133,19 @@ class Outbox:
         Raises:
             InvalidActivity: one cannot be posted as it is; none was put.
             KeyConflict: an entry of one of the keys holds another activity; none was put.
-            ValueError: there are fewer keys than activities; none was put.
+            ValueError: there are fewer keys than activities, or a key is text that no database
+                takes; none was put.
         """
-        failure: Exception | None = None
-
-        async def work(own: AsyncConnection) -> int:
-            nonlocal failure
-            put = 0
-            async with aclosing(_chunks(activities, keys, priority)) as chunks:
-                while True:
-                    try:
-                        chunk = await anext(chunks, None)
-                    except Exception as error:
-                        failure = error  # the caller's own: it says nothing of the store
-                        raise
-                    if chunk is None:
-                        return put
+        put = 0
+        async with aclosing(_chunks(activities, keys, priority)) as chunks:
+            if connection is not None:
+                own = await _own(connection)
+                async for chunk in chunks:
                     put += await entries.put_many(own, chunk)
-
-        if isinstance(connection, AsyncSession):
-            connection = await connection.connection()
-        if connection is not None:
-            return await work(connection)
-        try:
-            put = await self._store.write(work)
-        except Exception:
-            if failure is not None:
-                raise failure from None
-            raise
+                return put
+            async with self._store.transaction() as step:
+                async for chunk in chunks:
+                    put += await step(partial(entries.put_many, news=chunk))
         self._news.set()
         return put
 
@@ -350,6 +334,12 @@ class Outbox:
                 return deleted
 
 
+async def _own(connection: AsyncConnection | AsyncSession) -> AsyncConnection:
+    if isinstance(connection, AsyncSession):
+        return await connection.connection()
+    return connection
+
+
 async def _chunks(
     activities: Source, keys: Iterable[str] | None, priority: int
 ) -> AsyncGenerator[list[New]]:
@@ -360,12 +350,18 @@ async def _chunks(
             key = next(names, None) if names is not None else None
             if names is not None and key is None:
                 raise ValueError(f"keys: found {index}, wanted one for each activity")
-            chunk.append(New(_content(activity), key, priority))
+            chunk.append(New(_content(activity), key and _checked(key), priority))
             if len(chunk) == _CHUNK:
                 yield chunk
                 chunk = []
     if chunk:
         yield chunk
+
+
+def _checked(key: str) -> str:
+    if "\0" in key or re.search("[\ud800-\udfff]", key):
+        raise ValueError("key: found NUL or half a surrogate pair, wanted text")
+    return key
 
 
 def _content(activity: Item) -> str:

@@ -25,6 +25,8 @@ reason of its own again for 9 h 20 min in all.
 """
 CLOCKS_DIFFER = timedelta(minutes=2)
 """By so much the vendor's clock may be behind ours."""
+ZONES_DIFFER = timedelta(days=1)
+"""By so much its times may be behind, if they are not in UTC."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,34 +68,57 @@ async def _judged(
         raise
     except (Rejected, UnexpectedAnswer) as error:
         return "uncertain", f"the lead's activities cannot be read: {error}", None
-    if await store.read(partial(settling.has_open_twin, doubt=doubt)):
-        return "uncertain", "the same was posted for another entry: verify that one first", None
-    alike = candidates(payload, doubt.sent_at, has)
-    taken = await store.read(partial(settling.matched, activity_ids=alike))
-    free = [activity_id for activity_id in alike if activity_id not in taken]
-    if not free:
-        if doubt.age < settle.total_seconds():
-            return "uncertain", "the lead does not have it yet; it may still come", None
-        return "pending", "the lead does not have it, and it can come no more", None
-    if not any(payload.get(name) for name in ("ActivityNote", "ActivityDateTime")):
+    others = await store.read(partial(settling.others_of, doubt=doubt, lead=lead))
+    twins = sum(_told(json.loads(other)) == _told(payload) for other in others)
+    since = [activity for activity in has if _may_be(activity, event, doubt.sent_at - ZONES_DIFFER)]
+    ids = [activity.activity_id for activity in since]
+    taken = await store.read(partial(settling.matched, activity_ids=ids))
+    free = [activity for activity in since if activity.activity_id not in taken]
+    alike = candidates(payload, doubt.sent_at, free)
+    if alike and not _told(payload)[2]:
         return "uncertain", "the lead has some like it, but neither note nor date-time tell", None
-    return "accepted", "the lead has it", free[-1]
+    if len(alike) > twins:
+        return "accepted", "the lead has it", None if twins else alike[-1]
+    if alike:
+        return "uncertain", "the same was posted for another entry: verify that one first", None
+    if doubt.age < settle.total_seconds():
+        return "uncertain", "the lead does not have it yet; it may still come", None
+    if free:
+        text = "the lead has others of its type and time, of which one may be it: look there"
+        return "uncertain", text, None
+    return "pending", "the lead does not have it, and it can come no more", None
 
 
 def candidates(
     payload: dict[str, Any], sent_at: datetime, has: Iterable[LeadActivity]
 ) -> list[str]:
     """
-    Give the ids of the activities that may be the posted one.
+    Give the ids of the activities that are the posted one, as far as can be told.
 
     They are of the same type, were made since it was sent, and hold its note and date-time. Where
     the vendor does not tell type or time, they may be.
     """
-    wanted = {payload[name] for name in ("ActivityNote", "ActivityDateTime") if payload.get(name)}
+    _, event, wanted = _told(payload)
     return [
         activity.activity_id
         for activity in has
-        if activity.event in {None, payload["ActivityEvent"]}
-        and (activity.created_on is None or activity.created_on >= sent_at - CLOCKS_DIFFER)
-        and wanted <= activity.texts
+        if _may_be(activity, event, sent_at - CLOCKS_DIFFER)
+        and wanted <= {_plain(text) for text in activity.texts}
     ]
+
+
+def _may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
+    is_late = activity.created_on is None or activity.created_on >= since
+    return is_late and activity.event in {None, event}
+
+
+def _told(payload: dict[str, Any]) -> tuple[str, int, frozenset[str]]:
+    """Give what an activity is known again by: lead, type, and the texts that say something."""
+    texts = (payload.get(name) for name in ("ActivityNote", "ActivityDateTime"))
+    told = frozenset(_plain(text) for text in texts if text)
+    return str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"], told
+
+
+def _plain(text: str) -> str:
+    """Make nothing of line ends and blanks, which others may write in their own way."""
+    return " ".join(text.split())

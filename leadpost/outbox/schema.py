@@ -36,6 +36,17 @@ class PrivateText(sa.TypeDecorator[str]):
         return None if value is None else _Hidden(value)
 
 
+class ToldText(PrivateText):
+    """Text that came from the vendor: what no database takes is left out of it."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        if value is not None:
+            value = value.replace("\0", "").encode(errors="replace").decode()
+        return super().process_bind_param(value, dialect)
+
+
 _id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only that one
 
 version_table = sa.Table(
@@ -60,10 +71,10 @@ entries = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),  # those of the calls that count
     sa.Column("checks", sa.Integer, nullable=False),  # how often its status was asked for
     sa.Column("sent_at", sa.Double),
-    sa.Column("request_id", sa.Text),
-    sa.Column("activity_id", sa.Text, unique=True),
+    sa.Column("request_id", ToldText),
+    sa.Column("activity_id", ToldText, unique=True),
     sa.Column("error_type", sa.Text),
-    sa.Column("message", PrivateText),
+    sa.Column("message", ToldText),
     sa.Index("leadpost_entries_next", "state", sa.text("priority DESC"), "id"),
     sa.Index(
         "leadpost_entries_unverified",
@@ -80,7 +91,7 @@ changes = sa.Table(
     sa.Column("entry_id", _id, nullable=False, index=True),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
-    sa.Column("note", PrivateText),
+    sa.Column("note", ToldText),
 )
 
 workers = sa.Table(

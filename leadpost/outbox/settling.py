@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from leadpost.outbox.claims import LONGEST_WAIT
 from leadpost.outbox.entries import EntryState, add_changes
 from leadpost.outbox.schema import entries
 from leadpost.outbox.store import now
@@ -19,6 +20,7 @@ class Check:
 
     id: int
     request_id: str | None
+    payload: str = field(repr=False)
 
 
 @frozen
@@ -41,11 +43,16 @@ class Doubt:
 
 async def next_check(connection: AsyncConnection) -> float | None:
     """Tell in how many seconds the next status is to be asked for; None if none is open."""
-    query = sa.select(sa.func.min(entries.c.due_at) - now(connection)).where(
+    wait = entries.c.due_at - now(connection)
+    query = sa.select(sa.func.min(sa.case((_is_due(wait), 0.0), else_=wait))).where(
         entries.c.state == sa.text("'accepted'")
     )
     seconds: float | None = (await connection.execute(query)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
+
+
+def _is_due(wait: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    return (wait <= 0) | (wait > LONGEST_WAIT)
 
 
 async def claim_check(connection: AsyncConnection, waits: Sequence[float]) -> Check | None:
@@ -62,7 +69,7 @@ async def claim_check(connection: AsyncConnection, waits: Sequence[float]) -> Ch
     moment = now(connection)
     first = (
         sa.select(entries.c.id)
-        .where(entries.c.state == sa.text("'accepted'"), entries.c.due_at <= moment)
+        .where(entries.c.state == sa.text("'accepted'"), _is_due(entries.c.due_at - moment))
         .order_by(entries.c.checks, entries.c.id.desc())
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -72,10 +79,10 @@ async def claim_check(connection: AsyncConnection, waits: Sequence[float]) -> Ch
         sa.update(entries)
         .where(entries.c.id == first.scalar_subquery())
         .values(checks=entries.c.checks + 1, due_at=moment + sa.cast(wait, sa.Double))
-        .returning(entries.c.id, entries.c.request_id)
+        .returning(entries.c.id, entries.c.request_id, entries.c.payload)
     )
     row = (await connection.execute(mark)).one_or_none()
-    return None if row is None else Check(row.id, row.request_id)
+    return None if row is None else Check(row.id, row.request_id, row.payload)
 
 
 async def doubts(connection: AsyncConnection, after: int) -> Doubt | None:
@@ -93,15 +100,16 @@ async def doubts(connection: AsyncConnection, after: int) -> Doubt | None:
     return Doubt(row.id, row.payload, sent_at, row.now - row.sent_at)
 
 
-async def has_open_twin(connection: AsyncConnection, doubt: Doubt) -> bool:
-    """Tell whether the same activity was posted for another entry, and is with the vendor still."""
-    query = sa.select(entries.c.id).where(
+async def others_of(connection: AsyncConnection, doubt: Doubt, lead: str) -> list[str]:
+    """Give what other entries have posted on a lead, as JSON, where its id is not known."""
+    text = sa.func.lower(entries.c.payload, type_=entries.c.payload.type)
+    query = sa.select(entries.c.payload).where(
         entries.c.id != doubt.id,
-        entries.c.state.in_(("sending", "accepted")),
+        entries.c.state.in_(("sending", "accepted", "succeeded")),
         entries.c.activity_id.is_(None),
-        entries.c.payload == doubt.payload,
+        text.contains(lead.lower(), autoescape=True),
     )
-    return (await connection.execute(query.limit(1))).first() is not None
+    return list((await connection.execute(query)).scalars())
 
 
 async def matched(connection: AsyncConnection, activity_ids: Sequence[str]) -> set[str]:
@@ -135,8 +143,8 @@ async def settle(
     }
     if not is_bad:
         values["error_type"] = None
-    if activity_id is not None:
-        values["activity_id"] = activity_id
+    if activity_id is not None and not await matched(connection, [activity_id]):
+        values["activity_id"] = activity_id  # else reconciling took it to be another entry's
     update = (
         sa.update(entries).where(entries.c.id == entry_id, entries.c.state == before).values(values)
     )

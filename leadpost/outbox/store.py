@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,17 +23,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from leadpost.errors import OutboxError, OutboxUnavailable
 from leadpost.outbox import schema
-from leadpost.outbox.failures import FAILURES, told
+from leadpost.outbox.failures import FAILURES, is_locked, told
 
 T = TypeVar("T")
+Step = Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
 
 DEFAULT_URL = "sqlite+aiosqlite:///leadpost.db"
 """A file in the working directory."""
 BUSY = 60.0
 """Seconds to wait for the transaction of another process (SQLite), or for an answer."""
+_TURN = 0.5
+"""Seconds to wait for it at a time: one who is cancelled meanwhile waits no longer."""
 
 _AT_FIRST = 2.0
 """Seconds in which a new file may be locked by another process that makes it too."""
+GOOD_BYE = 1.0
+"""Seconds for telling others that one has ended; without a word, they wait for the lease's end."""
 BRIEF = 5.0
 """Seconds in which a brief transaction surely goes on."""
 
@@ -62,7 +67,8 @@ class Store:
 
     def __init__(self, url: str, *, brief: bool = False) -> None:
         self._engine = _engine(url, brief=brief)
-        self.name = self._engine.url.render_as_string(hide_password=True)
+        self.name = shown(self._engine.url)
+        self.is_local = self._engine.dialect.name == "sqlite"
 
     def __repr__(self) -> str:
         return f"<Store {self.name}>"
@@ -102,12 +108,21 @@ class Store:
         """Close the connections."""
         await self._engine.dispose()
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def write(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        has_time: Callable[[], bool] = lambda: True,
+    ) -> T:
         """
         Do some work in a transaction of its own.
 
         It runs to its end even where the caller is cancelled meanwhile: nobody is left with a
         transaction of which he cannot tell whether it was done.
+
+        Args:
+            work: What to do.
+            has_time: Tells whether to wait on while another process has SQLite's lock.
 
         Raises:
             OutboxError: it was not done, or no one can tell.
@@ -117,8 +132,43 @@ class Store:
             async with self._engine.begin() as connection:
                 return await work(connection)
 
-        with self._told():
-            return await finished(transaction())
+        return await self._in_turn(transaction, has_time)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Step]:
+        """
+        Begin a transaction in which the caller's own doings have a part, and commit it at the end.
+
+        Yields:
+            What does some work in it. Where something is raised, cancellation included, it is
+            rolled back.
+
+        Raises:
+            OutboxError: the store failed; nothing was done, or no one can tell.
+        """
+        begun: list[AsyncConnection] = []  # kept although the caller is cancelled meanwhile
+
+        async def begin() -> None:
+            connection = await self._engine.connect().start()
+            try:
+                await connection.begin()
+            except BaseException:
+                await connection.close()
+                raise
+            begun.append(connection)
+
+        async def step(work: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
+            with self._told():
+                return await finished(work(begun[0]))
+
+        try:
+            await self._in_turn(begin)
+            yield step
+            await step(AsyncConnection.commit)
+        finally:
+            for connection in begun:
+                with suppress(*FAILURES):  # a lost connection takes its transaction with it
+                    await finished(connection.close())
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """
@@ -132,8 +182,21 @@ class Store:
             async with self._engine.connect() as connection:
                 return await work(await connection.execution_options(**{_READS: True}))
 
+        return await self._in_turn(asking)
+
+    async def _in_turn(
+        self, work: Callable[[], Awaitable[T]], has_time: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Do it as soon as no other process has SQLite's lock, for which it asks first of all."""
+        began = time.monotonic()
         with self._told():
-            return await finished(asking())
+            while True:
+                try:
+                    return await finished(work())
+                except FAILURES as failure:
+                    is_late = time.monotonic() - began > BUSY or not has_time()
+                    if is_late or not is_locked(failure):
+                        raise
 
     @contextmanager
     def _told(self) -> Generator[None]:
@@ -154,6 +217,12 @@ async def finished(work: Awaitable[T]) -> T:
         if not task.cancelled() and (failure := task.exception()) is not None:
             _log.warning("what was cancelled had failed: %s", type(failure).__name__)
         raise
+
+
+def shown(url: sa.URL) -> str:
+    """Give a URL without the password, which may stand among its options too."""
+    query = {name: "***" if "pass" in name else value for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
 
 
 def now(connection: AsyncConnection) -> sa.ColumnElement[float]:
@@ -203,7 +272,7 @@ def _engine(url: str, *, brief: bool) -> AsyncEngine:
         pool_size=1,
         max_overflow=0,
         pool_timeout=BUSY,
-        connect_args={"timeout": BUSY, "isolation_level": None},
+        connect_args={"timeout": _TURN, "isolation_level": None},
     )
 
     def connected(connection: Any, _: object) -> None:

@@ -67,6 +67,7 @@ class Wish:
     Attributes:
         holder: Its name.
         limit: The limit that it was told.
+        epoch: How often it has heard that what it kept was lost.
         out: Tokens that it keeps.
         wanted: Tokens that it could use now.
         ahead: Whether it would take one that is back only later, if there is none now.
@@ -76,6 +77,7 @@ class Wish:
 
     holder: str
     limit: int
+    epoch: int = 0
     out: int = 0
     wanted: int = 0
     ahead: bool = True
@@ -91,7 +93,8 @@ class Grant:
     Attributes:
         waits: For each token granted, the seconds until it may be used.
         pause: Seconds in which no call may be made.
-        lost: Whether the tokens that it kept are its own no more, as its lease had ended.
+        lost: Whether the tokens that it kept are its own no more, as its lease had ended: the next
+            epoch of the holder begins.
         tokens: Tokens in all, for now.
         holders: How many holders make calls at present, this one included.
     """
@@ -107,7 +110,9 @@ class Grant:
 class _Holder:
     lease_until: float
     seen_at: float
+    epoch: int = 0
     out: int = 0
+    was_shifted: bool = False  # since it was seen last
     waits_since: float | None = None
     granted_at: list[float] = field(factory=list[float])  # within the last period
 
@@ -181,11 +186,16 @@ class Tokens:
         self._reap(now)
         self._obey(wish.limit, idle)
         known = self.holders.get(wish.holder)
-        holder = known or _Holder(now, now)
+        holder = known or _Holder(now, now, wish.epoch)
         self.holders[wish.holder] = holder
-        holder.lease_until, holder.seen_at = now + lease, now
-        lost = known is None and wish.out + len(wish.released) > 0
-        if not lost:
+        holder.lease_until, holder.seen_at, holder.was_shifted = now + lease, now, False
+        # It may have been told before, in an answer that it never heard.
+        unheard = holder.epoch != wish.epoch
+        lost = unheard or (known is None and wish.out + len(wish.released) > 0)
+        if lost:
+            self._rest(holder.out, now)
+            holder.out, holder.epoch = 0, wish.epoch + 1
+        else:
             self._release(holder, wish, now)
         for refusal in wish.refusals:
             self._refuse(refusal, now)
@@ -207,7 +217,8 @@ class Tokens:
         self.touched_at = now
         holder = self.holders.pop(wish.holder, None)
         if holder is not None:
-            self._release(holder, wish, now)
+            if holder.epoch == wish.epoch:
+                self._release(holder, wish, now)
             self._rest(holder.out, now)
             self._fit()
 
@@ -222,6 +233,7 @@ class Tokens:
         for back in (*self.back, *self.parked):
             back.at += jump
         for holder in self.holders.values():
+            holder.was_shifted = True
             holder.lease_until += jump
             holder.seen_at += jump
             if holder.waits_since is not None:
@@ -234,8 +246,12 @@ class Tokens:
         self.touched_at = now
 
     def lapsed(self, now: float) -> bool:
-        """Tell whether there is a holder whose lease has ended without a good-bye."""
-        return any(holder.lease_until < now for holder in self.holders.values())
+        """
+        Tell whether there is a holder whose lease has ended without a good-bye.
+
+        Not of one that has said nothing since the last shift: it had its lease once more.
+        """
+        return any(h.lease_until < now and not h.was_shifted for h in self.holders.values())
 
     def _obey(self, limit: int, idle: float) -> None:
         if idle > FORGOTTEN and not self.holders:

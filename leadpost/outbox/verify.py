@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from collections import Counter
 from functools import partial
 
+from leadpost.activity import personal_texts
+from leadpost.answers import redacted
 from leadpost.bucket import SteadyBucket
 from leadpost.errors import NotFound, OutboxUnavailable, Rejected, Unauthorized, Unavailable
 from leadpost.limit import LIMIT, PERIOD
@@ -14,6 +18,7 @@ from leadpost.outbox.away import Away
 from leadpost.outbox.entries import EntryState
 from leadpost.outbox.settling import Check
 from leadpost.outbox.store import Store
+from leadpost.pace import HASTE
 from leadpost.poster import AsyncActivityPoster
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
@@ -21,6 +26,8 @@ WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
 Seconds between two askings about one request. The vendor tries one that failed again after 30 s at
 first, in the end after 3 hours, so there is no use in asking often for long.
 """
+
+_log = logging.getLogger(__name__)
 
 _POLL = 1.0
 _SHARE = 5
@@ -56,9 +63,10 @@ async def verify(
 
 
 def _pause(poster: AsyncActivityPoster) -> float:
+    """Give the seconds after which the next call may be made."""
     bucket = poster.bucket
-    interval = bucket.interval if isinstance(bucket, SteadyBucket) else PERIOD / LIMIT
-    return (_SHARE - 1) * interval
+    even = bucket.interval / HASTE if isinstance(bucket, SteadyBucket) else PERIOD / LIMIT
+    return _SHARE * even
 
 
 async def _ask(
@@ -74,9 +82,11 @@ async def _ask(
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:
-            note = str(error)
+            _log.warning("entry %d: its status is not told: %s", check.id, error)
+            return
         else:
-            note = status.status_reason or status.status
+            private = list(personal_texts(json.loads(check.payload)))
+            note = redacted(status.status_reason or status.status, private)
             if status.final:
                 state = "succeeded" if status.state == "succeeded" else "failed"
                 activity_id = status.activity_id

@@ -17,7 +17,7 @@ from attrs import define
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.batch import LONG, Batch, Item
-from leadpost.bucket import SteadyBucket
+from leadpost.bucket import LONGEST_PAUSE, SteadyBucket
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
@@ -34,7 +34,7 @@ from leadpost.outbox import claims
 from leadpost.outbox.away import Away
 from leadpost.outbox.claims import Claim
 from leadpost.outbox.entries import EntryState
-from leadpost.outbox.store import Store, finished
+from leadpost.outbox.store import GOOD_BYE, Store, finished
 from leadpost.poster import AsyncActivityPoster
 from leadpost.retry import RetryPolicy, Waiting
 
@@ -105,6 +105,9 @@ class Worker:
                 await asyncio.sleep(pause)
 
     async def _work(self) -> None:
+        # A new name: what could not be set down under the last one is found by others.
+        self.id = uuid4().hex
+        self._claimed = set()
         self._stop.clear()
         self._failure = None
         self._ended = False
@@ -125,19 +128,20 @@ class Worker:
             for task in (posting, heart, watch):
                 task.cancel()
             await asyncio.gather(posting, heart, watch, return_exceptions=True)
-            with suppress(OutboxUnavailable):  # its lease will end
-                await self._store.write(partial(claims.leave, worker=self.id))
+            with suppress(OutboxUnavailable, TimeoutError):  # its lease will end
+                async with asyncio.timeout(GOOD_BYE):
+                    await self._store.write(partial(claims.leave, worker=self.id))
             counts = ", ".join(f"{count} {state}" for state, count in self._tally.items())
             _log.info("worker %s ended: %s", self.id, counts or "nothing was posted")
 
     async def _post_all(self) -> None:
+        longest = min(self._policy.max_time, LONGEST_PAUSE)
         batch = Batch(self._post, self._tickets(), self._policy.max_time, self._pace, LONG)
         async with aclosing(batch.stream(self._stop)) as outcomes:
             async for outcome in outcomes:
                 error = outcome.error
-                if isinstance(error, Unauthorized | NotFound) or (
-                    isinstance(error, RateLimited)
-                    and (error.retry_after or 0.0) > self._policy.max_time
+                if isinstance(error, Unauthorized | NotFound | OutboxError) or (
+                    isinstance(error, RateLimited) and (error.retry_after or 0.0) > longest
                 ):
                     self._fail(error)
         if self._failure is not None:
@@ -207,8 +211,6 @@ class Worker:
             await finished(accepted)
             return request_id
         finally:
-            if call.claim is not None:
-                self._claimed.discard(call.claim.id)
             self._under_way -= 1
             self._news.set()
 
@@ -246,9 +248,8 @@ class Worker:
             call.claim = None
             self._store_failed(error)
             raise NotSent(str(error)) from error
-        except OutboxError as error:
+        except OutboxError:
             call.claim = None
-            self._fail(error)
             raise
         self._database.is_back()
         if call.claim is None:
@@ -269,22 +270,23 @@ class Worker:
         failures = claim.failures + 1
         wait = max(policy.wait_after(failures), error.retry_after or 0.0)
         wait = min(wait, claims.LONGEST_WAIT)
+        told = _with_doubt(claim, error)
         retried = self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
         match error:
             case NotSent() | Unauthorized() | NotFound():
-                await self._record(claim, "pending", error=error)
+                await self._record(claim, "pending", error=told)
             case ConnectionFailed():
                 self._unreachable(error)
-                await self._record(claim, "pending", error=error)
+                await self._record(claim, "pending", error=told)
             case RateLimited():
-                await self._record(claim, "pending", error=error, due_in=wait)
+                await self._record(claim, "pending", error=told, due_in=wait)
             case ServerError() | DeliveryUncertain() if failures < policy.max_attempts and (
                 retried or isinstance(error, ServerError)
             ):
-                await self._record(claim, "pending", error=error, due_in=wait, failed=True)
+                await self._record(claim, "pending", error=told, due_in=wait, failed=True)
             case _:
-                state = claims.state_of(error)
-                await self._record(claim, state, error=error, failed=True)
+                state = claims.state_of(told)
+                await self._record(claim, state, error=told, failed=True)
 
     def _unreachable(self, error: ConnectionFailed) -> None:
         tries = self._vendor.is_away(error, self._policy.wait_after)
@@ -302,7 +304,8 @@ class Worker:
             error = DeliveryUncertain("the worker was stopped before the answer")
             await self._record(claim, "uncertain", error=error)
         else:
-            await self._record(claim, "pending", error=NotSent("the worker was stopped"))
+            stopped = _with_doubt(claim, NotSent("the worker was stopped"))
+            await self._record(claim, "pending", error=stopped)
 
     async def _record(
         self,
@@ -329,7 +332,7 @@ class Worker:
         try:
             while not recorded:
                 try:
-                    mine = await self._store.write(record)
+                    mine = await self._store.write(record, has_time=lambda: not self._ended)
                 except OutboxUnavailable as failure:
                     self._store_failed(failure)
                     if self._ended or self._failure is not None:
@@ -345,6 +348,7 @@ class Worker:
                 _log.error("could not be set down: %s", what)
         if not mine:
             _log.warning("another call was made meanwhile: %s", what)
+        self._claimed.discard(claim.id)
         self._database.is_back()
         if state != "pending":
             self._tally[state] += 1
@@ -376,6 +380,13 @@ class Worker:
             except OutboxError as error:
                 self._fail(error)
                 return
+
+
+def _with_doubt(claim: Claim, error: LeadpostError) -> LeadpostError:
+    """Keep the doubt that an earlier call has left, whatever this one has come to."""
+    if not claim.in_doubt or isinstance(error, DeliveryUncertain):
+        return error
+    return DeliveryUncertain(f"an earlier call may have arrived; the last one: {error}")
 
 
 @define
