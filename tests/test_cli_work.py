@@ -1,12 +1,18 @@
 """`leadpost work` against a server that goes away and comes back."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+import os
+import signal
+import sqlite3
 import tempfile
 from pathlib import Path
 
 import pytest
-from cli_support import LONG, keys_of, payload, start, until
+import sqlalchemy as sa
+from cli_support import LONG, keys_of, payload, start, states_in, until
 from support import run, server_in
 
 from leadpost import NotSent, TokenBucket
@@ -60,3 +66,50 @@ async def test_a_token_for_which_no_call_was_made_is_not_counted() -> None:
         async with counted.token():
             raise NotSent("nothing is pending")
     assert counted.calls == 1
+
+
+def test_a_worker_ends_although_another_process_has_the_database_locked(tmp_path: Path) -> None:
+    path = tmp_path / "leadpost.db"
+    run(put(f"sqlite+aiosqlite:///{path}", 0))
+    with Sandbox() as sandbox:
+        process = start(["work", "--outbox", path], keys_of(sandbox), tmp_path)
+        try:
+            until(lambda: states_in(path)["accepted"] == 1)
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            process.terminate()
+            assert process.wait(LONG) == 0
+            other.close()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_worker_ends_although_the_database_hangs(tmp_path: Path, postgresql_url: str) -> None:
+    async def hung() -> list[int]:
+        async with Outbox(postgresql_url) as outbox:
+            pids = sa.text(
+                "SELECT pid FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            found = await outbox._store.read(lambda connection: connection.execute(pids))
+            return [row.pid for row in found]
+
+    run(put(postgresql_url, 0))
+    with Sandbox(pace=1000) as sandbox:
+        process = start(["work", "--outbox", postgresql_url], keys_of(sandbox), tmp_path)
+        backends: list[int] = []
+        try:
+            until(lambda: len(sandbox.taken) == 1)
+            backends = run(hung())
+            assert backends
+            for pid in backends:
+                os.kill(pid, signal.SIGSTOP)
+            process.terminate()
+            assert process.wait(LONG) == 1
+        finally:
+            for pid in backends:
+                os.kill(pid, signal.SIGCONT)
+            process.kill()
+            process.wait()
+    assert "the database does not answer" in (tmp_path / "stderr").read_text()

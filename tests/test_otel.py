@@ -24,11 +24,13 @@ from leadpost import (
     Activity,
     AsyncActivityPoster,
     DeliveryUncertain,
+    NotSent,
     OutboxError,
     OutboxUnavailable,
     RetryPolicy,
     TokenBucket,
 )
+from leadpost.hooks import Ended, Event, Hook
 from leadpost.otel import OpenTelemetryHook
 from leadpost.outbox import STATES, Outbox
 
@@ -324,3 +326,31 @@ def test_without_its_extra_the_import_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(ImportError, match=r"pip install 'leadpost\[otel\]'"):
         importlib.reload(leadpost.otel)
+
+
+def test_a_worker_that_finds_nothing_to_send_shows_nothing() -> None:
+    events: list[Event] = []
+
+    async def nothing() -> Activity:
+        raise NotSent("another worker was faster")
+
+    async def use(poster: AsyncActivityPoster) -> None:
+        with pytest.raises(NotSent):
+            await poster.post_once(nothing)
+
+    telemetry = Telemetry()
+
+    async def main() -> None:
+        hooks: list[Hook] = [telemetry.hook, events.append]
+        client = Vendor().client()
+        async with AsyncActivityPoster(account(), client=client, hooks=hooks) as opened:
+            await use(opened)
+
+    run_virtual(main())
+    assert telemetry.spans == ()
+    metrics = telemetry.metrics()
+    assert "leadpost.posts {post}" not in metrics
+    assert metrics["leadpost.tokens.waiting {call}"] == {(): 0}
+    last = events[-1]
+    assert isinstance(last, Ended)
+    assert (last.state, last.attempts, last.error) == ("not_sent", 0, None)

@@ -1,7 +1,10 @@
 """The outbox as a store: what is put, what is told of it, and what becomes of it."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from support import API_KEY, SECRET_KEY, Vendor, account, activity, answers
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+from support import API_KEY, SECRET_KEY, Vendor, account, activity, answers, within
 
 from leadpost import (
     Activity,
@@ -23,7 +26,7 @@ from leadpost import (
     OutboxError,
     RetryPolicy,
 )
-from leadpost.outbox import Outbox, SharedTokenBucket
+from leadpost.outbox import Outbox, SharedTokenBucket, entries
 
 QUICK = RetryPolicy(initial_wait=0.01, jitter=0.01)
 
@@ -269,3 +272,69 @@ async def test_a_store_of_a_newer_version_is_refused(store_url: str) -> None:
     with pytest.raises(OutboxError, match=r"version 99, this leadpost knows up to 1: install"):
         async with Outbox(store_url):
             pass
+
+
+async def test_a_source_that_does_not_end_holds_up_no_cancellation(outbox: Outbox) -> None:
+    drawn = asyncio.Event()
+
+    async def endless() -> AsyncIterator[Activity]:
+        for number in range(1, 502):
+            yield activity(number)
+        drawn.set()
+        await asyncio.Event().wait()
+
+    putting = asyncio.create_task(outbox.put_many(endless()))
+    async with within(10):
+        await drawn.wait()
+        putting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        assert [entry async for entry in outbox.entries()] == []
+        await outbox.put(activity(1))  # nothing is locked
+
+
+async def test_what_the_source_raises_is_raised_and_puts_none(outbox: Outbox) -> None:
+    def broken() -> Iterator[Activity]:
+        yield activity(1)
+        raise OSError("the file is gone")
+
+    with pytest.raises(OSError, match="the file is gone"):
+        await outbox.put_many(broken())
+    assert [entry async for entry in outbox.entries()] == []
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud83d"])
+async def test_a_key_that_no_database_takes_is_told(outbox: Outbox, key: str) -> None:
+    with pytest.raises(ValueError, match="key: found NUL or half a surrogate pair"):
+        await outbox.put(activity(1), key=key)
+    with pytest.raises(ValueError, match="key: found NUL or half a surrogate pair"):
+        await outbox.put_many([activity(1)], keys=[key])
+    assert [entry async for entry in outbox.entries()] == []
+
+
+async def test_what_the_vendor_says_is_kept_as_far_as_a_database_takes_it(outbox: Outbox) -> None:
+    said = b'{"ExceptionType": "MXError", "ExceptionMessage": "cut \\ud83d here\\u0000."}'
+    await outbox.put(activity(1))
+    refusing = Vendor(answers(httpx.Response(500, content=said)))
+    assert await outbox.drain(poster(refusing)) == {"rejected": 1}
+    [entry] = [entry async for entry in outbox.entries()]
+    assert "cut ? here." in (entry.message or "")
+
+
+async def test_one_that_is_put_back_is_not_deleted_meanwhile(postgresql_url: str) -> None:
+    put_back, both_tried = asyncio.Event(), asyncio.Event()
+    async with Outbox(postgresql_url) as outbox:
+        await outbox.put(activity(1))
+        await outbox.drain(poster(Vendor(answers(httpx.Response(400)))))
+
+        async def slowly(connection: AsyncConnection) -> None:
+            await entries.put_back(connection, states=["rejected"], limit=1)
+            put_back.set()
+            await both_tried.wait()
+
+        putting = asyncio.create_task(outbox._store.write(slowly))
+        await put_back.wait()
+        assert await outbox.prune(timedelta(0)) == 0
+        both_tried.set()
+        await putting
+        assert [entry.state async for entry in outbox.entries()] == ["pending"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sqlite3
@@ -17,9 +18,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as NoConnection
-from support import activity, run, server_in
+from support import activity, run, server_in, within
 
 from leadpost import OutboxError, OutboxUnavailable
+from leadpost.cli.outbox_url import shown_url
 from leadpost.outbox import Outbox
 from leadpost.outbox.failures import told
 from leadpost.outbox.store import Store
@@ -222,3 +224,25 @@ def test_the_extra_that_is_missing() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "pip install 'leadpost[outbox]'" in done.stdout
+
+
+async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with Outbox(url_of(path)) as outbox:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with within(30):  # far less than it would wait
+            for putting in (outbox.put(activity(1)), outbox.put_many([activity(2)])):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await putting
+        other.execute("ROLLBACK")
+        other.close()
+        assert [entry async for entry in outbox.entries()] == []
+
+
+@pytest.mark.parametrize("option", ["password", "passfile"])
+def test_a_password_among_the_options_is_shown_nowhere(option: str) -> None:
+    url = f"postgresql+asyncpg://postgres@/postgres?host=/tmp&{option}=private"
+    assert "private" not in f"{Outbox(url)!r}{shown_url(url)}"
+    assert "host=%2Ftmp" in shown_url(url)

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from support import LEAD, Vendor, account, activity, answers, within
 
 from leadpost import (
@@ -27,8 +30,9 @@ from leadpost import (
     Unauthorized,
 )
 from leadpost.limit import LIMIT, PERIOD
-from leadpost.outbox import EntryState, Outbox, reconcile, verify
+from leadpost.outbox import EntryState, Outbox, reconcile, settling, verify
 from leadpost.outbox.reconcile import candidates
+from leadpost.outbox.schema import entries as table
 from leadpost.sandbox import Faults, Sandbox
 
 WHEN = datetime(2026, 11, 1, 10, 30, tzinfo=UTC)
@@ -118,7 +122,9 @@ async def test_the_newest_and_least_asked_for_come_first(outbox: Outbox) -> None
     assert asked == ["r3", "r2", "r1", "r2", "r2"]
 
 
-async def test_a_request_that_the_vendor_does_not_know_stays_accepted(outbox: Outbox) -> None:
+async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
     unknown = {"Status": "Error", "ExceptionType": "MXInvalidInputException"}
     final = {"TaskStatus": {"Status": "Success"}}
     script = answers(
@@ -137,6 +143,7 @@ async def test_a_request_that_the_vendor_does_not_know_stays_accepted(outbox: Ou
     await outbox.drain(poster)
     async with within(20):
         assert await outbox.verify(poster) == {"succeeded": 1}
+    assert "entry 1: its status is not told: " in caplog.text
 
 
 async def test_it_leaves_four_fifths_of_the_limit_to_posting() -> None:
@@ -239,7 +246,7 @@ async def test_what_may_be_anothers_stays_in_doubt(outbox: Outbox) -> None:
     async with poster_to(sandbox) as poster:
         await outbox.drain(poster)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "verify that one first" in ((await told(outbox))[0][1] or "")
+    assert "verify that first" in ((await told(outbox))[0][1] or "")
     async with poster_to(sandbox) as poster, within(20):
         await outbox.verify(poster)
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
@@ -315,3 +322,111 @@ def test_which_activities_may_be_it(
     has = [LeadActivity("a1", event, made, frozenset(texts), {})]
     assert candidates(noted(1).to_payload(), WHEN, has) == (["a1"] if is_one else [])
     assert timedelta(hours=12) == reconcile.SETTLE
+
+
+def test_line_ends_and_blanks_make_no_difference() -> None:
+    posted = Activity(LEAD, 201, "one\r\ntwo  three ").to_payload()
+    has = [LeadActivity("a1", 201, WHEN, frozenset({"one\ntwo three"}), {})]
+    assert candidates(posted, WHEN, has) == ["a1"]
+
+
+async def posted(outbox: Outbox, sandbox: Sandbox, *posts: Activity) -> None:
+    await outbox.put_many(posts)
+    async with poster_to(sandbox) as poster:
+        assert (await outbox.drain(poster))["accepted"] == len(posts)
+    await asyncio.sleep(0.05)  # the vendor's queue
+
+
+async def changed(outbox: Outbox, **values: Any) -> None:
+    """Set what the vendor, or a clock, would have made of all entries."""
+    update = sa.update(table).values(values)
+    await outbox._store.write(lambda connection: connection.execute(update))
+
+
+async def test_one_of_other_fields_is_anothers_too(outbox: Outbox) -> None:
+    sandbox = await doubted(outbox, "cut-before", noted(1, fields={"mx_Custom_1": "Monday"}))
+    await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "Tuesday"}))
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    async with poster_to(sandbox) as poster, within(20):
+        assert await outbox.verify(poster) == {"succeeded": 1}
+    assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+    sandbox.__exit__(None, None, None)
+
+
+async def test_one_that_succeeded_without_an_id_may_be_it(outbox: Outbox) -> None:
+    sandbox = await doubted(outbox, "cut-before", noted(1))
+    await posted(outbox, sandbox, noted(1))
+    async with poster_to(sandbox) as poster, within(20):
+        assert await outbox.verify(poster) == {"succeeded": 1}
+    await changed(outbox, activity_id=None)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "the same was posted for another entry" in ((await told(outbox))[0][1] or "")
+    sandbox.__exit__(None, None, None)
+
+
+async def test_where_there_are_enough_for_all_it_is_among_them(outbox: Outbox) -> None:
+    sandbox = await doubted(outbox, "cut-after", noted(1))
+    await posted(outbox, sandbox, noted(1))
+    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
+    async with poster_to(sandbox) as poster, within(20):
+        assert await outbox.verify(poster) == {"succeeded": 2}
+    sandbox.__exit__(None, None, None)
+
+
+async def test_one_in_other_words_keeps_it_from_being_posted_again(outbox: Outbox) -> None:
+    sandbox = await doubted(outbox, "cut-before", noted(1))
+    async with poster_to(sandbox) as poster:
+        await poster.post(noted(2))  # by whoever else
+    await asyncio.sleep(0.05)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "one may be it: look there" in ((await told(outbox))[0][1] or "")
+    sandbox.__exit__(None, None, None)
+
+
+async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) -> None:
+    await posted(outbox, sandbox, noted(1), noted(2))
+    for number in (1, 2):
+        settle = partial(
+            settling.settle,
+            entry_id=number,
+            before="accepted",
+            state="succeeded",
+            note="",
+            activity_id="a1",
+        )
+        assert await outbox._store.write(settle)
+    found = [(entry.state, entry.activity_id) async for entry in outbox.entries()]
+    assert found == [("succeeded", "a1"), ("succeeded", None)]
+
+
+async def test_the_note_is_taken_out_of_what_the_status_says(outbox: Outbox) -> None:
+    status = {"Status": "ERROR", "StatusReason": "note 'private words' is too long"}
+    script = answers(
+        httpx.Response(200, json={"RequestID": "r1"}),
+        httpx.Response(200, json={"TaskStatus": status}),
+    )
+    poster = AsyncActivityPoster(account(), client=Vendor(script).client(), bucket=OpenBucket())
+    await outbox.put(activity(1, activity_note="private words"))
+    await outbox.drain(poster)
+    async with within(20):
+        assert await outbox.verify(poster) == {"failed": 1}
+    assert await told(outbox) == [("failed", "note '***' is too long")]
+
+
+async def test_a_clock_that_went_back_holds_up_no_asking(outbox: Outbox, sandbox: Sandbox) -> None:
+    await posted(outbox, sandbox, noted(1))
+    await changed(outbox, due_at=time.time() + 400 * 24 * 3600.0)
+    async with poster_to(sandbox) as poster, within(20):
+        assert await outbox.verify(poster) == {"succeeded": 1}
+
+
+async def test_one_that_is_posted_again_is_asked_for_anew(outbox: Outbox) -> None:
+    with Sandbox(limit=None, pace=1000, ends={207: "ERROR"}) as sandbox:
+        await posted(outbox, sandbox, Activity(LEAD, 207))
+        async with poster_to(sandbox) as poster, within(20):
+            assert await outbox.verify(poster) == {"failed": 1}
+    await changed(outbox, checks=7)
+    assert await outbox.retry("failed") == 1
+    checks = sa.select(table.c.checks, table.c.request_id)
+    found = await outbox._store.read(lambda connection: connection.execute(checks))
+    assert found.one() == (0, None)

@@ -80,7 +80,8 @@ async def _judged(
     if len(alike) > twins:
         return "accepted", "the lead has it", None if twins else alike[-1]
     if alike:
-        return "uncertain", "the same was posted for another entry: verify that one first", None
+        text = "the same was posted for another entry, and it may be that one's: verify that first"
+        return "uncertain", text, None
     if doubt.age < settle.total_seconds():
         return "uncertain", "the lead does not have it yet; it may still come", None
     if free:
