@@ -262,10 +262,7 @@ class World:
     def touch(self, caller: Caller, wanted: int, *, answer_is_lost: bool) -> None:
         store = self.now + self.jump
         before = evolve(caller.clock)
-        if caller.clock.jumped(self.now, store, self.now) or (
-            not caller.known and self.tokens.lapsed(store)
-        ):
-            self.tokens.shift(store)
+        self.mind_jumps(caller, store)
         wish = Wish(
             caller.name,
             LIMIT,
@@ -285,6 +282,19 @@ class World:
             caller.epoch += 1
             caller.ready, caller.in_use = [], []
         caller.ready += [self.now + wait for wait in grant.waits]
+
+    def mind_jumps(self, caller: Caller, store: float) -> None:
+        if caller.clock.jumped(self.now, store, self.now) or (
+            not caller.known and self.tokens.lapsed(store)
+        ):
+            self.tokens.shift(store)
+
+    def leave(self, caller: Caller) -> None:
+        store = self.now + self.jump
+        self.mind_jumps(caller, store)
+        out = len(caller.ready) + len(caller.in_use)
+        released = tuple(Release(back - self.now) for back, _ in caller.released)
+        self.tokens.leave(Wish(caller.name, LIMIT, caller.epoch, out=out, released=released), store)
 
     def send(self, caller: Caller) -> None:
         ready = [at for at in caller.ready if at <= self.now]
@@ -329,8 +339,22 @@ LOST_UNHEARD = [
 """A holder's token is lost with its lease, and so is the answer that tells it so."""
 
 
+LEFT_AFTER_A_JUMP = [
+    ("wait", 0, 13.0, 0, 0.0),
+    ("touch", 3, 1.0, 13, 0.0),
+    ("send", 3, 1.0, 13, 0.0),
+    ("answer", 3, 1.0, 0, 0.0),
+    ("jump", 0, 1.0, 0, 3600.0),
+    ("leave", 0, 1.0, 0, 0.0),
+    ("touch", 0, 1.0, 13, 0.0),
+    ("send", 0, 1.0, 13, 0.0),
+]
+"""A good-bye is the first word after a jump of the clock."""
+
+
 @settings(max_examples=300, deadline=None)
 @example(LOST_UNHEARD)
+@example(LEFT_AFTER_A_JUMP)
 @given(steps)
 def test_no_26th_call_leaves_in_any_period(  # noqa: C901  # one case for each kind of event
     plan: list[tuple[str, int, float, int, float]],
@@ -352,10 +376,7 @@ def test_no_26th_call_leaves_in_any_period(  # noqa: C901  # one case for each k
             case "kill":
                 callers[which] = Caller(f"{which}, new at {number}")
             case "leave":
-                out = len(caller.ready) + len(caller.in_use)
-                released = tuple(Release(back - world.now) for back, _ in caller.released)
-                wish = Wish(caller.name, LIMIT, caller.epoch, out=out, released=released)
-                world.tokens.leave(wish, world.now + world.jump)
+                world.leave(caller)
                 callers[which] = Caller(f"{which}, new at {number}")
             case _:
                 # Those that have heard of the store see a jump; for the first word of a newcomer

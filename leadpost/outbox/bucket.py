@@ -147,11 +147,11 @@ class SharedTokenBucket:
         clerk.cancel()
         await asyncio.wait([clerk])
         self._fail_waiting(RuntimeError("the SharedTokenBucket is closed"))
-        wish = self._wish(time.monotonic())
+        before = time.monotonic()
         try:
             if not has_failed:
                 async with asyncio.timeout(GOOD_BYE):
-                    await self._changed(lambda tokens, moment: tokens.leave(wish, moment))
+                    await self._changed(partial(self._leave, self._wish(before), before))
         except (OutboxUnavailable, TimeoutError) as error:
             _log.warning("the tokens are back when their lease ends: %s", error)
         finally:
@@ -361,6 +361,15 @@ class SharedTokenBucket:
                 self._give_back(self._epoch, after, let_through=False)
 
     def _granted(self, wish: Wish, before: float, tokens: Tokens, moment: float) -> Grant:
+        self._mind_jumps(before, tokens, moment)
+        return tokens.touch(wish, moment, lease=self._lease, patience=self._period / 5)
+
+    def _leave(self, wish: Wish, before: float, tokens: Tokens, moment: float) -> None:
+        self._mind_jumps(before, tokens, moment)
+        tokens.leave(wish, moment)
+
+    def _mind_jumps(self, before: float, tokens: Tokens, moment: float) -> None:
+        """Let all rest as long as it had to, where the store's clock may have jumped."""
         self._jumped |= self._clock.jumped(before, moment, time.monotonic())
         # Whoever comes new cannot tell a jump from a pause; that others ended without a good-bye
         # may mean either. The clock of one machine does not jump.
@@ -368,7 +377,6 @@ class SharedTokenBucket:
         if self._jumped or (not is_known and tokens.lapsed(moment)):
             _log.info("the clock of %s may have jumped", self._store.name)
             tokens.shift(moment)
-        return tokens.touch(wish, moment, lease=self._lease, patience=self._period / 5)
 
     async def _changed(self, change: Callable[[Tokens, float], T]) -> T:
         """Change the state in the store, with nobody else between."""
