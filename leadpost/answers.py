@@ -84,7 +84,7 @@ class Answer:
     def exception_type(self) -> str | None:
         """As the vendor wrote it: for reading, not for showing."""
         found = get(self.json, "ExceptionType")
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) and found else None
 
     def shown(self, text: str | None) -> str | None:
         return None if text is None else self.redact(text)[:_LONGEST_MESSAGE]
@@ -195,6 +195,8 @@ def _error_kind(answer: Answer, *, changes: bool) -> type[LeadpostError] | None:
     status, exception = answer.status, answer.exception_type or ""
     if status == 429 or "RateLimit" in exception or _tells_limit(answer):
         return RateLimited
+    if status == 403 and not exception and answer.message == "Missing Authentication Token":
+        return NotFound  # AWS's gateway says so of a path that it does not have
     if status in {401, 403} or exception == "MXUnAuthorizedAccessException":
         return Unauthorized
     if status == 400:

@@ -167,8 +167,9 @@ class Caller:
                 watch.has_token()
             try:
                 call = await begin()
-            except NotSent:
-                watch.nothing()
+            except NotSent as error:
+                if error.__cause__ is None:  # else something failed
+                    watch.nothing()
                 raise
             watch.sent()
             answer = await self._exchange(call, still)

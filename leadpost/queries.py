@@ -238,12 +238,13 @@ def _lead_activity(answer: Answer, raw: object) -> LeadActivity:
         activity_id=activity_id,
         event=_code(get(raw, "EventCode")),
         created_on=_moment(get(raw, "CreatedOn")),
-        texts=frozenset(_texts(raw)),
+        texts=frozenset(texts_in(raw)),
         raw=_mapping(raw),
     )
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
+    """Yield every text of a JSON value, save names."""
     left = [value]  # not recursion: the answer may be nested as deep as its reader allowed
     while left:
         value = left.pop()
@@ -342,8 +343,8 @@ def _redacted_reason(reason: object, request_body: object) -> str | None:
         return None
 
 
-def _tells_mx(text: object) -> bool:
-    return isinstance(text, str) and re.search(r"\bMX[A-Z]\w+Exception\b", text) is not None
+def _tells_mx(told: object) -> bool:
+    return any(re.search(r"\bMX[A-Z]\w+Exception\b", text) for text in texts_in(told))
 
 
 show_in("leadpost", globals())

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -129,6 +131,18 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition never came"
         time.sleep(0.01)
+
+
+def pressing(condition: Callable[[], bool], number: signal.Signals) -> threading.Thread:
+    """Send a signal to this process once a condition holds."""
+
+    def press() -> None:
+        until(condition)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
 
 
 def texts_of(directory: Path) -> str:

@@ -60,6 +60,7 @@ def test_a_2xx_with_a_request_id_is_success_however_it_is_spelled(name: str, sta
         (401, b"<html>", Unauthorized),
         (500, mx("MXUnAuthorizedAccessException"), Unauthorized),
         (403, {"message": "Forbidden"}, Unauthorized),
+        (403, {"message": "Missing Authentication Token"}, NotFound),
         (404, b"not here", NotFound),
         (302, b"", NotFound),
         (405, b"", NotFound),
@@ -197,3 +198,8 @@ def test_retry_after_in_all_its_forms(value: str | None, seconds: float | None) 
 def test_no_retry_after_breaks_the_reading(value: str) -> None:
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or seconds >= 0
+
+
+def test_an_empty_exception_type_is_none() -> None:
+    body = {"RequestID": REQUEST_ID, "ExceptionType": "", "ExceptionMessage": None}
+    assert read_request_id(answer(200, body)) == REQUEST_ID

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.inputs import opened, told_by_content
+from leadpost.cli.inputs import base_of, opened, told_by_content
 from leadpost.cli.json_values import values_of
 from leadpost.cli.options import Format
 from leadpost.cli.rows import Row, in_zone
@@ -352,3 +352,16 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     assert result.exit_code == 2
     why = "No such file or directory" if name == "missing.csv" else "Is a directory"
     assert result.stderr == f"error: {tmp_path / name}: {why}\n"
+
+
+def test_many_values_with_nothing_between_are_read() -> None:
+    item = json.dumps({"a": "b" * 90})
+    found = values_of(io.StringIO(item * 90_000), "a.json")
+    assert sum(value == {"a": "b" * 90} for _, value in found) == 90_000
+
+
+def test_a_name_that_no_database_takes_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no UTF-8, wanted one: choose an --output-base"):
+        base_of(f"{tmp_path}/caf\udce9.csv", None)
+    assert base_of("caf\udce9.csv", "cafe") == "cafe"
+    assert base_of("-", None) == "stdin"

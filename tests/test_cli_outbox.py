@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import os
 import signal
 import sqlite3
 import subprocess
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ import typer
 from cli_support import (
     LONG,
     keys_of,
+    lead,
     payload,
+    pressing,
     read_csv,
     read_jsonl,
     record,
@@ -31,11 +31,14 @@ from cli_support import (
 )
 from rich.console import Console
 
+from leadpost import Activity
 from leadpost.cli import outbox_status
 from leadpost.cli.outbox_commands import span
 from leadpost.cli.outbox_url import shown_url
+from leadpost.cli.outputs import Result
+from leadpost.cli.rows import Row
 from leadpost.errors import OutboxUnavailable, UnexpectedAnswer
-from leadpost.outbox import Outbox
+from leadpost.outbox import Entry, Outbox
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
 
 PASSWORD = "PASSWORD-0123456789"
@@ -342,18 +345,6 @@ def test_a_worker_ends_although_a_call_does_not(tmp_path: Path) -> None:
     assert states_in(path) == {"uncertain": 1}
 
 
-def pressing(condition: Callable[[], bool], number: signal.Signals) -> threading.Thread:
-    """Send a signal to this process once a condition holds."""
-
-    def press() -> None:
-        until(condition)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    return thread
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_worker_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
@@ -465,3 +456,10 @@ def test_two_files_in_one_outbox_are_told_apart(tmp_path: Path) -> None:
             assert result.exit_code == 0
         assert len(sandbox.taken) == 6
     assert len(read_csv(tmp_path / "Leads.csv.results.csv")) == 2
+
+
+def test_one_that_is_pending_again_after_a_doubt_is_in_doubt_still() -> None:
+    moment = datetime.now(UTC)
+    entry = Entry(1, "1", 0, "pending", {}, moment, moment, 1, None, None, "DeliveryUncertain", "?")
+    row = Row(2, (), Activity(lead(0), 201))
+    assert Result.of(row, entry) == Result("uncertain", "", "DeliveryUncertain", "?")

@@ -278,6 +278,10 @@ def test_the_sandbox_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> Non
     ("options", "wanted"),
     [
         (["--delay", "fast"], "--delay: found 'fast', wanted seconds, or LOW:HIGH"),
+        (["--delay", "inf"], "--delay: found 'inf', wanted seconds, or LOW:HIGH"),
+        (["--delay", "2:1"], "--delay: found '2:1', wanted seconds, or LOW:HIGH"),
+        (["--period", "nan"], "period is more than 0 seconds, not nan"),
+        (["--pace", "nan"], "pace is more than 0 a second, not nan"),
         (["--idle-timeout", "1:x"], "--idle-timeout: found '1:x'"),
         (["--fault", "500"], "--fault: found '500', wanted NAME=PROBABILITY"),
         (["--fault", "500=often"], "--fault: found '500=often', wanted NAME=PROBABILITY"),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from cli_support import LONG, keys_of, payload, start, states_in, until
+from cli_support import LONG, keys_of, payload, pressing, start, states_in, until
+from cli_support import run as command
 from support import run, server_in
 
 from leadpost import NotSent, TokenBucket
@@ -113,3 +114,19 @@ def test_a_worker_ends_although_the_database_hangs(tmp_path: Path, postgresql_ur
             process.kill()
             process.wait()
     assert "the database does not answer" in (tmp_path / "stderr").read_text()
+
+
+def test_it_ends_the_process_where_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr("leadpost.cli.work._AT_LAST", 0.0)
+    monkeypatch.setattr("leadpost.cli.work.os._exit", codes.append)
+    path = tmp_path / "leadpost.db"
+    run(put(f"sqlite+aiosqlite:///{path}", 0))
+    with Sandbox(pace=1000) as sandbox:
+        thread = pressing(lambda: states_in(path)["accepted"] == 1, signal.SIGTERM)
+        command("work", "--no-verify", "--outbox", path, env=keys_of(sandbox))
+        thread.join()
+    assert codes == [1]
+    assert "what was not set down will be uncertain" in caplog.text

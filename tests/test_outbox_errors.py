@@ -18,9 +18,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as NoConnection
-from support import activity, run, server_in, within
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import Vendor, account, activity, run, server_in, within
 
-from leadpost import OutboxError, OutboxUnavailable
+from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavailable
 from leadpost.cli.outbox_url import shown_url
 from leadpost.outbox import Outbox
 from leadpost.outbox.failures import told
@@ -246,3 +247,40 @@ def test_a_password_among_the_options_is_shown_nowhere(option: str) -> None:
     url = f"postgresql+asyncpg://postgres@/postgres?host=/tmp&{option}=private"
     assert "private" not in f"{Outbox(url)!r}{shown_url(url)}"
     assert "host=%2Ftmp" in shown_url(url)
+
+
+async def test_one_who_is_cancelled_twice_leaves_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with Outbox(url_of(path)) as outbox, within(30):
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        putting = asyncio.create_task(outbox.put_many([activity(2)]))
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            putting.cancel()
+            await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+        other.close()
+        await outbox.put(activity(1))
+
+
+async def test_a_run_ends_although_the_database_hangs(postgresql_url: str) -> None:
+    engine = create_async_engine(postgresql_url)
+    vendor = Vendor()
+    client = vendor.client()
+    async with Outbox(postgresql_url) as outbox, engine.connect() as holder, within(30):
+        await outbox.put(activity(1))
+        posting = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
+        running = asyncio.create_task(outbox.run(posting))
+        while not vendor.requests:
+            await asyncio.sleep(0.01)
+        await holder.execute(sa.text("LOCK TABLE leadpost_workers"))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await holder.rollback()
+    await engine.dispose()

@@ -246,7 +246,7 @@ async def test_what_may_be_anothers_stays_in_doubt(outbox: Outbox) -> None:
     async with poster_to(sandbox) as poster:
         await outbox.drain(poster)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "verify that first" in ((await told(outbox))[0][1] or "")
+    assert "whose activity is not known" in ((await told(outbox))[0][1] or "")
     async with poster_to(sandbox) as poster, within(20):
         await outbox.verify(poster)
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
@@ -388,7 +388,7 @@ async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) 
     for number in (1, 2):
         settle = partial(
             settling.settle,
-            entry_id=number,
+            of=settling.Check(number, 1, None, "{}"),
             before="accepted",
             state="succeeded",
             note="",
@@ -430,3 +430,47 @@ async def test_one_that_is_posted_again_is_asked_for_anew(outbox: Outbox) -> Non
     checks = sa.select(table.c.checks, table.c.request_id)
     found = await outbox._store.read(lambda connection: connection.execute(checks))
     assert found.one() == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("known", "doubtful"),
+    [
+        (Activity(LEAD, 201, "Called back", WHEN), Activity(LEAD, 201, "Called back")),
+        (
+            Activity(LEAD, 201, "Other note", fields={"mx_Custom_1": "yes"}),
+            Activity(LEAD, 201, "yes"),
+        ),
+    ],
+)
+async def test_whatever_would_be_taken_for_it_is_reckoned_with(
+    outbox: Outbox, known: Activity, doubtful: Activity
+) -> None:
+    sandbox = await doubted(outbox, "cut-before", doubtful)
+    await posted(outbox, sandbox, known)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "whose activity is not known" in ((await told(outbox))[0][1] or "")
+    sandbox.__exit__(None, None, None)
+
+
+async def test_one_of_long_ago_is_not_reckoned_with(outbox: Outbox) -> None:
+    sandbox = await doubted(outbox, "cut-after", noted(1))
+    await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "long ago"}))
+    long_ago = sa.update(table).where(table.c.id == 2).values(sent_at=time.time() - 30 * 86400)
+    await outbox._store.write(lambda connection: connection.execute(long_ago))
+    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
+    sandbox.__exit__(None, None, None)
+
+
+def test_a_note_of_blanks_says_nothing() -> None:
+    blank = Activity(LEAD, 201, " \r\n ", WHEN).to_payload()
+    has = [LeadActivity("a1", 201, WHEN, frozenset({"", "anything"}), {})]
+    assert candidates(blank, WHEN, has) == []
+
+
+async def test_a_late_answer_says_nothing_of_a_later_call(outbox: Outbox, sandbox: Sandbox) -> None:
+    await posted(outbox, sandbox, noted(1))
+    await changed(outbox, calls=2)
+    settle = partial(settling.settle, before="accepted", state="failed", note="", activity_id=None)
+    for calls, is_it in ((1, False), (2, True)):
+        of = settling.Check(1, calls, None, "{}")
+        assert await outbox._store.write(partial(settle, of=of)) == is_it

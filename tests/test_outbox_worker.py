@@ -143,27 +143,30 @@ async def test_a_long_pause_ends_a_drain_and_is_waited_out_by_a_run(
 async def test_one_that_could_not_be_set_down_is_uncertain_and_not_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, refused = outbox._store.write, list[object]()
+    write, refused, beaten = outbox._store.write, list[object](), asyncio.Event()
 
     async def fickle(work: Any, **options: Any) -> Any:
         if getattr(work, "func", None) is claims.record and not refused:
             refused.append(work)
             raise OutboxError("the disk is full")
-        return await write(work, **options)
+        found = await write(work, **options)
+        if refused and getattr(work, "__name__", "") == "beat":
+            beaten.set()
+        return found
 
     async def slowly(request: httpx.Request) -> httpx.Response:
         if len(vendor.requests) > 1:
-            await asyncio.sleep(0.3)  # the heart beats meanwhile
+            await beaten.wait()
         return await accept(request)
 
     vendor = Vendor(slowly)
     await outbox.put_many(map(activity, (1, 2, 3)))
-    monkeypatch.setattr(worker, "LEASE", 0.1)
-    of = Worker(outbox._store, poster(vendor), 0.1, asyncio.Event())
+    of = Worker(outbox._store, poster(vendor), 1.5, asyncio.Event())
     monkeypatch.setattr(outbox._store, "write", fickle)
     with pytest.raises(OutboxError, match="disk is full"):
         await of.drain()
     monkeypatch.setattr(outbox._store, "write", write)
+    beaten.set()
     await outbox.drain(poster(vendor))
     assert await states(outbox) == ["uncertain", "accepted", "accepted"]
     assert sorted(vendor.numbers) == [1, 2, 3]
@@ -556,3 +559,56 @@ async def test_what_fails_while_it_is_cancelled_is_told(caplog: pytest.LogCaptur
     with pytest.raises(asyncio.CancelledError):
         await task
     assert caplog.messages == ["what was cancelled had failed: OutboxError"]
+
+
+async def test_one_that_is_sent_again_before_the_store_is_back_is_not_taken_for_unsent(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit was done, its answer lost, and the entry was claimed once more meanwhile."""
+    write, lost = outbox._store.write, list[object]()
+    answer, started = asyncio.Event(), asyncio.Event()
+
+    async def fickle(work: Any, **options: Any) -> Any:
+        found = await write(work, **options)
+        if getattr(work, "func", None) is claims.record and not lost:
+            lost.append(work)
+            raise OutboxUnavailable("the connection was lost")
+        return found
+
+    async def first_fails(request: httpx.Request) -> httpx.Response:
+        if len(vendor.requests) == 1:
+            raise httpx.ConnectError("refused")
+        started.set()
+        await answer.wait()
+        return await accept(request)
+
+    vendor = Vendor(first_fails)
+    await outbox.put(activity(1))
+    of = Worker(outbox._store, poster(vendor), 15.0, asyncio.Event())
+    monkeypatch.setattr(outbox._store, "write", fickle)
+    draining = asyncio.create_task(of.drain())
+    async with within(20):
+        await started.wait()
+        while len(await outbox.history(1)) < 5:  # the repeated record is in it
+            await asyncio.sleep(0.01)
+        await of._beat()
+        assert await states(outbox) == ["sending"]
+        answer.set()
+        assert await draining == {"accepted": 1}
+    assert len(vendor.requests) == 2
+
+
+async def test_work_is_waited_for_however_often_it_is_cancelled() -> None:
+    done = asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(0.2)
+        done.set()
+
+    waiting = asyncio.create_task(finished(work()))
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert done.is_set()

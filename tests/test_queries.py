@@ -66,10 +66,16 @@ def test_a_message_that_tells_nothing_is_no_error(message: object) -> None:
             True,
         ),
         ({"Status": "Failure", "Message": "MXInvalidLeadException"}, False, "failed", True),
+        (
+            {"Status": "FAILURE", "Message": {"ExceptionType": "MXInvalidLeadException"}},
+            False,
+            "failed",
+            True,
+        ),
     ],
 )
 def test_each_status_is_pending_succeeded_or_failed_and_final_or_not(
-    task: dict[str, str], *, failure_is_final: bool, state: str, final: bool
+    task: dict[str, object], *, failure_is_final: bool, state: str, final: bool
 ) -> None:
     found = status_of(failure_is_final=failure_is_final, **task)
     assert (found.state, found.final) == (state, final)

@@ -229,7 +229,7 @@ def post_command(
         stack.enter_context(logged(console, verbose=verbose))
         account = None if dry_run else read_account(env_file)
         source = stack.enter_context(inputs.opened(file, form, timezone, send_empty=send_empty))
-        base = output_base or ("stdin" if file == inputs.STDIN else file)
+        base = inputs.base_of(file, output_base)
         check = post.check_file(source, console)
         if account is None or (check.bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)

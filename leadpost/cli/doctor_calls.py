@@ -196,9 +196,7 @@ def _kind_of(error: LeadpostError, *, html: bool) -> Kind:
             return Kind.NO_PATH
         case UnexpectedAnswer() if html:
             return Kind.NO_PATH
-        # AWS's gateway says the one of a URL that it does not have, the other of an x-api-key.
-        case Unauthorized(exception_type=None, exception_message="Missing Authentication Token"):
-            return Kind.NO_PATH
+        # AWS's gateway says so of an x-api-key.
         case Unauthorized(exception_type=None, exception_message="Forbidden"):
             return Kind.API_KEY_REFUSED
         case Unauthorized() if error.status == 401 or error.exception_type:

@@ -52,6 +52,23 @@ def opened(
             yield JsonInput(file, path, zone, lines=form is Format.JSONL)
 
 
+def base_of(path: str, output_base: str | None) -> str:
+    """
+    Give what the names of the results begin with, which goes into the outbox too.
+
+    Raises:
+        InputError: no database takes it.
+    """
+    base = output_base or ("stdin" if path == STDIN else path)
+    try:
+        base.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{base!r}: found a name that is no UTF-8, wanted one: choose an --output-base"
+        ) from None
+    return base
+
+
 def zone_of(name: str | None) -> tzinfo | None:
     """
     Look a time zone up by its name.

@@ -83,13 +83,13 @@ class _Text:
                 value, end = _decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
                 # It may be that only a part of the value has been read.
-                if self._ended or len(self._text) > _LONGEST:
+                if self._ended or len(self._text) - self._at > _LONGEST:
                     why = error.msg if isinstance(error, json.JSONDecodeError) else "no value"
                     raise self.error(f"an item is not JSON: {why}") from None
             else:
                 # "1" may be a part of "12", and "1." of "1.5".
                 closed = self._text[end : end + 1] in _AFTER_VALUE
-                if closed or self._ended or len(self._text) > _LONGEST:
+                if closed or self._ended or len(self._text) - self._at > _LONGEST:
                     self._move_to(end)
                     return value
             self._read_on(size)

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from math import inf, nan
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -48,11 +49,12 @@ def span_of(option: str, text: str) -> float | tuple[float, float]:
     """
     low, colon, high = text.partition(":")
     try:
-        return (float(low), float(high)) if colon else float(low)
+        span = float(low), float(high if colon else low)
     except ValueError:
-        raise InputError(
-            f"{option}: found {text!r}, wanted seconds, or LOW:HIGH such as 0.02:0.15"
-        ) from None
+        span = nan, nan
+    if not 0 <= span[0] <= span[1] < inf:
+        raise InputError(f"{option}: found {text!r}, wanted seconds, or LOW:HIGH such as 0.02:0.15")
+    return span if colon else span[0]
 
 
 def pairs_of(

@@ -33,7 +33,7 @@ from leadpost.hooks import Hook, Paused, Resized
 from leadpost.limit import LIMIT, PERIOD
 from leadpost.outbox.away import Away
 from leadpost.outbox.schema import buckets
-from leadpost.outbox.store import GOOD_BYE, Store, inserted_once, now
+from leadpost.outbox.store import GOOD_BYE, Store, ended, inserted_once, now
 from leadpost.outbox.tokens import Clock, Grant, Refusal, Release, Tokens, Wish
 from leadpost.pace import HASTE
 from leadpost.watch import Hooks
@@ -145,14 +145,18 @@ class SharedTokenBucket:
             return
         has_failed = clerk.done()  # then it was told, and there is nothing to give back
         clerk.cancel()
-        await asyncio.wait([clerk])
+        await asyncio.wait([clerk], timeout=GOOD_BYE)
         self._fail_waiting(RuntimeError("the SharedTokenBucket is closed"))
         before = time.monotonic()
         try:
             if not has_failed:
-                async with asyncio.timeout(GOOD_BYE):
-                    await self._changed(partial(self._leave, self._wish(before), before))
-        except (OutboxUnavailable, TimeoutError) as error:
+                leave = partial(self._leave, self._wish(before), before)
+                leaving = asyncio.create_task(self._changed(leave))
+                if await ended(leaving):
+                    leaving.result()
+                else:
+                    _log.warning("the tokens are back when their lease ends: no answer")
+        except OutboxUnavailable as error:
             _log.warning("the tokens are back when their lease ends: %s", error)
         finally:
             await self._store.aclose()

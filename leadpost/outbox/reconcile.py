@@ -16,7 +16,7 @@ from leadpost.outbox.entries import EntryState
 from leadpost.outbox.settling import Doubt
 from leadpost.outbox.store import Store
 from leadpost.poster import AsyncActivityPoster
-from leadpost.queries import LeadActivity
+from leadpost.queries import LeadActivity, texts_in
 
 SETTLE = timedelta(hours=12)
 """
@@ -42,7 +42,7 @@ async def reconcile(
         state, note, activity_id = await _judged(store, poster, doubt, settle)
         change = partial(
             settling.settle,
-            entry_id=doubt.id,
+            of=doubt,
             before="uncertain",
             state=state,
             note=note,
@@ -68,19 +68,20 @@ async def _judged(
         raise
     except (Rejected, UnexpectedAnswer) as error:
         return "uncertain", f"the lead's activities cannot be read: {error}", None
-    others = await store.read(partial(settling.others_of, doubt=doubt, lead=lead))
-    twins = sum(_told(json.loads(other)) == _told(payload) for other in others)
-    since = [activity for activity in has if _may_be(activity, event, doubt.sent_at - ZONES_DIFFER)]
-    ids = [activity.activity_id for activity in since]
+    since = doubt.sent_at - ZONES_DIFFER
+    others = partial(settling.others_of, doubt=doubt, lead=lead, since=since)
+    twins = sum(_is_twin(json.loads(other), payload) for other in await store.read(others))
+    of_type = [activity for activity in has if _may_be(activity, event, since)]
+    ids = [activity.activity_id for activity in of_type]
     taken = await store.read(partial(settling.matched, activity_ids=ids))
-    free = [activity for activity in since if activity.activity_id not in taken]
+    free = [activity for activity in of_type if activity.activity_id not in taken]
     alike = candidates(payload, doubt.sent_at, free)
-    if alike and not _told(payload)[2]:
+    if alike and not _words(payload):
         return "uncertain", "the lead has some like it, but neither note nor date-time tell", None
     if len(alike) > twins:
         return "accepted", "the lead has it", None if twins else alike[-1]
     if alike:
-        text = "the same was posted for another entry, and it may be that one's: verify that first"
+        text = "the same was posted for another entry, whose activity is not known: it may be that"
         return "uncertain", text, None
     if doubt.age < settle.total_seconds():
         return "uncertain", "the lead does not have it yet; it may still come", None
@@ -99,12 +100,11 @@ def candidates(
     They are of the same type, were made since it was sent, and hold its note and date-time. Where
     the vendor does not tell type or time, they may be.
     """
-    _, event, wanted = _told(payload)
     return [
         activity.activity_id
         for activity in has
-        if _may_be(activity, event, sent_at - CLOCKS_DIFFER)
-        and wanted <= {_plain(text) for text in activity.texts}
+        if _may_be(activity, payload["ActivityEvent"], sent_at - CLOCKS_DIFFER)
+        and _words(payload) <= set(map(_plain, activity.texts))
     ]
 
 
@@ -113,11 +113,19 @@ def _may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
     return is_late and activity.event in {None, event}
 
 
-def _told(payload: dict[str, Any]) -> tuple[str, int, frozenset[str]]:
-    """Give what an activity is known again by: lead, type, and the texts that say something."""
-    texts = (payload.get(name) for name in ("ActivityNote", "ActivityDateTime"))
-    told = frozenset(_plain(text) for text in texts if text)
-    return str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"], told
+def _is_twin(other: dict[str, Any], payload: dict[str, Any]) -> bool:
+    """Tell whether the activity of another entry would be taken for this one's."""
+    is_same = all(
+        str(other.get(name)).lower() == str(payload.get(name)).lower()
+        for name in ("RelatedProspectId", "ActivityEvent")
+    )
+    return is_same and _words(payload) <= set(map(_plain, texts_in(other)))
+
+
+def _words(payload: dict[str, Any]) -> set[str]:
+    """Give what an activity is known again by."""
+    texts = (_plain(payload.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
+    return {text for text in texts if text}
 
 
 def _plain(text: str) -> str:

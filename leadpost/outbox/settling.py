@@ -16,9 +16,10 @@ from leadpost.outbox.store import now
 
 @frozen
 class Check:
-    """An accepted entry whose status is to be asked for."""
+    """An accepted entry whose status is to be asked for, after so many calls."""
 
     id: int
+    calls: int
     request_id: str | None
     payload: str = field(repr=False)
 
@@ -30,12 +31,14 @@ class Doubt:
 
     Attributes:
         id: The entry.
+        calls: How many calls were made for it.
         payload: The activity as JSON.
         sent_at: When its call was made.
         age: Seconds since then.
     """
 
     id: int
+    calls: int
     payload: str = field(repr=False)
     sent_at: datetime
     age: float
@@ -79,16 +82,17 @@ async def claim_check(connection: AsyncConnection, waits: Sequence[float]) -> Ch
         sa.update(entries)
         .where(entries.c.id == first.scalar_subquery())
         .values(checks=entries.c.checks + 1, due_at=moment + sa.cast(wait, sa.Double))
-        .returning(entries.c.id, entries.c.request_id, entries.c.payload)
+        .returning(entries.c.id, entries.c.calls, entries.c.request_id, entries.c.payload)
     )
     row = (await connection.execute(mark)).one_or_none()
-    return None if row is None else Check(row.id, row.request_id, row.payload)
+    return None if row is None else Check(row.id, row.calls, row.request_id, row.payload)
 
 
 async def doubts(connection: AsyncConnection, after: int) -> Doubt | None:
     """Give the first uncertain entry whose id is above `after`."""
+    columns = entries.c.id, entries.c.calls, entries.c.payload, entries.c.sent_at
     query = (
-        sa.select(entries.c.id, entries.c.payload, entries.c.sent_at, now(connection).label("now"))
+        sa.select(*columns, now(connection).label("now"))
         .where(entries.c.id > after, entries.c.state == "uncertain")
         .order_by(entries.c.id)
         .limit(1)
@@ -97,16 +101,19 @@ async def doubts(connection: AsyncConnection, after: int) -> Doubt | None:
     if row is None:
         return None
     sent_at = datetime.fromtimestamp(row.sent_at, UTC)
-    return Doubt(row.id, row.payload, sent_at, row.now - row.sent_at)
+    return Doubt(row.id, row.calls, row.payload, sent_at, row.now - row.sent_at)
 
 
-async def others_of(connection: AsyncConnection, doubt: Doubt, lead: str) -> list[str]:
-    """Give what other entries have posted on a lead, as JSON, where its id is not known."""
+async def others_of(
+    connection: AsyncConnection, doubt: Doubt, lead: str, since: datetime
+) -> list[str]:
+    """Give what was posted on a lead for other entries, as JSON, where its id is not known."""
     text = sa.func.lower(entries.c.payload, type_=entries.c.payload.type)
     query = sa.select(entries.c.payload).where(
         entries.c.id != doubt.id,
         entries.c.state.in_(("sending", "accepted", "succeeded")),
         entries.c.activity_id.is_(None),
+        entries.c.sent_at >= since.timestamp(),
         text.contains(lead.lower(), autoescape=True),
     )
     return list((await connection.execute(query)).scalars())
@@ -120,7 +127,7 @@ async def matched(connection: AsyncConnection, activity_ids: Sequence[str]) -> s
 
 async def settle(
     connection: AsyncConnection,
-    entry_id: int,
+    of: Check | Doubt,
     before: EntryState,
     state: EntryState,
     *,
@@ -131,7 +138,7 @@ async def settle(
     Change the state of an entry for what the vendor has told of it since.
 
     Returns:
-        Whether it was still in the state that it had before.
+        Whether it was still in the state that it had before, and no call was made for it since.
     """
     moment = now(connection)
     is_bad = state in {"failed", "uncertain"}
@@ -146,10 +153,12 @@ async def settle(
     if activity_id is not None and not await matched(connection, [activity_id]):
         values["activity_id"] = activity_id  # else reconciling took it to be another entry's
     update = (
-        sa.update(entries).where(entries.c.id == entry_id, entries.c.state == before).values(values)
+        sa.update(entries)
+        .where(entries.c.id == of.id, entries.c.calls == of.calls, entries.c.state == before)
+        .values(values)
     )
     if (await connection.execute(update)).rowcount == 0:
         return False
     if state != before:
-        await add_changes(connection, [entry_id], state, note)
+        await add_changes(connection, [of.id], state, note)
     return True

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.errors import OutboxError
 from leadpost.outbox import schema
 from leadpost.outbox.failures import FAILURES, is_locked, told
 
@@ -35,8 +35,6 @@ BUSY = 60.0
 _TURN = 0.5
 """Seconds to wait for it at a time: one who is cancelled meanwhile waits no longer."""
 
-_AT_FIRST = 2.0
-"""Seconds in which a new file may be locked by another process that makes it too."""
 GOOD_BYE = 1.0
 """Seconds for telling others that one has ended; without a word, they wait for the lease's end."""
 BRIEF = 5.0
@@ -83,7 +81,7 @@ class Store:
         with self._told():
             _make_file(self._engine.url)
         try:
-            await self._make_tables()
+            await self.write(schema.bring_up_to_date)
         except TypeError as error:  # the driver's, of a keyword argument
             await self.aclose()
             raise OutboxError(
@@ -92,17 +90,6 @@ class Store:
         except BaseException:
             await self.aclose()
             raise
-
-    async def _make_tables(self) -> None:
-        began = time.monotonic()
-        while True:
-            try:
-                return await self.write(schema.bring_up_to_date)
-            except OutboxUnavailable:
-                # Going over to WAL does not wait for another process that does the same.
-                if time.monotonic() - began > _AT_FIRST:
-                    raise
-            await asyncio.sleep(_AT_FIRST / 20)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -146,7 +133,7 @@ class Store:
         Raises:
             OutboxError: the store failed; nothing was done, or no one can tell.
         """
-        begun: list[AsyncConnection] = []  # kept although the caller is cancelled meanwhile
+        begun: list[AsyncConnection] = []  # kept where the caller is cancelled meanwhile
 
         async def begin() -> None:
             connection = await self._engine.connect().start()
@@ -197,6 +184,8 @@ class Store:
                     is_late = time.monotonic() - began > BUSY or not has_time()
                     if is_late or not is_locked(failure):
                         raise
+                # Going over to WAL does not wait at all for others that use the file.
+                await asyncio.sleep(_TURN / 10)
 
     @contextmanager
     def _told(self) -> Generator[None]:
@@ -208,12 +197,14 @@ class Store:
 
 
 async def finished(work: Awaitable[T]) -> T:
-    """Wait for some work; where that is cancelled, let the work end first."""
+    """Wait for some work; where that is cancelled, however often, let the work end first."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # anyio says it at each turn of the loop
+                await asyncio.wait([task])
         if not task.cancelled() and (failure := task.exception()) is not None:
             _log.warning("what was cancelled had failed: %s", type(failure).__name__)
         raise
@@ -223,6 +214,19 @@ def shown(url: sa.URL) -> str:
     """Give a URL without the password, which may stand among its options too."""
     query = {name: "***" if "pass" in name else value for name, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
+
+
+async def ended(*tasks: asyncio.Future[Any]) -> bool:
+    """
+    Wait for tasks that are to end by now, but not for long: the database may hang.
+
+    Returns:
+        Whether all have ended, in whatever way. The others are left to themselves.
+    """
+    for task in tasks:
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio's word
+    _, left = await asyncio.wait(tasks, timeout=GOOD_BYE)
+    return not left
 
 
 def now(connection: AsyncConnection) -> sa.ColumnElement[float]:

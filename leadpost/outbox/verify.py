@@ -43,6 +43,7 @@ async def verify(
     while True:
         try:
             check = await store.write(partial(settling.claim_check, waits=WAITS))
+            database.is_back()
             if check is not None:
                 await _ask(store, poster, check, tally)
                 vendor.is_back()
@@ -55,8 +56,6 @@ async def verify(
         except Unavailable as error:
             vendor.is_away(error)
             due = _POLL
-        else:
-            database.is_back()
         if due is None and not forever:
             return tally
         await asyncio.sleep(_POLL if due is None else min(due, _POLL))
@@ -92,7 +91,7 @@ async def _ask(
                 activity_id = status.activity_id
     settle = partial(
         settling.settle,
-        entry_id=check.id,
+        of=check,
         before="accepted",
         state=state,
         note=note,

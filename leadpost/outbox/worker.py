@@ -34,7 +34,7 @@ from leadpost.outbox import claims
 from leadpost.outbox.away import Away
 from leadpost.outbox.claims import Claim
 from leadpost.outbox.entries import EntryState
-from leadpost.outbox.store import GOOD_BYE, Store, finished
+from leadpost.outbox.store import Store, ended, finished
 from leadpost.poster import AsyncActivityPoster
 from leadpost.retry import RetryPolicy, Waiting
 
@@ -81,7 +81,7 @@ class Worker:
         self._long = False  # whether there is so much that it goes at an even pace
         self._under_way = 0
         self._claiming = asyncio.Lock()
-        self._claimed = set[int]()  # entries whose calls are not set down yet
+        self._claimed = dict[int, int]()  # entries whose calls are not set down: which call it is
         self._vendor = Away("LeadSquared")
         self._database = Away(f"the outbox {store.name}")
 
@@ -107,7 +107,7 @@ class Worker:
     async def _work(self) -> None:
         # A new name: what could not be set down under the last one is found by others.
         self.id = uuid4().hex
-        self._claimed = set()
+        self._claimed = {}
         self._stop.clear()
         self._failure = None
         self._ended = False
@@ -127,10 +127,12 @@ class Worker:
             self._ended = True
             for task in (posting, heart, watch):
                 task.cancel()
-            await asyncio.gather(posting, heart, watch, return_exceptions=True)
-            with suppress(OutboxUnavailable, TimeoutError):  # its lease will end
-                async with asyncio.timeout(GOOD_BYE):
-                    await self._store.write(partial(claims.leave, worker=self.id))
+            await ended(posting, heart, watch)
+            leave = partial(claims.leave, worker=self.id)
+            leaving = asyncio.create_task(self._store.write(leave))
+            with suppress(OutboxUnavailable):  # its lease will end
+                if await ended(leaving):
+                    leaving.result()
             counts = ", ".join(f"{count} {state}" for state, count in self._tally.items())
             _log.info("worker %s ended: %s", self.id, counts or "nothing was posted")
 
@@ -254,7 +256,7 @@ class Worker:
         self._database.is_back()
         if call.claim is None:
             raise NotSent("nothing is pending")
-        self._claimed.add(call.claim.id)
+        self._claimed[call.claim.id] = call.claim.calls
         payload: Mapping[str, Any] = json.loads(call.claim.payload)
         return payload
 
@@ -348,7 +350,8 @@ class Worker:
                 _log.error("could not be set down: %s", what)
         if not mine:
             _log.warning("another call was made meanwhile: %s", what)
-        self._claimed.discard(claim.id)
+        if self._claimed.get(claim.id) == claim.calls:  # else it is claimed again by now
+            del self._claimed[claim.id]
         self._database.is_back()
         if state != "pending":
             self._tally[state] += 1

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -85,11 +86,11 @@ class Sandbox:
         ends = ends or {}
         if limit is not None and limit < 1:
             raise ValueError(f"limit is 1 call or more, or None; not {limit}")
-        if period <= 0:
+        if not 0 < period < inf:
             raise ValueError(f"period is more than 0 seconds, not {period}")
         if window not in WINDOWS:
             raise ValueError(f"window is one of {', '.join(WINDOWS)}; not {window!r}")
-        if pace <= 0:
+        if not 0 < pace < inf:
             raise ValueError(f"pace is more than 0 a second, not {pace}")
         if not set(ends.values()) <= set(FINAL_STATUSES):
             raise ValueError(f"a request ends as one of {', '.join(FINAL_STATUSES)}; not {ends}")
