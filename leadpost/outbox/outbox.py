@@ -178,7 +178,9 @@ class Outbox:
         Post what is pending and what will be, until cancelled.
 
         Waits out a vendor that cannot be reached, and a store that is away. Cancelled, it makes no
-        new calls, waits for those under way for some seconds, and passes the cancellation on.
+        new calls, waits for those under way for some seconds, and passes the cancellation on;
+        cancelled once more, it waits no longer. A scope of anyio cancels again at once: what is
+        under way is `uncertain` then, unless this runs in an asyncio task of its own.
 
         Args:
             poster: As for `drain`.
