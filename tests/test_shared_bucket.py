@@ -18,7 +18,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from support import KEYS, Vendor, account, activity, answers, fullest, within
 
 from leadpost import (
@@ -445,3 +445,19 @@ async def test_a_token_in_advance_is_used_only_where_a_pause_would_be_known(
     shared._touched_at = time.monotonic()
     shared._hand_on()
     assert turn.done()
+
+
+async def test_a_good_bye_waits_not_long_for_a_database_that_hangs(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_async_engine(postgresql_url)
+    async with engine.connect() as holder, within(30):
+        async with bucket(postgresql_url) as of:
+            await take(of, [])
+            await holder.execute(sa.text("LOCK TABLE leadpost_buckets"))
+        assert "the tokens are back when their lease ends: no answer" in caplog.text
+        await holder.rollback()
+        closing = of._store._closing
+        assert closing is not None
+        await closing
+    await engine.dispose()

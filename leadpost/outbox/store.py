@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +65,8 @@ class Store:
 
     def __init__(self, url: str, *, brief: bool = False) -> None:
         self._engine = _engine(url, brief=brief)
+        self._busy = set[asyncio.Task[Any]]()
+        self._closing: asyncio.Task[None] | None = None
         self.name = shown(self._engine.url)
         self.is_local = self._engine.dialect.name == "sqlite"
 
@@ -92,7 +94,14 @@ class Store:
             raise
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections, those that a database holds as soon as it gives them back."""
+        if not self._busy:
+            await self._engine.dispose()
+        elif self._closing is None:
+            self._closing = asyncio.create_task(self._close_later())
+
+    async def _close_later(self) -> None:
+        await asyncio.wait(self._busy)
         await self._engine.dispose()
 
     async def write(
@@ -172,14 +181,19 @@ class Store:
         return await self._in_turn(asking)
 
     async def _in_turn(
-        self, work: Callable[[], Awaitable[T]], has_time: Callable[[], bool] = lambda: True
+        self,
+        work: Callable[[], Coroutine[Any, Any, T]],
+        has_time: Callable[[], bool] = lambda: True,
     ) -> T:
         """Do it as soon as no other process has SQLite's lock, for which it asks first of all."""
         began = time.monotonic()
         with self._told():
             while True:
                 try:
-                    return await finished(work())
+                    task = asyncio.create_task(work())
+                    self._busy.add(task)
+                    task.add_done_callback(self._busy.discard)
+                    return await finished(task)
                 except FAILURES as failure:
                     is_late = time.monotonic() - began > BUSY or not has_time()
                     if is_late or not is_locked(failure):
@@ -221,7 +235,7 @@ async def ended(*tasks: asyncio.Future[Any]) -> bool:
     Wait for tasks that are to end by now, but not for long: the database may hang.
 
     Returns:
-        Whether all have ended, in whatever way. The others are left to themselves.
+        Whether all have ended, in whatever way. The others go on, and tell nobody how they end.
     """
     for task in tasks:
         task.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio's word
