@@ -230,16 +230,20 @@ def shown(url: sa.URL) -> str:
     return url.set(query=query).render_as_string(hide_password=True)
 
 
-async def ended(*tasks: asyncio.Future[Any]) -> bool:
+async def ended(*tasks: asyncio.Future[Any], within: float = GOOD_BYE) -> bool:
     """
     Wait for tasks that are to end by now, but not for long: the database may hang.
+
+    Args:
+        tasks: Which.
+        within: Seconds to wait at most.
 
     Returns:
         Whether all have ended, in whatever way. The others go on, and tell nobody how they end.
     """
     for task in tasks:
         task.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio's word
-    _, left = await asyncio.wait(tasks, timeout=GOOD_BYE)
+    _, left = await asyncio.wait(tasks, timeout=within)
     return not left
 
 

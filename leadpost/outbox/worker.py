@@ -43,6 +43,8 @@ LEASE = 15.0
 GRACE = 8.0
 """Seconds that a cancelled worker waits for its calls under way: a service has some 10 to end."""
 
+_SET_DOWN = 5.0
+"""Seconds for setting down, at the end, what became of calls: other processes may be writing."""
 _POLL = 0.5
 """Seconds between two looks at an empty outbox."""
 _FIRST_CHECK = 5.0
@@ -127,7 +129,7 @@ class Worker:
             self._ended = True
             for task in (posting, heart, watch):
                 task.cancel()
-            await ended(posting, heart, watch)
+            await ended(posting, heart, watch, within=_SET_DOWN)
             leave = partial(claims.leave, worker=self.id)
             leaving = asyncio.create_task(self._store.write(leave))
             with suppress(OutboxUnavailable):  # its lease will end
