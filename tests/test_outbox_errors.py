@@ -1,5 +1,7 @@
 """A store that cannot be used says what to do, and what was put before is still there."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -283,4 +285,6 @@ async def test_a_run_ends_although_the_database_hangs(postgresql_url: str) -> No
         with pytest.raises(asyncio.CancelledError):
             await running
         await holder.rollback()
+    if (closing := outbox._store._closing) is not None:
+        await closing
     await engine.dispose()
