@@ -97,7 +97,7 @@ class Store:
         """Close the connections, those that a database holds as soon as it gives them back."""
         if not self._busy:
             await self._engine.dispose()
-        elif self._closing is None:
+        else:
             self._closing = asyncio.create_task(self._close_later())
 
     async def _close_later(self) -> None:
