@@ -48,7 +48,6 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
         LeadpostError: as `Outbox.run`.
     """
     signals: list[signal.Signals] = []
-    ends: list[asyncio.TimerHandle] = []
     async with Outbox(url) as outbox, _poster(url, account, limit) as poster:
         tasks = [asyncio.create_task(outbox.run(poster))]
         if verifying:
@@ -57,7 +56,8 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
         def stop(number: signal.Signals | None = None) -> None:
             if number is not None:
                 signals.append(number)
-                ends.append(asyncio.get_running_loop().call_later(_AT_LAST, _end))
+                # Not taken back: what a database holds up may come when all else has ended.
+                asyncio.get_running_loop().call_later(_AT_LAST, _end)
             for task in tasks:
                 task.cancel()
 
@@ -67,8 +67,6 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
             if not signals:  # one of them failed
                 stop()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
-    for end in ends:
-        end.cancel()
     for error in ended:
         if isinstance(error, Exception):
             with naming(account, "LEADPOST_SUBMIT_PATH"):
