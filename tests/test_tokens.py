@@ -263,15 +263,7 @@ class World:
         store = self.now + self.jump
         before = evolve(caller.clock)
         self.mind_jumps(caller, store)
-        wish = Wish(
-            caller.name,
-            LIMIT,
-            caller.epoch,
-            out=len(caller.ready) + len(caller.in_use),
-            wanted=wanted,
-            released=tuple(Release(back - self.now) for back, _ in caller.released),
-        )
-        grant = self.tokens.touch(wish, store, lease=LEASE, patience=2.0)
+        grant = self.tokens.touch(self.wish_of(caller, wanted), store, lease=LEASE, patience=2.0)
         if answer_is_lost:
             caller.clock = before
             return
@@ -292,9 +284,17 @@ class World:
     def leave(self, caller: Caller) -> None:
         store = self.now + self.jump
         self.mind_jumps(caller, store)
-        out = len(caller.ready) + len(caller.in_use)
-        released = tuple(Release(back - self.now) for back, _ in caller.released)
-        self.tokens.leave(Wish(caller.name, LIMIT, caller.epoch, out=out, released=released), store)
+        self.tokens.leave(self.wish_of(caller), store)
+
+    def wish_of(self, caller: Caller, wanted: int = 0) -> Wish:
+        return Wish(
+            caller.name,
+            LIMIT,
+            caller.epoch,
+            out=len(caller.ready) + len(caller.in_use),
+            wanted=wanted,
+            released=tuple(Release(back - self.now) for back, _ in caller.released),
+        )
 
     def send(self, caller: Caller) -> None:
         ready = [at for at in caller.ready if at <= self.now]

@@ -87,9 +87,8 @@ class Tally:
         calls = per_second(self.calls() - self._calls_before, elapsed)
         done, total = self.done - self.before, self.total - self.before
         left = seconds_left(done, total, elapsed, self.limit)
-        return (
-            f"{calls:.1f} calls/s, {'nothing done yet' if left is None else spoken(left) + ' left'}"
-        )
+        time_left = "nothing done yet" if left is None else f"{spoken(left)} left"
+        return f"{calls:.1f} calls/s, {time_left}"
 
 
 def per_second(count: int, elapsed: float) -> float:

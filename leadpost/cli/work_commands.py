@@ -27,7 +27,8 @@ def work_command(
     Post what is in an outbox and what will be put there, for ever: a worker for a service manager.
 
     It logs to standard error. SIGTERM ends it within 10 s, with the calls under way answered; the
-    exit code is 0 then. Any number of workers may share an outbox, and they share its limit.
+    exit code is 0 then, or 1 if a database that hangs kept it from setting all down. Any number of
+    workers may share an outbox, and they share its limit.
     """
     from leadpost.cli import work
     from leadpost.cli.keys import read_account
