@@ -271,10 +271,13 @@ class TokenBucket:
         now = asyncio.get_running_loop().time()
         pause = self._period if refusal.retry_after is None else refusal.retry_after
         if now >= self._paused_until:
+            self._refused_at = now
+        # Of the refusals of one burst the first is told, and one that asks for much more.
+        is_news = now >= self._paused_until or now + pause > self._paused_until + self._period
+        self._paused_until = max(self._paused_until, now + pause)
+        if is_news:
             _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
             self._tell(Paused(pause))
-            self._refused_at = now
-        self._paused_until = max(self._paused_until, now + pause)
         self._trips = RoundTrips()
         limit = limit_in(self._period, *refusal.limit) if refusal.limit else 0
         if 0 < limit < self._share.limit:
@@ -305,9 +308,6 @@ class TokenBucket:
 
     def _fit(self) -> None:
         """Park the tokens that are not ours for now, fetch them when they are, drop the rest."""
-        if self._size != (tokens := self._share.tokens):
-            before, self._size = self._size, tokens
-            self._tell(Resized(tokens, before))
         missing = self._share.tokens - self._in_use - len(self._tokens)
         for _ in range(min(-missing, len(self._tokens))):
             # Those that are back first: the others rest longer, as the calls just made want it.
@@ -315,6 +315,9 @@ class TokenBucket:
         del self._parked[max(self._share.limit - self._in_use - len(self._tokens), 0) :]
         for _ in range(min(missing, len(self._parked))):
             insort(self._tokens, self._parked.pop(0), key=attrgetter("back_at"))
+        if self._size != (tokens := self._share.tokens):
+            before, self._size = self._size, tokens
+            self._tell(Resized(tokens, before))
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Go on in another event loop. Calls of the last one are over: their tokens rest anew."""

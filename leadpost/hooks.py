@@ -138,7 +138,7 @@ class Ended:
         state: As in `Outcome.state`; one that was cancelled during a call is `uncertain`.
         attempts: How many calls were made.
         error: Why it did not succeed: the name of the error's class. None if it did, and with
-            `not_sent` if an outbox had nothing to send when there was a token.
+            `not_sent` if an outbox had nothing to send, or was stopped before there was a token.
         status: HTTP status of the last attempt, None where there was no answer.
         request_id: The RequestID of a `post` that was accepted.
     """
@@ -155,6 +155,8 @@ class Ended:
 class Paused:
     """
     The vendor refused a call, and the bucket lets none go for now.
+
+    Of the refusals of one burst the first is told, and one that asks for more than a period more.
 
     Attributes:
         seconds: For how long.

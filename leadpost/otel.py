@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import time_ns
 from typing import TYPE_CHECKING, Never
 
 from leadpost import __version__
@@ -67,7 +68,8 @@ class OpenTelemetryHook:
         leadpost.token.wait      s        histogram, of each attempt
         leadpost.tokens.waiting  {call}   calls that wait for a token
         leadpost.tokens.in_use   {token}  tokens whose call is under way
-        leadpost.tokens.limit    {token}  gauge, from the first time that a bucket changes its size
+        leadpost.tokens.limit    {token}  gauge, from the first time that a bucket changes its size;
+                                          of several buckets the one that did so last
         leadpost.bucket.pauses   {pause}  counter
         leadpost.outbox.entries  {entry}  gauge, by leadpost.state   (where `observe` runs)
         leadpost.outbox.oldest   s        gauge, age of the oldest pending entry, 0 without one
@@ -113,6 +115,7 @@ class OpenTelemetryHook:
         self._oldest = meter.create_gauge(
             "leadpost.outbox.oldest", "s", "Age of the oldest pending entry"
         )
+        self._began: dict[Operation, tuple[Waiting, int]] = {}
         self._spans: dict[Operation, trace.Span] = {}
         self._phases: dict[Operation, metrics.UpDownCounter] = {}
 
@@ -163,28 +166,35 @@ class OpenTelemetryHook:
             self._posts.add(1, {name: of[name] for name in names if name in of})
 
     def _trace(self, event: Waiting | Sent | Answered | Retried | Ended) -> None:
-        span = self._spans.get(event.operation)
-        if span is None:
-            if not isinstance(event, Waiting):
-                return  # ended before it could begin: a batch was stopped
-            name = f"leadpost {event.operation.name}"
-            span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT)
-            self._spans[event.operation] = span
+        operation = event.operation
+        if isinstance(event, Waiting) and operation not in self._spans:
+            # Begun, as of now, when more is known: a worker may find nothing to send.
+            self._began[operation] = event, time_ns()
+            return
+        began = self._began.pop(operation, None)
+        if began is not None and not _is_nothing(event):
+            first, at = began
+            span = self._tracer.start_span(
+                f"leadpost {operation.name}", kind=trace.SpanKind.CLIENT, start_time=at
+            )
+            span.add_event("leadpost.waiting", _attributes(first), at)
+            self._spans[operation] = span
+        if operation not in self._spans:
+            return  # or it ended before it could begin: a batch was stopped
+        span = self._spans[operation]
         if not isinstance(event, Ended):
             span.add_event(f"leadpost.{type(event).__name__.lower()}", _attributes(event))
             return
-        del self._spans[event.operation]
-        if _is_nothing(event):
-            return  # a span that never ends is never shown
+        del self._spans[operation]
         span.set_attributes(_attributes(event))
         if event.error is not None:
             span.set_status(trace.StatusCode.ERROR)
         span.end()
 
 
-def _is_nothing(event: Ended) -> bool:
+def _is_nothing(event: Event) -> bool:
     """Tell of a worker that found nothing to send."""
-    return event.state == "not_sent" and event.error is None
+    return isinstance(event, Ended) and event.state == "not_sent" and event.error is None
 
 
 def _attributes(event: Event) -> dict[str, str | int | float]:

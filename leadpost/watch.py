@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Self
 
@@ -16,23 +17,39 @@ _log = logging.getLogger(__name__)
 
 
 class Hooks:
-    """The hooks of one poster or bucket, to be told of events."""
+    """
+    The hooks of one poster or bucket, to be told of events.
+
+    Raises:
+        TypeError: one of them is no function, or an async one.
+    """
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
+        for hook in self._hooks:
+            _check(hook)
         self._failed = set[int]()
 
     def __call__(self, event: Event) -> None:
         for number, hook in enumerate(self._hooks):
             try:
                 hook(event)
-            except Exception as error:  # noqa: BLE001  # not the post's concern
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  # not the post's concern
+                # Nor is a CancelledError the post's cancellation: no task was switched.
                 if number not in self._failed:
                     self._failed.add(number)
                     # Neither the hook's repr nor the error's text: who knows what stands in them.
                     name = getattr(hook, "__qualname__", type(hook).__qualname__)
                     what = type(error).__name__
                     _log.error("the hook %s raised %s; told only this once", name, what)
+
+
+def _check(hook: object) -> None:
+    if not callable(hook) or iscoroutinefunction(hook):
+        found = "an async function" if callable(hook) else type(hook).__name__
+        raise TypeError(f"hooks: found {found}, wanted plain functions of one argument")
 
 
 class Watch:
@@ -85,6 +102,7 @@ class Telling(Watch):
         self._is_nothing = False
         self._under_way = False
         self._doubt = False  # whether an earlier attempt may have arrived
+        self._succeeded = False
 
     def __exit__(
         self,
@@ -98,7 +116,7 @@ class Telling(Watch):
         self._tell(ended)
 
     def _state(self, error: BaseException | None) -> State:
-        if error is None:
+        if self._succeeded:  # though the bucket may have raised as it took its token back
             return "accepted"
         if isinstance(error, LeadpostError):
             return error.state
@@ -128,6 +146,7 @@ class Telling(Watch):
         self._tell(Answered(self._operation, self._attempts, status))
 
     def succeeded(self, result: object) -> None:
+        self._succeeded = True
         if self._operation.name == "post":
             self._request_id = str(result)
 

@@ -1,11 +1,13 @@
 """Hooks: what they are told of posts and buckets, and that none of them hurts a post."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -86,6 +88,18 @@ def test_a_post_that_is_tried_again_is_told_step_by_step() -> None:
         Answered(operation, 2, 200),
         Ended(operation, "accepted", 2, error=None, status=200, request_id="r201"),
     ]
+
+
+def test_each_wait_and_each_status_is_that_of_its_attempt() -> None:
+    async def use(poster: AsyncActivityPoster) -> None:
+        with pytest.raises(DeliveryUncertain):
+            await post(poster)
+
+    vendor = Vendor(answers(*[httpx.Response(503)] * 2, httpx.ReadTimeout("too slow")))
+    events = told(use, vendor)
+    assert [event.wait for event in events if isinstance(event, Retried)] == [1.0, 2.0]
+    (end,) = ends(events)
+    assert (end.state, end.attempts, end.status) == ("uncertain", 3, None)
 
 
 def test_the_time_waited_for_a_token_is_told() -> None:
@@ -188,6 +202,24 @@ def test_a_bucket_tells_of_its_pause_and_of_its_size() -> None:
     assert events.index(of_the_bucket[0]) < events.index(sizes[0])
 
 
+def test_a_pause_that_is_made_much_longer_is_told_as_it_is() -> None:
+    longer = httpx.Response(429, headers={"Retry-After": "120"})
+    seen: list[tuple[Event, float]] = []
+
+    def hook(event: Event) -> None:
+        if isinstance(event, Paused):
+            seen.append((event, bucket.statistics().paused_for))
+
+    async def main() -> None:
+        vendor = Vendor(answers(*[httpx.Response(429)] * 3, longer))
+        poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket)
+        await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 11)))
+
+    bucket = TokenBucket(hooks=[hook])
+    run_virtual(main())
+    assert seen == [(Paused(5.0), 5.0), (Paused(120.0), 120.0)]
+
+
 async def test_a_shared_bucket_tells_of_its_pause_here_and_of_its_size_everywhere(
     sqlite_url: str,
 ) -> None:
@@ -201,7 +233,8 @@ async def test_a_shared_bucket_tells_of_its_pause_here_and_of_its_size_everywher
         with suppress(RateLimited):
             async with bucket.token():
                 raise refusal
-        for each in (bucket, other):  # it is told to the store before the first gets one
+        # It is told to the store before the first gets one.
+        for each in (bucket, other, bucket, other):
             async with each.token():
                 pass
     assert here == [Paused(0.1), Resized(10, 25)]
@@ -252,6 +285,65 @@ def test_a_hook_that_raises_hurts_nothing_and_is_told_once(
     assert by_logger == ["the hook Broken raised ValueError; told only this once"] * 4
     assert not any(record.exc_info for record in errors)
     assert NOTE not in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, pytest.fail.Exception])
+def test_whatever_a_hook_raises_it_costs_no_request_id(error: type[BaseException]) -> None:
+    def hook(event: Event) -> None:
+        if isinstance(event, Answered):
+            raise error
+
+    async def main() -> None:
+        async with AsyncActivityPoster(account(), client=Vendor().client(), hooks=[hook]) as poster:
+            assert await post(poster) == "r201"
+
+    run_virtual(main())
+
+
+async def _awaited(_: Event) -> None: ...
+
+
+@pytest.mark.parametrize(("hook", "found"), [(1, "found int"), (_awaited, "found an async func")])
+def test_what_is_no_hook_is_refused_at_once(hook: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=f"hooks: {found}"):
+        AsyncActivityPoster(account(), hooks=[hook])
+    with pytest.raises(TypeError, match="wanted plain functions of one argument"):
+        TokenBucket(hooks=[hook])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_hook_can_end_the_process(error: type[BaseException]) -> None:
+    def hook(_: Event) -> None:
+        raise error
+
+    with pytest.raises(error):
+        watcher([hook])("post").answered(200)
+
+
+def test_what_a_closed_client_keeps_from_being_sent_is_told_so() -> None:
+    async def use(poster: AsyncActivityPoster) -> None:
+        await poster._call._given.aclose()
+        with pytest.raises(RuntimeError, match="closed"):
+            await post(poster)
+
+    (last,) = told(use, Vendor())
+    assert isinstance(last, Ended)
+    assert (last.state, last.attempts, last.error) == ("not_sent", 0, "RuntimeError")
+
+
+def test_a_post_that_was_accepted_is_so_although_the_bucket_fails() -> None:
+    class Failing(OpenBucket):
+        @asynccontextmanager
+        async def token(self) -> AsyncGenerator[None]:
+            yield
+            raise LookupError("of the bucket")
+
+    async def use(poster: AsyncActivityPoster) -> None:
+        with pytest.raises(LookupError):
+            await post(poster)
+
+    (last,) = ends(told(use, Vendor(), bucket=Failing()))
+    assert (last.state, last.request_id) == ("accepted", "r201")
 
 
 def test_without_hooks_nothing_is_made_for_them(monkeypatch: pytest.MonkeyPatch) -> None:

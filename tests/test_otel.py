@@ -1,5 +1,7 @@
 """OpenTelemetry: what is exported of posts, the bucket and an outbox."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -11,9 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -38,6 +41,17 @@ NOTE = "Frau Özdemir asked to be called back"
 VALUE = "jo.doe@example.com"
 
 
+class Started(SpanProcessor):
+    """Sees spans as they begin, ended or not."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        del parent_context
+        self.names.append(span.name)
+
+
 class Telemetry:
     """A hook whose spans and metrics stay in memory."""
 
@@ -46,9 +60,15 @@ class Telemetry:
         self.reader = InMemoryMetricReader()
         self.tracers = TracerProvider()
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self._started = Started()
+        self.tracers.add_span_processor(self._started)
         self.meters = MeterProvider([self.reader])
         self.hook = OpenTelemetryHook(self.tracers, self.meters)
         self._found: dict[str, dict[tuple[Any, ...], Any]] = {}
+
+    @property
+    def started(self) -> list[str]:
+        return self._started.names
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
@@ -328,15 +348,23 @@ def test_without_its_extra_the_import_says_what_to_install(monkeypatch: pytest.M
         importlib.reload(leadpost.otel)
 
 
-def test_a_worker_that_finds_nothing_to_send_shows_nothing() -> None:
+@pytest.mark.parametrize("when", ["with a token", "before there is one"])
+def test_a_worker_that_finds_nothing_to_send_shows_nothing(when: str) -> None:
     events: list[Event] = []
 
     async def nothing() -> Activity:
         raise NotSent("another worker was faster")
 
+    @asynccontextmanager
+    async def ended() -> AsyncGenerator[None]:
+        yield
+        if when == "before there is one":
+            raise NotSent("nothing is left")
+
     async def use(poster: AsyncActivityPoster) -> None:
         with pytest.raises(NotSent):
-            await poster.post_once(nothing)
+            await poster.post_once(nothing, waiting=ended)
+        await post(poster)
 
     telemetry = Telemetry()
 
@@ -347,10 +375,13 @@ def test_a_worker_that_finds_nothing_to_send_shows_nothing() -> None:
             await use(opened)
 
     run_virtual(main())
-    assert telemetry.spans == ()
-    metrics = telemetry.metrics()
-    assert "leadpost.posts {post}" not in metrics
-    assert metrics["leadpost.tokens.waiting {call}"] == {(): 0}
-    last = events[-1]
-    assert isinstance(last, Ended)
+    (span,) = telemetry.spans
+    assert telemetry.started == [span.name]
+    assert span.attributes is not None
+    assert span.attributes["leadpost.state"] == "accepted"
+    assert telemetry.metrics()["leadpost.posts {post}"] == {("accepted",): 1}
+    assert telemetry.metrics()["leadpost.tokens.waiting {call}"] == {(): 0}
+    assert not telemetry.hook._began
+    assert not telemetry.hook._spans
+    last = next(event for event in events if isinstance(event, Ended))
     assert (last.state, last.attempts, last.error) == ("not_sent", 0, None)

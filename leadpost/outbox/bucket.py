@@ -237,10 +237,11 @@ class SharedTokenBucket:
     def _refused(self, refusal: RateLimited) -> None:
         moment = time.monotonic()
         pause = self._period if refusal.retry_after is None else refusal.retry_after
-        if moment >= self._paused_until:
+        is_news = moment >= self._paused_until or moment + pause > self._paused_until + self._period
+        self._paused_until = max(self._paused_until, moment + pause)
+        if is_news:
             _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
             self._tell(Paused(pause))
-        self._paused_until = max(self._paused_until, moment + pause)
         self._refusals.append((moment + pause, refusal))
 
     async def _work(self) -> None:
