@@ -187,6 +187,8 @@ def raise_for_error(answer: Answer, *, changes: bool) -> None:
     kind = _error_kind(answer, changes=changes)
     if kind is RateLimited:
         raise error_of(RateLimited, answer, limit=answer.limit)
+    if kind is DeliveryUncertain:
+        raise error_of(kind, answer, "it may have arrived")
     if kind is not None:
         raise error_of(kind, answer)
 

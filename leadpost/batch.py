@@ -38,7 +38,15 @@ WINDOW = 50
 LONG = 1000
 """Activities from which on a batch is long; one of unknown size is after half as many."""
 
+_ENDS_ALL = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
 _log = logging.getLogger(__name__)
+
+
+class _Turn(ExitStack):
+    """One activity's: whether it has had a token, and so may have arrived."""
+
+    had_token = False
 
 
 class Batch:
@@ -76,6 +84,7 @@ class Batch:
         self._sending = True
         self._drawing = True
         self._failure: BaseException | None = None
+        self._runner: asyncio.Task[None]
 
     async def stream(self, stop: asyncio.Event | None) -> AsyncGenerator[Outcome]:
         """
@@ -83,15 +92,18 @@ class Batch:
 
         Raises:
             Exception: what the source, the bucket or a hook of the client raised, after the
-                outcomes of what was under way. That ends the drawing.
+                outcomes of what was under way. That ends the drawing. `RuntimeError` in place of a
+                cancellation that is not the caller's: a source is resumed by tasks of the batch, so
+                it must not yield within `asyncio.timeout` or a task group (PEP 789).
         """
-        tasks = [asyncio.create_task(self._run())]
+        self._runner = asyncio.create_task(self._run())
+        tasks = [self._runner]
         if stop is not None:
             tasks.append(asyncio.create_task(self._stop_at(stop)))
         try:
             while (outcome := await self._outcomes.get()) is not None:
                 yield outcome
-            await tasks[0]
+            await self._runner
         finally:
             for task in tasks:
                 task.cancel()
@@ -100,22 +112,30 @@ class Batch:
 
     async def _run(self) -> None:
         workers = (self._work() for _ in range(WINDOW))
-        await asyncio.gather(*workers)
+        ends = await asyncio.gather(*workers, return_exceptions=True)
         await self._outcomes.put(None)
-        if self._failure is not None:
-            raise self._failure
+        match next((end for end in (self._failure, *ends) if end is not None), None):
+            case None:
+                pass
+            case asyncio.CancelledError() as error:
+                # The caller is not cancelled: it shall not look so, and lose the outcomes.
+                raise RuntimeError("the source, bucket or client cancelled a worker") from error
+            case error:
+                raise error
 
     async def _work(self) -> None:
-        while self._drawing:
-            with ExitStack() as turn:
-                await self._turn.acquire()
-                turn.callback(self._turn.release)
-                drawn = await self._next()
-                if drawn is None:
-                    self._drawing = False
-                    return
-                outcome = await self._outcome(*drawn, turn)
-            await self._outcomes.put(outcome)
+        try:
+            while self._drawing:
+                with _Turn() as turn:
+                    await self._turn.acquire()
+                    turn.callback(self._turn.release)
+                    drawn = await self._next()
+                    if drawn is None:
+                        return
+                    outcome = await self._outcome(*drawn, turn)
+                await self._outcomes.put(outcome)
+        finally:
+            self._drawing = False
 
     async def _next(self) -> tuple[int, Item] | None:
         # Where nothing else suspends, this lets the other tasks of the loop run between any two.
@@ -128,7 +148,7 @@ class Batch:
                     await self._keep_pace()
                 self._drawn += 1
                 return await anext(self._source, None)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # see _fail
+        except BaseException as error:  # noqa: BLE001  # see _fail
             if self._drawing:  # else it is the TimeoutError of a stop
                 self._fail(error)
             return None
@@ -144,7 +164,7 @@ class Batch:
         await asyncio.sleep(self._last_draw + self._pace() - loop.time())
         self._last_draw = loop.time()
 
-    async def _outcome(self, index: int, activity: Item, turn: ExitStack) -> Outcome:
+    async def _outcome(self, index: int, activity: Item, turn: _Turn) -> Outcome:
         try:
             request_id = await self._post(activity, partial(self._waiting, turn))
         except LeadpostError as error:
@@ -152,10 +172,10 @@ class Batch:
                 _log.error("the batch stops sending: %s", type(error).__name__)
                 self._stop_sending()
             return Outcome(index, activity, error=error)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # see _fail
+        except BaseException as error:  # noqa: BLE001  # see _fail
             self._fail(error)
-            doubt = DeliveryUncertain(f"{type(error).__name__} ended the batch")
-            return Outcome(index, activity, error=doubt)
+            kind = DeliveryUncertain if turn.had_token else NotSent
+            return Outcome(index, activity, error=kind(f"{type(error).__name__} ended the batch"))
         return Outcome(index, activity, request_id)
 
     def _fail(self, error: BaseException) -> None:
@@ -163,10 +183,9 @@ class Batch:
         End the drawing for an error of the source's, the bucket's or a hook's.
 
         It is raised when all that is under way has ended, so that no activity is left without an
-        outcome; at once, if it is the cancellation of this worker.
+        outcome; at once, if the batch itself is to end.
         """
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if self._runner.cancelling() or isinstance(error, _ENDS_ALL):
             raise error
         self._drawing = False
         self._failure = error
@@ -177,9 +196,7 @@ class Batch:
         return isinstance(error, Unauthorized | NotFound)
 
     @asynccontextmanager
-    async def _waiting(
-        self, turn: ExitStack, when: float | None
-    ) -> AsyncGenerator[asyncio.Timeout]:
+    async def _waiting(self, turn: _Turn, when: float | None) -> AsyncGenerator[asyncio.Timeout]:
         """Wait so that a stop of the batch ends it; the first wait's end passes the turn on."""
         try:
             if not self._sending:
@@ -190,6 +207,7 @@ class Batch:
                     yield wait
                 finally:
                     self._waits.discard(wait)
+            turn.had_token = True
         finally:
             turn.close()
 

@@ -83,11 +83,10 @@ class Caller:
     ) -> None:
         self._secrets = account.secrets
         self._owns_client = client is None
-        # What goes to this machine goes past the proxies of the environment.
-        self._given = client or httpx.AsyncClient(
-            limits=LIMITS, timeout=TIMEOUT, trust_env=not account.is_loopback
-        )
+        self._account = account
+        self._given = client or _own_client(account)
         self._client = keyed(self._given, account)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._bucket = bucket
         self._steady = bucket if isinstance(bucket, SteadyBucket) else None
         self._retry = retry
@@ -98,6 +97,7 @@ class Caller:
     async def aclose(self) -> None:
         """Close the connections, if the client is an own one."""
         if self._owns_client:
+            self._enter_loop()
             await self._given.aclose()
 
     def pace(self) -> float:
@@ -151,8 +151,20 @@ class Caller:
                 token is as good as before.
             waiting: Gives what the wait for the token is in.
         """
+        has_token = False
+
+        async def with_token() -> Call[T]:
+            nonlocal has_token
+            has_token = True
+            return await begin()
+
         with self._watch(name) as watch:
-            return await self._once(begin, waiting, watch)
+            try:
+                return await self._once(with_token, waiting, watch)
+            except NotSent:
+                if not has_token:
+                    watch.nothing()  # the wait was ended, as there is no use for a token
+                raise
 
     async def _once(
         self,
@@ -160,6 +172,9 @@ class Caller:
         waiting: Callable[[], AbstractAsyncContextManager[object]],
         watch: Watch,
     ) -> T:
+        if self._given.is_closed:
+            raise RuntimeError("the client of this poster is closed")
+        self._enter_loop()
         async with AsyncExitStack() as token:
             async with waiting():
                 watch.waiting()
@@ -171,6 +186,8 @@ class Caller:
                 if error.__cause__ is None:  # else something failed
                     watch.nothing()
                 raise
+            if self._given.is_closed:
+                raise NotSent("the client of this poster was closed before the call was sent")
             watch.sent()
             answer = await self._exchange(call, still)
             watch.answered(answer.status)
@@ -180,8 +197,6 @@ class Caller:
 
     async def _exchange(self, call: Call[T], still: Callable[[], None] | None) -> Answer:
         """Send one request and fetch its answer."""
-        if self._given.is_closed:
-            raise RuntimeError("the client of this poster is closed")
 
         def redact(text: str) -> str:
             texts = personal_texts(json.loads(call.content)) if call.content else ()
@@ -204,11 +219,21 @@ class Caller:
         except httpx.HTTPStatusError as error:  # a hook of the client's that raises for a status
             return _answer(error.response, b"", redact)
         except httpx.RequestError as error:
-            what = redact(f"{type(error).__name__}: {error}")
+            what = redact(f"{type(error).__name__}: {error}".removesuffix(": "))
             # The chain ends here: httpx quotes what it could not read, and that is not redacted.
             if call.content is None or not call.changes or isinstance(error, _NOT_SENT):
                 raise ConnectionFailed(what) from None
-            raise DeliveryUncertain(f"no answer ({what})") from None
+            raise DeliveryUncertain(f"no answer, it may have arrived ({what})") from None
+
+    def _enter_loop(self) -> None:
+        """Go on in another event loop, where the last one is over: with connections of its own."""
+        loop = asyncio.get_running_loop()
+        if self._owns_client and self._loop is not None and self._loop is not loop:
+            if self._loop.is_running():
+                raise RuntimeError("this poster is in use on another event loop")
+            self._given = _own_client(self._account)
+            self._client = keyed(self._given, self._account)
+        self._loop = loop
 
     def _saw_round_trip(self, response: httpx.Response, seconds: float) -> None:
         """Tell the bucket, unless the connection was new: opening it took a part of the time."""
@@ -219,6 +244,11 @@ class Caller:
             self._steady.round_trip(seconds)
         else:
             self._warm.add(connection)
+
+
+def _own_client(account: Account) -> httpx.AsyncClient:
+    # What goes to this machine goes past the proxies of the environment.
+    return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, trust_env=not account.is_loopback)
 
 
 def _last_check(*checks: Callable[[], None] | None) -> dict[str, Any] | None:

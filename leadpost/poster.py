@@ -46,7 +46,8 @@ class AsyncActivityPoster:
     Posts activities on leads, and asks what became of them.
 
     Use it as an async context manager, one for the whole process: its bucket is what keeps the
-    account's limit. Every call to the vendor takes a token from it, each retry included.
+    account's limit. Every call to the vendor takes a token from it, each retry included. It may go
+    on in another event loop when the last one is over, if it has a client of its own.
 
     Args:
         account: Hosts and keys.

@@ -30,8 +30,8 @@ class RequestStatus:
         state: `pending`, `succeeded` or `failed`.
         final: Whether it can still change.
         status: The vendor's word: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
-        status_reason: The vendor's reason, None where there is none; without the posted texts,
-            which it may quote.
+        status_reason: The vendor's reason, None where there is none; without the keys, and without
+            the posted texts as far as `request_body` shows them.
         activity_id: The created activity's id, where the vendor tells it.
         message: The vendor's `Message` as it came, usually JSON in a string.
         request_body: What was posted, as it came. It holds personal data; the repr does not.
@@ -78,8 +78,8 @@ def read_status(answer: Answer, request_id: str, *, failure_is_final: bool) -> R
         request_id=_text(get(answer.json, "RequestId")) or request_id,
         state=state,
         final=final,
-        status=status,
-        status_reason=_redacted_reason(reason, get(task, "RequestBody")),
+        status=answer.redact(status),
+        status_reason=_shown_reason(answer, reason, get(task, "RequestBody")),
         activity_id=_text(get(get(_unpacked(message), "Message"), "Id")),
         message=message,
         request_body=get(task, "RequestBody"),
@@ -162,7 +162,7 @@ def read_activity_types(answer: Answer) -> list[ActivityType]:
     if is_mapping(found):
         lists = [value for value in found.values() if is_list(value)]
         found = lists[0] if len(lists) == 1 else None
-    if not is_list(found):
+    if not is_list(found) or answer.says_error:
         _unexpected(answer, "list of activity types")
     return [_activity_type(kind) for kind in found if is_mapping(kind)]
 
@@ -332,15 +332,17 @@ def _unpacked(message: object) -> object:
         return None
 
 
-def _redacted_reason(reason: object, request_body: object) -> str | None:
-    body = _unpacked(request_body)
+def _shown_reason(answer: Answer, reason: object, request_body: object) -> str | None:
     text = _text(reason)
-    if text is None or not is_mapping(body):
-        return text
+    if text is None:
+        return None
+    body = _unpacked(_unpacked(request_body))  # it may be JSON in a string in a string
+    posts = filter(is_mapping, body if is_list(body) else [body])
     try:
-        return redacted(text, list(personal_texts(body)))
+        posted = [text for post in posts for text in personal_texts(post)]
     except RecursionError:  # nested without end
         return None
+    return answer.shown(redacted(text, posted))
 
 
 def _tells_mx(told: object) -> bool:

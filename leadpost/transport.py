@@ -48,8 +48,9 @@ class KeyedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             response = await self._transport.handle_async_request(self._keyed(request))
-        except httpx.RequestError as error:
-            # The frames below hold the keys in their variables, which error trackers read.
+        except BaseException as error:  # noqa: BLE001  # raised again
+            # The frames below hold the keys in their variables, which error trackers read; those of
+            # a cancellation are shown with the TimeoutError that it becomes.
             error.__context__ = None
             raise error.with_traceback(None) from None
         # No redirect is followed with the keys, and httpx stumbles over some that it only prepares.

@@ -9,7 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-from support import Vendor, VirtualLoop, account, activity, answers, now, number_in, run_virtual
+from support import (
+    Vendor,
+    VirtualLoop,
+    accept,
+    account,
+    activity,
+    answers,
+    now,
+    number_in,
+    run_virtual,
+)
 
 from leadpost import (
     Activity,
@@ -350,7 +360,7 @@ def test_a_broken_bucket_ends_the_batch_with_every_outcome_known_or_in_doubt() -
                 await poster.post_many(numbered(100))
         states = [o.state for o in caught.value.outcomes]
         assert states[:10] == ["accepted"] * 10
-        assert set(states[10:]) == {"uncertain"}
+        assert set(states[10:]) == {"not_sent"}
         assert isinstance(caught.value.exceptions[-1], LookupError)
 
     run_virtual(main())
@@ -366,9 +376,64 @@ def test_a_source_that_is_cancelled_by_itself_ends_the_batch_and_does_not_hang_i
         async with poster_to(Vendor(there=0.1)) as poster:
             stream = poster.post_stream(source())
             outcomes.append((await anext(stream)).request_id)
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(RuntimeError, match="cancelled a worker"):
                 await anext(stream)
         assert outcomes == ["r1"]
+
+    run_virtual(main())
+
+
+def test_a_source_that_yields_within_a_time_out_ends_the_batch_and_no_request_id_is_lost() -> None:
+    """Which PEP 789 advises against: it cancels the task that entered it, not the one in it."""
+
+    async def source() -> AsyncIterator[Activity]:
+        async with asyncio.timeout(1):
+            for number in range(1, 6):
+                yield activity(number)
+                await asyncio.sleep(0.4)
+
+    async def main() -> None:
+        vendor = Vendor(there=0.1)
+        async with poster_to(vendor) as poster:
+            with pytest.raises(BatchError) as caught:
+                await poster.post_many(source())
+        found = [o.request_id for o in caught.value.outcomes if o.state == "accepted"]
+        assert found == [f"r{number}" for number in vendor.numbers]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("where", ["source", "client"])
+def test_what_no_handler_of_exceptions_takes_ends_the_batch_and_does_not_hang_it(
+    where: str,
+) -> None:
+    """As what `pytest.fail` raises, in the handler of somebody's fake vendor."""
+
+    class Failed(BaseException):
+        pass
+
+    async def fail(_: httpx.Request) -> httpx.Response:
+        raise Failed
+
+    def source() -> Iterator[Activity]:
+        yield activity(1)
+        if where == "source":
+            raise Failed
+        yield from numbered(100)
+
+    async def main() -> None:
+        async with poster_to(Vendor(fail if where == "client" else accept)) as poster:
+            stream = poster.post_stream(source())
+            states = {(await anext(stream)).state}
+
+            async def drain() -> None:
+                async for outcome in stream:
+                    states.add(outcome.state)
+
+            with pytest.raises(Failed):
+                await drain()
+            assert states == {"uncertain" if where == "client" else "accepted"}
+            assert len(asyncio.all_tasks()) == 1
 
     run_virtual(main())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from support import activity, within
+from support import Vendor, account, activity, run, within
 from test_activity import DOCUMENT
 
 from leadpost import (
@@ -23,6 +24,7 @@ from leadpost import (
     DeliveryUncertain,
     InvalidActivity,
     NotFound,
+    NotSent,
     OpenBucket,
     RequestStatus,
     RetryPolicy,
@@ -248,6 +250,49 @@ async def test_an_injected_client_is_used_and_left_open(sandbox: Sandbox) -> Non
         assert "accessKey" not in str(client.params)
     with pytest.raises(RuntimeError, match="closed"):
         await poster.post(activity())
+
+
+# What an event loop that is over had open can be closed by the garbage collector only.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_poster_goes_on_in_the_next_event_loop() -> None:
+    with Sandbox() as sandbox:
+        poster = AsyncActivityPoster(sandbox.account())
+        for number in range(4):
+            posted = run(poster.post(activity(201, activity_note=f"note {number}")))
+            assert posted == sandbox.taken[-1].request_id
+        run(poster.aclose())
+        with pytest.raises(RuntimeError, match="closed"):
+            run(poster.post(activity()))
+    assert sandbox.report().taken == 4
+    gc.collect()
+
+
+def test_a_poster_is_used_in_one_event_loop_at_a_time(sandbox: Sandbox) -> None:
+    async def elsewhere(poster: AsyncActivityPoster) -> None:
+        with pytest.raises(RuntimeError, match="in use on another event loop"):
+            await asyncio.to_thread(run, poster.post(activity()))
+
+    async def main() -> None:
+        async with AsyncActivityPoster(sandbox.account(), bucket=OpenBucket()) as poster:
+            await poster.post(activity())
+            await elsewhere(poster)
+
+    run(main())
+    assert sandbox.report().taken == 1
+
+
+async def test_one_that_is_closed_while_it_waits_for_a_token_sends_nothing() -> None:
+    vendor, bucket = Vendor(), TokenBucket(1, period=0.2)
+    client = vendor.client()
+    poster = AsyncActivityPoster(account(), client=client, bucket=bucket)
+    await poster.post(activity(1))
+    waiting = asyncio.create_task(poster.post(activity(2)))
+    await asyncio.sleep(0.05)
+    await client.aclose()
+    with pytest.raises(NotSent, match="closed before the call was sent"):
+        await waiting
+    assert vendor.numbers == [1]
 
 
 async def test_a_closed_poster_says_so(sandbox: Sandbox) -> None:

@@ -91,10 +91,19 @@ def test_a_status_shows_no_request_body_and_no_message() -> None:
 def test_a_reason_is_told_without_the_posted_texts_it_quotes() -> None:
     body = '{"ActivityNote": "call Jo", "Fields": [{"SchemaName": "mx_Custom_1", "Value": "blue"}]}'
     reason = "'blue' is no option of mx_Custom_1"
-    for request_body in (body, json.loads(body)):
+    for request_body in (body, json.loads(body), [json.loads(body)], json.dumps(body)):
         found = status_of(Status="ERROR", StatusReason=reason, RequestBody=request_body)
         assert found.status_reason == "'***' is no option of mx_Custom_1"
     assert status_of(Status="ERROR", StatusReason=reason).status_reason == reason
+
+
+def test_a_status_is_told_without_the_keys_it_quotes() -> None:
+    task = {"Status": "ERROR of KEY-1", "StatusReason": "/x?secretKey=KEY-1: no", "RequestBody": 1}
+    body = json.dumps({"TaskStatus": task}).encode()
+    quoting = Answer(200, body, redact=lambda text: text.replace("KEY-1", "***"))
+    found = read_status(quoting, "asked", failure_is_final=False)
+    assert (found.status, found.status_reason) == ("ERROR of ***", "/x?secretKey=***: no")
+    assert "KEY-1" not in repr(found)
 
 
 @pytest.mark.parametrize("value", ['{"a":' * 900 + "1" + "}" * 900, "9" * 5000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -138,3 +139,53 @@ async def test_no_key_and_nothing_personal_shows_under_any_fault(
         assert hidden not in told
         for text in shown:
             assert hidden not in text
+
+
+@pytest.mark.parametrize("keys_in", ["query", "headers"])
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"])
+async def test_no_key_shows_where_a_call_is_cancelled(head: bytes, keys_in: Any) -> None:
+    hung_up = asyncio.Event()
+
+    async def never_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    listening = await asyncio.start_server(never_end, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    account = Account(
+        host=f"http://127.0.0.1:{port}",
+        access_key=ACCESS_KEY,
+        secret_key=SECRET_KEY,
+        api_key=API_KEY,
+        keys_in=keys_in,
+    )
+    async with AsyncActivityPoster(account) as poster:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.3):
+                await poster.post(Activity(LEAD, 201))
+    await hung_up.wait()
+    listening.close()
+    shown = "".join(all_told(caught.value))
+    assert "_exchange" in shown  # the frames are in it
+    for key in KEYS:
+        assert key not in shown
+        assert quote(key, safe="") not in shown
+
+
+async def test_no_key_shows_where_a_transport_raises_what_it_likes() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise OSError(f"{request.method}: the disk is full")
+
+    account = Account(
+        host="http://127.0.0.1:1", access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY
+    )
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
+        with pytest.raises(OSError, match="the disk is full") as caught:
+            await AsyncActivityPoster(account, client=client).post(Activity(LEAD, 201))
+    shown = "".join(all_told(caught.value))
+    for key in KEYS:
+        assert key not in shown
+        assert quote(key, safe="") not in shown
