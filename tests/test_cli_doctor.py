@@ -2,25 +2,23 @@
 
 import asyncio
 import json
-import os
-import pty
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
+import httpx
 import pytest
 from attrs import field, frozen
 from cli_support import keys_of, run
-from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
+from support import LEAD, account
 
-from leadpost import Account, TokenBucket
-from leadpost.cli.doctor import NOTE
-from leadpost.cli.doctor_calls import examine, varied
+import leadpost
+from leadpost import TokenBucket
+from leadpost.cli.doctor_calls import Finding, Findings, Kind, examine, varied
 from leadpost.cli.doctor_verdicts import judge
 from leadpost.sandbox import Answer, Faults, Sandbox
-from leadpost.sandbox.answers import HTML, JSON, error, forbidden, json_answer, unauthorized
+from leadpost.sandbox.answers import HTML, error, forbidden, json_answer, unauthorized
+from leadpost.sandbox.endpoints import Call
 
 PAGE = Answer(200, "<html>Sign in</html>", HTML)
 NO_ROUTE = json_answer(403, {"message": "Missing Authentication Token"})
@@ -64,6 +62,15 @@ def doctor(sandbox: Sandbox, *args: object, **env: str) -> Told:
 def settled(number: int) -> list[str]:
     """Fates of the calls before the one that matters."""
     return ["ok"] * number
+
+
+def take_only(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the sandbox take keys that are passed in this way only."""
+
+    def key(call: Call, name: str) -> str | None:
+        return call.query.get(name) if way == "query" else call.headers.get(f"x-lsq-{name}")
+
+    monkeypatch.setattr("leadpost.sandbox.vendor._key", key)
 
 
 def test_all_is_well_and_nothing_is_posted(sandbox: Sandbox) -> None:
@@ -132,14 +139,65 @@ def test_keys_that_are_refused_in_the_way_not_in_use_do_no_harm(sandbox: Sandbox
     assert (told.verdicts["keys in query"], told.verdicts["keys in headers"]) == ("ok", "no")
 
 
-@pytest.mark.parametrize(("used", "other"), [("query", "headers"), ("headers", "query")])
-def test_keys_that_are_taken_only_in_the_other_way(sandbox: Sandbox, used: str, other: str) -> None:
-    sandbox.fail(*["ok"] * (used == "headers"), unauthorized())
-    told = doctor(sandbox, "--post", LEAD, LEADPOST_KEYS_IN=used)
+both_ways = pytest.mark.parametrize(("used", "other"), [("query", "headers"), ("headers", "query")])
+
+
+@both_ways
+def test_the_status_api_tells_the_way_where_the_metrics_path_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, used: str, other: str
+) -> None:
+    take_only(other, monkeypatch)
+    with Sandbox(metrics_path="/elsewhere") as sandbox:
+        told = doctor(sandbox, LEADPOST_KEYS_IN=used)
     assert told.exit_code == 1
-    assert told.verdicts[f"keys in {used}"] == "no"
     assert told.texts[f"keys in {used}"] == f"{REFUSED}; set LEADPOST_KEYS_IN={other}"
-    assert told.verdicts["status path"] == told.verdicts["post"] == "ok"
+    assert told.verdicts == {
+        "x-api-key": "ok",
+        f"keys in {used}": "no",
+        f"keys in {other}": "ok",
+        "status path": "ok",
+        "metrics path": "no",
+        "activity types": "ok",
+        "post": "skipped",
+    }
+    assert told.texts["metrics path"].endswith("; set LEADPOST_METRICS_PATH")
+    assert sandbox.report().arrivals == 3  # status, again in the other way, types
+
+
+def test_a_vendor_may_look_at_the_keys_before_the_path(sandbox: Sandbox) -> None:
+    sandbox.fail(Answer(404), unauthorized())
+    told = doctor(sandbox, LEADPOST_KEYS_IN="headers")
+    assert told.exit_code == 1
+    assert told.texts["keys in headers"] == f"{REFUSED}; set LEADPOST_KEYS_IN=query"
+    assert told.verdicts["status path"] == "ok"
+
+
+def test_only_the_path_that_is_there_is_asked_in_the_other_way() -> None:
+    # Something is at the likely path, so that calls to it are counted.
+    with Sandbox(metrics_path="/activity/create/status", status_path="/activity/status") as sandbox:
+        sandbox.fail(Answer(404), unauthorized())
+        told = doctor(sandbox, LEADPOST_KEYS_IN="headers")
+    assert told.texts["keys in headers"] == f"{REFUSED}; set LEADPOST_KEYS_IN=query"
+    assert told.texts["status path"].startswith("/activity/create/status: HTTP 404; /activity/sta")
+    assert told.texts["status path"].endswith("; set LEADPOST_STATUS_PATH=/activity/status")
+    assert sandbox.report().arrivals == 4  # both paths, the second in the other way, types
+
+
+def test_keys_that_the_status_api_refuses_in_both_ways() -> None:
+    with Sandbox(metrics_path="/elsewhere") as sandbox:
+        sandbox.fail(unauthorized(), unauthorized(), unauthorized())
+        told = doctor(sandbox, LEADPOST_KEYS_IN="headers")
+    assert told.exit_code == 3
+    keys = "set LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY"
+    assert told.texts["keys in headers"] == f"{REFUSED}; {keys}"
+    assert told.texts["keys in query"] == f"{REFUSED}; not in use, as LEADPOST_KEYS_IN is headers"
+
+
+def test_the_status_is_not_asked_in_a_way_known_to_be_refused(sandbox: Sandbox) -> None:
+    sandbox.fail(Answer(404), unauthorized(), unauthorized())
+    told = doctor(sandbox)
+    assert told.exit_code == 3
+    assert sandbox.report().arrivals == 4
 
 
 def test_the_rival_status_path_is_found() -> None:
@@ -227,6 +285,7 @@ def test_what_an_answer_tells_of_the_status_path(
     told = doctor(sandbox)
     assert (told.verdicts["status path"], told.exit_code) == (verdict, 0)
     assert "<html" not in told.output
+    assert sandbox.report().arrivals == 4  # in the other way it is not asked
 
 
 def test_a_page_is_no_status_api(sandbox: Sandbox) -> None:
@@ -271,16 +330,90 @@ def test_a_synchronous_host_that_cannot_be_reached(sandbox: Sandbox) -> None:
 
 
 def test_a_synchronous_host_that_is_not_known(sandbox: Sandbox) -> None:
-    account = sandbox.account()
-    object.__setattr__(account, "sync_host", "")  # as of a host that is not named as theirs are
-    findings = asyncio.run(examine(account, TokenBucket()))
-    *_, check = judge(account, findings)
+    used = sandbox.account()
+    object.__setattr__(used, "sync_host", "")  # as of a host that is not named as theirs are
+    findings = asyncio.run(examine(used, TokenBucket()))
+    *_, check = judge(used, findings)
     assert (check.name, check.verdict, check.setting) == (
         "activity types",
         "skipped",
         "LEADPOST_SYNC_HOST",
     )
     assert findings.codes == []
+
+
+@pytest.mark.parametrize("fate", [Answer(404), Answer(302, b"", HTML), PAGE])
+def test_a_host_without_any_path_of_the_api_is_the_wrong_one(
+    sandbox: Sandbox, fate: Answer
+) -> None:
+    sandbox.fail(*[fate] * 5)
+    told = doctor(sandbox)
+    assert told.exit_code == 1
+    for check, rest in {
+        "status path": "STATUS_PATH",
+        "metrics path": "METRICS_PATH",
+        "activity types": "SYNC_HOST",
+    }.items():
+        assert told.verdicts[check] == "no"
+        host = "; set LEADPOST_HOST or LEADPOST_REGION, or if that is right"
+        assert told.texts[check].endswith(f"{host} LEADPOST_{rest}")
+
+
+def test_the_synchronous_host_as_the_host() -> None:
+    used = account(host="api-in21.leadsquared.com")
+    nothing = Finding[str](Kind.NO_PATH, "HTTP 404")
+    status = dict.fromkeys((used.status_path, "/activity/status"), nothing)
+    findings = Findings("query", {"query": nothing, "headers": nothing}, {"query": status})
+    settings = [check.setting or "" for check in judge(used, findings)]
+    *_, types = settings
+    assert types.startswith("LEADPOST_HOST or LEADPOST_REGION")
+    assert settings.count("") == 3  # of keys nothing is known
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (httpx.ConnectError("All connection attempts failed"), "ConnectError: All connection"),
+        (httpx.ConnectTimeout(""), "ConnectTimeout; set"),
+        (httpx.ProxyError("407 Proxy Authentication Required"), "ProxyError: 407 Proxy"),
+        (httpx.ReadTimeout(""), None),
+        (httpx.RemoteProtocolError("Server disconnected"), None),
+        (httpx.PoolTimeout(""), None),
+    ],
+)
+def test_only_without_a_connection_is_the_host_wrong(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, error: httpx.RequestError, text: str | None
+) -> None:
+    async def fail(*_: object) -> httpx.Response:
+        raise error
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", fail)
+    told = doctor(sandbox)
+    if text is None:
+        assert told.exit_code == 0
+        assert list(told.verdicts.values()) == ["unclear"] * 6 + ["skipped"]
+        assert told.texts["keys in query"] == f"{type(error).__name__}: {error}".rstrip(": ")
+    else:
+        assert told.exit_code == 1
+        assert told.output.startswith(f"no       host             {sandbox.url}: {text}")
+        assert told.output.count("\n") == 1
+
+
+def test_a_passing_fault_on_the_first_call_ends_nothing(sandbox: Sandbox) -> None:
+    sandbox.fail("cut-before")
+    told = doctor(sandbox)
+    assert told.exit_code == 0
+    assert told.verdicts["keys in query"] == "unclear"
+    assert told.verdicts["keys in headers"] == told.verdicts["activity types"] == "ok"
+
+
+def test_a_lower_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leadpost, "TokenBucket", partial(TokenBucket, period=0.5))
+    with Sandbox(limit=2, period=0.5) as sandbox:
+        told = doctor(sandbox, "--limit", 2)
+    assert told.exit_code == 0
+    assert [*told.verdicts.values()] == ["ok"] * 6 + ["skipped"]
+    assert (sandbox.report().arrivals, sandbox.report().refused) == (4, 0)
 
 
 @pytest.mark.parametrize("args", [[], ["--post", LEAD]])
@@ -300,6 +433,14 @@ def test_a_long_pause_is_not_waited_for(sandbox: Sandbox) -> None:
     assert "asked to wait for 3600 s; nothing was sent" in told.texts["activity types"]
 
 
+def test_a_reason_cannot_pass_for_another_line(sandbox: Sandbox) -> None:
+    fake = "ok       metrics path     well"
+    sandbox.fail(*settled(2), error(400, "MXException", f"Not known\r\n{fake}\u2028{fake}"))
+    told = doctor(sandbox)
+    assert len(told.output.splitlines()) == 7
+    assert "Not known ok metrics path well ok metrics path well, to" in told.texts["status path"]
+
+
 def test_json(sandbox: Sandbox) -> None:
     sandbox.fail(unauthorized())
     told = doctor(sandbox, "--json")
@@ -315,102 +456,6 @@ def test_json(sandbox: Sandbox) -> None:
         "setting": None,
     }
     assert len(checks) == 7
-
-
-def test_one_activity_is_posted_and_followed(sandbox: Sandbox) -> None:
-    told = doctor(sandbox, "--post", LEAD)
-    assert told.exit_code == 0
-    (taken,) = sandbox.taken
-    assert taken.payload == {
-        "RelatedProspectId": LEAD,
-        "ActivityEvent": 201,
-        "ActivityNote": NOTE,
-    }
-    assert told.texts["post"] == f"accepted, RequestID {taken.request_id}"
-    assert (told.verdicts["its status"], told.texts["its status"]) == ("ok", "Success")
-    assert told.verdicts["its activity id"] == "ok"
-    assert told.texts["its activity id"].endswith(", as Message holds it")
-
-
-def test_the_post_that_ends_with_an_error(sandbox: Sandbox) -> None:
-    told = doctor(sandbox, "--post", LEAD, "--event", 999, "--yes")
-    assert told.exit_code == 1
-    assert told.verdicts["its status"] == "no"
-    assert told.texts["its status"] == (
-        "ERROR: MXInvalidActivityException: Event Code is invalid or empty"
-    )
-
-
-def test_a_success_without_an_activity_id(sandbox: Sandbox) -> None:
-    status = json_answer(200, {"TaskStatus": {"Status": "Success", "Message": None}})
-    sandbox.fail(*settled(5), status)
-    told = doctor(sandbox, "--post", LEAD)
-    assert told.exit_code == 1
-    assert (told.verdicts["its status"], told.verdicts["its activity id"]) == ("ok", "no")
-
-
-def test_a_failure_may_still_change() -> None:
-    with Sandbox(pace=1000, ends={201: "FAILURE"}) as sandbox:
-        told = doctor(sandbox, "--post", LEAD, "--timeout", 0.5)
-        final = doctor(sandbox, "--post", LEAD, LEADPOST_FAILURE_IS_FINAL="true")
-    request_id = sandbox.taken[0].request_id
-    assert told.exit_code == 0
-    assert told.texts["its status"] == (
-        f"not final after 0.5 s, last status: FAILURE; ask later: leadpost status {request_id}."
-        " If it is the same 12 h later, set LEADPOST_FAILURE_IS_FINAL=true"
-    )
-    assert final.exit_code == 1
-    assert final.texts["its status"] == "FAILURE: The request could not be processed"
-
-
-def test_a_status_that_is_not_final_in_time() -> None:
-    with Sandbox(pace=0.001) as sandbox:
-        told = doctor(sandbox, "--post", LEAD, "--timeout", 0.5)
-    assert (told.verdicts["its status"], told.exit_code) == ("unclear", 0)
-    assert told.texts["its status"].startswith("not final after 0.5 s, last status: In-Queue;")
-    assert "FAILURE" not in told.output
-
-
-@pytest.mark.parametrize(
-    ("fates", "check", "verdict", "text"),
-    [
-        (["500-mx"], "post", "no", "HTTP 500: MXInvalidInputException: The input is not valid"),
-        (["503"], "post", "unclear", "not posted: HTTP 503: Service Unavailable"),
-        (["502-after"], "post", "unclear", "it may have arrived: HTTP 502"),
-        (["ok", "500"], "its status", "unclear", "HTTP 500"),
-    ],
-)
-def test_a_post_that_goes_wrong_is_not_repeated(
-    sandbox: Sandbox, fates: list[str], check: str, verdict: str, text: str
-) -> None:
-    sandbox.fail(*settled(4), *fates)
-    told = doctor(sandbox, "--post", LEAD)
-    assert (told.verdicts[check], told.texts[check]) == (verdict, text)
-    assert told.exit_code == (verdict == "no")
-    assert sandbox.report().arrivals == 4 + len(fates)
-
-
-@pytest.mark.parametrize(("answer", "posted"), [("n", 0), ("y", 1)])
-def test_a_terminal_is_asked_before_anything_is_posted(
-    sandbox: Sandbox, answer: str, posted: int
-) -> None:
-    ours, theirs = pty.openpty()
-    os.write(ours, f"{answer}\n".encode())
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "leadpost.cli", "doctor", "--post", LEAD],
-        stdin=theirs,
-        capture_output=True,
-        text=True,
-        env=os.environ | keys_of(sandbox) | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=60,
-        check=False,
-    )
-    os.close(ours)
-    os.close(theirs)
-    assert done.returncode == 1 - posted
-    assert f"Post a test activity of the first type listed on lead {LEAD}? [y/N]" in done.stderr
-    assert sandbox.report().taken == posted
-    assert bool(sandbox.report().arrivals) is bool(posted)
 
 
 @pytest.mark.parametrize(
@@ -431,24 +476,7 @@ def test_bad_usage_ends_before_any_call(
 
 
 def test_an_account_by_region_keeps_its_hosts_when_it_is_varied() -> None:
-    account = Account(region="india", access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY)
-    other = varied(account, keys_in="headers")
-    assert (other.host, other.sync_host) == (account.host, account.sync_host)
+    used = account(region="india", host="")
+    other = varied(used, keys_in="headers")
+    assert (other.host, other.sync_host) == (used.host, used.sync_host)
     assert other.keys_in == "headers"
-
-
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_no_key_is_shown_whatever_the_vendor_quotes(form: list[str]) -> None:
-    quoted = f"{KEYS} {quote(ACCESS_KEY, safe='')}"
-    envelope = error(500, f"MX{SECRET_KEY}Exception", quoted)
-    status = json_answer(200, {"TaskStatus": {"Status": "ERROR", "StatusReason": quoted}})
-    with Sandbox(access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY) as sandbox:
-        sandbox.fail(*[envelope] * 4, "ok", status)
-        args = ("--post", LEAD, "--event", 201, "--verbose", *form)
-        told = doctor(sandbox, *args)
-        sandbox.fail(*[Answer(s, json.dumps({"Message": quoted}), JSON) for s in (403, 404, 400)])
-        told_too = doctor(sandbox, *form)
-    shown = told.output + told.stderr + told_too.output + told_too.stderr
-    assert "ERROR: ('***', '***', '***') ***" in shown
-    for key in (*KEYS, quote(ACCESS_KEY, safe="")):
-        assert key not in shown

@@ -118,6 +118,7 @@ def doctor_command(
         float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for its status.")
     ] = 60.0,
     yes: Annotated[bool, typer.Option("--yes", help="Post it without asking.")] = False,
+    limit: Limit = LIMIT,
     env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -139,7 +140,8 @@ def doctor_command(
     if trial is not None and not yes and not doctor.confirmed(trial):
         raise typer.Abort
     with logged(Console(stderr=True), verbose=verbose):
-        raise typer.Exit(asyncio.run(doctor.diagnose(account, trial, as_json=as_json)))
+        bucket = leadpost.TokenBucket(limit)
+        raise typer.Exit(asyncio.run(doctor.diagnose(account, trial, bucket, as_json=as_json)))
 
 
 @app.command("post", epilog=_EXIT_CODES)

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from leadpost.account import Account
 from leadpost.activity import Activity
 from leadpost.answers import redacted
-from leadpost.bucket import Bucket, TokenBucket
+from leadpost.bucket import Bucket
 from leadpost.cli.doctor_calls import Findings, examine, told, varied
 from leadpost.cli.doctor_verdicts import Check, Verdict, judge
 from leadpost.cli.exits import Exit
@@ -59,18 +59,17 @@ def confirmed(trial: Trial) -> bool:
     return not sys.stdin.isatty() or typer.confirm(question, err=True)
 
 
-async def diagnose(account: Account, trial: Trial | None, *, as_json: bool) -> Exit:
+async def diagnose(account: Account, trial: Trial | None, bucket: Bucket, *, as_json: bool) -> Exit:
     """Check the account, post the trial if there is one, and print a verdict on each line."""
     checks: list[Check] = []
 
     def tell(check: Check) -> None:
-        # No key of the account's, whatever the vendor's reason quotes.
-        found = redacted(check.found, account.secrets)[:_LONGEST]
-        checks.append(evolve(check, found=found))
+        # No key of the account's and no line of its own, whatever the vendor's reason quotes.
+        found = " ".join(redacted(check.found, account.secrets).split())
+        checks.append(evolve(check, found=found[:_LONGEST]))
         if not as_json:
             typer.echo(str(checks[-1]))
 
-    bucket = TokenBucket()
     try:
         findings = await examine(account, bucket)
         for check in judge(account, findings):
@@ -103,26 +102,25 @@ async def _post(
     activity = evolve(trial.activity, activity_event=event)
     path = findings.status_path or account.status_path
     working = varied(account, keys_in=findings.way, status_path=path)
-    async with AsyncActivityPoster(working, bucket=bucket, retry=_ONE_POST) as poster:
-        try:
+    try:
+        async with AsyncActivityPoster(working, bucket=bucket, retry=_ONE_POST) as poster:
             request_id = await poster.post(activity)
-        except Rejected as error:
-            yield Check("post", Verdict.NO, told(error))
-            return
-        except LeadpostError as error:
-            what = "it may have arrived" if error.state == "uncertain" else "not posted"
-            yield Check("post", Verdict.UNCLEAR, f"{what}: {told(error)}")
-            return
-        yield Check("post", Verdict.OK, f"accepted, RequestID {request_id}")
-        try:
+    except Rejected as error:
+        yield Check("post", Verdict.NO, told(error))
+        return
+    except LeadpostError as error:
+        what = "uncertain" if error.state == "uncertain" else "not posted"
+        yield Check("post", Verdict.UNCLEAR, f"{what}: {told(error)}")
+        return
+    yield Check("post", Verdict.OK, f"accepted, RequestID {request_id}")
+    try:
+        async with AsyncActivityPoster(working, bucket=bucket) as poster:
             status = await poster.wait(request_id, trial.timeout)
-        except StatusTimeout as error:
-            yield Check("its status", Verdict.UNCLEAR, _unfinished(error, request_id))
-        except LeadpostError as error:
-            yield Check("its status", Verdict.UNCLEAR, told(error))
-        else:
-            for check in _ended(status):
-                yield check
+    except LeadpostError as error:
+        yield Check("its status", Verdict.UNCLEAR, _unfinished(error, request_id))
+    else:
+        for check in _ended(status):
+            yield check
 
 
 def _ended(status: RequestStatus) -> Iterator[Check]:
@@ -137,8 +135,8 @@ def _ended(status: RequestStatus) -> Iterator[Check]:
         yield Check("its activity id", Verdict.NO, "Message holds none where it is looked for")
 
 
-def _unfinished(error: StatusTimeout, request_id: str) -> str:
-    later = f"{error}; ask later: leadpost status {request_id}"
-    if error.last is None or error.last.state != "failed":
-        return later
-    return f"{later}. If it is the same 12 h later, set LEADPOST_FAILURE_IS_FINAL=true"
+def _unfinished(error: LeadpostError, request_id: str) -> str:
+    later = f"{told(error)}; ask later: leadpost status {request_id}"
+    if isinstance(error, StatusTimeout) and error.last and error.last.state == "failed":
+        return f"{later}. If it is the same 12 h later, set LEADPOST_FAILURE_IS_FINAL=true"
+    return later

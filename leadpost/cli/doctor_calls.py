@@ -32,6 +32,10 @@ WAYS: tuple[Way, Way] = ("query", "headers")
 _STATUS_PATHS = ("/activity/create/status", "/activity/status")  # the likely one and its rival
 _ONCE = RetryPolicy(max_attempts=1, max_time=0.001)  # no time for a second call after a 429
 _LONGEST = 200
+# The text of a ConnectionFailed begins with the name of httpx's error.
+_NO_CONNECTION = tuple(
+    kind.__name__ for kind in (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+)
 
 
 class Kind(Enum):
@@ -41,8 +45,11 @@ class Kind(Enum):
     KEYS_REFUSED = auto()  # AccessKey and SecretKey
     API_KEY_REFUSED = auto()  # by the gateway
     NO_PATH = auto()
-    NO_ANSWER = auto()
+    NO_CONNECTION = auto()
     UNCLEAR = auto()
+
+
+REFUSALS = frozenset({Kind.KEYS_REFUSED, Kind.API_KEY_REFUSED})
 
 
 @frozen
@@ -67,16 +74,17 @@ class Findings:
     What came of all calls.
 
     Attributes:
-        metrics: Of the Metrics API, for each way of passing the keys; only one if there was no
-            answer to the first call, and then that is all.
-        way: The way that the other calls went: the configured one unless only the other is taken.
-        status: Of the Status API by path, the configured one first; empty where it was not asked.
+        used: The configured way of passing the keys.
+        metrics: Of the Metrics API, for each way; only one if there was no connection for the first
+            call, and then that is all.
+        statuses: Of the Status API by way and path, the configured path first; without the ways in
+            which it was not asked.
         types: Of the list of activity types, None where it was not asked.
     """
 
+    used: Way
     metrics: dict[Way, Finding[str]]
-    way: Way
-    status: dict[str, Finding[str]] = field(factory=dict[str, Finding[str]])
+    statuses: dict[Way, dict[str, Finding[str]]] = field(factory=dict[Way, dict[str, Finding[str]]])
     types: Finding[list[ActivityType]] | None = None
 
     @property
@@ -84,11 +92,34 @@ class Findings:
         return len(self.metrics) == len(WAYS)
 
     @property
+    def of_async_host(self) -> list[Finding[str]]:
+        """All of the async host."""
+        statuses = (finding for asked in self.statuses.values() for finding in asked.values())
+        return [*self.metrics.values(), *statuses]
+
+    @property
     def refused(self) -> bool:
         """Whether some key was refused and nothing was answered."""
-        kinds = {finding.kind for finding in (*self.metrics.values(), *self.status.values())}
-        refusals = {Kind.KEYS_REFUSED, Kind.API_KEY_REFUSED}
-        return Kind.ANSWERED not in kinds and not kinds.isdisjoint(refusals)
+        kinds = {finding.kind for finding in self.of_async_host}
+        return Kind.ANSWERED not in kinds and not kinds.isdisjoint(REFUSALS)
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether no path is there, as at a host that is not the Async API's."""
+        return all(finding.kind is Kind.NO_PATH for finding in self.of_async_host)
+
+    @property
+    def way(self) -> Way:
+        """The way to go on with: the configured one unless only the other is answered."""
+        answered: list[Way] = [
+            way for way in WAYS if any(f.kind is Kind.ANSWERED for f in self.with_keys_in(way))
+        ]
+        return answered[0] if answered and self.used not in answered else self.used
+
+    @property
+    def status(self) -> dict[str, Finding[str]]:
+        """Of the Status API by path, in the way to go on with; empty where it was not asked."""
+        return self.statuses.get(self.way, {})
 
     @property
     def status_path(self) -> str | None:
@@ -103,31 +134,24 @@ class Findings:
 
     def with_keys_in(self, way: Way) -> list[Finding[str]]:
         """All of the async host with the keys passed that way."""
-        return [self.metrics[way], *(self.status.values() if way == self.way else ())]
+        return [self.metrics[way], *self.statuses.get(way, {}).values()]
 
 
 async def examine(account: Account, bucket: Bucket) -> Findings:
     """Ask all questions that make sense after the answers before; nothing is posted."""
-    used = account.keys_in
     examiner = _Examiner(account, bucket)
     async with examiner.client:
         metrics: dict[Way, Finding[str]] = {}
         for way in WAYS:
             metrics[way] = await examiner.ask(_metrics, keys_in=way)
-            if metrics[WAYS[0]].kind is Kind.NO_ANSWER:
-                return Findings(metrics, used)
-        answered: list[Way] = [way for way in WAYS if metrics[way].kind is Kind.ANSWERED]
-        way = answered[0] if answered and used not in answered else used
-        status: dict[str, Finding[str]] = {}
-        if metrics[way].kind not in {Kind.KEYS_REFUSED, Kind.API_KEY_REFUSED}:
-            for path in dict.fromkeys((account.status_path, *_STATUS_PATHS)):
-                status[path] = await examiner.ask(_status, keys_in=way, status_path=path)
-                if status[path].kind is not Kind.NO_PATH:
-                    break
-        types = None
-        if account.sync_host:
-            types = await examiner.ask(AsyncActivityPoster.activity_types, keys_in=way)
-        return Findings(metrics, way, status, types)
+            if metrics[WAYS[0]].kind is Kind.NO_CONNECTION:
+                return Findings(account.keys_in, metrics)
+        findings = Findings(account.keys_in, metrics)
+        findings = evolve(findings, statuses=await examiner.ask_statuses(findings))
+        if not account.sync_host:
+            return findings
+        types = await examiner.ask(AsyncActivityPoster.activity_types, keys_in=findings.way)
+        return evolve(findings, types=types)
 
 
 def varied(account: Account, **changes: Any) -> Account:
@@ -136,8 +160,8 @@ def varied(account: Account, **changes: Any) -> Account:
 
 
 def told(error: LeadpostError) -> str:
-    """Give the text of an error on one line of a bearable length."""
-    return " ".join(str(error).split())[:_LONGEST]
+    """Give the text of an error, which holds no key, of a bearable length."""
+    return str(error)[:_LONGEST]
 
 
 class _Examiner:
@@ -167,6 +191,32 @@ class _Examiner:
             return Finding(_kind_of(error, html=self._html), told(error))
         return Finding(Kind.ANSWERED, value if isinstance(value, str) else "", value)
 
+    async def ask_statuses(self, findings: Findings) -> dict[Way, dict[str, Finding[str]]]:
+        """
+        Ask the Status API, at one path after the other until one is there.
+
+        Where the metrics do not tell which way of passing the keys is taken, as at a wrong path,
+        and the keys are refused here, the other way is asked at that path too. A way in which the
+        Metrics API refused a key is not asked.
+        """
+        statuses: dict[Way, dict[str, Finding[str]]] = {}
+        paths = [*dict.fromkeys((self._account.status_path, *_STATUS_PATHS))]
+        gone: list[tuple[str, Finding[str]]] = []
+        for way in sorted(WAYS, key=lambda way: way != findings.way):
+            metrics = findings.metrics[way].kind
+            if metrics in REFUSALS:
+                continue
+            asked = statuses[way] = dict(gone)
+            for path in paths:
+                asked[path] = await self.ask(_status, keys_in=way, status_path=path)
+                if asked[path].kind is not Kind.NO_PATH:
+                    break
+            *gone, (path, status) = asked.items()
+            if status.kind is not Kind.KEYS_REFUSED or metrics is Kind.ANSWERED:
+                break
+            paths = [path]
+        return statuses
+
     async def _look(self, response: httpx.Response) -> None:
         self._html = "html" in response.headers.get("Content-Type", "").lower()
 
@@ -190,8 +240,8 @@ async def _status(poster: AsyncActivityPoster) -> str:
 
 def _kind_of(error: LeadpostError, *, html: bool) -> Kind:
     match error:
-        case ConnectionFailed():
-            return Kind.NO_ANSWER
+        case ConnectionFailed() if str(error).startswith(_NO_CONNECTION):
+            return Kind.NO_CONNECTION
         case NotFound(exception_type=None):
             return Kind.NO_PATH
         case UnexpectedAnswer() if html:

@@ -53,7 +53,7 @@ class Check:
 
 
 def judge(account: Account, findings: Findings) -> Iterator[Check]:
-    """Give a verdict on each of the settings, or a single one if there was no answer at all."""
+    """Give a verdict on each of the settings, or a single one if there was no connection."""
     if not findings.reached:
         (unreached,) = findings.metrics.values()
         yield Check("host", Verdict.NO, f"{account.host}: {unreached.text}", _HOST)
@@ -68,7 +68,7 @@ def judge(account: Account, findings: Findings) -> Iterator[Check]:
 
 def _api_key(findings: Findings) -> Check:
     name = "x-api-key"
-    found = {f.kind: f.text for f in (*findings.metrics.values(), *findings.status.values())}
+    found = {finding.kind: finding.text for finding in findings.of_async_host}
     if Kind.ANSWERED in found:
         return Check(name, Verdict.OK, "the gateway let calls through")
     if Kind.API_KEY_REFUSED in found:
@@ -104,7 +104,7 @@ def _status_path(account: Account, findings: Findings) -> Check:
         return Check(name, Verdict.OK, text)
     if kind is Kind.NO_PATH:
         right = f"={findings.status_path}" if findings.status_path else ""
-        return Check(name, Verdict.NO, text, f"LEADPOST_STATUS_PATH{right}")
+        return Check(name, Verdict.NO, text, _where(findings, f"LEADPOST_STATUS_PATH{right}"))
     return Check(name, Verdict.UNCLEAR, text)
 
 
@@ -116,7 +116,7 @@ def _metrics_path(account: Account, findings: Findings) -> Check:
         case Kind.ANSWERED:
             return Check(name, Verdict.OK, text)
         case Kind.NO_PATH:
-            return Check(name, Verdict.NO, text, "LEADPOST_METRICS_PATH")
+            return Check(name, Verdict.NO, text, _where(findings, "LEADPOST_METRICS_PATH"))
         case Kind.KEYS_REFUSED | Kind.API_KEY_REFUSED:
             return Check(name, Verdict.SKIPPED, _REFUSED)
         case _:
@@ -124,7 +124,7 @@ def _metrics_path(account: Account, findings: Findings) -> Check:
 
 
 def _activity_types(account: Account, findings: Findings) -> Check:
-    name, where = "activity types", "LEADPOST_SYNC_HOST"
+    name, where = "activity types", _where(findings, "LEADPOST_SYNC_HOST")
     if findings.types is None:
         text = f"the synchronous host cannot be told from {account.host}"
         return Check(name, Verdict.SKIPPED, text, where)
@@ -138,7 +138,12 @@ def _activity_types(account: Account, findings: Findings) -> Check:
             return Check(name, Verdict.OK, f"{count}, the first is {codes[0]}")
         case Kind.KEYS_REFUSED:
             return Check(name, Verdict.NO, text, _KEYS if findings.refused else where)
-        case Kind.NO_PATH | Kind.NO_ANSWER:
+        case Kind.NO_PATH | Kind.NO_CONNECTION:
             return Check(name, Verdict.NO, text, where)
         case _:
             return Check(name, Verdict.UNCLEAR, text)
+
+
+def _where(findings: Findings, variable: str) -> str:
+    """Name the variable, but the host's first where no path of the Async API is there."""
+    return f"{_HOST}, or if that is right {variable}" if findings.nowhere else variable
