@@ -1,5 +1,6 @@
 """What the tests of the command share: rows, files, and ways to run it."""
 
+import asyncio
 import csv
 import json
 import os
@@ -19,9 +20,12 @@ from uuid import NAMESPACE_URL, uuid5
 from typer.testing import CliRunner, Result
 
 from leadpost.cli.app import app
+from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
+UTC_ASSUMED = "date-times without a zone are read as UTC: --timezone names another\n"
+"""Said of the rows below, as of any file with such date-times."""
 LONG = 60.0
 """Seconds after which a condition is taken never to come."""
 
@@ -162,3 +166,18 @@ def states_in(outbox: Path) -> Counter[str]:
     ):
         return Counter(dict(connection.execute(query).fetchall()))
     return Counter()
+
+
+def url_of(path: Path) -> str:
+    """Give the URL of an outbox in a file."""
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def put(url: str, *numbers: int) -> None:
+    """Put payloads into an outbox, where they are not known there by their keys already."""
+
+    async def putting() -> None:
+        async with Outbox(url) as outbox:
+            await outbox.put_many(map(payload, numbers), keys=[f"call-{n}" for n in numbers])
+
+    asyncio.run(putting())

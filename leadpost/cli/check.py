@@ -13,6 +13,7 @@ from leadpost.limit import LIMIT, PERIOD
 _SHOWN = 20
 _FORM = "of the form"
 _LEGEND = "(in forms, 9 stands for a digit and a for a letter)"
+_UTC = "date-times without a zone are read as UTC: --timezone names another"
 
 
 @define
@@ -25,24 +26,28 @@ class Check:
         bad: Rows that cannot.
         problems: Reasons why they cannot; a row may have several.
         shown: The first of those reasons, with their places.
+        utc_assumed: Whether the date-time of some row says no zone and was read as UTC.
     """
 
     good: int = 0
     bad: int = 0
     problems: int = 0
     shown: list[tuple[Row, Problem]] = field(factory=list[tuple[Row, Problem]])
+    utc_assumed: bool = False
 
     @property
     def rows(self) -> int:
         return self.good + self.bad
 
     def lines(self) -> list[str]:
-        """List the problems for people."""
+        """List for people the problems, and what was assumed."""
         lines = [f"{row.place}, {problem}" for row, problem in self.shown]
         if more := self.problems - len(self.shown):
             lines.append(f"… and {more} more")
         if any(_FORM in problem.found for _, problem in self.shown):
             lines.append(_LEGEND)
+        if self.utc_assumed:
+            lines.append(_UTC)
         return lines
 
     def as_json(self, limit: int) -> dict[str, Any]:
@@ -70,6 +75,7 @@ def checked(rows: Iterable[Row]) -> Check:
     for row in rows:
         if row.activity is not None:
             check.good += 1
+            check.utc_assumed |= row.utc_assumed
             continue
         check.bad += 1
         check.problems += len(row.problems)

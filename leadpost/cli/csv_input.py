@@ -5,20 +5,24 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from datetime import tzinfo
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from leadpost.activity import Activity
 from leadpost.cli.exits import InputError
-from leadpost.cli.rows import REASON, Row, in_zone, lines_of
+from leadpost.cli.rows import (
+    PARAMETERS,
+    REASON,
+    REQUIRED,
+    Row,
+    in_zone,
+    lacks_zone,
+    lines_of,
+    naming_option,
+    parameter_like,
+)
 from leadpost.errors import InvalidActivity, Problem
 
-_REQUIRED = ("RelatedProspectId", "ActivityEvent")
-_PARAMETERS = (*_REQUIRED, "ActivityNote", "ActivityDateTime")
-_PLAIN = {name.lower(): name for name in _PARAMETERS}
-_ALIKE = 0.85
-"""By the ratio of difflib: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -33,7 +37,7 @@ class CsvInput:
         send_empty: Whether an empty cell goes out as "" rather than not at all.
 
     Raises:
-        InputError: the header cannot be used.
+        InputError: there is no header, or it cannot be used.
     """
 
     suffix = ".csv"
@@ -43,7 +47,9 @@ class CsvInput:
         self._path = path
         self._zone = zone
         self._send_empty = send_empty
-        _, header = next(self._records(), (1, list[str]()))
+        _, header = next(self._records(), (1, None))
+        if header is None:
+            raise InputError(f"{name}: the file is empty")
         _check_header(name, header)
         self._reason_at = header.index(REASON) if REASON in header else None
         self._columns = self._own(header)
@@ -88,13 +94,15 @@ class CsvInput:
         if len(cells) != len(self._columns):
             wanted = f"{len(self._columns)} as in the header"
             return Row(line, cells, problems=(Problem("row", f"{len(cells)} cells", wanted),))
-        try:
-            return Row(line, cells, self._activity(cells))
-        except InvalidActivity as error:
-            return Row(line, cells, problems=error.problems)
-
-    def _activity(self, cells: tuple[str, ...]) -> Activity:
         named = dict(zip(self._columns, cells, strict=True))
+        lacking = self._zone is None and lacks_zone(named.get("ActivityDateTime"))
+        try:
+            return Row(line, cells, self._activity(named), utc_assumed=lacking)
+        except InvalidActivity as error:
+            problems = naming_option(error.problems) if lacking else error.problems
+            return Row(line, cells, problems=problems)
+
+    def _activity(self, named: dict[str, str]) -> Activity:
         kept = {name: cell for name, cell in named.items() if cell or self._send_empty}
         event: Any = named["ActivityEvent"]
         moment: Any = in_zone(named.get("ActivityDateTime") or None, self._zone)
@@ -103,7 +111,7 @@ class CsvInput:
             int(event) if re.fullmatch(r"[0-9]{1,18}", event) else event,
             kept.get("ActivityNote"),
             moment,
-            {name: cell for name, cell in kept.items() if name not in _PARAMETERS},
+            {name: cell for name, cell in kept.items() if name not in PARAMETERS},
         )
 
 
@@ -113,10 +121,15 @@ def _check_header(name: str, header: Sequence[str]) -> None:
 
     What is there is not shown before it is sure to be a header: it may be somebody's data.
     """
-    missing = [column for column in _REQUIRED if column not in header]
+    missing = [column for column in REQUIRED if column not in header]
     if missing:
         text = "".join(header)
         hint = next((f"; are they separated by {c!r}, not ','?" for c in ";\t|" if c in text), "")
+        hint = hint or "".join(
+            f"; column {place} is nearly named {meant}: name it exactly so"
+            for place, column in enumerate(header, 1)
+            if (meant := parameter_like(column)) in missing
+        )
         raise InputError(
             f"{name}: line 1: missing column {', '.join(missing)}:"
             f" the first line names the columns{hint}"
@@ -126,24 +139,12 @@ def _check_header(name: str, header: Sequence[str]) -> None:
             raise InputError(f"{name}: line 1: column {place + 1} has no name")
         if column in header[:place]:
             raise InputError(f"{name}: line 1: column {place + 1}, {column!r}, is there twice")
-        if column not in _PARAMETERS and (meant := _parameter_like(column)):
+        if column not in PARAMETERS and (meant := parameter_like(column)):
             raise InputError(
                 f"{name}: line 1: column {place + 1}, {column!r}, is like {meant}, but would go out"
                 f" as a field of that SchemaName: name it {meant}; if there is such a field, post"
                 " it from JSON"
             )
-
-
-def _parameter_like(column: str) -> str | None:
-    """
-    Give the vendor's parameter that a column was probably meant to be.
-
-    >>> _parameter_like("Activity Notes"), _parameter_like("mx_Custom_1")
-    ('ActivityNote', None)
-    """
-    plain = re.sub(r"[\W_]", "", column).lower()
-    alike = get_close_matches(plain, _PLAIN, n=1, cutoff=_ALIKE)
-    return _PLAIN[alike[0]] if alike else None
 
 
 def _line(cells: Sequence[str]) -> bytes:

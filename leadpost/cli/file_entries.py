@@ -46,12 +46,15 @@ class FileEntries:
             for key, row in chunk:
                 yield row, found.get(key)
 
-    async def known(self) -> int:
+    async def known(self, if_new: str) -> int:
         """
         Compare the file with what was put of it before.
 
         Rows are put in their order. So one that was put has no row before it that was not, save
         those that could not be posted then and still cannot.
+
+        Args:
+            if_new: What the error is to advise for a new file that has the name of an old one.
 
         Returns:
             How many rows of the file were taken up before.
@@ -83,7 +86,8 @@ class FileEntries:
             raise InputError(
                 f"{self._source.name}: {what} since an earlier run; nothing was sent. Give changed"
                 " rows a file of their own (as the rejects have one) and leave this one, and the"
-                " options that it was posted with, as they were"
+                " options that it was posted with, as they were. If this is a new file under an old"
+                f" name: {if_new}"
             )
         return known
 

@@ -1,7 +1,7 @@
 """JSON: activities in the vendor's own shape, one a line or in an array."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,16 @@ from leadpost._shapes import is_mapping
 from leadpost.activity import Activity
 from leadpost.cli.exits import InputError
 from leadpost.cli.json_values import values_of
-from leadpost.cli.rows import REASON, Row, in_zone, lines_of
+from leadpost.cli.rows import (
+    PARAMETERS,
+    REASON,
+    Row,
+    in_zone,
+    lacks_zone,
+    lines_of,
+    naming_option,
+    parameter_like,
+)
 from leadpost.errors import InvalidActivity, Problem
 
 _UNREADABLE = "leadpost_row"
@@ -72,18 +81,34 @@ class JsonInput:
                 ) from None
 
     def _row(self, line: int, value: Any, item: int | None = None) -> Row:
+        moment: object = None
+        problems: tuple[Problem, ...] = ()
         if is_mapping(value):
             value = {name: part for name, part in value.items() if name != REASON}
+            moment = value.get("ActivityDateTime")
+            problems = tuple(_misspelt(value))
+        lacking = self._zone is None and lacks_zone(moment)
         try:
-            return Row(line, value, self._activity(value), item=item)
+            activity = self._activity(value, moment)
         except InvalidActivity as error:
-            return Row(line, value, problems=error.problems, item=item)
+            problems += naming_option(error.problems) if lacking else error.problems
+        else:
+            if not problems:
+                return Row(line, value, activity, item=item, utc_assumed=lacking)
+        return Row(line, value, problems=problems, item=item)
 
-    def _activity(self, value: Any) -> Activity:
-        if is_mapping(value) and "ActivityDateTime" in value:
-            moment = in_zone(value["ActivityDateTime"], self._zone)
-            value = {**value, "ActivityDateTime": moment}
+    def _activity(self, value: Any, moment: object) -> Activity:
+        if moment is not None:
+            value = {**value, "ActivityDateTime": in_zone(moment, self._zone)}
         return Activity.from_payload(value)
+
+
+def _misspelt(names: Iterable[str]) -> Iterator[Problem]:
+    """Refuse what is nearly a parameter: it would go out beside those of the vendor's, unread."""
+    for name in names:
+        if name not in PARAMETERS and (meant := parameter_like(name)):
+            wanted = f"{meant!r}, or an item of Fields if there is such a field"
+            yield Problem(meant, f"the key {name!r}", wanted)
 
 
 def _not_json(error: Exception) -> Problem:

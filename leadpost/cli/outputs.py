@@ -1,14 +1,18 @@
 """What a run leaves behind: its results, its rejects, and what is in doubt."""
 
 import csv
+import filecmp
 import io
 import os
 from collections import Counter
 from collections.abc import AsyncIterable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import NamedTemporaryFile
+from typing import IO
 
+import typer
 from attrs import frozen
 
 from leadpost.cli.exits import InputError
@@ -63,7 +67,8 @@ class Result:
 class Outputs:
     """
     The files of one input: BASE.results.csv, BASE.rejects.* and BASE.uncertain.*, where BASE is the
-    name of the input. They are written anew from the outbox by each run.
+    name of the input. They are written anew from the outbox by each run; what the user edited of
+    rejects and uncertain is kept.
 
     What may have arrived is no reject, and neither is what has not been sent yet: posted again,
     they might be there twice.
@@ -73,6 +78,7 @@ class Outputs:
         source: The input, whose form the rejects have.
 
     Attributes:
+        paths: Their names.
         counts: How many rows are in which state.
         to_correct: How many of the rejects have to be corrected; the others are good as they are.
 
@@ -82,8 +88,13 @@ class Outputs:
 
     def __init__(self, base: str, source: Input) -> None:
         self.results = Path(f"{base}.results.csv")
-        self.rejects = RowsFile(Path(f"{base}.rejects{source.suffix}"), source)
-        self.uncertain = RowsFile(Path(f"{base}.uncertain{source.suffix}"), source)
+        rejects, uncertain = (
+            RowsFile(Path(f"{base}.{name}{source.suffix}"), source, self.results)
+            for name in ("rejects", "uncertain")
+        )
+        self.rejects = rejects
+        self.uncertain = uncertain
+        self.paths = (self.results, rejects.path, uncertain.path)
         self.counts = Counter[str]()
         self.to_correct = 0
         folder = self.results.parent
@@ -92,9 +103,8 @@ class Outputs:
                 f"{folder}: found no folder that this user may write to, wanted one for the"
                 " results: choose an --output-base"
             )
-        self._paths = (self.results, self.rejects.path, self.uncertain.path)
         if source.name != "-" and any(
-            path.exists() and path.samefile(source.name) for path in self._paths
+            path.exists() and path.samefile(source.name) for path in self.paths
         ):
             raise InputError(f"{source.name} would be overwritten: choose an --output-base")
 
@@ -105,7 +115,7 @@ class Outputs:
         Raises:
             InputError: there are.
         """
-        found = [str(path) for path in self._paths if path.exists()]
+        found = [str(path) for path in self.paths if path.exists()]
         if found:
             raise InputError(
                 f"{', '.join(found)}: there already, and the outbox knows nothing of it; --force"
@@ -136,44 +146,88 @@ class Outputs:
                     reason = f"{result.error_type}: {result.message}".removeprefix(": ")
                     self.rejects.add(rejects, row, reason)
                     self.to_correct += result.to_correct
+        self.rejects.stamp()
+        self.uncertain.stamp()
 
 
 class RowsFile:
-    """Some rows of the input with a reason each; there is no file if there are no such rows."""
+    """
+    Some rows of the input with a reason each; there is no file if there are no such rows.
 
-    def __init__(self, path: Path, source: Input) -> None:
+    What the user edited since it was written is kept under another name. That is told by the time
+    of the file: as written, it has the very time of the results.
+
+    Args:
+        path: Its name.
+        source: The input, whose form it has.
+        results: The results, which are to be written after it.
+    """
+
+    def __init__(self, path: Path, source: Input, results: Path) -> None:
         self.path = path
         self.count = 0
         self._source = source
+        self._results = results
 
     @contextmanager
-    def open(self) -> Generator[BinaryIO]:
+    def open(self) -> Generator[IO[bytes]]:
         with replacing(self.path) as file:
             file.write(self._source.head())
             yield file
+            file.flush()
+            if self._edited() and not filecmp.cmp(file.name, self.path, shallow=False):
+                self._keep()
         if not self.count:
             self.path.unlink()
 
-    def add(self, file: BinaryIO, row: Row, reason: str) -> None:
+    def add(self, file: IO[bytes], row: Row, reason: str) -> None:
         file.write(self._source.written(row, reason))
         self.count += 1
 
+    def stamp(self) -> None:
+        """Give it the time of the results, which are written by now."""
+        if self.count:
+            time = self._results.stat().st_mtime_ns
+            with suppress(OSError):  # a share may not allow it: then it counts as edited
+                os.utime(self.path, ns=(time, time))
+
+    def _edited(self) -> bool:
+        if not self.path.is_file():
+            return False
+        if not self._results.exists():
+            return True
+        return self.path.stat().st_mtime_ns != self._results.stat().st_mtime_ns
+
+    def _keep(self) -> None:
+        names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in count(1))
+        kept = next(path for path in names if not path.exists())
+        self.path.rename(kept)
+        typer.echo(
+            f"{self.path} seems edited: kept as {kept}; post that only if it was not posted yet",
+            err=True,
+        )
+
 
 @contextmanager
-def replacing(path: Path) -> Generator[BinaryIO]:
+def replacing(path: Path) -> Generator[IO[bytes]]:
     """
     Write a file under another name, and put it in its place when it is complete.
+
+    It holds personal data, so from the beginning no other user may read it.
 
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
-    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with new.open("wb") as file:
-            yield file
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with NamedTemporaryFile(
+        dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False
+    ) as file:
+        new = Path(file.name)
+        try:
+            yield file.file
+            file.close()
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def csv_line(*cells: str) -> bytes:

@@ -15,7 +15,7 @@ from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit, InputError, told
 from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.keys import where_to_look
-from leadpost.cli.outbox_url import shown_url
+from leadpost.cli.outbox_url import shown_url, url_of
 from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.cli.progress import busy, shown
 from leadpost.cli.rows import Input
@@ -51,7 +51,7 @@ class How:
 
 
 def check_file(source: Input, console: Console) -> Check:
-    """Check all rows and list the bad ones."""
+    """Check all rows, list the bad ones, and say what was assumed."""
     with busy(console, f"checking {source.name}"):
         check = checked(source.rows())
     for line in check.lines():
@@ -116,7 +116,7 @@ async def post_file(
     async with Outbox(url) as outbox:
         entries = FileEntries(outbox, Path(base).name, source)
         with busy(console, f"putting {source.name} into the outbox"):
-            known = await entries.known()
+            known = await entries.known(_new_names(base, url, outputs))
             if not (known or how.force):
                 outputs.check_free()
             await entries.put(known)
@@ -133,6 +133,16 @@ async def post_file(
     _tell_errors(outputs, run, account)
     _tell(source, outputs, tally, run, as_json=how.as_json)
     return _exit_of(outputs, run)
+
+
+def _new_names(base: str, url: str, outputs: Outputs) -> str:
+    """Say how a new file that has the name of an old one is posted."""
+    advice = "--output-base NAME"
+    outbox = Path(f"{base}.outbox.db")
+    if url == url_of(str(outbox)):  # any other may have more than this file's rows
+        old = [str(path) for path in (outbox, *outputs.paths) if path.exists()]
+        advice += f", or move {' and '.join(old)} away"
+    return advice
 
 
 def _say(console: Console, text: str) -> None:

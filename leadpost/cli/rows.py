@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import BinaryIO, Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from leadpost.activity import Activity
 from leadpost.cli.exits import InputError
@@ -14,6 +16,11 @@ from leadpost.errors import Problem
 REASON = "leadpost_reason"
 """The column, or key, that says why a row is in a file of rejects. It is never posted."""
 
+REQUIRED = ("RelatedProspectId", "ActivityEvent")
+PARAMETERS = (*REQUIRED, "ActivityNote", "ActivityDateTime")
+_PLAIN = {name.lower(): name for name in PARAMETERS}
+_ALIKE = 0.85
+"""By the ratio of difflib: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -28,6 +35,7 @@ class Row:
         activity: What it says; None if it cannot be posted.
         problems: Why it cannot be posted.
         item: Its number in a JSON array, whose items may all be on one line; else None.
+        utc_assumed: Whether its date-time says no zone and was read as UTC.
     """
 
     line: int
@@ -35,6 +43,7 @@ class Row:
     activity: Activity | None = None
     problems: tuple[Problem, ...] = ()
     item: int | None = None
+    utc_assumed: bool = False
 
     @property
     def place(self) -> str:
@@ -90,3 +99,30 @@ def in_zone(value: object, zone: tzinfo | None) -> object:
         return datetime.fromisoformat(value).replace(tzinfo=zone)
     except ValueError:
         return value
+
+
+def lacks_zone(value: object) -> bool:
+    """Whether a date-time is one that `--timezone` would give its zone."""
+    return in_zone(value, UTC) is not value
+
+
+def naming_option(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """Name `--timezone` where a date-time that lacks a zone was refused."""
+    wanted = "an offset at its end, such as +05:30, or the option --timezone"
+    return tuple(
+        evolve(problem, wanted=wanted) if problem.field == "ActivityDateTime" else problem
+        for problem in problems
+    )
+
+
+@lru_cache
+def parameter_like(name: str) -> str | None:
+    """
+    Give the vendor's parameter that a column or key was probably meant to be.
+
+    >>> parameter_like("Activity Notes"), parameter_like("mx_Custom_1")
+    ('ActivityNote', None)
+    """
+    plain = re.sub(r"[\W_]", "", name).lower()
+    alike = get_close_matches(plain, _PLAIN, n=1, cutoff=_ALIKE)
+    return _PLAIN[alike[0]] if alike else None
