@@ -1,10 +1,15 @@
-"""Fixtures for the tests that need a database: each gets one of its own, SQLite and PostgreSQL."""
+"""
+Fixtures for the tests that need a database: each gets one of its own, SQLite and PostgreSQL.
+
+And what all tests need: that Ctrl-C is heard, by the processes that they start too.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +17,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import run, server_in
+
+from leadpost.outbox import Outbox, verify
+
+
+def pytest_configure() -> None:
+    # Shells have what they run in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +64,18 @@ async def _administer(server: sa.URL, statement: str) -> None:
     async with engine.connect() as connection:
         await connection.execute(sa.text(statement))
     await engine.dispose()
+
+
+@pytest.fixture
+async def outbox(sqlite_url: str) -> AsyncIterator[Outbox]:
+    """An empty outbox in a file."""
+    async with Outbox(sqlite_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have statuses asked for at once, not after minutes."""
+    monkeypatch.setattr(verify, "WAITS", (0.02, 0.05))
+    monkeypatch.setattr("leadpost.outbox.worker._FIRST_CHECK", 0.0)
+    monkeypatch.setattr(verify, "_POLL", 0.05)

@@ -1,24 +1,19 @@
-"""`leadpost outbox`, `work`, `verify` and `reconcile`, against a sandbox over a real socket."""
+"""`leadpost outbox`, `verify` and `reconcile`, against a sandbox over a real socket."""
 
 import asyncio
 import json
 import signal
 import sqlite3
-import subprocess
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 from cli_support import (
-    LONG,
     keys_of,
     lead,
-    payload,
-    pressing,
+    put,
     read_csv,
     read_jsonl,
     record,
@@ -26,6 +21,7 @@ from cli_support import (
     start,
     states_in,
     until,
+    url_of,
     write_csv,
     write_rows,
 )
@@ -37,23 +33,11 @@ from leadpost.cli.outbox_commands import span
 from leadpost.cli.outbox_url import shown_url
 from leadpost.cli.outputs import Result
 from leadpost.cli.rows import Row
-from leadpost.errors import OutboxUnavailable, UnexpectedAnswer
+from leadpost.errors import OutboxUnavailable
 from leadpost.outbox import Entry, Outbox
-from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
+from leadpost.sandbox import Answer, Faults, Sandbox
 
 PASSWORD = "PASSWORD-0123456789"
-
-
-def url_of(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
-
-
-def put(path: Path, *activities: dict[str, Any]) -> None:
-    async def putting() -> None:
-        async with Outbox(url_of(path)) as outbox:
-            await outbox.put_many(activities, keys=[f"call-{n}" for n in range(len(activities))])
-
-    asyncio.run(putting())
 
 
 def ended(path: Path, script: list[str | Answer], count: int, *, code: int = 1) -> Path:
@@ -68,7 +52,7 @@ def ended(path: Path, script: list[str | Answer], count: int, *, code: int = 1) 
 def outbox(tmp_path: Path) -> Path:
     """One with an accepted, a rejected and an uncertain entry, in this order, and a pending one."""
     path = tmp_path / "leadpost.db"
-    put(path, *map(payload, range(4)))
+    put(url_of(path), *range(4))
     states = ("accepted", None), ("rejected", "BadRequest"), ("uncertain", "DeliveryUncertain")
     with closing(sqlite3.connect(path)) as connection, connection:
         for number, (state, error) in enumerate(states, 1):
@@ -271,8 +255,9 @@ def test_an_outbox_that_cannot_be_used_is_one_line_of_error(
     (tmp_path / "text.db").write_text("no database at all, " * 100)
     with Sandbox() as sandbox:
         env = keys_of(sandbox)
+    away = f"postgresql+asyncpg://u:{PASSWORD}@127.0.0.1:9/x"
     for url, wanted in (
-        (f"postgresql+asyncpg://u:{PASSWORD}@127.0.0.1:9/x", "no connection"),
+        *([(away, "no connection")] if command != ["work"] else []),  # which waits for it
         (f"mysql://u:{PASSWORD}@127.0.0.1:9/x", "wanted sqlite+aiosqlite:///FILE"),
         ("text.db", "is no SQLite database"),
         ("missing/x.db", "there is no such outbox" if command != ["work"] else "No such file"),
@@ -294,103 +279,6 @@ def test_an_outbox_has_to_be_named(command: list[str]) -> None:
     assert "--outbox" in result.stderr
 
 
-@contextmanager
-def worker(
-    directory: Path, sandbox: Sandbox, *args: object, **env: str
-) -> Generator[subprocess.Popen[bytes]]:
-    """A worker in a process of its own, on DIRECTORY/leadpost.db."""
-    variables = {**keys_of(sandbox), "LEADPOST_OUTBOX": str(directory / "leadpost.db"), **env}
-    process = start(["work", *args], variables, directory)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def said(directory: Path) -> str:
-    return (directory / "stderr").read_text()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_worker_posts_and_verifies_until_it_is_told_to_end(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    path = tmp_path / "leadpost.db"
-    put(path, payload(0))
-    with Sandbox(pace=1000) as sandbox, worker(tmp_path, sandbox) as process:
-        until(lambda: len(sandbox.taken) == 1)
-        put(path, payload(0), payload(1))  # the first one is known
-        until(lambda: states_in(path)["succeeded"] == 2)
-        process.send_signal(number)
-        assert process.wait() == code
-    assert [taken.request_id for taken in sandbox.taken] == [
-        request_id_of(payload(n)) for n in range(2)
-    ]
-    lines = said(tmp_path).splitlines()
-    assert lines[0].endswith(f"INFO working off <Outbox {url_of(path)}>, until SIGTERM")
-    assert lines[-1].endswith(f"INFO ended by {number.name}")
-    assert all(line.startswith("20") for line in lines)
-    assert not any(word in said(tmp_path) for word in ("HTTP", sandbox.secret_key, "Traceback"))
-
-
-def test_a_worker_ends_although_a_call_does_not(tmp_path: Path) -> None:
-    path = tmp_path / "leadpost.db"
-    put(path, payload(0))
-    slow = Faults(script=["slow"], slow=600)
-    with Sandbox(faults=slow) as sandbox, worker(tmp_path, sandbox, "--no-verify") as process:
-        until(lambda: states_in(path)["sending"] == 1 and len(sandbox.taken) == 1)
-        process.terminate()
-        assert process.wait(LONG) == 0
-    assert states_in(path) == {"uncertain": 1}
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_worker_in_this_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
-) -> None:
-    """Verifying goes wrong at first, and that keeps nothing from being posted."""
-    path = tmp_path / "leadpost.db"
-    put(path, payload(0), payload(1))
-    monkeypatch.setattr("leadpost.cli.work._LATER", 0.01)
-    verify = Outbox.verify
-    tries = 0
-
-    async def fickle(self: Outbox, *args: Any, **options: Any) -> Any:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            raise UnexpectedAnswer("not to be read")
-        return await verify(self, *args, **options)
-
-    monkeypatch.setattr(Outbox, "verify", fickle)
-    with Sandbox(pace=1000) as sandbox:
-        thread = pressing(lambda: states_in(path)["succeeded"] == 2, number)
-        result = run("work", "--outbox", path, env=keys_of(sandbox))
-        thread.join()
-    assert result.exit_code == code
-    assert "ERROR not verified: not to be read (at http" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "told"),
-    [
-        ({"LEADPOST_SECRET_KEY": "wrong"}, 3, "error: HTTP 401"),
-        ({"LEADPOST_SUBMIT_PATH": "/elsewhere"}, 1, "and LEADPOST_SUBMIT_PATH)\n"),
-    ],
-)
-def test_a_worker_whose_calls_are_refused_ends(
-    tmp_path: Path, changes: dict[str, str], code: int, told: str
-) -> None:
-    path = tmp_path / "leadpost.db"
-    put(path, payload(0))
-    with Sandbox() as sandbox:
-        result = run("work", "--no-verify", "--outbox", path, env=keys_of(sandbox) | changes)
-    assert result.exit_code == code
-    assert told in result.stderr
-    assert states_in(path) == {"pending": 1}
-
-
 def test_accepted_entries_are_verified(tmp_path: Path) -> None:
     path = tmp_path / "leadpost.db"
     file = write_csv(tmp_path / "leads.csv", [record(0), record(1, ActivityEvent="999")])
@@ -399,8 +287,14 @@ def test_accepted_entries_are_verified(tmp_path: Path) -> None:
         assert run("post", file, "--outbox", path, env=env).exit_code == 0
         first = run("verify", "--outbox", path, env=env)
         assert (first.exit_code, first.stdout) == (1, "1 succeeded, 1 failed\n")
+        hint = first.stderr.splitlines()[-1]
+        assert hint == f"failed: leadpost outbox --outbox {path} list --state failed"
+        listed = run(*hint.split()[2:])
+        assert listed.exit_code == 0
+        assert "MXInvalidActivityException" in listed.stdout
         again = run("verify", "--outbox", path, "--json", env=env)
         assert (again.exit_code, json.loads(again.stdout)) == (0, {"succeeded": 0, "failed": 0})
+        assert again.stderr == ""
         # What LeadSquared could not work off is told by the file's results from then on.
         result = run("post", file, "--outbox", path, env=env)
     assert result.exit_code == 1
@@ -431,14 +325,43 @@ def test_uncertain_entries_are_reconciled(tmp_path: Path) -> None:
         until(lambda: sandbox.report().pending == 0)
         result = run("reconcile", "--outbox", store, env=env)
         assert (result.exit_code, result.stdout) == (1, "1 accepted, 0 pending, 1 uncertain\n")
+        entry, until_when = result.stderr.splitlines()
+        assert entry.startswith("     2  uncertain  1 call  20")
+        assert entry.endswith("  leads.csv:1  the lead does not have it yet; it may still come")
+        assert until_when == (
+            "what may still come can come until 12 h 0 min after it was sent (--settle): reconcile"
+            " again then"
+        )
         found = run("reconcile", "--outbox", store, "--settle", "0s", "--json", env=env)
         assert (found.exit_code, json.loads(found.stdout)) == (
             0,
             {"accepted": 0, "pending": 1, "uncertain": 0},
         )
+        assert found.stderr == ""
         assert run("post", path, env=env).exit_code == 0
         assert (len(sandbox.taken), sandbox.report().duplicates) == (2, 0)
     assert not (tmp_path / "leads.csv.uncertain.csv").exists()
+
+
+def test_what_stays_uncertain_for_another_reason_is_told_without_its_activity(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "leadpost.db"
+    by_email = Activity(None, 201, "private words", extra={"EmailAddress": "a@example.com"})
+    asyncio.run(put_in_doubt(path, by_email))
+    with Sandbox() as sandbox:
+        result = run("reconcile", "--outbox", path, env=keys_of(sandbox))
+    assert result.exit_code == 1
+    assert result.stderr.endswith("  it names no lead, so it cannot be looked for\n")
+    assert result.stderr.count("\n") == 1
+    assert "private" not in result.output
+
+
+async def put_in_doubt(path: Path, activity: Activity) -> None:
+    async with Outbox(url_of(path)) as outbox:
+        await outbox.put(activity)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE leadpost_entries SET state = 'uncertain', sent_at = put_at")
 
 
 def test_two_files_in_one_outbox_are_told_apart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,43 @@ async def test_what_was_put_is_there_for_the_next_process(store_url: str) -> Non
     assert (entry.id, entry.key, entry.priority, entry.state) == (first, "call-1", 2, "pending")
     assert entry.payload == activity(1).to_payload()
     assert abs(entry.put_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_it_is_used_while_it_is_open(sqlite_url: str, *, is_closed: bool) -> None:
+    outbox = Outbox(sqlite_url)
+    if is_closed:
+        async with outbox:
+            await outbox.put(activity(1))
+    engine = create_async_engine(sqlite_url)
+    posting = poster(Vendor())
+    async with engine.connect() as own:
+        uses: list[Coroutine[Any, Any, Any]] = [
+            outbox.put(activity(1)),
+            outbox.put(activity(1), connection=own),
+            outbox.put_many([activity(1)]),
+            outbox.put_many([activity(1)], connection=own),
+            outbox.drain(posting),
+            outbox.run(posting),
+            outbox.verify(posting),
+            outbox.reconcile(posting),
+            outbox.counts(),
+            outbox.unasked(),
+            outbox.oldest_pending(),
+            outbox.calls_per_second(),
+            outbox.find(["1"]),
+            outbox.history(1),
+            outbox.retry("failed"),
+            outbox.prune(timedelta(0)),
+        ]
+        for use in uses:
+            with pytest.raises(RuntimeError, match="an Outbox is used within `async with`"):
+                await use
+        with pytest.raises(RuntimeError, match="an Outbox is used within `async with`"):
+            await anext(outbox.entries())
+    await engine.dispose()
+    async with outbox:
+        assert (await outbox.counts())["pending"] == is_closed
 
 
 async def test_the_same_key_again_is_the_same_entry(outbox: Outbox) -> None:

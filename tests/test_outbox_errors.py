@@ -285,6 +285,16 @@ async def test_a_run_ends_although_the_database_hangs(postgresql_url: str) -> No
         with pytest.raises(asyncio.CancelledError):
             await running
         await holder.rollback()
-    if (closing := outbox._store._closing) is not None:
+    if (closing := outbox._database._closing) is not None:
         await closing
     await engine.dispose()
+
+
+async def test_a_store_closes_although_its_last_work_ends_just_then(sqlite_url: str) -> None:
+    async with Outbox(sqlite_url) as outbox:
+        work = asyncio.create_task(asyncio.sleep(0))
+        await work
+        outbox._store._busy.add(work)  # as it is until the loop's next turn
+    assert outbox._database._closing is None
+    outbox._database._busy.clear()
+    await outbox._database._close_later()

@@ -22,7 +22,7 @@ async def tell_entries(url: str, states: Sequence[EntryState], *, as_json: bool)
     """Print entries, a line each; their activities are not shown."""
     async with existing(url) as outbox:
         async for entry in outbox.entries(*states):
-            typer.echo(json.dumps(_json(entry)) if as_json else _line(entry))
+            typer.echo(json.dumps(_json(entry)) if as_json else line_of(entry))
 
 
 async def put_back(url: str, state: EntryState | None, ids: Sequence[int], *, twice: bool) -> None:
@@ -87,7 +87,8 @@ def _json(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _line(entry: Entry) -> str:
+def line_of(entry: Entry) -> str:
+    """Write an entry for people, without its activity."""
     cells = (
         f"{entry.id:6}",
         f"{entry.state:9}",

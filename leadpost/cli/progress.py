@@ -52,7 +52,7 @@ class _Bar(Progress):
         yield Text(f"{self._tally.told()}; {self._tally.pace()}")
 
     def changed(self) -> None:
-        self.update(self._task, completed=self._tally.done)
+        self.update(self._task, completed=self._tally.done, total=self._tally.total)
 
 
 class _Lines:
@@ -60,6 +60,7 @@ class _Lines:
         self._tally = tally
         self._console = console
         self._last = time.monotonic()
+        self._line = ""
 
     def changed(self) -> None:
         now = time.monotonic()
@@ -67,7 +68,7 @@ class _Lines:
             return
         self._last = now
         tally = self._tally
-        self._console.out(
-            f"{tally.what}: {tally.done} of {tally.total}: {tally.told()}; {tally.pace()}",
-            highlight=False,
-        )
+        line = f"{tally.what}: {tally.done} of {tally.total}: {tally.told()}; {tally.pace()}"
+        if line != self._line:  # where there is nothing to do but wait, once is enough
+            self._console.out(line, highlight=False)
+        self._line = line

@@ -91,6 +91,33 @@ class Tally:
         return f"{calls:.1f} calls/s, {time_left}"
 
 
+@define
+class Asked(Tally):
+    """
+    Counts of what became of accepted entries, some of which may stay open for hours.
+
+    Attributes:
+        unasked: How many were not asked for yet.
+    """
+
+    unasked: int = field(init=False, default=0)
+
+    def take(self, succeeded: int, failed: int, still_open: int, unasked: int) -> None:
+        """Take in how many are in which state by now; the open ones may have become more."""
+        self.counts = Counter(succeeded=succeeded, failed=failed, open=still_open)
+        self.total = self.counts.total()
+        self.unasked = unasked
+
+    @property
+    def done(self) -> int:
+        return self.total - self.unasked
+
+    def pace(self) -> str:
+        if self.unasked or not self.counts["open"]:
+            return super().pace()
+        return "what is open is not final yet, which may take hours; Ctrl-C loses nothing"
+
+
 def per_second(count: int, elapsed: float) -> float:
     """The rate, taken over one period at least: the burst at the start is not the speed."""
     return count / max(elapsed, PERIOD)

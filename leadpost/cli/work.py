@@ -4,35 +4,53 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import signal
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import typer
+from rich.console import Console
 
 from leadpost.account import Account
+from leadpost.cli.check import spoken
 from leadpost.cli.exits import Exit
 from leadpost.cli.interrupt import on_signals
 from leadpost.cli.keys import naming, where_to_look
-from leadpost.cli.outbox_url import existing
-from leadpost.errors import NotFound, UnexpectedAnswer
+from leadpost.cli.outbox_entries import line_of
+from leadpost.cli.outbox_url import existing, shown_url
+from leadpost.cli.progress import shown
+from leadpost.cli.tally import Asked, CountedBucket
+from leadpost.errors import NotFound, OutboxUnavailable, UnexpectedAnswer
 from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
+from leadpost.outbox.away import Away
+from leadpost.outbox.reconcile import STILL
 from leadpost.poster import AsyncActivityPoster
+
+T = TypeVar("T")
 
 _STATUS = "LEADPOST_STATUS_PATH"
 _AT_LAST = 9.5
 """Seconds after the signal: service managers give a process some 10."""
 _LATER = 300.0
 """Seconds until the Status API is asked again after it could not be: nothing else waits for it."""
+_AGAIN = 1.0
+"""Seconds until a database that is away is tried again."""
+_LOOK = 0.5
+"""Seconds between two looks at what has been found out."""
+_SHARE = 10
+"""Looking takes one part of the time in so many: it may take long, where there are many entries."""
 
 _log = logging.getLogger(__name__)
 
 
 async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Exit:
     """
-    Post what is in an outbox and will be, until a signal comes.
+    Post what is in an outbox and will be, until a signal comes; wait for a database that is away.
 
     Args:
         url: The outbox.
@@ -47,32 +65,71 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
     Raises:
         LeadpostError: as `Outbox.run`.
     """
-    signals: list[signal.Signals] = []
-    async with Outbox(url) as outbox, _poster(url, account, limit) as poster:
-        tasks = [asyncio.create_task(outbox.run(poster))]
-        if verifying:
-            tasks.append(asyncio.create_task(_verify(outbox, poster, account)))
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[signal.Signals] = loop.create_future()
+    tasks: list[asyncio.Task[None]] = []
 
-        def stop(number: signal.Signals | None = None) -> None:
-            if number is not None:
-                signals.append(number)
-                # Not taken back: what a database holds up may come when all else has ended.
-                asyncio.get_running_loop().call_later(_AT_LAST, _end)
+    def stop(number: signal.Signals) -> None:
+        if told.done():  # once more: the calls under way are not waited for
             for task in tasks:
                 task.cancel()
+            return
+        told.set_result(number)
+        # Not taken back: what a database holds up may come when all else has ended.
+        loop.call_later(_AT_LAST, _end)
 
-        with on_signals(stop):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(on_signals(stop))
+        opening = asyncio.create_task(_opened(stack, url, account, limit))
+        await _first_of(opening, told)
+        if opening.done():
+            outbox, poster = opening.result()
+            tasks.append(asyncio.create_task(outbox.run(poster)))
+            if verifying:
+                tasks.append(asyncio.create_task(_verify(outbox, poster, account)))
             _log.info("working off %r, until SIGTERM", outbox)
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not signals:  # one of them failed
-                stop()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-    for error in ended:
-        if isinstance(error, Exception):
-            with naming(account, "LEADPOST_SUBMIT_PATH"):
-                raise error
-    _log.info("ended by %s", signals[0].name)
-    return Exit.INTERRUPTED if signals[0] is signal.SIGINT else Exit.ALL_ACCEPTED
+            await _first_of(*tasks, told)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        else:
+            opening.cancel()  # not waited for: a server that hangs holds it up
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if errors:
+        with naming(account, "LEADPOST_SUBMIT_PATH"):
+            raise errors[0]
+    _log.info("ended by %s", told.result().name)
+    return Exit.INTERRUPTED if told.result() is signal.SIGINT else Exit.ALL_ACCEPTED
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _opened(
+    stack: AsyncExitStack, url: str, account: Account, limit: int
+) -> tuple[Outbox, AsyncActivityPoster]:
+    """
+    Enter an outbox and its poster, as soon as the database is there.
+
+    Raises:
+        OutboxError: it cannot be used, and that does not pass.
+    """
+    outbox = Outbox(url)
+    away = Away(f"the outbox {shown_url(url)}")
+
+    async def entered(make: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        while True:
+            try:
+                return await stack.enter_async_context(make())
+            except OutboxUnavailable as error:
+                away.is_away(error)
+                await asyncio.sleep(_AGAIN)
+
+    await entered(lambda: outbox)
+    poster = await entered(lambda: _poster(url, account, limit))
+    away.is_back()
+    return outbox, poster
 
 
 def _end() -> None:
@@ -93,9 +150,18 @@ async def _verify(outbox: Outbox, poster: AsyncActivityPoster, account: Account)
             await asyncio.sleep(_LATER)
 
 
-async def verify(url: str, account: Account, limit: int, *, as_json: bool) -> Exit:
+async def verify(
+    url: str, account: Account, limit: int, console: Console, *, as_json: bool
+) -> Exit:
     """
     Ask what became of accepted entries until that is known of all, and print it.
+
+    Args:
+        url: The outbox.
+        account: Where to ask.
+        limit: Calls per 5 s.
+        console: Where to show progress.
+        as_json: Whether standard output gets JSON.
 
     Returns:
         0 if all of them succeeded, 1 if some failed.
@@ -103,11 +169,57 @@ async def verify(url: str, account: Account, limit: int, *, as_json: bool) -> Ex
     Raises:
         LeadpostError: as `Outbox.verify`.
     """
-    async with existing(url) as outbox, _poster(url, account, limit) as poster:
-        with naming(account, _STATUS):
-            found = await outbox.verify(poster)
+    async with existing(url) as outbox, SharedTokenBucket(url, account, limit=limit) as bucket:
+        counted = CountedBucket(bucket)
+        async with AsyncActivityPoster(account, bucket=counted) as poster:
+            with naming(account, _STATUS):
+                async with _progress(outbox, counted, limit, console):
+                    found = await outbox.verify(poster)
     _tell(found, ("succeeded", "failed"), as_json=as_json)
-    return Exit.SOME_NOT if found["failed"] else Exit.ALL_ACCEPTED
+    if not found["failed"]:
+        return Exit.ALL_ACCEPTED
+    where = shlex.quote(shown_url(url))
+    typer.echo(f"failed: leadpost outbox --outbox {where} list --state failed", err=True)
+    return Exit.SOME_NOT
+
+
+@asynccontextmanager
+async def _progress(
+    outbox: Outbox, counted: CountedBucket, limit: int, console: Console
+) -> AsyncGenerator[None]:
+    """Show what has become of the accepted entries while the context lasts."""
+    before = await outbox.counts()
+    tally = Asked("asked for", 0, (), lambda: counted.calls, limit)
+
+    async def look() -> None:
+        try:
+            unasked, counts = await outbox.unasked(), await outbox.counts()
+        except OutboxUnavailable:  # who asks, tells
+            return
+        succeeded, failed = (
+            max(counts[state] - before[state], 0)  # less, where some are deleted meanwhile
+            for state in ("succeeded", "failed")
+        )
+        tally.take(succeeded, failed, counts["accepted"], unasked)
+
+    async def keep_looking() -> None:
+        while True:
+            began = time.monotonic()
+            await look()
+            changed()
+            await asyncio.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
+
+    await look()
+    tally.before = tally.done
+    with shown(tally, console) as changed:
+        looking = asyncio.create_task(keep_looking())
+        try:
+            yield
+            await look()
+            changed()
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
 
 
 async def reconcile(
@@ -115,6 +227,8 @@ async def reconcile(
 ) -> Exit:
     """
     Look once for each uncertain entry among its lead's activities, and print what came of it.
+
+    Those that stay uncertain are listed on standard error, with the reason.
 
     Returns:
         0 if none is uncertain any more, 1 if some are.
@@ -125,6 +239,13 @@ async def reconcile(
     async with existing(url) as outbox, _poster(url, account, limit) as poster:
         with naming(account, "LEADPOST_SYNC_HOST"):
             found = await outbox.reconcile(poster, settle=settle)
+        may_come = False
+        async for entry in outbox.entries("uncertain"):
+            typer.echo(line_of(entry), err=True)
+            may_come = may_come or entry.message == STILL
+    if may_come:
+        until = f"until {spoken(settle.total_seconds())} after it was sent (--settle)"
+        typer.echo(f"what may still come can come {until}: reconcile again then", err=True)
     _tell(found, ("accepted", "pending", "uncertain"), as_json=as_json)
     return Exit.SOME_NOT if found["uncertain"] else Exit.ALL_ACCEPTED
 

@@ -26,9 +26,9 @@ def work_command(
     """
     Post what is in an outbox and what will be put there, for ever: a worker for a service manager.
 
-    It logs to standard error. SIGTERM ends it within 10 s, with the calls under way answered; the
-    exit code is 0 then, or 1 if a database that hangs kept it from setting all down. Any number of
-    workers may share an outbox, and they share its limit.
+    It logs to standard error, and waits for a database that is away. SIGTERM ends it within 10 s,
+    with the calls under way answered; the exit code is 0 then, or 1 if a database that hangs kept
+    it from setting all down. Any number of workers may share an outbox, and they share its limit.
     """
     from leadpost.cli import work
     from leadpost.cli.keys import read_account
@@ -52,7 +52,8 @@ def verify_command(
     """
     Ask what became of the accepted activities of an outbox, until that is known of all.
 
-    LeadSquared may try one that failed again for hours. The exit code is 0 if all succeeded, 1 if
+    LeadSquared may try one that failed again for hours: Ctrl-C loses nothing, and the same command
+    goes on. The exit code is 0 if all succeeded, 1 if
     some failed.
     """
     from leadpost.cli import work
@@ -61,8 +62,9 @@ def verify_command(
     from leadpost.cli.outbox_url import url_of
 
     account = read_account(env_file)
-    with logged(Console(stderr=True), verbose=verbose):
-        asking = work.verify(url_of(outbox), account, limit, as_json=as_json)
+    console = Console(stderr=True)
+    with logged(console, verbose=verbose):
+        asking = work.verify(url_of(outbox), account, limit, console, as_json=as_json)
         raise typer.Exit(asyncio.run(asking))
 
 
@@ -85,7 +87,8 @@ def reconcile_command(
     """
     Look among the activities of the leads for those that may have arrived.
 
-    What is there is accepted, what surely is not is pending again, and the rest stays uncertain.
+    What is there is accepted, what surely is not is pending again, and the rest stays uncertain and
+    is listed with the reason.
     The exit code is 0 if none stays so, 1 if some do.
     """
     from leadpost.cli import work

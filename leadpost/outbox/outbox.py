@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from leadpost.activity import Activity
 from leadpost.batch import Item, Source, enumerate_async
-from leadpost.outbox import entries
+from leadpost.outbox import entries, settling
 from leadpost.outbox.entries import STATES, Change, Entry, EntryState, New
 from leadpost.outbox.reconcile import SETTLE, reconcile
 from leadpost.outbox.store import DEFAULT_URL, Store
@@ -48,18 +48,27 @@ class Outbox:
     Raises:
         OutboxError: on entering, if the store cannot be used, or was written by a newer version.
             Every method raises it when the store fails: `OutboxUnavailable` where that may pass.
+        RuntimeError: by every method, before it is entered and after it is closed.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, lease: float = LEASE) -> None:
-        self._store = Store(url)
+        self._database = Store(url)
+        self._is_open = False
         self._lease = lease
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Outbox {self._store.name}>"
+        return f"<Outbox {self._database.name}>"
+
+    @property
+    def _store(self) -> Store:
+        if not self._is_open:
+            raise RuntimeError("an Outbox is used within `async with`")
+        return self._database
 
     async def __aenter__(self) -> Self:
-        await self._store.open()
+        await self._database.open()
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -72,7 +81,8 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Close the connections to the store."""
-        await self._store.aclose()
+        self._is_open = False
+        await self._database.aclose()
 
     async def put(
         self,
@@ -101,10 +111,11 @@ class Outbox:
             KeyConflict: the entry of that key holds another activity; nothing was put.
             ValueError: the key is text that no database takes; nothing was put.
         """
+        store = self._store
         new = New(_content(activity), key and _checked(key), priority)
         if connection is not None:
             return await entries.put_one(await _own(connection), new)
-        put = await self._store.write(partial(entries.put_one, new=new))
+        put = await store.write(partial(entries.put_one, new=new))
         self._news.set()
         return put
 
@@ -136,6 +147,7 @@ class Outbox:
             ValueError: there are fewer keys than activities, or a key is text that no database
                 takes; none was put.
         """
+        store = self._store
         put = 0
         async with aclosing(_chunks(activities, keys, priority)) as chunks:
             if connection is not None:
@@ -143,7 +155,7 @@ class Outbox:
                 async for chunk in chunks:
                     put += await entries.put_many(own, chunk)
                 return put
-            async with self._store.transaction() as step:
+            async with store.transaction() as step:
                 async for chunk in chunks:
                     put += await step(partial(entries.put_many, news=chunk))
         self._news.set()
@@ -198,7 +210,8 @@ class Outbox:
         """
         Ask the Status API what became of accepted entries, until all are `succeeded` or `failed`.
 
-        It takes a fifth of the limit at most. The vendor may try a request again for hours.
+        One is asked for at a time: at the pace of the limit where nothing is pending or being sent,
+        else at a fifth of it. The vendor may try a request again for hours.
 
         Args:
             poster: What to ask with.
@@ -241,6 +254,10 @@ class Outbox:
     async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
         """Count the entries in each state: all, or those whose key begins with `key_prefix`."""
         return await self._store.read(partial(entries.count, key_prefix=key_prefix))
+
+    async def unasked(self) -> int:
+        """Count the accepted entries that `verify` has not asked for yet."""
+        return await self._store.read(settling.count_unasked)
 
     async def oldest_pending(self) -> float | None:
         """Give the seconds since the oldest pending entry was put; None if none is pending."""

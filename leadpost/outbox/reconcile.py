@@ -23,6 +23,8 @@ SETTLE = timedelta(hours=12)
 After so long a request is surely not in the vendor's queue any more: it tries one that failed for a
 reason of its own again for 9 h 20 min in all.
 """
+STILL = "the lead does not have it yet; it may still come"
+"""Why an entry stays uncertain that was sent less than `settle` ago."""
 CLOCKS_DIFFER = timedelta(minutes=2)
 """By so much the vendor's clock may be behind ours."""
 ZONES_DIFFER = timedelta(days=1)
@@ -84,7 +86,7 @@ async def _judged(
         text = "the same was posted for another entry, whose activity is not known: it may be that"
         return "uncertain", text, None
     if doubt.age < settle.total_seconds():
-        return "uncertain", "the lead does not have it yet; it may still come", None
+        return "uncertain", STILL, None
     if free:
         text = "the lead has others of its type and time, of which one may be it: look there"
         return "uncertain", text, None

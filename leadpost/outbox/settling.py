@@ -54,6 +54,20 @@ async def next_check(connection: AsyncConnection) -> float | None:
     return None if seconds is None else max(seconds, 0.0)
 
 
+async def count_unasked(connection: AsyncConnection) -> int:
+    """Count the accepted entries whose status was not asked for yet."""
+    query = sa.select(sa.func.count()).where(
+        entries.c.state == sa.text("'accepted'"), entries.c.checks == 0
+    )
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def is_posting(connection: AsyncConnection) -> bool:
+    """Tell whether any entry is being posted, or is to be."""
+    some = sa.exists().where(entries.c.state.in_(("pending", "sending")))
+    return bool((await connection.execute(sa.select(some))).scalar_one())
+
+
 def _is_due(wait: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
     return (wait <= 0) | (wait > LONGEST_WAIT)
 

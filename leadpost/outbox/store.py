@@ -95,13 +95,14 @@ class Store:
 
     async def aclose(self) -> None:
         """Close the connections, those that a database holds as soon as it gives them back."""
-        if not self._busy:
+        if all(task.done() for task in self._busy):
             await self._engine.dispose()
         else:
             self._closing = asyncio.create_task(self._close_later())
 
     async def _close_later(self) -> None:
-        await asyncio.wait(self._busy)
+        while self._busy:
+            await asyncio.wait(self._busy)
         await self._engine.dispose()
 
     async def write(

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 _POLL = 1.0
 _SHARE = 5
-"""One call in so many is for asking."""
+"""One call in so many is for asking, while others are for posting."""
 
 
 async def verify(
@@ -40,14 +40,17 @@ async def verify(
     """Ask until nothing is open; see `Outbox.verify`."""
     tally = Counter[EntryState]()
     vendor, database = Away("the Status API"), Away(f"the outbox {store.name}")
+    loop = asyncio.get_running_loop()
     while True:
+        began = loop.time()
         try:
             check = await store.write(partial(settling.claim_check, waits=WAITS))
             database.is_back()
             if check is not None:
                 await _ask(store, poster, check, tally)
                 vendor.is_back()
-                await asyncio.sleep(_pause(poster))
+                pause = _pause(poster, is_posting=await store.read(settling.is_posting))
+                await asyncio.sleep(began + pause - loop.time())
                 continue
             due = await store.read(settling.next_check)
         except OutboxUnavailable as error:
@@ -61,11 +64,11 @@ async def verify(
         await asyncio.sleep(_POLL if due is None else min(due, _POLL))
 
 
-def _pause(poster: AsyncActivityPoster) -> float:
-    """Give the seconds after which the next call may be made."""
+def _pause(poster: AsyncActivityPoster, *, is_posting: bool) -> float:
+    """Give the seconds from one asking to the next."""
     bucket = poster.bucket
     even = bucket.interval / HASTE if isinstance(bucket, SteadyBucket) else PERIOD / LIMIT
-    return _SHARE * even
+    return _SHARE * even if is_posting else even
 
 
 async def _ask(

@@ -1,0 +1,68 @@
+"""What the tests of an outbox share: posters, activities, and what became of them."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+from support import LEAD, Vendor, accept, account
+
+from leadpost import Activity, AsyncActivityPoster, OpenBucket, RetryPolicy, TokenBucket
+from leadpost.outbox import Outbox
+from leadpost.outbox.schema import entries as table
+from leadpost.sandbox import Sandbox
+
+QUICK = RetryPolicy(max_attempts=3, initial_wait=0.01, max_wait=0.02, jitter=0.0)
+WHEN = datetime(2026, 11, 1, 10, 30, tzinfo=UTC)
+
+
+def poster(vendor: Vendor, **options: Any) -> AsyncActivityPoster:
+    chosen: dict[str, Any] = {"bucket": OpenBucket(), "retry": QUICK} | options
+    return AsyncActivityPoster(account(), client=vendor.client(), **chosen)
+
+
+def poster_to(sandbox: Sandbox) -> AsyncActivityPoster:
+    return AsyncActivityPoster(sandbox.account(), bucket=TokenBucket(period=0.01), retry=QUICK)
+
+
+def held_until(event: asyncio.Event, started: asyncio.Event) -> Callable[..., Awaitable[Any]]:
+    """Answer when told to."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        started.set()
+        await event.wait()
+        return await accept(request)
+
+    return answer
+
+
+def noted(number: int, **changes: Any) -> Activity:
+    """Give an activity of a type that the sandbox's account has."""
+    return Activity(LEAD, 201, f"note {number}", WHEN, **changes)
+
+
+async def posted(outbox: Outbox, sandbox: Sandbox, *posts: Activity) -> None:
+    await outbox.put_many(posts)
+    async with poster_to(sandbox) as poster:
+        assert (await outbox.drain(poster))["accepted"] == len(posts)
+    await asyncio.sleep(0.05)  # the vendor's queue
+
+
+async def changed(outbox: Outbox, **values: Any) -> None:
+    """Set what the vendor, or a clock, would have made of all entries."""
+    update = sa.update(table).values(values)
+    await outbox._store.write(lambda connection: connection.execute(update))
+
+
+async def states(outbox: Outbox) -> list[str]:
+    return [entry.state async for entry in outbox.entries()]
+
+
+async def told(outbox: Outbox) -> list[tuple[str, str | None]]:
+    return [(entry.state, entry.message) async for entry in outbox.entries()]
