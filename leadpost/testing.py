@@ -69,8 +69,8 @@ def leadpost_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     of_faults = {name: options.pop(name) for name in _OF_FAULTS if name in options}
     try:
         sandbox = Sandbox(faults=Faults(probability, **of_faults), **options)
-    except (TypeError, ValueError) as error:  # a traceback would be of leadpost's own code
-        _refuse(str(error))
+    except (TypeError, ValueError, AttributeError) as error:
+        _refuse(str(error))  # a traceback would be of leadpost's own code
     with sandbox:
         yield sandbox
 
@@ -86,12 +86,17 @@ def leadpost_poster(
     request: pytest.FixtureRequest, leadpost_account: leadpost.Account
 ) -> leadpost.AsyncActivityPoster:
     """
-    An `AsyncActivityPoster` to `leadpost_sandbox`, for any event loop.
+    An `AsyncActivityPoster` to `leadpost_sandbox`, for any event loop of asyncio.
 
     Its bucket has 25 tokens in the sandbox's period; where that is not 5 s, the waits of its
     `RetryPolicy` are shorter or longer in proportion. It may be closed, and need not be: each of
     its connections ends with its call.
     """
+    if "anyio_backend" in request.fixturenames:
+        backend: str = request.getfixturevalue("anyio_backend_name")
+        if backend != "asyncio":
+            pytest.skip(f"leadpost needs asyncio, not {backend}")
+
     import httpx  # noqa: PLC0415  see above
 
     from leadpost.transport import TIMEOUT  # noqa: PLC0415

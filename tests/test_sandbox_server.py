@@ -281,15 +281,19 @@ def test_waiting_lasts_until_it_is_stopped() -> None:
     assert not waiting.is_alive()
 
 
-def test_ctrl_c_ends_the_waiting() -> None:
+def test_ctrl_c_ends_the_waiting_and_then_the_sandbox() -> None:
     program = (
+        "import threading\n"
         "from leadpost.sandbox import Sandbox\n"
         "try:\n"
         "    with Sandbox() as sandbox:\n"
-        "        print(sandbox.url, flush=True)\n"
-        "        sandbox.wait()\n"
+        "        try:\n"
+        "            print(sandbox.url, flush=True)\n"
+        "            sandbox.wait()\n"
+        "        finally:\n"
+        "            print(threading.active_count(), 'threads')\n"
         "except KeyboardInterrupt:\n"
-        "    print('stopped')\n"
+        "    print('stopped,', threading.active_count(), 'thread')\n"
     )
     with subprocess.Popen(
         [sys.executable, "-X", "dev", "-c", program],
@@ -300,9 +304,10 @@ def test_ctrl_c_ends_the_waiting() -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
+        time.sleep(0.1)  # it most likely waits by then
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-    assert (out, err, process.returncode) == ("stopped\n", "", 0)
+    assert (out, err, process.returncode) == ("2 threads\nstopped, 1 thread\n", "", 0)
 
 
 def test_before_it_is_started_it_has_no_url() -> None:

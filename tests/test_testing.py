@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from leadpost import Account, Activity, AsyncActivityPoster
+from leadpost import Account, Activity, AsyncActivityPoster, RetryPolicy
 from leadpost.sandbox import Sandbox
 
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
@@ -218,6 +218,35 @@ def test_modules():
     assert code == 0, output
 
 
+def test_another_event_loop_than_asyncios_is_skipped_with_a_word(tmp_path: Path) -> None:
+    """As the default of anyio's plugin has it, where trio is installed."""
+    test = """
+import pytest
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+@pytest.fixture
+def anyio_backend_name(anyio_backend):
+    return anyio_backend
+
+def test_it(anyio_backend, leadpost_poster): ...
+"""
+    options = ("-rs", "-p", "no:asyncio", "-p", "no:anyio")
+    code, output = run_pytest(tmp_path, {"test_loops.py": test}, *options)
+    assert (code, "1 passed, 1 skipped" in output) == (0, True), output
+    assert "leadpost needs asyncio, not trio" in output
+
+
+@pytest.mark.leadpost(fast=True)
+def test_fast_is_fast_in_all_proportions(leadpost_poster: AsyncActivityPoster) -> None:
+    usual, scaled = RetryPolicy(), leadpost_poster.retry
+    for name in ("max_time", "initial_wait", "max_wait", "jitter"):
+        assert getattr(scaled, name) == pytest.approx(getattr(usual, name) * 0.1 / 5)
+    assert scaled.max_attempts == usual.max_attempts
+
+
 def test_a_marker_that_makes_no_sense_is_an_error_that_says_why(tmp_path: Path) -> None:
     test = """
 import pytest
@@ -231,11 +260,17 @@ def test_by_place(leadpost_sandbox): ...
 @pytest.mark.leadpost(script=["tea"])
 def test_fault(leadpost_account): ...
 
+@pytest.mark.leadpost(script=[429])
+def test_number(leadpost_account): ...
+
+@pytest.mark.leadpost(faults=["500"])
+def test_list(leadpost_account): ...
+
 @pytest.mark.leadpost(limit="many")
 def test_type(leadpost_poster): ...
 """
     code, output = run_pytest(tmp_path, {"test_markers.py": test}, "-p", "no:asyncio")
-    assert (code, "4 errors" in output) == (1, True), output
+    assert (code, "6 errors" in output) == (1, True), output
     lines = output.splitlines()
     known = "there are access_key, api_key, delay, ends, fast, faults, idle_timeout, limit, "
     assert any(
@@ -244,6 +279,8 @@ def test_type(leadpost_poster): ...
     )
     assert "@pytest.mark.leadpost: arguments are given by name" in lines
     assert any(line.startswith("@pytest.mark.leadpost: unknown faults tea; ") for line in lines)
+    assert any(line.startswith("@pytest.mark.leadpost: unknown faults 429; ") for line in lines)
+    assert "@pytest.mark.leadpost: 'list' object has no attribute 'values'" in lines
     assert any(line.startswith("@pytest.mark.leadpost: '<' not supported") for line in lines)
 
 

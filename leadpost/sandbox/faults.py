@@ -1,21 +1,4 @@
-"""
-What can go wrong with a call on purpose: by a script, then by chance.
-
-    "429"               refused as over the limit, without a Retry-After
-    "429-retry-after"   the same with a Retry-After
-    "429-gateway"       refused by the gateway, {"message": "Too Many Requests"}
-    "403-rate-limit"    the vendor's refusal with status 403
-    "200-rate-limit"    the vendor's refusal with status 200
-    "200-error"         an error under status 200
-    "500"               failed without saying why
-    "500-mx"            an application error: the same call gives the same answer
-    "503"               the gateway has no one behind it
-    "504-before"        the gateway gave up waiting; the activity was not taken
-    "502-after"         the gateway lost the answer; the activity was taken
-    "cut-before"        the connection is cut; the activity was not taken
-    "cut-after"         the connection is cut; the activity was taken
-    "slow"              the activity is taken and the answer comes late
-"""
+"""What can go wrong with a call on purpose: by a script, then by chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
@@ -49,7 +32,7 @@ NAMES = (
 
 
 def _check_names(names: Sequence[str]) -> None:
-    unknown = sorted(set(names) - set(NAMES))
+    unknown = sorted(map(str, (name for name in set(names) if name not in NAMES)))
     if unknown:
         raise ValueError(f"unknown faults {', '.join(unknown)}; there are {', '.join(NAMES)}")
 
@@ -57,7 +40,22 @@ def _check_names(names: Sequence[str]) -> None:
 @frozen
 class Faults:
     """
-    Which calls fail and how. Only calls with the right keys and within the limit can fail so.
+    Which calls fail and how. Only calls with the right keys and within the limit can fail so:
+
+        "429"               refused as over the limit, without a Retry-After
+        "429-retry-after"   the same with a Retry-After
+        "429-gateway"       refused by the gateway, {"message": "Too Many Requests"}
+        "403-rate-limit"    the vendor's refusal with status 403
+        "200-rate-limit"    the vendor's refusal with status 200
+        "200-error"         an error under status 200
+        "500"               failed without saying why
+        "500-mx"            an application error: the same call gives the same answer
+        "503"               the gateway has no one behind it
+        "504-before"        the gateway gave up waiting; the activity was not taken
+        "502-after"         the gateway lost the answer; the activity was taken
+        "cut-before"        the connection is cut; the activity was not taken
+        "cut-after"         the connection is cut; the activity was taken
+        "slow"              the activity is taken and the answer comes late
 
     Args:
         probability: The share of calls, 0 to 1, that each fault strikes. The shares add up to 1
@@ -79,7 +77,7 @@ class Faults:
 
     def __attrs_post_init__(self) -> None:
         _check_names([*self.probability])
-        _check_names([name for name in self.script if isinstance(name, str) and name != OK])
+        _check_names([name for name in self.script if not isinstance(name, Answer) and name != OK])
         if not all(0 <= share <= 1 for share in self.probability.values()):
             raise ValueError("the probability of a fault is from 0 to 1")
         # Ten times 0.1 is a little more or less than 1.

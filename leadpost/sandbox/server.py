@@ -129,6 +129,7 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._thread: threading.Thread
+        self._ended: threading.Event
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._url or 'not started'}, {len(self._vendor.taken())} taken>"
@@ -138,6 +139,7 @@ class Sandbox:
         self._url = f"http://{_LOOPBACK}:{listener.getsockname()[1]}"
         self._loop = asyncio.SelectorEventLoop()
         self._stop = asyncio.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="leadpost-sandbox", daemon=True
         )
@@ -220,11 +222,15 @@ class Sandbox:
 
     def wait(self) -> None:
         """Block until the sandbox is stopped. Ctrl-C raises KeyboardInterrupt here."""
-        self._thread.join()
+        # Not `join`: before Python 3.13 one that Ctrl-C interrupts takes the thread to have ended.
+        self._ended.wait()
 
     def _run(self, listener: socket.socket) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve(listener))
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(listener))
+        finally:
+            self._ended.set()
 
     async def _serve(self, listener: socket.socket) -> None:
         config = load_config(self._app)
