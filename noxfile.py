@@ -88,7 +88,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the README's Python, and follow its links within the repository."""
+    """Run the README's Python and commands, and follow its links within the repository."""
     session.install("-e", EVERYTHING, *group("tests"))
     session.run("python", "-m", "pytest", "tests/test_readme.py", "tests/test_changelog.py")
 

@@ -1,10 +1,11 @@
-"""The README's Python runs as it stands, against the sandbox."""
+"""The README's Python and its commands run as they stand, against the sandbox."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -12,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_support import LONG, keys_of, put, record, until, url_of, write_csv
+from support import LEAD
 
 from leadpost.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+CONSOLES = re.findall(r"^```console\n(leadpost .*?)^```$", README, re.MULTILINE | re.DOTALL)
+RUNS = re.findall(r"^```console\n(\$ leadpost .*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 DRIVE = """
 import asyncio
@@ -41,19 +46,13 @@ asyncio.run(drive())
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
     with Sandbox(pace=1000) as sandbox:
-        environment = os.environ | {
-            "LEADPOST_HOST": sandbox.url,
-            "LEADPOST_ACCESS_KEY": sandbox.access_key,
-            "LEADPOST_SECRET_KEY": sandbox.secret_key,
-            "LEADPOST_API_KEY": sandbox.api_key,
-        }
         how = ["-c", block + DRIVE if "FastAPI(" in block else block]
         if "def test_" in block:
             (tmp_path / "test_block.py").write_text(block, encoding="utf-8")
             how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
         done = subprocess.run(
             [sys.executable, "-W", "error", *how],
-            env=environment,
+            env=os.environ | keys_of(sandbox),
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -66,8 +65,66 @@ def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
             assert sandbox.report().taken > 0
 
 
-def test_there_are_python_blocks() -> None:
-    assert len(BLOCKS) >= 4
+@pytest.mark.parametrize("line", [line for block in CONSOLES for line in block.splitlines()])
+def test_each_command_runs(line: str, tmp_path: Path) -> None:
+    """Those that go on for ever until Ctrl-C, once they have said something."""
+    said = tmp_path / "said"
+    command = line.replace("LEAD_ID", LEAD).split()
+    code = 130 if command[1] == "work" else 0  # Ctrl-C is how watching ends
+    put(url_of(tmp_path / "leadpost.db"), 0)
+    with Sandbox(pace=1000) as sandbox, said.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "leadpost.cli", *command[1:]],
+            env=os.environ | keys_of(sandbox),
+            cwd=tmp_path,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            if command[1] == "work" or "--watch" in command:
+                until(lambda: bool(said.read_text()))
+                process.send_signal(signal.SIGINT)
+            assert process.wait(LONG) == code, said.read_text()
+        finally:
+            process.kill()
+            process.wait()
+    assert said.read_text()
+
+
+def test_the_run_that_is_shown_is_a_real_one(tmp_path: Path) -> None:
+    """All but the lines that tell how far it is: they come every 5 s."""
+    rows = [record(number) for number in range(60)]
+    rows[6]["ActivityEvent"] = "call"  # line 8
+    write_csv(tmp_path / "calls.csv", rows)
+    shown = [line for line in RUNS[0].splitlines() if line and " of 60: " not in line]
+    found: list[str] = []
+    with Sandbox(pace=1000) as sandbox:
+        for line in shown:
+            if line.startswith("$ "):
+                done = subprocess.run(
+                    [sys.executable, "-m", "leadpost.cli", *line.split()[2:]],
+                    env=os.environ | keys_of(sandbox),
+                    cwd=tmp_path,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=LONG,
+                    check=False,
+                )
+                found += [line, *(said for said in done.stdout.splitlines() if said)]
+    found = [line for line in found if " of 60: " not in line]
+    assert masked(found) == masked(shown)
+
+
+def masked(lines: list[str]) -> list[str]:
+    """Leave open how many seconds something took."""
+    return [re.sub(r" in \d+ s:", " in some s:", line) for line in lines]
+
+
+def test_every_block_is_run() -> None:
+    """But for the map, which is compared, and the two commands for a fresh machine: `.ci/run`."""
+    fences = len(re.findall(r"^```\w*$", README, re.MULTILINE))
+    assert fences == 2 * (len(BLOCKS) + len(CONSOLES) + len(RUNS) + 1 + 2)
 
 
 def test_the_two_commands_stand_alone_on_their_lines() -> None:
@@ -140,7 +197,7 @@ def test_the_figures_are_the_benchmarks_own() -> None:
     _, *shared = (row["to one process alone"] for row in measured("shared_limit"))
     assert f"reach {min(shared):.2f} of what one process reaches" in words
     sqlite, postgresql = measured("outbox_speed")
-    puts = [round(row["put a second"], -4) for row in (sqlite, postgresql)]
+    puts = [round(row["put a second"], -3) for row in (sqlite, postgresql)]
     assert "takes {:,.0f} more a second on SQLite and {:,.0f} on PostgreSQL".format(*puts) in words
     claims = (row["claim, median ms"] for row in (sqlite, postgresql))
     assert "gives the next one in {:.1f} and {:.1f} ms".format(*claims) in words
