@@ -8,8 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from attrs import field, frozen
-from cli_support import keys_of, run
+from doctor_support import REFUSED, both_ways, doctor, settled, take_only
 from support import LEAD, account
 
 import leadpost
@@ -18,28 +17,9 @@ from leadpost.cli.doctor_calls import Finding, Findings, Kind, examine, varied
 from leadpost.cli.doctor_verdicts import judge
 from leadpost.sandbox import Answer, Faults, Sandbox
 from leadpost.sandbox.answers import HTML, error, forbidden, json_answer, unauthorized
-from leadpost.sandbox.endpoints import Call
 
 PAGE = Answer(200, "<html>Sign in</html>", HTML)
 NO_ROUTE = json_answer(403, {"message": "Missing Authentication Token"})
-REFUSED = "HTTP 401: MXUnAuthorizedAccessException: AccessKey or SecretKey is not valid"
-
-
-@frozen
-class Told:
-    """What the command told: its exit code, and by check the verdict and the rest of the line."""
-
-    exit_code: int
-    stderr: str
-    output: str = field(repr=False)
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        return {line[9:25].strip(): line[:8].strip() for line in self.output.splitlines()}
-
-    @property
-    def texts(self) -> dict[str, str]:
-        return {line[9:25].strip(): line[26:] for line in self.output.splitlines()}
 
 
 @pytest.fixture(autouse=True)
@@ -52,25 +32,6 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(pace=1000, faults=Faults(retry_after=0)) as sandbox:
         yield sandbox
-
-
-def doctor(sandbox: Sandbox, *args: object, **env: str) -> Told:
-    result = run("doctor", *args, env=keys_of(sandbox) | env)
-    return Told(result.exit_code, result.stderr, result.stdout)
-
-
-def settled(number: int) -> list[str]:
-    """Fates of the calls before the one that matters."""
-    return ["ok"] * number
-
-
-def take_only(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the sandbox take keys that are passed in this way only."""
-
-    def key(call: Call, name: str) -> str | None:
-        return call.query.get(name) if way == "query" else call.headers.get(f"x-lsq-{name}")
-
-    monkeypatch.setattr("leadpost.sandbox.vendor._key", key)
 
 
 def test_all_is_well_and_nothing_is_posted(sandbox: Sandbox) -> None:
@@ -137,9 +98,6 @@ def test_keys_that_are_refused_in_the_way_not_in_use_do_no_harm(sandbox: Sandbox
     told = doctor(sandbox)
     assert told.exit_code == 0
     assert (told.verdicts["keys in query"], told.verdicts["keys in headers"]) == ("ok", "no")
-
-
-both_ways = pytest.mark.parametrize(("used", "other"), [("query", "headers"), ("headers", "query")])
 
 
 @both_ways

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 from cli_support import keys_of, pressing
+from doctor_support import REFUSED, both_ways, doctor, settled, take_only
 from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
-from test_cli_doctor import REFUSED, both_ways, doctor, settled, take_only
 
 from leadpost.cli.doctor import NOTE
 from leadpost.sandbox import Answer, Faults, Sandbox
