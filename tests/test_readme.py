@@ -37,6 +37,9 @@ async def drive():
         lead = "00727844-51aa-11e2-9e64-12314004ac6b"
         response = await client.post(f"/leads/{lead}/calls")
         print(response.raise_for_status().json()["request_id"])
+        response = await client.post("/leads/nobody/calls")
+        assert response.status_code == 422
+        assert "RelatedProspectId" in response.json()["detail"]
 
 asyncio.run(drive())
 """
