@@ -248,7 +248,10 @@ def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dic
     return process, {name: v for name, v in variables.items() if name.startswith("LEADPOST_")}
 
 
-def test_the_sandbox_tells_what_to_set_and_what_it_saw(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_sandbox_tells_what_to_set_and_what_it_saw(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     status_path = ["--status-path", "/elsewhere"]
     process, env = served(tmp_path, "--delay", "0:0.01", "--script", "500-mx", *status_path)
     path = write_rows(tmp_path / "leads.csv", 2)
@@ -256,7 +259,7 @@ def test_the_sandbox_tells_what_to_set_and_what_it_saw(tmp_path: Path) -> None:
     assert run("status", "--results", f"{path}.results.csv", env=env).exit_code in (0, 1)
     with urllib.request.urlopen(env["LEADPOST_HOST"] + "/_sandbox/report") as answer:
         assert json.load(answer)["taken"] == 1
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait() == 0
     last = (tmp_path / "stdout").read_text().splitlines()[-1]
     assert last == "# 3 calls, 1 taken, 0 refused, fullest window 3"

@@ -1,8 +1,9 @@
-"""`leadpost sandbox`: the stand-in for the vendor until Ctrl-C."""
+"""`leadpost sandbox`: the stand-in for the vendor until Ctrl-C or SIGTERM."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from math import inf, nan
 from types import ModuleType
@@ -115,8 +116,19 @@ def exports(variables: Mapping[str, str]) -> str:
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
+@contextmanager
+def _stopped() -> Generator[None]:
+    """Take SIGTERM for what Ctrl-C is, and both for the end of the context."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _serve(sandbox: "Sandbox", status_path: str, metrics_path: str) -> None:
-    """Run it until Ctrl-C, telling how to reach it and, in the end, what it has seen."""
+    """Run it until Ctrl-C or SIGTERM, telling how to reach it and, in the end, what it has seen."""
     from leadpost.cli.check import number_of  # noqa: PLC0415  --help has no need of it
 
     with sandbox:
@@ -132,7 +144,7 @@ def _serve(sandbox: "Sandbox", status_path: str, metrics_path: str) -> None:
         typer.echo(
             f"# sandbox at {sandbox.url}, until Ctrl-C; to post there:\n{exports(variables)}"
         )
-        with suppress(KeyboardInterrupt):
+        with _stopped():
             sandbox.wait()
     report = sandbox.report()
     typer.echo(
@@ -181,9 +193,10 @@ def sandbox_command(
     ),
 ) -> None:
     """
-    Run a strict stand-in for LeadSquared on this machine, until Ctrl-C.
+    Run a strict stand-in for LeadSquared on this machine, until Ctrl-C or SIGTERM.
 
-    It prints the variables to set. An unknown --fault tells the names there are.
+    It prints the variables to set and, in the end, how many calls came and were taken. An
+    unknown --fault tells the names there are.
     """
     sandbox = made(
         faults=fault or [],
