@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import keys_of, read_csv, record, run, url_of, write_csv, write_rows
 
-from leadpost.cli.outputs import Result
+from leadpost.cli.results import Result
 from leadpost.cli.rows import Row
 from leadpost.outbox import Entry
 from leadpost.sandbox import Faults, Sandbox
@@ -40,25 +40,41 @@ def beside(path: Path) -> set[str]:
     return {other.name.removeprefix(path.name) for other in path.parent.iterdir()} - {""}
 
 
-def test_rejects_that_were_edited_are_kept(tmp_path: Path, sandbox: Sandbox) -> None:
+def test_rejects_that_were_edited_stay_where_the_same_rows_belong(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
     path = bad_file(tmp_path / "leads.csv", 1)
     again = ["post", path, "--skip-invalid"]
     rejects = tmp_path / "leads.csv.rejects.csv"
     assert run(*again, env=keys_of(sandbox)).exit_code == 1
-    written = rejects.read_text()
-    for number, text in enumerate(("corrected", "corrected again"), 1):
-        edit(rejects, text)
+    edit(rejects, "corrected")
+    for _ in range(2):
         result = run(*again, env=keys_of(sandbox))
-        kept = tmp_path / f"leads.csv.rejects.{number}.csv"
         assert result.exit_code == 1
-        assert result.stderr.splitlines()[-1] == (
-            f"{rejects} seems edited: kept as {kept}; post that only if it was not posted yet"
-        )
-        assert (kept.read_text(), rejects.read_text()) == (text, written)
-    assert (tmp_path / "leads.csv.rejects.1.csv").read_text() == "corrected"
-    assert beside(path) == {
-        *(".outbox.db", ".results.csv", ".rejects.csv", ".rejects.1.csv", ".rejects.2.csv"),
-    }
+        assert result.stderr.splitlines()[-1] == f"{rejects} seems edited: left as it is"
+        assert "(1 not through: 1 to correct and post again)" in result.stdout
+        assert rejects.read_text() == "corrected"
+    assert beside(path) == {".outbox.db", ".results.csv", ".rejects.csv"}
+
+
+def test_rejects_that_were_edited_are_kept_where_others_belong(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = tmp_path / "leads.csv"
+    rejects = tmp_path / "leads.csv.rejects.csv"
+    for bad in range(1, 4):
+        bad_file(path, bad)
+        result = run("post", path, "--skip-invalid", env=keys_of(sandbox))
+        assert result.exit_code == 1
+        assert len(read_csv(rejects)) == bad
+        if bad > 1:
+            kept = tmp_path / f"leads.csv.rejects.{bad - 1}.csv"
+            assert kept.read_text() == f"corrected {bad - 1}"
+            assert result.stderr.splitlines()[-1] == (
+                f"{rejects} seems edited, and other rows belong there now: kept as {kept}; post of"
+                " that only what was not posted yet"
+            )
+        edit(rejects, f"corrected {bad}")
 
 
 def test_what_was_not_edited_is_replaced(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -92,12 +108,14 @@ def test_edits_are_kept_though_the_results_are_away_or_newer(
     edit(results, results.read_text())
     later = time.time() + 9
     os.utime(results, (later, later))
-    assert "rejects.1.csv" in run(*again, env=keys_of(sandbox)).stderr
-    edit(rejects, "corrected again")
-    results.unlink()
-    assert "rejects.2.csv" in run(*again, env=keys_of(sandbox)).stderr
-    kept = [tmp_path / f"leads.csv.rejects.{number}.csv" for number in (1, 2)]
-    assert [file.read_text() for file in kept] == ["corrected", "corrected again"]
+    assert "left as it is" in run(*again, env=keys_of(sandbox)).stderr
+    assert rejects.read_text() == "corrected"
+    for number, nothing in enumerate((None, "", "line,state\n3,rejected\n"), 1):
+        edit(rejects, f"corrected {number}")
+        results.unlink() if nothing is None else results.write_text(nothing)
+        assert f"rejects.{number}.csv" in run(*again, env=keys_of(sandbox)).stderr
+        kept = tmp_path / f"leads.csv.rejects.{number}.csv"
+        assert kept.read_text() == f"corrected {number}"
 
 
 def test_an_edited_file_is_kept_where_there_are_no_such_rows_any_more(tmp_path: Path) -> None:

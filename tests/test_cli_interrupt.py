@@ -19,12 +19,10 @@ from cli_support import (
     keys_of,
     payload,
     read_csv,
-    record,
     run,
     start,
     states_in,
     until,
-    write_csv,
     write_rows,
 )
 
@@ -240,84 +238,6 @@ def test_a_run_whose_outbox_fails_says_so(
         assert (result.exit_code, result.stderr) == (2, f"{UTC_ASSUMED}error: gone\n")
     else:
         assert result.exception is error
-
-
-def test_rows_appended_since_are_taken_up(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "leads.csv", 2)
-    with Sandbox() as sandbox:
-        assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-        write_rows(path, 4)
-        result = run("post", path, env=keys_of(sandbox))
-        assert result.exit_code == 0
-        assert "going on: 2 of 4 rows were done before" in result.stderr
-        assert len(sandbox.taken) == 4
-    assert accepted(tmp_path) == [request_id_of(payload(n)) for n in range(4)]
-
-
-ORIGINAL = [record(0), record(1, ActivityEvent="bad"), record(2), record(3)]
-NOT_AS_IT_WAS = "not as it was when it was put into the outbox"
-
-
-@pytest.mark.parametrize(
-    ("rows", "lines", "told"),
-    [
-        pytest.param(
-            [*ORIGINAL[:2], record(2, ActivityNote="PERSONAL"), ORIGINAL[3]],
-            [f"line 4: {NOT_AS_IT_WAS}"],
-            "1 row changed since",
-            id="changed",
-        ),
-        pytest.param(
-            [*ORIGINAL[:3], record(3, ActivityEvent="bad")],
-            [f"line 5: {NOT_AS_IT_WAS}"],
-            "1 row changed since",
-            id="spoilt",
-        ),
-        pytest.param(
-            [ORIGINAL[0], record(1), *ORIGINAL[2:]],
-            [f"line 3: {NOT_AS_IT_WAS}"],
-            "1 row changed since",
-            id="corrected",
-        ),
-        pytest.param(ORIGINAL[:3], [], "1 row missing since", id="removed"),
-        pytest.param(
-            [record(n, ActivityNote="PERSONAL") for n in range(30)],
-            [*(f"line {line}: {NOT_AS_IT_WAS}" for line in range(2, 6))],
-            "4 rows changed since",
-            id="another file",
-        ),
-    ],
-)
-def test_rows_changed_since_are_told(
-    tmp_path: Path, rows: list[dict[str, str]], lines: list[str], told: str
-) -> None:
-    path = write_csv(tmp_path / "leads.csv", ORIGINAL)
-    with Sandbox() as sandbox:
-        assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
-        before = (tmp_path / "leads.csv.results.csv").read_bytes()
-        write_csv(path, rows)
-        result = run("post", path, "--skip-invalid", "--json", env=keys_of(sandbox))
-        assert result.exit_code == 2
-        assert sandbox.report().arrivals == 3
-    found = [line for line in result.stderr.splitlines() if NOT_AS_IT_WAS in line]
-    assert found == lines
-    assert f"error: {path}: {told}" in result.stderr
-    assert "Give changed rows a file of their own" in result.stderr
-    assert "PERSONAL" not in result.output
-    assert (tmp_path / "leads.csv.results.csv").read_bytes() == before
-    assert states_in(tmp_path / "leads.csv.outbox.db").total() == 3
-
-
-def test_no_more_than_20_changed_rows_are_listed(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "leads.csv", 25)
-    with Sandbox(limit=None) as sandbox:
-        assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-        write_csv(path, (record(n, ActivityNote="other") for n in range(25)))
-        result = run("post", path, env=keys_of(sandbox))
-    lines = result.stderr.splitlines()
-    told = [line for line in lines if NOT_AS_IT_WAS in line]
-    assert (result.exit_code, len(told)) == (2, 20)
-    assert "… and 5 more" in lines
 
 
 async def test_where_the_event_loop_knows_no_signals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from leadpost import Activity
 from leadpost.cli import outbox_status
 from leadpost.cli.outbox_commands import span
 from leadpost.cli.outbox_url import shown_url
-from leadpost.cli.outputs import Result
+from leadpost.cli.results import Result
 from leadpost.cli.rows import Row
 from leadpost.errors import OutboxUnavailable
 from leadpost.outbox import Entry, Outbox

@@ -111,7 +111,9 @@ def test_in_a_process_of_its_own(tmp_path: Path, sandbox: Sandbox) -> None:
         "interrupted": False,
         "results": "leads.csv.results.csv",
         "rejects": None,
+        "rejects_since": {},
         "uncertain_rows": None,
+        "uncertain_since": {},
         "outbox": "leads.csv.outbox.db",
     }
     assert "error" not in (tmp_path / "stderr").read_text()

@@ -206,12 +206,13 @@ def post_command(
     first call.
 
     The rows go through FILE.outbox.db, so a run that was ended in any way, even killed, is gone on
-    with by the same command: no row is posted twice. Rows appended since are taken up; where others
-    were changed, that is told and nothing is sent. To post all of it again, move that file away.
+    with by the same command: no row is posted twice. Rows appended since are taken up, and so are
+    those that the check refused and that were corrected; where others were changed, that is told
+    and nothing is sent. To post all of it again, move that file away.
 
     FILE.results.csv tells what became of each row. FILE.rejects.csv (or .jsonl) has the rows that
     did not get through, with the reason, to be posted again, corrected where they were rejected;
-    FILE.uncertain.csv those that may have arrived.
+    the next run of FILE knows of it. FILE.uncertain.csv has those that may have arrived.
     """
     from leadpost.cli import inputs, post
     from leadpost.cli.keys import read_account

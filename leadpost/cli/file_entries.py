@@ -1,6 +1,7 @@
 """The rows of a file as entries of an outbox."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from itertools import islice
 
@@ -10,12 +11,21 @@ from attrs import define, field
 from leadpost.activity import Activity
 from leadpost.cli.check import number_of
 from leadpost.cli.exits import InputError
+from leadpost.cli.outbox_url import url_of
+from leadpost.cli.outputs import RowsFile
+from leadpost.cli.results import Result
 from leadpost.cli.rows import Input, Row
 from leadpost.outbox import Entry, EntryState, Outbox
 
 _PART = 2000
 _CHUNK = 500
 _SHOWN = 20
+_WRONG = {
+    "changed": "not as it was when it was put into the outbox",
+    "pruned": "had a result, and is in the outbox no more",
+    "corrected twice": "corrected here, and the rejects were posted too",
+}
+"""What a row must not be, by now, and how that is told."""
 
 
 class FileEntries:
@@ -46,54 +56,66 @@ class FileEntries:
             for key, row in chunk:
                 yield row, found.get(key)
 
-    async def known(self, if_new: str) -> int:
+    async def first_new(self, last: Iterator[Result], if_new: str, *, rejects_posted: bool) -> int:
         """
         Compare the file with what was put of it before.
 
         Rows are put in their order. So one that was put has no row before it that was not, save
-        those that could not be posted then and still cannot.
+        those that could not be posted. Where such a one was corrected since, it is new: nothing was
+        ever sent for it, unless its reject was.
 
         Args:
+            last: The results of the last run.
             if_new: What the error is to advise for a new file that has the name of an old one.
+            rejects_posted: Whether the rejects were posted, as a file of their own.
 
         Returns:
-            How many rows of the file were taken up before.
+            The number of the first row that is to be put.
 
         Raises:
             InputError: some are not as they were; which, was printed.
         """
         left = sum((await self.counts()).values())
-        known, changed, new = 0, _Places(), _Places()
+        places = {how: _Places() for how in ("new", "corrected", *_WRONG)}
+        first = number = 0
         async with aclosing(self.rows()) as rows:
-            number = 0
-            while left and (found := await anext(rows, None)):
-                row, entry = found
-                number += 1
+            async for row, entry in rows:
+                before = next(last, None)
+                if before is None and not left:
+                    break
+                how = _since(row, entry, before)
                 if entry is not None:
                     left -= 1
-                    known = number
-                    changed.take(new)  # what comes before a row that was put is not new
-                    if row.activity is None or row.activity.to_payload() != entry.payload:
-                        changed.add(row)
-                elif row.activity is not None:
-                    new.add(row)
-        if changed.count or left:
-            changed.tell("not as it was when it was put into the outbox")
-            counts = (changed.count, "changed"), (left, "missing")
-            what = " and ".join(
-                f"{number_of(count, 'row')} {how}" for count, how in counts if count
+                    first = number + 1
+                    places["changed"].take(places["new"])  # what comes before one put is not new
+                if how == "corrected" and rejects_posted:
+                    how = "corrected twice"
+                if how in places:
+                    places[how].add(row, number)
+                number += 1
+        counts = {how: places[how].count for how in _WRONG} | {"missing": left}
+        if any(counts.values()):
+            for how, what in _WRONG.items():
+                places[how].tell(what)
+            found = " and ".join(
+                f"{number_of(count, 'row')} {how}" for how, count in counts.items() if count
             )
             raise InputError(
-                f"{self._source.name}: {what} since an earlier run; nothing was sent. Give changed"
+                f"{self._source.name}: {found} since an earlier run; nothing was sent. Give changed"
                 " rows a file of their own (as the rejects have one) and leave this one, and the"
                 " options that it was posted with, as they were. If this is a new file under an old"
                 f" name: {if_new}"
             )
-        return known
+        corrected = places["corrected"].first
+        return first if corrected is None else min(first, corrected)
 
-    async def put(self, known: int) -> None:
-        """Put all rows but the first `known`, in parts, so that a kill loses nothing."""
-        numbered = islice(enumerate(self._source.rows()), known, None)
+    async def put(self, first: int) -> None:
+        """
+        Put the rows from number `first` on, in parts, so that a kill loses nothing.
+
+        Those that are there already stay as they are.
+        """
+        numbered = islice(enumerate(self._source.rows()), first, None)
         while part := list(islice(numbered, _PART)):
             activities: list[Activity] = []
             keys: list[str] = []
@@ -107,15 +129,50 @@ class FileEntries:
         return f"{self._prefix}{number}"
 
 
+async def posted_since(part: RowsFile, outbox: Outbox, url: str) -> Counter[str]:
+    """
+    Count what became of the rows of a file of rejects, if it was posted by itself.
+
+    Args:
+        part: The file.
+        outbox: The outbox of its input, where they are if it was posted with that.
+        url: The URL of that outbox.
+
+    Raises:
+        OutboxError: the outbox beside the file cannot be used.
+    """
+    prefix = f"{part.path.name}:"
+    found = Counter[str](await outbox.counts(prefix))
+    if part.outbox.exists() and url_of(str(part.outbox)) != url:
+        async with Outbox(url_of(str(part.outbox))) as own:
+            found.update(await own.counts(prefix))
+    found["accepted"] += found.pop("succeeded")
+    return +found
+
+
+def _since(row: Row, entry: Entry | None, before: Result | None) -> str:
+    """Tell what a row is, with the result that it had before."""
+    if entry is not None:
+        same = row.activity is not None and row.activity.to_payload() == entry.payload
+        return "as it was" if same else "changed"
+    if row.activity is None:
+        return "bad"
+    if before is None or before.state == "not_sent":
+        return "new"
+    return "corrected" if before.was_bad else "pruned"
+
+
 @define
 class _Places:
     """Rows of which the first are told by their place."""
 
     count: int = 0
+    first: int | None = None
     shown: list[str] = field(factory=list[str])
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row, number: int) -> None:
         self.count += 1
+        self.first = number if self.first is None else self.first
         self.show([row.place])
 
     def take(self, other: "_Places") -> None:

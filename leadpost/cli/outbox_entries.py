@@ -11,7 +11,8 @@ import typer
 from leadpost.cli.check import number_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.outbox_url import existing
-from leadpost.cli.outputs import csv_line, replacing
+from leadpost.cli.outputs import replacing
+from leadpost.cli.results import csv_line
 from leadpost.outbox import Entry, EntryState
 
 COLUMNS = ("id", "key", "state", "request_id", "activity_id", "calls", "error_type", "message")

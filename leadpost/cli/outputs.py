@@ -1,74 +1,28 @@
 """What a run leaves behind: its results, its rejects, and what is in doubt."""
 
-import csv
 import filecmp
-import io
 import os
 from collections import Counter
-from collections.abc import AsyncIterable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterable, Callable, Collection, Generator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
 import typer
-from attrs import frozen
 
 from leadpost.cli.exits import InputError
+from leadpost.cli.results import COLUMNS, Result, csv_line, results_in
 from leadpost.cli.rows import Input, Row
-from leadpost.errors import InvalidActivity
 from leadpost.outbox import Entry
-
-COLUMNS = ("line", "state", "request_id", "error_type", "message")
-
-
-@frozen
-class Result:
-    """
-    What became of a row, in words of the results file.
-
-    Attributes:
-        state: `accepted`, `rejected`, `uncertain`, `failed` or `not_sent`.
-        request_id: The vendor's RequestID, "" where there is none.
-        error_type: Name of the error class, "" where there is no error.
-        message: The error in words, on one line.
-        to_correct: Whether the row itself is to blame.
-    """
-
-    state: str
-    request_id: str = ""
-    error_type: str = ""
-    message: str = ""
-    to_correct: bool = False
-
-    @classmethod
-    def of(cls, row: Row, entry: Entry | None) -> "Result":
-        if row.activity is None:
-            message = str(InvalidActivity.of(row.problems))
-            return cls("rejected", "", InvalidActivity.__name__, _one_line(message), True)  # noqa: FBT003
-        if entry is None or (entry.state == "pending" and entry.error_type is None):
-            return cls("not_sent", "", "NotSent", "the run stopped before its turn came")
-        if entry.state == "sending":
-            return cls("uncertain", "", "DeliveryUncertain", "another run is posting it")
-        if entry.state == "pending" and entry.error_type == "DeliveryUncertain":
-            return cls("uncertain", "", entry.error_type, _one_line(entry.message or ""))
-        state = {"pending": "not_sent", "succeeded": "accepted"}.get(entry.state, entry.state)
-        return cls(
-            state,
-            entry.request_id or "",
-            entry.error_type or "",
-            _one_line(entry.message or ""),
-            # One that failed after it was accepted is one that the vendor could not work off.
-            state == "rejected" or (state == "failed" and entry.request_id is not None),
-        )
 
 
 class Outputs:
     """
     The files of one input: BASE.results.csv, BASE.rejects.* and BASE.uncertain.*, where BASE is the
     name of the input. They are written anew from the outbox by each run; what the user edited of
-    rejects and uncertain is kept.
+    rejects and uncertain is not overwritten.
 
     What may have arrived is no reject, and neither is what has not been sent yet: posted again,
     they might be there twice.
@@ -79,6 +33,7 @@ class Outputs:
 
     Attributes:
         paths: Their names.
+        parts: Rejects and uncertain.
         counts: How many rows are in which state.
         to_correct: How many of the rejects have to be corrected; the others are good as they are.
 
@@ -88,15 +43,14 @@ class Outputs:
 
     def __init__(self, base: str, source: Input) -> None:
         self.results = Path(f"{base}.results.csv")
-        rejects, uncertain = (
-            RowsFile(Path(f"{base}.{name}{source.suffix}"), source, self.results)
-            for name in ("rejects", "uncertain")
+        self.rejects, self.uncertain = self.parts = (
+            RowsFile(Path(f"{base}.rejects{source.suffix}"), source, {"rejected", "failed"}),
+            RowsFile(Path(f"{base}.uncertain{source.suffix}"), source, {"uncertain"}),
         )
-        self.rejects = rejects
-        self.uncertain = uncertain
-        self.paths = (self.results, rejects.path, uncertain.path)
+        self.paths = (self.results, self.rejects.path, self.uncertain.path)
         self.counts = Counter[str]()
         self.to_correct = 0
+        self._anew = False
         folder = self.results.parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise InputError(
@@ -108,19 +62,28 @@ class Outputs:
         ):
             raise InputError(f"{source.name} would be overwritten: choose an --output-base")
 
-    def check_free(self) -> None:
+    def begin(self, *, force: bool) -> None:
         """
-        See that there are none.
+        Begin anew: what stands under their names is of another file, or nothing of it was posted.
 
         Raises:
-            InputError: there are.
+            InputError: something does, and is not to be replaced.
         """
+        if {result.was_bad for result in self.last()} == {True}:
+            return
+        self._anew = True
         found = [str(path) for path in self.paths if path.exists()]
-        if found:
+        if found and not force:
             raise InputError(
                 f"{', '.join(found)}: there already, and the outbox knows nothing of it; --force"
                 " replaces, --output-base chooses other names"
             )
+
+    def last(self) -> Generator[Result]:
+        """Give the results of the last run, in the order of the rows, as far as they tell."""
+        if not self._anew and self.results.is_file():
+            with suppress(InputError):  # the user may have made something else of them
+                yield from results_in(self.results)
 
     async def write(self, rows: AsyncIterable[tuple[Row, Entry | None]]) -> None:
         """
@@ -129,91 +92,120 @@ class Outputs:
         Raises:
             OSError: they cannot be written; the outbox still has everything.
         """
+        written = _time_of(self.results)
         with ExitStack() as stack:
             results = stack.enter_context(replacing(self.results))
-            rejects = stack.enter_context(self.rejects.open())
-            uncertain = stack.enter_context(self.uncertain.open())
+            parts = [(part, stack.enter_context(part.open(written))) for part in self.parts]
+            last = stack.enter_context(closing(self.last()))
             results.write(csv_line(*COLUMNS))
             async for row, entry in rows:
                 result = Result.of(row, entry)
                 self.counts[result.state] += 1
-                line = str(row.line)
-                cells = (result.state, result.request_id, result.error_type, result.message)
-                results.write(csv_line(line, *cells))
-                if result.state == "uncertain":
-                    self.uncertain.add(uncertain, row, result.message)
-                elif result.state in {"rejected", "failed"}:
-                    reason = f"{result.error_type}: {result.message}".removeprefix(": ")
-                    self.rejects.add(rejects, row, reason)
-                    self.to_correct += result.to_correct
-        self.rejects.stamp()
-        self.uncertain.stamp()
+                self.to_correct += result.to_correct
+                results.write(result.line(row))
+                before = next(last, None)
+                for part, file in parts:
+                    part.take(file, row, result, before)
+        written = _time_of(self.results)
+        for part in self.parts:
+            part.stamp(written)
 
 
 class RowsFile:
     """
     Some rows of the input with a reason each; there is no file if there are no such rows.
 
-    What the user edited since it was written is kept under another name. That is told by the time
-    of the file: as written, it has the very time of the results.
+    What the user edited since it was written is told by the time of the file: as written, it has
+    the very time of the results. If the same rows belong there still, the edited file stays: it is
+    the one to post. Else it is kept under another name.
 
     Args:
         path: Its name.
         source: The input, whose form it has.
-        results: The results, which are to be written after it.
+        states: Which rows belong there.
+
+    Attributes:
+        outbox: The outbox of its own that it has if it was posted.
+        count: How many rows belong there.
+        since: What became of the file if it was posted: how many of its rows are in which state.
     """
 
-    def __init__(self, path: Path, source: Input, results: Path) -> None:
+    def __init__(self, path: Path, source: Input, states: Collection[str]) -> None:
         self.path = path
+        self.outbox = Path(f"{path}.outbox.db")
         self.count = 0
+        self.since = Counter[str]()
         self._source = source
-        self._results = results
+        self._states = states
+        self._same = True
+        self._stays = False
+
+    @property
+    def through(self) -> bool:
+        """Whether all of its rows were accepted since."""
+        return self.count == self.since["accepted"]
 
     @contextmanager
-    def open(self) -> Generator[IO[bytes]]:
-        with replacing(self.path) as file:
+    def open(self, written: int | None) -> Generator[IO[bytes]]:
+        """
+        Write it.
+
+        Args:
+            written: The time of the last run's results, in ns; None if there are none.
+        """
+
+        def stays(new: Path) -> bool:
+            edited = self.path.is_file() and _time_of(self.path) != written
+            if edited and not filecmp.cmp(new, self.path, shallow=False):
+                self._stays = self._same and self.count > 0
+                self._tell_edited()
+            return self._stays
+
+        with replacing(self.path, stays) as file:
             file.write(self._source.head())
             yield file
-            file.flush()
-            if self._edited() and not filecmp.cmp(file.name, self.path, shallow=False):
-                self._keep()
         if not self.count:
             self.path.unlink()
 
-    def add(self, file: IO[bytes], row: Row, reason: str) -> None:
-        file.write(self._source.written(row, reason))
-        self.count += 1
+    def take(self, file: IO[bytes], row: Row, result: Result, before: Result | None) -> None:
+        """Add a row if it belongs there, and see whether it did `before`."""
+        belongs = result.state in self._states
+        self._same &= belongs == (before is not None and before.state in self._states)
+        if belongs:
+            reason = f"{result.error_type}: {result.message}".removeprefix(": ")
+            file.write(self._source.written(row, reason))
+            self.count += 1
 
-    def stamp(self) -> None:
-        """Give it the time of the results, which are written by now."""
-        if self.count:
-            time = self._results.stat().st_mtime_ns
+    def stamp(self, time: int | None) -> None:
+        """Give it the time of the results, unless it is as the user made it."""
+        if self.count and time is not None and not self._stays:
             with suppress(OSError):  # a share may not allow it: then it counts as edited
                 os.utime(self.path, ns=(time, time))
 
-    def _edited(self) -> bool:
-        if not self.path.is_file():
-            return False
-        if not self._results.exists():
-            return True
-        return self.path.stat().st_mtime_ns != self._results.stat().st_mtime_ns
-
-    def _keep(self) -> None:
+    def _tell_edited(self) -> None:
+        if self._stays:
+            typer.echo(f"{self.path} seems edited: left as it is", err=True)
+            return
         names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in count(1))
         kept = next(path for path in names if not path.exists())
         self.path.rename(kept)
         typer.echo(
-            f"{self.path} seems edited: kept as {kept}; post that only if it was not posted yet",
+            f"{self.path} seems edited, and other rows belong there now: kept as {kept}; post of"
+            " that only what was not posted yet",
             err=True,
         )
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[IO[bytes]]:
+def replacing(path: Path, stays: Callable[[Path], bool] = lambda _: False) -> Generator[IO[bytes]]:
     """
     Write a file under another name, and put it in its place when it is complete.
 
     It holds personal data, so from the beginning no other user may read it.
+
+    Args:
+        path: Its place.
+        stays: Asked when the new file is complete, whether what is there stays all the same.
 
     Raises:
         OSError: it cannot be written; what was there before is still there.
@@ -225,17 +217,11 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
         try:
             yield file.file
             file.close()
-            new.replace(path)
+            if not stays(new):
+                new.replace(path)
         finally:
             new.unlink(missing_ok=True)
 
 
-def csv_line(*cells: str) -> bytes:
-    """Write cells as a line of CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode(errors="backslashreplace")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _time_of(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from leadpost.account import Account
 from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit, InputError, told
-from leadpost.cli.file_entries import FileEntries
+from leadpost.cli.file_entries import FileEntries, posted_since
 from leadpost.cli.keys import where_to_look
 from leadpost.cli.outbox_url import shown_url, url_of
 from leadpost.cli.outputs import Outputs, RowsFile
@@ -116,10 +116,15 @@ async def post_file(
     async with Outbox(url) as outbox:
         entries = FileEntries(outbox, Path(base).name, source)
         with busy(console, f"putting {source.name} into the outbox"):
-            known = await entries.known(_new_names(base, url, outputs))
-            if not (known or how.force):
-                outputs.check_free()
-            await entries.put(known)
+            known = any((await entries.counts()).values())
+            if not known:
+                outputs.begin(force=how.force)
+            rejects = await posted_since(outputs.rejects, outbox, url)
+            with closing(outputs.last()) as last:
+                first = await entries.first_new(
+                    last, _new_names(base, url, outputs), rejects_posted=any(rejects.values())
+                )
+            await entries.put(first)
         tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
         run = Run(outbox, entries, check.bad, tally, shown_url(url))
         await run.look()
@@ -130,6 +135,8 @@ async def post_file(
             with shown(tally, console) as changed:
                 await run.post(poster, changed, lambda: _say(console, _STOPPING))
         await _write(outputs, entries)
+        for part in outputs.parts:
+            part.since = await posted_since(part, outbox, url)
     _tell_errors(outputs, run, account)
     _tell(source, outputs, tally, run, as_json=how.as_json)
     return _exit_of(outputs, run)
@@ -165,8 +172,9 @@ def _exit_of(outputs: Outputs, run: Run) -> Exit:
         return Exit.INTERRUPTED if run.signal is signal.SIGINT else Exit.TERMINATED
     if isinstance(run.error, Unauthorized):
         return Exit.KEYS_REFUSED
-    all_accepted = outputs.counts["accepted"] == outputs.counts.total()
-    return Exit.ALL_ACCEPTED if all_accepted else Exit.SOME_NOT
+    left = outputs.counts.total() - outputs.counts["accepted"]
+    through = sum(part.count for part in outputs.parts if part.through)
+    return Exit.ALL_ACCEPTED if left == through else Exit.SOME_NOT
 
 
 def _tell_errors(outputs: Outputs, run: Run, account: Account) -> None:
@@ -200,16 +208,21 @@ def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, *, as_json: b
     states = ", ".join(f"{counts[state]} {state}" for state in STATES)
     typer.echo(f"{source.name}: {rows} in {spoken(tally.elapsed)}: {states}")
     typer.echo(f"results:   {outputs.results}")
-    for name, file, hint in (
-        ("rejects:  ", outputs.rejects, f"not through: {_what_to_do(outputs)}"),
-        ("uncertain:", outputs.uncertain, f"may have arrived: {_how_to_look(run)}"),
+    for name, part, what, hint in (
+        ("rejects:  ", outputs.rejects, "not through", _what_to_do(outputs)),
+        ("uncertain:", outputs.uncertain, "may have arrived", _how_to_look(run)),
     ):
-        if file.count:
-            typer.echo(f"{name} {file.path} ({file.count} {hint})")
+        if part.count:
+            typer.echo(f"{name} {part.path} ({part.count} {what}: {_posted(part) or hint})")
     typer.echo(f"outbox:    {run.store}")
     if left := counts["not_sent"]:
         rows = number_of(left, "row")
         typer.echo(f"{rows} not sent: run the same command again to go on where it stopped")
+
+
+def _posted(part: RowsFile) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in part.since.items())
+    return f"the file was posted since: {states}" if states else ""
 
 
 def _how_to_look(run: Run) -> str:
@@ -234,7 +247,9 @@ def _summary(outputs: Outputs, tally: Tally, run: Run) -> dict[str, Any]:
         "interrupted": run.signal is not None,
         "results": str(outputs.results),
         "rejects": _path(outputs.rejects),
+        "rejects_since": outputs.rejects.since,
         "uncertain_rows": _path(outputs.uncertain),
+        "uncertain_since": outputs.uncertain.since,
         "outbox": run.store,
     }
 

@@ -1,7 +1,6 @@
 """`leadpost status`: what became of requests."""
 
 import asyncio
-import csv
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 import typer
 from attrs import frozen
 
-from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.exits import Exit
+from leadpost.cli.results import results_in
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
 from leadpost.poster import AsyncActivityPoster
 from leadpost.queries import RequestStatus
@@ -47,16 +47,9 @@ def accepted_in(results: Path) -> Iterator[str]:
     Raises:
         InputError: it is none.
     """
-    try:
-        with results.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"state", "request_id"} <= set(rows.fieldnames or ()):
-                raise InputError(f"{results}: wanted columns state and request_id")
-            for row in rows:
-                if row["state"] == "accepted" and row["request_id"]:
-                    yield row["request_id"]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{results}: not a results file: {type(error).__name__}") from None
+    for result in results_in(results):
+        if result.state == "accepted" and result.request_id:
+            yield result.request_id
 
 
 @frozen
