@@ -16,7 +16,7 @@ import pytest
 from cli_support import LONG, keys_of, put, record, until, url_of, write_csv
 from support import LEAD
 
-from leadpost.sandbox import Sandbox
+from leadpost.sandbox import Faults, Sandbox
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +27,9 @@ RUNS = re.findall(r"^```console\n(\$ leadpost .*?)^```$", README, re.MULTILINE |
 DRIVE = """
 import asyncio
 import httpx
+import logging
+
+logging.getLogger("leadpost").setLevel(logging.ERROR)
 
 async def drive():
     transport = httpx.ASGITransport(app)
@@ -37,9 +40,14 @@ async def drive():
         lead = "00727844-51aa-11e2-9e64-12314004ac6b"
         response = await client.post(f"/leads/{lead}/calls")
         print(response.raise_for_status().json()["request_id"])
-        response = await client.post("/leads/nobody/calls")
-        assert response.status_code == 422
-        assert "RelatedProspectId" in response.json()["detail"]
+        for path, status, told in (
+            ("/leads/nobody/calls", 422, "RelatedProspectId: found"),
+            (f"/leads/{lead}/calls", 409, "may have been posted"),
+            (f"/leads/{lead}/calls", 503, "not posted: try again later"),
+        ):
+            response = await client.post(path)
+            assert response.status_code == status
+            assert told in response.json()["detail"]
 
 asyncio.run(drive())
 """
@@ -48,7 +56,9 @@ asyncio.run(drive())
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
-    with Sandbox(pace=1000) as sandbox:
+    wrong = ["ok", "cut-after", "429-retry-after"] if "FastAPI(" in block else []
+    faults = Faults(script=wrong, retry_after=30)  # s, longer than the service goes on
+    with Sandbox(pace=1000, faults=faults) as sandbox:
         how = ["-c", block + DRIVE if "FastAPI(" in block else block]
         if "def test_" in block:
             (tmp_path / "test_block.py").write_text(block, encoding="utf-8")
