@@ -198,7 +198,6 @@ def test_a_wrong_metrics_path_leaves_the_keys_to_the_status_api() -> None:
         (Answer(302, "<html>Moved</html>", {**HTML, "location": "https://example.com"}), "no"),
         (Answer(404, "<html>Not found</html>", HTML), "no"),
         (NO_ROUTE, "no"),
-        ("429-retry-after", "unclear"),
         ("500", "unclear"),
         ("503", "unclear"),
         ("cut-before", "unclear"),
@@ -363,6 +362,14 @@ def test_a_passing_fault_on_the_first_call_ends_nothing(sandbox: Sandbox) -> Non
     assert told.exit_code == 0
     assert told.verdicts["keys in query"] == "unclear"
     assert told.verdicts["keys in headers"] == told.verdicts["activity types"] == "ok"
+
+
+def test_a_refusal_for_calls_just_before_is_waited_for(sandbox: Sandbox) -> None:
+    sandbox.fail("429-retry-after")
+    told = doctor(sandbox)
+    assert told.exit_code == 0
+    assert [*told.verdicts.values()] == ["ok"] * 6 + ["skipped"]
+    assert (sandbox.report().arrivals, sandbox.report().refused) == (5, 0)
 
 
 def test_a_lower_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

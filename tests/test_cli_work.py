@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,12 @@ def worker(
         process.wait()
 
 
+def workers(path: Path) -> int:
+    """How many `leadpost outbox` says are alive."""
+    found: int = json.loads(run("outbox", "--json", "--outbox", path).stdout)["workers"]
+    return found
+
+
 def said(directory: Path) -> str:
     return (directory / "stderr").read_text()
 
@@ -77,8 +85,10 @@ def test_a_worker_posts_and_verifies_until_it_is_told_to_end(
         until(lambda: len(sandbox.taken) == 1)
         put(url_of(path), 0, 1)  # the first one is known
         until(lambda: states_in(path)["succeeded"] == 2)
+        assert workers(path) == 1
         process.send_signal(number)
         assert process.wait() == code
+        assert workers(path) == 0
     assert [taken.request_id for taken in sandbox.taken] == [
         request_id_of(payload(n)) for n in range(2)
     ]
@@ -104,10 +114,11 @@ def test_a_worker_ends_although_a_call_does_not(tmp_path: Path) -> None:
 def test_a_worker_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    """Verifying goes wrong at first, and that keeps nothing from being posted."""
+    """Verifying goes wrong at first, which keeps nothing from being posted; both are told."""
     path = tmp_path / "leadpost.db"
     put(url_of(path), 0, 1)
     monkeypatch.setattr("leadpost.cli.work._LATER", 0.01)
+    monkeypatch.setattr("leadpost.cli.work._TELL", 0.01)
     verify = Outbox.verify
     tries = 0
 
@@ -125,6 +136,9 @@ def test_a_worker_in_this_process(
         thread.join()
     assert result.exit_code == code
     assert "ERROR not verified: not to be read (at http" in result.stderr
+    told = [line for line in result.stderr.splitlines() if "INFO the outbox has " in line]
+    assert told
+    assert all(one != next_one for one, next_one in pairwise(line[24:] for line in told))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ async def test_it_is_used_while_it_is_open(sqlite_url: str, *, is_closed: bool) 
             outbox.unasked(),
             outbox.oldest_pending(),
             outbox.calls_per_second(),
+            outbox.workers(),
             outbox.find(["1"]),
             outbox.history(1),
             outbox.retry("failed"),

@@ -20,6 +20,7 @@ from leadpost.errors import (
     Unauthorized,
     UnexpectedAnswer,
 )
+from leadpost.limit import PERIOD
 from leadpost.poster import AsyncActivityPoster
 from leadpost.queries import ActivityType
 from leadpost.retry import RetryPolicy
@@ -30,7 +31,8 @@ Way = Literal["query", "headers"]
 
 WAYS: tuple[Way, Way] = ("query", "headers")
 _STATUS_PATHS = ("/activity/create/status", "/activity/status")  # the likely one and its rival
-_ONCE = RetryPolicy(max_attempts=1, max_time=0.001)  # no time for a second call after a 429
+# Once, and again only after a refusal (429), as one that commands run just before may have caused.
+_ONCE = RetryPolicy(max_attempts=1, max_time=PERIOD + 1)
 _LONGEST = 200
 # The text of a ConnectionFailed begins with the name of httpx's error.
 _NO_CONNECTION = tuple(

@@ -28,16 +28,18 @@ class Status:
         counts: How many entries are in each state.
         oldest: Seconds since the oldest pending entry was put, None if none is pending.
         calls_per_second: By all workers, over the last 10 s.
+        workers: How many are alive: `leadpost work`, `leadpost post`, services.
     """
 
     counts: dict[EntryState, int]
     oldest: float | None
     calls_per_second: float
+    workers: int
 
     @classmethod
     async def of(cls, outbox: Outbox) -> "Status":
         counts, oldest = await outbox.counts(), await outbox.oldest_pending()
-        return cls(counts, oldest, await outbox.calls_per_second())
+        return cls(counts, oldest, await outbox.calls_per_second(), await outbox.workers())
 
     @property
     def seconds_left(self) -> float:
@@ -49,6 +51,7 @@ class Status:
             **{state: count for state, count in self.counts.items()},  # noqa: C416
             "oldest_pending_seconds": self.oldest,
             "calls_per_second": self.calls_per_second,
+            "workers": self.workers,
             "seconds_left": self.seconds_left,
         }
 
@@ -57,7 +60,8 @@ class Status:
         if self.oldest is not None:
             lines[0] += f"   the oldest for {spoken(self.oldest)}"
         lines.append(f"calls/s   {self.calls_per_second:9.1f}")
-        at = "" if self.calls_per_second else " at 25 calls per 5 s; nobody posts now"
+        lines.append(f"workers   {self.workers:9}")
+        at = "" if self.calls_per_second else " at 25 calls per 5 s"
         lines.append(f"time left  {spoken(self.seconds_left)}{at}")
         return "\n".join(lines)
 

@@ -9,7 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -40,6 +40,8 @@ _LATER = 300.0
 """Seconds until the Status API is asked again after it could not be: nothing else waits for it."""
 _AGAIN = 1.0
 """Seconds until a database that is away is tried again."""
+_TELL = 60.0
+"""Seconds between two lines that tell how far a worker's outbox is."""
 _LOOK = 0.5
 """Seconds between two looks at what has been found out."""
 _SHARE = 10
@@ -85,6 +87,7 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
         if opening.done():
             outbox, poster = opening.result()
             tasks.append(asyncio.create_task(outbox.run(poster)))
+            tasks.append(asyncio.create_task(_keep_telling(outbox)))
             if verifying:
                 tasks.append(asyncio.create_task(_verify(outbox, poster, account)))
             _log.info("working off %r, until SIGTERM", outbox)
@@ -137,6 +140,19 @@ def _end() -> None:
     _log.error("the database does not answer; what was not set down will be uncertain")
     logging.shutdown()
     os._exit(Exit.SOME_NOT)
+
+
+async def _keep_telling(outbox: Outbox) -> None:
+    """Log now and then how many entries are in which state, where that has changed."""
+    last: dict[EntryState, int] = {}
+    while True:
+        await asyncio.sleep(_TELL)
+        with suppress(OutboxUnavailable):  # who posts, tells
+            counts = await outbox.counts()
+            if counts != last:
+                told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+                _log.info("the outbox has %s", told or "no entry")
+            last = counts
 
 
 async def _verify(outbox: Outbox, poster: AsyncActivityPoster, account: Account) -> None:

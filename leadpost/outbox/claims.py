@@ -183,13 +183,21 @@ async def leave(connection: AsyncConnection, worker: str) -> None:
     await connection.execute(sa.delete(workers).where(workers.c.id == worker))
 
 
+async def count_workers(connection: AsyncConnection) -> int:
+    """Count the workers that are alive."""
+    query = sa.select(sa.func.count()).where(_is_alive(now(connection)))
+    return int((await connection.execute(query)).scalar_one())
+
+
+def _is_alive(moment: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    # A lease that ends later than any could was made before the clock went back.
+    return workers.c.lease_until.between(moment, moment + LONGEST_WAIT)
+
+
 async def abandon(connection: AsyncConnection) -> int:
     """Make uncertain what is being sent by workers that are gone, and tell how many were so."""
     moment = now(connection)
-    alive = sa.select(workers.c.id).where(
-        # A lease that ends later than any could was made before the clock went back.
-        workers.c.lease_until.between(moment, moment + LONGEST_WAIT)
-    )
+    alive = sa.select(workers.c.id).where(_is_alive(moment))
     update = (
         sa.update(entries)
         .where(entries.c.state == "sending", entries.c.owner.not_in(alive))

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from leadpost.activity import Activity
 from leadpost.batch import Item, Source, enumerate_async
-from leadpost.outbox import entries, settling
+from leadpost.outbox import claims, entries, settling
 from leadpost.outbox.entries import STATES, Change, Entry, EntryState, New
 from leadpost.outbox.reconcile import SETTLE, reconcile
 from leadpost.outbox.store import DEFAULT_URL, Store
@@ -267,6 +267,10 @@ class Outbox:
         """Give the rate of calls over the last seconds, by all workers."""
         calls = await self._store.read(partial(entries.calls_since, seconds=seconds))
         return calls / seconds
+
+    async def workers(self) -> int:
+        """Count the workers that are alive, those that find nothing to post among them."""
+        return await self._store.read(claims.count_workers)
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Give the entries of these keys, at most 500, by key; what is not there is left out."""
