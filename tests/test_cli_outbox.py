@@ -259,7 +259,7 @@ def test_an_outbox_that_cannot_be_used_is_one_line_of_error(
     away = f"postgresql+asyncpg://u:{PASSWORD}@127.0.0.1:9/x"
     for url, wanted in (
         *([(away, "no connection")] if command != ["work"] else []),  # which waits for it
-        (f"mysql://u:{PASSWORD}@127.0.0.1:9/x", "wanted sqlite+aiosqlite:///FILE"),
+        (f"mysql://u:{PASSWORD}@127.0.0.1:9/x", "wanted sqlite:///FILE"),
         ("text.db", "is no SQLite database"),
         ("missing/x.db", "there is no such outbox" if command != ["work"] else "No such file"),
     ):

@@ -48,15 +48,30 @@ def url_of(path: Path) -> str:
     ("url", "found"),
     [
         ("leadpost.db", "found text that is none"),
-        ("sqlite:///leadpost.db", "found sqlite"),
+        ("sqlite+pysqlite:///leadpost.db", "found sqlite\\+pysqlite"),
         ("mysql://host/database", "found mysql"),
         ("sqlite+aiosqlite://", "found no file"),
         ("sqlite+aiosqlite:///:memory:", "found no file"),
     ],
 )
 def test_a_url_that_cannot_be_one(url: str, found: str) -> None:
-    with pytest.raises(OutboxError, match=f"{found}.*wanted sqlite.aiosqlite:///FILE"):
+    with pytest.raises(OutboxError, match=f"{found}.*wanted sqlite:///FILE"):
         Outbox(url)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+async def test_a_url_as_postgresql_itself_writes_it(postgresql_url: str, scheme: str) -> None:
+    plain = postgresql_url.replace("postgresql+asyncpg", scheme)
+    await put(plain)
+    assert await numbers(postgresql_url) == [1]
+    assert shown_url(plain).startswith("postgresql+asyncpg://")
+
+
+async def test_a_url_of_sqlite_without_its_driver(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await put(f"sqlite:///{path}")
+    assert await numbers(url_of(path)) == [1]
+    assert shown_url(f"sqlite:///{path}") == str(path)
 
 
 def test_a_password_is_shown_nowhere() -> None:

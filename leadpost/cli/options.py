@@ -39,7 +39,7 @@ Outbox = Annotated[
         "--outbox",
         envvar="LEADPOST_OUTBOX",
         metavar="URL",
-        help="FILE of SQLite, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME. A password belongs"
+        help="FILE of SQLite, or postgresql://USER:PASSWORD@HOST/NAME. A password belongs"
         " in the variable: `ps` shows options.",
     ),
 ]

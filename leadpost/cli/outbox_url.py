@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from leadpost.cli.exits import InputError
 from leadpost.outbox import Outbox
-from leadpost.outbox.store import shown
+from leadpost.outbox.store import parsed_url, shown
 
 _SQLITE = "sqlite+aiosqlite"
 
@@ -25,7 +25,7 @@ def url_of(outbox: str) -> str:
 
 def shown_url(url: str) -> str:
     """Give what may be shown of a URL that can be used: the file, or all but the password."""
-    parsed = sa.make_url(url)
+    parsed = parsed_url(url)
     if parsed.drivername == _SQLITE and parsed.database:
         return parsed.database
     return shown(parsed)
@@ -40,7 +40,7 @@ def existing(url: str) -> Outbox:
         OutboxError: the URL cannot be used.
     """
     outbox = Outbox(url)
-    parsed = sa.make_url(url)
+    parsed = parsed_url(url)
     if parsed.drivername == _SQLITE and parsed.database and not Path(parsed.database).exists():
         raise InputError(f"{parsed.database}: there is no such outbox")
     return outbox

@@ -2,8 +2,8 @@
 Activities that outlive the process, and one limit for many processes and hosts.
 
     async with (
-        Outbox("sqlite+aiosqlite:///leadpost.db") as outbox,
-        SharedTokenBucket("sqlite+aiosqlite:///leadpost.db", account) as bucket,
+        Outbox("sqlite:///leadpost.db") as outbox,
+        SharedTokenBucket("sqlite:///leadpost.db", account) as bucket,
         AsyncActivityPoster(account, bucket=bucket) as poster,
     ):
         await outbox.put(activity, key="call-8812")  # on disk when it returns

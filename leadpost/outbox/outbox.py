@@ -42,7 +42,8 @@ class Outbox:
 
     Args:
         url: `sqlite+aiosqlite:///FILE` for one machine, or
-            `postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE` for many.
+            `postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE` for many, as SQLAlchemy writes them,
+            or without the driver's name (`postgresql://…`).
         lease: Seconds after the last word of a worker until it is taken for dead.
 
     Raises:

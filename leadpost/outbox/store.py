@@ -40,10 +40,13 @@ GOOD_BYE = 1.0
 BRIEF = 5.0
 """Seconds in which a brief transaction surely goes on."""
 
-_URLS = (
-    "wanted sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE,"
-    " as SQLAlchemy writes them"
-)
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+"""What a URL without a driver's name means, as PostgreSQL's own tools and hosts write it."""
+_URLS = "wanted sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 _log = logging.getLogger(__name__)
 
 _READS = "leadpost_reads"
@@ -54,7 +57,8 @@ class Store:
     The tables of one URL.
 
     Args:
-        url: `sqlite+aiosqlite:///FILE` or `postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE`.
+        url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DATABASE`, with or without the
+            driver's name as SQLAlchemy writes it (`sqlite+aiosqlite`, `postgresql+asyncpg`).
         brief: Whether all transactions are short and their results short-lived. SQLite does not
             wait for the disk then: they survive the death of the process, not of the machine.
             PostgreSQL ends one that does nothing for 5 s, as that of a frozen process does.
@@ -269,13 +273,28 @@ def inserted_once(
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def _engine(url: str, *, brief: bool) -> AsyncEngine:
+def parsed_url(url: str) -> sa.URL:
+    """
+    Read a URL, and name its driver.
+
+    >>> str(parsed_url("postgres://host/database"))
+    'postgresql+asyncpg://host/database'
+
+    Raises:
+        OutboxError: it is of no store.
+    """
     try:
         parsed = sa.make_url(url)
     except ArgumentError:
         raise OutboxError(f"the URL of the outbox: found text that is none, {_URLS}") from None
-    if parsed.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+    driver = _DRIVERS.get(parsed.drivername, parsed.drivername)
+    if driver not in _DRIVERS.values():
         raise OutboxError(f"the URL of the outbox: found {parsed.drivername}, {_URLS}")
+    return parsed.set(drivername=driver)
+
+
+def _engine(url: str, *, brief: bool) -> AsyncEngine:
+    parsed = parsed_url(url)
     options: dict[str, Any] = {"hide_parameters": True}
     if parsed.drivername == "postgresql+asyncpg":
         idle = f"{(BRIEF if brief else BUSY) * 1000:.0f}"
