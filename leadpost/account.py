@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from attrs import frozen
@@ -134,8 +134,9 @@ class Account:
         failure_is_final = environ.get("LEADPOST_FAILURE_IS_FINAL", "").lower()
         if failure_is_final not in {"", "true", "false"}:
             raise ConfigurationError("LEADPOST_FAILURE_IS_FINAL: wanted 'true' or 'false'")
+        given: dict[str, Any] = {n: environ[v] for n, v in _VARIABLES.items() if environ.get(v)}
         return cls(
-            **{name: environ[v] for name, v in _VARIABLES.items() if environ.get(v)},  # type: ignore[arg-type]
+            **given,
             failure_is_final=failure_is_final == "true",
         )
 

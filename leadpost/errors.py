@@ -276,6 +276,7 @@ class BatchError(LeadpostError, ExceptionGroup[Exception]):
         del exceptions, outcomes  # kept by __new__, as ExceptionGroup wants it
         LeadpostError.__init__(self, message)
 
+    # typeshed has it generic; the errors of a batch are what they are.
     def derive(self, excs: Sequence[Exception], /) -> "BatchError":  # type: ignore[override]
         """Give a group of only these `excs`, with all the outcomes, as `except*` and `split` do."""
         return BatchError(self.message, excs, self.outcomes)

@@ -99,7 +99,7 @@ def leadpost_poster(
 
     import httpx  # noqa: PLC0415  see above
 
-    from leadpost.transport import TIMEOUT  # noqa: PLC0415
+    from leadpost.transport import TIMEOUT  # noqa: PLC0415  see above
 
     # The loop may be gone when the test is over (anyio's plugin), and what a client has left open
     # then can only be closed by the garbage collector, which warns.

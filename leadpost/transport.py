@@ -92,9 +92,9 @@ def keyed(client: httpx.AsyncClient, account: Account) -> httpx.AsyncClient:
     private names here; the test of an injected client guards them.
     """
     twin = copy.copy(client)
-    twin._transport = KeyedTransport(client._transport, account)  # noqa: SLF001
-    twin._mounts = {  # noqa: SLF001
+    twin._transport = KeyedTransport(client._transport, account)  # noqa: SLF001  see above
+    twin._mounts = {  # noqa: SLF001  see above
         pattern: None if transport is None else KeyedTransport(transport, account)
-        for pattern, transport in client._mounts.items()  # noqa: SLF001
+        for pattern, transport in client._mounts.items()  # noqa: SLF001  see above
     }
     return twin

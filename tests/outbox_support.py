@@ -1,7 +1,5 @@
 """What the tests of an outbox share: posters, activities, and what became of them."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio

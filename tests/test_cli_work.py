@@ -4,8 +4,6 @@
 And how `leadpost verify` tells how far it is.
 """
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio

@@ -38,7 +38,7 @@ def test_each_public_name_is_there_on_first_use_and_no_other_is() -> None:
     for name in leadpost.__all__:
         assert getattr(leadpost, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'leadpost' has no attribute 'Poster'"):
-        leadpost.Poster  # type: ignore[attr-defined]  # noqa: B018
+        leadpost.Poster  # type: ignore[attr-defined]  # noqa: B018  # misspelt
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

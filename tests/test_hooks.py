@@ -1,7 +1,5 @@
 """Hooks: what they are told of posts and buckets, and that none of them hurts a post."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio

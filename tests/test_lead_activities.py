@@ -171,13 +171,13 @@ async def test_a_time_out_is_no_doubt_either() -> None:
 
 
 async def test_the_path_is_an_option_and_the_sync_host_is_needed() -> None:
-    options = {"access_key": "aaaa", "secret_key": "bbbb", "api_key": "cccc"}
+    options: dict[str, Any] = {"access_key": "aaaa", "secret_key": "bbbb", "api_key": "cccc"}
     vendor = Vendor(answers(httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})))
-    changed = Account(host="http://127.0.0.1:9", lead_activities_path="/elsewhere", **options)  # type: ignore[arg-type]
+    changed = Account(host="http://127.0.0.1:9", lead_activities_path="/elsewhere", **options)
     assert await AsyncActivityPoster(changed, client=vendor.client()).lead_activities(LEAD, 1) == []
     assert vendor.requests[0].url.path == "/elsewhere"
     assert vendor.requests[0].url.params["leadId"] == LEAD
-    unknown = Account(host="proxy.example.com", **options)  # type: ignore[arg-type]
+    unknown = Account(host="proxy.example.com", **options)
     async with AsyncActivityPoster(unknown) as poster:
         with pytest.raises(ConfigurationError, match="sync_host"):
             await poster.lead_activities(LEAD, 201)

@@ -21,6 +21,8 @@ import attrs
 import pytest
 
 import leadpost
+import leadpost.hooks
+import leadpost.otel
 import leadpost.outbox
 import leadpost.sandbox
 
@@ -31,6 +33,13 @@ OBJECTS = [
     for name in package.__all__
     if isinstance(value := getattr(package, name), type | FunctionType)
 ]
+OTHERS = [
+    pytest.param(module, value, id=f"{module.__name__}.{name}")
+    for module in (leadpost.hooks, leadpost.otel)
+    for name, value in vars(module).items()
+    if isinstance(value, type) and value.__module__ == module.__name__
+]
+"""Public too, where they are defined: the events that hooks are told, and OpenTelemetry's hook."""
 CLASSES = [param for param in OBJECTS if isinstance(param.values[1], type)]
 
 
@@ -96,7 +105,7 @@ def test_another_name_is_none_of_it() -> None:
         leadpost.Acount  # type: ignore[attr-defined]  # noqa: B018  # misspelt
 
 
-@pytest.mark.parametrize(("package", "value"), OBJECTS)
+@pytest.mark.parametrize(("package", "value"), [*OBJECTS, *OTHERS])
 def test_each_says_what_it_is_and_what_it_takes(package: ModuleType, value: object) -> None:
     del package
     for name, what, docstring in described(value):

@@ -1,7 +1,5 @@
 """OpenTelemetry: what is exported of posts, the bucket and an outbox."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio

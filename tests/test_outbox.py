@@ -1,7 +1,5 @@
 """The outbox as a store: what is put, what is told of it, and what becomes of it."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio

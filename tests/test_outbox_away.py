@@ -1,8 +1,5 @@
 """A worker whose store is away for a while, or fails for good."""
 
-# pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
-
 from __future__ import annotations
 
 import asyncio
@@ -185,10 +182,10 @@ async def test_a_claim_whose_commit_was_not_heard_of_is_pending_again(outbox: Ou
 
     known = worker._OneCall()
     await of._claim(known)
-    outbox._store.write = deaf  # type: ignore[method-assign,assignment]
+    outbox._store.write = deaf  # type: ignore[method-assign,assignment]  # for now
     with pytest.raises(NotSent):
         await of._claim(worker._OneCall())
-    outbox._store.write = write  # type: ignore[method-assign]
+    outbox._store.write = write  # type: ignore[method-assign]  # as before
     assert await states(outbox) == ["sending", "sending"]
     await of._beat()
     assert await states(outbox) == ["sending", "pending"]

@@ -1,7 +1,5 @@
 """A store that cannot be used says what to do, and what was put before is still there."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio

@@ -1,8 +1,5 @@
 """Reconciling what is in doubt, against a real sandbox."""
 
-# pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
-
 from __future__ import annotations
 
 import asyncio

@@ -1,8 +1,5 @@
 """A worker that is stopped, frozen or dead: nothing of its is lost, nothing sent twice."""
 
-# pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
-
 from __future__ import annotations
 
 import asyncio

@@ -1,8 +1,5 @@
 """Verifying what was accepted, against a real sandbox."""
 
-# pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
-
 from __future__ import annotations
 
 import asyncio

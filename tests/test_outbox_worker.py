@@ -1,8 +1,5 @@
 """A worker: what it sends, and what it does when calls fail."""
 
-# pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
-
 from __future__ import annotations
 
 import asyncio

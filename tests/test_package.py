@@ -33,6 +33,25 @@ def test_the_version_is_the_installed_ones() -> None:
     assert metadata.version("leadpost") == leadpost.__version__
 
 
+def test_each_comment_that_silences_a_check_tells_why() -> None:
+    """On its line, or as a comment on the line before or after."""
+    silenced = re.compile(r"# (?:type: ignore|noqa|pyright:|ruff: noqa|pyrefly:)")
+    codes = (
+        r"# (?:type: ignore\[[\w,-]+\]|(?:ruff: )?noqa: [A-Z]+\d+(?:, [A-Z]+\d+)*|pyright: \w+=\w+)"
+    )
+    found = 0
+    for path in (ROOT / "noxfile.py", *ROOT.glob("[lbt]*/**/*.py")):
+        lines = ["", *path.read_text(encoding="utf-8").splitlines(), ""]
+        for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+            if (match := silenced.search(line)) and path != Path(__file__):
+                found += 1
+                why = re.sub(codes, "", line[match.start() :]).strip("# ")
+                near = (each.lstrip() for each in (before, after))
+                told = why or any(each.startswith("#") for each in near)
+                assert told, f"{path}:{lines.index(line)}: {line}"
+    assert found > 0
+
+
 def test_the_tests_test_what_they_are_to_test() -> None:
     found = Path(leadpost.__file__)
     wanted_in_wheel = os.environ.get("LEADPOST_TESTS_WANT") == "wheel"

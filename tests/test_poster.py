@@ -400,4 +400,4 @@ def test_repr_shows_the_host_and_the_bucket(sandbox: Sandbox) -> None:
 
 def test_on_uncertain_is_raise_or_retry(sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match="on_uncertain: found 'ignore', wanted 'raise' or 'retry'"):
-        AsyncActivityPoster(sandbox.account(), on_uncertain="ignore")  # type: ignore[arg-type]
+        AsyncActivityPoster(sandbox.account(), on_uncertain="ignore")  # type: ignore[arg-type]  # the mistake

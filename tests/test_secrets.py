@@ -107,7 +107,7 @@ async def test_no_key_and_nothing_personal_shows_under_any_fault(
             retry=RetryPolicy(max_attempts=1, initial_wait=0.01, max_wait=0.02, jitter=0),
             on_uncertain=on_uncertain,
         )
-        sender = poster._call._client  # pyright: ignore[reportPrivateUsage]
+        sender = poster._call._client
         usual, sender.timeout = sender.timeout, httpx.Timeout(0.3)  # the slow answer takes 30 s
         errors = 0
         async with client, poster:

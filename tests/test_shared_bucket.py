@@ -1,8 +1,5 @@
 """The shared bucket over a real store: SQLite and PostgreSQL."""
 
-# pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
-
 from __future__ import annotations
 
 import asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from attrs import define, evolve, field
@@ -15,9 +16,9 @@ from leadpost.outbox.tokens import FORGOTTEN, Clock, Grant, Refusal, Release, To
 LEASE = 15.0
 
 
-def touch(tokens: Tokens, now: float, holder: str = "a", **wish: object) -> Grant:
+def touch(tokens: Tokens, now: float, holder: str = "a", **wish: Any) -> Grant:
     """Touch a bucket; `wish` as for `Wish`."""
-    told = Wish(holder, LIMIT, **wish)  # type: ignore[arg-type]
+    told = Wish(holder, LIMIT, **wish)
     return tokens.touch(told, now, lease=LEASE, patience=2.0)
 
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class _Group(TyperGroup):
     """Ends every command with its exit code, and an error with one line."""
 
-    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # click's Any
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -48,7 +48,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            **{state: count for state, count in self.counts.items()},  # noqa: C416
+            **{state: count for state, count in self.counts.items()},  # noqa: C416  keys of type str
             "oldest_pending_seconds": self.oldest,
             "calls_per_second": self.calls_per_second,
             "workers": self.workers,

@@ -38,7 +38,9 @@ class Result:
     def of(cls, row: Row, entry: Entry | None) -> "Result":
         if row.activity is None:
             message = str(InvalidActivity.of(row.problems))
-            return cls("rejected", "", InvalidActivity.__name__, _one_line(message), True)  # noqa: FBT003
+            return cls(
+                "rejected", "", InvalidActivity.__name__, _one_line(message), to_correct=True
+            )
         if entry is None or (entry.state == "pending" and entry.error_type is None):
             return cls("not_sent", "", "NotSent", "the run stopped before its turn came")
         if entry.state == "sending":

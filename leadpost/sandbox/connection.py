@@ -42,7 +42,10 @@ class Connection(H11Protocol):
         self.access_log = False
         self.timeout_keep_alive = idle_timeout  # type: ignore[assignment]  # fractions work too
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(
+        self,
+        transport: asyncio.Transport,  # type: ignore[override]  # uvicorn's own narrowing
+    ) -> None:
         super().connection_made(transport)
         # asyncio does this only for sockets whose protocol number is given; without it the body of
         # an answer waits some 40 ms for the client to acknowledge the head.

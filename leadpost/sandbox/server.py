@@ -105,7 +105,7 @@ class Sandbox:
         # Delays and faults from two sources: the fates of a run depend on the seed alone, not on
         # how its calls interleave.
         source = Random(seed)  # noqa: S311  chance, not secrets
-        draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311
+        draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311  as above
         self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
         ledger = Ledger(pace, ends)
         self._vendor = Vendor(
