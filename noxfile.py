@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,32 @@ def build(session: nox.Session) -> None:
     files = [str(file) for file in Path("dist").iterdir()]
     session.run("twine", "check", "--strict", *files)
     session.run("check-wheel-contents", "dist")
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Release a version, `nox -s release -- 0.2.0`: commit, test, build, tag, push, upload."""
+    version = session.posargs[0] if len(session.posargs) == 1 else ""
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        session.error("wanted one version, as in: nox -s release -- 0.2.0")
+    if session.run("git", "status", "--porcelain", external=True, silent=True):
+        session.error("there is something that is not committed: see git status")
+    package, changelog = Path("leadpost/__init__.py"), Path("CHANGELOG.md")
+    news = changelog.read_text(encoding="utf-8")
+    title, unreleased = f"## [{version}] - {datetime.now(UTC):%Y-%m-%d}", "## [Unreleased]\n"
+    if f"## [{version}]" in news or re.search(rf"{re.escape(unreleased)}\s*(## |\Z)", news):
+        session.error(f"CHANGELOG.md has {version} already, or nothing that is unreleased")
+    news = news.replace(unreleased, f"{unreleased}\n{title}\n", 1)
+    changelog.write_text(news, encoding="utf-8")
+    text = package.read_text(encoding="utf-8")
+    text = re.sub(r'^__version__ = ".*"$', f'__version__ = "{version}"', text, flags=re.MULTILINE)
+    package.write_text(text, encoding="utf-8")
+    session.run("git", "commit", "-qam", f"Release {version}", external=True)
+    session.run(".ci/run", external=True)
+    build(session)
+    session.run("git", "tag", "-a", f"v{version}", "-m", f"leadpost {version}", external=True)
+    session.run("git", "push", "--atomic", "origin", "HEAD", f"v{version}", external=True)
+    session.run("twine", "upload", *(str(file) for file in Path("dist").iterdir()))
 
 
 @nox.session
