@@ -1,5 +1,5 @@
 """
-Fixtures for the tests that need a database: each gets one of its own, SQLite and PostgreSQL.
+Fixtures of many tests: a sandbox, and databases, SQLite and PostgreSQL, a new one for each test.
 
 And what all tests need: that Ctrl-C is heard, by the processes that they start too.
 """
@@ -19,11 +19,27 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support import run, server_in
 
 from leadpost.outbox import Outbox, verify
+from leadpost.sandbox import Faults, Sandbox
 
 
 def pytest_configure() -> None:
     # Shells have what they run in the background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox without a limit, that works its queue off at once."""
+    with Sandbox(limit=None, pace=1000, faults=Faults(retry_after=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory and an environment without keys."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("REGION", "HOST", "SYNC_HOST", "ACCESS_KEY", "SECRET_KEY", "API_KEY"):
+        monkeypatch.delenv(f"LEADPOST_{name}", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
-from support import LEAD, Vendor, accept, account
+from support import LEAD, Vendor, accept, account, within
 
 from leadpost import Activity, AsyncActivityPoster, OpenBucket, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox
@@ -60,6 +60,13 @@ async def changed(outbox: Outbox, **values: Any) -> None:
 
 async def states(outbox: Outbox) -> list[str]:
     return [entry.state async for entry in outbox.entries()]
+
+
+async def until_accepted(outbox: Outbox, number: int) -> None:
+    """Wait until all of so many entries are."""
+    async with within(10):
+        while await states(outbox) != ["accepted"] * number:
+            await asyncio.sleep(0.01)
 
 
 async def told(outbox: Outbox) -> list[tuple[str, str | None]]:

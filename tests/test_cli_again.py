@@ -1,7 +1,6 @@
 """The same command again: what it takes up, what it refuses, what it knows of posted rejects."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from cli_support import (
 )
 
 from leadpost.sandbox import Faults, Sandbox, request_id_of
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(limit=None) as sandbox:
-        yield sandbox
 
 
 def accepted(path: Path) -> list[str]:

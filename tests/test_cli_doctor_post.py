@@ -6,8 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import pytest
@@ -16,22 +15,13 @@ from doctor_support import REFUSED, both_ways, doctor, settled, take_only
 from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
 
 from leadpost.cli.doctor import NOTE
-from leadpost.sandbox import Answer, Faults, Sandbox
+from leadpost.sandbox import Answer, Sandbox
 from leadpost.sandbox.answers import JSON, error, json_answer, unauthorized
 
 QUOTED = f"-----{SECRET_KEY}" * 50
 
 
-@pytest.fixture(autouse=True)
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory without keys."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(pace=1000, faults=Faults(retry_after=0)) as sandbox:
-        yield sandbox
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 def test_one_activity_is_posted_and_followed(sandbox: Sandbox) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from leadpost.cli.results import Result
 from leadpost.cli.rows import Row
 from leadpost.outbox import Entry
 from leadpost.sandbox import Faults, Sandbox
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(limit=None) as sandbox:
-        yield sandbox
 
 
 def bad_file(path: Path, bad: int) -> Path:

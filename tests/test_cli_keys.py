@@ -24,12 +24,7 @@ LEADPOST_API_KEY="{API_KEY}"
 """
 
 
-@pytest.fixture(autouse=True)
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory and an environment without keys."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("REGION", "HOST", "SYNC_HOST", "ACCESS_KEY", "SECRET_KEY", "API_KEY"):
-        monkeypatch.delenv(f"LEADPOST_{name}", raising=False)
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 @pytest.mark.parametrize("name", [".env", "keys.env"])

@@ -4,7 +4,6 @@ import asyncio
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,6 @@ from leadpost.cli.inputs import opened
 from leadpost.cli.post import How, post_file
 from leadpost.outbox import SharedTokenBucket
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(limit=None) as sandbox:
-        yield sandbox
-
 
 UTC_ASSUMED = "date-times without a zone are read as UTC: --timezone names another"
 

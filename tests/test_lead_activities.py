@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,12 +38,6 @@ QUESTION: dict[str, Any] = {
     "Parameter": {"ActivityEvent": 201},
     "Paging": {"Offset": "0", "RowCount": "25"},
 }
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(limit=None, pace=1e9) as running:
-        yield running
 
 
 def poster_to(sandbox: Sandbox, **options: Any) -> AsyncActivityPoster:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from outbox_support import held_until, poster, states
+from outbox_support import held_until, poster, states, until_accepted
 from support import Vendor, accept, activity, within
 
 from leadpost import NotSent, OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
@@ -32,9 +32,7 @@ async def test_a_run_goes_on_although_the_store_is_away_when_it_begins(
     await asyncio.sleep(0.1)
     monkeypatch.setattr(outbox._store, "write", write)
     await outbox.put(activity(1))
-    async with within(10):
-        while await states(outbox) != ["accepted"]:
-            await asyncio.sleep(0.01)
+    await until_accepted(outbox, 1)
     running.cancel()
     await asyncio.wait([running])
 
@@ -224,9 +222,7 @@ async def test_a_heartbeat_waits_for_a_store_that_is_away(
                 while "is away" not in caplog.text:
                     await asyncio.sleep(0.01)
         await outbox.put(activity(1))
-        async with within(10):
-            while await states(outbox) != ["accepted"]:
-                await asyncio.sleep(0.01)
+        await until_accepted(outbox, 1)
         running.cancel()
         await asyncio.wait([running])
     assert " is back after " in caplog.text

@@ -7,7 +7,7 @@ import logging
 
 import httpx
 import pytest
-from outbox_support import poster, states
+from outbox_support import poster, states, until_accepted
 from support import Vendor, activity, answers, within
 
 from leadpost import (
@@ -63,12 +63,9 @@ async def test_a_run_waits_until_the_vendor_is_back(
     vendor = Vendor(answers(*[httpx.ConnectError("no route")] * 8))
     await outbox.put(activity(1))
     running = asyncio.create_task(outbox.run(poster(vendor)))
-    async with within(10):
-        while await states(outbox) != ["accepted"]:
-            await asyncio.sleep(0.01)
-        await outbox.put(activity(2))  # and goes on
-        while await states(outbox) != ["accepted"] * 2:
-            await asyncio.sleep(0.01)
+    await until_accepted(outbox, 1)
+    await outbox.put(activity(2))  # and goes on
+    await until_accepted(outbox, 2)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -93,12 +90,10 @@ async def test_a_long_pause_ends_a_drain_and_is_waited_out_by_a_run(
     monkeypatch.setattr(claims, "LONGEST_WAIT", 0.1)
     assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
     await outbox.put(activity(2))
-    async with within(5):
-        running = asyncio.create_task(outbox.run(poster(Vendor(answers(refused)))))
-        while await states(outbox) != ["accepted"] * 2:
-            await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.wait([running])
+    running = asyncio.create_task(outbox.run(poster(Vendor(answers(refused)))))
+    await until_accepted(outbox, 2)
+    running.cancel()
+    await asyncio.wait([running])
     assert "the vendor asked for a pause" in caplog.text
 
 

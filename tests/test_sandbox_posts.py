@@ -1,7 +1,6 @@
 """Posts to the sandbox over a real socket: keys, checks of the body, what is taken."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -27,12 +26,6 @@ ACTIVITY: dict[str, Any] = {
     ],
     "ProcessFilesAsync": True,
 }
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(limit=None) as sandbox:
-        yield sandbox
 
 
 def connect(sandbox: Sandbox) -> httpx.AsyncClient:
