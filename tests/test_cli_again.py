@@ -186,7 +186,10 @@ def test_a_bad_row_is_not_corrected_in_two_places(
     assert (result.exit_code, len(sandbox.taken)) == (2, 3)
     told = f"line {place + 2}: corrected here, and the rejects were posted too\n"
     assert told in result.stderr
-    assert f"error: {path}: 1 row corrected twice since an earlier run" in result.stderr
+    assert result.stderr.endswith(
+        f"error: {path}: 1 row corrected twice since an earlier run; nothing was sent. Their"
+        " corrections in the rejects count: have them here as they were\n"
+    )
 
 
 def test_a_file_of_bad_rows_alone_is_not_corrected_in_two_places(

@@ -100,11 +100,15 @@ class FileEntries:
             found = " and ".join(
                 f"{number_of(count, 'row')} {how}" for how, count in counts.items() if count
             )
+            advice = (
+                "Give changed rows a file of their own (as the rejects have one) and leave this"
+                " one, and the options that it was posted with, as they were. If this is a new file"
+                f" under an old name: {if_new}"
+            )
+            if counts["corrected twice"] == sum(counts.values()):
+                advice = "Their corrections in the rejects count: have them here as they were"
             raise InputError(
-                f"{self._source.name}: {found} since an earlier run; nothing was sent. Give changed"
-                " rows a file of their own (as the rejects have one) and leave this one, and the"
-                " options that it was posted with, as they were. If this is a new file under an old"
-                f" name: {if_new}"
+                f"{self._source.name}: {found} since an earlier run; nothing was sent. {advice}"
             )
         corrected = places["corrected"].first
         return first if corrected is None else min(first, corrected)
