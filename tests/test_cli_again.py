@@ -93,6 +93,34 @@ def test_rows_changed_since_are_told(
     assert states_in(tmp_path / "leads.csv.outbox.db").total() == 3
 
 
+def test_rows_once_left_to_the_rejects_need_no_option_again(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1)])
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 2
+    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 1
+    assert "going on: 2 of 2 rows were done before" in result.stderr
+    assert "1 accepted, 1 rejected" in result.stdout
+    assert run("post", corrected(path, 1), env=keys_of(sandbox)).exit_code == 0
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    write_csv(path, [record(0), bad(1), record(2), bad(3)])  # a bad row that is new
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert "nothing was sent" in result.stdout
+    assert len(sandbox.taken) == 2
+
+
+def test_a_row_spoilt_since_is_no_row_left_to_the_rejects(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    write_csv(path, [record(0), bad(1)])
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert "nothing was sent: correct the bad rows" in result.stdout
+
+
 def test_no_more_than_20_changed_rows_are_listed(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "leads.csv", 25)
     with Sandbox(limit=None) as sandbox:

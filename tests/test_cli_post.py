@@ -24,10 +24,10 @@ from cli_support import (
 from rich.console import Console
 
 from leadpost import AsyncActivityPoster, RetryPolicy
-from leadpost.cli.check import checked
 from leadpost.cli.exits import Exit
 from leadpost.cli.inputs import opened
-from leadpost.cli.post import How, post_file
+from leadpost.cli.outputs import Outputs
+from leadpost.cli.post import How, check_file, post_file
 from leadpost.outbox import SharedTokenBucket
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
 
@@ -43,16 +43,18 @@ def post_fast(path: Path, sandbox: Sandbox) -> Exit:
 
     async def posting() -> Exit:
         url = f"sqlite+aiosqlite:///{path}.outbox.db"
+        console = Console(file=io.StringIO())
         with opened(str(path), None, None, send_empty=False) as source:
+            outputs = Outputs(str(path), source)
             return await post_file(
                 source,
-                str(path),
+                outputs,
                 url,
                 sandbox.account(),
-                checked(source.rows()),
+                check_file(source, outputs, console),
                 how=How(),
                 bucket=SharedTokenBucket(url, sandbox.account(), period=0.2),
-                console=Console(file=io.StringIO()),
+                console=console,
             )
 
     return asyncio.run(posting())

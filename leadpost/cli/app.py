@@ -169,7 +169,10 @@ def post_command(
         bool, typer.Option("--dry-run", help="Check only, and tell how long it would take.")
     ] = False,
     skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Post the good rows although there are bad ones.")
+        bool,
+        typer.Option(
+            "--skip-invalid", help="Post the good rows, and leave the bad ones to the rejects."
+        ),
     ] = False,
     output_base: Annotated[
         str | None,
@@ -218,6 +221,7 @@ def post_command(
     from leadpost.cli.keys import read_account
     from leadpost.cli.logs import logged
     from leadpost.cli.outbox_url import url_of
+    from leadpost.cli.outputs import Outputs
     from leadpost.outbox import SharedTokenBucket
 
     console = Console(stderr=True)
@@ -233,14 +237,15 @@ def post_command(
         account = None if dry_run else read_account(env_file)
         source = stack.enter_context(inputs.opened(file, form, timezone, send_empty=send_empty))
         base = inputs.base_of(file, output_base)
-        check = post.check_file(source, console)
-        if account is None or (check.bad and not skip_invalid):
+        outputs = Outputs(base, source)
+        check = post.check_file(source, outputs, console)
+        if account is None or (check.newly_bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)
             raise typer.Exit(post.exit_of_check(check, how))
         url = url_of(outbox or f"{base}.outbox.db")
         bucket = SharedTokenBucket(url, account, limit=limit)
         posting = post.post_file(
-            source, base, url, account, check, how=how, bucket=bucket, console=console
+            source, outputs, url, account, check, how=how, bucket=bucket, console=console
         )
         raise typer.Exit(asyncio.run(posting))
 

@@ -1,11 +1,12 @@
 """The check before the first call: every row, and how long posting them would take."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import ceil
 from typing import Any
 
 from attrs import define, field
 
+from leadpost.cli.results import Result
 from leadpost.cli.rows import Row
 from leadpost.errors import Problem
 from leadpost.limit import LIMIT, PERIOD
@@ -24,6 +25,7 @@ class Check:
     Attributes:
         good: Rows that can be posted.
         bad: Rows that cannot.
+        newly_bad: Those of them that no earlier run has left to the rejects.
         problems: Reasons why they cannot; a row may have several.
         shown: The first of those reasons, with their places.
         utc_assumed: Whether the date-time of some row says no zone and was read as UTC.
@@ -31,6 +33,7 @@ class Check:
 
     good: int = 0
     bad: int = 0
+    newly_bad: int = 0
     problems: int = 0
     shown: list[tuple[Row, Problem]] = field(factory=list[tuple[Row, Problem]])
     utc_assumed: bool = False
@@ -69,15 +72,17 @@ class Check:
         }
 
 
-def checked(rows: Iterable[Row]) -> Check:
-    """Check all rows, keeping none but the first bad ones."""
+def checked(rows: Iterable[Row], last: Iterator[Result]) -> Check:
+    """Check all rows, keeping none but the first bad ones; `last` are the last run's results."""
     check = Check()
     for row in rows:
+        before = next(last, None)
         if row.activity is not None:
             check.good += 1
             check.utc_assumed |= row.utc_assumed
             continue
         check.bad += 1
+        check.newly_bad += before is None or not before.was_bad
         check.problems += len(row.problems)
         check.shown += [(row, problem) for problem in row.problems][: _SHOWN - len(check.shown)]
     return check

@@ -32,6 +32,7 @@ class Outputs:
         source: The input, whose form the rejects have.
 
     Attributes:
+        base: What the names begin with.
         paths: Their names.
         parts: Rejects and uncertain.
         counts: How many rows are in which state.
@@ -42,6 +43,7 @@ class Outputs:
     """
 
     def __init__(self, base: str, source: Input) -> None:
+        self.base = base
         self.results = Path(f"{base}.results.csv")
         self.rejects, self.uncertain = self.parts = (
             RowsFile(Path(f"{base}.rejects{source.suffix}"), source, {"rejected", "failed"}),

@@ -50,10 +50,10 @@ class How:
     force: bool = False
 
 
-def check_file(source: Input, console: Console) -> Check:
+def check_file(source: Input, outputs: Outputs, console: Console) -> Check:
     """Check all rows, list the bad ones, and say what was assumed."""
-    with busy(console, f"checking {source.name}"):
-        check = checked(source.rows())
+    with busy(console, f"checking {source.name}"), closing(outputs.last()) as last:
+        check = checked(source.rows(), last)
     for line in check.lines():
         typer.echo(line, err=True)
     return check
@@ -81,7 +81,7 @@ def exit_of_check(check: Check, how: How) -> Exit:
 
 async def post_file(
     source: Input,
-    base: str,
+    outputs: Outputs,
     url: str,
     account: Account,
     check: Check,
@@ -95,7 +95,7 @@ async def post_file(
 
     Args:
         source: The input.
-        base: What the names of the results begin with; its last part begins the entries' keys.
+        outputs: Where the results go; the last part of their base begins the entries' keys.
         url: The outbox.
         account: Where to post.
         check: What the check of the input found.
@@ -110,11 +110,10 @@ async def post_file(
         InputError: rows were changed since an earlier run, or results would be overwritten.
         OutboxError: the outbox cannot be used.
     """
-    outputs = Outputs(base, source)
     counted = CountedBucket(bucket)
     poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
     async with Outbox(url) as outbox:
-        entries = FileEntries(outbox, Path(base).name, source)
+        entries = FileEntries(outbox, Path(outputs.base).name, source)
         with busy(console, f"putting {source.name} into the outbox"):
             known = any((await entries.counts()).values())
             if not known:
@@ -122,7 +121,7 @@ async def post_file(
             rejects = await posted_since(outputs.rejects, outbox, url)
             with closing(outputs.last()) as last:
                 first = await entries.first_new(
-                    last, _new_names(base, url, outputs), rejects_posted=any(rejects.values())
+                    last, _new_names(outputs, url), rejects_posted=any(rejects.values())
                 )
             await entries.put(first)
         tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
@@ -142,10 +141,10 @@ async def post_file(
     return _exit_of(outputs, run)
 
 
-def _new_names(base: str, url: str, outputs: Outputs) -> str:
+def _new_names(outputs: Outputs, url: str) -> str:
     """Say how a new file that has the name of an old one is posted."""
     advice = "--output-base NAME"
-    outbox = Path(f"{base}.outbox.db")
+    outbox = Path(f"{outputs.base}.outbox.db")
     if url == url_of(str(outbox)):  # any other may have more than this file's rows
         old = [str(path) for path in (outbox, *outputs.paths) if path.exists()]
         advice += f", or move {' and '.join(old)} away"
