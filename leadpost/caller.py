@@ -104,9 +104,19 @@ class Caller:
         """Tell the seconds to leave between the calls of a long batch."""
         return self._steady.interval if self._steady is not None else 0.0
 
-    async def __call__(self, call: Call[T], waiting: Waiting = waiting_until) -> T:
-        """Make a call until it succeeds or is given up; `waiting` is around each wait between."""
+    async def __call__(
+        self, call: Call[T], waiting: Waiting = waiting_until, deadline: float | None = None
+    ) -> T:
+        """
+        Make a call until it succeeds or is given up.
+
+        Args:
+            call: What to send.
+            waiting: Gives what each wait is in.
+            deadline: The event loop's time until which it may first be made; None for no end.
+        """
         attempts = Attempts.under(self._retry, uncertain=self._uncertain)
+        attempts.deadline = deadline
         first: LeadpostError | None = None
         watch = self._watch(call.name)
 

@@ -14,7 +14,7 @@ Every error that leadpost raises, and what each means for the activity.
     │   ├── ServerError        500 without an MX… exception, 503
     │   └── ConnectionFailed   no connection; for calls that change nothing, no answer
     ├── DeliveryUncertain      sent, but no answer that tells: it may have arrived
-    ├── NotSent                a batch stopped before its turn came
+    ├── NotSent                a batch stopped, or a time-out ended, before its turn came
     ├── UnexpectedAnswer       an answer to a question (status, metrics, types) that cannot be read
     ├── StatusTimeout          `wait` ended before the status was final (also a TimeoutError)
     ├── OutboxError            the outbox's store cannot be used, or not like that
@@ -183,7 +183,7 @@ class DeliveryUncertain(LeadpostError):
 
 
 class NotSent(LeadpostError):
-    """The batch stopped before this activity's turn came; nothing was sent."""
+    """A batch stopped, or `token_timeout` ended, before its turn came; nothing was sent."""
 
     state: ClassVar[State] = "not_sent"
 

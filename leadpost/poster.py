@@ -33,7 +33,7 @@ from leadpost.errors import (
 )
 from leadpost.hooks import Hook
 from leadpost.queries import ActivityType, LeadActivities, LeadActivity, QueueMetrics, RequestStatus
-from leadpost.retry import RetryPolicy, Waiting, waiting_until
+from leadpost.retry import RetryPolicy, Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -110,12 +110,15 @@ class AsyncActivityPoster:
         """Close the connections; an injected client is left as it is."""
         await self._call.aclose()
 
-    async def post(self, activity: Item) -> str:
+    async def post(self, activity: Item, *, token_timeout: float | None = None) -> str:
         """
         Post one activity, after those that wait for a token already.
 
         Args:
             activity: An `Activity`, or a mapping in the vendor's JSON shape.
+            token_timeout: Seconds to wait for the token of the first call at most; None for no
+                end. Each that waits before takes 0.2 s. (The wait for the others is in the
+                `max_time` of the `RetryPolicy`, and that for an answer in the client's time-outs.)
 
         Returns:
             The RequestID. The vendor's queue has the activity then, the lead has it later: ask
@@ -127,8 +130,12 @@ class AsyncActivityPoster:
                 `ApplicationError`).
             Unavailable: gave up after retries; surely not accepted.
             DeliveryUncertain: it may have arrived.
+            NotSent: there was no token in time.
         """
-        return await self._post(activity, waiting_until)
+        deadline = None
+        if token_timeout is not None:
+            deadline = asyncio.get_running_loop().time() + token_timeout
+        return await self._call(self._submission(activity), deadline=deadline)
 
     async def post_once(
         self,

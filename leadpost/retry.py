@@ -40,7 +40,7 @@ async def waiting_until(when: float | None) -> AsyncGenerator[asyncio.Timeout]:
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise NotSent("stopped before a call was made") from None
+        raise NotSent("the wait for a token ended before a call was made") from None
 
 
 @frozen(kw_only=True)
@@ -89,7 +89,7 @@ class Attempts:
 
     Attributes:
         made: Calls that were begun.
-        deadline: The event loop's time until which another may begin; None before the first.
+        deadline: The event loop's time until which the next may begin; None for no end.
         last: The last error after which to go on, if there was one.
         doubt: The last attempt that may have arrived, if there was one.
     """
@@ -112,7 +112,7 @@ class Attempts:
     def begin(self) -> None:
         """Count a call that is about to be made."""
         self.made += 1
-        if self.deadline is None:
+        if self.made == 1:
             self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
 
     def verdict(self, error: LeadpostError) -> LeadpostError:

@@ -277,7 +277,7 @@ def test_stop_ends_drawing_and_waiting_but_not_what_is_under_way() -> None:
         # 25 were under way (one of them failed and is not tried again), one had the turn.
         assert states == ["failed", *["accepted"] * 24, "not_sent"]
         assert {str(o.error) for o in outcomes if o.state == "not_sent"} == {
-            "stopped before a call was made"
+            "the wait for a token ended before a call was made"
         }
         assert len(vendor.requests) == 25
 

@@ -42,6 +42,7 @@ async def drive():
         print(response.raise_for_status().json()["request_id"])
         for path, status, told in (
             ("/leads/nobody/calls", 422, "RelatedProspectId: found"),
+            (f"/leads/{lead}/calls", 422, "MXInvalidInputException"),
             (f"/leads/{lead}/calls", 409, "may have been posted"),
             (f"/leads/{lead}/calls", 503, "not posted: try again later"),
         ):
@@ -56,7 +57,7 @@ asyncio.run(drive())
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
-    wrong = ["ok", "cut-after", "429-retry-after"] if "FastAPI(" in block else []
+    wrong = ["ok", "500-mx", "cut-after", "429-retry-after"] if "FastAPI(" in block else []
     faults = Faults(script=wrong, retry_after=30)  # s, longer than the service goes on
     with Sandbox(pace=1000, faults=faults) as sandbox:
         how = ["-c", block + DRIVE if "FastAPI(" in block else block]

@@ -15,6 +15,7 @@ from leadpost import (
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
+    NotSent,
     OpenBucket,
     RateLimited,
     RetryPolicy,
@@ -179,6 +180,33 @@ def test_the_time_counts_from_the_first_call_not_from_the_wait_for_its_token() -
             await poster.post(activity())
             assert await poster.post(activity()) == "r201"
         assert now() == pytest.approx(10, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_a_post_waits_for_its_token_no_longer_than_it_is_told() -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(), TokenBucket(1)
+        async with AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket) as poster:
+            await poster.post(activity(1), token_timeout=0)  # there is one
+            with pytest.raises(NotSent, match="the wait for a token ended") as caught:
+                await poster.post(activity(2), token_timeout=4.5)
+            assert caught.value.state == "not_sent"
+            assert now() == pytest.approx(4.5, abs=0.01)
+            await poster.post(activity(3), token_timeout=1)  # what was waited for in vain is free
+            assert now() == pytest.approx(5, abs=0.1)
+            assert vendor.numbers == [1, 3]
+
+    run_virtual(main())
+
+
+def test_the_time_for_the_token_is_that_for_the_first_call_alone() -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(*[httpx.Response(500)] * 4), there=1.0)
+        poster = AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY)
+        async with poster:
+            assert await poster.post(activity(), token_timeout=0.1) == "r201"
+        assert now() == pytest.approx(5 * 1.0 + 0.5 + 1 + 2 + 4, abs=0.1)
 
     run_virtual(main())
 

@@ -51,6 +51,7 @@ async def one(poster: AsyncActivityPoster, activity: Activity) -> None:
     request_id = await poster.post(activity)
     assert_type(request_id, str)
     assert_type(await poster.post({"RelatedProspectId": "…", "ActivityEvent": 201}), str)
+    assert_type(await poster.post(activity, token_timeout=10), str)
     assert_type(await poster.post_sync(activity), str)
     await poster.post("an activity")  # type: ignore[arg-type]  # text is none
 
