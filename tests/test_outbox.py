@@ -24,7 +24,7 @@ from leadpost import (
     OutboxError,
     RetryPolicy,
 )
-from leadpost.outbox import Outbox, SharedTokenBucket, entries
+from leadpost.outbox import Outbox, SharedTokenBucket, entries, schema
 
 QUICK = RetryPolicy(initial_wait=0.01, jitter=0.01)
 
@@ -244,6 +244,9 @@ async def test_only_what_is_final_and_old_is_deleted(
     [left] = [entry async for entry in outbox.entries()]
     assert left.state == "accepted"
     assert await outbox.history(1) == []
+    left_over = sa.select(schema.changes.c.entry_id).distinct()
+    rows = await outbox._store.read(lambda connection: connection.execute(left_over))
+    assert list(rows.scalars()) == [left.id]
 
 
 async def test_no_key_and_no_text_is_shown(

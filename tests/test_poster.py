@@ -129,6 +129,23 @@ async def test_every_call_to_the_vendor_takes_a_token(sandbox: Sandbox) -> None:
         assert bucket.statistics().resting == 6 == sandbox.report().arrivals
 
 
+async def test_the_bucket_is_told_of_round_trips_but_of_none_with_a_new_connection() -> None:
+    told: list[float] = []
+
+    class Told(TokenBucket):
+        def round_trip(self, seconds: float) -> None:
+            told.append(seconds)
+            super().round_trip(seconds)
+
+    with Sandbox(delay=0.05) as sandbox:
+        async with AsyncActivityPoster(sandbox.account(), bucket=Told()) as poster:
+            await asyncio.gather(poster.metrics(), poster.metrics())
+            assert told == []
+            await asyncio.gather(*(poster.metrics() for _ in range(3)))  # two there, one new
+            assert len(told) == 2
+    assert min(told) >= 0.1
+
+
 async def test_what_is_inferred_of_the_vendor_is_an_option() -> None:
     with Sandbox(
         status_path="/activity/status", metrics_path="/m", ends={201: "FAILURE"}, pace=1000
