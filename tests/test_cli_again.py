@@ -215,9 +215,39 @@ def test_a_bad_row_is_not_corrected_in_two_places(
     told = f"line {place + 2}: corrected here, and the rejects were posted too\n"
     assert told in result.stderr
     assert result.stderr.endswith(
-        f"error: {path}: 1 row corrected twice since an earlier run; nothing was sent. Their"
-        " corrections in the rejects count: have them here as they were\n"
+        f"error: {path}: 1 row corrected twice since an earlier run; nothing was sent. What was"
+        " posted of the rejects counts: undo the change of these rows here\n"
     )
+
+
+@pytest.mark.parametrize("name", ["rejects.csv", "rejects.1.csv"])
+def test_rejects_whose_rows_got_through_since_are_not_posted(
+    tmp_path: Path, sandbox: Sandbox, name: str
+) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1), bad(2)])
+    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
+    write_csv(path, [record(0), record(1), bad(2)])
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+    old = corrected(path, 1, 2).rename(tmp_path / f"leads.csv.{name}")
+    result = run("post", old, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 2)
+    assert (
+        f"error: {old}: found 2 rows, wanted no more than the 1 that did not get through, by"
+        f" {path}.results.csv; nothing was sent. Leave out what got through since"
+    ) in result.stderr
+    write_csv(old, [record(2)])
+    assert run("post", old, env=keys_of(sandbox)).exit_code == 0
+    assert len(sandbox.taken) == 3
+
+
+@pytest.mark.parametrize("results", [None, "line\n2\n"])
+def test_rejects_without_their_results_are_a_file_like_any_other(
+    tmp_path: Path, sandbox: Sandbox, results: str | None
+) -> None:
+    path = write_csv(tmp_path / "leads.csv.rejects.csv", [record(0)])
+    if results is not None:
+        (tmp_path / "leads.csv.results.csv").write_text(results)
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
 
 
 def test_a_file_of_bad_rows_alone_is_not_corrected_in_two_places(

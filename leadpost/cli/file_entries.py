@@ -106,7 +106,7 @@ class FileEntries:
                 f" under an old name: {if_new}"
             )
             if counts["corrected twice"] == sum(counts.values()):
-                advice = "Their corrections in the rejects count: have them here as they were"
+                advice = "What was posted of the rejects counts: undo the change of these rows here"
             raise InputError(
                 f"{self._source.name}: {found} since an earlier run; nothing was sent. {advice}"
             )

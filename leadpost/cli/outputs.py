@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Collection, Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -12,10 +13,15 @@ from typing import IO
 
 import typer
 
+from leadpost.cli.check import number_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.results import COLUMNS, Result, csv_line, results_in
 from leadpost.cli.rows import Input, Row
 from leadpost.outbox import Entry
+
+_STATES = {"rejects": {"rejected", "failed"}, "uncertain": {"uncertain"}}
+"""Which rows belong into which file."""
+_NAME = re.compile(r"(?P<base>.+)\.(?P<part>rejects|uncertain)(?:\.\d+)?\.(?:csv|jsonl)", re.DOTALL)
 
 
 class Outputs:
@@ -45,9 +51,9 @@ class Outputs:
     def __init__(self, base: str, source: Input) -> None:
         self.base = base
         self.results = Path(f"{base}.results.csv")
-        self.rejects, self.uncertain = self.parts = (
-            RowsFile(Path(f"{base}.rejects{source.suffix}"), source, {"rejected", "failed"}),
-            RowsFile(Path(f"{base}.uncertain{source.suffix}"), source, {"uncertain"}),
+        self.rejects, self.uncertain = self.parts = tuple(
+            RowsFile(Path(f"{base}.{name}{source.suffix}"), source, states)
+            for name, states in _STATES.items()
         )
         self.paths = (self.results, self.rejects.path, self.uncertain.path)
         self.counts = Counter[str]()
@@ -195,6 +201,32 @@ class RowsFile:
             f"{self.path} seems edited, and other rows belong there now: kept as {kept}; post of"
             " that only what was not posted yet",
             err=True,
+        )
+
+
+def check_left(path: str, rows: int) -> None:
+    """
+    See that no row of rejects, or of what was uncertain, is posted that got through meanwhile.
+
+    Args:
+        path: A file that is to be posted; any other than these is good.
+        rows: How many rows it has.
+
+    Raises:
+        InputError: it has more than are left, by the results of its input.
+    """
+    if (name := _NAME.fullmatch(path)) is None:
+        return
+    results, states = Path(f"{name['base']}.results.csv"), _STATES[name["part"]]
+    try:
+        left = sum(result.state in states for result in results_in(results))
+    except (InputError, FileNotFoundError):  # the user may have made something else of them
+        return
+    if rows > left:
+        raise InputError(
+            f"{path}: found {number_of(rows, 'row')}, wanted no more than the {left} that did not"
+            f" get through, by {results}; nothing was sent. Leave out what got through since, and"
+            " give rows of your own a file of another name"
         )
 
 

@@ -16,7 +16,7 @@ from leadpost.cli.exits import Exit, InputError, told
 from leadpost.cli.file_entries import FileEntries, posted_since
 from leadpost.cli.keys import where_to_look
 from leadpost.cli.outbox_url import shown_url, url_of
-from leadpost.cli.outputs import Outputs, RowsFile
+from leadpost.cli.outputs import Outputs, RowsFile, check_left
 from leadpost.cli.progress import busy, shown
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
@@ -107,7 +107,8 @@ async def post_file(
         The exit code.
 
     Raises:
-        InputError: rows were changed since an earlier run, or results would be overwritten.
+        InputError: rows were changed or got through since an earlier run, or results would be
+            overwritten.
         OutboxError: the outbox cannot be used.
     """
     counted = CountedBucket(bucket)
@@ -117,6 +118,7 @@ async def post_file(
         with busy(console, f"putting {source.name} into the outbox"):
             known = any((await entries.counts()).values())
             if not known:
+                check_left(source.name, check.rows)
                 outputs.begin(force=how.force)
             rejects = await posted_since(outputs.rejects, outbox, url)
             with closing(outputs.last()) as last:
