@@ -16,6 +16,7 @@ from support import (
     account,
     activity,
     answers,
+    fullest,
     now,
     number_in,
     run_virtual,
@@ -36,7 +37,7 @@ from leadpost import (
     TokenBucket,
     Unauthorized,
 )
-from leadpost.batch import WINDOW
+from leadpost.batch import LONG, WINDOW
 
 STEADY = RetryPolicy(jitter=0)
 
@@ -180,6 +181,33 @@ def test_a_single_post_passes_the_batch() -> None:
             assert await poster.post(activity(9999)) == "r9999"
             assert vendor.numbers.index(9999) - sent <= 1  # one had the turn already
             await batch
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("source", "even_from"),
+    [
+        pytest.param(numbered_list(LONG), 0, id="long"),
+        pytest.param(numbered(LONG), LONG // 2 + WINDOW, id="of unknown length"),
+        pytest.param(numbered_list(LONG - 1), LONG, id="shorter"),
+    ],
+)
+def test_a_long_batch_leaves_evenly_and_a_single_post_finds_a_token_soon(
+    source: Any, even_from: int
+) -> None:
+    async def main() -> None:
+        vendor = Vendor()
+        async with poster_to(vendor) as poster:
+            batch = asyncio.create_task(poster.post_many(source))
+            await asyncio.sleep(150)
+            await poster.post(activity(9999))
+            if even_from < LONG:
+                assert now() - 150 < 1
+            await batch
+        even, before = vendor.arrivals[even_from:], vendor.arrivals[:even_from]
+        assert not even or fullest(even, 1.0) <= 7
+        assert not before or fullest(before, 1.0) == 25
 
     run_virtual(main())
 
