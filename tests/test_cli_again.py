@@ -216,7 +216,8 @@ def test_a_bad_row_is_not_corrected_in_two_places(
     assert told in result.stderr
     assert result.stderr.endswith(
         f"error: {path}: 1 row corrected twice since an earlier run; nothing was sent. What was"
-        " posted of the rejects counts: undo the change of these rows here\n"
+        " posted of the rejects counts: undo the change of these rows here, and give those that"
+        " were not posted there a file of their own\n"
     )
 
 

@@ -61,7 +61,7 @@ async def test_one_that_is_stopped_before_its_call_left_is_pending_again(outbox:
 
 
 async def test_what_a_dead_worker_was_sending_is_uncertain_and_not_sent_again(
-    sqlite_url: str,
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Outbox(sqlite_url) as outbox:
         await outbox.put_many(map(activity, (1, 2)))
@@ -72,9 +72,11 @@ async def test_what_a_dead_worker_was_sending_is_uncertain_and_not_sent_again(
         vendor = Vendor()
         assert await outbox.drain(poster(vendor)) == {"accepted": 1}
         assert await states(outbox) == ["sending", "accepted"]
+        assert "worker is gone" not in caplog.text
         await outbox._store.write(partial(claims.renew, worker=dead.id, lease=-1.0))
         dead._lease_ends = (time.monotonic() - 1.0, time.time() - 1.0)
         assert await outbox.drain(poster(vendor)) == {}
+        assert "entries that are uncertain now, as their worker is gone: 1" in caplog.text
         assert await states(outbox) == ["uncertain", "accepted"]
         assert vendor.numbers == [2]
         # It was frozen only: it keeps what it had from being sent, and says so.

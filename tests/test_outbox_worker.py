@@ -176,6 +176,27 @@ async def test_a_long_queue_leaves_evenly_and_a_short_one_at_once(sqlite_url: st
         assert plain._pace() == 0
 
 
+async def test_nothing_waits_until_the_outbox_is_looked_at_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadpost.outbox.worker._POLL", 60.0)
+    vendor = Vendor(answers(httpx.Response(400)))
+    async with within(30):
+        await outbox.put(activity(1))
+        assert await outbox.drain(poster(vendor)) == {"rejected": 1}
+        running = asyncio.create_task(outbox.run(poster(vendor)))
+        await asyncio.sleep(0.2)  # it finds nothing
+        await outbox.retry("rejected")
+        await until_accepted(outbox, 1)
+        await outbox.put(activity(2))
+        await until_accepted(outbox, 2)
+        await outbox.put_many([activity(3)])
+        await until_accepted(outbox, 3)
+        running.cancel()
+        await asyncio.wait([running])
+    assert running.cancelled()
+
+
 async def test_two_drains_share_the_work(store_url: str) -> None:
     vendor = Vendor()
     async with Outbox(store_url) as one, Outbox(store_url) as other:

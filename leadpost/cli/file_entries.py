@@ -106,7 +106,10 @@ class FileEntries:
                 f" under an old name: {if_new}"
             )
             if counts["corrected twice"] == sum(counts.values()):
-                advice = "What was posted of the rejects counts: undo the change of these rows here"
+                advice = (
+                    "What was posted of the rejects counts: undo the change of these rows here, and"
+                    " give those that were not posted there a file of their own"
+                )
             raise InputError(
                 f"{self._source.name}: {found} since an earlier run; nothing was sent. {advice}"
             )

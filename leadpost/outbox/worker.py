@@ -373,7 +373,7 @@ class Worker:
         self._lease_ends = monotonic + self._lease, wall + self._lease
         self._long = pending >= LONG
         if abandoned:
-            _log.warning("%d entries are uncertain: their worker is gone", abandoned)
+            _log.warning("entries that are uncertain now, as their worker is gone: %d", abandoned)
 
     async def _keep_beating(self) -> None:
         while True:
