@@ -242,6 +242,24 @@ def test_the_extra_that_is_missing() -> None:
     assert "pip install 'leadpost[outbox]'" in done.stdout
 
 
+async def test_a_lock_is_waited_for_turn_after_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadpost.outbox.store._TURN", 0.02)
+    path = tmp_path / "store.db"
+    async with Outbox(url_of(path)) as outbox, within(30):
+        other = sqlite3.connect(path, isolation_level=None)
+        for put in (outbox.put(activity(1)), outbox.put_many([activity(2)])):
+            other.execute("BEGIN IMMEDIATE")
+            putting = asyncio.create_task(put)
+            await asyncio.sleep(0.2)
+            assert not putting.done()
+            other.execute("ROLLBACK")
+            await putting
+        other.close()
+        assert (await outbox.counts())["pending"] == 2
+
+
 async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with Outbox(url_of(path)) as outbox:
