@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -10,7 +12,7 @@ import pytest
 from outbox_support import held_until, poster, states, until_accepted
 from support import Vendor, accept, activity, within
 
-from leadpost import NotSent, OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
+from leadpost import NotSent, OpenBucket, OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, claims, worker
 from leadpost.outbox.worker import Worker
 
@@ -127,6 +129,40 @@ async def test_one_that_could_not_be_set_down_is_uncertain_and_not_sent_again(
     await outbox.drain(poster(vendor))
     assert await states(outbox) == ["uncertain", "accepted", "accepted"]
     assert sorted(vendor.numbers) == [1, 2, 3]
+
+
+async def test_what_a_run_could_not_set_down_it_does_not_take_for_unsent_later(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = outbox._store.write
+    answer, started, back = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def fickle(work: Any, **options: Any) -> Any:
+        if not back.is_set() and getattr(work, "func", None) is claims.record:
+            await gone(work)
+        return await write(work, **options)
+
+    class Fickle(OpenBucket):
+        @asynccontextmanager
+        async def token(self) -> AsyncGenerator[None]:
+            if vendor.requests and not back.is_set():
+                answer.set()  # the call under way ends as the run does
+                await gone(self)
+            yield
+
+    vendor = Vendor(held_until(answer, started))
+    await outbox.put_many(map(activity, (1, 2)))
+    monkeypatch.setattr(outbox._store, "write", fickle)
+    running = asyncio.create_task(outbox.run(poster(vendor, bucket=Fickle())))
+    async with within(20):
+        while "could not be set down: entry 1: accepted r1" not in caplog.text:
+            await asyncio.sleep(0.01)
+        back.set()
+        while await states(outbox) != ["uncertain", "accepted"]:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert vendor.numbers == [1, 2]
 
 
 async def test_one_that_is_sent_again_before_the_store_is_back_is_not_taken_for_unsent(
