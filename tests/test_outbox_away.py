@@ -165,6 +165,26 @@ async def test_what_a_run_could_not_set_down_it_does_not_take_for_unsent_later(
     assert vendor.numbers == [1, 2]
 
 
+async def test_one_that_ends_while_the_store_is_away_leaves_no_task_behind(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "GRACE", 0.1)
+    await outbox.put(activity(1))
+    answer, started = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(outbox.run(poster(Vendor(held_until(answer, started)))))
+    await started.wait()
+    before = asyncio.all_tasks()
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox._store, "write", gone)
+        answer.set()
+        running.cancel()
+        async with within(20):
+            await asyncio.wait([running, *before - {asyncio.current_task()}])
+            while asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.sleep(0.01)
+    assert "could not be set down: entry 1: accepted r1" in caplog.text
+
+
 async def test_one_that_is_sent_again_before_the_store_is_back_is_not_taken_for_unsent(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,8 +177,9 @@ async def test_a_long_queue_leaves_evenly_and_a_short_one_at_once(sqlite_url: st
 
 
 async def test_nothing_waits_until_the_outbox_is_looked_at_again(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr("leadpost.outbox.worker._POLL", 60.0)
     vendor = Vendor(answers(httpx.Response(400)))
     async with within(30):
@@ -195,6 +196,8 @@ async def test_nothing_waits_until_the_outbox_is_looked_at_again(
         running.cancel()
         await asyncio.wait([running])
     assert running.cancelled()
+    begun = [record for record in caplog.records if record.message.endswith(" begins")]
+    assert len(begun) == 2  # one that drains, and one that runs on though it has nothing to do
 
 
 async def test_two_drains_share_the_work(store_url: str) -> None:
