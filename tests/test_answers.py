@@ -100,6 +100,9 @@ def test_a_2xx_with_a_request_id_is_success_however_it_is_spelled(name: str, sta
         # It says both yes and no: nobody can tell, so it is in doubt.
         (200, mx("MXInvalidInputException") | {"RequestID": REQUEST_ID}, DeliveryUncertain),
         (200, {"Status": "Error", "RequestID": REQUEST_ID}, DeliveryUncertain),
+        # Whatever it names: only a 2xx is a yes.
+        (500, {"RequestID": REQUEST_ID}, ServerError),
+        (404, {"RequestID": REQUEST_ID}, NotFound),
     ],
 )
 def test_each_answer_has_its_error(status: int, body: Any, kind: type[LeadpostError]) -> None:
@@ -186,6 +189,7 @@ def test_a_note_does_not_change_what_an_answer_means() -> None:
         (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
         (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
         ("Fri, 02 Jan 2026 03:05:05 -0000", 60.0),
+        ("Fri, 02 Jan 2026 08:35:05 +0530", 60.0),
         ("Fri, 99 Jan 2026 03:05:05 GMT", None),
         ("Fri, 02 Jan 99999 03:05:05 GMT", None),
     ],

@@ -14,6 +14,7 @@ from support import Vendor, accept, activity, within
 
 from leadpost import NotSent, OpenBucket, OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, claims, worker
+from leadpost.outbox.away import Away
 from leadpost.outbox.worker import Worker
 
 
@@ -23,6 +24,23 @@ async def gone(_: object, **__: object) -> None:
 
 async def full(_: object, **__: object) -> None:
     raise OutboxError("the disk is full")
+
+
+def test_what_is_back_is_tried_at_once_and_its_next_absence_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = Away("it")
+    for _ in range(2):  # the second is of the same round
+        assert away.is_away(OutboxUnavailable("gone"), lambda tries: 60.0 * tries) == 1
+    assert 50 < away.hold() <= 60
+    away.is_back()
+    assert away.hold() <= 0
+    assert away.is_away(OutboxUnavailable("gone again")) == 1
+    assert [record.message for record in caplog.records] == [
+        "it is away: gone",
+        "it is back after 0 s",
+        "it is away: gone again",
+    ]
 
 
 async def test_a_run_goes_on_although_the_store_is_away_when_it_begins(

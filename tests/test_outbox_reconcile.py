@@ -112,6 +112,13 @@ async def test_what_nothing_tells_from_others_stays_in_doubt(
     assert "neither note nor date-time" in ((await told(outbox))[0][1] or "")
 
 
+async def test_where_the_lead_has_nothing_like_it_nothing_need_tell_it_from_others(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-before", Activity(LEAD, 201))
+    assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+
+
 async def test_what_names_no_lead_stays_in_doubt(outbox: Outbox, doubted: Doubted) -> None:
     by_email = Activity(None, 201, "note", extra={"EmailAddress": "a@example.com"})
     sandbox = await doubted("cut-after", by_email)
