@@ -264,6 +264,28 @@ def test_broken_json_is_told_by_line(
     assert str(raised.value).endswith(wanted)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx", "a.jsonl", "a"])
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        (b"PK\x03\x04", "an Excel workbook or another ZIP archive"),
+        (b"\xd0\xcf\x11\xe0", "an Excel workbook"),
+        ("\ufeffRelatedProspectId".encode("utf-16-le"), "UTF-16"),
+        ("\ufeffRelatedProspectId".encode("utf-16-be"), "UTF-16"),
+    ],
+)
+def test_what_excel_saves_is_told_as_such(
+    tmp_path: Path, name: str, start: bytes, found: str
+) -> None:
+    path = write(tmp_path / name, start + b"\x00")
+    with pytest.raises(InputError) as raised:
+        read(path)
+    assert str(raised.value) == (
+        f"{path}: found {found}, wanted CSV or JSON in UTF-8: save it as that (in Excel,"
+        ' "CSV UTF-8")'
+    )
+
+
 def test_an_error_early_in_a_long_file_does_not_need_all_of_it() -> None:
     file = io.StringIO('["' + "a" * 20_000_000)
     with pytest.raises(InputError, match="Unterminated string"):

@@ -25,6 +25,13 @@ _SUFFIXES = {
     ".ndjson": Format.JSONL,
     ".json": Format.JSON,
 }
+_BINARY = {
+    b"PK\x03\x04": "an Excel workbook or another ZIP archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""What spreadsheets save by default, by its first bytes."""
 
 
 @contextmanager
@@ -45,6 +52,7 @@ def opened(
     """
     zone = zone_of(timezone)
     with _seekable(path) as file:
+        _refuse_binary(path, file)
         form = form or _SUFFIXES.get(Path(path).suffix.lower()) or told_by_content(file)
         if form is Format.CSV:
             yield CsvInput(file, path, zone, send_empty=send_empty)
@@ -84,6 +92,17 @@ def zone_of(name: str | None) -> tzinfo | None:
         raise InputError(
             f"--timezone: found {name!r}, wanted a name such as Asia/Kolkata or UTC"
         ) from None
+
+
+def _refuse_binary(name: str, path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _BINARY)))
+    for magic, what in _BINARY.items():
+        if start.startswith(magic):
+            raise InputError(
+                f"{name}: found {what}, wanted CSV or JSON in UTF-8: save it as that (in Excel,"
+                ' "CSV UTF-8")'
+            )
 
 
 def told_by_content(path: Path) -> Format:
