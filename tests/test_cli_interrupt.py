@@ -255,8 +255,8 @@ async def test_where_the_event_loop_knows_no_signals(monkeypatch: pytest.MonkeyP
 
 
 def test_ctrl_c_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(rows: object) -> None:
-        del rows
+    def interrupted(*args: object) -> None:
+        del args
         raise KeyboardInterrupt
 
     monkeypatch.setattr("leadpost.cli.post.checked", interrupted)
