@@ -1,0 +1,42 @@
+"""What the tests of batches share: a poster, activities by number, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+from support import Vendor, account, activity, number_in
+
+from leadpost import Activity, AsyncActivityPoster, RetryPolicy
+
+STEADY = RetryPolicy(jitter=0)
+
+
+def poster_to(vendor: Vendor, **options: Any) -> AsyncActivityPoster:
+    options.setdefault("retry", STEADY)
+    return AsyncActivityPoster(account(), client=vendor.client(), **options)
+
+
+def numbered(count: int) -> Iterator[Activity]:
+    return (activity(n) for n in range(1, count + 1))
+
+
+def numbered_list(count: int) -> list[Activity]:
+    return list(numbered(count))
+
+
+async def numbered_async(count: int) -> AsyncIterator[Activity]:
+    for one in numbered(count):
+        yield one
+
+
+def refuse(*numbers: int, with_: httpx.Response) -> Any:
+    """Answer these activities so, always, and accept all others."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if number_in(request) in numbers:
+            return with_
+        return await Vendor().answer(request)
+
+    return answer
