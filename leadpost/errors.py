@@ -217,7 +217,7 @@ class OutboxUnavailable(OutboxError):
 
 class KeyConflict(OutboxError, ValueError):
     """
-    An entry of that key holds another activity; nothing was put.
+    An entry of that key holds another activity, or may not be corrected; nothing was done.
 
     Attributes:
         keys: The first of the keys for which that is so.

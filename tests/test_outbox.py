@@ -291,7 +291,7 @@ async def test_a_store_of_an_older_version_is_brought_up_to_date(
     def migrate(connection: sa.Connection) -> None:
         connection.execute(sa.text("ALTER TABLE leadpost_entries ADD COLUMN extra VARCHAR"))
 
-    monkeypatch.setattr("leadpost.outbox.schema.MIGRATIONS", [migrate])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, migrate])
     for _ in range(2):
         async with Outbox(store_url) as outbox:
             assert await outbox.drain(poster(Vendor())) in ({"accepted": 1}, {})
@@ -308,7 +308,7 @@ async def test_a_store_of_a_newer_version_is_refused(store_url: str) -> None:
     async with engine.begin() as connection:
         await connection.execute(sa.text("UPDATE leadpost_schema SET version = 99"))
     await engine.dispose()
-    with pytest.raises(OutboxError, match=r"version 99, this leadpost knows up to 1: install"):
+    with pytest.raises(OutboxError, match=r"version 99, this leadpost knows up to 2: install"):
         async with Outbox(store_url):
             pass
 

@@ -1,7 +1,7 @@
 """The entries of an outbox, and its owner's statements; each runs in the caller's transaction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -44,6 +44,7 @@ class Entry:
         activity_id: The id of the activity, once it is known.
         error_type: Why it is in its state: name of an error class of `leadpost`.
         message: The same in words.
+        earlier: What its payload was before it was corrected, the first one first.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Entry:
     activity_id: str | None = None
     error_type: str | None = None
     message: str | None = None
+    earlier: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
 
 @frozen
@@ -92,6 +94,7 @@ _COLUMNS: list[sa.ColumnElement[Any]] = [entries.c[name] for name in _NAMES]
 def entry_of(row: sa.Row[Any]) -> Entry:
     values: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     values["payload"] = json.loads(values["payload"])
+    values["earlier"] = tuple(json.loads(values["earlier"] or "[]"))
     for name in ("put_at", "changed_at"):
         values[name] = datetime.fromtimestamp(values[name], UTC)
     return Entry(**values)
@@ -152,10 +155,10 @@ async def _check_keys(
     wanted = [(new.key, new.payload) for new in news if new.key is not None]
     if not wanted:
         return 0
-    columns = entries.c.key, entries.c.payload, entries.c.put_at
+    columns = [entries.c[name] for name in ("key", "payload", "earlier", "put_at")]
     query = sa.select(*columns).where(entries.c.key.in_([key for key, _ in wanted]))
     found = {row.key: row for row in await connection.execute(query)}
-    conflicts = [key for key, payload in wanted if not _same(found[key].payload, payload)]
+    conflicts = [key for key, payload in wanted if not _held(found[key], payload)]
     if conflicts:
         raise KeyConflict(
             f"{len(conflicts)} of the keys are there with another activity; nothing was put",
@@ -165,8 +168,12 @@ async def _check_keys(
     return len(wanted) - int(new)
 
 
-def _same(one: str, other: str) -> bool:
-    return one == other or json.loads(one) == json.loads(other)
+def _held(entry: sa.Row[Any], payload: str) -> bool:
+    """Tell whether an entry is of this activity, or was until it was corrected."""
+    if entry.payload == payload:
+        return True
+    held = [json.loads(entry.payload), *json.loads(entry.earlier or "[]")]
+    return json.loads(payload) in held
 
 
 async def find(connection: AsyncConnection, keys: Sequence[str]) -> dict[str, Entry]:
@@ -280,12 +287,85 @@ async def put_back(
     if ids is not None:
         query = query.where(entries.c.id.in_(ids))
     found = list((await connection.execute(query)).scalars())
-    moment = now(connection)
     update = sa.update(entries).where(entries.c.id.in_(found))
-    again = {"state": "pending", "changed_at": moment, "due_at": moment, "request_id": None}
-    await connection.execute(update.values(**again, failures=0, checks=0))
+    await connection.execute(update.values(_again(connection)))
     await add_changes(connection, found, "pending", "put back")
     return found
+
+
+async def correct(
+    connection: AsyncConnection,
+    corrections: Mapping[str, str],
+    *,
+    states: Collection[EntryState],
+    calls: Mapping[str, int] | None,
+) -> None:
+    """
+    Give entries another activity each, and make them pending again.
+
+    Args:
+        connection: Where.
+        corrections: By key, at most 500, the activity as JSON.
+        states: The states in which they may be.
+        calls: By key, how many calls may have been made for it; None for any number.
+
+    Raises:
+        KeyConflict: one is not there, in another state, or was sent since.
+    """
+    names = "id", "key", "payload", "earlier", "state", "calls"
+    query = (
+        sa.select(*[entries.c[name] for name in names])
+        .where(entries.c.key.in_(list(corrections)))
+        .order_by(entries.c.id)
+        .with_for_update()
+    )
+    found = {row.key: row for row in await connection.execute(query)}
+    conflicts = [
+        key
+        for key in corrections
+        if (row := found.get(key)) is None
+        or row.state not in states
+        or (calls is not None and row.calls != calls.get(key))
+    ]
+    if conflicts:
+        raise KeyConflict(
+            f"{len(conflicts)} of the keys are of no entry that may be corrected: there is none, or"
+            " its state is another, or it was sent since; nothing was corrected",
+            keys=conflicts[:_KEYS_TOLD],
+        )
+    update = (
+        sa.update(entries)
+        .where(entries.c.id == sa.bindparam("of"))
+        .values(_again(connection))
+        .values(payload=sa.bindparam("corrected"), earlier=sa.bindparam("until_now"))
+    )
+    values = [
+        {"of": row.id, "corrected": corrections[key], "until_now": _earlier(row, corrections[key])}
+        for key, row in found.items()
+    ]
+    await connection.execute(update, values)
+    await add_changes(connection, [row.id for row in found.values()], "pending", "corrected")
+
+
+def _again(connection: AsyncConnection) -> dict[str, Any]:
+    moment = now(connection)
+    return {
+        "state": "pending",
+        "changed_at": moment,
+        "due_at": moment,
+        "request_id": None,
+        "failures": 0,
+        "checks": 0,
+    }
+
+
+def _earlier(entry: sa.Row[Any], payload: str) -> str | None:
+    """Add an entry's payload to those before it, if it is to be another one."""
+    held = json.loads(entry.payload)
+    if json.loads(payload) == held:
+        earlier: str | None = entry.earlier
+        return earlier
+    return json.dumps([*json.loads(entry.earlier or "[]"), held], ensure_ascii=False)
 
 
 async def prune(connection: AsyncConnection, older_than: float, limit: int) -> int:

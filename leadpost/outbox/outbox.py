@@ -6,10 +6,11 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -109,7 +110,8 @@ class Outbox:
 
         Raises:
             InvalidActivity: it cannot be posted as it is; nothing was put.
-            KeyConflict: the entry of that key holds another activity; nothing was put.
+            KeyConflict: the entry of that key holds another activity, and was not corrected from
+                this one; nothing was put.
             ValueError: the key is text that no database takes; nothing was put.
         """
         store = self._store
@@ -339,6 +341,45 @@ class Outbox:
                 last = part[-1]
         self._news.set()
         return done
+
+    async def correct(
+        self,
+        activities: Mapping[str, Item],
+        *,
+        states: Collection[EntryState] = ("failed", "rejected"),
+        calls: Mapping[str, int] | None = None,
+    ) -> None:
+        """
+        Give entries that did not get through another activity each, and make them pending again.
+
+        What they held before stays in `Entry.earlier`, and may be put under the key again as if
+        nothing had happened.
+
+        Args:
+            activities: By key, what `put` takes.
+            states: In which state they may be: `failed`, `rejected`, `pending`, and `uncertain`,
+                which may post it twice.
+            calls: By key, the `Entry.calls` that you have seen: one that was sent since is not to
+                be corrected.
+
+        Raises:
+            InvalidActivity: one cannot be posted as it is; none was corrected.
+            KeyConflict: one is not there, is in another state, or was sent since; none was
+                corrected.
+            ValueError: other states were given.
+        """
+        store = self._store
+        if others := set(states) - {"failed", "rejected", "pending", "uncertain"}:
+            raise ValueError(
+                f"states: found {', '.join(sorted(others))}, wanted failed, rejected, pending or"
+                " uncertain"
+            )
+        contents = iter([(key, _content(activity)) for key, activity in activities.items()])
+        correct = partial(entries.correct, states=states, calls=calls)
+        async with store.transaction() as step:
+            while part := dict(islice(contents, _CHUNK)):
+                await step(partial(correct, corrections=part))
+        self._news.set()
 
     async def prune(self, older_than: timedelta) -> int:
         """

@@ -75,6 +75,7 @@ entries = sa.Table(
     sa.Column("activity_id", ToldText, unique=True),
     sa.Column("error_type", sa.Text),
     sa.Column("message", ToldText),
+    sa.Column("earlier", PrivateText),  # JSON array of the payloads before it was corrected
     sa.Index("leadpost_entries_next", "state", sa.text("priority DESC"), "id"),
     sa.Index(
         "leadpost_entries_unverified",
@@ -109,7 +110,12 @@ buckets = sa.Table(
     sa.Column("state", sa.Text, nullable=False),  # JSON, see tokens.py
 )
 
-MIGRATIONS: list[Callable[[sa.Connection], None]] = []
+
+def _keep_what_was_corrected(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE leadpost_entries ADD COLUMN earlier TEXT")
+
+
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [_keep_what_was_corrected]
 """What makes version n + 1 of version n, from version 1 on."""
 
 

@@ -38,7 +38,7 @@ async def work(account: Account) -> None:
         await outbox.run(poster)
 
 
-async def look(outbox: Outbox) -> None:
+async def look(outbox: Outbox, activity: Activity) -> None:
     assert_type(await outbox.counts("calls.csv"), dict[EntryState, int])
     assert_type(await outbox.find(["call-8812"]), dict[str, Entry])
     async for entry in outbox.entries("uncertain", "failed"):
@@ -47,4 +47,6 @@ async def look(outbox: Outbox) -> None:
         assert_type(await outbox.history(entry.id), list[Change])
     assert_type(await outbox.retry("failed", ids=[1, 2]), int)
     await outbox.retry("faild")  # type: ignore[arg-type]  # no state
+    await outbox.correct({"call-8812": activity}, states=["uncertain"], calls={"call-8812": 1})
+    await outbox.correct({"call-8812": activity}, states=["acepted"])  # type: ignore[list-item]
     assert_type(await outbox.prune(timedelta(days=30)), int)

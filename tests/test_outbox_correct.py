@@ -1,0 +1,164 @@
+"""Correcting what did not get through: which entries, and what of the earlier activity stays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import changed, poster
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import Vendor, activity, answers, within
+
+from leadpost import InvalidActivity, KeyConflict
+from leadpost.outbox import Entry, Outbox
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url) as opened:
+        yield opened
+
+
+async def one(outbox: Outbox) -> Entry:
+    return (await outbox.find(["call-1"]))["call-1"]
+
+
+async def test_a_rejected_one_is_posted_as_corrected(outbox: Outbox) -> None:
+    vendor = Vendor(answers(httpx.Response(400)))
+    put = await outbox.put(activity(1), key="call-1")
+    await outbox.drain(poster(vendor))
+    await outbox.correct({"call-1": activity(2)})
+    entry = await one(outbox)
+    assert (entry.id, entry.state, entry.payload) == (put, "pending", activity(2).to_payload())
+    assert entry.earlier == (activity(1).to_payload(),)
+    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    assert vendor.numbers == [1, 2]
+    history = await outbox.history(put)
+    assert [change.state for change in history] == [
+        *("pending", "sending", "rejected"),
+        *("pending", "sending", "accepted"),
+    ]
+    assert history[3].note == "corrected"
+
+
+async def test_what_it_was_may_be_put_again(outbox: Outbox) -> None:
+    put = await outbox.put(activity(1), key="call-1")
+    for number in (2, 3, 3):
+        await changed(outbox, state="failed")
+        await outbox.correct({"call-1": activity(number)})
+    assert [before["ActivityEvent"] for before in (await one(outbox)).earlier] == [1, 2]
+    for number in (1, 2, 3):
+        assert await outbox.put(activity(number), key="call-1") == put
+        assert await outbox.put_many([activity(number)], keys=["call-1"]) == 0
+    with pytest.raises(KeyConflict):
+        await outbox.put(activity(4), key="call-1")
+
+
+@pytest.mark.parametrize(
+    "state", ["pending", "sending", "accepted", "succeeded", "uncertain", "failed", "rejected"]
+)
+async def test_what_may_have_got_through_is_not_corrected(outbox: Outbox, state: str) -> None:
+    await outbox.put_many([activity(1), activity(2)], keys=["call-1", "call-2"])
+    await outbox.correct({"call-2": activity(2)}, states=["pending"])
+    await changed(outbox, state=state)
+    if state in {"failed", "rejected"}:
+        await outbox.correct({"call-1": activity(3)})
+        assert (await one(outbox)).state == "pending"
+        return
+    with pytest.raises(KeyConflict, match=r"^2 of the keys are of no entry that may") as caught:
+        await outbox.correct({"call-1": activity(3), "call-2": activity(4)})
+    assert caught.value.keys == ("call-1", "call-2")
+    assert ((await one(outbox)).state, (await one(outbox)).earlier) == (state, ())
+
+
+async def test_one_that_was_sent_since_is_not_corrected(outbox: Outbox) -> None:
+    await outbox.put(activity(1), key="call-1")
+    await changed(outbox, state="uncertain", calls=2)
+    for calls in ({"call-1": 1}, {}):
+        with pytest.raises(KeyConflict, match="it was sent since; nothing was corrected"):
+            await outbox.correct({"call-1": activity(2)}, states=["uncertain"], calls=calls)
+    await outbox.correct({"call-1": activity(2)}, states=["uncertain"], calls={"call-1": 2})
+    assert (await one(outbox)).state == "pending"
+
+
+async def test_all_are_corrected_or_none(outbox: Outbox) -> None:
+    numbers = range(1, 601)  # more than one statement's worth
+    keys = [f"call-{number}" for number in numbers]
+    await outbox.put_many(map(activity, numbers), keys=keys)
+    await changed(outbox, state="rejected")
+    corrections = {key: activity(7000) for key in keys}
+    with pytest.raises(KeyConflict):
+        await outbox.correct(corrections | {"another": activity(1)})
+    assert (await outbox.counts())["rejected"] == len(numbers)
+    await outbox.correct(corrections)
+    found = [entry async for entry in outbox.entries()]
+    assert {entry.payload["ActivityEvent"] for entry in found} == {7000}
+    assert [entry.earlier for entry in found] == [(activity(n).to_payload(),) for n in numbers]
+    await outbox.correct({})
+
+
+async def test_only_one_of_two_corrections_counts(outbox: Outbox, store_url: str) -> None:
+    await outbox.put(activity(1), key="call-1")
+    await changed(outbox, state="rejected", calls=1)
+    async with Outbox(store_url) as other:
+        ended = await asyncio.gather(
+            outbox.correct({"call-1": activity(2)}, calls={"call-1": 1}),
+            other.correct({"call-1": activity(3)}, calls={"call-1": 1}),
+            return_exceptions=True,
+        )
+    assert [type(end) for end in ended if end is not None] == [KeyConflict]
+    assert len((await one(outbox)).earlier) == 1
+
+
+async def test_bad_input_is_told_before_anything_is_done(outbox: Outbox) -> None:
+    await outbox.put(activity(1), key="call-1")
+    await changed(outbox, state="rejected")
+    with pytest.raises(ValueError, match=r"^states: found accepted, wanted failed, rejected, pend"):
+        await outbox.correct({"call-1": activity(2)}, states=["failed", "accepted"])
+    with pytest.raises(InvalidActivity):
+        await outbox.correct({"call-1": {"ActivityEvent": 201}})
+    assert (await one(outbox)).state == "rejected"
+
+
+async def test_a_worker_that_waits_takes_it_up(outbox: Outbox) -> None:
+    vendor = Vendor(answers(httpx.Response(400)))
+    await outbox.put(activity(1), key="call-1")
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    async with within(10):
+        while (await one(outbox)).state != "rejected":
+            await asyncio.sleep(0.01)
+        await outbox.correct({"call-1": activity(2)})
+        while (await one(outbox)).state != "accepted":
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_no_log_or_repr_shows_what_was_corrected(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await outbox.put({**activity(1).to_payload(), "ActivityNote": "private one"}, key="call-1")
+    await changed(outbox, state="rejected")
+    await outbox.correct({"call-1": {**activity(1).to_payload(), "ActivityNote": "private two"}})
+    assert "private" not in f"{await one(outbox)!r} {caplog.text}"
+
+
+async def test_entries_of_the_first_version_may_be_corrected(store_url: str) -> None:
+    async with Outbox(store_url) as outbox:
+        await outbox.put(activity(1), key="call-1")
+        await changed(outbox, state="failed")
+    engine = create_async_engine(store_url)
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("ALTER TABLE leadpost_entries DROP COLUMN earlier"))
+        await connection.execute(sa.text("UPDATE leadpost_schema SET version = 1"))
+    await engine.dispose()
+    for number in (2, 3):
+        async with Outbox(store_url) as outbox:
+            await outbox.correct({"call-1": activity(number)}, states=["failed", "pending"])
+    async with Outbox(store_url) as outbox:
+        assert [before["ActivityEvent"] for before in (await one(outbox)).earlier] == [1, 2]
