@@ -1,6 +1,5 @@
-"""The same command again: what it takes up, what it refuses, what it knows of posted rejects."""
+"""The same command again: what it takes up, and what it refuses."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from cli_support import (
     record,
     run,
     states_in,
-    url_of,
     write_csv,
     write_rows,
 )
@@ -26,11 +24,6 @@ def accepted(path: Path) -> list[str]:
 
 def bad(number: int) -> dict[str, str]:
     return record(number, ActivityEvent="x")
-
-
-def corrected(path: Path, *numbers: int) -> Path:
-    """Write rejects as a person would who corrected these rows."""
-    return write_csv(path.with_name(f"{path.name}.rejects.csv"), map(record, numbers))
 
 
 def test_rows_appended_since_are_taken_up(tmp_path: Path) -> None:
@@ -58,12 +51,6 @@ NOT_AS_IT_WAS = "not as it was when it was put into the outbox"
             "1 row changed since",
             id="changed",
         ),
-        pytest.param(
-            [*ORIGINAL[:3], record(3, ActivityEvent="bad")],
-            [f"line 5: {NOT_AS_IT_WAS}"],
-            "1 row changed since",
-            id="spoilt",
-        ),
         pytest.param(ORIGINAL[:3], [], "1 row missing since", id="removed"),
         pytest.param(
             [record(n, ActivityNote="PERSONAL") for n in range(30)],
@@ -87,7 +74,7 @@ def test_rows_changed_since_are_told(
     found = [line for line in result.stderr.splitlines() if NOT_AS_IT_WAS in line]
     assert found == lines
     assert f"error: {path}: {told}" in result.stderr
-    assert "Give changed rows a file of their own" in result.stderr
+    assert "or give changed rows a file of their own" in result.stderr
     assert "PERSONAL" not in result.output
     assert (tmp_path / "leads.csv.results.csv").read_bytes() == before
     assert states_in(tmp_path / "leads.csv.outbox.db").total() == 3
@@ -103,22 +90,22 @@ def test_rows_once_left_to_the_rejects_need_no_option_again(
     assert result.exit_code == 1
     assert "going on: 2 of 2 rows were done before" in result.stderr
     assert "1 accepted, 1 rejected" in result.stdout
-    assert run("post", corrected(path, 1), env=keys_of(sandbox)).exit_code == 0
-    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
     write_csv(path, [record(0), bad(1), record(2), bad(3)])  # a bad row that is new
     result = run("post", path, env=keys_of(sandbox))
     assert result.exit_code == 2
     assert "nothing was sent" in result.stdout
-    assert len(sandbox.taken) == 2
+    assert len(sandbox.taken) == 1
 
 
-def test_a_row_spoilt_since_is_no_row_left_to_the_rejects(tmp_path: Path, sandbox: Sandbox) -> None:
+def test_a_row_that_got_through_is_done_whatever_stands_there_now(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
     path = write_rows(tmp_path / "leads.csv", 2)
     assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    before = accepted(path)
     write_csv(path, [record(0), bad(1)])
-    result = run("post", path, env=keys_of(sandbox))
-    assert result.exit_code == 2
-    assert "nothing was sent: correct the bad rows" in result.stdout
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    assert (accepted(path), len(sandbox.taken)) == (before, 2)
 
 
 def test_no_more_than_20_changed_rows_are_listed(tmp_path: Path) -> None:
@@ -131,58 +118,6 @@ def test_no_more_than_20_changed_rows_are_listed(tmp_path: Path) -> None:
     told = [line for line in lines if NOT_AS_IT_WAS in line]
     assert (result.exit_code, len(told)) == (2, 20)
     assert "… and 5 more" in lines
-
-
-def test_rejects_that_were_posted_are_known(tmp_path: Path, sandbox: Sandbox) -> None:
-    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1), bad(2)])
-    again = ["post", path, "--skip-invalid"]
-    assert run(*again, env=keys_of(sandbox)).exit_code == 1
-    rejects = corrected(path, 1, 2)
-    text = rejects.read_text()
-    assert run("post", rejects, env=keys_of(sandbox)).exit_code == 0
-    result = run(*again, env=keys_of(sandbox))
-    assert result.exit_code == 0
-    assert "3 rows in 0 s: 1 accepted, 2 rejected, 0 uncertain, 0 failed" in result.stdout
-    told = f"rejects:   {rejects} (2 not through: the file was posted since: 2 accepted)\n"
-    assert told in result.stdout
-    summary = json.loads(run(*again, "--json", env=keys_of(sandbox)).stdout)
-    assert (summary["rejected"], summary["rejects_since"]) == (2, {"accepted": 2})
-    assert (rejects.read_text(), len(sandbox.taken)) == (text, 3)
-
-
-def test_rejects_of_which_some_are_not_through_yet(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1), bad(2), bad(3)])
-    again = ["post", path, "--skip-invalid"]
-    with Sandbox(limit=None, faults=Faults(script=["ok", "500-mx"])) as sandbox:
-        assert run(*again, env=keys_of(sandbox)).exit_code == 1
-        rejects = write_csv(corrected(path, 1), [record(1), record(2), bad(3)])
-        assert run("post", rejects, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
-        result = run(*again, env=keys_of(sandbox))
-    assert result.exit_code == 1
-    assert "(3 not through: the file was posted since: 1 accepted, 1 rejected)" in result.stdout
-
-
-def test_rejects_that_were_posted_through_the_same_outbox_are_known(
-    tmp_path: Path, sandbox: Sandbox
-) -> None:
-    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1)])
-    outbox = ["--outbox", url_of(tmp_path / "all.db")]
-    again = ["post", path, "--skip-invalid", *outbox]
-    assert run(*again, env=keys_of(sandbox)).exit_code == 1
-    assert run("post", corrected(path, 1), *outbox, env=keys_of(sandbox)).exit_code == 0
-    result = run(*again, env=keys_of(sandbox))
-    assert (result.exit_code, "since: 1 accepted)" in result.stdout) == (0, True)
-
-
-def test_what_was_in_doubt_and_posted_by_itself_is_known(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "leads.csv", 2)
-    uncertain = tmp_path / "leads.csv.uncertain.csv"
-    with Sandbox(limit=None, faults=Faults(script=["cut-before"])) as sandbox:
-        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
-        assert run("post", uncertain, env=keys_of(sandbox)).exit_code == 0
-        result = run("post", path, "--json", env=keys_of(sandbox))
-    assert (result.exit_code, len(sandbox.taken)) == (0, 2)
-    assert json.loads(result.stdout)["uncertain_since"] == {"accepted": 1}
 
 
 @pytest.mark.parametrize("wrong", [(0,), (1,), (3,), (0, 2, 3), (0, 1, 2, 3)])
@@ -200,67 +135,50 @@ def test_a_bad_row_may_be_corrected_where_it_stands(
     assert not (tmp_path / "leads.csv.rejects.csv").exists()
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_a_bad_row_is_not_corrected_in_two_places(
-    tmp_path: Path, sandbox: Sandbox, place: int
-) -> None:
-    path = write_csv(
-        tmp_path / "leads.csv", [bad(n) if n == place else record(n) for n in range(3)]
-    )
-    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
-    assert run("post", corrected(path, place), env=keys_of(sandbox)).exit_code == 0
-    write_rows(path, 3)
-    result = run("post", path, env=keys_of(sandbox))
-    assert (result.exit_code, len(sandbox.taken)) == (2, 3)
-    told = f"line {place + 2}: corrected here, and the rejects were posted too\n"
-    assert told in result.stderr
-    assert result.stderr.endswith(
-        f"error: {path}: 1 row corrected twice since an earlier run; nothing was sent. What was"
-        " posted of the rejects counts: undo the change of these rows here, and give those that"
-        " were not posted there a file of their own\n"
-    )
+def test_rows_that_leadsquared_refused_may_be_corrected_where_they_stand(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 3)
+    with Sandbox(limit=None, faults=Faults(script=["500-mx", "ok", "500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        results = read_csv(tmp_path / "leads.csv.results.csv")
+        refused = [n for n in range(3) if results[n]["state"] == "rejected"]
+        rows = [record(n + 10) if n in refused else record(n) for n in range(3)]
+        write_csv(path, rows)
+        result = run("post", path, env=keys_of(sandbox))
+        assert (result.exit_code, len(sandbox.taken)) == (0, 3)
+        assert "going on: 1 of 3 rows were done before" in result.stderr
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+        for file in (rows, [record(n) for n in range(3)]):  # as corrected, and as they were
+            write_csv(path, file)
+            assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+        assert len(sandbox.taken) == 3
+        write_csv(path, [record(n + 20) if n in refused else record(n) for n in range(3)])
+        result = run("post", path, env=keys_of(sandbox))
+        assert (result.exit_code, len(sandbox.taken)) == (2, 3)
+    assert f"error: {path}: 2 rows changed since" in result.stderr
+    assert not (tmp_path / "leads.csv.rejects.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["rejects.csv", "rejects.1.csv"])
-def test_rejects_whose_rows_got_through_since_are_not_posted(
-    tmp_path: Path, sandbox: Sandbox, name: str
-) -> None:
-    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1), bad(2)])
-    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
-    write_csv(path, [record(0), record(1), bad(2)])
-    assert run("post", path, env=keys_of(sandbox)).exit_code == 1
-    old = corrected(path, 1, 2).rename(tmp_path / f"leads.csv.{name}")
-    result = run("post", old, env=keys_of(sandbox))
-    assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert (
-        f"error: {old}: found 2 rows, wanted no more than the 1 that did not get through, by"
-        f" {path}.results.csv; nothing was sent. Leave out what got through since"
-    ) in result.stderr
-    write_csv(old, [record(2)])
-    assert run("post", old, env=keys_of(sandbox)).exit_code == 0
-    assert len(sandbox.taken) == 3
+def test_rows_that_were_not_sent_yet_may_be_corrected(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_rows(tmp_path / "leads.csv", 3)
+    wrong = keys_of(sandbox) | {"LEADPOST_ACCESS_KEY": "wrong"}
+    assert run("post", path, env=wrong).exit_code == 3
+    states = [row["state"] for row in read_csv(tmp_path / "leads.csv.results.csv")]
+    unsent = [n for n in range(3) if states[n] == "not_sent"]
+    write_csv(path, [record(n + 10) if n in unsent else record(n) for n in range(3)])
+    assert run("post", path, env=keys_of(sandbox)).exit_code in {0, 1}
+    posted = {taken.payload["ActivityNote"] for taken in sandbox.taken}
+    assert posted >= {f"Note {n + 10}" for n in unsent} != set()
 
 
-@pytest.mark.parametrize("results", [None, "line\n2\n"])
-def test_rejects_without_their_results_are_a_file_like_any_other(
-    tmp_path: Path, sandbox: Sandbox, results: str | None
-) -> None:
-    path = write_csv(tmp_path / "leads.csv.rejects.csv", [record(0)])
-    if results is not None:
-        (tmp_path / "leads.csv.results.csv").write_text(results)
-    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-
-
-def test_a_file_of_bad_rows_alone_is_not_corrected_in_two_places(
-    tmp_path: Path, sandbox: Sandbox
-) -> None:
-    path = write_csv(tmp_path / "leads.csv", [bad(0)])
-    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
-    assert run("post", corrected(path, 0), env=keys_of(sandbox)).exit_code == 0
-    write_rows(path, 1)
-    result = run("post", path, env=keys_of(sandbox))
-    assert (result.exit_code, len(sandbox.taken)) == (2, 1)
-    assert "1 row corrected twice since an earlier run" in result.stderr
+@pytest.mark.parametrize("is_same", [True, False])
+def test_rows_that_may_have_arrived_are_not_corrected(tmp_path: Path, *, is_same: bool) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    with Sandbox(faults=Faults(script=["cut-after"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        write_csv(path, [record(0 if is_same else 1)])
+        result = run("post", path, env=keys_of(sandbox))
+        assert (result.exit_code, sandbox.report().arrivals) == (1 if is_same else 2, 1)
+    assert (f"line 2: {NOT_AS_IT_WAS}" in result.stderr) == (not is_same)
 
 
 def test_without_the_results_nobody_knows_which_rows_were_bad(

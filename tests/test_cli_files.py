@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from cli_support import keys_of, read_csv, record, run, url_of, write_csv, write_rows
 
-from leadpost.cli.results import Result
-from leadpost.cli.rows import Row
-from leadpost.outbox import Entry
+from leadpost.cli.results import Posted, Result
 from leadpost.sandbox import Faults, Sandbox
 
 
@@ -64,8 +62,7 @@ def test_rejects_that_were_edited_are_kept_where_others_belong(
             kept = tmp_path / f"leads.csv.rejects.{bad - 1}.csv"
             assert kept.read_text() == f"corrected {bad - 1}"
             assert result.stderr.splitlines()[-1] == (
-                f"{rejects} seems edited, and other rows belong there now: kept as {kept}; post of"
-                " that only what was not posted yet"
+                f"{rejects} seems edited, and other rows belong there now: kept as {kept}"
             )
         edit(rejects, f"corrected {bad}")
 
@@ -120,8 +117,7 @@ def test_an_edited_file_is_kept_where_there_are_no_such_rows_any_more(tmp_path: 
         outbox = ["outbox", "--outbox", f"{path}.outbox.db"]
         assert run(*outbox, "retry", "--state", "uncertain", "--yes").exit_code == 0
         assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-    assert (tmp_path / "leads.csv.uncertain.1.csv").read_text() == "looked at"
-    assert not uncertain.exists()
+    assert uncertain.read_text() == "looked at"
 
 
 def test_where_no_time_can_be_set_what_differs_is_kept(
@@ -153,9 +149,9 @@ def test_no_other_user_may_read_them_at_any_time(
     def modes() -> dict[str, int]:
         return {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
 
-    def looking(row: Row, entry: Entry | None) -> Result:
+    def looking(posted: Posted) -> Result:
         during.update(modes())
-        return result_of(row, entry)
+        return result_of(posted)
 
     monkeypatch.setattr(Result, "of", looking)
     before = os.umask(0)
@@ -179,7 +175,7 @@ def test_a_new_file_under_an_old_name_is_told_what_to_do(tmp_path: Path, sandbox
     result = run("post", path, env=keys_of(sandbox))
     assert result.exit_code == 2
     names = " and ".join(f"{path}.{end}" for end in ("outbox.db", "results.csv", "rejects.csv"))
-    told = "as they were. If this is a new file under an old name: --output-base NAME"
+    told = "it was posted with. If this is a new file under an old name: --output-base NAME"
     assert result.stderr.endswith(f"{told}, or move {names} away\n")
     for file in names.split(" and "):
         Path(file).rename(f"{file}.old")

@@ -83,6 +83,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
     undisturbed = [
         {
             "line": str(number + 2),
+            "key": f"leads.csv:{number + 1}",
             "state": "accepted",
             "request_id": request_id_of(payload(number)),
             "error_type": "",

@@ -31,7 +31,7 @@ from leadpost import Activity
 from leadpost.cli import outbox_status
 from leadpost.cli.outbox_commands import span
 from leadpost.cli.outbox_url import shown_url
-from leadpost.cli.results import Result
+from leadpost.cli.results import Posted, Result
 from leadpost.cli.rows import Row
 from leadpost.errors import OutboxUnavailable
 from leadpost.outbox import Entry, Outbox
@@ -328,7 +328,7 @@ def test_uncertain_entries_are_reconciled(tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (1, "1 accepted, 0 pending, 1 uncertain\n")
         entry, until_when = result.stderr.splitlines()
         assert entry.startswith("     2  uncertain  1 call  20")
-        assert entry.endswith("  leads.csv:1  the lead does not have it yet; it may still come")
+        assert entry.endswith("  leads.csv:2  the lead does not have it yet; it may still come")
         assert until_when == (
             "what may still come can come until 12 h 0 min after it was sent (--settle): reconcile"
             " again then"
@@ -386,4 +386,4 @@ def test_one_that_is_pending_again_after_a_doubt_is_in_doubt_still() -> None:
     moment = datetime.now(UTC)
     entry = Entry(1, "1", 0, "pending", {}, moment, moment, 1, None, None, "DeliveryUncertain", "?")
     row = Row(2, (), Activity(lead(0), 201))
-    assert Result.of(row, entry) == Result("uncertain", "", "DeliveryUncertain", "?")
+    assert Result.of(Posted(row, "1", entry)) == Result("uncertain", "", "DeliveryUncertain", "?")

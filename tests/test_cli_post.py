@@ -52,6 +52,7 @@ def post_fast(path: Path, sandbox: Sandbox) -> Exit:
                 url,
                 sandbox.account(),
                 check_file(source, outputs, console),
+                name=path.name,
                 how=How(),
                 bucket=SharedTokenBucket(url, sandbox.account(), period=0.2),
                 console=console,
@@ -71,6 +72,7 @@ def test_all_accepted(tmp_path: Path, sandbox: Sandbox) -> None:
     assert read_csv(tmp_path / "leads.csv.results.csv") == [
         {
             "line": str(number + 2),
+            "key": f"leads.csv:{number + 1}",
             "state": "accepted",
             "request_id": request_id_of(payload(number)),
             "error_type": "",
@@ -105,9 +107,7 @@ def test_in_a_process_of_its_own(tmp_path: Path, sandbox: Sandbox) -> None:
         "interrupted": False,
         "results": "leads.csv.results.csv",
         "rejects": None,
-        "rejects_since": {},
         "uncertain_rows": None,
-        "uncertain_since": {},
         "outbox": "leads.csv.outbox.db",
     }
     assert "error" not in (tmp_path / "stderr").read_text()
@@ -136,6 +136,9 @@ def test_rejects_can_be_corrected_and_posted_again(tmp_path: Path) -> None:
         found = read_csv(rejects)
         reasons = [row.pop("leadpost_reason").partition(":")[0] for row in found]
         assert sorted(reasons) == ["ApplicationError", "Rejected"]
+        keys = {row["key"] for row in read_csv(tmp_path / "leads.csv.results.csv")}
+        assert {row.pop("leadpost_key") for row in found} < keys
+        assert [row.pop("leadpost_calls") for row in found] == ["1", "1"]
         assert sorted(found, key=lambda row: row["ActivityNote"]) == [
             record(n)
             for n in range(6)
@@ -159,6 +162,8 @@ def test_rejects_of_json_are_json_lines(tmp_path: Path) -> None:
         assert "नमस्ते" in rejects.read_text()
         found = read_jsonl(rejects)
         assert all(row.pop("leadpost_reason") for row in found)
+        assert [row.pop("leadpost_calls") for row in found] == [1, 0, 0]
+        assert [row.pop("leadpost_key") for row in found][1:] == ["leads.json:3", "leads.json:4"]
         rejected = [payload(0) if payload(0) in found else payload(1), {"leadpost_row": 7}]
         assert all(row in found for row in [*rejected, unlike[1]])
         assert len(found) == 3
@@ -241,7 +246,9 @@ def test_the_good_rows_are_posted_if_the_bad_ones_are_skipped(
         request_id_of(payload(3)),
     }
     rejects = tmp_path / "leads.csv.rejects.csv"
-    assert rejects.read_text().endswith('2 cells, wanted 5 as in the header",too,few\n')
+    assert rejects.read_text().endswith(
+        '2 cells, wanted 5 as in the header",leads.csv:5,0,too,few\n'
+    )
     again = run("post", rejects, "--dry-run")
     assert "line 4, row: found 2 cells, wanted 5 as in the header" in again.stderr
 

@@ -210,18 +210,20 @@ def post_command(
 
     The rows go through FILE.outbox.db, so a run that was ended in any way, even killed, is gone on
     with by the same command: no row is posted twice. Rows appended since are taken up, and so are
-    those that the check refused and that were corrected; where others were changed, that is told
-    and nothing is sent. To post all of it again, move that file away.
+    corrections of rows that did not get through; where others were changed, that is told and
+    nothing is sent. To post all of it again, move that file away.
 
     FILE.results.csv tells what became of each row. FILE.rejects.csv (or .jsonl) has the rows that
-    did not get through, with the reason, to be posted again, corrected where they were rejected;
-    the next run of FILE knows of it. FILE.uncertain.csv has those that may have arrived.
+    did not get through, with the reason, to be posted again, corrected where they were rejected.
+    FILE.uncertain.csv has those that may have arrived. Posted from there, they are the same rows
+    still: the outbox of FILE has them, and its next run knows what became of them.
     """
     from leadpost.cli import inputs, post
     from leadpost.cli.keys import read_account
     from leadpost.cli.logs import logged
     from leadpost.cli.outbox_url import url_of
     from leadpost.cli.outputs import Outputs
+    from leadpost.cli.rejects import input_of, outbox_beside
     from leadpost.outbox import SharedTokenBucket
 
     console = Console(stderr=True)
@@ -239,13 +241,15 @@ def post_command(
         base = inputs.base_of(file, output_base)
         outputs = Outputs(base, source)
         check = post.check_file(source, outputs, console)
+        rejects_of = input_of(file, check)
         if account is None or (check.newly_bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)
             raise typer.Exit(post.exit_of_check(check, how))
-        url = url_of(outbox or f"{base}.outbox.db")
+        name = Path(base).name if rejects_of is None else None
+        url = url_of(outbox or outbox_beside(base, rejects_of))
         bucket = SharedTokenBucket(url, account, limit=limit)
         posting = post.post_file(
-            source, outputs, url, account, check, how=how, bucket=bucket, console=console
+            source, outputs, url, account, check, name=name, how=how, bucket=bucket, console=console
         )
         raise typer.Exit(asyncio.run(posting))
 

@@ -25,10 +25,12 @@ class Check:
     Attributes:
         good: Rows that can be posted.
         bad: Rows that cannot.
-        newly_bad: Those of them that no earlier run has left to the rejects.
+        newly_bad: Those of them that no earlier run has left to the rejects, or has posted.
         problems: Reasons why they cannot; a row may have several.
         shown: The first of those reasons, with their places.
         utc_assumed: Whether the date-time of some row says no zone and was read as UTC.
+        rejects: How many say of which other input they are.
+        inputs: The names of those inputs, the first two.
     """
 
     good: int = 0
@@ -37,6 +39,8 @@ class Check:
     problems: int = 0
     shown: list[tuple[Row, Problem]] = field(factory=list[tuple[Row, Problem]])
     utc_assumed: bool = False
+    rejects: int = 0
+    inputs: set[str] = field(factory=set[str])
 
     @property
     def rows(self) -> int:
@@ -77,12 +81,18 @@ def checked(rows: Iterable[Row], last: Iterator[Result]) -> Check:
     check = Check()
     for row in rows:
         before = next(last, None)
+        if row.reject is not None:
+            check.rejects += 1
+            if len(check.inputs) <= 1:
+                check.inputs.add(row.reject.name)
+            if before is not None and before.key != row.reject.key:
+                before = None
         if row.activity is not None:
             check.good += 1
             check.utc_assumed |= row.utc_assumed
             continue
         check.bad += 1
-        check.newly_bad += before is None or not before.was_bad
+        check.newly_bad += before is None or before.state == "not_sent"
         check.problems += len(row.problems)
         check.shown += [(row, problem) for problem in row.problems][: _SHOWN - len(check.shown)]
     return check

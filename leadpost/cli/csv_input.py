@@ -8,11 +8,15 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from leadpost.activity import Activity
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import (
+    ADDED,
+    CALLS,
+    KEY,
     PARAMETERS,
-    REASON,
     REQUIRED,
     Row,
     in_zone,
@@ -20,6 +24,7 @@ from leadpost.cli.rows import (
     lines_of,
     naming_option,
     parameter_like,
+    reject_of,
 )
 from leadpost.errors import InvalidActivity, Problem
 
@@ -51,25 +56,26 @@ class CsvInput:
         if header is None:
             raise InputError(f"{name}: the file is empty")
         _check_header(name, header)
-        self._reason_at = header.index(REASON) if REASON in header else None
+        self._added = {name: header.index(name) for name in ADDED if name in header}
         self._columns = self._own(header)
 
     def rows(self) -> Iterator[Row]:
         records = self._records()
         next(records)
         for line, cells in records:
-            yield self._row(line, self._own(cells))
+            row = self._row(line, self._own(cells))
+            yield evolve(row, reject=reject_of(self._cell(KEY, cells), self._cell(CALLS, cells)))
 
     def head(self) -> bytes:
         with self._path.open("rb") as file:
             # Excel takes a file for UTF-8 by its BOM alone: one that came with it keeps it.
             bom = _BOM if file.read(len(_BOM)) == _BOM else b""
-        return bom + _line((REASON, *self._columns))
+        return bom + _line((*ADDED, *self._columns))
 
-    def written(self, row: Row, reason: str) -> bytes:
-        # The reason comes first: behind a row with a cell too many it would be in no column.
+    def written(self, row: Row, reason: str, key: str, calls: int) -> bytes:
+        # These come first: behind a row with a cell too many they would be in no column.
         cells: Any = row.own
-        return _line((reason, *cells))
+        return _line((reason, key, str(calls), *cells))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield each record that is not blank, with the line it begins on."""
@@ -87,8 +93,13 @@ class CsvInput:
                     yield line, cells
 
     def _own(self, cells: Sequence[str]) -> tuple[str, ...]:
-        """Leave out the reason of an earlier run."""
-        return tuple(cell for place, cell in enumerate(cells) if place != self._reason_at)
+        """Leave out what an earlier run has added."""
+        added = self._added.values()
+        return tuple(cell for place, cell in enumerate(cells) if place not in added)
+
+    def _cell(self, column: str, cells: Sequence[str]) -> str | None:
+        place = self._added.get(column, len(cells))
+        return cells[place] if place < len(cells) else None
 
     def _row(self, line: int, cells: tuple[str, ...]) -> Row:
         if len(cells) != len(self._columns):

@@ -11,14 +11,19 @@ from leadpost.activity import Activity
 from leadpost.cli.exits import InputError
 from leadpost.cli.json_values import values_of
 from leadpost.cli.rows import (
+    ADDED,
+    CALLS,
+    KEY,
     PARAMETERS,
     REASON,
+    Reject,
     Row,
     in_zone,
     lacks_zone,
     lines_of,
     naming_option,
     parameter_like,
+    reject_of,
 )
 from leadpost.errors import InvalidActivity, Problem
 
@@ -50,10 +55,10 @@ class JsonInput:
     def head(self) -> bytes:
         return b""
 
-    def written(self, row: Row, reason: str) -> bytes:
-        # What is no object has no place for a reason, so it gets an object around it.
+    def written(self, row: Row, reason: str, key: str, calls: int) -> bytes:
+        # What is no object has no place for these, so it gets an object around it.
         own = {**row.own} if is_mapping(row.own) else {_UNREADABLE: row.own}
-        text = json.dumps({**own, REASON: reason}, ensure_ascii=False)
+        text = json.dumps({**own, REASON: reason, KEY: key, CALLS: calls}, ensure_ascii=False)
         # Half a surrogate pair, which UTF-8 cannot hold, becomes the escape that JSON has for it.
         return (text + "\n").encode(errors="backslashreplace")
 
@@ -83,8 +88,10 @@ class JsonInput:
     def _row(self, line: int, value: Any, item: int | None = None) -> Row:
         moment: object = None
         problems: tuple[Problem, ...] = ()
+        reject: Reject | None = None
         if is_mapping(value):
-            value = {name: part for name, part in value.items() if name != REASON}
+            reject = reject_of(value.get(KEY), value.get(CALLS))
+            value = {name: part for name, part in value.items() if name not in ADDED}
             moment = value.get("ActivityDateTime")
             problems = tuple(_misspelt(value))
         lacking = self._zone is None and lacks_zone(moment)
@@ -94,8 +101,8 @@ class JsonInput:
             problems += naming_option(error.problems) if lacking else error.problems
         else:
             if not problems:
-                return Row(line, value, activity, item=item, utc_assumed=lacking)
-        return Row(line, value, problems=problems, item=item)
+                return Row(line, value, activity, item=item, utc_assumed=lacking, reject=reject)
+        return Row(line, value, problems=problems, item=item, reject=reject)
 
     def _activity(self, value: Any, moment: object) -> Activity:
         if moment is not None:

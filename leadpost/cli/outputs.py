@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-import re
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Collection, Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -13,15 +12,12 @@ from typing import IO
 
 import typer
 
-from leadpost.cli.check import number_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.results import COLUMNS, Result, csv_line, results_in
-from leadpost.cli.rows import Input, Row
-from leadpost.outbox import Entry
+from leadpost.cli.results import COLUMNS, Posted, Result, csv_line, result_of, results_in
+from leadpost.cli.rows import Input
 
 _STATES = {"rejects": {"rejected", "failed"}, "uncertain": {"uncertain"}}
 """Which rows belong into which file."""
-_NAME = re.compile(r"(?P<base>.+)\.(?P<part>rejects|uncertain)(?:\.\d+)?\.(?:csv|jsonl)", re.DOTALL)
 
 
 class Outputs:
@@ -93,7 +89,7 @@ class Outputs:
             with suppress(InputError):  # the user may have made something else of them
                 yield from results_in(self.results)
 
-    async def write(self, rows: AsyncIterable[tuple[Row, Entry | None]]) -> None:
+    async def write(self, rows: AsyncIterable[Posted]) -> None:
         """
         Write them, each all at once for whoever reads it.
 
@@ -103,15 +99,18 @@ class Outputs:
         written = _time_of(self.results)
         with ExitStack() as stack:
             results = stack.enter_context(replacing(self.results))
-            parts = [(part, stack.enter_context(part.open(written))) for part in self.parts]
+            parts = [
+                (part, stack.enter_context(part.open(written, anew=self._anew)))
+                for part in self.parts
+            ]
             last = stack.enter_context(closing(self.last()))
             results.write(csv_line(*COLUMNS))
-            async for row, entry in rows:
-                result = Result.of(row, entry)
+            async for row in rows:
+                result = Result.of(row)
                 self.counts[result.state] += 1
                 self.to_correct += result.to_correct
                 results.write(result.line(row))
-                before = next(last, None)
+                before = result_of(row, last)
                 for part, file in parts:
                     part.take(file, row, result, before)
         written = _time_of(self.results)
@@ -124,8 +123,8 @@ class RowsFile:
     Some rows of the input with a reason each; there is no file if there are no such rows.
 
     What the user edited since it was written is told by the time of the file: as written, it has
-    the very time of the results. If the same rows belong there still, the edited file stays: it is
-    the one to post. Else it is kept under another name.
+    the very time of the results. If no row belongs there that did not before, the edited file
+    stays: it is the one to post. Else it is kept under another name.
 
     Args:
         path: Its name.
@@ -133,56 +132,49 @@ class RowsFile:
         states: Which rows belong there.
 
     Attributes:
-        outbox: The outbox of its own that it has if it was posted.
         count: How many rows belong there.
-        since: What became of the file if it was posted: how many of its rows are in which state.
     """
 
     def __init__(self, path: Path, source: Input, states: Collection[str]) -> None:
         self.path = path
-        self.outbox = Path(f"{path}.outbox.db")
         self.count = 0
-        self.since = Counter[str]()
         self._source = source
         self._states = states
-        self._same = True
+        self._more = False
         self._stays = False
 
-    @property
-    def through(self) -> bool:
-        """Whether all of its rows were accepted since."""
-        return self.count == self.since["accepted"]
-
     @contextmanager
-    def open(self, written: int | None) -> Generator[IO[bytes]]:
+    def open(self, written: int | None, *, anew: bool) -> Generator[IO[bytes]]:
         """
         Write it.
 
         Args:
             written: The time of the last run's results, in ns; None if there are none.
+            anew: Whether what is there under its name is of another file.
         """
+        self._more = anew
 
         def stays(new: Path) -> bool:
             edited = self.path.is_file() and _time_of(self.path) != written
             if edited and not filecmp.cmp(new, self.path, shallow=False):
-                self._stays = self._same and self.count > 0
+                self._stays = not self._more
                 self._tell_edited()
             return self._stays
 
         with replacing(self.path, stays) as file:
             file.write(self._source.head())
             yield file
-        if not self.count:
+        if not self.count and not self._stays:
             self.path.unlink()
 
-    def take(self, file: IO[bytes], row: Row, result: Result, before: Result | None) -> None:
+    def take(self, file: IO[bytes], row: Posted, result: Result, before: Result | None) -> None:
         """Add a row if it belongs there, and see whether it did `before`."""
-        belongs = result.state in self._states
-        self._same &= belongs == (before is not None and before.state in self._states)
-        if belongs:
+        if result.state in self._states:
             reason = f"{result.error_type}: {result.message}".removeprefix(": ")
-            file.write(self._source.written(row, reason))
+            calls = row.entry.calls if row.entry is not None else 0
+            file.write(self._source.written(row.row, reason, row.key, calls))
             self.count += 1
+            self._more |= before is None or before.state not in self._states
 
     def stamp(self, time: int | None) -> None:
         """Give it the time of the results, unless it is as the user made it."""
@@ -192,41 +184,14 @@ class RowsFile:
 
     def _tell_edited(self) -> None:
         if self._stays:
-            typer.echo(f"{self.path} seems edited: left as it is", err=True)
+            if self.count:
+                typer.echo(f"{self.path} seems edited: left as it is", err=True)
             return
         names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in count(1))
         kept = next(path for path in names if not path.exists())
         self.path.rename(kept)
         typer.echo(
-            f"{self.path} seems edited, and other rows belong there now: kept as {kept}; post of"
-            " that only what was not posted yet",
-            err=True,
-        )
-
-
-def check_left(path: str, rows: int) -> None:
-    """
-    See that no row of rejects, or of what was uncertain, is posted that got through meanwhile.
-
-    Args:
-        path: A file that is to be posted; any other than these is good.
-        rows: How many rows it has.
-
-    Raises:
-        InputError: it has more than are left, by the results of its input.
-    """
-    if (name := _NAME.fullmatch(path)) is None:
-        return
-    results, states = Path(f"{name['base']}.results.csv"), _STATES[name["part"]]
-    try:
-        left = sum(result.state in states for result in results_in(results))
-    except (InputError, FileNotFoundError):  # the user may have made something else of them
-        return
-    if rows > left:
-        raise InputError(
-            f"{path}: found {number_of(rows, 'row')}, wanted no more than the {left} that did not"
-            f" get through, by {results}; nothing was sent. Leave out what got through since, and"
-            " give rows of your own a file of another name"
+            f"{self.path} seems edited, and other rows belong there now: kept as {kept}", err=True
         )
 
 

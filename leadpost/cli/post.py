@@ -13,10 +13,10 @@ from rich.console import Console
 from leadpost.account import Account
 from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit, InputError, told
-from leadpost.cli.file_entries import FileEntries, posted_since
+from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.keys import where_to_look
 from leadpost.cli.outbox_url import shown_url, url_of
-from leadpost.cli.outputs import Outputs, RowsFile, check_left
+from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.cli.progress import busy, shown
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
@@ -86,6 +86,7 @@ async def post_file(
     account: Account,
     check: Check,
     *,
+    name: str | None,
     how: How,
     bucket: SharedTokenBucket,
     console: Console,
@@ -95,10 +96,11 @@ async def post_file(
 
     Args:
         source: The input.
-        outputs: Where the results go; the last part of their base begins the entries' keys.
+        outputs: Where the results go.
         url: The outbox.
         account: Where to post.
         check: What the check of the input found.
+        name: What the entries' keys begin with; None where each row says its own.
         how: Options.
         bucket: The limit, not entered yet.
         console: Where to show progress.
@@ -107,27 +109,22 @@ async def post_file(
         The exit code.
 
     Raises:
-        InputError: rows were changed or got through since an earlier run, or results would be
-            overwritten.
+        InputError: rows that got through were changed since, or results would be overwritten.
         OutboxError: the outbox cannot be used.
     """
     counted = CountedBucket(bucket)
     poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
     async with Outbox(url) as outbox:
-        entries = FileEntries(outbox, Path(outputs.base).name, source)
+        entries = FileEntries(outbox, source, name)
         with busy(console, f"putting {source.name} into the outbox"):
             known = any((await entries.counts()).values())
-            if not known:
-                check_left(source.name, check.rows)
+            if not known and name is not None:
                 outputs.begin(force=how.force)
-            rejects = await posted_since(outputs.rejects, outbox, url)
             with closing(outputs.last()) as last:
-                first = await entries.first_new(
-                    last, _new_names(outputs, url), rejects_posted=any(rejects.values())
-                )
+                first = await entries.first_new(last, _new_names(outputs, url))
             await entries.put(first)
         tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
-        run = Run(outbox, entries, check.bad, tally, shown_url(url))
+        run = Run(outbox, entries, check.rows, tally, shown_url(url))
         await run.look()
         tally.before = tally.done
         if known:
@@ -136,8 +133,6 @@ async def post_file(
             with shown(tally, console) as changed:
                 await run.post(poster, changed, lambda: _say(console, _STOPPING))
         await _write(outputs, entries)
-        for part in outputs.parts:
-            part.since = await posted_since(part, outbox, url)
     _tell_errors(outputs, run, account)
     _tell(source, outputs, tally, run, as_json=how.as_json)
     return _exit_of(outputs, run)
@@ -174,8 +169,7 @@ def _exit_of(outputs: Outputs, run: Run) -> Exit:
     if isinstance(run.error, Unauthorized):
         return Exit.KEYS_REFUSED
     left = outputs.counts.total() - outputs.counts["accepted"]
-    through = sum(part.count for part in outputs.parts if part.through)
-    return Exit.ALL_ACCEPTED if left == through else Exit.SOME_NOT
+    return Exit.SOME_NOT if left else Exit.ALL_ACCEPTED
 
 
 def _tell_errors(outputs: Outputs, run: Run, account: Account) -> None:
@@ -214,16 +208,11 @@ def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, *, as_json: b
         ("uncertain:", outputs.uncertain, "may have arrived", _how_to_look(run)),
     ):
         if part.count:
-            typer.echo(f"{name} {part.path} ({part.count} {what}: {_posted(part) or hint})")
+            typer.echo(f"{name} {part.path} ({part.count} {what}: {hint})")
     typer.echo(f"outbox:    {run.store}")
     if left := counts["not_sent"]:
         rows = number_of(left, "row")
         typer.echo(f"{rows} not sent: run the same command again to go on where it stopped")
-
-
-def _posted(part: RowsFile) -> str:
-    states = ", ".join(f"{count} {state}" for state, count in part.since.items())
-    return f"the file was posted since: {states}" if states else ""
 
 
 def _how_to_look(run: Run) -> str:
@@ -248,9 +237,7 @@ def _summary(outputs: Outputs, tally: Tally, run: Run) -> dict[str, Any]:
         "interrupted": run.signal is not None,
         "results": str(outputs.results),
         "rejects": _path(outputs.rejects),
-        "rejects_since": outputs.rejects.since,
         "uncertain_rows": _path(outputs.uncertain),
-        "uncertain_since": outputs.uncertain.since,
         "outbox": run.store,
     }
 

@@ -12,7 +12,23 @@ from leadpost.cli.rows import Row
 from leadpost.errors import InvalidActivity
 from leadpost.outbox import Entry
 
-COLUMNS = ("line", "state", "request_id", "error_type", "message")
+COLUMNS = ("line", "key", "state", "request_id", "error_type", "message")
+
+
+@frozen
+class Posted:
+    """
+    A row with what the outbox has of it.
+
+    Attributes:
+        row: The row.
+        key: The key of its entry.
+        entry: Its entry, if it has one.
+    """
+
+    row: Row
+    key: str
+    entry: Entry | None
 
 
 @frozen
@@ -26,6 +42,7 @@ class Result:
         error_type: Name of the error class, "" where there is no error.
         message: The error in words, on one line.
         to_correct: Whether the row itself is to blame.
+        key: The key of its entry, as far as a file of results says it.
     """
 
     state: str
@@ -33,10 +50,12 @@ class Result:
     error_type: str = ""
     message: str = ""
     to_correct: bool = False
+    key: str = ""
 
     @classmethod
-    def of(cls, row: Row, entry: Entry | None) -> "Result":
-        if row.activity is None:
+    def of(cls, posted: Posted) -> "Result":
+        row, entry = posted.row, posted.entry
+        if row.activity is None and entry is None:
             message = str(InvalidActivity.of(row.problems))
             return cls(
                 "rejected", "", InvalidActivity.__name__, _one_line(message), to_correct=True
@@ -62,9 +81,10 @@ class Result:
         """Whether the row could not be posted as it was, so that it never was."""
         return self.state == "rejected" and self.error_type == InvalidActivity.__name__
 
-    def line(self, row: Row) -> bytes:
+    def line(self, of: Posted) -> bytes:
         """Write it as a line of results."""
-        return csv_line(str(row.line), self.state, self.request_id, self.error_type, self.message)
+        place = str(of.row.line), of.key
+        return csv_line(*place, self.state, self.request_id, self.error_type, self.message)
 
 
 def results_in(path: Path) -> Iterator[Result]:
@@ -80,9 +100,16 @@ def results_in(path: Path) -> Iterator[Result]:
             if not {"state", "request_id"} <= set(rows.fieldnames or ()):
                 raise InputError(f"{path}: wanted columns state and request_id")
             for row in rows:
-                yield Result(row["state"], row["request_id"], row.get("error_type") or "")
+                error_type, key = row.get("error_type") or "", row.get("key") or ""
+                yield Result(row["state"], row["request_id"], error_type, key=key)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a results file: {type(error).__name__}") from None
+
+
+def result_of(row: Posted, last: Iterator[Result]) -> Result | None:
+    """Take the next of the last run's results; None where it is not the row's, or there is none."""
+    before = next(last, None)
+    return before if before is not None and before.key == row.key else None
 
 
 def csv_line(*cells: str) -> bytes:

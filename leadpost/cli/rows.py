@@ -16,12 +16,42 @@ from leadpost.errors import Problem
 REASON = "leadpost_reason"
 """The column, or key, that says why a row is in a file of rejects. It is never posted."""
 
+KEY = "leadpost_key"
+"""The column, or key, that says which entry of the outbox such a row has. It is never posted."""
+
+CALLS = "leadpost_calls"
+"""The same for how many calls were made for it by then."""
+
+ADDED = (REASON, KEY, CALLS)
+"""What a row of rejects has and the one of its input has not."""
+
 REQUIRED = ("RelatedProspectId", "ActivityEvent")
 PARAMETERS = (*REQUIRED, "ActivityNote", "ActivityDateTime")
 _PLAIN = {name.lower(): name for name in PARAMETERS}
 _ALIKE = 0.85
 """By the ratio of difflib: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
+_KEY = re.compile(r".+:[1-9]\d*", re.ASCII | re.DOTALL)
+_CALLS = re.compile(r"\d{1,9}", re.ASCII)
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
+
+
+@frozen
+class Reject:
+    """
+    What a row of rejects says of itself.
+
+    Attributes:
+        key: Its entry.
+        calls: How many calls were made for it by then.
+    """
+
+    key: str
+    calls: int
+
+    @property
+    def name(self) -> str:
+        """The name of the input that it is of."""
+        return self.key.rpartition(":")[0]
 
 
 @frozen
@@ -36,6 +66,7 @@ class Row:
         problems: Why it cannot be posted.
         item: Its number in a JSON array, whose items may all be on one line; else None.
         utc_assumed: Whether its date-time says no zone and was read as UTC.
+        reject: Which row of another input it is; None if it is none, or does not say so any more.
     """
 
     line: int
@@ -44,6 +75,7 @@ class Row:
     problems: tuple[Problem, ...] = ()
     item: int | None = None
     utc_assumed: bool = False
+    reject: Reject | None = None
 
     @property
     def place(self) -> str:
@@ -69,8 +101,8 @@ class Input(Protocol):
         """Give what a file of some of the rows begins with."""
         ...
 
-    def written(self, row: Row, reason: str) -> bytes:
-        """Give a row in the form of the file, with the reason added."""
+    def written(self, row: Row, reason: str, key: str, calls: int) -> bytes:
+        """Give a row in the form of the file, with these added."""
         ...
 
 
@@ -89,6 +121,18 @@ def lines_of(file: BinaryIO, name: str) -> Iterator[str]:
                 f"{name}: line {number}: found byte 0x{line[error.start]:02x}, wanted UTF-8 text"
             ) from None
         yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def reject_of(key: object, calls: object) -> Reject | None:
+    """
+    Read what stands in these columns.
+
+    >>> reject_of("calls.csv:3", "1")
+    Reject(key='calls.csv:3', calls=1)
+    """
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        return None
+    return Reject(key, int(str(calls))) if _CALLS.fullmatch(str(calls)) else None
 
 
 def in_zone(value: object, zone: tzinfo | None) -> object:

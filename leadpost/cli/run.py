@@ -26,7 +26,7 @@ class Run:
     Args:
         outbox: Where the rows are.
         entries: The rows.
-        bad: How many rows cannot be posted.
+        rows: How many rows there are; those without an entry are bad.
         tally: Where to count what became of the rows.
         store: What to call the outbox.
 
@@ -36,14 +36,14 @@ class Run:
     """
 
     def __init__(
-        self, outbox: Outbox, entries: FileEntries, bad: int, tally: Tally, store: str
+        self, outbox: Outbox, entries: FileEntries, rows: int, tally: Tally, store: str
     ) -> None:
         self.store = store
         self.signal: signal.Signals | None = None
         self.error: LeadpostError | None = None
         self._outbox = outbox
         self._entries = entries
-        self._bad = bad
+        self._rows = rows
         self._tally = tally
 
     async def look(self) -> bool:
@@ -51,7 +51,7 @@ class Run:
         counts = await self._entries.counts()
         self._tally.counts = Counter(
             accepted=counts["accepted"] + counts["succeeded"],
-            rejected=counts["rejected"] + self._bad,
+            rejected=counts["rejected"] + self._rows - sum(counts.values()),
             uncertain=counts["uncertain"],
             failed=counts["failed"],
         )

@@ -1,0 +1,66 @@
+"""
+Rows of an input in a file of their own: BASE.rejects.csv, BASE.uncertain.csv.
+
+Each says which entry of the outbox it has, and how many calls were made for it when it was written.
+So it is the same row wherever it is posted from, and what was sent since is not sent from there.
+"""
+
+import re
+from pathlib import Path
+
+from leadpost.cli.check import Check, number_of
+from leadpost.cli.exits import InputError
+from leadpost.cli.rows import CALLS, KEY
+
+_NAME = re.compile(r"(?P<input>.+)\.(?:rejects|uncertain)(?:\.\d+)?(?:\.csv|\.jsonl)", re.DOTALL)
+_WANTED = f"{KEY} and {CALLS} in each, as they were written"
+
+
+def input_of(path: str, check: Check) -> Path | None:
+    """
+    Tell which input the rows of a file are of: by what they say, it has stood beside the file.
+
+    Returns:
+        None where the file is an input of its own.
+
+    Raises:
+        InputError: only some of the rows say so, or they are of several, or none says so though the
+            file has the name of rejects.
+    """
+    if not check.rejects:
+        named = _NAME.fullmatch(path)
+        if named is None or not Path(f"{named['input']}.outbox.db").exists():
+            return None
+        raise InputError(
+            f"{path}: found rows that do not say which of {named['input']} they are, wanted"
+            f" {_WANTED}. To post them as new ones, give the file another name"
+        )
+    if lacking := check.rows - check.rejects:
+        raise InputError(
+            f"{path}: found {number_of(lacking, 'row')} without, wanted {_WANTED}. Give rows that"
+            " are new a file of their own"
+        )
+    if len(check.inputs) > 1:
+        names = " and ".join(sorted(check.inputs))
+        raise InputError(f"{path}: found rows of {names}, wanted a file for each")
+    return Path(path).parent / next(iter(check.inputs))
+
+
+def outbox_beside(base: str, rejects_of: Path | None) -> str:
+    """
+    Give the outbox that a file is posted with by default.
+
+    Args:
+        base: What the names of its results begin with.
+        rejects_of: The input that its rows are of, if it is none itself.
+
+    Raises:
+        InputError: that of the input is not at its place.
+    """
+    outbox = Path(f"{rejects_of or base}.outbox.db")
+    if rejects_of is not None and not outbox.exists():
+        raise InputError(
+            f"{outbox}: found no outbox there, wanted the one that {rejects_of.name} was posted"
+            " with: --outbox names it"
+        )
+    return str(outbox)
