@@ -1,4 +1,4 @@
-"""Type guards for values whose shape is open: the vendor's JSON, and what callers pass."""
+"""Type guards for values whose shape is open, and the check of what callers pass for objects."""
 
 from __future__ import annotations
 
@@ -13,3 +13,20 @@ def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
 
 def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
     return isinstance(value, list | tuple)
+
+
+def check_type(name: str, value: object, wanted: type) -> None:
+    """
+    See that an argument is what it is to be, where it would fail late and obscurely.
+
+    Raises:
+        TypeError: naming the argument and what it is, without its value.
+    """
+    if isinstance(value, type):
+        found = f"the class {value.__name__} itself"
+    elif isinstance(value, wanted):
+        return
+    else:
+        found = f"a value of type {type(value).__name__}"
+    module = "" if wanted.__module__ == "builtins" else f"{wanted.__module__}."
+    raise TypeError(f"{name}: found {found}, wanted {module}{wanted.__name__}")

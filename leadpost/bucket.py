@@ -28,7 +28,7 @@ from attrs import define, frozen
 from leadpost._names import show_in
 from leadpost.errors import LeadpostError, NotSent, RateLimited
 from leadpost.hooks import Hook, Paused, Resized
-from leadpost.limit import LIMIT, PERIOD, limit_in
+from leadpost.limit import LIMIT, PERIOD, check_limit, limit_in
 from leadpost.pace import HASTE, RoundTrips, Share
 from leadpost.watch import Hooks
 
@@ -41,6 +41,7 @@ _NOTHING = 1e-9
 _log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Bucket(Protocol):
     """Anything that lets calls through at a rate."""
 
@@ -132,8 +133,7 @@ class TokenBucket:
     def __init__(
         self, limit: int = LIMIT, *, period: float = PERIOD, hooks: Iterable[Hook] = ()
     ) -> None:
-        if not 1 <= limit <= LIMIT:
-            raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, the vendor's limit")
+        check_limit(limit)
         if not 0 < period < inf:
             raise ValueError(f"period: found {period}, wanted a number of seconds above 0")
         self._period = period

@@ -18,7 +18,7 @@ from attrs import evolve
 
 from leadpost import answers, queries
 from leadpost._names import show_in
-from leadpost._shapes import is_mapping
+from leadpost._shapes import check_type, is_mapping
 from leadpost.account import Account
 from leadpost.activity import Activity
 from leadpost.batch import Batch, Item, Source, enumerate_async, size_of
@@ -34,6 +34,7 @@ from leadpost.errors import (
 from leadpost.hooks import Hook
 from leadpost.queries import ActivityType, LeadActivities, LeadActivity, QueueMetrics, RequestStatus
 from leadpost.retry import RetryPolicy, Waiting
+from leadpost.watch import hooks_of
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class AsyncActivityPoster:
             too. One of your own has `hooks` of its own.
 
     Raises:
+        TypeError: one of them is not what it is to be, such as an `httpx.Client`.
         ValueError: `on_uncertain` is neither.
     """
 
@@ -77,9 +79,17 @@ class AsyncActivityPoster:
     ) -> None:
         if on_uncertain not in {"raise", "retry"}:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
+        check_type("account", account, Account)
+        for name, value, wanted in (
+            ("client", client, httpx.AsyncClient),
+            ("bucket", bucket, Bucket),
+            ("retry", retry, RetryPolicy),
+        ):
+            if value is not None:
+                check_type(name, value, wanted)
         self._account = account
         self._submit_url = httpx.URL(account.async_url(account.submit_path))
-        hooks = tuple(hooks)
+        hooks = hooks_of(hooks)
         self.bucket: Bucket = TokenBucket(hooks=hooks) if bucket is None else bucket
         self.retry = retry or RetryPolicy()
         self.on_uncertain = on_uncertain

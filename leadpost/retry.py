@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
 from attrs import define, field, frozen
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, instance_of
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential, wait_random
 
 from leadpost._names import show_in
@@ -43,6 +43,9 @@ async def waiting_until(when: float | None) -> AsyncGenerator[asyncio.Timeout]:
         raise NotSent("the wait for a token ended before a call was made") from None
 
 
+_SECONDS = instance_of((int, float))
+
+
 @frozen(kw_only=True)
 class RetryPolicy:
     """
@@ -61,14 +64,15 @@ class RetryPolicy:
         jitter: Seconds at most that chance adds to each wait.
 
     Raises:
-        ValueError: if a number is out of range.
+        TypeError: if one is no number.
+        ValueError: if one is out of range.
     """
 
-    max_attempts: int = field(default=5, validator=ge(1))
-    max_time: float = field(default=300.0, validator=gt(0))
-    initial_wait: float = field(default=0.5, validator=ge(0))
-    max_wait: float = field(default=30.0, validator=ge(0))
-    jitter: float = field(default=0.5, validator=ge(0))
+    max_attempts: int = field(default=5, validator=[instance_of(int), ge(1)])
+    max_time: float = field(default=300.0, validator=[_SECONDS, gt(0)])
+    initial_wait: float = field(default=0.5, validator=[_SECONDS, ge(0)])
+    max_wait: float = field(default=30.0, validator=[_SECONDS, ge(0)])
+    jitter: float = field(default=0.5, validator=[_SECONDS, ge(0)])
 
     def wait_after(self, attempts: int) -> float:
         """Give the seconds to wait after so many `attempts`, chance included."""

@@ -10,6 +10,7 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Self
 
+from leadpost._shapes import check_type
 from leadpost.errors import LeadpostError, State
 from leadpost.hooks import Answered, Ended, Event, Hook, Operation, Retried, Sent, Waiting
 
@@ -25,9 +26,7 @@ class Hooks:
     """
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
-        self._hooks = tuple(hooks)
-        for hook in self._hooks:
-            _check(hook)
+        self._hooks = hooks_of(hooks)
         self._failed = set[int]()
 
     def __call__(self, event: Event) -> None:
@@ -44,6 +43,20 @@ class Hooks:
                     name = getattr(hook, "__qualname__", type(hook).__qualname__)
                     what = type(error).__name__
                     _log.error("the hook %s raised %s; told only this once", name, what)
+
+
+def hooks_of(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    """
+    Take hooks out of what may be drawn from once only.
+
+    Raises:
+        TypeError: it is no iterable, or one of them is no function, or an async one.
+    """
+    check_type("hooks", hooks, Iterable)
+    taken = tuple(hooks)
+    for hook in taken:
+        _check(hook)
+    return taken
 
 
 def _check(hook: object) -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from leadpost._shapes import check_type
 from leadpost.account import Account
 from leadpost.bucket import LONGEST_PAUSE
 from leadpost.errors import (
@@ -30,7 +31,7 @@ from leadpost.errors import (
     RateLimited,
 )
 from leadpost.hooks import Hook, Paused, Resized
-from leadpost.limit import LIMIT, PERIOD
+from leadpost.limit import LIMIT, PERIOD, check_limit
 from leadpost.outbox.away import Away
 from leadpost.outbox.schema import buckets
 from leadpost.outbox.store import GOOD_BYE, Store, ended, inserted_once, now
@@ -89,12 +90,13 @@ class SharedTokenBucket:
         lease: float = LEASE,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        if not 1 <= limit <= LIMIT:
-            raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, the vendor's limit")
+        check_limit(limit)
         if not (0 < period < inf and 0 < lease < inf):
             raise ValueError("period, lease: wanted numbers of seconds above 0")
         # A token needs no disk to outlive its process; when the machine dies, it has rested.
         self._store = Store(url, brief=True)
+        if not isinstance(account, str):
+            check_type("account", account, Account)
         self.name = account if isinstance(account, str) else fingerprint(account)
         self._limit = limit
         self._size = limit  # as the hooks know it

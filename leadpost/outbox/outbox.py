@@ -16,9 +16,10 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from leadpost._shapes import check_type
 from leadpost.activity import Activity
 from leadpost.batch import Item, Source, enumerate_async
-from leadpost.outbox import claims, entries, settling
+from leadpost.outbox import again, claims, entries, settling
 from leadpost.outbox.entries import STATES, Change, Entry, EntryState, New
 from leadpost.outbox.reconcile import SETTLE, reconcile
 from leadpost.outbox.store import DEFAULT_URL, Store
@@ -113,9 +114,11 @@ class Outbox:
             KeyConflict: the entry of that key holds another activity, and was not corrected from
                 this one; nothing was put.
             ValueError: the key is text that no database takes; nothing was put.
+            TypeError: the key is no text, or the priority no integer; nothing was put.
         """
         store = self._store
-        new = New(_content(activity), key and _checked(key), priority)
+        check_type("priority", priority, int)
+        new = New(_content(activity), _checked(key), priority)
         if connection is not None:
             return await entries.put_one(await _own(connection), new)
         put = await store.write(partial(entries.put_one, new=new))
@@ -149,8 +152,10 @@ class Outbox:
             KeyConflict: an entry of one of the keys holds another activity; none was put.
             ValueError: there are fewer keys than activities, or a key is text that no database
                 takes; none was put.
+            TypeError: a key is no text, or the priority no integer; none was put.
         """
         store = self._store
+        check_type("priority", priority, int)
         put = 0
         async with aclosing(_chunks(activities, keys, priority)) as chunks:
             if connection is not None:
@@ -185,8 +190,7 @@ class Outbox:
             RateLimited: the vendor asked for a pause of more than 300 s; likewise.
             OutboxError: the store failed.
         """
-        worker = Worker(self._store, poster, self._lease, self._news)
-        return await worker.drain()
+        return await self._worker(poster).drain()
 
     async def run(self, poster: AsyncActivityPoster) -> None:
         """
@@ -204,8 +208,11 @@ class Outbox:
             Unauthorized, NotFound: as `drain`.
             OutboxError: the store failed in a way that does not pass.
         """
-        worker = Worker(self._store, poster, self._lease, self._news)
-        await worker.run()
+        await self._worker(poster).run()
+
+    def _worker(self, poster: AsyncActivityPoster) -> Worker:
+        check_type("poster", poster, AsyncActivityPoster)
+        return Worker(self._store, poster, self._lease, self._news)
 
     async def verify(
         self, poster: AsyncActivityPoster, *, forever: bool = False
@@ -228,6 +235,7 @@ class Outbox:
             UnexpectedAnswer: an answer cannot be read.
             OutboxError: the store failed in a way that does not pass.
         """
+        check_type("poster", poster, AsyncActivityPoster)
         return await verify(self._store, poster, forever=forever)
 
     async def reconcile(
@@ -252,6 +260,7 @@ class Outbox:
             LeadpostError: as `AsyncActivityPoster.lead_activities`.
             OutboxError: the store failed.
         """
+        check_type("poster", poster, AsyncActivityPoster)
         return await reconcile(self._store, poster, settle=settle)
 
     async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
@@ -329,7 +338,7 @@ class Outbox:
             raise ValueError(
                 f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
             )
-        put_back = partial(entries.put_back, states=states, limit=_CHUNK)
+        put_back = partial(again.put_back, states=states, limit=_CHUNK)
         done = last = 0
         if ids is not None:
             for first in range(0, len(ids), _CHUNK):
@@ -375,7 +384,7 @@ class Outbox:
                 " uncertain"
             )
         contents = iter([(key, _content(activity)) for key, activity in activities.items()])
-        correct = partial(entries.correct, states=states, calls=calls)
+        correct = partial(again.correct, states=states, calls=calls)
         async with store.transaction() as step:
             while part := dict(islice(contents, _CHUNK)):
                 await step(partial(correct, corrections=part))
@@ -415,7 +424,7 @@ async def _chunks(
             key = next(names, None) if names is not None else None
             if names is not None and key is None:
                 raise ValueError(f"keys: found {index}, wanted one for each activity")
-            chunk.append(New(_content(activity), key and _checked(key), priority))
+            chunk.append(New(_content(activity), _checked(key), priority))
             if len(chunk) == _CHUNK:
                 yield chunk
                 chunk = []
@@ -423,7 +432,10 @@ async def _chunks(
         yield chunk
 
 
-def _checked(key: str) -> str:
+def _checked(key: str | None) -> str | None:
+    if key is None:
+        return None
+    check_type("key", key, str)
     if "\0" in key or re.search("[\ud800-\udfff]", key):
         raise ValueError("key: found NUL or half a surrogate pair, wanted text")
     return key
