@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ from leadpost.retry import waiting_until
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
 async def test_what_goes_for_all_ends_the_run_and_leaves_all_pending(
-    outbox: Outbox, status: int, error: type[Exception]
+    outbox: Outbox, caplog: pytest.LogCaptureFixture, status: int, error: type[Exception]
 ) -> None:
     async def refuse(_: httpx.Request) -> httpx.Response:
         return httpx.Response(status)
@@ -39,6 +40,8 @@ async def test_what_goes_for_all_ends_the_run_and_leaves_all_pending(
     with pytest.raises(error):
         async with within(5):
             await outbox.run(poster(Vendor(refuse)))
+    [told] = [record.message for record in caplog.records if " stops, " in record.message]
+    assert re.match(rf"worker \w+ stops, nothing is posted: .*{status}", told)
 
 
 async def test_a_vendor_that_cannot_be_reached_ends_a_drain_and_costs_no_entry_a_call(

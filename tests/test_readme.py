@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,43 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 CONSOLES = re.findall(r"^```console\n(leadpost .*?)^```$", README, re.MULTILINE | re.DOTALL)
 RUNS = re.findall(r"^```console\n(\$ leadpost .*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+DRIVE_OUTBOX = """
+import httpx
+import logging
+
+async def drive():
+    transport = httpx.ASGITransport(app)
+    lead = "00727844-51aa-11e2-9e64-12314004ac6b"
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        async with app.router.lifespan_context(app):
+            for path, status in (
+                (f"/calls/1/lead/{lead}", 202),
+                (f"/calls/1/lead/{lead}", 202),
+                ("/calls/1/lead/3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11", 409),
+                ("/calls/2/lead/nobody", 422),
+            ):
+                assert (await client.put(path)).status_code == status
+            assert (await client.get("/calls/2")).status_code == 404
+            async with asyncio.timeout(30):
+                while (found := (await client.get("/calls/1")).json())["state"] != "accepted":
+                    await asyncio.sleep(0.01)
+            print(found["request_id"])
+            assert (await client.get("/health")).json()["accepted"] == 1
+        logging.getLogger("leadpost").setLevel(logging.CRITICAL)
+        os.environ["LEADPOST_SECRET_KEY"] = "wrong"
+        async with app.router.lifespan_context(app):
+            await client.put(f"/calls/3/lead/{lead}")
+            async with asyncio.timeout(30):
+                while (health := await client.get("/health")).status_code == 200:
+                    await asyncio.sleep(0.01)
+            assert health.json()["detail"] == "not working: Unauthorized"
+            assert (await client.get("/calls/3")).json()["state"] == "pending"
+
+import os
+asyncio.run(drive())
+"""
+"""What a visitor of the service with an outbox does."""
 
 DRIVE = """
 import asyncio
@@ -57,10 +95,17 @@ asyncio.run(drive())
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_each_python_block_runs(block: str, tmp_path: Path) -> None:
-    wrong = ["ok", "500-mx", "cut-after", "429-retry-after"] if "FastAPI(" in block else []
+    wrong: Sequence[str] = ()
+    drive = ""
+    if "outbox.run(" in block:
+        drive = DRIVE_OUTBOX
+    elif "FastAPI(" in block:
+        drive, wrong = DRIVE, ["ok", "500-mx", "cut-after", "429-retry-after"]
+    elif "it arrived:" in block:
+        wrong = ["cut-after"]
     faults = Faults(script=wrong, retry_after=30)  # s, longer than the service goes on
-    with Sandbox(pace=1000, faults=faults) as sandbox:
-        how = ["-c", block + DRIVE if "FastAPI(" in block else block]
+    with Sandbox(pace=1000, delay=0.02, faults=faults) as sandbox:
+        how = ["-c", block + drive]
         if "def test_" in block:
             (tmp_path / "test_block.py").write_text(block, encoding="utf-8")
             how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]

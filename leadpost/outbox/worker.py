@@ -101,7 +101,10 @@ class Worker:
             except OutboxUnavailable as error:
                 self._store_failed(error)
                 await asyncio.sleep(_POLL)
-            except RateLimited as error:
+            except LeadpostError as error:
+                if not isinstance(error, RateLimited):
+                    _log.error("worker %s stops, nothing is posted: %s", self.id, error)
+                    raise
                 pause = min(error.retry_after or 0.0, claims.LONGEST_WAIT)
                 _log.error("the vendor asked for a pause: %s; waiting for %.0f s", error, pause)
                 await asyncio.sleep(pause)
