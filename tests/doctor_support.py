@@ -30,7 +30,8 @@ class Told:
 
 
 def doctor(sandbox: Sandbox, *args: object, **env: str) -> Told:
-    result = run("doctor", *args, env=keys_of(sandbox) | env)
+    yes = ["--yes"] if "--post" in args else []
+    result = run("doctor", *args, *yes, env=keys_of(sandbox) | env)
     return Told(result.exit_code, result.stderr, result.stdout)
 
 

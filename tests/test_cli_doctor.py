@@ -211,7 +211,8 @@ def test_a_host_that_cannot_be_reached_is_one_line(sandbox: Sandbox, args: list[
 def test_a_long_pause_is_not_waited_for(sandbox: Sandbox) -> None:
     sandbox.fail(Answer(429, headers={"Retry-After": "3600"}))
     told = doctor(sandbox)
-    assert (told.exit_code, sandbox.report().arrivals) == (0, 1)
+    assert (told.exit_code, sandbox.report().arrivals) == (1, 1)
+    assert "nothing is confirmed: ask again later" in told.stderr
     assert list(told.verdicts.values()) == ["unclear"] * 6 + ["skipped"]
     assert "asked to wait for 3600 s; nothing was sent" in told.texts["activity types"]
 

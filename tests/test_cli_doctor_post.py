@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 import pytest
-from cli_support import keys_of, pressing
+from cli_support import keys_of, pressing, run
 from doctor_support import REFUSED, both_ways, doctor, settled, take_only
 from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
 
@@ -40,7 +40,7 @@ def test_one_activity_is_posted_and_followed(sandbox: Sandbox) -> None:
 
 
 def test_the_post_that_ends_with_an_error(sandbox: Sandbox) -> None:
-    told = doctor(sandbox, "--post", LEAD, "--event", 999, "--yes")
+    told = doctor(sandbox, "--post", LEAD, "--event", 999)
     assert told.exit_code == 1
     assert told.verdicts["its status"] == "no"
     assert told.texts["its status"] == (
@@ -117,6 +117,14 @@ def test_a_terminal_is_asked_before_anything_is_posted(
     assert f"Post a test activity of the first type listed on lead {LEAD}? [y/N]" in done.stderr
     assert sandbox.report().taken == posted
     assert bool(sandbox.report().arrivals) is bool(posted)
+
+
+def test_where_nobody_can_be_asked_nothing_is_posted(sandbox: Sandbox) -> None:
+    result = run("doctor", "--post", LEAD, env=keys_of(sandbox))
+    assert (result.exit_code, sandbox.report().arrivals) == (2, 0)
+    assert result.stderr == (
+        "error: --post asks before it posts, and there is no terminal to ask at: --yes\n"
+    )
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "cut-before"])

@@ -129,6 +129,7 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
     """Those that go on for ever until Ctrl-C, once they have said something."""
     said = tmp_path / "said"
     command = line.replace("LEAD_ID", LEAD).split()
+    command += ["--yes"] if "--post" in command else []  # there is no terminal to ask at
     code = 130 if command[1] == "work" else 0  # Ctrl-C is how watching ends
     put(url_of(tmp_path / "leadpost.db"), 0)
     with Sandbox(pace=1000) as sandbox, said.open("w") as file:

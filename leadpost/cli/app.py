@@ -117,7 +117,9 @@ def doctor_command(
     timeout: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for its status.")
     ] = 60.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Post it without asking.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Post it without asking; for where there is no terminal.")
+    ] = False,
     limit: Limit = LIMIT,
     env_file: EnvFile = None,
     as_json: Json = False,
@@ -127,7 +129,7 @@ def doctor_command(
     Check keys, hosts and paths with one call each, and name the setting to change.
 
     Nothing is posted without --post. The exit code is 0 if nothing in use is `no`, 1 if something
-    is, 2 if the configuration cannot be right, 3 if the keys are refused.
+    is or nothing is `ok`, 2 if the configuration cannot be right, 3 if the keys are refused.
     """
     from leadpost.cli import doctor
     from leadpost.cli.keys import read_account

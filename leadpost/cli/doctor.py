@@ -12,8 +12,8 @@ from leadpost.activity import Activity
 from leadpost.answers import redacted
 from leadpost.bucket import Bucket
 from leadpost.cli.doctor_calls import Findings, examine, told, varied
-from leadpost.cli.doctor_verdicts import Check, Verdict, judge
-from leadpost.cli.exits import Exit
+from leadpost.cli.doctor_verdicts import HOST, Check, Verdict, judge
+from leadpost.cli.exits import Exit, InputError
 from leadpost.errors import LeadpostError, Rejected, StatusTimeout
 from leadpost.poster import AsyncActivityPoster
 from leadpost.queries import RequestStatus
@@ -53,10 +53,17 @@ def trial_on(lead_id: str, event: int | None, timeout: float) -> Trial:
 
 
 def confirmed(trial: Trial) -> bool:
-    """Ask whether to post it, if there is a terminal to ask at."""
+    """
+    Ask whether to post it.
+
+    Raises:
+        InputError: there is no terminal to ask at.
+    """
+    if not sys.stdin.isatty():
+        raise InputError("--post asks before it posts, and there is no terminal to ask at: --yes")
     what = f"type {trial.event}" if trial.event else "the first type listed"
     question = f"Post a test activity of {what} on lead {trial.activity.related_prospect_id}?"
-    return not sys.stdin.isatty() or typer.confirm(question, err=True)
+    return typer.confirm(question, err=True)
 
 
 async def diagnose(account: Account, trial: Trial | None, bucket: Bucket, *, as_json: bool) -> Exit:
@@ -83,8 +90,12 @@ async def diagnose(account: Account, trial: Trial | None, bucket: Bucket, *, as_
             typer.echo(json.dumps([check.as_json() for check in checks]))
     if findings.refused:
         return Exit.KEYS_REFUSED
-    noes = any(check.verdict is Verdict.NO and check.in_use for check in checks)
-    return Exit.SOME_NOT if noes else Exit.ALL_ACCEPTED
+    if any(check.verdict is Verdict.NO and check.in_use for check in checks):
+        return Exit.SOME_NOT
+    if not any(check.verdict is Verdict.OK for check in checks):
+        typer.echo(f"nothing is confirmed: ask again later, or see that {HOST} is right", err=True)
+        return Exit.SOME_NOT
+    return Exit.ALL_ACCEPTED
 
 
 async def _post(

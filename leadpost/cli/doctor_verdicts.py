@@ -9,7 +9,7 @@ from leadpost.account import Account
 from leadpost.cli.doctor_calls import WAYS, Findings, Kind, Way
 
 _KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY"
-_HOST = "LEADPOST_HOST or LEADPOST_REGION"
+HOST = "LEADPOST_HOST or LEADPOST_REGION"
 _REFUSED = "cannot be told while the keys are refused"
 
 
@@ -56,7 +56,7 @@ def judge(account: Account, findings: Findings) -> Iterator[Check]:
     """Give a verdict on each of the settings, or a single one if there was no connection."""
     if not findings.reached:
         (unreached,) = findings.metrics.values()
-        yield Check("host", Verdict.NO, f"{account.host}: {unreached.text}", _HOST)
+        yield Check("host", Verdict.NO, f"{account.host}: {unreached.text}", HOST)
         return
     yield _api_key(findings)
     for way in WAYS:
@@ -90,7 +90,7 @@ def _keys(account: Account, findings: Findings, way: Way) -> Check:
     if findings.way != way:
         return Check(name, Verdict.NO, text, f"LEADPOST_KEYS_IN={findings.way}")
     if findings.types is not None and findings.types.kind is Kind.ANSWERED:
-        return Check(name, Verdict.NO, f"{text}; the synchronous API takes them", _HOST)
+        return Check(name, Verdict.NO, f"{text}; the synchronous API takes them", HOST)
     return Check(name, Verdict.NO, text, _KEYS)
 
 
@@ -146,4 +146,4 @@ def _activity_types(account: Account, findings: Findings) -> Check:
 
 def _where(findings: Findings, variable: str) -> str:
     """Name the variable, but the host's first where no path of the Async API is there."""
-    return f"{_HOST}, or if that is right {variable}" if findings.nowhere else variable
+    return f"{HOST}, or if that is right {variable}" if findings.nowhere else variable
