@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from leadpost._shapes import is_list, is_mapping
@@ -18,12 +20,28 @@ PARAMETERS = (
     "ActivityDateTime",
     "Fields",
 )
+_PLAIN = {name.lower(): name for name in PARAMETERS}
+_ALIKE = 0.85
+"""By the ratio of difflib: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DEEPEST = 20
 _SURROGATE = ("text with half a surrogate pair", "text that UTF-8 can hold")
 _WANTED_DATETIME = (
     "a date-time with a time zone, or text 'YYYY-MM-DD HH:MM:SS' in UTC, or ISO 8601 with an offset"
 )
+
+
+@lru_cache
+def parameter_like(name: str) -> str | None:
+    """
+    Give the vendor's parameter that a column or key was probably meant to be.
+
+    >>> parameter_like("Activity Notes"), parameter_like("mx_Custom_1")
+    ('ActivityNote', None)
+    """
+    plain = re.sub(r"[\W_]", "", name).lower()
+    alike = get_close_matches(plain, _PLAIN, n=1, cutoff=_ALIKE)
+    return _PLAIN[alike[0]] if alike else None
 
 
 def name_of(item: object) -> str | None:
@@ -117,6 +135,10 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
             yield Problem("extra", *_SURROGATE)
         elif name in PARAMETERS:
             yield Problem(name, "it in extra", "the attribute of that name")
+        elif meant := parameter_like(name):
+            # It would go out beside the vendor's own, which leaves it unread.
+            wanted = f"{meant!r}, or an item of Fields if there is such a field"
+            yield Problem(meant, f"the key {name!r}", wanted)
         else:
             yield from _json_problems(name, value)
 

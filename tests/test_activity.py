@@ -319,3 +319,16 @@ def test_personal_texts_are_the_notes_and_values_not_the_names() -> None:
     payload["Fields"].append({"SchemaName": "mx_Custom_2", "Value": [919876543210, True, None]})
     texts = ["note", "value", "919876543210", "jo@example.com"]
     assert list(personal_texts(payload)) == texts
+
+
+@pytest.mark.parametrize("name", ["activityNote", "Activity_Note", "ActivityNotes", "activitynote"])
+def test_a_key_that_is_nearly_a_parameter_is_refused(name: str) -> None:
+    told = f"ActivityNote: found the key '{name}', wanted 'ActivityNote', or an item of Fields"
+    payload = {"RelatedProspectId": LEAD, "ActivityEvent": 201, name: "private"}
+    with pytest.raises(InvalidActivity) as in_payload:
+        Activity.from_payload(payload)
+    with pytest.raises(InvalidActivity) as in_extra:
+        Activity(LEAD, 201, extra={name: "private"})
+    for caught in (in_payload, in_extra):
+        assert told in str(caught.value)
+        assert "private" not in str(caught.value)

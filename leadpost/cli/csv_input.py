@@ -11,6 +11,7 @@ from typing import Any
 from attrs import evolve
 
 from leadpost.activity import Activity
+from leadpost.checks import parameter_like
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import (
     ADDED,
@@ -23,7 +24,6 @@ from leadpost.cli.rows import (
     lacks_zone,
     lines_of,
     naming_option,
-    parameter_like,
     reject_of,
 )
 from leadpost.errors import InvalidActivity, Problem
@@ -150,7 +150,7 @@ def _check_header(name: str, header: Sequence[str]) -> None:
             raise InputError(f"{name}: line 1: column {place + 1} has no name")
         if column in header[:place]:
             raise InputError(f"{name}: line 1: column {place + 1}, {column!r}, is there twice")
-        if column not in PARAMETERS and (meant := parameter_like(column)):
+        if column not in PARAMETERS and (meant := parameter_like(column)) in PARAMETERS:
             raise InputError(
                 f"{name}: line 1: column {place + 1}, {column!r}, is like {meant}, but would go out"
                 f" as a field of that SchemaName: name it {meant}; if there is such a field, post"

@@ -1,7 +1,7 @@
 """JSON: activities in the vendor's own shape, one a line or in an array."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from leadpost.cli.rows import (
     ADDED,
     CALLS,
     KEY,
-    PARAMETERS,
     REASON,
     Reject,
     Row,
@@ -22,7 +21,6 @@ from leadpost.cli.rows import (
     lacks_zone,
     lines_of,
     naming_option,
-    parameter_like,
     reject_of,
 )
 from leadpost.errors import InvalidActivity, Problem
@@ -87,35 +85,23 @@ class JsonInput:
 
     def _row(self, line: int, value: Any, item: int | None = None) -> Row:
         moment: object = None
-        problems: tuple[Problem, ...] = ()
         reject: Reject | None = None
         if is_mapping(value):
             reject = reject_of(value.get(KEY), value.get(CALLS))
             value = {name: part for name, part in value.items() if name not in ADDED}
             moment = value.get("ActivityDateTime")
-            problems = tuple(_misspelt(value))
         lacking = self._zone is None and lacks_zone(moment)
         try:
             activity = self._activity(value, moment)
         except InvalidActivity as error:
-            problems += naming_option(error.problems) if lacking else error.problems
-        else:
-            if not problems:
-                return Row(line, value, activity, item=item, utc_assumed=lacking, reject=reject)
-        return Row(line, value, problems=problems, item=item, reject=reject)
+            problems = naming_option(error.problems) if lacking else error.problems
+            return Row(line, value, problems=problems, item=item, reject=reject)
+        return Row(line, value, activity, item=item, utc_assumed=lacking, reject=reject)
 
     def _activity(self, value: Any, moment: object) -> Activity:
         if moment is not None:
             value = {**value, "ActivityDateTime": in_zone(moment, self._zone)}
         return Activity.from_payload(value)
-
-
-def _misspelt(names: Iterable[str]) -> Iterator[Problem]:
-    """Refuse what is nearly a parameter: it would go out beside those of the vendor's, unread."""
-    for name in names:
-        if name not in PARAMETERS and (meant := parameter_like(name)):
-            wanted = f"{meant!r}, or an item of Fields if there is such a field"
-            yield Problem(meant, f"the key {name!r}", wanted)
 
 
 def _not_json(error: Exception) -> Problem:

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
-from difflib import get_close_matches
-from functools import lru_cache
 from typing import BinaryIO, Protocol
 
 from attrs import evolve, field, frozen
@@ -27,9 +25,6 @@ ADDED = (REASON, KEY, CALLS)
 
 REQUIRED = ("RelatedProspectId", "ActivityEvent")
 PARAMETERS = (*REQUIRED, "ActivityNote", "ActivityDateTime")
-_PLAIN = {name.lower(): name for name in PARAMETERS}
-_ALIKE = 0.85
-"""By the ratio of difflib: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _KEY = re.compile(r".+:[1-9]\d*", re.ASCII | re.DOTALL)
 _CALLS = re.compile(r"\d{1,9}", re.ASCII)
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
@@ -157,16 +152,3 @@ def naming_option(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
         evolve(problem, wanted=wanted) if problem.field == "ActivityDateTime" else problem
         for problem in problems
     )
-
-
-@lru_cache
-def parameter_like(name: str) -> str | None:
-    """
-    Give the vendor's parameter that a column or key was probably meant to be.
-
-    >>> parameter_like("Activity Notes"), parameter_like("mx_Custom_1")
-    ('ActivityNote', None)
-    """
-    plain = re.sub(r"[\W_]", "", name).lower()
-    alike = get_close_matches(plain, _PLAIN, n=1, cutoff=_ALIKE)
-    return _PLAIN[alike[0]] if alike else None
