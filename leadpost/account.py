@@ -93,8 +93,7 @@ class Account:
         host, sync_host = _hosts(self.host, self.region, self.sync_host)
         object.__setattr__(self, "host", host)  # attrs' own way of settling a frozen class
         object.__setattr__(self, "sync_host", sync_host)
-        for name in _KEYS:
-            _check_key(name, getattr(self, name))
+        _check_keys({name: getattr(self, name) for name in _KEYS})
         if self.keys_in not in {"query", "headers"}:
             raise ConfigurationError(
                 f"keys_in ({_VARIABLES['keys_in']}): found {self.keys_in!r},"
@@ -232,16 +231,20 @@ def _is_loopback(hostname: str) -> bool:
         return hostname == "localhost"
 
 
-def _check_key(name: str, key: object) -> None:
-    """Refuse a key that is missing or that no header could carry, without showing it."""
-    variable = _VARIABLES[name]
-    if not isinstance(key, str) or not key:
-        raise ConfigurationError(f"{name} is missing: give it, or set {variable}")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError(
-            f"{name} ({variable}): found a space or a character that is not printable ASCII;"
-            " was more than the key copied?"
-        )
+def _check_keys(keys: Mapping[str, object]) -> None:
+    """Refuse keys that are missing or that no header could carry, without showing them."""
+    missing = [name for name, key in keys.items() if not isinstance(key, str) or not key]
+    if missing:
+        names, variables = " and ".join(missing), " and ".join(_VARIABLES[name] for name in missing)
+        these = "is missing: give it" if len(missing) == 1 else "are missing: give them"
+        raise ConfigurationError(f"{names} {these}, or set {variables}")
+    for name, key in keys.items():
+        text = str(key)
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ConfigurationError(
+                f"{name} ({_VARIABLES[name]}): found a space or a character that is not printable"
+                " ASCII; was more than the key copied?"
+            )
 
 
 show_in("leadpost", globals())

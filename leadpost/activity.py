@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Self, cast
 from uuid import UUID
 
@@ -20,6 +21,8 @@ _IMPERSONAL = {
     *("SchemaName", "Attribute"),
 }
 _VENDOR_DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
+
+_NONE: Mapping[str, Any] = MappingProxyType({})  # a factory would show as NOTHING in help
 
 Payload = dict[str, Any]
 
@@ -80,8 +83,8 @@ class Activity:
     activity_event: int
     activity_note: str | None = None
     activity_datetime: datetime | None = field(default=None, converter=_moment)
-    fields: Mapping[str, Any] = field(factory=dict[str, Any], converter=_own_dict)
-    extra: Mapping[str, Any] = field(factory=dict[str, Any], converter=_own_dict)
+    fields: Mapping[str, Any] = field(default=_NONE, converter=_own_dict)
+    extra: Mapping[str, Any] = field(default=_NONE, converter=_own_dict)
 
     def __attrs_post_init__(self) -> None:
         problems = list(

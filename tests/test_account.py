@@ -82,6 +82,10 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"access_key": ""}, "access_key is missing: give it, or set LEADPOST_ACCESS_KEY"),
         ({"secret_key": ""}, "secret_key is missing: give it, or set LEADPOST_SECRET_KEY"),
         ({"api_key": None}, "api_key is missing: give it, or set LEADPOST_API_KEY"),
+        (
+            {"access_key": "", "api_key": ""},
+            "access_key and api_key are missing: give them, or set LEADPOST_ACCESS_KEY and LEAD",
+        ),
         ({"api_key": "line\r\nbreak"}, r"api_key \(LEADPOST_API_KEY\): found a space or"),
         ({"secret_key": "clé"}, r"secret_key \(LEADPOST_SECRET_KEY\): found a space or"),
         ({"keys_in": "cookie"}, "found 'cookie', wanted 'query' or 'headers'"),

@@ -319,6 +319,29 @@ def test_an_item_of_an_array_is_told_by_its_number_too(tmp_path: Path) -> None:
     assert problem.startswith("line 1, item 4, activity: found nothing")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.csv", json.dumps(WANTED), "found json, wanted csv as its name says: --format json "),
+        ("a.CSV", json.dumps(WANTED[0]), "found jsonl, wanted csv as its name says: --format jso"),
+        ("a.jsonl", "ActivityEvent,RelatedProspectId\n", "found csv, wanted jsonl as its name"),
+        ("a.json", "ActivityEvent;RelatedProspectId\n", "found csv, wanted json as its name says"),
+    ],
+)
+def test_a_name_that_does_not_fit_the_content_is_told(
+    tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: {told}")
+
+
+def test_a_line_that_is_no_json_does_not_make_it_csv(tmp_path: Path) -> None:
+    rows = read(write(tmp_path / "a.jsonl", f"PERSONAL\n{json.dumps(WANTED[0])}"))
+    assert [row.activity is None for row in rows] == [True, False]
+
+
 @pytest.mark.parametrize("lines", [True, False])
 def test_a_key_that_is_nearly_a_parameter_is_refused(tmp_path: Path, *, lines: bool) -> None:
     misspelt = dict(WANTED[1])
@@ -338,8 +361,8 @@ def test_a_key_that_is_nearly_a_parameter_is_refused(tmp_path: Path, *, lines: b
         first == f"ActivityNote: found the key 'ActivityNotes', wanted 'ActivityNote', {or_field}"
     )
     assert second == f"ActivityNote: found the key 'ActivtyNote', wanted 'ActivityNote', {or_field}"
-    assert third.startswith("RelatedProspectId: found the key ' relatedprospectid', wanted 'Rel")
-    assert fourth.startswith("RelatedProspectId: found nothing, wanted a GUID")
+    assert third.startswith("RelatedProspectId: found nothing, wanted a GUID")
+    assert fourth.startswith("RelatedProspectId: found the key ' relatedprospectid', wanted 'Rel")
 
 
 values = st.recursive(

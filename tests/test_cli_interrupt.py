@@ -86,6 +86,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
             "key": f"leads.csv:{number + 1}",
             "state": "accepted",
             "request_id": request_id_of(payload(number)),
+            "activity_id": "",
             "error_type": "",
             "message": "",
         }

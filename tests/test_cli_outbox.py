@@ -341,6 +341,10 @@ def test_uncertain_entries_are_reconciled(tmp_path: Path) -> None:
         assert found.stderr == ""
         assert run("post", path, env=env).exit_code == 0
         assert (len(sandbox.taken), sandbox.report().duplicates) == (2, 0)
+        found_there, posted = read_csv(tmp_path / "leads.csv.results.csv")
+        assert (found_there["request_id"], posted["activity_id"]) == ("", "")
+        assert found_there["activity_id"] in run("outbox", "list", "--outbox", store).stdout
+        assert len(found_there["activity_id"]) == len(lead(0))
     assert not (tmp_path / "leads.csv.uncertain.csv").exists()
 
 
@@ -386,4 +390,6 @@ def test_one_that_is_pending_again_after_a_doubt_is_in_doubt_still() -> None:
     moment = datetime.now(UTC)
     entry = Entry(1, "1", 0, "pending", {}, moment, moment, 1, None, None, "DeliveryUncertain", "?")
     row = Row(2, (), Activity(lead(0), 201))
-    assert Result.of(Posted(row, "1", entry)) == Result("uncertain", "", "DeliveryUncertain", "?")
+    assert Result.of(Posted(row, "1", entry)) == Result(
+        "uncertain", error_type="DeliveryUncertain", message="?"
+    )

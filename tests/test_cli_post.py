@@ -75,6 +75,7 @@ def test_all_accepted(tmp_path: Path, sandbox: Sandbox) -> None:
             "key": f"leads.csv:{number + 1}",
             "state": "accepted",
             "request_id": request_id_of(payload(number)),
+            "activity_id": "",
             "error_type": "",
             "message": "",
         }

@@ -14,8 +14,9 @@ from leadpost.cli.csv_input import CsvInput
 from leadpost.cli.exits import InputError
 from leadpost.cli.json_input import JsonInput
 from leadpost.cli.options import Format
-from leadpost.cli.rows import Input
+from leadpost.cli.rows import REQUIRED, Input
 
+_COLUMNS = [column.encode() for column in REQUIRED]
 STDIN = "-"
 
 
@@ -53,7 +54,7 @@ def opened(
     zone = zone_of(timezone)
     with _seekable(path) as file:
         _refuse_binary(path, file)
-        form = form or _SUFFIXES.get(Path(path).suffix.lower()) or told_by_content(file)
+        form = form or _told_by_name(path, file) or told_by_content(file)
         if form is Format.CSV:
             yield CsvInput(file, path, zone, send_empty=send_empty)
         else:
@@ -105,10 +106,33 @@ def _refuse_binary(name: str, path: Path) -> None:
             )
 
 
+def _told_by_name(name: str, path: Path) -> Format | None:
+    """
+    Tell the format by the end of a name, if it says one.
+
+    Raises:
+        InputError: the file begins as one of another format does.
+    """
+    form = _SUFFIXES.get(Path(name).suffix.lower())
+    found = told_by_content(path)
+    if form is None or (form is Format.CSV) == (found is Format.CSV):
+        return form
+    if found is Format.CSV and not all(column in _first_line(path) for column in _COLUMNS):
+        return form  # a line that is no JSON, which will be told
+    raise InputError(
+        f"{name}: found {found.value}, wanted {form.value} as its name says:"
+        f" --format {found.value} takes it as it is"
+    )
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+
+
 def told_by_content(path: Path) -> Format:
     """Tell the format by the first line that holds anything."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+    first = _first_line(path)
     start = first.lstrip()[:1]
     if start == b"[":
         return Format.JSON

@@ -96,7 +96,7 @@ def line_of(entry: Entry) -> str:
         number_of(entry.calls, "call"),
         f"{entry.changed_at:%Y-%m-%d %H:%M:%S}Z",
         entry.key or "",
-        entry.request_id or "",
+        entry.request_id or entry.activity_id or "",
         " ".join((entry.message or "").split()),
     )
     return "  ".join(cell for cell in cells if cell)

@@ -12,7 +12,7 @@ from leadpost.cli.rows import Row
 from leadpost.errors import InvalidActivity
 from leadpost.outbox import Entry
 
-COLUMNS = ("line", "key", "state", "request_id", "error_type", "message")
+COLUMNS = ("line", "key", "state", "request_id", "activity_id", "error_type", "message")
 
 
 @frozen
@@ -39,6 +39,7 @@ class Result:
     Attributes:
         state: `accepted`, `rejected`, `uncertain`, `failed` or `not_sent`.
         request_id: The vendor's RequestID, "" where there is none.
+        activity_id: The id of the activity on the lead, "" where it is not known.
         error_type: Name of the error class, "" where there is no error.
         message: The error in words, on one line.
         to_correct: Whether the row itself is to blame.
@@ -47,6 +48,7 @@ class Result:
 
     state: str
     request_id: str = ""
+    activity_id: str = ""
     error_type: str = ""
     message: str = ""
     to_correct: bool = False
@@ -58,18 +60,19 @@ class Result:
         if row.activity is None and entry is None:
             message = str(InvalidActivity.of(row.problems))
             return cls(
-                "rejected", "", InvalidActivity.__name__, _one_line(message), to_correct=True
+                "rejected", "", "", InvalidActivity.__name__, _one_line(message), to_correct=True
             )
         if entry is None or (entry.state == "pending" and entry.error_type is None):
-            return cls("not_sent", "", "NotSent", "the run stopped before its turn came")
+            return cls("not_sent", "", "", "NotSent", "the run stopped before its turn came")
         if entry.state == "sending":
-            return cls("uncertain", "", "DeliveryUncertain", "another run is posting it")
+            return cls("uncertain", "", "", "DeliveryUncertain", "another run is posting it")
         if entry.state == "pending" and entry.error_type == "DeliveryUncertain":
-            return cls("uncertain", "", entry.error_type, _one_line(entry.message or ""))
+            return cls("uncertain", "", "", entry.error_type, _one_line(entry.message or ""))
         state = {"pending": "not_sent", "succeeded": "accepted"}.get(entry.state, entry.state)
         return cls(
             state,
             entry.request_id or "",
+            entry.activity_id or "",
             entry.error_type or "",
             _one_line(entry.message or ""),
             # One that failed after it was accepted is one that the vendor could not work off.
@@ -83,8 +86,8 @@ class Result:
 
     def line(self, of: Posted) -> bytes:
         """Write it as a line of results."""
-        place = str(of.row.line), of.key
-        return csv_line(*place, self.state, self.request_id, self.error_type, self.message)
+        ids = self.request_id, self.activity_id
+        return csv_line(str(of.row.line), of.key, self.state, *ids, self.error_type, self.message)
 
 
 def results_in(path: Path) -> Iterator[Result]:
@@ -101,7 +104,7 @@ def results_in(path: Path) -> Iterator[Result]:
                 raise InputError(f"{path}: wanted columns state and request_id")
             for row in rows:
                 error_type, key = row.get("error_type") or "", row.get("key") or ""
-                yield Result(row["state"], row["request_id"], error_type, key=key)
+                yield Result(row["state"], row["request_id"], "", error_type, key=key)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a results file: {type(error).__name__}") from None
 
