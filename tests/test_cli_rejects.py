@@ -1,6 +1,7 @@
 """Rejects, and what was in doubt, posted as files: each row is the same one as in its input."""
 
 import asyncio
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -74,7 +75,8 @@ def test_the_input_knows_what_became_of_its_rejects(tmp_path: Path, sandbox: San
     assert result.exit_code == 0
     assert "3 rows in 0 s: 3 accepted, 0 rejected" in result.stdout
     assert "rejects:" not in result.stdout
-    assert "edited" not in result.stderr
+    told = f"{rejects} seems edited: left as it is, though no row belongs there any more\n"
+    assert told in result.stderr
     assert (states(path), len(sandbox.taken)) == (["accepted"] * 3, 3)
     assert json.loads(run(*again[:2], "--json", env=keys_of(sandbox)).stdout)["accepted"] == 3
 
@@ -285,8 +287,9 @@ def test_rejects_that_do_not_say_what_they_are_are_refused(
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert result.stderr.endswith(
         f"error: {path}: found rows that do not say which of {tmp_path}/leads.csv they are, wanted"
-        " leadpost_key and leadpost_calls in each, as they were written. To post them as new ones,"
-        " give the file another name\n"
+        " leadpost_key and leadpost_calls in each, as they were written. To have it written anew,"
+        f" move it away and post {tmp_path}/leads.csv again; to post rows as new ones, give the"
+        " file another name\n"
     )
 
 
@@ -313,9 +316,24 @@ def test_rows_without_what_rejects_say_are_refused_among_them(
     result = run("post", rejects, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert result.stderr.endswith(
-        f"error: {rejects}: found 1 row without, wanted leadpost_key and leadpost_calls in each, as"
-        " they were written. Give rows that are new a file of their own\n"
+        f"error: {rejects}: found 1 row without, the first at line 3, wanted leadpost_key and"
+        " leadpost_calls in each, as they were written. To have it written anew, move it away and"
+        " post leads.csv again; give rows that are new a file of their own\n"
     )
+
+
+def test_what_spreadsheets_make_of_them_is_read(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    (row,) = read_csv(corrected(rejects_of(path)))
+    cells = {name: row[name] for name in sorted(row)} | {"leadpost_calls": "0.0"}
+    with rejects_of(path).open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerows([cells, cells.values()])
+        file.write(f"{',' * (len(cells) - 1)}\r\n" * 2)
+    assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+    assert run(*again, env=keys_of(sandbox)).exit_code == 0
+    assert notes(sandbox) == ["Note 0", "Note 1", "Note 2"]
 
 
 def test_rejects_of_two_inputs_want_a_file_each(tmp_path: Path, sandbox: Sandbox) -> None:

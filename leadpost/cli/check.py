@@ -31,6 +31,7 @@ class Check:
         utc_assumed: Whether the date-time of some row says no zone and was read as UTC.
         rejects: How many say of which other input they are.
         inputs: The names of those inputs, the first two.
+        first_own: The place of the first row that says nothing of the kind.
     """
 
     good: int = 0
@@ -41,6 +42,7 @@ class Check:
     utc_assumed: bool = False
     rejects: int = 0
     inputs: set[str] = field(factory=set[str])
+    first_own: str | None = None
 
     @property
     def rows(self) -> int:
@@ -81,7 +83,9 @@ def checked(rows: Iterable[Row], last: Iterator[Result]) -> Check:
     check = Check()
     for row in rows:
         before = next(last, None)
-        if row.reject is not None:
+        if row.reject is None:
+            check.first_own = check.first_own or row.place
+        else:
             check.rejects += 1
             if len(check.inputs) <= 1:
                 check.inputs.add(row.reject.name)

@@ -78,7 +78,11 @@ class CsvInput:
         return _line((reason, key, str(calls), *cells))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield each record that is not blank, with the line it begins on."""
+        """
+        Yield each record that is not blank, with the line it begins on.
+
+        Spreadsheets write blank ones at the end, of commas alone.
+        """
         with self._path.open("rb") as file:
             reader = csv.reader(lines_of(file, self.name), strict=True)
             while True:
@@ -89,7 +93,7 @@ class CsvInput:
                     raise InputError(f"{self.name}: line {line}: not CSV: {error}") from None
                 if cells is None:
                     return
-                if cells:
+                if any(cells):
                     yield line, cells
 
     def _own(self, cells: Sequence[str]) -> tuple[str, ...]:

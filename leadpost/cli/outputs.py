@@ -184,8 +184,8 @@ class RowsFile:
 
     def _tell_edited(self) -> None:
         if self._stays:
-            if self.count:
-                typer.echo(f"{self.path} seems edited: left as it is", err=True)
+            done = "" if self.count else ", though no row belongs there any more"
+            typer.echo(f"{self.path} seems edited: left as it is{done}", err=True)
             return
         names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in count(1))
         kept = next(path for path in names if not path.exists())

@@ -15,6 +15,8 @@ from leadpost.cli.rows import CALLS, KEY
 _NAME = re.compile(r"(?P<input>.+)\.(?:rejects|uncertain)(?:\.\d+)?(?:\.csv|\.jsonl)", re.DOTALL)
 _WANTED = f"{KEY} and {CALLS} in each, as they were written"
 
+_ANEW = "To have it written anew, move it away and post {} again"
+
 
 def input_of(path: str, check: Check) -> Path | None:
     """
@@ -33,12 +35,14 @@ def input_of(path: str, check: Check) -> Path | None:
             return None
         raise InputError(
             f"{path}: found rows that do not say which of {named['input']} they are, wanted"
-            f" {_WANTED}. To post them as new ones, give the file another name"
+            f" {_WANTED}. {_ANEW.format(named['input'])}; to post rows as new ones, give the file"
+            " another name"
         )
     if lacking := check.rows - check.rejects:
         raise InputError(
-            f"{path}: found {number_of(lacking, 'row')} without, wanted {_WANTED}. Give rows that"
-            " are new a file of their own"
+            f"{path}: found {number_of(lacking, 'row')} without, the first at {check.first_own},"
+            f" wanted {_WANTED}."
+            f" {_ANEW.format(min(check.inputs))}; give rows that are new a file of their own"
         )
     if len(check.inputs) > 1:
         names = " and ".join(sorted(check.inputs))

@@ -26,7 +26,7 @@ ADDED = (REASON, KEY, CALLS)
 REQUIRED = ("RelatedProspectId", "ActivityEvent")
 PARAMETERS = (*REQUIRED, "ActivityNote", "ActivityDateTime")
 _KEY = re.compile(r".+:[1-9]\d*", re.ASCII | re.DOTALL)
-_CALLS = re.compile(r"\d{1,9}", re.ASCII)
+_CALLS = re.compile(r"(\d{1,9})(\.0+)?", re.ASCII)  # a spreadsheet may have made 1 into 1.0
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -127,7 +127,8 @@ def reject_of(key: object, calls: object) -> Reject | None:
     """
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         return None
-    return Reject(key, int(str(calls))) if _CALLS.fullmatch(str(calls)) else None
+    found = _CALLS.fullmatch(str(calls))
+    return Reject(key, int(found[1])) if found else None
 
 
 def in_zone(value: object, zone: tzinfo | None) -> object:
