@@ -39,7 +39,7 @@ def test_rows_appended_since_are_taken_up(tmp_path: Path) -> None:
 
 
 ORIGINAL = [record(0), record(1, ActivityEvent="bad"), record(2), record(3)]
-NOT_AS_IT_WAS = "not as it was when it was put into the outbox"
+NOT_AS_IT_WAS = "not as it was when it was sent"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,12 @@ NOT_AS_IT_WAS = "not as it was when it was put into the outbox"
             [f"line 4: {NOT_AS_IT_WAS}"],
             "1 row changed since",
             id="changed",
+        ),
+        pytest.param(
+            [*ORIGINAL[:3], record(3, ActivityEvent="bad")],
+            [f"line 5: {NOT_AS_IT_WAS}"],
+            "1 row changed since",
+            id="spoilt",
         ),
         pytest.param(ORIGINAL[:3], [], "1 row missing since", id="removed"),
         pytest.param(
@@ -74,7 +80,7 @@ def test_rows_changed_since_are_told(
     found = [line for line in result.stderr.splitlines() if NOT_AS_IT_WAS in line]
     assert found == lines
     assert f"error: {path}: {told}" in result.stderr
-    assert "or give changed rows a file of their own" in result.stderr
+    assert "undo the change" in result.stderr
     assert "PERSONAL" not in result.output
     assert (tmp_path / "leads.csv.results.csv").read_bytes() == before
     assert states_in(tmp_path / "leads.csv.outbox.db").total() == 3
@@ -93,19 +99,58 @@ def test_rows_once_left_to_the_rejects_need_no_option_again(
     write_csv(path, [record(0), bad(1), record(2), bad(3)])  # a bad row that is new
     result = run("post", path, env=keys_of(sandbox))
     assert result.exit_code == 2
-    assert "nothing was sent" in result.stdout
+    assert "this run sends nothing" in result.stdout
     assert len(sandbox.taken) == 1
 
 
-def test_a_row_that_got_through_is_done_whatever_stands_there_now(
-    tmp_path: Path, sandbox: Sandbox
-) -> None:
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_row_spoilt_since_is_told(tmp_path: Path, sandbox: Sandbox, *, sent: bool) -> None:
     path = write_rows(tmp_path / "leads.csv", 2)
-    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-    before = accepted(path)
+    wrong = {} if sent else {"LEADPOST_ACCESS_KEY": "wrong"}
+    assert run("post", path, env=keys_of(sandbox) | wrong).exit_code == (0 if sent else 3)
+    before = sandbox.report().arrivals
     write_csv(path, [record(0), bad(1)])
+    for options in ([], ["--skip-invalid"]):
+        result = run("post", path, *options, env=keys_of(sandbox))
+        assert (result.exit_code, sandbox.report().arrivals) == (2, before)
+    assert f"line 3: {NOT_AS_IT_WAS}\n" in result.stderr
+
+
+def test_a_correction_may_be_taken_back_before_it_is_sent(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    wrong = keys_of(sandbox) | {"LEADPOST_ACCESS_KEY": "wrong"}
+    for note in ("first", "second", "first"):
+        write_csv(path, [record(0, ActivityNote=note)])
+        assert run("post", path, env=wrong).exit_code == 3
     assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-    assert (accepted(path), len(sandbox.taken)) == (before, 2)
+    assert [taken.payload["ActivityNote"] for taken in sandbox.taken] == ["first"]
+
+
+@pytest.mark.parametrize("option", [["--timezone", "Asia/Kolkata"], ["--send-empty"]])
+def test_an_option_that_was_forgotten_is_no_correction(tmp_path: Path, option: list[str]) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0, mx_Custom_1="")])
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, *option, env=keys_of(sandbox)).exit_code == 1
+        result = run("post", path, env=keys_of(sandbox))
+        assert (result.exit_code, sandbox.report().arrivals) == (2, 1)
+        told = "differs by what --timezone or --send-empty do: give them as they were given"
+        assert f"line 2: {told}\n" in result.stderr
+        write_csv(path, [record(0, ActivityNote="better", mx_Custom_1="")])
+        assert run("post", path, *option, env=keys_of(sandbox)).exit_code == 0
+    (taken,) = sandbox.taken
+    assert taken.payload["ActivityNote"] == "better"
+    in_zone = "2025-01-31 06:43:44" if len(option) == 2 else "2025-01-31 12:13:44"
+    assert taken.payload["ActivityDateTime"] == in_zone
+    assert ("Fields" in taken.payload) == (len(option) == 1)
+
+
+def test_the_order_of_the_columns_does_not_count(tmp_path: Path, sandbox: Sandbox) -> None:
+    rows = [record(n, mx_Custom_2="x") for n in range(2)]
+    path = write_csv(tmp_path / "leads.csv", rows)
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    write_csv(path, [dict(sorted(row.items(), reverse=True)) for row in rows])
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    assert len(sandbox.taken) == 2
 
 
 def test_no_more_than_20_changed_rows_are_listed(tmp_path: Path) -> None:
@@ -147,10 +192,6 @@ def test_rows_that_leadsquared_refused_may_be_corrected_where_they_stand(tmp_pat
         assert (result.exit_code, len(sandbox.taken)) == (0, 3)
         assert "going on: 1 of 3 rows were done before" in result.stderr
         assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-        for file in (rows, [record(n) for n in range(3)]):  # as corrected, and as they were
-            write_csv(path, file)
-            assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-        assert len(sandbox.taken) == 3
         write_csv(path, [record(n + 20) if n in refused else record(n) for n in range(3)])
         result = run("post", path, env=keys_of(sandbox))
         assert (result.exit_code, len(sandbox.taken)) == (2, 3)

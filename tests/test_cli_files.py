@@ -38,13 +38,14 @@ def test_rejects_that_were_edited_stay_where_the_same_rows_belong(
     again = ["post", path, "--skip-invalid"]
     rejects = tmp_path / "leads.csv.rejects.csv"
     assert run(*again, env=keys_of(sandbox)).exit_code == 1
-    edit(rejects, "corrected")
+    text = rejects.read_text().replace("Note 1", "corrected")
+    edit(rejects, text)
     for _ in range(2):
         result = run(*again, env=keys_of(sandbox))
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1] == f"{rejects} seems edited: left as it is"
-        assert "(1 not through: 1 to correct and post again)" in result.stdout
-        assert rejects.read_text() == "corrected"
+        assert "(1 not through: 1 to correct; then post this file)" in result.stdout
+        assert rejects.read_text() == text
     assert beside(path) == {".outbox.db", ".results.csv", ".rejects.csv"}
 
 
@@ -62,7 +63,7 @@ def test_rejects_that_were_edited_are_kept_where_others_belong(
             kept = tmp_path / f"leads.csv.rejects.{bad - 1}.csv"
             assert kept.read_text() == f"corrected {bad - 1}"
             assert result.stderr.splitlines()[-1] == (
-                f"{rejects} seems edited, and other rows belong there now: kept as {kept}"
+                f"{rejects} seems edited, and lacks rows that belong there now: kept as {kept}"
             )
         edit(rejects, f"corrected {bad}")
 
@@ -94,18 +95,33 @@ def test_edits_are_kept_though_the_results_are_away_or_newer(
     results, rejects = (tmp_path / f"leads.csv.{name}.csv" for name in ("results", "rejects"))
     again = ["post", path, "--skip-invalid"]
     run(*again, env=keys_of(sandbox))
-    edit(rejects, "corrected")
+    text = rejects.read_text().replace("Note 1", "corrected")
+    edit(rejects, text)
     edit(results, results.read_text())
     later = time.time() + 9
     os.utime(results, (later, later))
     assert "left as it is" in run(*again, env=keys_of(sandbox)).stderr
-    assert rejects.read_text() == "corrected"
-    for number, nothing in enumerate((None, "", "line,state\n3,rejected\n"), 1):
-        edit(rejects, f"corrected {number}")
+    assert rejects.read_text() == text
+    for nothing in (None, "", "line,state\n3,rejected\n"):
         results.unlink() if nothing is None else results.write_text(nothing)
-        assert f"rejects.{number}.csv" in run(*again, env=keys_of(sandbox)).stderr
-        kept = tmp_path / f"leads.csv.rejects.{number}.csv"
-        assert kept.read_text() == f"corrected {number}"
+        assert "left as it is" in run(*again, env=keys_of(sandbox)).stderr
+        assert rejects.read_text() == text
+
+
+@pytest.mark.parametrize("spoilt", ["", "nothing\n", "leadpost_key\nleads.csv:1\n"])
+def test_edits_that_lack_a_row_are_kept_beside(
+    tmp_path: Path, sandbox: Sandbox, spoilt: str
+) -> None:
+    path = bad_file(tmp_path / "leads.csv", 2)
+    rejects = tmp_path / "leads.csv.rejects.csv"
+    again = ["post", path, "--skip-invalid"]
+    run(*again, env=keys_of(sandbox))
+    lines = rejects.read_text().splitlines(keepends=True)
+    for number, text in enumerate(("".join(lines[:-1]), spoilt), 1):
+        edit(rejects, text)
+        assert f"kept as {path}.rejects.{number}.csv\n" in run(*again, env=keys_of(sandbox)).stderr
+        assert (tmp_path / f"leads.csv.rejects.{number}.csv").read_text() == text
+        assert len(read_csv(rejects)) == 2
 
 
 def test_an_edited_file_is_kept_where_there_are_no_such_rows_any_more(tmp_path: Path) -> None:
@@ -175,7 +191,7 @@ def test_a_new_file_under_an_old_name_is_told_what_to_do(tmp_path: Path, sandbox
     result = run("post", path, env=keys_of(sandbox))
     assert result.exit_code == 2
     names = " and ".join(f"{path}.{end}" for end in ("outbox.db", "results.csv", "rejects.csv"))
-    told = "it was posted with. If this is a new file under an old name: --output-base NAME"
+    told = "that were given then. If this is a new file under an old name: --output-base NAME"
     assert result.stderr.endswith(f"{told}, or move {names} away\n")
     for file in names.split(" and "):
         Path(file).rename(f"{file}.old")

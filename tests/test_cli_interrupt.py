@@ -83,9 +83,10 @@ def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
     undisturbed = [
         {
             "line": str(number + 2),
-            "key": f"leads.csv:{number + 1}",
+            "key": f"leads.csv:{number}",
             "state": "accepted",
             "request_id": request_id_of(payload(number)),
+            "calls": "1",
             "activity_id": "",
             "error_type": "",
             "message": "",

@@ -300,7 +300,7 @@ def test_accepted_entries_are_verified(tmp_path: Path) -> None:
         result = run("post", file, "--outbox", path, env=env)
     assert result.exit_code == 1
     assert "1 accepted, 0 rejected, 0 uncertain, 1 failed" in result.stdout
-    assert "1 to correct and post again" in result.stdout
+    assert "1 to correct; then post this file" in result.stdout
     (reject,) = read_csv(tmp_path / "leads.csv.rejects.csv")
     assert reject["leadpost_reason"].startswith("MXInvalidActivityException")
     (failed,) = [r for r in read_csv(tmp_path / "leads.csv.results.csv") if r["state"] == "failed"]
@@ -328,7 +328,7 @@ def test_uncertain_entries_are_reconciled(tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (1, "1 accepted, 0 pending, 1 uncertain\n")
         entry, until_when = result.stderr.splitlines()
         assert entry.startswith("     2  uncertain  1 call  20")
-        assert entry.endswith("  leads.csv:2  the lead does not have it yet; it may still come")
+        assert entry.endswith("  leads.csv:1  the lead does not have it yet; it may still come")
         assert until_when == (
             "what may still come can come until 12 h 0 min after it was sent (--settle): reconcile"
             " again then"
@@ -390,6 +390,6 @@ def test_one_that_is_pending_again_after_a_doubt_is_in_doubt_still() -> None:
     moment = datetime.now(UTC)
     entry = Entry(1, "1", 0, "pending", {}, moment, moment, 1, None, None, "DeliveryUncertain", "?")
     row = Row(2, (), Activity(lead(0), 201))
-    assert Result.of(Posted(row, "1", entry)) == Result(
+    assert Result.of(Posted(row, "1", entry, "")) == Result(
         "uncertain", error_type="DeliveryUncertain", message="?"
     )

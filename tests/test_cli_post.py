@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ def post_fast(path: Path, sandbox: Sandbox) -> Exit:
                 url,
                 sandbox.account(),
                 check_file(source, outputs, console),
-                name=path.name,
+                rejects_of=None,
                 how=How(),
                 bucket=SharedTokenBucket(url, sandbox.account(), period=0.2),
                 console=console,
@@ -72,9 +73,10 @@ def test_all_accepted(tmp_path: Path, sandbox: Sandbox) -> None:
     assert read_csv(tmp_path / "leads.csv.results.csv") == [
         {
             "line": str(number + 2),
-            "key": f"leads.csv:{number + 1}",
+            "key": f"leads.csv:{number}",
             "state": "accepted",
             "request_id": request_id_of(payload(number)),
+            "calls": "1",
             "activity_id": "",
             "error_type": "",
             "message": "",
@@ -132,14 +134,14 @@ def test_rejects_can_be_corrected_and_posted_again(tmp_path: Path) -> None:
     with Sandbox(faults=Faults(script=["ok", "500-mx", "ok", "200-error"])) as sandbox:
         result = run("post", path, env=keys_of(sandbox))
         assert result.exit_code == 1
-        assert "(2 not through: 2 to correct and post again)" in result.stdout
+        assert "(2 not through: 2 to correct; then post this file)" in result.stdout
         rejects = tmp_path / "leads.csv.rejects.csv"
         found = read_csv(rejects)
         reasons = [row.pop("leadpost_reason").partition(":")[0] for row in found]
         assert sorted(reasons) == ["ApplicationError", "Rejected"]
         keys = {row["key"] for row in read_csv(tmp_path / "leads.csv.results.csv")}
         assert {row.pop("leadpost_key") for row in found} < keys
-        assert [row.pop("leadpost_calls") for row in found] == ["1", "1"]
+        assert len({row.pop("leadpost_version") for row in found}) == 2
         assert sorted(found, key=lambda row: row["ActivityNote"]) == [
             record(n)
             for n in range(6)
@@ -163,8 +165,8 @@ def test_rejects_of_json_are_json_lines(tmp_path: Path) -> None:
         assert "नमस्ते" in rejects.read_text()
         found = read_jsonl(rejects)
         assert all(row.pop("leadpost_reason") for row in found)
-        assert [row.pop("leadpost_calls") for row in found] == [1, 0, 0]
-        assert [row.pop("leadpost_key") for row in found][1:] == ["leads.json:3", "leads.json:4"]
+        assert len({row.pop("leadpost_version") for row in found}) == 3
+        assert [row.pop("leadpost_key") for row in found][1:] == ["leads.json:2", "leads.json:3"]
         rejected = [payload(0) if payload(0) in found else payload(1), {"leadpost_row": 7}]
         assert all(row in found for row in [*rejected, unlike[1]])
         assert len(found) == 3
@@ -209,7 +211,7 @@ def test_nothing_is_sent_of_a_file_with_a_bad_row(tmp_path: Path, sandbox: Sandb
         " wanted a positive integer such as 201"
         for line in (3, 4)
     ] + ["(in forms, 9 stands for a digit and a for a letter)", UTC_ASSUMED]
-    assert "nothing was sent" in result.stdout
+    assert "this run sends nothing" in result.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["leads.csv"]
     assert sandbox.report().arrivals == 0
 
@@ -247,8 +249,9 @@ def test_the_good_rows_are_posted_if_the_bad_ones_are_skipped(
         request_id_of(payload(3)),
     }
     rejects = tmp_path / "leads.csv.rejects.csv"
-    assert rejects.read_text().endswith(
-        '2 cells, wanted 5 as in the header",leads.csv:5,0,too,few\n'
+    last = rejects.read_text().splitlines()[-1]
+    assert re.fullmatch(
+        r'".* 2 cells, wanted 5 as in the header",leads.csv:4,v\w{12},too,few', last
     )
     again = run("post", rejects, "--dry-run")
     assert "line 4, row: found 2 cells, wanted 5 as in the header" in again.stderr
@@ -354,7 +357,7 @@ def test_a_wrong_url_stops_the_run_and_is_told_with_its_host(tmp_path: Path) -> 
         f"error: the URL is wrong; nothing more was sent: HTTP 404 (at {sandbox.url}:"
         " see LEADPOST_HOST or LEADPOST_REGION, and LEADPOST_SUBMIT_PATH)"
     )
-    assert "(2 not through: 2 to correct and post again)" in result.stdout
+    assert "(2 not through: 2 to correct; then post this file)" in result.stdout
     assert "2 rows not sent: run the same command again" in result.stdout
 
 

@@ -4,6 +4,9 @@ import asyncio
 import csv
 import json
 import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from cli_support import (
     keys_of,
     payload,
     read_csv,
+    read_jsonl,
     record,
     run,
     states_in,
@@ -21,9 +25,10 @@ from cli_support import (
 )
 from outbox_support import changed
 
-from leadpost import KeyConflict
+from leadpost.cli.exits import InputError
 from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.inputs import opened
+from leadpost.cli.outputs import Outputs
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Faults, Sandbox
 
@@ -35,7 +40,7 @@ def bad(number: int) -> dict[str, str]:
 def corrected(rejects: Path, **changes: str) -> Path:
     """Correct all rows of a file of rejects, as a person would."""
     rows = read_csv(rejects)
-    numbers = [int(row["leadpost_key"].rpartition(":")[2]) - 1 for row in rows]
+    numbers = [int(row["leadpost_key"].rpartition(":")[2]) for row in rows]
     return write_csv(
         rejects, [row | record(n, **changes) for n, row in zip(numbers, rows, strict=True)]
     )
@@ -95,7 +100,8 @@ def test_some_of_them_may_not_get_through(tmp_path: Path) -> None:
         result = run(*again, env=keys_of(sandbox))
         assert result.exit_code == 1
         assert "4 rows in 0 s: 2 accepted, 2 rejected" in result.stdout
-        assert "left as it is" in result.stderr  # the rows that are left are in it still
+        assert "kept as" in result.stderr  # one of those that are left was sent meanwhile
+        command = ["post", f"{rejects_of(path)}".replace("rejects", "rejects.1")]
         assert sandbox.report().arrivals == 3
         assert run(*command, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
         assert sandbox.report().arrivals == 3
@@ -109,7 +115,7 @@ def test_rejects_of_rejects_are_rows_of_the_input_still(
     again = posted_with_bad_rows(path, sandbox, 1)
     assert run("post", rejects_of(path), "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
     second = rejects_of(rejects_of(path))
-    assert read_csv(second)[0]["leadpost_key"] == "leads.csv:2"
+    assert read_csv(second)[0]["leadpost_key"] == "leads.csv:1"
     assert run("post", corrected(second), env=keys_of(sandbox)).exit_code == 0
     if then == "post":
         assert run("post", corrected(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0
@@ -136,10 +142,11 @@ def test_what_got_through_since_is_not_posted_from_old_rejects(
     corrected(old, ActivityNote="another")
     result = run("post", old, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert "line 2: not as it was when it was put into the outbox\n" in result.stderr
+    assert "line 2: not as it was when it was sent\n" in result.stderr
     assert result.stderr.endswith(
         f"error: {old}: 1 row changed since an earlier run; nothing was sent. What got through, or"
-        " may have, is posted as it was: take these rows out of this file\n"
+        " may have, or was sent from elsewhere, is not sent from here: take these rows out, or move"
+        " this file away and post leads.csv again, which writes what is left anew\n"
     )
     result = run("post", corrected(old), env=keys_of(sandbox))  # with the very same correction
     assert result.exit_code == 0
@@ -178,15 +185,16 @@ def test_two_corrections_at_one_moment_are_one(
             opened(str(rejects_of(path)), None, None, send_empty=False) as rejects,
         ):
             async with Late(url_of(Path(f"{path}.outbox.db"))) as outbox:
-                of_rejects = FileEntries(outbox, rejects, None)
-                first = await of_rejects.first_new(iter([]), "")
-                await FileEntries(outbox, source, path.name).put(1)
+                of_ = partial(FileEntries, outbox, await outbox.identity())
+                of_rejects = of_(rejects, path.name, are_rejects=True)
+                first = await of_rejects.compare(iter([]), "")
+                await of_(source, path.name, are_rejects=False).put(1)
                 if sent:
-                    with pytest.raises(KeyConflict):
+                    with pytest.raises(InputError, match="run the same command again"):
                         await of_rejects.put(first)
                 else:
                     await of_rejects.put(first)
-                [entry] = [entry async for entry in outbox.entries() if entry.key == "leads.csv:2"]
+                [entry] = [entry async for entry in outbox.entries() if entry.key == "leads.csv:1"]
         assert entry.payload["ActivityNote"] == ("another" if sent else "Note 1")
 
     asyncio.run(both())
@@ -210,10 +218,12 @@ def test_rows_that_need_no_correction_are_posted_once_for_each_run_of_the_input(
 ) -> None:
     path = write_rows(tmp_path / "leads.csv", 1)
     script = ["500-mx", "500-mx", "500-mx"]
+    versions = set[str]()
     with Sandbox(limit=None, faults=Faults(script=script)) as sandbox:
         for calls in (1, 2):
             assert run("post", path, env=keys_of(sandbox)).exit_code == 1
-            assert read_csv(rejects_of(path))[0]["leadpost_calls"] == str(calls)
+            versions.add(read_csv(rejects_of(path))[0]["leadpost_version"])
+            assert len(versions) == calls
             for _ in range(2):  # the second time, they were sent since they were written
                 assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 1
                 assert sandbox.report().arrivals == calls + 1
@@ -287,9 +297,9 @@ def test_rejects_that_do_not_say_what_they_are_are_refused(
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert result.stderr.endswith(
         f"error: {path}: found rows that do not say which of {tmp_path}/leads.csv they are, wanted"
-        " leadpost_key and leadpost_calls in each, as they were written. To have it written anew,"
-        f" move it away and post {tmp_path}/leads.csv again; to post rows as new ones, give the"
-        " file another name\n"
+        " leadpost_key and leadpost_version in each, as they were written. To have them written"
+        f" anew, move this file away and post {tmp_path}/leads.csv again; to post rows as new ones,"
+        " of which it then knows nothing, give the file another name\n"
     )
 
 
@@ -302,23 +312,31 @@ def test_a_file_that_only_has_the_name_of_rejects_is_like_any_other(
 
 
 @pytest.mark.parametrize(
-    ("key", "calls"),
-    [("", ""), ("leads.csv", "0"), ("leads.csv:0", "0"), ("leads.csv:3", ""), ("a:1", "-1")],
+    ("key", "version"),
+    [
+        ("", ""),
+        ("leads.csv", "v0123456789ab"),
+        ("../leads.csv:1", "v0123456789ab"),
+        ("leads.csv:1\0", "v0123456789ab"),
+        ("leads.csv:3", ""),
+        ("leads.csv:3", "1.0"),
+    ],
 )
 def test_rows_without_what_rejects_say_are_refused_among_them(
-    tmp_path: Path, sandbox: Sandbox, key: str, calls: str
+    tmp_path: Path, sandbox: Sandbox, key: str, version: str
 ) -> None:
     path = tmp_path / "leads.csv"
     posted_with_bad_rows(path, sandbox, 1)
     rejects = corrected(rejects_of(path))
-    added = record(7) | {"leadpost_reason": "", "leadpost_key": key, "leadpost_calls": calls}
+    added = record(7) | {"leadpost_reason": "", "leadpost_key": key, "leadpost_version": version}
     write_csv(rejects, [*read_csv(rejects), added])
     result = run("post", rejects, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert result.stderr.endswith(
         f"error: {rejects}: found 1 row without, the first at line 3, wanted leadpost_key and"
-        " leadpost_calls in each, as they were written. To have it written anew, move it away and"
-        " post leads.csv again; give rows that are new a file of their own\n"
+        " leadpost_version in each, as they were written. To have them written anew, move this"
+        " file away and post leads.csv again; give rows that are new a file of their own, without"
+        " leadpost_reason, leadpost_key, leadpost_version\n"
     )
 
 
@@ -326,7 +344,7 @@ def test_what_spreadsheets_make_of_them_is_read(tmp_path: Path, sandbox: Sandbox
     path = tmp_path / "leads.csv"
     again = posted_with_bad_rows(path, sandbox, 1)
     (row,) = read_csv(corrected(rejects_of(path)))
-    cells = {name: row[name] for name in sorted(row)} | {"leadpost_calls": "0.0"}
+    cells = {name: row[name] for name in sorted(row)}
     with rejects_of(path).open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
         writer.writerows([cells, cells.values()])
@@ -354,7 +372,7 @@ def test_a_row_is_there_once(tmp_path: Path, sandbox: Sandbox) -> None:
     write_csv(rejects_of(path), [*rows, *rows])
     result = run("post", rejects_of(path), env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert "line 3: has the key of a row before it\n" in result.stderr
+    assert "line 3: has the leadpost_key of a row before it\n" in result.stderr
     assert "1 row repeated since" in result.stderr
 
 
@@ -397,3 +415,210 @@ def test_a_run_that_was_ended_is_gone_on_with(tmp_path: Path, sandbox: Sandbox) 
     assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
     assert run(*again, env=keys_of(sandbox)).exit_code == 0
     assert notes(sandbox) == ["Note 0", "Note 1", "Note 2"]
+
+
+def entries_become(path: Path, **values: object) -> None:
+    """Set what became of all entries of a file that were not accepted."""
+    columns = ", ".join(f"{name} = ?" for name in values)
+    update = f"UPDATE leadpost_entries SET {columns} WHERE state != 'accepted'"
+    with closing(sqlite3.connect(f"{path}.outbox.db")) as connection, connection:
+        connection.execute(update, tuple(values.values()))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("fault", ["500-mx", "cut-after", "cut-before"])
+def test_they_hold_what_was_sent_last(tmp_path: Path, form: str, fault: str) -> None:
+    path = tmp_path / f"leads.{form}"
+    if form == "csv":
+        write_csv(path, [bad(0), record(1)])
+    else:
+        path.write_text(f"{json.dumps(payload(0) | {'ActivityEvent': 'x'})}\n")
+    part = "rejects" if fault == "500-mx" else "uncertain"
+    first, last = (tmp_path / f"leads.{form}.{name}.{form}" for name in ("rejects", part))
+    script = (["ok"] if form == "csv" else []) + [fault]
+    with Sandbox(limit=None, faults=Faults(script=script)) as sandbox:
+        again = ["post", path, "--skip-invalid"]
+        assert run(*again, env=keys_of(sandbox)).exit_code == 1
+        mine = tmp_path / f"mine.{form}"
+        if form == "csv":
+            (row,) = read_csv(first)
+            new = {"ActivityEvent": "201", "ActivityNote": "sent", "mx_Custom_2": "a, b"}
+            write_csv(mine, [row | new])
+        else:
+            (line,) = read_jsonl(first)
+            mine.write_text(json.dumps(line | {"ActivityEvent": 201, "ActivityNote": "sent"}))
+        assert run("post", mine, env=keys_of(sandbox)).exit_code == 1
+        assert run(*again, env=keys_of(sandbox)).exit_code == 1
+        (row,) = read_csv(last) if form == "csv" else read_jsonl(last)
+        assert row["ActivityNote"] == "sent"
+        assert "InvalidActivity" not in row["leadpost_reason"]
+        if form == "csv":
+            assert (row["mx_Custom_1"], row["mx_Custom_2"]) == ("value 0", "a, b")
+        there = [taken.payload["ActivityNote"] for taken in sandbox.taken].count("sent")
+        # What a --timezone would make of it does not matter: it says its offset.
+        assert run("post", last, "--timezone", "Asia/Tokyo", env=keys_of(sandbox)).exit_code == 0
+        assert [taken.payload["ActivityNote"] for taken in sandbox.taken].count("sent") == there + 1
+        assert sandbox.taken[-1].payload["ActivityDateTime"] == payload(0)["ActivityDateTime"]
+        assert run(*again, env=keys_of(sandbox)).exit_code == 0
+
+
+def test_they_need_no_timezone_again(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1)])
+    zone = ["--timezone", "Asia/Kolkata"]
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, "--skip-invalid", *zone, env=keys_of(sandbox)).exit_code == 1
+        rows = read_csv(rejects_of(path))
+        assert [row["ActivityDateTime"] for row in rows] == ["2025-01-31 12:13:44+05:30"] * 2
+        write_csv(rejects_of(path), [row | {"ActivityEvent": "201"} for row in rows])
+        result = run("post", rejects_of(path), env=keys_of(sandbox))
+        assert (result.exit_code, "without a zone" in result.stderr) == (0, False)
+        assert run("post", path, "--skip-invalid", *zone, env=keys_of(sandbox)).exit_code == 0
+    times = {taken.payload["ActivityDateTime"] for taken in sandbox.taken}
+    assert times == {"2025-01-31 06:43:44"}
+
+
+@pytest.mark.parametrize("of", ["another day", "another folder", "another outbox", "another row"])
+def test_rows_of_another_outbox_are_refused(tmp_path: Path, sandbox: Sandbox, of: str) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    mine = tmp_path / "mine.csv"
+    shutil.copy(rejects_of(path), mine)
+    corrected(mine, ActivityNote="of the first")
+    options: list[object] = []
+    if of == "another day":
+        for file in tmp_path.glob("leads.csv*"):
+            file.rename(f"{file}.old")
+        posted_with_bad_rows(path, sandbox, 1)
+    elif of == "another folder":
+        (tmp_path / "other").mkdir()
+        mine = mine.rename(tmp_path / "other" / "mine.csv")
+        posted_with_bad_rows(tmp_path / "other" / "leads.csv", sandbox, 1)
+    elif of == "another outbox":
+        options = ["--outbox", tmp_path / "other.db"]
+    else:
+        write_csv(mine, [row | {"leadpost_key": "leads.csv:7"} for row in read_csv(mine)])
+    before = len(sandbox.taken)
+    result = run("post", mine, *options, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, before)
+    told = "line 2: its leadpost_key and leadpost_version are not as written, or of another outbox"
+    assert f"{told}\n" in result.stderr
+    assert f"error: {mine}: 1 row foreign" in result.stderr
+
+
+def test_spoilt_ones_are_refused_whatever_their_name(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    (row,) = read_csv(corrected(rejects_of(path)))
+    del row["leadpost_key"], row["leadpost_version"]
+    mine = write_csv(tmp_path / "mine.csv", [row])
+    result = run("post", mine, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 2)
+    assert f"error: {mine}: found 1 row without, the first at line 2, wanted" in result.stderr
+    assert "and post the input again" in result.stderr
+
+
+@pytest.mark.parametrize("edited", ["rejects", "copy", "input"])
+def test_those_that_failed_may_be_corrected_again_and_again(
+    tmp_path: Path, sandbox: Sandbox, edited: str
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    mine = rejects_of(path)
+    if edited == "copy":
+        mine = tmp_path / "mine.csv"
+        shutil.copy(rejects_of(path), mine)
+    for note in ("first", "second", "third"):
+        if edited == "input":
+            write_csv(path, [record(0), record(1, ActivityNote=note), record(2)])
+            assert run(*again, env=keys_of(sandbox)).exit_code == 0
+        else:
+            result = run("post", corrected(mine, ActivityNote=note), env=keys_of(sandbox))
+            assert (result.exit_code, result.stderr.count("error")) == (0, 0)
+        assert sandbox.taken[-1].payload["ActivityNote"] == note
+        with closing(sqlite3.connect(f"{path}.outbox.db")) as connection, connection:
+            connection.execute("UPDATE leadpost_entries SET state = 'failed' WHERE key LIKE '%:1'")
+        if edited == "rejects":
+            assert run(*again, env=keys_of(sandbox)).exit_code == 1
+        elif edited == "copy":
+            assert run("post", mine, env=keys_of(sandbox)).exit_code == 1
+    assert len(sandbox.taken) == 5
+
+
+def test_a_file_that_failed_is_named_as_it_can_be_posted(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    wrong = keys_of(sandbox) | {"LEADPOST_SECRET_KEY": "wrong"}
+    assert run("post", corrected(rejects_of(path)), env=wrong).exit_code == 3
+    entries_become(path, state="failed", error_type="ServerError")
+    result = run(*again, env=keys_of(sandbox))
+    assert f"rejects:   {path}.rejects.csv (1 not through: 1 good as they are; later post" in (
+        result.stdout
+    )
+    assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+    assert run(*again, env=keys_of(sandbox)).exit_code == 0
+
+
+def test_a_field_that_another_process_adds_at_the_end_is_not_left_out(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    added = {"SchemaName": "mx_Custom_2", "Value": "more"}
+    better = payload(0) | {"Fields": [*payload(0)["Fields"], added]}
+    write = Outputs.write
+
+    async def corrected_before(*args: Any) -> None:
+        monkeypatch.undo()
+        async with Outbox(url_of(Path(f"{path}.outbox.db"))) as outbox:
+            await outbox.correct({"leads.csv:0": better}, calls={"leads.csv:0": 1})
+            await changed(outbox, state="failed", calls=2)
+        await write(*args)
+
+    sandbox.fail("500-mx")
+    monkeypatch.setattr(Outputs, "write", corrected_before)
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert result.stderr.endswith("and has a field more: run the same command again\n")
+    assert not rejects_of(path).exists()
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+    assert [row["mx_Custom_2"] for row in read_csv(rejects_of(path))] == ["more"]
+
+
+def test_results_of_another_file_are_not_replaced(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    text = corrected(rejects_of(path)).read_bytes()
+    others = write_csv(tmp_path / "others.csv", [record(5), bad(6)]).read_bytes()
+    result = run("post", "-", "--skip-invalid", env=keys_of(sandbox), stdin=others)
+    assert result.exit_code == 1
+    result = run("post", "-", env=keys_of(sandbox), stdin=text)
+    assert (result.exit_code, len(sandbox.taken)) == (2, 3)
+    assert "stdin.results.csv, stdin.rejects.csv: there already, of another file;" in result.stderr
+    base = ["--output-base", "mine"]
+    assert run("post", "-", *base, env=keys_of(sandbox), stdin=text).exit_code == 0
+
+
+@pytest.mark.parametrize("change", ["emptied", "replaced", "removed"])
+def test_a_file_that_changes_while_it_is_posted_loses_nothing(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    rejects = corrected(rejects_of(path))
+    write = Outputs.write
+
+    async def changed_before(*args: Any) -> None:
+        if change == "removed":
+            rejects.unlink()
+        else:
+            rejects.write_text("" if change == "emptied" else path.read_text())
+        await write(*args)
+
+    monkeypatch.setattr(Outputs, "write", changed_before)
+    result = run("post", rejects, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 3)
+    assert "Traceback" not in result.output
+    monkeypatch.undo()
+    assert run(*again, env=keys_of(sandbox)).exit_code == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +16,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support import Vendor, activity, answers, within
 
 from leadpost import InvalidActivity, KeyConflict
-from leadpost.outbox import Entry, Outbox
+from leadpost.outbox import Entry, Outbox, claims
+
+ANY: Any = object()
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ async def test_a_rejected_one_is_posted_as_corrected(outbox: Outbox) -> None:
     await outbox.correct({"call-1": activity(2)})
     entry = await one(outbox)
     assert (entry.id, entry.state, entry.payload) == (put, "pending", activity(2).to_payload())
-    assert entry.earlier == (activity(1).to_payload(),)
+    assert entry.original == activity(1).to_payload()
     assert await outbox.drain(poster(vendor)) == {"accepted": 1}
     assert vendor.numbers == [1, 2]
     history = await outbox.history(put)
@@ -45,17 +49,69 @@ async def test_a_rejected_one_is_posted_as_corrected(outbox: Outbox) -> None:
     assert history[3].note == "corrected"
 
 
-async def test_what_it_was_may_be_put_again(outbox: Outbox) -> None:
+@pytest.mark.parametrize("as_put", [True, False])
+async def test_what_was_put_may_be_put_again(outbox: Outbox, *, as_put: bool) -> None:
     put = await outbox.put(activity(1), key="call-1")
     for number in (2, 3, 3):
         await changed(outbox, state="failed")
-        await outbox.correct({"call-1": activity(number)})
-    assert [before["ActivityEvent"] for before in (await one(outbox)).earlier] == [1, 2]
-    for number in (1, 2, 3):
+        await outbox.correct({"call-1": activity(number)}, as_put=as_put)
+    entry = await one(outbox)
+    assert entry.original == activity(3 if as_put else 1).to_payload()
+    for number in (3,) if as_put else (1, 3):
         assert await outbox.put(activity(number), key="call-1") == put
         assert await outbox.put_many([activity(number)], keys=["call-1"]) == 0
+    for number in (1, 2, 4) if as_put else (2, 4):
+        with pytest.raises(KeyConflict):
+            await outbox.put(activity(number), key="call-1")
+    await changed(outbox, state="failed")
+    await outbox.correct({"call-1": activity(1)})  # back to what was put
+    assert (await one(outbox)).payload == activity(1).to_payload()
+
+
+@pytest.mark.parametrize("as_put", [True, False])
+async def test_one_that_is_not_there_is_put_if_none_is_expected(
+    outbox: Outbox, *, as_put: bool
+) -> None:
+    await outbox.put(activity(1), key="call-2")
+    corrections = {"call-1": activity(1), "call-2": activity(2)}
     with pytest.raises(KeyConflict):
-        await outbox.put(activity(4), key="call-1")
+        await outbox.correct(corrections, states=["pending"])
+    with pytest.raises(KeyConflict):
+        await outbox.correct(corrections, states=["pending"], calls={"call-1": 1, "call-2": 0})
+    await outbox.correct(
+        corrections, states=["pending"], calls={"call-1": 0, "call-2": 0}, as_put=as_put
+    )
+    entry = await one(outbox)
+    assert (entry.state, entry.payload) == ("pending", activity(1).to_payload())
+    assert entry.original == (activity(1).to_payload() if as_put else None)
+    assert await outbox.drain(poster(Vendor())) == {"accepted": 2}
+
+
+async def test_a_late_answer_is_none_to_what_was_corrected(outbox: Outbox) -> None:
+    await outbox.put(activity(1), key="call-1")
+    store = outbox._store
+    await store.write(partial(claims.renew, worker="frozen", lease=0.0))
+    claim = await store.write(partial(claims.claim, owner="frozen"))
+    assert claim is not None
+    assert await store.write(claims.abandon) == 1
+    await outbox.correct({"call-1": activity(2)}, states=["uncertain"])
+    late = partial(claims.record, claimed=claim, state="accepted", request_id="r1")
+    assert await store.write(late) is False
+    assert (await one(outbox)).state == "pending"
+
+
+async def test_an_answer_to_what_it_was_is_told_no_more(outbox: Outbox) -> None:
+    vendor = Vendor(answers(*[httpx.Response(400)] * 2, httpx.ReadTimeout("slow")))
+    await outbox.put(activity(1), key="call-1")
+    for number, notes in ((1, "put back"), (2, "corrected")):
+        await outbox.drain(poster(vendor))
+        await outbox.correct({"call-1": activity(number)})
+        entry = await one(outbox)
+        assert (await outbox.history(entry.id))[-1].note == notes
+        assert entry.error_type == ("BadRequest" if number == 1 else None)
+    await outbox.drain(poster(vendor))
+    await outbox.correct({"call-1": activity(3)}, states=["uncertain"])
+    assert (await one(outbox)).error_type == "DeliveryUncertain"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +128,7 @@ async def test_what_may_have_got_through_is_not_corrected(outbox: Outbox, state:
     with pytest.raises(KeyConflict, match=r"^2 of the keys are of no entry that may") as caught:
         await outbox.correct({"call-1": activity(3), "call-2": activity(4)})
     assert caught.value.keys == ("call-1", "call-2")
-    assert ((await one(outbox)).state, (await one(outbox)).earlier) == (state, ())
+    assert (await one(outbox)).payload == activity(1).to_payload()
 
 
 async def test_one_that_was_sent_since_is_not_corrected(outbox: Outbox) -> None:
@@ -97,7 +153,7 @@ async def test_all_are_corrected_or_none(outbox: Outbox) -> None:
     await outbox.correct(corrections)
     found = [entry async for entry in outbox.entries()]
     assert {entry.payload["ActivityEvent"] for entry in found} == {7000}
-    assert [entry.earlier for entry in found] == [(activity(n).to_payload(),) for n in numbers]
+    assert [entry.original for entry in found] == [activity(n).to_payload() for n in numbers]
     await outbox.correct({})
 
 
@@ -111,7 +167,7 @@ async def test_only_one_of_two_corrections_counts(outbox: Outbox, store_url: str
             return_exceptions=True,
         )
     assert [type(end) for end in ended if end is not None] == [KeyConflict]
-    assert len((await one(outbox)).earlier) == 1
+    assert (await one(outbox)).original == activity(1).to_payload()
 
 
 async def test_bad_input_is_told_before_anything_is_done(outbox: Outbox) -> None:
@@ -121,6 +177,9 @@ async def test_bad_input_is_told_before_anything_is_done(outbox: Outbox) -> None
         await outbox.correct({"call-1": activity(2)}, states=["failed", "accepted"])
     with pytest.raises(InvalidActivity):
         await outbox.correct({"call-1": {"ActivityEvent": 201}})
+    for key in (ANY, "a\0b", "a\ud800"):
+        with pytest.raises((TypeError, ValueError), match=r"^key: found"):
+            await outbox.correct({key: activity(2)})
     assert (await one(outbox)).state == "rejected"
 
 
@@ -152,13 +211,37 @@ async def test_entries_of_the_first_version_may_be_corrected(store_url: str) -> 
     async with Outbox(store_url) as outbox:
         await outbox.put(activity(1), key="call-1")
         await changed(outbox, state="failed")
+        identity = await outbox.identity()
     engine = create_async_engine(store_url)
     async with engine.begin() as connection:
-        await connection.execute(sa.text("ALTER TABLE leadpost_entries DROP COLUMN earlier"))
-        await connection.execute(sa.text("UPDATE leadpost_schema SET version = 1"))
+        for statement in (
+            "ALTER TABLE leadpost_entries DROP COLUMN original",
+            "ALTER TABLE leadpost_schema DROP COLUMN identity",
+            "UPDATE leadpost_schema SET version = 1",
+        ):
+            await connection.execute(sa.text(statement))
     await engine.dispose()
     for number in (2, 3):
         async with Outbox(store_url) as outbox:
             await outbox.correct({"call-1": activity(number)}, states=["failed", "pending"])
     async with Outbox(store_url) as outbox:
-        assert [before["ActivityEvent"] for before in (await one(outbox)).earlier] == [1, 2]
+        assert (await one(outbox)).original == activity(1).to_payload()
+        assert len(await outbox.identity()) == len(identity)
+        assert await outbox.identity() != identity
+
+
+async def test_each_outbox_has_an_identity(sqlite_url: str, postgresql_url: str) -> None:
+    identities = list[str]()
+    for url in (sqlite_url, sqlite_url, postgresql_url):
+        async with Outbox(url) as outbox:
+            identities.append(await outbox.identity())
+    assert identities[0] == identities[1] != identities[2]
+
+
+async def test_entries_are_counted_by_their_keys(outbox: Outbox) -> None:
+    keys = [f"call-{number}" for number in range(1, 601)]
+    await outbox.put_many(map(activity, range(1, 601)), keys=keys)
+    await outbox.put(activity(1))
+    assert (await outbox.counts(keys=keys))["pending"] == len(keys)
+    assert (await outbox.counts("call-1", keys=keys))["pending"] == 111
+    assert sum((await outbox.counts(keys=[])).values()) == 0

@@ -247,11 +247,18 @@ def post_command(
         if account is None or (check.newly_bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)
             raise typer.Exit(post.exit_of_check(check, how))
-        name = Path(base).name if rejects_of is None else None
         url = url_of(outbox or outbox_beside(base, rejects_of))
         bucket = SharedTokenBucket(url, account, limit=limit)
         posting = post.post_file(
-            source, outputs, url, account, check, name=name, how=how, bucket=bucket, console=console
+            source,
+            outputs,
+            url,
+            account,
+            check,
+            rejects_of=rejects_of,
+            how=how,
+            bucket=bucket,
+            console=console,
         )
         raise typer.Exit(asyncio.run(posting))
 

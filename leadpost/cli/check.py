@@ -29,9 +29,10 @@ class Check:
         problems: Reasons why they cannot; a row may have several.
         shown: The first of those reasons, with their places.
         utc_assumed: Whether the date-time of some row says no zone and was read as UTC.
-        rejects: How many say of which other input they are.
+        rejects: How many say which row of another input they are.
         inputs: The names of those inputs, the first two.
-        first_own: The place of the first row that says nothing of the kind.
+        not_whole: How many do not say so, or not as it was written.
+        first_not_whole: The place of the first of these.
     """
 
     good: int = 0
@@ -42,7 +43,8 @@ class Check:
     utc_assumed: bool = False
     rejects: int = 0
     inputs: set[str] = field(factory=set[str])
-    first_own: str | None = None
+    not_whole: int = 0
+    first_not_whole: str | None = None
 
     @property
     def rows(self) -> int:
@@ -83,14 +85,15 @@ def checked(rows: Iterable[Row], last: Iterator[Result]) -> Check:
     check = Check()
     for row in rows:
         before = next(last, None)
-        if row.reject is None:
-            check.first_own = check.first_own or row.place
-        else:
+        if row.reject is not None:
             check.rejects += 1
-            if len(check.inputs) <= 1:
+            if len(check.inputs) <= 1 and row.reject.is_whole:
                 check.inputs.add(row.reject.name)
             if before is not None and before.key != row.reject.key:
                 before = None
+        if row.reject is None or not row.reject.is_whole:
+            check.not_whole += 1
+            check.first_not_whole = check.first_not_whole or row.place
         if row.activity is not None:
             check.good += 1
             check.utc_assumed |= row.utc_assumed

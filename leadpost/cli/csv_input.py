@@ -2,21 +2,20 @@
 
 import csv
 import io
+import json
 import re
-from collections.abc import Iterator, Sequence
-from datetime import tzinfo
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 
 from leadpost.activity import Activity
-from leadpost.checks import parameter_like
+from leadpost.checks import name_of, parameter_like
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import (
     ADDED,
-    CALLS,
-    KEY,
     PARAMETERS,
     REQUIRED,
     Row,
@@ -25,6 +24,7 @@ from leadpost.cli.rows import (
     lines_of,
     naming_option,
     reject_of,
+    with_offset,
 )
 from leadpost.errors import InvalidActivity, Problem
 
@@ -56,26 +56,45 @@ class CsvInput:
         if header is None:
             raise InputError(f"{name}: the file is empty")
         _check_header(name, header)
-        self._added = {name: header.index(name) for name in ADDED if name in header}
+        self._header = header
         self._columns = self._own(header)
 
     def rows(self) -> Iterator[Row]:
         records = self._records()
-        next(records)
+        next(records, None)
         for line, cells in records:
-            row = self._row(line, self._own(cells))
-            yield evolve(row, reject=reject_of(self._cell(KEY, cells), self._cell(CALLS, cells)))
+            reject = reject_of(dict(zip(self._header, cells, strict=False)))
+            yield evolve(self._row(line, self._own(cells)), reject=reject)
 
-    def head(self) -> bytes:
+    def head(self, more: Sequence[str]) -> bytes:
         with self._path.open("rb") as file:
             # Excel takes a file for UTF-8 by its BOM alone: one that came with it keeps it.
             bom = _BOM if file.read(len(_BOM)) == _BOM else b""
-        return bom + _line((*ADDED, *self._columns))
+        return bom + _line((*ADDED, *self._columns, *more))
 
-    def written(self, row: Row, reason: str, key: str, calls: int) -> bytes:
-        # These come first: behind a row with a cell too many they would be in no column.
-        cells: Any = row.own
-        return _line((reason, key, str(calls), *cells))
+    def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
+        return [name for name in _fields_of(payload) if name not in self._columns]
+
+    def written(
+        self,
+        row: Row,
+        added: Mapping[str, str],
+        more: Sequence[str],
+        payload: Mapping[str, Any] | None,
+    ) -> bytes:
+        # What is added comes first: behind a row with a cell too many it would be in no column.
+        first = [added[name] for name in ADDED]
+        if payload is not None:
+            named = _cells_of(payload)
+            return _line((*first, *(named.get(name, "") for name in (*self._columns, *more))))
+        own: Any = row.own
+        cells = list[str](own)
+        if len(cells) == len(self._columns):
+            cells += [""] * len(more)
+            if "ActivityDateTime" in self._columns:
+                place = self._columns.index("ActivityDateTime")
+                cells[place] = str(with_offset(cells[place], self._zone))
+        return _line((*first, *cells))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """
@@ -98,12 +117,8 @@ class CsvInput:
 
     def _own(self, cells: Sequence[str]) -> tuple[str, ...]:
         """Leave out what an earlier run has added."""
-        added = self._added.values()
-        return tuple(cell for place, cell in enumerate(cells) if place not in added)
-
-    def _cell(self, column: str, cells: Sequence[str]) -> str | None:
-        place = self._added.get(column, len(cells))
-        return cells[place] if place < len(cells) else None
+        places = [self._header.index(name) for name in ADDED if name in self._header]
+        return tuple(cell for place, cell in enumerate(cells) if place not in places)
 
     def _row(self, line: int, cells: tuple[str, ...]) -> Row:
         if len(cells) != len(self._columns):
@@ -160,6 +175,24 @@ def _check_header(name: str, header: Sequence[str]) -> None:
                 f" as a field of that SchemaName: name it {meant}; if there is such a field, post"
                 " it from JSON"
             )
+
+
+def _fields_of(payload: Mapping[str, Any]) -> dict[str, str]:
+    items = {
+        name: item.get("Value") for item in payload.get("Fields", ()) if (name := name_of(item))
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in items.items()
+    }
+
+
+def _cells_of(payload: Mapping[str, Any]) -> dict[str, str]:
+    """Write an activity as cells by their columns."""
+    cells = {name: str(payload[name]) for name in PARAMETERS if name in payload}
+    if moment := cells.get("ActivityDateTime"):
+        cells["ActivityDateTime"] = str(with_offset(moment, UTC))
+    return cells | _fields_of(payload)
 
 
 def _line(cells: Sequence[str]) -> bytes:

@@ -10,61 +10,69 @@ from attrs import define, field
 
 from leadpost.activity import Activity
 from leadpost.cli.check import number_of
+from leadpost.cli.compare import OPEN, WRONG, How, of_input, of_rejects
 from leadpost.cli.exits import InputError
 from leadpost.cli.results import Posted, Result, result_of
-from leadpost.cli.rows import Input, Row
-from leadpost.errors import DeliveryUncertain
-from leadpost.outbox import Entry, EntryState, Outbox
+from leadpost.cli.rows import Input, Row, version_of
+from leadpost.errors import KeyConflict
+from leadpost.outbox import EntryState, Outbox
 
 _PART = 2000
 _CHUNK = 500
 _SHOWN = 20
-_WRONG = {
-    "changed": "not as it was when it was put into the outbox",
-    "pruned": "had a result, and is in the outbox no more",
-    "repeated": "has the key of a row before it",
-}
-"""What a row must not be, by now, and how that is told."""
 
 
 class FileEntries:
     """
-    The entries of one file. Row number n of an input, counted from 1, has the key NAME:n, in the
+    The entries of one file. Row number n of an input, counted from 0, has the key NAME:n, in the
     file of its rejects too; rows that cannot be posted have no entry.
 
     A row that did not get through may be corrected, in either file: its entry gets the correction.
 
     Args:
         outbox: Where they are, open.
+        identity: Of that.
         source: The file.
-        name: What their keys begin with; None where each row says its own.
+        name: What their keys begin with.
+        are_rejects: Whether each row says its own key.
+
+    Attributes:
+        more: The fields of rows that were corrected elsewhere, for which the file has no place.
     """
 
-    def __init__(self, outbox: Outbox, source: Input, name: str | None) -> None:
+    def __init__(
+        self, outbox: Outbox, identity: str, source: Input, name: str, *, are_rejects: bool
+    ) -> None:
+        self.more: list[str] = []
         self._outbox = outbox
+        self._identity = identity
         self._source = source
         self._name = name
+        self._are_rejects = are_rejects
+        self._keys = dict[str, None]()  # of rejects, which may be in an edited file
+        self._corrected = dict[str, int]()  # the calls that were made for it
 
     async def counts(self) -> Counter[EntryState]:
-        """Count those of this file in each state."""
-        if self._name is not None:
-            return Counter(await self._outbox.counts(f"{self._name}:"))
-        found = Counter[EntryState]()
-        async with aclosing(self.rows()) as rows:
-            async for posted in rows:
-                if posted.entry is not None:
-                    found[posted.entry.state] += 1
-        return found
+        """Count those of this file in each state; of rejects, those that were compared."""
+        if self._are_rejects:
+            return Counter(await self._outbox.counts(keys=list(self._keys)))
+        return Counter(await self._outbox.counts(f"{self._name}:"))
 
     async def rows(self, first: int = 0) -> AsyncGenerator[Posted]:
         """Read the file, and give each row from number `first` on with its entry if it has one."""
+        number = first
         keyed = islice(self._keyed(), first, None)
         while chunk := list(islice(keyed, _CHUNK)):
             found = await self._outbox.find([key for key, _ in chunk])
             for key, row in chunk:
-                yield Posted(row, key, found.get(key))
+                entry = found.get(key)
+                calls = 0 if entry is None else entry.calls
+                yield Posted(row, key, entry, version_of(self._identity, key, calls))
+                number += 1
+        if self._are_rejects and number < len(self._keys):
+            raise self._was_changed()
 
-    async def first_new(self, last: Iterator[Result], if_new: str) -> int:
+    async def compare(self, last: Iterator[Result], if_new: str) -> int:
         """
         Compare the file with what was put of it before.
 
@@ -81,43 +89,74 @@ class FileEntries:
         Raises:
             InputError: some are not as they were; which, was printed.
         """
-        left = 0 if self._name is None else (await self.counts()).total()
-        places = {how: _Places() for how in ("new", "corrected", *_WRONG)}
+        left = 0 if self._are_rejects else (await self.counts()).total()
+        places = {how: _Places() for how in ("new", "corrected", *WRONG)}
         first = number = 0
-        seen = set[str]()
         async with aclosing(self.rows()) as rows:
             async for posted in rows:
                 before = result_of(posted, last)
-                if self._name is not None and before is None and not left:
+                if not self._are_rejects and before is None and not left:
                     break
-                how = _since(posted, before) if posted.key not in seen else "repeated"
-                if self._name is None:
-                    seen.add(posted.key)
-                elif posted.entry is not None:
+                how = self._since(posted, before)
+                if posted.entry is not None and not self._are_rejects:
                     left -= 1
                     first = number + 1
                     places["changed"].take(places["new"])  # what comes before one put is not new
                 if how in places:
                     places[how].add(posted.row, number)
+                self._remember(posted, how)
                 number += 1
-        counts = {how: places[how].count for how in _WRONG} | {"missing": left}
-        if any(counts.values()):
-            for how, what in _WRONG.items():
+        wrong: dict[str, int] = {how: places[how].count for how in WRONG}
+        wrong["missing"] = 0 if self._are_rejects else left
+        if any(wrong.values()):
+            for how, what in WRONG.items():
                 places[how].tell(what)
-            raise InputError(self._told(counts, if_new))
+            raise InputError(self._told(wrong, if_new))
+        if self._are_rejects:
+            return 0
         corrected = places["corrected"].first
         return first if corrected is None else min(first, corrected)
+
+    def _since(self, posted: Posted, before: Result | None) -> How:
+        """Tell what a row is, with the result that it had before."""
+        if not self._are_rejects:
+            return of_input(posted, before)
+        if posted.key in self._keys:
+            return "repeated"
+        return of_rejects(posted, before, self._calls_in(posted))
+
+    def _calls_in(self, posted: Posted) -> int | None:
+        """Tell how often a row had been sent by its version; None if that is none of its own."""
+        version = "" if posted.row.reject is None else posted.row.reject.version
+        # Where the entry is gone, nobody knows how far to look.
+        most = posted.calls if posted.entry is not None else _CHUNK
+        versions = (
+            (calls, version_of(self._identity, posted.key, calls)) for calls in range(most + 1)
+        )
+        return next((calls for calls, each in versions if each == version), None)
+
+    def _remember(self, posted: Posted, how: How) -> None:
+        if self._are_rejects:
+            self._keys[posted.key] = None
+        if how == "corrected" or (how == "new" and self._are_rejects):
+            self._corrected[posted.key] = posted.calls
+        elif payload := posted.posted_otherwise:
+            self.more += [
+                name for name in self._source.fields_beyond(payload) if name not in self.more
+            ]
 
     def _told(self, counts: dict[str, int], if_new: str) -> str:
         found = " and ".join(
             f"{number_of(count, 'row')} {how}" for how, count in counts.items() if count
         )
         advice = (
-            "What got through, or may have, is posted as it was: take these rows out of this file"
-            if self._name is None
-            else "What got through, or may have, stays as it was: undo the change, or give changed"
-            " rows a file of their own, and post this one with the options that it was posted with."
-            f" If this is a new file under an old name: {if_new}"
+            "What got through, or may have, or was sent from elsewhere, is not sent from here:"
+            " take these rows out, or move this file away and post"
+            f" {self._name} again, which writes what is left anew"
+            if self._are_rejects
+            else "What got through, or may have, stays as it was: undo the change (in a file of its"
+            " own, such a row is posted once more), and give the options that were given then. If"
+            f" this is a new file under an old name: {if_new}"
         )
         return f"{self._source.name}: {found} since an earlier run; nothing was sent. {advice}"
 
@@ -128,7 +167,7 @@ class FileEntries:
         It does so in parts, so that a kill loses nothing.
 
         Raises:
-            KeyConflict: another process has sent one of them at this moment.
+            InputError: another process has sent one of them since they were compared.
         """
         async with aclosing(self.rows(first)) as rows:
             async for part in _parts(rows):
@@ -137,25 +176,40 @@ class FileEntries:
     async def _put(self, part: list[Posted]) -> None:
         new = dict[str, Activity]()
         corrected = dict[str, Activity]()
-        calls = dict[str, int]()
         for posted in part:
             if posted.row.activity is None:
                 continue
-            if posted.entry is None:
-                new[posted.key] = posted.row.activity
-            elif _change(posted.row, posted.row.activity, posted.entry) == "corrected":
+            if posted.key in self._corrected:
                 corrected[posted.key] = posted.row.activity
-                calls[posted.key] = posted.entry.calls
-        await self._outbox.put_many(new.values(), keys=new.keys())
-        await self._outbox.correct(corrected, states=_CORRECTABLE, calls=calls)
+            elif posted.entry is None:
+                new[posted.key] = posted.row.activity
+        calls = {key: self._corrected[key] for key in corrected}
+        try:
+            await self._outbox.put_many(new.values(), keys=new.keys())
+            await self._outbox.correct(
+                corrected, states=OPEN, calls=calls, as_put=not self._are_rejects
+            )
+        except KeyConflict as conflict:
+            keys = ", ".join(conflict.keys)
+            raise InputError(
+                f"{self._source.name}: another process has just put or sent some of the rows"
+                f" ({keys}): run the same command again"
+            ) from None
 
     def _keyed(self) -> Iterator[tuple[str, Row]]:
-        for number, row in enumerate(self._source.rows(), 1):
-            key = f"{self._name}:{number}"
-            yield row.reject.key if self._name is None and row.reject is not None else key, row
+        for number, row in enumerate(self._source.rows()):
+            if not self._are_rejects:
+                yield f"{self._name}:{number}", row
+            elif row.reject is not None and row.reject.name == self._name:
+                yield row.reject.key, row
+            else:
+                raise self._was_changed()
 
-
-_CORRECTABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected", "uncertain")
+    def _was_changed(self) -> InputError:
+        return InputError(
+            f"{self._source.name}: it was changed while it was posted; what became of it is told by"
+            f" the next run of {self._name}"
+        )
 
 
 async def _parts(rows: AsyncGenerator[Posted]) -> AsyncGenerator[list[Posted]]:
@@ -167,32 +221,6 @@ async def _parts(rows: AsyncGenerator[Posted]) -> AsyncGenerator[list[Posted]]:
             part = []
     if part:
         yield part
-
-
-def _since(posted: Posted, before: Result | None) -> str:
-    """Tell what a row is, with the result that it had before."""
-    row, entry = posted.row, posted.entry
-    if entry is not None:
-        return "as it was" if row.activity is None else _change(row, row.activity, entry)
-    had_result = before is not None and before.state != "not_sent"
-    was_bad = before is not None and before.was_bad
-    if (had_result and not was_bad) or (row.reject is not None and row.reject.calls):
-        return "pruned"
-    if row.activity is None:
-        return "bad"
-    return "corrected" if was_bad else "new"
-
-
-def _change(row: Row, activity: Activity, entry: Entry) -> str:
-    """Tell whether the row of an entry is as it was, may be posted as it is now, or may not."""
-    if row.reject is not None and row.reject.calls == entry.calls and entry.state in _CORRECTABLE:
-        # It was written after the last call, for what became of that: so this is the answer to it.
-        same = entry.state == "pending" and activity.to_payload() == entry.payload
-        return "as it was" if same else "corrected"
-    if activity.to_payload() in (entry.payload, *entry.earlier):
-        return "as it was"
-    unsent = entry.state == "pending" and entry.error_type != DeliveryUncertain.__name__
-    return "corrected" if unsent or entry.state in {"failed", "rejected"} else "changed"
 
 
 @define

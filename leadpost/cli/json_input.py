@@ -1,8 +1,8 @@
 """JSON: activities in the vendor's own shape, one a line or in an array."""
 
 import json
-from collections.abc import Iterator
-from datetime import tzinfo
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,6 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.json_values import values_of
 from leadpost.cli.rows import (
     ADDED,
-    CALLS,
-    KEY,
-    REASON,
     Reject,
     Row,
     in_zone,
@@ -22,6 +19,7 @@ from leadpost.cli.rows import (
     lines_of,
     naming_option,
     reject_of,
+    with_offset,
 )
 from leadpost.errors import InvalidActivity, Problem
 
@@ -50,13 +48,30 @@ class JsonInput:
     def rows(self) -> Iterator[Row]:
         return self._of_lines() if self._lines else self._of_array()
 
-    def head(self) -> bytes:
+    def head(self, more: Sequence[str]) -> bytes:
+        del more
         return b""
 
-    def written(self, row: Row, reason: str, key: str, calls: int) -> bytes:
+    def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
+        del payload
+        return []
+
+    def written(
+        self,
+        row: Row,
+        added: Mapping[str, str],
+        more: Sequence[str],
+        payload: Mapping[str, Any] | None,
+    ) -> bytes:
+        del more
         # What is no object has no place for these, so it gets an object around it.
-        own = {**row.own} if is_mapping(row.own) else {_UNREADABLE: row.own}
-        text = json.dumps({**own, REASON: reason, KEY: key, CALLS: calls}, ensure_ascii=False)
+        own: dict[str, Any] = {**row.own} if is_mapping(row.own) else {_UNREADABLE: row.own}
+        if payload is not None:
+            own = {**payload}
+        if moment := own.get("ActivityDateTime"):
+            zone = self._zone if payload is None else UTC
+            own["ActivityDateTime"] = with_offset(moment, zone)
+        text = json.dumps({**own, **added}, ensure_ascii=False)
         # Half a surrogate pair, which UTF-8 cannot hold, becomes the escape that JSON has for it.
         return (text + "\n").encode(errors="backslashreplace")
 
@@ -87,7 +102,7 @@ class JsonInput:
         moment: object = None
         reject: Reject | None = None
         if is_mapping(value):
-            reject = reject_of(value.get(KEY), value.get(CALLS))
+            reject = reject_of(value)
             value = {name: part for name, part in value.items() if name not in ADDED}
             moment = value.get("ActivityDateTime")
         lacking = self._zone is None and lacks_zone(moment)

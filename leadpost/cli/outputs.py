@@ -3,8 +3,8 @@
 import filecmp
 import os
 from collections import Counter
-from collections.abc import AsyncIterable, Callable, Collection, Generator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import AsyncIterable, Callable, Collection, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -13,8 +13,9 @@ from typing import IO
 import typer
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.results import COLUMNS, Posted, Result, csv_line, result_of, results_in
-from leadpost.cli.rows import Input
+from leadpost.cli.inputs import opened
+from leadpost.cli.results import COLUMNS, Posted, Result, csv_line, results_in
+from leadpost.cli.rows import KEY, REASON, VERSION, Input, Reject
 
 _STATES = {"rejects": {"rejected", "failed"}, "uncertain": {"uncertain"}}
 """Which rows belong into which file."""
@@ -66,21 +67,31 @@ class Outputs:
         ):
             raise InputError(f"{source.name} would be overwritten: choose an --output-base")
 
-    def begin(self, *, force: bool) -> None:
+    def begin(self, name: str, *, known: bool, force: bool) -> None:
         """
-        Begin anew: what stands under their names is of another file, or nothing of it was posted.
+        See that what stands under their names is of this file, or begin anew.
+
+        Args:
+            name: What the keys of its entries begin with.
+            known: Whether it has any.
+            force: Whether what is of another file is replaced.
 
         Raises:
-            InputError: something does, and is not to be replaced.
+            InputError: something is, and is not to be replaced.
         """
-        if {result.was_bad for result in self.last()} == {True}:
+        last = [(result.key.rpartition(":")[0], result.was_bad) for result in self.last()]
+        if any(of != name for of, _ in last if of):
+            whose = "of another file"
+        elif known or (last and all(was_bad for _, was_bad in last)):
             return
+        else:
+            whose = "and the outbox knows nothing of it"
         self._anew = True
         found = [str(path) for path in self.paths if path.exists()]
         if found and not force:
             raise InputError(
-                f"{', '.join(found)}: there already, and the outbox knows nothing of it; --force"
-                " replaces, --output-base chooses other names"
+                f"{', '.join(found)}: there already, {whose}; --force replaces, --output-base"
+                " chooses other names"
             )
 
     def last(self) -> Generator[Result]:
@@ -89,9 +100,13 @@ class Outputs:
             with suppress(InputError):  # the user may have made something else of them
                 yield from results_in(self.results)
 
-    async def write(self, rows: AsyncIterable[Posted]) -> None:
+    async def write(self, rows: AsyncIterable[Posted], more: Sequence[str]) -> None:
         """
         Write them, each all at once for whoever reads it.
+
+        Args:
+            rows: All rows.
+            more: The fields for which the input has no place, of rows corrected elsewhere.
 
         Raises:
             OSError: they cannot be written; the outbox still has everything.
@@ -100,19 +115,17 @@ class Outputs:
         with ExitStack() as stack:
             results = stack.enter_context(replacing(self.results))
             parts = [
-                (part, stack.enter_context(part.open(written, anew=self._anew)))
+                (part, stack.enter_context(part.open(written, more, anew=self._anew)))
                 for part in self.parts
             ]
-            last = stack.enter_context(closing(self.last()))
             results.write(csv_line(*COLUMNS))
             async for row in rows:
                 result = Result.of(row)
                 self.counts[result.state] += 1
                 self.to_correct += result.to_correct
                 results.write(result.line(row))
-                before = result_of(row, last)
                 for part, file in parts:
-                    part.take(file, row, result, before)
+                    part.take(file, row, result)
         written = _time_of(self.results)
         for part in self.parts:
             part.stamp(written)
@@ -122,9 +135,11 @@ class RowsFile:
     """
     Some rows of the input with a reason each; there is no file if there are no such rows.
 
+    A row that was corrected elsewhere stands there as it was posted last.
+
     What the user edited since it was written is told by the time of the file: as written, it has
-    the very time of the results. If no row belongs there that did not before, the edited file
-    stays: it is the one to post. Else it is kept under another name.
+    the very time of the results. If all rows that belong there are in the edited file, in their
+    latest version, that stays: it is the one to post. Else it is kept under another name.
 
     Args:
         path: Its name.
@@ -140,41 +155,52 @@ class RowsFile:
         self.count = 0
         self._source = source
         self._states = states
-        self._more = False
+        self._more: Sequence[str] = ()
+        self._there = set[Reject]()  # in the edited file
+        self._lacks = False
         self._stays = False
 
     @contextmanager
-    def open(self, written: int | None, *, anew: bool) -> Generator[IO[bytes]]:
+    def open(self, written: int | None, more: Sequence[str], *, anew: bool) -> Generator[IO[bytes]]:
         """
         Write it.
 
         Args:
             written: The time of the last run's results, in ns; None if there are none.
+            more: Fields for which the input has no place.
             anew: Whether what is there under its name is of another file.
         """
-        self._more = anew
+        is_edited = self.path.is_file() and _time_of(self.path) != written
+        self._there = _rejects_in(self.path) if is_edited else set[Reject]()
+        self._lacks = anew
+        self._more = more
 
         def stays(new: Path) -> bool:
-            edited = self.path.is_file() and _time_of(self.path) != written
-            if edited and not filecmp.cmp(new, self.path, shallow=False):
-                self._stays = not self._more
+            if is_edited and not filecmp.cmp(new, self.path, shallow=False):
+                self._stays = not self._lacks
                 self._tell_edited()
             return self._stays
 
         with replacing(self.path, stays) as file:
-            file.write(self._source.head())
+            file.write(self._source.head(more))
             yield file
         if not self.count and not self._stays:
             self.path.unlink()
 
-    def take(self, file: IO[bytes], row: Posted, result: Result, before: Result | None) -> None:
-        """Add a row if it belongs there, and see whether it did `before`."""
+    def take(self, file: IO[bytes], row: Posted, result: Result) -> None:
+        """Add a row if it belongs there."""
         if result.state in self._states:
             reason = f"{result.error_type}: {result.message}".removeprefix(": ")
-            calls = row.entry.calls if row.entry is not None else 0
-            file.write(self._source.written(row.row, reason, row.key, calls))
+            added = {REASON: reason, KEY: row.key, VERSION: row.version}
+            payload = row.posted_otherwise
+            if payload and not set(self._source.fields_beyond(payload)) <= set(self._more):
+                raise InputError(
+                    f"{self.path}: a row was corrected by another process meanwhile, and has a"
+                    " field more: run the same command again"
+                )
+            file.write(self._source.written(row.row, added, self._more, payload))
             self.count += 1
-            self._more |= before is None or before.state not in self._states
+            self._lacks |= Reject(row.key, row.version) not in self._there
 
     def stamp(self, time: int | None) -> None:
         """Give it the time of the results, unless it is as the user made it."""
@@ -191,8 +217,18 @@ class RowsFile:
         kept = next(path for path in names if not path.exists())
         self.path.rename(kept)
         typer.echo(
-            f"{self.path} seems edited, and other rows belong there now: kept as {kept}", err=True
+            f"{self.path} seems edited, and lacks rows that belong there now: kept as {kept}",
+            err=True,
         )
+
+
+def _rejects_in(path: Path) -> set[Reject]:
+    """Tell which rows a file has that the user edited; none if it is none any more."""
+    try:
+        with opened(str(path), None, None, send_empty=False) as source:
+            return {row.reject for row in source.rows() if row.reject is not None}
+    except InputError:
+        return set()
 
 
 @contextmanager

@@ -69,7 +69,9 @@ def tell_check(check: Check, source: Input, how: How, *, dry_run: bool) -> None:
     typer.echo(f"{source.name}: {rows}, {check.good} good, {check.bad} bad")
     typer.echo(f"posting {check.good} takes about {time} at {how.limit} calls per {PERIOD:g} s")
     if not dry_run:
-        typer.echo("nothing was sent: correct the bad rows, or --skip-invalid posts the others")
+        typer.echo(
+            "this run sends nothing: correct the bad rows, or --skip-invalid posts the others"
+        )
 
 
 def exit_of_check(check: Check, how: How) -> Exit:
@@ -86,7 +88,7 @@ async def post_file(
     account: Account,
     check: Check,
     *,
-    name: str | None,
+    rejects_of: Path | None,
     how: How,
     bucket: SharedTokenBucket,
     console: Console,
@@ -100,7 +102,7 @@ async def post_file(
         url: The outbox.
         account: Where to post.
         check: What the check of the input found.
-        name: What the entries' keys begin with; None where each row says its own.
+        rejects_of: The input that the rows are of, where they are its rejects.
         how: Options.
         bucket: The limit, not entered yet.
         console: Where to show progress.
@@ -115,19 +117,21 @@ async def post_file(
     counted = CountedBucket(bucket)
     poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
     async with Outbox(url) as outbox:
-        entries = FileEntries(outbox, source, name)
+        name = Path(rejects_of or outputs.base).name
+        identity = await outbox.identity()
+        are_rejects = rejects_of is not None
+        entries = FileEntries(outbox, identity, source, name, are_rejects=are_rejects)
         with busy(console, f"putting {source.name} into the outbox"):
-            known = any((await entries.counts()).values())
-            if not known and name is not None:
-                outputs.begin(force=how.force)
+            known = are_rejects or any((await entries.counts()).values())
+            outputs.begin(name, known=known, force=how.force)
             with closing(outputs.last()) as last:
-                first = await entries.first_new(last, _new_names(outputs, url))
+                first = await entries.compare(last, _new_names(outputs, url))
             await entries.put(first)
         tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
         run = Run(outbox, entries, check.rows, tally, shown_url(url))
         await run.look()
         tally.before = tally.done
-        if known:
+        if known and not are_rejects:
             _say(console, f"going on: {tally.done} of {tally.total} rows were done before")
         async with bucket, poster:
             with shown(tally, console) as changed:
@@ -155,7 +159,7 @@ def _say(console: Console, text: str) -> None:
 async def _write(outputs: Outputs, entries: FileEntries) -> None:
     try:
         async with aclosing(entries.rows()) as rows:
-            await outputs.write(rows)
+            await outputs.write(rows, entries.more)
     except OSError as error:
         raise InputError(
             f"the results could not be written: {told(error)}; the outbox has all of them:"
@@ -222,10 +226,11 @@ def _how_to_look(run: Run) -> str:
 def _what_to_do(outputs: Outputs) -> str:
     correct, later = outputs.to_correct, outputs.rejects.count - outputs.to_correct
     parts = (
-        f"{correct} to correct and post again" if correct else "",
-        f"{later} to post again later, nothing to correct" if later else "",
+        f"{correct} to correct" if correct else "",
+        f"{later} good as they are" if later else "",
     )
-    return "; ".join(part for part in parts if part)
+    when = "then" if correct else "later"
+    return f"{', '.join(part for part in parts if part)}; {when} post this file"
 
 
 def _summary(outputs: Outputs, tally: Tally, run: Run) -> dict[str, Any]:

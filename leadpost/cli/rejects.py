@@ -1,7 +1,7 @@
 """
 Rows of an input in a file of their own: BASE.rejects.csv, BASE.uncertain.csv.
 
-Each says which entry of the outbox it has, and how many calls were made for it when it was written.
+Each says which entry of which outbox it has, and how often that was sent when the row was written.
 So it is the same row wherever it is posted from, and what was sent since is not sent from there.
 """
 
@@ -10,12 +10,11 @@ from pathlib import Path
 
 from leadpost.cli.check import Check, number_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.rows import CALLS, KEY
+from leadpost.cli.rows import ADDED, KEY, VERSION
 
 _NAME = re.compile(r"(?P<input>.+)\.(?:rejects|uncertain)(?:\.\d+)?(?:\.csv|\.jsonl)", re.DOTALL)
-_WANTED = f"{KEY} and {CALLS} in each, as they were written"
-
-_ANEW = "To have it written anew, move it away and post {} again"
+_WANTED = f"{KEY} and {VERSION} in each, as they were written"
+_ANEW = "To have them written anew, move this file away and post {} again"
 
 
 def input_of(path: str, check: Check) -> Path | None:
@@ -35,19 +34,20 @@ def input_of(path: str, check: Check) -> Path | None:
             return None
         raise InputError(
             f"{path}: found rows that do not say which of {named['input']} they are, wanted"
-            f" {_WANTED}. {_ANEW.format(named['input'])}; to post rows as new ones, give the file"
-            " another name"
+            f" {_WANTED}. {_ANEW.format(named['input'])}; to post rows as new ones, of which it"
+            " then knows nothing, give the file another name"
         )
-    if lacking := check.rows - check.rejects:
+    if check.not_whole:
         raise InputError(
-            f"{path}: found {number_of(lacking, 'row')} without, the first at {check.first_own},"
-            f" wanted {_WANTED}."
-            f" {_ANEW.format(min(check.inputs))}; give rows that are new a file of their own"
+            f"{path}: found {number_of(check.not_whole, 'row')} without, the first at"
+            f" {check.first_not_whole}, wanted {_WANTED}."
+            f" {_ANEW.format(min(check.inputs, default='the input'))}; give rows that are new a"
+            f" file of their own, without {', '.join(ADDED)}"
         )
     if len(check.inputs) > 1:
         names = " and ".join(sorted(check.inputs))
         raise InputError(f"{path}: found rows of {names}, wanted a file for each")
-    return Path(path).parent / next(iter(check.inputs))
+    return Path(path).parent / min(check.inputs)
 
 
 def outbox_beside(base: str, rejects_of: Path | None) -> str:

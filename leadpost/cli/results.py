@@ -2,17 +2,22 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
+from leadpost.checks import name_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import Row
 from leadpost.errors import InvalidActivity
 from leadpost.outbox import Entry
 
-COLUMNS = ("line", "key", "state", "request_id", "activity_id", "error_type", "message")
+COLUMNS = (
+    *("line", "key", "state", "calls", "request_id", "activity_id"),
+    *("error_type", "message"),
+)
 
 
 @frozen
@@ -24,11 +29,30 @@ class Posted:
         row: The row.
         key: The key of its entry.
         entry: Its entry, if it has one.
+        version: What its reject is to say of that, see `rows.version_of`.
     """
 
     row: Row
     key: str
     entry: Entry | None
+    version: str
+
+    @property
+    def calls(self) -> int:
+        """How many calls were made for it."""
+        return 0 if self.entry is None else self.entry.calls
+
+    @property
+    def content(self) -> Mapping[str, Any] | None:
+        """The activity that the row is, to be compared; None if it cannot be posted."""
+        return None if self.row.activity is None else comparable(self.row.activity.to_payload())
+
+    @property
+    def posted_otherwise(self) -> Mapping[str, Any] | None:
+        """The activity of its entry, where the row is not that one."""
+        if self.entry is None or self.content == comparable(self.entry.payload):
+            return None
+        return self.entry.payload
 
 
 @frozen
@@ -44,6 +68,7 @@ class Result:
         message: The error in words, on one line.
         to_correct: Whether the row itself is to blame.
         key: The key of its entry, as far as a file of results says it.
+        calls: How many calls were made for it, as far as a file of results says it.
     """
 
     state: str
@@ -53,6 +78,7 @@ class Result:
     message: str = ""
     to_correct: bool = False
     key: str = ""
+    calls: int = -1
 
     @classmethod
     def of(cls, posted: Posted) -> "Result":
@@ -81,13 +107,14 @@ class Result:
 
     @property
     def was_bad(self) -> bool:
-        """Whether the row could not be posted as it was, so that it never was."""
+        """Whether the row could not be posted as it was, and was not from the rejects either."""
         return self.state == "rejected" and self.error_type == InvalidActivity.__name__
 
     def line(self, of: Posted) -> bytes:
         """Write it as a line of results."""
+        place = str(of.row.line), of.key
         ids = self.request_id, self.activity_id
-        return csv_line(str(of.row.line), of.key, self.state, *ids, self.error_type, self.message)
+        return csv_line(*place, self.state, str(of.calls), *ids, self.error_type, self.message)
 
 
 def results_in(path: Path) -> Iterator[Result]:
@@ -104,7 +131,14 @@ def results_in(path: Path) -> Iterator[Result]:
                 raise InputError(f"{path}: wanted columns state and request_id")
             for row in rows:
                 error_type, key = row.get("error_type") or "", row.get("key") or ""
-                yield Result(row["state"], row["request_id"], "", error_type, key=key)
+                calls = row.get("calls") or ""
+                yield Result(
+                    row["state"],
+                    row["request_id"],
+                    error_type=error_type,
+                    key=key,
+                    calls=int(calls) if calls.isdecimal() else -1,
+                )
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a results file: {type(error).__name__}") from None
 
@@ -113,6 +147,13 @@ def result_of(row: Posted, last: Iterator[Result]) -> Result | None:
     """Take the next of the last run's results; None where it is not the row's, or there is none."""
     before = next(last, None)
     return before if before is not None and before.key == row.key else None
+
+
+def comparable(payload: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Give an activity such that the order of its fields, as of columns, does not count."""
+    if payload is None or "Fields" not in payload:
+        return payload
+    return {**payload, "Fields": {name_of(item): item for item in payload["Fields"]}}
 
 
 def csv_line(*cells: str) -> bytes:

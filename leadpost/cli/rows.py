@@ -1,9 +1,10 @@
 """One row of the input: what it holds, where it stands, and whether it can be posted."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from typing import BinaryIO, Protocol
+from hashlib import sha256
+from typing import Any, BinaryIO, Protocol
 
 from attrs import evolve, field, frozen
 
@@ -15,18 +16,18 @@ REASON = "leadpost_reason"
 """The column, or key, that says why a row is in a file of rejects. It is never posted."""
 
 KEY = "leadpost_key"
-"""The column, or key, that says which entry of the outbox such a row has. It is never posted."""
+"""The same for which entry of the outbox the row has."""
 
-CALLS = "leadpost_calls"
-"""The same for how many calls were made for it by then."""
+VERSION = "leadpost_version"
+"""The same for which outbox that is, and how often the entry was sent by then."""
 
-ADDED = (REASON, KEY, CALLS)
+ADDED = (REASON, KEY, VERSION)
 """What a row of rejects has and the one of its input has not."""
 
 REQUIRED = ("RelatedProspectId", "ActivityEvent")
 PARAMETERS = (*REQUIRED, "ActivityNote", "ActivityDateTime")
-_KEY = re.compile(r".+:[1-9]\d*", re.ASCII | re.DOTALL)
-_CALLS = re.compile(r"(\d{1,9})(\.0+)?", re.ASCII)  # a spreadsheet may have made 1 into 1.0
+_KEY = re.compile(r"[^/\\\0\ud800-\udfff]+:\d+", re.ASCII)
+_VERSION = re.compile(r"v[0-9a-f]{12}")
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -37,15 +38,20 @@ class Reject:
 
     Attributes:
         key: Its entry.
-        calls: How many calls were made for it by then.
+        version: See `version_of`.
     """
 
     key: str
-    calls: int
+    version: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both may be as they were written."""
+        return bool(_KEY.fullmatch(self.key) and _VERSION.fullmatch(self.version))
 
     @property
     def name(self) -> str:
-        """The name of the input that it is of."""
+        """The name of the input that the row is of."""
         return self.key.rpartition(":")[0]
 
 
@@ -61,7 +67,7 @@ class Row:
         problems: Why it cannot be posted.
         item: Its number in a JSON array, whose items may all be on one line; else None.
         utc_assumed: Whether its date-time says no zone and was read as UTC.
-        reject: Which row of another input it is; None if it is none, or does not say so any more.
+        reject: Which row of another input it is, if there is any word of that.
     """
 
     line: int
@@ -92,12 +98,22 @@ class Input(Protocol):
         """
         ...
 
-    def head(self) -> bytes:
-        """Give what a file of some of the rows begins with."""
+    def head(self, more: Sequence[str]) -> bytes:
+        """Give what a file of some of the rows begins with; `more` fields than the input has."""
         ...
 
-    def written(self, row: Row, reason: str, key: str, calls: int) -> bytes:
-        """Give a row in the form of the file, with these added."""
+    def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
+        """Name the fields of an activity for which the input has no place."""
+        ...
+
+    def written(
+        self,
+        row: Row,
+        added: Mapping[str, str],
+        more: Sequence[str],
+        payload: Mapping[str, Any] | None,
+    ) -> bytes:
+        """Give a row in the form of the file, with these added; or `payload`, if there is one."""
         ...
 
 
@@ -118,17 +134,33 @@ def lines_of(file: BinaryIO, name: str) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def reject_of(key: object, calls: object) -> Reject | None:
+def reject_of(named: Mapping[str, object]) -> Reject | None:
     """
-    Read what stands in these columns.
+    Read what a row of rejects says of itself, from its cells or values by their names.
 
-    >>> reject_of("calls.csv:3", "1")
-    Reject(key='calls.csv:3', calls=1)
+    >>> reject_of({"leadpost_key": "calls.csv:3", "leadpost_version": "v0123456789ab"}).name
+    'calls.csv'
     """
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not any(name in named for name in ADDED):
         return None
-    found = _CALLS.fullmatch(str(calls))
-    return Reject(key, int(found[1])) if found else None
+    return Reject(str(named.get(KEY)), str(named.get(VERSION)))
+
+
+def version_of(outbox: str, key: str, calls: int) -> str:
+    """
+    Give the version of an entry after so many calls, in the outbox of that identity.
+
+    What it says can only be compared: so it is of no use in another outbox, for another key, or
+    where a part of it was lost. No spreadsheet takes it for a number.
+    """
+    text = "\0".join((outbox, key, str(calls)))
+    return f"v{sha256(text.encode()).hexdigest()[:12]}"
+
+
+def with_offset(value: object, zone: tzinfo | None) -> object:
+    """Write a date-time that lacks a zone with that of `zone`, so that it needs no option again."""
+    moment = in_zone(value, zone)
+    return moment.isoformat(" ") if isinstance(moment, datetime) else value
 
 
 def in_zone(value: object, zone: tzinfo | None) -> object:

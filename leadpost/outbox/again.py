@@ -7,10 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.errors import KeyConflict
-from leadpost.outbox.entries import KEYS_TOLD, EntryState, add_changes
+from leadpost.errors import DeliveryUncertain, KeyConflict
+from leadpost.outbox.entries import KEYS_TOLD, EntryState, New, add_changes, values_of
 from leadpost.outbox.schema import entries
-from leadpost.outbox.store import now
+from leadpost.outbox.store import clock, now
 
 
 async def put_back(
@@ -56,6 +56,7 @@ async def correct(
     *,
     states: Collection[EntryState],
     calls: Mapping[str, int] | None,
+    as_put: bool,
 ) -> None:
     """
     Give entries another activity each, and make them pending again.
@@ -64,25 +65,27 @@ async def correct(
         connection: Where.
         corrections: By key, at most 500, the activity as JSON.
         states: The states in which they may be.
-        calls: By key, how many calls may have been made for it; None for any number.
+        calls: By key, how many calls may have been made for it; None for any number. One for which
+            none were made is put if it is not there.
+        as_put: Whether they are then as if they had been put so.
 
     Raises:
         KeyConflict: one is not there, in another state, or was sent since.
     """
-    names = "id", "key", "payload", "earlier", "state", "calls"
+    names = "id", "key", "payload", "original", "error_type", "message", "state", "calls"
     query = (
         sa.select(*[entries.c[name] for name in names])
         .where(entries.c.key.in_(list(corrections)))
-        .order_by(entries.c.id)
+        .order_by(entries.c.key)
         .with_for_update()
     )
     found = {row.key: row for row in await connection.execute(query)}
-    conflicts = [
+    missing = [key for key in corrections if key not in found]
+    conflicts = [key for key in missing if calls is None or calls.get(key) != 0]
+    conflicts += [
         key
-        for key in corrections
-        if (row := found.get(key)) is None
-        or row.state not in states
-        or (calls is not None and row.calls != calls.get(key))
+        for key, row in found.items()
+        if row.state not in states or (calls is not None and row.calls != calls.get(key))
     ]
     if conflicts:
         raise KeyConflict(
@@ -90,18 +93,22 @@ async def correct(
             " its state is another, or it was sent since; nothing was corrected",
             keys=conflicts[:KEYS_TOLD],
         )
-    update = (
-        sa.update(entries)
-        .where(entries.c.id == sa.bindparam("of"))
-        .values(_again(connection))
-        .values(payload=sa.bindparam("corrected"), earlier=sa.bindparam("until_now"))
-    )
-    values = [
-        {"of": row.id, "corrected": corrections[key], "until_now": _earlier(row, corrections[key])}
-        for key, row in found.items()
-    ]
-    await connection.execute(update, values)
-    await add_changes(connection, [row.id for row in found.values()], "pending", "corrected")
+    moment = await clock(connection)
+    if missing:
+        new = [values_of(New(corrections[key], key, 0), moment) for key in missing]
+        original = None if as_put else "null"
+        await connection.execute(
+            sa.insert(entries), [values | {"original": original} for values in new]
+        )
+    update = sa.update(entries).where(entries.c.id == sa.bindparam("of")).values(_again(connection))
+    own = "payload", "original", "owner", "error_type", "message"
+    update = update.values({name: sa.bindparam(f"new_{name}") for name in own})
+    for note, same in (("put back", True), ("corrected", False)):
+        chosen = [row for row in found.values() if _same(row.payload, corrections[row.key]) == same]
+        if chosen:
+            values = [_corrected(row, corrections[row.key], as_put=as_put) for row in chosen]
+            await connection.execute(update, values)
+            await add_changes(connection, [row.id for row in chosen], "pending", note)
 
 
 def _again(connection: AsyncConnection) -> dict[str, Any]:
@@ -116,10 +123,21 @@ def _again(connection: AsyncConnection) -> dict[str, Any]:
     }
 
 
-def _earlier(entry: sa.Row[Any], payload: str) -> str | None:
-    """Add an entry's payload to those before it, if it is to be another one."""
-    held = json.loads(entry.payload)
-    if json.loads(payload) == held:
-        earlier: str | None = entry.earlier
-        return earlier
-    return json.dumps([*json.loads(entry.earlier or "[]"), held], ensure_ascii=False)
+def _corrected(entry: sa.Row[Any], payload: str, *, as_put: bool) -> dict[str, Any]:
+    """Give what becomes of the columns that depend on the entry."""
+    same = _same(entry.payload, payload)
+    in_doubt = entry.error_type == DeliveryUncertain.__name__
+    original = entry.payload if entry.original is None else entry.original
+    return {
+        "of": entry.id,
+        "new_payload": payload,
+        "new_original": None if as_put or _same(original, payload) else original,
+        # The answer to an earlier call, if one comes still, is none to what is sent now.
+        "new_owner": None,
+        "new_error_type": entry.error_type if same or in_doubt else None,
+        "new_message": entry.message if same or in_doubt else None,
+    }
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or json.loads(one) == json.loads(other)

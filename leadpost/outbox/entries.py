@@ -11,7 +11,7 @@ from attrs import fields as attrs_of
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import KeyConflict
-from leadpost.outbox.schema import changes, entries
+from leadpost.outbox.schema import changes, entries, version_table
 from leadpost.outbox.store import clock, inserted_once, now
 
 EntryState = Literal[
@@ -45,7 +45,8 @@ class Entry:
         activity_id: The id of the activity, once it is known.
         error_type: Why it is in its state: name of an error class of `leadpost`.
         message: The same in words.
-        earlier: What its payload was before it was corrected, the first one first.
+        original: What was put under the key: the payload, unless it was corrected since; None where
+            nothing was.
     """
 
     id: int
@@ -60,7 +61,7 @@ class Entry:
     activity_id: str | None = None
     error_type: str | None = None
     message: str | None = None
-    earlier: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    original: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @frozen
@@ -95,7 +96,8 @@ _COLUMNS: list[sa.ColumnElement[Any]] = [entries.c[name] for name in _NAMES]
 def entry_of(row: sa.Row[Any]) -> Entry:
     values: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     values["payload"] = json.loads(values["payload"])
-    values["earlier"] = tuple(json.loads(values["earlier"] or "[]"))
+    original = values["original"]
+    values["original"] = values["payload"] if original is None else json.loads(original)
     for name in ("put_at", "changed_at"):
         values[name] = datetime.fromtimestamp(values[name], UTC)
     return Entry(**values)
@@ -108,7 +110,7 @@ async def put_one(connection: AsyncConnection, new: New) -> int:
     Raises:
         KeyConflict: the one that is there has another activity.
     """
-    values = _values(new, await clock(connection))
+    values = values_of(new, await clock(connection))
     insert = inserted_once(connection, entries).values(values).returning(entries.c.id)
     inserted: int | None = (await connection.execute(insert)).scalar()
     if inserted is not None:
@@ -116,6 +118,11 @@ async def put_one(connection: AsyncConnection, new: New) -> int:
     await _check_keys(connection, [new])
     found = sa.select(entries.c.id).where(entries.c.key == new.key)
     return int((await connection.execute(found)).scalar_one())
+
+
+async def identity(connection: AsyncConnection) -> str:
+    """Give what tells these tables from all others."""
+    return str((await connection.execute(sa.select(version_table.c.identity))).scalar_one())
 
 
 async def put_many(connection: AsyncConnection, news: Sequence[New]) -> int:
@@ -130,11 +137,12 @@ async def put_many(connection: AsyncConnection, news: Sequence[New]) -> int:
     """
     moment = await clock(connection)
     insert = inserted_once(connection, entries)
-    await connection.execute(insert, [_values(new, moment) for new in news])
+    await connection.execute(insert, [values_of(new, moment) for new in news])
     return len(news) - await _check_keys(connection, news, moment)
 
 
-def _values(new: New, moment: float) -> dict[str, Any]:
+def values_of(new: New, moment: float) -> dict[str, Any]:
+    """Give the columns of an entry that is put."""
     return {
         "key": new.key,
         "priority": new.priority,
@@ -156,7 +164,7 @@ async def _check_keys(
     wanted = [(new.key, new.payload) for new in news if new.key is not None]
     if not wanted:
         return 0
-    columns = [entries.c[name] for name in ("key", "payload", "earlier", "put_at")]
+    columns = [entries.c[name] for name in ("key", "payload", "original", "put_at")]
     query = sa.select(*columns).where(entries.c.key.in_([key for key, _ in wanted]))
     found = {row.key: row for row in await connection.execute(query)}
     conflicts = [key for key, payload in wanted if not _held(found[key], payload)]
@@ -179,11 +187,10 @@ def _differing(one: str, other: str) -> str:
 
 
 def _held(entry: sa.Row[Any], payload: str) -> bool:
-    """Tell whether an entry is of this activity, or was until it was corrected."""
-    if entry.payload == payload:
+    """Tell whether an entry is of this activity, or was put with it and corrected since."""
+    if payload in (entry.payload, entry.original):
         return True
-    held = [json.loads(entry.payload), *json.loads(entry.earlier or "[]")]
-    return json.loads(payload) in held
+    return json.loads(payload) in (json.loads(entry.payload), json.loads(entry.original or "null"))
 
 
 async def find(connection: AsyncConnection, keys: Sequence[str]) -> dict[str, Entry]:
@@ -219,12 +226,16 @@ def _begins_with(key_prefix: str) -> sa.ColumnElement[bool]:
 
 
 async def count(
-    connection: AsyncConnection, key_prefix: str | None = None
+    connection: AsyncConnection,
+    key_prefix: str | None = None,
+    keys: Sequence[str] | None = None,
 ) -> dict[EntryState, int]:
-    """Count the entries by state."""
+    """Count the entries by state: all, those with a prefix, or those of at most 500 keys."""
     query = sa.select(entries.c.state, sa.func.count()).group_by(entries.c.state)
     if key_prefix is not None:
         query = query.where(_begins_with(key_prefix))
+    if keys is not None:
+        query = query.where(entries.c.key.in_(keys))
     found = {row[0]: int(row[1]) for row in await connection.execute(query)}
     return {state: found.get(state, 0) for state in STATES}
 

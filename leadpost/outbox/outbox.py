@@ -263,9 +263,28 @@ class Outbox:
         check_type("poster", poster, AsyncActivityPoster)
         return await reconcile(self._store, poster, settle=settle)
 
-    async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state: all, or those whose key begins with `key_prefix`."""
-        return await self._store.read(partial(entries.count, key_prefix=key_prefix))
+    async def counts(
+        self, key_prefix: str | None = None, *, keys: Sequence[str] | None = None
+    ) -> dict[EntryState, int]:
+        """
+        Count the entries in each state.
+
+        Args:
+            key_prefix: Only those whose key begins with it.
+            keys: Only those of these keys.
+        """
+        count = partial(entries.count, key_prefix=key_prefix)
+        if keys is None:
+            return await self._store.read(count)
+        found = Counter[EntryState]()
+        for first in range(0, len(keys), _CHUNK):
+            chosen = keys[first : first + _CHUNK]
+            found.update(await self._store.read(partial(count, keys=chosen)))
+        return {state: found[state] for state in STATES}
+
+    async def identity(self) -> str:
+        """Give what tells this outbox from all others: text, made by chance with its tables."""
+        return await self._store.read(entries.identity)
 
     async def unasked(self) -> int:
         """Count the accepted entries that `verify` has not asked for yet."""
@@ -357,25 +376,29 @@ class Outbox:
         *,
         states: Collection[EntryState] = ("failed", "rejected"),
         calls: Mapping[str, int] | None = None,
+        as_put: bool = False,
     ) -> None:
         """
         Give entries that did not get through another activity each, and make them pending again.
 
-        What they held before stays in `Entry.earlier`, and may be put under the key again as if
-        nothing had happened.
+        What was put is in `Entry.original`, and may be put under the key again as if nothing had
+        happened.
 
         Args:
             activities: By key, what `put` takes.
             states: In which state they may be: `failed`, `rejected`, `pending`, and `uncertain`,
-                which may post it twice.
+                which may post it twice (so may one that is pending after a doubt).
             calls: By key, the `Entry.calls` that you have seen: one that was sent since is not to
-                be corrected.
+                be corrected. One of which it is 0 is put if it is not there.
+            as_put: Take the corrections for what was put: to put what was put before is a
+                `KeyConflict` then.
 
         Raises:
             InvalidActivity: one cannot be posted as it is; none was corrected.
             KeyConflict: one is not there, is in another state, or was sent since; none was
                 corrected.
-            ValueError: other states were given.
+            ValueError: other states were given, or a key is text that no database takes.
+            TypeError: a key is no text.
         """
         store = self._store
         if others := set(states) - {"failed", "rejected", "pending", "uncertain"}:
@@ -383,8 +406,12 @@ class Outbox:
                 f"states: found {', '.join(sorted(others))}, wanted failed, rejected, pending or"
                 " uncertain"
             )
-        contents = iter([(key, _content(activity)) for key, activity in activities.items()])
-        correct = partial(again.correct, states=states, calls=calls)
+        for key in activities:
+            check_type("key", key, str)
+            _checked(key)
+        # In the order of the keys, or else two at once may wait for each other.
+        contents = iter([(key, _content(activities[key])) for key in sorted(activities)])
+        correct = partial(again.correct, states=states, calls=calls, as_put=as_put)
         async with store.transaction() as step:
             while part := dict(islice(contents, _CHUNK)):
                 await step(partial(correct, corrections=part))

@@ -7,6 +7,7 @@ Nothing in them is a key of the account: a bucket has a fingerprint for a name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -53,6 +54,7 @@ version_table = sa.Table(
     "leadpost_schema",
     metadata,
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("identity", sa.Text),
 )
 
 entries = sa.Table(
@@ -75,7 +77,7 @@ entries = sa.Table(
     sa.Column("activity_id", ToldText, unique=True),
     sa.Column("error_type", sa.Text),
     sa.Column("message", ToldText),
-    sa.Column("earlier", PrivateText),  # JSON array of the payloads before it was corrected
+    sa.Column("original", PrivateText),  # where it was corrected: what was put, or JSON's null
     sa.Index("leadpost_entries_next", "state", sa.text("priority DESC"), "id"),
     sa.Index(
         "leadpost_entries_unverified",
@@ -111,11 +113,13 @@ buckets = sa.Table(
 )
 
 
-def _keep_what_was_corrected(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("ALTER TABLE leadpost_entries ADD COLUMN earlier TEXT")
+def _know_what_was_corrected(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE leadpost_entries ADD COLUMN original TEXT")
+    connection.exec_driver_sql("ALTER TABLE leadpost_schema ADD COLUMN identity TEXT")
+    connection.execute(sa.update(version_table).values(identity=uuid4().hex))
 
 
-MIGRATIONS: list[Callable[[sa.Connection], None]] = [_keep_what_was_corrected]
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [_know_what_was_corrected]
 """What makes version n + 1 of version n, from version 1 on."""
 
 
@@ -132,9 +136,10 @@ async def bring_up_to_date(connection: AsyncConnection) -> None:
     latest = 1 + len(MIGRATIONS)
     if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(version_table.name)):
         await connection.run_sync(metadata.create_all)
-        await connection.execute(sa.insert(version_table).values(version=latest))
+        first = {"version": latest, "identity": uuid4().hex}
+        await connection.execute(sa.insert(version_table).values(first))
         return
-    found = (await connection.execute(sa.select(version_table.c.version))).scalar_one()
+    found = int((await connection.execute(sa.select(version_table.c.version))).scalar_one())
     if found > latest:
         raise OutboxError(
             f"the outbox is of version {found}, this leadpost knows up to {latest}:"
