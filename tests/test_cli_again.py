@@ -39,7 +39,7 @@ def test_rows_appended_since_are_taken_up(tmp_path: Path) -> None:
 
 
 ORIGINAL = [record(0), record(1, ActivityEvent="bad"), record(2), record(3)]
-NOT_AS_IT_WAS = "not as it was when it was sent"
+NOT_AS_IT_WAS = "not as it was when it was put into the outbox"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_rows_changed_since_are_told(
     found = [line for line in result.stderr.splitlines() if NOT_AS_IT_WAS in line]
     assert found == lines
     assert f"error: {path}: {told}" in result.stderr
-    assert "undo the change" in result.stderr
+    assert "put it back as it stood" in result.stderr
     assert "PERSONAL" not in result.output
     assert (tmp_path / "leads.csv.results.csv").read_bytes() == before
     assert states_in(tmp_path / "leads.csv.outbox.db").total() == 3
@@ -133,8 +133,8 @@ def test_an_option_that_was_forgotten_is_no_correction(tmp_path: Path, option: l
         assert run("post", path, *option, env=keys_of(sandbox)).exit_code == 1
         result = run("post", path, env=keys_of(sandbox))
         assert (result.exit_code, sandbox.report().arrivals) == (2, 1)
-        told = "differs by what --timezone or --send-empty do: give them as they were given"
-        assert f"line 2: {told}\n" in result.stderr
+        told = "as if --timezone or --send-empty were forgotten: give them (an offset corrects a"
+        assert f"line 2: {told} time)\n" in result.stderr
         write_csv(path, [record(0, ActivityNote="better", mx_Custom_1="")])
         assert run("post", path, *option, env=keys_of(sandbox)).exit_code == 0
     (taken,) = sandbox.taken
@@ -186,13 +186,15 @@ def test_rows_that_leadsquared_refused_may_be_corrected_where_they_stand(tmp_pat
         assert run("post", path, env=keys_of(sandbox)).exit_code == 1
         results = read_csv(tmp_path / "leads.csv.results.csv")
         refused = [n for n in range(3) if results[n]["state"] == "rejected"]
-        rows = [record(n + 10) if n in refused else record(n) for n in range(3)]
+        rows = [record(n, ActivityNote="b") if n in refused else record(n) for n in range(3)]
         write_csv(path, rows)
         result = run("post", path, env=keys_of(sandbox))
         assert (result.exit_code, len(sandbox.taken)) == (0, 3)
         assert "going on: 1 of 3 rows were done before" in result.stderr
         assert run("post", path, env=keys_of(sandbox)).exit_code == 0
-        write_csv(path, [record(n + 20) if n in refused else record(n) for n in range(3)])
+        write_csv(
+            path, [record(n, ActivityNote="c") if n in refused else record(n) for n in range(3)]
+        )
         result = run("post", path, env=keys_of(sandbox))
         assert (result.exit_code, len(sandbox.taken)) == (2, 3)
     assert f"error: {path}: 2 rows changed since" in result.stderr
@@ -205,10 +207,11 @@ def test_rows_that_were_not_sent_yet_may_be_corrected(tmp_path: Path, sandbox: S
     assert run("post", path, env=wrong).exit_code == 3
     states = [row["state"] for row in read_csv(tmp_path / "leads.csv.results.csv")]
     unsent = [n for n in range(3) if states[n] == "not_sent"]
-    write_csv(path, [record(n + 10) if n in unsent else record(n) for n in range(3)])
+    rows = [record(n, ActivityNote=f"b {n}") if n in unsent else record(n) for n in range(3)]
+    write_csv(path, rows)
     assert run("post", path, env=keys_of(sandbox)).exit_code in {0, 1}
     posted = {taken.payload["ActivityNote"] for taken in sandbox.taken}
-    assert posted >= {f"Note {n + 10}" for n in unsent} != set()
+    assert posted >= {f"b {n}" for n in unsent} != set()
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -231,7 +234,10 @@ def test_without_the_results_nobody_knows_which_rows_were_bad(
     write_rows(path, 3)
     result = run("post", path, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert f"line 3: {NOT_AS_IT_WAS}\n" in result.stderr
+    assert "line 3: rows after it were, and no results tell why: run this once with" in (
+        result.stderr
+    )
+    assert "1 row not put by an earlier run; nothing was sent" in result.stderr
 
 
 def test_rows_that_were_pruned_are_not_posted_again(tmp_path: Path) -> None:
@@ -245,3 +251,62 @@ def test_rows_that_were_pruned_are_not_posted_again(tmp_path: Path) -> None:
     assert (result.exit_code, sandbox.report().arrivals) == (2, 4)
     assert ": had a result, and is in the outbox no more\n" in result.stderr
     assert f"error: {path}: 1 row pruned since an earlier run" in result.stderr
+
+
+def test_another_file_under_the_name_is_no_correction(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    wrong = keys_of(sandbox) | {"LEADPOST_SECRET_KEY": "wrong"}
+    assert run("post", path, env=wrong).exit_code == 3
+    before = sandbox.report().arrivals
+    write_csv(path, [record(n) for n in range(7, 11)])
+    result = run("post", path, env=keys_of(sandbox))
+    assert (result.exit_code, sandbox.report().arrivals) == (2, before)
+    told = "has another lead, and more differs too: a correction keeps either"
+    assert [line for line in range(2, 6) if f"line {line}: {told}" in result.stderr] == [2, 3]
+    assert f"error: {path}: 2 rows replaced; nothing was sent" in result.stderr
+    lead = {"RelatedProspectId": record(9)["RelatedProspectId"]}
+    write_csv(path, [record(n) | lead for n in (0, 1)])
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+
+
+def test_an_outbox_that_was_forgotten_does_not_post_a_file_again(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    outbox = ["--outbox", tmp_path / "all.db"]
+    assert run("post", path, *outbox, env=keys_of(sandbox)).exit_code == 0
+    result = run("post", path, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 2)
+    assert "If the file was posted with another one, or with another --output-base" in result.stderr
+    assert not Path(f"{path}.outbox.db").exists()
+    assert run("post", path, *outbox, env=keys_of(sandbox)).exit_code == 0
+
+
+def test_bad_rows_are_no_better_for_being_forced(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0), bad(1)])
+    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
+    (tmp_path / "leads.csv.outbox.db").unlink()
+    result = run("post", path, "--force", env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 1)
+    assert "this run sends nothing" in result.stdout
+
+
+def test_an_option_that_was_forgotten_is_named_for_what_got_through_too(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    zone = ["--timezone", "Asia/Kolkata"]
+    assert run("post", path, *zone, env=keys_of(sandbox)).exit_code == 0
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert f"error: {path}: 2 rows read with other options; nothing was sent" in result.stderr
+    assert run("post", path, *zone, env=keys_of(sandbox)).exit_code == 0
+
+
+def test_a_name_with_a_colon_is_refused(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_rows(tmp_path / "a:b.csv", 1)
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert f"error: {path}: found a colon in the name" in result.stderr
+    base = ["--output-base", tmp_path / "ab"]
+    assert run("post", path, *base, env=keys_of(sandbox)).exit_code == 0

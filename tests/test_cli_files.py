@@ -63,7 +63,8 @@ def test_rejects_that_were_edited_are_kept_where_others_belong(
             kept = tmp_path / f"leads.csv.rejects.{bad - 1}.csv"
             assert kept.read_text() == f"corrected {bad - 1}"
             assert result.stderr.splitlines()[-1] == (
-                f"{rejects} seems edited, and lacks rows that belong there now: kept as {kept}"
+                f"{rejects} seems edited, and lacks rows that belong there, or their latest"
+                f" version: kept as {kept}"
             )
         edit(rejects, f"corrected {bad}")
 
@@ -226,7 +227,7 @@ def test_no_file_is_overwritten_unless_forced(tmp_path: Path, sandbox: Sandbox, 
     old.write_text("old")
     result = run("post", path, env=keys_of(sandbox))
     assert (result.exit_code, old.read_text()) == (2, "old")
-    assert f"error: {old}: there already, and the outbox knows" in result.stderr
+    assert f"error: {old}: there already, and this outbox knows" in result.stderr
     assert sandbox.report().arrivals == 0
     assert run("post", path, "--force", env=keys_of(sandbox)).exit_code == 0
     assert states(tmp_path / "leads.csv.results.csv") == ["accepted"] * 2

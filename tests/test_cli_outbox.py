@@ -33,6 +33,7 @@ from leadpost.cli.outbox_commands import span
 from leadpost.cli.outbox_url import shown_url
 from leadpost.cli.results import Posted, Result
 from leadpost.cli.rows import Row
+from leadpost.cli.versions import Version
 from leadpost.errors import OutboxUnavailable
 from leadpost.outbox import Entry, Outbox
 from leadpost.sandbox import Answer, Faults, Sandbox
@@ -390,6 +391,6 @@ def test_one_that_is_pending_again_after_a_doubt_is_in_doubt_still() -> None:
     moment = datetime.now(UTC)
     entry = Entry(1, "1", 0, "pending", {}, moment, moment, 1, None, None, "DeliveryUncertain", "?")
     row = Row(2, (), Activity(lead(0), 201))
-    assert Result.of(Posted(row, "1", entry, "")) == Result(
+    assert Result.of(Posted(row, "1", entry, Version(1, "", ""), "", None)) == Result(
         "uncertain", error_type="DeliveryUncertain", message="?"
     )

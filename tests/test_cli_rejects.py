@@ -28,7 +28,7 @@ from outbox_support import changed
 from leadpost.cli.exits import InputError
 from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.inputs import opened
-from leadpost.cli.outputs import Outputs
+from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Faults, Sandbox
 
@@ -142,11 +142,11 @@ def test_what_got_through_since_is_not_posted_from_old_rejects(
     corrected(old, ActivityNote="another")
     result = run("post", old, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert "line 2: not as it was when it was sent\n" in result.stderr
+    assert "line 2: not as it was when it was put into the outbox\n" in result.stderr
     assert result.stderr.endswith(
         f"error: {old}: 1 row changed since an earlier run; nothing was sent. What got through, or"
         " may have, or was sent from elsewhere, is not sent from here: take these rows out, or move"
-        " this file away and post leads.csv again, which writes what is left anew\n"
+        " this file away and post leads.csv again, which writes anew what is left of it\n"
     )
     result = run("post", corrected(old), env=keys_of(sandbox))  # with the very same correction
     assert result.exit_code == 0
@@ -298,8 +298,7 @@ def test_rejects_that_do_not_say_what_they_are_are_refused(
     assert result.stderr.endswith(
         f"error: {path}: found rows that do not say which of {tmp_path}/leads.csv they are, wanted"
         " leadpost_key and leadpost_version in each, as they were written. To have them written"
-        f" anew, move this file away and post {tmp_path}/leads.csv again; to post rows as new ones,"
-        " of which it then knows nothing, give the file another name\n"
+        f" anew, move this file away and post {tmp_path}/leads.csv again\n"
     )
 
 
@@ -315,9 +314,9 @@ def test_a_file_that_only_has_the_name_of_rejects_is_like_any_other(
     ("key", "version"),
     [
         ("", ""),
-        ("leads.csv", "v0123456789ab"),
-        ("../leads.csv:1", "v0123456789ab"),
-        ("leads.csv:1\0", "v0123456789ab"),
+        ("leads.csv", "v0-0123456789-0123456789"),
+        ("../leads.csv:1", "v0-0123456789-0123456789"),
+        ("leads.csv:1\0", "v0-0123456789-0123456789"),
         ("leads.csv:3", ""),
         ("leads.csv:3", "1.0"),
     ],
@@ -333,10 +332,9 @@ def test_rows_without_what_rejects_say_are_refused_among_them(
     result = run("post", rejects, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert result.stderr.endswith(
-        f"error: {rejects}: found 1 row without, the first at line 3, wanted leadpost_key and"
-        " leadpost_version in each, as they were written. To have them written anew, move this"
-        " file away and post leads.csv again; give rows that are new a file of their own, without"
-        " leadpost_reason, leadpost_key, leadpost_version\n"
+        f"error: {rejects}: found 1 row that do not say which row of the input they are, the"
+        " first at line 3, wanted leadpost_key and leadpost_version in each, as they were written."
+        " To have them written anew, move this file away and post leads.csv again\n"
     )
 
 
@@ -373,7 +371,7 @@ def test_a_row_is_there_once(tmp_path: Path, sandbox: Sandbox) -> None:
     result = run("post", rejects_of(path), env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert "line 3: has the leadpost_key of a row before it\n" in result.stderr
-    assert "1 row repeated since" in result.stderr
+    assert "1 row there twice; nothing" in result.stderr
 
 
 @pytest.mark.parametrize("was_refused", [True, False])
@@ -500,9 +498,11 @@ def test_rows_of_another_outbox_are_refused(tmp_path: Path, sandbox: Sandbox, of
     before = len(sandbox.taken)
     result = run("post", mine, *options, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, before)
-    told = "line 2: its leadpost_key and leadpost_version are not as written, or of another outbox"
+    told = (
+        "line 2: its leadpost_key and leadpost_version are not as written, or of another --outbox"
+    )
     assert f"{told}\n" in result.stderr
-    assert f"error: {mine}: 1 row foreign" in result.stderr
+    assert f"error: {mine}: 1 row not of this outbox; nothing was sent" in result.stderr
 
 
 def test_spoilt_ones_are_refused_whatever_their_name(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -513,8 +513,8 @@ def test_spoilt_ones_are_refused_whatever_their_name(tmp_path: Path, sandbox: Sa
     mine = write_csv(tmp_path / "mine.csv", [row])
     result = run("post", mine, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert f"error: {mine}: found 1 row without, the first at line 2, wanted" in result.stderr
-    assert "and post the input again" in result.stderr
+    told = f"error: {mine}: found 1 row that do not say which row of the input they are, the first"
+    assert f"{told} at line 2, wanted" in result.stderr
 
 
 @pytest.mark.parametrize("edited", ["rejects", "copy", "input"])
@@ -622,3 +622,173 @@ def test_a_file_that_changes_while_it_is_posted_loses_nothing(
     assert "Traceback" not in result.output
     monkeypatch.undo()
     assert run(*again, env=keys_of(sandbox)).exit_code == 0
+
+
+@pytest.mark.parametrize("first", ["input", "rejects"])
+@pytest.mark.parametrize("how", ["inserted", "swapped"])
+def test_rows_that_moved_in_the_input_are_told(
+    tmp_path: Path, sandbox: Sandbox, how: str, first: str
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1, 2)
+    corrected(rejects_of(path))
+    rows = [record(0), bad(2), bad(1)] if how == "swapped" else [record(0), bad(5), bad(1), bad(2)]
+    write_csv(path, rows)
+    if first == "rejects":
+        assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+    result = run(*again, env=keys_of(sandbox))
+    assert result.exit_code == (2 if first == "rejects" else 1)
+    if first == "rejects":
+        assert "line 3: not as it was when it was put into the outbox" in result.stderr
+        write_csv(path, [record(0), bad(1), bad(2)])
+        assert run(*again, env=keys_of(sandbox)).exit_code == 0
+    assert len(notes(sandbox)) == len(set(notes(sandbox))) == (3 if first == "rejects" else 1)
+
+
+def test_an_old_copy_does_not_undo_a_correction_that_waits(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    sandbox.fail("500-mx", "500-mx")
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+    one, two = (tmp_path / f"{name}.csv" for name in ("one", "two"))
+    for copy in (one, two):
+        shutil.copy(rejects_of(path), copy)
+    corrected(one, ActivityNote="better")
+    entries = Path(f"{path}.outbox.db")
+
+    async def put() -> None:
+        with opened(str(one), None, None, send_empty=False) as rejects:
+            async with Outbox(url_of(entries)) as outbox:
+                of = FileEntries(
+                    outbox, await outbox.identity(), rejects, path.name, are_rejects=True
+                )
+                await of.put(await of.compare(iter([]), ""))
+
+    asyncio.run(put())  # and the run ends before anything is sent
+    result = run("post", two, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 0)
+    assert "2 rows changed since an earlier run" in result.stderr
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+    assert notes(sandbox) == ["better"] * 2
+
+
+def test_what_was_corrected_and_pruned_is_not_posted_again(tmp_path: Path) -> None:
+    path = tmp_path / "leads.csv"
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        again = posted_with_bad_rows(path, sandbox, 1, rows=2)
+        old = tmp_path / "old.csv"
+        shutil.copy(rejects_of(path), old)
+        assert run("post", corrected(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0
+        outbox = ["--outbox", f"{path}.outbox.db"]
+        assert run("verify", *outbox, env=keys_of(sandbox)).exit_code == 0
+        for _ in range(2):
+            assert run("outbox", "prune", "--older-than", "0s", *outbox).exit_code == 0
+            write_rows(path, 2)
+            for file in (path, corrected(old)):
+                assert run("post", file, env=keys_of(sandbox)).exit_code == 2
+        assert len(sandbox.taken) == 2
+        assert "PERSONAL" not in run(*again).output
+
+
+@pytest.mark.parametrize("where", ["input", "rejects"])
+def test_a_time_may_be_corrected(tmp_path: Path, where: str) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        later = "2025-01-31 14:13:44"
+        if where == "rejects":
+            corrected(rejects_of(path), ActivityDateTime=later)
+            assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+        else:
+            write_csv(path, [record(0, ActivityDateTime=later)])
+            result = run("post", path, env=keys_of(sandbox))
+            assert (result.exit_code, "(an offset corrects a time)" in result.stderr) == (2, True)
+            write_csv(path, [record(0, ActivityDateTime=f"{later}+00:00")])
+            assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+        assert sandbox.taken[0].payload["ActivityDateTime"] == later
+
+
+def test_an_empty_text_may_be_left_out_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "leads.jsonl"
+    empty = payload(0) | {"ActivityNote": ""}
+    path.write_text(json.dumps(empty))
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        del empty["ActivityNote"]
+        path.write_text(json.dumps(empty))
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+        assert "ActivityNote" not in sandbox.taken[0].payload
+
+
+def test_they_need_no_send_empty_again(tmp_path: Path) -> None:
+    rows = [record(0, mx_Custom_1=""), record(1, mx_Custom_1="", ActivityEvent="x")]
+    path = write_csv(tmp_path / "leads.csv", rows)
+    again = ["post", path, "--skip-invalid", "--send-empty"]
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run(*again, env=keys_of(sandbox)).exit_code == 1
+        found = read_csv(rejects_of(path))
+        write_csv(rejects_of(path), [row | {"ActivityEvent": "201"} for row in found])
+        assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+        assert run(*again, env=keys_of(sandbox)).exit_code == 0
+    fields = [taken.payload["Fields"][0]["Value"] for taken in sandbox.taken]
+    assert fields == ["", ""]
+
+
+def test_results_of_another_day_say_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    for _ in range(2):
+        again = posted_with_bad_rows(path, sandbox, 1)
+        assert run("post", corrected(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0
+        assert run(*again, env=keys_of(sandbox)).exit_code == 0
+        for end in ("", ".outbox.db", ".results.csv", ".rejects.csv"):  # as is advised
+            Path(f"{path}{end}").unlink()
+    assert (tmp_path / "leads.csv.rejects.csv.results.csv").exists()
+    assert len(sandbox.taken) == 6
+
+
+def test_the_inputs_own_results_are_not_those_of_its_rejects(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    mine = tmp_path / "mine.csv"
+    shutil.copy(corrected(rejects_of(path)), mine)
+    result = run("post", mine, "--output-base", path, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 2)
+    assert f"error: {path}: found the base of the input's results, wanted another" in result.stderr
+
+
+def test_an_edit_that_comes_while_they_are_written_is_kept(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    take = RowsFile.take
+
+    def edited_before(*args: Any) -> None:
+        rejects_of(path).write_text("edited")
+        take(*args)
+
+    monkeypatch.setattr(RowsFile, "take", edited_before)
+    assert run(*again, env=keys_of(sandbox)).exit_code == 1
+    assert (tmp_path / "leads.csv.rejects.1.csv").read_text() == "edited"
+    assert len(read_csv(rejects_of(path))) == 1
+
+
+def test_rows_that_were_accepted_from_there_are_not_listed_as_bad(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    assert run("post", corrected(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0
+    assert "line 3, ActivityEvent" in run(*again, env=keys_of(sandbox)).stderr
+    assert "line 3, ActivityEvent" not in run(*again, env=keys_of(sandbox)).stderr
+
+
+def test_a_file_of_no_rows_asks_for_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    header, *_ = rejects_of(path).read_text().splitlines()
+    rejects_of(path).write_text(f"{header}\n")
+    assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0

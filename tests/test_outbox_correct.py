@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support import Vendor, activity, answers, within
 
 from leadpost import InvalidActivity, KeyConflict
-from leadpost.outbox import Entry, Outbox, claims
+from leadpost.outbox import Change, Entry, Outbox, claims
 
 ANY: Any = object()
 
@@ -54,7 +55,9 @@ async def test_what_was_put_may_be_put_again(outbox: Outbox, *, as_put: bool) ->
     put = await outbox.put(activity(1), key="call-1")
     for number in (2, 3, 3):
         await changed(outbox, state="failed")
-        await outbox.correct({"call-1": activity(number)}, as_put=as_put)
+        corrected = activity(number)
+        originals = {"call-1": corrected.to_payload()} if as_put else None
+        await outbox.correct({"call-1": corrected}, originals=originals)
     entry = await one(outbox)
     assert entry.original == activity(3 if as_put else 1).to_payload()
     for number in (3,) if as_put else (1, 3):
@@ -68,9 +71,9 @@ async def test_what_was_put_may_be_put_again(outbox: Outbox, *, as_put: bool) ->
     assert (await one(outbox)).payload == activity(1).to_payload()
 
 
-@pytest.mark.parametrize("as_put", [True, False])
+@pytest.mark.parametrize("known", [True, False])
 async def test_one_that_is_not_there_is_put_if_none_is_expected(
-    outbox: Outbox, *, as_put: bool
+    outbox: Outbox, *, known: bool
 ) -> None:
     await outbox.put(activity(1), key="call-2")
     corrections = {"call-1": activity(1), "call-2": activity(2)}
@@ -78,13 +81,43 @@ async def test_one_that_is_not_there_is_put_if_none_is_expected(
         await outbox.correct(corrections, states=["pending"])
     with pytest.raises(KeyConflict):
         await outbox.correct(corrections, states=["pending"], calls={"call-1": 1, "call-2": 0})
+    originals = {"call-1": {"row": 7}} if known else None
     await outbox.correct(
-        corrections, states=["pending"], calls={"call-1": 0, "call-2": 0}, as_put=as_put
+        corrections, states=["pending"], calls={"call-1": 0, "call-2": 0}, originals=originals
     )
     entry = await one(outbox)
     assert (entry.state, entry.payload) == ("pending", activity(1).to_payload())
-    assert entry.original == (activity(1).to_payload() if as_put else None)
+    assert entry.original == ({"row": 7} if known else None)
     assert await outbox.drain(poster(Vendor())) == {"accepted": 2}
+
+
+async def test_true_is_not_the_same_as_1(outbox: Outbox) -> None:
+    one_, true = (
+        {**activity(1).to_payload(), "Fields": [{"SchemaName": "a", "Value": value}]}
+        for value in (1, True)
+    )
+    await outbox.put(one_, key="call-1")
+    with pytest.raises(KeyConflict):
+        await outbox.put(true, key="call-1")
+    await changed(outbox, state="rejected")
+    await outbox.correct({"call-1": true})
+    assert (await one(outbox)).original == one_
+    assert str((await one(outbox)).payload) == str(true)
+
+
+async def test_of_what_was_corrected_key_and_state_outlive_pruning(outbox: Outbox) -> None:
+    await outbox.put_many([activity(1), activity(2)], keys=["call-1", "call-2"])
+    await changed(outbox, state="rejected")
+    await outbox.correct({"call-1": activity(3)})
+    await changed(outbox, state="succeeded", message="private")
+    for deleted in (2, 0):
+        assert await outbox.prune(timedelta(0)) == deleted
+    [left] = [entry async for entry in outbox.entries()]
+    assert (left.key, left.state, left.payload, left.message) == ("call-1", "succeeded", {}, None)
+    assert await outbox.history(left.id) == [Change("pending", left.put_at)]
+    for number in (1, 3):
+        with pytest.raises(KeyConflict):
+            await outbox.put(activity(number), key="call-1")
 
 
 async def test_a_late_answer_is_none_to_what_was_corrected(outbox: Outbox) -> None:

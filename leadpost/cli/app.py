@@ -242,7 +242,7 @@ def post_command(
         source = stack.enter_context(inputs.opened(file, form, timezone, send_empty=send_empty))
         base = inputs.base_of(file, output_base)
         outputs = Outputs(base, source)
-        check = post.check_file(source, outputs, console)
+        check = post.check_file(source, outputs, console, force=force)
         rejects_of = input_of(file, check)
         if account is None or (check.newly_bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)

@@ -100,6 +100,8 @@ def checked(rows: Iterable[Row], last: Iterator[Result]) -> Check:
             continue
         check.bad += 1
         check.newly_bad += before is None or before.state == "not_sent"
+        if before is not None and before.state == "accepted":
+            continue  # from the rejects
         check.problems += len(row.problems)
         check.shown += [(row, problem) for problem in row.problems][: _SHOWN - len(check.shown)]
     return check

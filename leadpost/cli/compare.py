@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from leadpost.checks import name_of
 from leadpost.cli.results import Posted, Result, comparable
+from leadpost.cli.versions import Version
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Entry, EntryState
+
+STANDING = "leadpost_row"
+"""In place of the original of an entry whose row could not be posted: a digest of that row."""
 
 OPEN: tuple[EntryState, ...] = ("pending", "failed", "rejected", "uncertain")
 """States in which an entry may be corrected by who has seen what became of its last call."""
@@ -20,19 +25,32 @@ How = Literal[
     "bad",
     "corrected",
     "changed",
+    "untold",
+    "replaced",
     "read otherwise",
     "pruned",
     "foreign",
     "repeated",
 ]
-WRONG: dict[How, str] = {
-    "changed": "not as it was when it was sent",
-    "read otherwise": "differs by what --timezone or --send-empty do: give them as they were given",
-    "pruned": "had a result, and is in the outbox no more",
-    "foreign": "its leadpost_key and leadpost_version are not as written, or of another outbox",
-    "repeated": "has the leadpost_key of a row before it",
+WRONG: dict[How, tuple[str, str]] = {
+    "changed": ("changed since an earlier run", "not as it was when it was put into the outbox"),
+    "untold": (
+        "not put by an earlier run",
+        "rows after it were, and no results tell why: run this once with it as it was, then again",
+    ),
+    "replaced": ("replaced", "has another lead, and more differs too: a correction keeps either"),
+    "read otherwise": (
+        "read with other options",
+        "as if --timezone or --send-empty were forgotten: give them (an offset corrects a time)",
+    ),
+    "pruned": ("pruned since an earlier run", "had a result, and is in the outbox no more"),
+    "foreign": (
+        "not of this outbox",
+        "its leadpost_key and leadpost_version are not as written, or of another --outbox",
+    ),
+    "repeated": ("there twice", "has the leadpost_key of a row before it"),
 }
-"""What a row must not be, by now, and how that is told."""
+"""What a row must not be, and how that is told: of how many, and of each."""
 
 
 def of_input(posted: Posted, before: Result | None) -> How:
@@ -44,48 +62,59 @@ def of_input(posted: Posted, before: Result | None) -> How:
         before: What the last run made of it.
     """
     entry, content = posted.entry, posted.content
-    if entry is None:
-        if _had_entry(before):
+    if entry is None or not entry.payload:
+        if _had_entry(before) or entry is not None:
             return "pruned"
         if content is None:
             return "bad"
         return "corrected" if before is not None and before.was_bad else "new"
-    if content == comparable(entry.original):
-        return "as it was"
+    original = entry.original or {}
     if content is None:
-        return "changed"
-    if content == comparable(entry.payload):
+        return "as it was" if original.get(STANDING) == posted.standing else "changed"
+    if content in (comparable(original), comparable(entry.payload)):
         return "as it was"
+    if _is_read_otherwise(posted, entry):
+        return "read otherwise"
     return _correction(posted, entry) if _is_open(entry) else "changed"
 
 
-def of_rejects(posted: Posted, before: Result | None, calls: int | None) -> How:
+def of_rejects(posted: Posted, before: Result | None, version: Version | None) -> How:
     """
     Tell what a row of rejects is.
 
     Args:
         posted: The row.
         before: What the last run of this very file made of it.
-        calls: How often it had been sent when it was written; None where it is no row of this
-            outbox.
+        version: What it was when it was written; None where it is no row of this outbox.
     """
     entry, content = posted.entry, posted.content
-    if calls is None:
+    if version is None:
         return "foreign"
-    if entry is None:
-        if calls or _had_entry(before):
+    if entry is None or not entry.payload:
+        if version.calls or _had_entry(before) or entry is not None:
             return "pruned"
         return "bad" if content is None else "new"
     if content is None:
         return "bad"
     # Who answers to what became of the last call: it was told in this file, or by its last run.
-    is_answer = calls == entry.calls and entry.state in OPEN
-    if content == comparable(entry.payload):
+    is_answer = version == posted.version and entry.state in OPEN
+    if is_as_posted(posted, entry):
         return "corrected" if is_answer and entry.state != "pending" else "as it was"
-    has_seen = before is not None and before.calls == entry.calls
-    if is_answer or (has_seen and _is_open(entry)):
-        return _correction(posted, entry)
-    return "changed"
+    has_seen = before is not None and before.version == posted.version and _is_open(entry)
+    return _correction(posted, entry) if is_answer or has_seen else "changed"
+
+
+def is_as_posted(posted: Posted, entry: Entry) -> bool:
+    """Tell whether a row is its entry; a cell of CSV cannot tell nothing from an empty text."""
+    if posted.content == comparable(entry.payload):
+        return True
+    activity, reject = posted.row.activity, posted.row.reject
+    return (
+        reject is not None
+        and activity is not None
+        and isinstance(posted.row.own, tuple)
+        and _plain(activity.to_payload()) == _plain(entry.payload)
+    )
 
 
 def _had_entry(before: Result | None) -> bool:
@@ -99,23 +128,31 @@ def _is_open(entry: Entry) -> bool:
 
 
 def _correction(posted: Posted, entry: Entry) -> How:
-    """See that a row is another than its entry, and not the same one read with other options."""
-    here, there = (_plain(each) for each in (posted.content, comparable(entry.payload)))
+    """See that a row is a correction of its entry, and not another one in its place."""
+    here, there = _plain(_payload(posted)), _plain(entry.payload)
+    leads = [str(each.pop("RelatedProspectId", None)).lower() for each in (here, there)]
+    return "corrected" if leads[0] == leads[1] or here == there else "replaced"
+
+
+def _is_read_otherwise(posted: Posted, entry: Entry) -> bool:
+    """Tell whether a row is its entry, read with other options."""
+    here, there = _plain(_payload(posted)), _plain(entry.payload)
     moments = [each.pop("ActivityDateTime", None) for each in (here, there)]
-    if here != there:
-        return "corrected"
-    if None in moments:
-        return "read otherwise" if moments == [None, None] else "corrected"
-    apart = datetime.fromisoformat(moments[0]) - datetime.fromisoformat(moments[1])
-    if not apart or (posted.row.utc_assumed and abs(apart) <= _WIDEST and not apart % _STEP):
-        return "read otherwise"
-    return "corrected"
+    if here != there or (None in moments and moments != [None, None]):
+        return False
+    if moments[0] == moments[1]:
+        own = posted.row.own
+        return isinstance(own, tuple) and "" in own and not posted.row.sends_empty
+    apart = datetime.fromisoformat(str(moments[0])) - datetime.fromisoformat(str(moments[1]))
+    return posted.row.utc_assumed and abs(apart) <= _WIDEST and not apart % _STEP
 
 
-def _plain(content: Mapping[str, Any] | None) -> dict[str, Any]:
+def _payload(posted: Posted) -> Mapping[str, Any]:
+    return {} if posted.row.activity is None else posted.row.activity.to_payload()
+
+
+def _plain(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is empty."""
-    plain = {name: value for name, value in (content or {}).items() if value != ""}
-    if "Fields" in plain:
-        items = plain["Fields"].items()
-        plain["Fields"] = {name: item for name, item in items if item.get("Value") != ""}
-    return {name: value for name, value in plain.items() if value != {}}
+    fields = {name_of(item): item for item in payload.get("Fields", ()) if item.get("Value") != ""}
+    plain = {name: value for name, value in payload.items() if value != ""}
+    return {**plain, "Fields": {name: str(item) for name, item in fields.items()}}

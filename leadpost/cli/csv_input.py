@@ -26,6 +26,7 @@ from leadpost.cli.rows import (
     reject_of,
     with_offset,
 )
+from leadpost.cli.versions import Version
 from leadpost.errors import InvalidActivity, Problem
 
 _BOM = b"\xef\xbb\xbf"
@@ -64,13 +65,22 @@ class CsvInput:
         next(records, None)
         for line, cells in records:
             reject = reject_of(dict(zip(self._header, cells, strict=False)))
-            yield evolve(self._row(line, self._own(cells)), reject=reject)
+            # What was left to the rejects with --send-empty needs it no second time.
+            version = Version.read(reject.version) if reject is not None else None
+            sends_empty = self._send_empty or (version is not None and version.sends_empty)
+            row = self._row(line, self._own(cells), sends_empty=sends_empty)
+            yield evolve(row, reject=reject, sends_empty=sends_empty)
 
     def head(self, more: Sequence[str]) -> bytes:
         with self._path.open("rb") as file:
             # Excel takes a file for UTF-8 by its BOM alone: one that came with it keeps it.
             bom = _BOM if file.read(len(_BOM)) == _BOM else b""
         return bom + _line((*ADDED, *self._columns, *more))
+
+    def standing(self, row: Row) -> object:
+        cells: Any = row.own
+        fits = len(cells) == len(self._columns)  # or else nobody knows which cell is which
+        return dict(zip(self._columns, cells, strict=True)) if fits else list(cells)
 
     def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
         return [name for name in _fields_of(payload) if name not in self._columns]
@@ -120,20 +130,21 @@ class CsvInput:
         places = [self._header.index(name) for name in ADDED if name in self._header]
         return tuple(cell for place, cell in enumerate(cells) if place not in places)
 
-    def _row(self, line: int, cells: tuple[str, ...]) -> Row:
+    def _row(self, line: int, cells: tuple[str, ...], *, sends_empty: bool) -> Row:
         if len(cells) != len(self._columns):
             wanted = f"{len(self._columns)} as in the header"
             return Row(line, cells, problems=(Problem("row", f"{len(cells)} cells", wanted),))
         named = dict(zip(self._columns, cells, strict=True))
         lacking = self._zone is None and lacks_zone(named.get("ActivityDateTime"))
         try:
-            return Row(line, cells, self._activity(named), utc_assumed=lacking)
+            activity = self._activity(named, sends_empty=sends_empty)
+            return Row(line, cells, activity, utc_assumed=lacking)
         except InvalidActivity as error:
             problems = naming_option(error.problems) if lacking else error.problems
             return Row(line, cells, problems=problems)
 
-    def _activity(self, named: dict[str, str]) -> Activity:
-        kept = {name: cell for name, cell in named.items() if cell or self._send_empty}
+    def _activity(self, named: dict[str, str], *, sends_empty: bool) -> Activity:
+        kept = {name: cell for name, cell in named.items() if cell or sends_empty}
         event: Any = named["ActivityEvent"]
         moment: Any = in_zone(named.get("ActivityDateTime") or None, self._zone)
         return Activity(

@@ -1,21 +1,33 @@
 """The rows of a file as entries of an outbox."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import typer
 from attrs import define, field
 
 from leadpost.activity import Activity
+from leadpost.batch import Item
 from leadpost.cli.check import number_of
-from leadpost.cli.compare import OPEN, WRONG, How, of_input, of_rejects
+from leadpost.cli.compare import (
+    OPEN,
+    STANDING,
+    WRONG,
+    How,
+    is_as_posted,
+    of_input,
+    of_rejects,
+)
 from leadpost.cli.exits import InputError
-from leadpost.cli.results import Posted, Result, result_of
-from leadpost.cli.rows import Input, Row, version_of
+from leadpost.cli.results import Posted, Result, comparable, result_of
+from leadpost.cli.rows import Input, Row
+from leadpost.cli.versions import Version
 from leadpost.errors import KeyConflict
-from leadpost.outbox import EntryState, Outbox
+from leadpost.outbox import Entry, EntryState, Outbox
 
 _PART = 2000
 _CHUNK = 500
@@ -65,12 +77,17 @@ class FileEntries:
         while chunk := list(islice(keyed, _CHUNK)):
             found = await self._outbox.find([key for key, _ in chunk])
             for key, row in chunk:
-                entry = found.get(key)
-                calls = 0 if entry is None else entry.calls
-                yield Posted(row, key, entry, version_of(self._identity, key, calls))
+                yield self._posted(key, row, found.get(key))
                 number += 1
         if self._are_rejects and number < len(self._keys):
             raise self._was_changed()
+
+    def _posted(self, key: str, row: Row, entry: Entry | None) -> Posted:
+        version_of = partial(Version.of, self._identity, key, sends_empty=row.sends_empty)
+        first = self._version_in(key, row) or version_of(0, self._source.standing(row))
+        version = first if entry is None else version_of(entry.calls, entry.payload)
+        content = None if row.activity is None else comparable(row.activity.to_payload())
+        return Posted(row, key, entry, version, first.content, content)
 
     async def compare(self, last: Iterator[Result], if_new: str) -> int:
         """
@@ -90,28 +107,34 @@ class FileEntries:
             InputError: some are not as they were; which, was printed.
         """
         left = 0 if self._are_rejects else (await self.counts()).total()
-        places = {how: _Places() for how in ("new", "corrected", *WRONG)}
+        told: tuple[How, ...] = ("new", "corrected", *WRONG)
+        places = {how: _Places() for how in told}
         first = number = 0
         async with aclosing(self.rows()) as rows:
             async for posted in rows:
-                before = result_of(posted, last)
+                before = result_of(posted, last, self._identity)
                 if not self._are_rejects and before is None and not left:
                     break
                 how = self._since(posted, before)
                 if posted.entry is not None and not self._are_rejects:
                     left -= 1
                     first = number + 1
-                    places["changed"].take(places["new"])  # what comes before one put is not new
+                    places["untold"].take(places["new"])  # what comes before one put is not new
                 if how in places:
                     places[how].add(posted.row, number)
                 self._remember(posted, how)
                 number += 1
-        wrong: dict[str, int] = {how: places[how].count for how in WRONG}
-        wrong["missing"] = 0 if self._are_rejects else left
-        if any(wrong.values()):
-            for how, what in WRONG.items():
-                places[how].tell(what)
-            raise InputError(self._told(wrong, if_new))
+        wrong: list[How] = [how for how in WRONG if places[how].count > 0]
+        if wrong or (left and not self._are_rejects):
+            for how in wrong:
+                places[how].tell(WRONG[how][1])
+            found = [f"{number_of(places[how].count, 'row')} {WRONG[how][0]}" for how in wrong]
+            if left and not self._are_rejects:
+                found.append(f"{number_of(left, 'row')} missing since an earlier run")
+            advice = self._advice(set(wrong), if_new)
+            raise InputError(
+                f"{self._source.name}: {' and '.join(found)}; nothing was sent. {advice}"
+            )
         if self._are_rejects:
             return 0
         corrected = places["corrected"].first
@@ -123,42 +146,39 @@ class FileEntries:
             return of_input(posted, before)
         if posted.key in self._keys:
             return "repeated"
-        return of_rejects(posted, before, self._calls_in(posted))
+        return of_rejects(posted, before, self._version_in(posted.key, posted.row))
 
-    def _calls_in(self, posted: Posted) -> int | None:
-        """Tell how often a row had been sent by its version; None if that is none of its own."""
-        version = "" if posted.row.reject is None else posted.row.reject.version
-        # Where the entry is gone, nobody knows how far to look.
-        most = posted.calls if posted.entry is not None else _CHUNK
-        versions = (
-            (calls, version_of(self._identity, posted.key, calls)) for calls in range(most + 1)
-        )
-        return next((calls for calls, each in versions if each == version), None)
+    def _version_in(self, key: str, row: Row) -> Version | None:
+        """Tell what a row of rejects was; None if it is none of this outbox."""
+        version = None if row.reject is None else Version.read(row.reject.version)
+        return version if version and version.is_of(self._identity, key) else None
 
     def _remember(self, posted: Posted, how: How) -> None:
         if self._are_rejects:
             self._keys[posted.key] = None
         if how == "corrected" or (how == "new" and self._are_rejects):
-            self._corrected[posted.key] = posted.calls
+            self._corrected[posted.key] = 0 if posted.entry is None else posted.entry.calls
         elif payload := posted.posted_otherwise:
             self.more += [
                 name for name in self._source.fields_beyond(payload) if name not in self.more
             ]
 
-    def _told(self, counts: dict[str, int], if_new: str) -> str:
-        found = " and ".join(
-            f"{number_of(count, 'row')} {how}" for how, count in counts.items() if count
+    def _advice(self, wrong: set[How], if_new: str) -> str:
+        name = self._name
+        pruned = f"What became of pruned rows, only the results of {name} tell. "
+        if self._are_rejects:
+            return (
+                (pruned if "pruned" in wrong else "")
+                + "What got through, or may have, or was sent from elsewhere, is not sent from"
+                f" here: take these rows out, or move this file away and post {name} again, which"
+                " writes anew what is left of it"
+            )
+        return (
+            (pruned if "pruned" in wrong else "")
+            + "What got through, or may have, stays as it was: put it back as it stood (posted from"
+            " another file, it would be on the lead twice), and give the options that were given"
+            f" then. If this is a new file under an old name: {if_new}"
         )
-        advice = (
-            "What got through, or may have, or was sent from elsewhere, is not sent from here:"
-            " take these rows out, or move this file away and post"
-            f" {self._name} again, which writes what is left anew"
-            if self._are_rejects
-            else "What got through, or may have, stays as it was: undo the change (in a file of its"
-            " own, such a row is posted once more), and give the options that were given then. If"
-            f" this is a new file under an old name: {if_new}"
-        )
-        return f"{self._source.name}: {found} since an earlier run; nothing was sent. {advice}"
 
     async def put(self, first: int) -> None:
         """
@@ -175,20 +195,26 @@ class FileEntries:
 
     async def _put(self, part: list[Posted]) -> None:
         new = dict[str, Activity]()
-        corrected = dict[str, Activity]()
+        corrected = dict[str, Item]()
+        originals = dict[str, Mapping[str, Any]]()
         for posted in part:
-            if posted.row.activity is None:
+            key, activity, entry = posted.key, posted.row.activity, posted.entry
+            if activity is None:
                 continue
-            if posted.key in self._corrected:
-                corrected[posted.key] = posted.row.activity
-            elif posted.entry is None:
-                new[posted.key] = posted.row.activity
+            if key not in self._corrected:
+                if entry is None:
+                    new[key] = activity
+                continue
+            as_posted = entry is not None and is_as_posted(posted, entry)
+            corrected[key] = entry.payload if entry and as_posted else activity
+            if not self._are_rejects:
+                originals[key] = activity.to_payload()
+            elif entry is None:
+                originals[key] = {STANDING: posted.standing}
         calls = {key: self._corrected[key] for key in corrected}
         try:
             await self._outbox.put_many(new.values(), keys=new.keys())
-            await self._outbox.correct(
-                corrected, states=OPEN, calls=calls, as_put=not self._are_rejects
-            )
+            await self._outbox.correct(corrected, states=OPEN, calls=calls, originals=originals)
         except KeyConflict as conflict:
             keys = ", ".join(conflict.keys)
             raise InputError(

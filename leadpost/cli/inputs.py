@@ -66,7 +66,7 @@ def base_of(path: str, output_base: str | None) -> str:
     Give what the names of the results begin with, which goes into the outbox too.
 
     Raises:
-        InputError: no database takes it.
+        InputError: no database takes it, or keys that begin with it would be taken for others.
     """
     base = output_base or ("stdin" if path == STDIN else path)
     try:
@@ -75,6 +75,8 @@ def base_of(path: str, output_base: str | None) -> str:
         raise InputError(
             f"{base!r}: found a name that is no UTF-8, wanted one: choose an --output-base"
         ) from None
+    if ":" in Path(base).name:
+        raise InputError(f"{base}: found a colon in the name, wanted none: choose an --output-base")
     return base
 
 

@@ -52,6 +52,9 @@ class JsonInput:
         del more
         return b""
 
+    def standing(self, row: Row) -> object:
+        return row.own
+
     def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
         del payload
         return []

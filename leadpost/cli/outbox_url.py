@@ -31,6 +31,18 @@ def shown_url(url: str) -> str:
     return shown(parsed)
 
 
+def is_missing(url: str) -> bool:
+    """
+    Tell whether an outbox is a file that is not there.
+
+    Raises:
+        OutboxError: the URL cannot be used.
+    """
+    parsed = parsed_url(url)
+    is_file = parsed.drivername == _SQLITE and bool(parsed.database)
+    return is_file and not Path(str(parsed.database)).exists()
+
+
 def existing(url: str) -> Outbox:
     """
     Give an outbox that is there: to look for one must not make it.
@@ -40,7 +52,6 @@ def existing(url: str) -> Outbox:
         OutboxError: the URL cannot be used.
     """
     outbox = Outbox(url)
-    parsed = parsed_url(url)
-    if parsed.drivername == _SQLITE and parsed.database and not Path(parsed.database).exists():
-        raise InputError(f"{parsed.database}: there is no such outbox")
+    if is_missing(url):
+        raise InputError(f"{parsed_url(url).database}: there is no such outbox")
     return outbox

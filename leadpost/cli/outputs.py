@@ -81,18 +81,19 @@ class Outputs:
         """
         last = [(result.key.rpartition(":")[0], result.was_bad) for result in self.last()]
         if any(of != name for of, _ in last if of):
-            whose = "of another file"
+            whose = "of another file; --force replaces them, --output-base chooses other names"
         elif known or (last and all(was_bad for _, was_bad in last)):
             return
         else:
-            whose = "and the outbox knows nothing of it"
+            whose = (
+                "and this outbox knows nothing of it. If the file was posted with another one, or"
+                " with another --output-base, name that: else all of it is posted once more."
+                " --force does so, and replaces them"
+            )
         self._anew = True
         found = [str(path) for path in self.paths if path.exists()]
         if found and not force:
-            raise InputError(
-                f"{', '.join(found)}: there already, {whose}; --force replaces, --output-base"
-                " chooses other names"
-            )
+            raise InputError(f"{', '.join(found)}: there already, {whose}")
 
     def last(self) -> Generator[Result]:
         """Give the results of the last run, in the order of the rows, as far as they tell."""
@@ -176,6 +177,9 @@ class RowsFile:
         self._more = more
 
         def stays(new: Path) -> bool:
+            nonlocal is_edited
+            if not is_edited and self.path.is_file() and _time_of(self.path) != written:
+                is_edited = self._lacks = True  # meanwhile, with nobody knows what
             if is_edited and not filecmp.cmp(new, self.path, shallow=False):
                 self._stays = not self._lacks
                 self._tell_edited()
@@ -191,7 +195,7 @@ class RowsFile:
         """Add a row if it belongs there."""
         if result.state in self._states:
             reason = f"{result.error_type}: {result.message}".removeprefix(": ")
-            added = {REASON: reason, KEY: row.key, VERSION: row.version}
+            added = {REASON: reason, KEY: row.key, VERSION: str(row.version)}
             payload = row.posted_otherwise
             if payload and not set(self._source.fields_beyond(payload)) <= set(self._more):
                 raise InputError(
@@ -200,7 +204,7 @@ class RowsFile:
                 )
             file.write(self._source.written(row.row, added, self._more, payload))
             self.count += 1
-            self._lacks |= Reject(row.key, row.version) not in self._there
+            self._lacks |= Reject(row.key, str(row.version)) not in self._there
 
     def stamp(self, time: int | None) -> None:
         """Give it the time of the results, unless it is as the user made it."""
@@ -216,10 +220,8 @@ class RowsFile:
         names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in count(1))
         kept = next(path for path in names if not path.exists())
         self.path.rename(kept)
-        typer.echo(
-            f"{self.path} seems edited, and lacks rows that belong there now: kept as {kept}",
-            err=True,
-        )
+        what = "seems edited, and lacks rows that belong there, or their latest version"
+        typer.echo(f"{self.path} {what}: kept as {kept}", err=True)
 
 
 def _rejects_in(path: Path) -> set[Reject]:

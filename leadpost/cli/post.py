@@ -15,7 +15,7 @@ from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit, InputError, told
 from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.keys import where_to_look
-from leadpost.cli.outbox_url import shown_url, url_of
+from leadpost.cli.outbox_url import is_missing, shown_url, url_of
 from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.cli.progress import busy, shown
 from leadpost.cli.rows import Input
@@ -50,10 +50,10 @@ class How:
     force: bool = False
 
 
-def check_file(source: Input, outputs: Outputs, console: Console) -> Check:
+def check_file(source: Input, outputs: Outputs, console: Console, *, force: bool) -> Check:
     """Check all rows, list the bad ones, and say what was assumed."""
     with busy(console, f"checking {source.name}"), closing(outputs.last()) as last:
-        check = checked(source.rows(), last)
+        check = checked(source.rows(), iter(()) if force else last)
     for line in check.lines():
         typer.echo(line, err=True)
     return check
@@ -114,10 +114,14 @@ async def post_file(
         InputError: rows that got through were changed since, or results would be overwritten.
         OutboxError: the outbox cannot be used.
     """
+    name = Path(rejects_of or outputs.base).name
+    if rejects_of is not None and Path(outputs.base) == rejects_of:
+        raise InputError(f"{rejects_of}: found the base of the input's results, wanted another")
+    if is_missing(url):  # a run that is refused leaves none
+        outputs.begin(name, known=False, force=how.force)
     counted = CountedBucket(bucket)
     poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
     async with Outbox(url) as outbox:
-        name = Path(rejects_of or outputs.base).name
         identity = await outbox.identity()
         are_rejects = rejects_of is not None
         entries = FileEntries(outbox, identity, source, name, are_rejects=are_rejects)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leadpost.cli.check import Check, number_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.rows import ADDED, KEY, VERSION
+from leadpost.cli.rows import KEY, VERSION
 
 _NAME = re.compile(r"(?P<input>.+)\.(?:rejects|uncertain)(?:\.\d+)?(?:\.csv|\.jsonl)", re.DOTALL)
 _WANTED = f"{KEY} and {VERSION} in each, as they were written"
@@ -28,21 +28,21 @@ def input_of(path: str, check: Check) -> Path | None:
         InputError: only some of the rows say so, or they are of several, or none says so though the
             file has the name of rejects.
     """
+    if not check.rows:
+        return None
     if not check.rejects:
         named = _NAME.fullmatch(path)
         if named is None or not Path(f"{named['input']}.outbox.db").exists():
             return None
         raise InputError(
             f"{path}: found rows that do not say which of {named['input']} they are, wanted"
-            f" {_WANTED}. {_ANEW.format(named['input'])}; to post rows as new ones, of which it"
-            " then knows nothing, give the file another name"
+            f" {_WANTED}. {_ANEW.format(named['input'])}"
         )
     if check.not_whole:
         raise InputError(
-            f"{path}: found {number_of(check.not_whole, 'row')} without, the first at"
-            f" {check.first_not_whole}, wanted {_WANTED}."
-            f" {_ANEW.format(min(check.inputs, default='the input'))}; give rows that are new a"
-            f" file of their own, without {', '.join(ADDED)}"
+            f"{path}: found {number_of(check.not_whole, 'row')} that do not say which row of the"
+            f" input they are, the first at {check.first_not_whole}, wanted {_WANTED}."
+            f" {_ANEW.format(min(check.inputs, default='the file that they are of'))}"
         )
     if len(check.inputs) > 1:
         names = " and ".join(sorted(check.inputs))

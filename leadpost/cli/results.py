@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from attrs import frozen
 from leadpost.checks import name_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import Row
+from leadpost.cli.versions import Version
 from leadpost.errors import InvalidActivity
 from leadpost.outbox import Entry
 
 COLUMNS = (
-    *("line", "key", "state", "calls", "request_id", "activity_id"),
+    *("line", "key", "state", "version", "request_id", "activity_id"),
     *("error_type", "message"),
 )
 
@@ -29,23 +31,17 @@ class Posted:
         row: The row.
         key: The key of its entry.
         entry: Its entry, if it has one.
-        version: What its reject is to say of that, see `rows.version_of`.
+        version: What it is by now.
+        standing: A digest of what stands there.
+        content: The activity that it is, to be compared; None if it cannot be posted.
     """
 
     row: Row
     key: str
     entry: Entry | None
-    version: str
-
-    @property
-    def calls(self) -> int:
-        """How many calls were made for it."""
-        return 0 if self.entry is None else self.entry.calls
-
-    @property
-    def content(self) -> Mapping[str, Any] | None:
-        """The activity that the row is, to be compared; None if it cannot be posted."""
-        return None if self.row.activity is None else comparable(self.row.activity.to_payload())
+    version: Version
+    standing: str
+    content: object
 
     @property
     def posted_otherwise(self) -> Mapping[str, Any] | None:
@@ -68,7 +64,7 @@ class Result:
         message: The error in words, on one line.
         to_correct: Whether the row itself is to blame.
         key: The key of its entry, as far as a file of results says it.
-        calls: How many calls were made for it, as far as a file of results says it.
+        version: What it was, as far as a file of results says it.
     """
 
     state: str
@@ -78,7 +74,7 @@ class Result:
     message: str = ""
     to_correct: bool = False
     key: str = ""
-    calls: int = -1
+    version: Version | None = None
 
     @classmethod
     def of(cls, posted: Posted) -> "Result":
@@ -114,7 +110,7 @@ class Result:
         """Write it as a line of results."""
         place = str(of.row.line), of.key
         ids = self.request_id, self.activity_id
-        return csv_line(*place, self.state, str(of.calls), *ids, self.error_type, self.message)
+        return csv_line(*place, self.state, str(of.version), *ids, self.error_type, self.message)
 
 
 def results_in(path: Path) -> Iterator[Result]:
@@ -131,29 +127,43 @@ def results_in(path: Path) -> Iterator[Result]:
                 raise InputError(f"{path}: wanted columns state and request_id")
             for row in rows:
                 error_type, key = row.get("error_type") or "", row.get("key") or ""
-                calls = row.get("calls") or ""
                 yield Result(
                     row["state"],
                     row["request_id"],
                     error_type=error_type,
                     key=key,
-                    calls=int(calls) if calls.isdecimal() else -1,
+                    version=Version.read(row.get("version") or ""),
                 )
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a results file: {type(error).__name__}") from None
 
 
-def result_of(row: Posted, last: Iterator[Result]) -> Result | None:
-    """Take the next of the last run's results; None where it is not the row's, or there is none."""
+def result_of(row: Posted, last: Iterator[Result], outbox: str) -> Result | None:
+    """
+    Take the next of the last run's results.
+
+    Args:
+        row: The row that comes next.
+        last: The results.
+        outbox: The identity of the outbox.
+
+    Returns:
+        None where it is not the row's, or of another outbox, or there is none.
+    """
     before = next(last, None)
-    return before if before is not None and before.key == row.key else None
+    if before is None or before.key != row.key or before.version is None:
+        return None
+    return before if before.version.is_of(outbox, row.key) else None
 
 
-def comparable(payload: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Give an activity such that the order of its fields, as of columns, does not count."""
-    if payload is None or "Fields" not in payload:
-        return payload
-    return {**payload, "Fields": {name_of(item): item for item in payload["Fields"]}}
+def comparable(payload: Mapping[str, Any]) -> object:
+    """
+    Give an activity such that it can be compared.
+
+    The order of its fields, as of columns, does not count; 1 and true are not the same.
+    """
+    fields = {name_of(item): item for item in payload.get("Fields", ())}
+    return json.dumps({**payload, "Fields": fields}, sort_keys=True)
 
 
 def csv_line(*cells: str) -> bytes:

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from hashlib import sha256
 from typing import Any, BinaryIO, Protocol
 
 from attrs import evolve, field, frozen
 
 from leadpost.activity import Activity
 from leadpost.cli.exits import InputError
+from leadpost.cli.versions import Version
 from leadpost.errors import Problem
 
 REASON = "leadpost_reason"
@@ -27,7 +27,6 @@ ADDED = (REASON, KEY, VERSION)
 REQUIRED = ("RelatedProspectId", "ActivityEvent")
 PARAMETERS = (*REQUIRED, "ActivityNote", "ActivityDateTime")
 _KEY = re.compile(r"[^/\\\0\ud800-\udfff]+:\d+", re.ASCII)
-_VERSION = re.compile(r"v[0-9a-f]{12}")
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
 
 
@@ -38,7 +37,7 @@ class Reject:
 
     Attributes:
         key: Its entry.
-        version: See `version_of`.
+        version: See `versions.Version`.
     """
 
     key: str
@@ -47,7 +46,7 @@ class Reject:
     @property
     def is_whole(self) -> bool:
         """Whether both may be as they were written."""
-        return bool(_KEY.fullmatch(self.key) and _VERSION.fullmatch(self.version))
+        return _KEY.fullmatch(self.key) is not None and Version.read(self.version) is not None
 
     @property
     def name(self) -> str:
@@ -67,6 +66,7 @@ class Row:
         problems: Why it cannot be posted.
         item: Its number in a JSON array, whose items may all be on one line; else None.
         utc_assumed: Whether its date-time says no zone and was read as UTC.
+        sends_empty: Whether its empty cells go out.
         reject: Which row of another input it is, if there is any word of that.
     """
 
@@ -76,6 +76,7 @@ class Row:
     problems: tuple[Problem, ...] = ()
     item: int | None = None
     utc_assumed: bool = False
+    sends_empty: bool = False
     reject: Reject | None = None
 
     @property
@@ -100,6 +101,10 @@ class Input(Protocol):
 
     def head(self, more: Sequence[str]) -> bytes:
         """Give what a file of some of the rows begins with; `more` fields than the input has."""
+        ...
+
+    def standing(self, row: Row) -> object:
+        """Give what stands in a row as JSON, without what an earlier run has added."""
         ...
 
     def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
@@ -138,7 +143,7 @@ def reject_of(named: Mapping[str, object]) -> Reject | None:
     """
     Read what a row of rejects says of itself, from its cells or values by their names.
 
-    >>> reject_of({"leadpost_key": "calls.csv:3", "leadpost_version": "v0123456789ab"}).name
+    >>> reject_of({"leadpost_key": "calls.csv:3", "leadpost_version": ""}).name
     'calls.csv'
     """
     if not any(name in named for name in ADDED):
@@ -146,20 +151,11 @@ def reject_of(named: Mapping[str, object]) -> Reject | None:
     return Reject(str(named.get(KEY)), str(named.get(VERSION)))
 
 
-def version_of(outbox: str, key: str, calls: int) -> str:
-    """
-    Give the version of an entry after so many calls, in the outbox of that identity.
-
-    What it says can only be compared: so it is of no use in another outbox, for another key, or
-    where a part of it was lost. No spreadsheet takes it for a number.
-    """
-    text = "\0".join((outbox, key, str(calls)))
-    return f"v{sha256(text.encode()).hexdigest()[:12]}"
-
-
 def with_offset(value: object, zone: tzinfo | None) -> object:
-    """Write a date-time that lacks a zone with that of `zone`, so that it needs no option again."""
-    moment = in_zone(value, zone)
+    """Write a date-time without a zone with the offset that it was read with."""
+    if zone is None and isinstance(value, str) and "T" in value:
+        return value  # it is refused
+    moment = in_zone(value, zone or UTC)
     return moment.isoformat(" ") if isinstance(moment, datetime) else value
 
 

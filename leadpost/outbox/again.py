@@ -1,6 +1,5 @@
 """The statements that make entries pending again: as they were, or corrected."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, KeyConflict
-from leadpost.outbox.entries import KEYS_TOLD, EntryState, New, add_changes, values_of
+from leadpost.outbox.entries import KEYS_TOLD, EntryState, New, add_changes, same, values_of
 from leadpost.outbox.schema import entries
 from leadpost.outbox.store import clock, now
 
@@ -56,7 +55,7 @@ async def correct(
     *,
     states: Collection[EntryState],
     calls: Mapping[str, int] | None,
-    as_put: bool,
+    originals: Mapping[str, str],
 ) -> None:
     """
     Give entries another activity each, and make them pending again.
@@ -67,7 +66,7 @@ async def correct(
         states: The states in which they may be.
         calls: By key, how many calls may have been made for it; None for any number. One for which
             none were made is put if it is not there.
-        as_put: Whether they are then as if they had been put so.
+        originals: By key, what is from now on taken for what was put.
 
     Raises:
         KeyConflict: one is not there, in another state, or was sent since.
@@ -96,17 +95,21 @@ async def correct(
     moment = await clock(connection)
     if missing:
         new = [values_of(New(corrections[key], key, 0), moment) for key in missing]
-        original = None if as_put else "null"
-        await connection.execute(
-            sa.insert(entries), [values | {"original": original} for values in new]
-        )
+        for one in new:
+            original = originals.get(one["key"], "null")
+            one["original"] = None if same(original, one["payload"]) else original
+        await connection.execute(sa.insert(entries), new)
     update = sa.update(entries).where(entries.c.id == sa.bindparam("of")).values(_again(connection))
     own = "payload", "original", "owner", "error_type", "message"
     update = update.values({name: sa.bindparam(f"new_{name}") for name in own})
-    for note, same in (("put back", True), ("corrected", False)):
-        chosen = [row for row in found.values() if _same(row.payload, corrections[row.key]) == same]
+    for note, is_same in (("put back", True), ("corrected", False)):
+        chosen = [
+            row for row in found.values() if same(row.payload, corrections[row.key]) == is_same
+        ]
         if chosen:
-            values = [_corrected(row, corrections[row.key], as_put=as_put) for row in chosen]
+            values = [
+                _corrected(row, corrections[row.key], originals.get(row.key)) for row in chosen
+            ]
             await connection.execute(update, values)
             await add_changes(connection, [row.id for row in chosen], "pending", note)
 
@@ -123,21 +126,16 @@ def _again(connection: AsyncConnection) -> dict[str, Any]:
     }
 
 
-def _corrected(entry: sa.Row[Any], payload: str, *, as_put: bool) -> dict[str, Any]:
+def _corrected(entry: sa.Row[Any], payload: str, original: str | None) -> dict[str, Any]:
     """Give what becomes of the columns that depend on the entry."""
-    same = _same(entry.payload, payload)
-    in_doubt = entry.error_type == DeliveryUncertain.__name__
-    original = entry.payload if entry.original is None else entry.original
+    still_holds = same(entry.payload, payload) or entry.error_type == DeliveryUncertain.__name__
+    original = str(original or entry.original or entry.payload)
     return {
         "of": entry.id,
         "new_payload": payload,
-        "new_original": None if as_put or _same(original, payload) else original,
+        "new_original": None if same(original, payload) else original,
         # The answer to an earlier call, if one comes still, is none to what is sent now.
         "new_owner": None,
-        "new_error_type": entry.error_type if same or in_doubt else None,
-        "new_message": entry.message if same or in_doubt else None,
+        "new_error_type": entry.error_type if still_holds else None,
+        "new_message": entry.message if still_holds else None,
     }
-
-
-def _same(one: str, other: str) -> bool:
-    return one == other or json.loads(one) == json.loads(other)

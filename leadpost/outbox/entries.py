@@ -21,6 +21,8 @@ STATES: tuple[EntryState, ...] = get_args(EntryState)
 """Every state, in the order of an entry's life."""
 FINAL: tuple[EntryState, ...] = ("succeeded", "failed", "rejected")
 
+_NOTHING = "{}"
+"""In place of the activity of an entry that was pruned."""
 KEYS_TOLD = 20
 """Keys that an error names at most."""
 
@@ -188,9 +190,16 @@ def _differing(one: str, other: str) -> str:
 
 def _held(entry: sa.Row[Any], payload: str) -> bool:
     """Tell whether an entry is of this activity, or was put with it and corrected since."""
-    if payload in (entry.payload, entry.original):
-        return True
-    return json.loads(payload) in (json.loads(entry.payload), json.loads(entry.original or "null"))
+    return any(same(payload, held) for held in (entry.payload, entry.original) if held is not None)
+
+
+def same(one: str, other: str) -> bool:
+    """Tell whether two texts are the same JSON; 1 and true, which are equal in Python, are not."""
+    return one == other or _sorted(one) == _sorted(other)
+
+
+def _sorted(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 async def find(connection: AsyncConnection, keys: Sequence[str]) -> dict[str, Entry]:
@@ -278,16 +287,31 @@ async def history(connection: AsyncConnection, entry_id: int) -> list[Change]:
 
 
 async def prune(connection: AsyncConnection, older_than: float, limit: int) -> int:
-    """Delete entries that have been in a final state for so many seconds."""
+    """
+    Delete entries that have been in a final state for so many seconds.
+
+    One that was corrected stays, without its activity: who put it may not know of that yet, and
+    would put it once more.
+    """
     old = (
-        sa.select(entries.c.id)
-        .where(entries.c.state.in_(FINAL), entries.c.changed_at < now(connection) - older_than)
+        sa.select(entries.c.id, entries.c.original.is_not(None).label("was_corrected"))
+        .where(
+            entries.c.state.in_(FINAL),
+            entries.c.changed_at < now(connection) - older_than,
+            entries.c.payload != _NOTHING,
+        )
         .limit(limit)
         .with_for_update(skip_locked=True)  # or else one that is put back meanwhile went too
     )
-    ids = list((await connection.execute(old)).scalars())
+    found = (await connection.execute(old)).all()
+    ids = [row.id for row in found]
+    kept = [row.id for row in found if row.was_corrected]
     await connection.execute(sa.delete(changes).where(changes.c.entry_id.in_(ids)))
-    await connection.execute(sa.delete(entries).where(entries.c.id.in_(ids)))
+    await connection.execute(
+        sa.delete(entries).where(entries.c.id.in_(ids), entries.c.id.not_in(kept))
+    )
+    blank = {"payload": _NOTHING, "original": _NOTHING, "message": None}
+    await connection.execute(sa.update(entries).where(entries.c.id.in_(kept)).values(blank))
     return len(ids)
 
 

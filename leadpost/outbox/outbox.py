@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -376,7 +376,7 @@ class Outbox:
         *,
         states: Collection[EntryState] = ("failed", "rejected"),
         calls: Mapping[str, int] | None = None,
-        as_put: bool = False,
+        originals: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
         Give entries that did not get through another activity each, and make them pending again.
@@ -390,8 +390,8 @@ class Outbox:
                 which may post it twice (so may one that is pending after a doubt).
             calls: By key, the `Entry.calls` that you have seen: one that was sent since is not to
                 be corrected. One of which it is 0 is put if it is not there.
-            as_put: Take the corrections for what was put: to put what was put before is a
-                `KeyConflict` then.
+            originals: By key, what is taken for what was put from now on; to put what really was
+                is a `KeyConflict` then.
 
         Raises:
             InvalidActivity: one cannot be posted as it is; none was corrected.
@@ -411,7 +411,8 @@ class Outbox:
             _checked(key)
         # In the order of the keys, or else two at once may wait for each other.
         contents = iter([(key, _content(activities[key])) for key in sorted(activities)])
-        correct = partial(again.correct, states=states, calls=calls, as_put=as_put)
+        texts = {key: json.dumps(original) for key, original in (originals or {}).items()}
+        correct = partial(again.correct, states=states, calls=calls, originals=texts)
         async with store.transaction() as step:
             while part := dict(islice(contents, _CHUNK)):
                 await step(partial(correct, corrections=part))
@@ -421,7 +422,8 @@ class Outbox:
         """
         Delete entries that are `succeeded`, `failed` or `rejected`, since `older_than` or longer.
 
-        Nothing else ever deletes one.
+        Nothing else ever deletes one. Of one that was corrected, key and state stay: what put it
+        may not know of the correction yet, and is not to put it once more.
 
         Returns:
             How many were deleted.

@@ -48,7 +48,7 @@ async def look(outbox: Outbox, activity: Activity) -> None:
     assert_type(await outbox.retry("failed", ids=[1, 2]), int)
     await outbox.retry("faild")  # type: ignore[arg-type]  # no state
     await outbox.correct({"call-8812": activity}, states=["uncertain"], calls={"call-8812": 1})
-    await outbox.correct({"call-8812": activity}, as_put=True)
+    await outbox.correct({"call-8812": activity}, originals={"call-8812": {"row": 1}})
     assert_type(await outbox.counts(keys=["call-8812"]), dict[EntryState, int])
     assert_type(await outbox.identity(), str)
     await outbox.correct({"call-8812": activity}, states=["acepted"])  # type: ignore[list-item]  # no state
