@@ -792,3 +792,24 @@ def test_a_file_of_no_rows_asks_for_nothing(tmp_path: Path, sandbox: Sandbox) ->
     header, *_ = rejects_of(path).read_text().splitlines()
     rejects_of(path).write_text(f"{header}\n")
     assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+
+
+def test_what_was_seen_on_the_lead_is_said_to_be_there(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 3)
+    command = ["outbox", "--outbox", f"{path}.outbox.db", "arrived"]
+    with Sandbox(limit=None, faults=Faults(script=["cut-after", "cut-after"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        one, other = (row["leadpost_key"] for row in read_csv(Path(f"{path}.uncertain.csv")))
+        told = run(*command, "--key", one, "--key", "leads.csv:9")
+        assert told.stdout == "1 succeeded\n"
+        assert told.stderr == "1 left as they are: not there, or not uncertain\n"
+        listed = run("outbox", "list", "--json", "--outbox", f"{path}.outbox.db").stdout
+        (number,) = [json.loads(line)["id"] for line in listed.splitlines() if f'"{other}"' in line]
+        assert run(*command, "--id", number, "--key", other).stdout == "1 succeeded\n"
+        assert run(*command, "--id", number).stdout == "0 succeeded\n"
+        assert run("post", f"{path}.uncertain.csv", env=keys_of(sandbox)).exit_code == 0
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+        assert len(sandbox.taken) == 3
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "give --key or --id" in result.stderr

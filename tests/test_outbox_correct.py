@@ -120,6 +120,17 @@ async def test_of_what_was_corrected_key_and_state_outlive_pruning(outbox: Outbo
             await outbox.put(activity(number), key="call-1")
 
 
+async def test_what_was_seen_on_the_lead_is_there(outbox: Outbox) -> None:
+    ids = [await outbox.put(activity(n), key=f"call-{n}") for n in range(1, 4)]
+    await changed(outbox, state="uncertain", error_type="DeliveryUncertain", message="it may have")
+    assert await outbox.arrived(ids[:2]) == 2
+    assert await outbox.arrived(ids[:2]) == 0
+    entry = await one(outbox)
+    assert (entry.state, entry.error_type, entry.message) == ("succeeded", None, None)
+    assert (await outbox.history(entry.id))[-1].note == "seen on the lead"
+    assert (await outbox.counts())["uncertain"] == 1
+
+
 async def test_a_late_answer_is_none_to_what_was_corrected(outbox: Outbox) -> None:
     await outbox.put(activity(1), key="call-1")
     store = outbox._store

@@ -108,6 +108,26 @@ def retry_command(
     asyncio.run(outbox_entries.put_back(url, state, ids or [], twice=yes))
 
 
+@outbox_app.command("arrived")
+def arrived_command(
+    ctx: typer.Context,
+    *,
+    keys: Annotated[
+        list[str] | None, typer.Option("--key", metavar="KEY", help="Of this key, as in results.")
+    ] = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", metavar="N", help="Of this number, as listed.")
+    ] = None,
+    outbox: _OwnOutbox = "",
+) -> None:
+    """Say of uncertain entries that they have arrived: you have seen them on their leads."""
+    from leadpost.cli import outbox_entries
+
+    if not (keys or ids):
+        raise typer.BadParameter("give --key or --id")
+    asyncio.run(outbox_entries.arrived(_url(ctx, outbox), keys or [], ids or []))
+
+
 @outbox_app.command("export")
 def export_command(
     ctx: typer.Context,

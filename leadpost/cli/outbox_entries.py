@@ -55,6 +55,17 @@ async def put_back(url: str, state: EntryState | None, ids: Sequence[int], *, tw
         typer.echo(f"{left} left as they are: not there, or not {wanted}", err=True)
 
 
+async def arrived(url: str, keys: Sequence[str], ids: Sequence[int]) -> None:
+    """Take uncertain entries for arrived, by their keys or ids, and tell how many."""
+    async with existing(url) as outbox:
+        by_key = await outbox.find(keys) if keys else {}
+        chosen = {entry.id for entry in by_key.values()} | set(ids)
+        count = await outbox.arrived(sorted(chosen))
+    typer.echo(f"{count} succeeded")
+    if left := len(set(keys)) - len(by_key) + len(chosen) - count:
+        typer.echo(f"{left} left as they are: not there, or not uncertain", err=True)
+
+
 async def export(url: str, path: Path) -> None:
     """Write all entries to a CSV file, without their activities."""
     count = 0

@@ -1,4 +1,4 @@
-"""The statements that make entries pending again: as they were, or corrected."""
+"""The statements for what was looked into: entries are pending again, corrected, or there."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -112,6 +112,19 @@ async def correct(
             ]
             await connection.execute(update, values)
             await add_changes(connection, [row.id for row in chosen], "pending", note)
+
+
+async def arrived(connection: AsyncConnection, ids: Sequence[int]) -> int:
+    """Make those of at most 500 entries `succeeded` that are uncertain, and tell how many were."""
+    update = (
+        sa.update(entries)
+        .where(entries.c.id.in_(ids), entries.c.state == "uncertain")
+        .values(state="succeeded", changed_at=now(connection), error_type=None, message=None)
+        .returning(entries.c.id)
+    )
+    found = list((await connection.execute(update)).scalars())
+    await add_changes(connection, found, "succeeded", "seen on the lead")
+    return len(found)
 
 
 def _again(connection: AsyncConnection) -> dict[str, Any]:

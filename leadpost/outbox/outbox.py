@@ -370,6 +370,24 @@ class Outbox:
         self._news.set()
         return done
 
+    async def arrived(self, ids: Sequence[int]) -> int:
+        """
+        Take it that these entries have arrived: of those that are `uncertain`, make `succeeded`.
+
+        For what somebody has seen on the lead, where `reconcile` cannot tell.
+
+        Args:
+            ids: The entries.
+
+        Returns:
+            How many were.
+        """
+        done = 0
+        for first in range(0, len(ids), _CHUNK):
+            chosen = ids[first : first + _CHUNK]
+            done += await self._store.write(partial(again.arrived, ids=chosen))
+        return done
+
     async def correct(
         self,
         activities: Mapping[str, Item],

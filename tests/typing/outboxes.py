@@ -51,5 +51,6 @@ async def look(outbox: Outbox, activity: Activity) -> None:
     await outbox.correct({"call-8812": activity}, originals={"call-8812": {"row": 1}})
     assert_type(await outbox.counts(keys=["call-8812"]), dict[EntryState, int])
     assert_type(await outbox.identity(), str)
+    assert_type(await outbox.arrived([1, 2]), int)
     await outbox.correct({"call-8812": activity}, states=["acepted"])  # type: ignore[list-item]  # no state
     assert_type(await outbox.prune(timedelta(days=30)), int)
