@@ -131,17 +131,18 @@ async def test_what_was_seen_on_the_lead_is_there(outbox: Outbox) -> None:
     assert (await outbox.counts())["uncertain"] == 1
 
 
-async def test_a_late_answer_is_none_to_what_was_corrected(outbox: Outbox) -> None:
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_a_late_answer_is_none_to_another_activity(outbox: Outbox, *, is_same: bool) -> None:
     await outbox.put(activity(1), key="call-1")
     store = outbox._store
     await store.write(partial(claims.renew, worker="frozen", lease=0.0))
     claim = await store.write(partial(claims.claim, owner="frozen"))
     assert claim is not None
     assert await store.write(claims.abandon) == 1
-    await outbox.correct({"call-1": activity(2)}, states=["uncertain"])
+    await outbox.correct({"call-1": activity(1 if is_same else 2)}, states=["uncertain"])
     late = partial(claims.record, claimed=claim, state="accepted", request_id="r1")
-    assert await store.write(late) is False
-    assert (await one(outbox)).state == "pending"
+    assert await store.write(late) is is_same
+    assert (await one(outbox)).state == ("accepted" if is_same else "pending")
 
 
 async def test_an_answer_to_what_it_was_is_told_no_more(outbox: Outbox) -> None:

@@ -71,7 +71,7 @@ async def correct(
     Raises:
         KeyConflict: one is not there, in another state, or was sent since.
     """
-    names = "id", "key", "payload", "original", "error_type", "message", "state", "calls"
+    names = "id", "key", "payload", "original", "owner", "error_type", "message", "state", "calls"
     query = (
         sa.select(*[entries.c[name] for name in names])
         .where(entries.c.key.in_(list(corrections)))
@@ -141,14 +141,15 @@ def _again(connection: AsyncConnection) -> dict[str, Any]:
 
 def _corrected(entry: sa.Row[Any], payload: str, original: str | None) -> dict[str, Any]:
     """Give what becomes of the columns that depend on the entry."""
-    still_holds = same(entry.payload, payload) or entry.error_type == DeliveryUncertain.__name__
+    is_same = same(entry.payload, payload)
+    still_holds = is_same or entry.error_type == DeliveryUncertain.__name__
     original = str(original or entry.original or entry.payload)
     return {
         "of": entry.id,
         "new_payload": payload,
         "new_original": None if same(original, payload) else original,
-        # The answer to an earlier call, if one comes still, is none to what is sent now.
-        "new_owner": None,
+        # An answer to an earlier call, if one comes still, is none to another activity.
+        "new_owner": entry.owner if is_same else None,
         "new_error_type": entry.error_type if still_holds else None,
         "new_message": entry.message if still_holds else None,
     }
