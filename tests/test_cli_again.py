@@ -249,7 +249,7 @@ def test_rows_that_were_pruned_are_not_posted_again(tmp_path: Path) -> None:
         assert states_in(Path(outbox)).total() == 3
         result = run("post", path, env=keys_of(sandbox))
     assert (result.exit_code, sandbox.report().arrivals) == (2, 4)
-    assert ": had a result, and is in the outbox no more\n" in result.stderr
+    assert ": had a result, and the outbox forgot its activity\n" in result.stderr
     assert f"error: {path}: 1 row pruned since an earlier run" in result.stderr
 
 
@@ -277,7 +277,9 @@ def test_an_outbox_that_was_forgotten_does_not_post_a_file_again(
     assert run("post", path, *outbox, env=keys_of(sandbox)).exit_code == 0
     result = run("post", path, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    assert "If the file was posted with another one, or with another --output-base" in result.stderr
+    assert (
+        "give the --outbox and --output-base of that run: else all of it is posted" in result.stderr
+    )
     assert not Path(f"{path}.outbox.db").exists()
     assert run("post", path, *outbox, env=keys_of(sandbox)).exit_code == 0
 

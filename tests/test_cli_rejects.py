@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.inputs import opened
 from leadpost.cli.outputs import Outputs, RowsFile
+from leadpost.cli.versions import Version
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Faults, Sandbox
 
@@ -145,8 +147,8 @@ def test_what_got_through_since_is_not_posted_from_old_rejects(
     assert "line 2: not as it was when it was put into the outbox\n" in result.stderr
     assert result.stderr.endswith(
         f"error: {old}: 1 row changed since an earlier run; nothing was sent. What got through, or"
-        " may have, or was sent from elsewhere, is not sent from here: take these rows out, or move"
-        " this file away and post leads.csv again, which writes anew what is left of it\n"
+        " may have, or was put or sent from elsewhere, is not sent from here: take these rows out,"
+        " or move this file away and post leads.csv again, which writes anew what is left of it\n"
     )
     result = run("post", corrected(old), env=keys_of(sandbox))  # with the very same correction
     assert result.exit_code == 0
@@ -164,9 +166,9 @@ def test_the_name_of_the_file_does_not_matter(tmp_path: Path, sandbox: Sandbox) 
     assert len(sandbox.taken) == 3
 
 
-@pytest.mark.parametrize("sent", [True, False])
-def test_two_corrections_at_one_moment_are_one(
-    tmp_path: Path, sandbox: Sandbox, *, sent: bool
+@pytest.mark.parametrize("when", ["after the comparison", "while it is put"])
+def test_of_two_corrections_at_one_moment_the_second_is_told(
+    tmp_path: Path, sandbox: Sandbox, when: str
 ) -> None:
     path = tmp_path / "leads.csv"
     posted_with_bad_rows(path, sandbox, 1)
@@ -175,7 +177,7 @@ def test_two_corrections_at_one_moment_are_one(
 
     class Late(Outbox):
         async def correct(self, *args: Any, **options: Any) -> None:
-            if sent and args[0]:
+            if args[0] and when == "while it is put":
                 await changed(self, state="sending", calls=1)
             await super().correct(*args, **options)
 
@@ -187,17 +189,24 @@ def test_two_corrections_at_one_moment_are_one(
             async with Late(url_of(Path(f"{path}.outbox.db"))) as outbox:
                 of_ = partial(FileEntries, outbox, await outbox.identity())
                 of_rejects = of_(rejects, path.name, are_rejects=True)
-                first = await of_rejects.compare(iter([]), "")
-                await of_(source, path.name, are_rejects=False).put(1)
-                if sent:
-                    with pytest.raises(InputError, match="run the same command again"):
-                        await of_rejects.put(first)
+                if when == "while it is put":
+                    await outbox.put(payload(1) | {"ActivityNote": "another"}, key="leads.csv:1")
+                    of_rejects._corrected["leads.csv:1"] = await version_in(outbox, "leads.csv:1")
                 else:
-                    await of_rejects.put(first)
+                    await of_rejects.compare(iter([]), "")
+                    await of_(source, path.name, are_rejects=False).put(1)
+                with pytest.raises(InputError, match=r"\(leads.csv:1\): run the same command"):
+                    await of_rejects.put(0)
                 [entry] = [entry async for entry in outbox.entries() if entry.key == "leads.csv:1"]
-        assert entry.payload["ActivityNote"] == ("another" if sent else "Note 1")
+        assert entry.payload["ActivityNote"] == "another"
 
     asyncio.run(both())
+
+
+async def version_in(outbox: Outbox, key: str) -> Version:
+    entry = (await outbox.find([key]))[key]
+    identity = await outbox.identity()
+    return Version.of(identity, key, entry.calls, entry.payload, sends_empty=False)
 
 
 def test_what_was_refused_and_corrected_is_not_put_back_as_it_was(tmp_path: Path) -> None:
@@ -332,8 +341,8 @@ def test_rows_without_what_rejects_say_are_refused_among_them(
     result = run("post", rejects, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
     assert result.stderr.endswith(
-        f"error: {rejects}: found 1 row that do not say which row of the input they are, the"
-        " first at line 3, wanted leadpost_key and leadpost_version in each, as they were written."
+        f"error: {rejects}: found 1 row not saying which row of the input it is, the first at"
+        " line 3, wanted leadpost_key and leadpost_version in each, as they were written."
         " To have them written anew, move this file away and post leads.csv again\n"
     )
 
@@ -395,7 +404,7 @@ def test_rows_whose_entries_are_no_more_are_not_posted_again(
         again = ["post", rejects, "--skip-invalid", "--force"]
         result = run(*again, env=keys_of(sandbox))
         assert result.exit_code == 2
-        assert "line 2: had a result, and is in the outbox no more\n" in result.stderr
+        assert "line 2: had a result, and the outbox forgot its activity\n" in result.stderr
         assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 2
         assert sandbox.report().arrivals == before
 
@@ -493,6 +502,8 @@ def test_rows_of_another_outbox_are_refused(tmp_path: Path, sandbox: Sandbox, of
         posted_with_bad_rows(tmp_path / "other" / "leads.csv", sandbox, 1)
     elif of == "another outbox":
         options = ["--outbox", tmp_path / "other.db"]
+        write_rows(tmp_path / "unlike.csv", 1)
+        assert run("post", tmp_path / "unlike.csv", *options, env=keys_of(sandbox)).exit_code == 0
     else:
         write_csv(mine, [row | {"leadpost_key": "leads.csv:7"} for row in read_csv(mine)])
     before = len(sandbox.taken)
@@ -513,7 +524,7 @@ def test_spoilt_ones_are_refused_whatever_their_name(tmp_path: Path, sandbox: Sa
     mine = write_csv(tmp_path / "mine.csv", [row])
     result = run("post", mine, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 2)
-    told = f"error: {mine}: found 1 row that do not say which row of the input they are, the first"
+    told = f"error: {mine}: found 1 row not saying which row of the input it is, the first"
     assert f"{told} at line 2, wanted" in result.stderr
 
 
@@ -595,7 +606,9 @@ def test_results_of_another_file_are_not_replaced(
     assert result.exit_code == 1
     result = run("post", "-", env=keys_of(sandbox), stdin=text)
     assert (result.exit_code, len(sandbox.taken)) == (2, 3)
-    assert "stdin.results.csv, stdin.rejects.csv: there already, of another file;" in result.stderr
+    assert (
+        "stdin.results.csv, stdin.rejects.csv: there already, of another file, or" in result.stderr
+    )
     base = ["--output-base", "mine"]
     assert run("post", "-", *base, env=keys_of(sandbox), stdin=text).exit_code == 0
 
@@ -668,7 +681,8 @@ def test_an_old_copy_does_not_undo_a_correction_that_waits(
     asyncio.run(put())  # and the run ends before anything is sent
     result = run("post", two, env=keys_of(sandbox))
     assert (result.exit_code, len(sandbox.taken)) == (2, 0)
-    assert "2 rows changed since an earlier run" in result.stderr
+    assert "line 2: another correction of it was put, and is not sent yet" in result.stderr
+    assert "2 rows corrected already; nothing was sent" in result.stderr
     assert run("post", path, env=keys_of(sandbox)).exit_code == 0
     assert notes(sandbox) == ["better"] * 2
 
@@ -801,6 +815,7 @@ def test_what_was_seen_on_the_lead_is_said_to_be_there(tmp_path: Path) -> None:
         assert run("post", path, env=keys_of(sandbox)).exit_code == 1
         one, other = (row["leadpost_key"] for row in read_csv(Path(f"{path}.uncertain.csv")))
         told = run(*command, "--key", one, "--key", "leads.csv:9")
+        assert told.exit_code == 1
         assert told.stdout == "1 succeeded\n"
         assert told.stderr == "1 left as they are: not there, or not uncertain\n"
         listed = run("outbox", "list", "--json", "--outbox", f"{path}.outbox.db").stdout
@@ -813,3 +828,149 @@ def test_what_was_seen_on_the_lead_is_said_to_be_there(tmp_path: Path) -> None:
     result = run(*command)
     assert result.exit_code == 2
     assert "give --key or --id" in result.stderr
+
+
+def test_a_row_whose_key_is_another_rows_by_now_is_not_posted(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1, rows=2)
+    old = tmp_path / "old.csv"
+    shutil.copy(rejects_of(path), old)
+    write_csv(path, [record(0), bad(5), bad(1)])
+    assert run(*again, env=keys_of(sandbox)).exit_code == 1
+    result = run("post", corrected(old), env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 1)
+    assert "line 2: not as it was when it was put" in result.stderr
+    rows = read_csv(rejects_of(path))
+    write_csv(rejects_of(path), [row | {"ActivityEvent": "201"} for row in rows])
+    assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+    assert run(*again, env=keys_of(sandbox)).exit_code == 0
+    assert notes(sandbox) == ["Note 0", "Note 1", "Note 5"]
+
+
+def test_an_outbox_that_is_pruned_during_a_run_is_told(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "leads.csv", 3)
+    write = Outputs.write
+
+    async def pruned_before(*args: Any) -> None:
+        async with Outbox(url_of(Path(f"{path}.outbox.db"))) as outbox:
+            await changed(outbox, state="succeeded")
+            assert await outbox.prune(timedelta(0)) == 3
+            await outbox.put(payload(9))
+        await write(*args)
+
+    monkeypatch.setattr(Outputs, "write", pruned_before)
+    result = run("post", path, env=keys_of(sandbox))
+    assert result.exit_code == 1
+    assert "3 rows pruned meanwhile: what became of them is not known\n" in result.stdout
+    assert "not sent" not in result.stdout
+    monkeypatch.undo()
+    assert run("post", path, env=keys_of(sandbox)).exit_code == 2
+    assert len(sandbox.taken) == 3
+
+
+def test_lead_and_note_may_both_be_corrected_in_them(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        (row,) = read_csv(rejects_of(path))
+        write_csv(rejects_of(path), [row | record(4)])
+        assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 0
+        assert notes(sandbox) == ["Note 4"]
+
+
+def test_rows_that_got_through_may_be_deleted_from_them(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1, 2)
+    sandbox.fail("500-mx")
+    command = ["post", corrected(rejects_of(path))]
+    assert run(*command, env=keys_of(sandbox)).exit_code == 1
+    results = read_csv(Path(f"{rejects_of(path)}.results.csv"))
+    left = [row["state"] for row in results].index("rejected")
+    row = read_csv(rejects_of(path))[left]
+    write_csv(rejects_of(path), [row | {"ActivityNote": "better"}])
+    assert run(*command, env=keys_of(sandbox)).exit_code == 0
+    assert "better" in notes(sandbox)
+
+
+def test_send_empty_may_be_asked_for_in_them(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0, mx_Custom_1="")])
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        result = run("post", rejects_of(path), "--send-empty", env=keys_of(sandbox))
+        assert result.exit_code == 0
+        assert sandbox.taken[0].payload["Fields"] == [{"SchemaName": "mx_Custom_1", "Value": ""}]
+
+
+@pytest.mark.parametrize("options", [["--send-empty"], []])
+def test_an_empty_column_that_is_taken_out_of_them_is_no_fault(
+    tmp_path: Path, options: list[str]
+) -> None:
+    path = write_csv(tmp_path / "leads.csv", [record(0, mx_Custom_1="")])
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"] * 2)) as sandbox:
+        assert run("post", path, *options, env=keys_of(sandbox)).exit_code == 1
+        (row,) = read_csv(rejects_of(path))
+        del row["mx_Custom_1"]
+        write_csv(rejects_of(path), [row])
+        assert run("post", path, *options, env=keys_of(sandbox)).exit_code == 1
+        assert "left as it is" in run("post", path, env=keys_of(sandbox)).stderr or options
+        assert run("post", rejects_of(path), env=keys_of(sandbox)).exit_code == 1
+        assert run("post", path, *options, env=keys_of(sandbox)).exit_code == 1
+        assert sandbox.report().arrivals == 2
+
+
+def test_a_column_that_is_added_to_the_input_does_not_change_bad_rows(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    assert run("post", corrected(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0
+    write_csv(path, [row | {"mx_Custom_2": ""} for row in (record(0), bad(1), record(2))])
+    assert run(*again, env=keys_of(sandbox)).exit_code == 0
+    assert len(sandbox.taken) == 3
+
+
+def test_a_rejected_row_that_is_spoilt_stays_rejected(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 2)
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        spoilt = [row["state"] for row in read_csv(Path(f"{path}.results.csv"))].index("rejected")
+        write_csv(path, [bad(n) if n == spoilt else record(n) for n in range(2)])
+        result = run("post", path, env=keys_of(sandbox))
+        assert (result.exit_code, sandbox.report().arrivals) == (1, 2)
+        (row,) = read_csv(rejects_of(path))
+        assert row["ActivityEvent"] == "201"
+
+
+def test_a_correction_that_is_not_right_yet_is_kept(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 1)
+    with Sandbox(limit=None, faults=Faults(script=["500-mx"])) as sandbox:
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 1
+        stale = tmp_path / "stale.csv"
+        shutil.copy(rejects_of(path), stale)
+        corrected(rejects_of(path), ActivityEvent="20l", ActivityNote="better")
+        command = ["post", rejects_of(path), "--skip-invalid"]
+        assert run(*command, env=keys_of(sandbox)).exit_code == 1
+        (row,) = read_csv(rejects_of(rejects_of(path)))
+        assert (row["ActivityEvent"], row["ActivityNote"]) == ("20l", "better")
+        assert row["leadpost_reason"].startswith("InvalidActivity: ActivityEvent")
+        write_csv(rejects_of(rejects_of(path)), [row | {"ActivityEvent": "201"}])
+        assert run("post", rejects_of(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0
+        assert notes(sandbox) == ["better"]
+        corrected(stale, ActivityEvent="20l")
+        result = run("post", stale, "--skip-invalid", env=keys_of(sandbox))
+        assert result.exit_code == 2
+        assert "1 row changed since an earlier run" in result.stderr
+
+
+def test_an_outbox_that_is_not_there_is_not_made(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    other = tmp_path / "other.db"
+    result = run("post", corrected(rejects_of(path)), "--outbox", other, env=keys_of(sandbox))
+    assert result.exit_code == 2
+    assert f"error: {other}: there is no such outbox\n" in result.stderr
+    assert not other.exists()

@@ -89,6 +89,9 @@ async def test_one_that_is_not_there_is_put_if_none_is_expected(
     assert (entry.state, entry.payload) == ("pending", activity(1).to_payload())
     assert entry.original == ({"row": 7} if known else None)
     assert await outbox.drain(poster(Vendor())) == {"accepted": 2}
+    await changed(outbox, state="succeeded")
+    assert await outbox.prune(timedelta(0)) == 2
+    assert await outbox.put(activity(1), key="call-1") == entry.id
 
 
 async def test_true_is_not_the_same_as_1(outbox: Outbox) -> None:
@@ -115,9 +118,12 @@ async def test_of_what_was_corrected_key_and_state_outlive_pruning(outbox: Outbo
     [left] = [entry async for entry in outbox.entries()]
     assert (left.key, left.state, left.payload, left.message) == ("call-1", "succeeded", {}, None)
     assert await outbox.history(left.id) == [Change("pending", left.put_at)]
-    for number in (1, 3):
-        with pytest.raises(KeyConflict):
-            await outbox.put(activity(number), key="call-1")
+    assert await outbox.put(activity(4), key="call-1") == left.id  # nobody knows: so it is the same
+    await changed(outbox, state="rejected")
+    assert await outbox.retry("rejected") == 0
+    with pytest.raises(KeyConflict):
+        await outbox.correct({"call-1": activity(5)})
+    assert await outbox.drain(poster(Vendor())) == {}
 
 
 async def test_what_was_seen_on_the_lead_is_there(outbox: Outbox) -> None:

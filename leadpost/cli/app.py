@@ -243,7 +243,7 @@ def post_command(
         base = inputs.base_of(file, output_base)
         outputs = Outputs(base, source)
         check = post.check_file(source, outputs, console, force=force)
-        rejects_of = input_of(file, check)
+        rejects_of = input_of(file, base, check)
         if account is None or (check.newly_bad and not skip_invalid):
             post.tell_check(check, source, how, dry_run=dry_run)
             raise typer.Exit(post.exit_of_check(check, how))

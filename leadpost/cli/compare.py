@@ -17,7 +17,7 @@ OPEN: tuple[EntryState, ...] = ("pending", "failed", "rejected", "uncertain")
 """States in which an entry may be corrected by who has seen what became of its last call."""
 _WIDEST = timedelta(hours=14)
 _STEP = timedelta(minutes=15)
-"""No zone is further from UTC, or has a finer offset."""
+"""No zone of today is further from UTC, or has a finer offset."""
 
 How = Literal[
     "new",
@@ -26,6 +26,7 @@ How = Literal[
     "corrected",
     "changed",
     "untold",
+    "waiting",
     "replaced",
     "read otherwise",
     "pruned",
@@ -38,12 +39,16 @@ WRONG: dict[How, tuple[str, str]] = {
         "not put by an earlier run",
         "rows after it were, and no results tell why: run this once with it as it was, then again",
     ),
+    "waiting": (
+        "corrected already",
+        "another correction of it was put, and is not sent yet: posting the input sends that",
+    ),
     "replaced": ("replaced", "has another lead, and more differs too: a correction keeps either"),
     "read otherwise": (
         "read with other options",
         "as if --timezone or --send-empty were forgotten: give them (an offset corrects a time)",
     ),
-    "pruned": ("pruned since an earlier run", "had a result, and is in the outbox no more"),
+    "pruned": ("pruned since an earlier run", "had a result, and the outbox forgot its activity"),
     "foreign": (
         "not of this outbox",
         "its leadpost_key and leadpost_version are not as written, or of another --outbox",
@@ -69,8 +74,9 @@ def of_input(posted: Posted, before: Result | None) -> How:
             return "bad"
         return "corrected" if before is not None and before.was_bad else "new"
     original = entry.original or {}
-    if content is None:
-        return "as it was" if original.get(STANDING) == posted.standing else "changed"
+    if content is None:  # of one that did not get through, nothing is sent: so it may be
+        is_known = original.get(STANDING) == posted.standing
+        return "as it was" if is_known or entry.state in {"failed", "rejected"} else "changed"
     if content in (comparable(original), comparable(entry.payload)):
         return "as it was"
     if _is_read_otherwise(posted, entry):
@@ -78,7 +84,9 @@ def of_input(posted: Posted, before: Result | None) -> How:
     return _correction(posted, entry) if _is_open(entry) else "changed"
 
 
-def of_rejects(posted: Posted, before: Result | None, version: Version | None) -> How:
+def of_rejects(
+    posted: Posted, before: Result | None, version: Version | None, latest: Version | None
+) -> How:
     """
     Tell what a row of rejects is.
 
@@ -86,6 +94,7 @@ def of_rejects(posted: Posted, before: Result | None, version: Version | None) -
         posted: The row.
         before: What the last run of this very file made of it.
         version: What it was when it was written; None where it is no row of this outbox.
+        latest: What it is by the results of its input, as far as they tell.
     """
     entry, content = posted.entry, posted.content
     if version is None:
@@ -93,28 +102,32 @@ def of_rejects(posted: Posted, before: Result | None, version: Version | None) -
     if entry is None or not entry.payload:
         if version.calls or _had_entry(before) or entry is not None:
             return "pruned"
+        if latest is not None and latest != version:
+            return "changed"  # rows of the input were moved since: now it is another
         return "bad" if content is None else "new"
     if content is None:
-        return "bad"
+        return "bad" if version == posted.version or _is_open(entry) else "changed"
     # Who answers to what became of the last call: it was told in this file, or by its last run.
     is_answer = version == posted.version and entry.state in OPEN
     if is_as_posted(posted, entry):
         return "corrected" if is_answer and entry.state != "pending" else "as it was"
-    has_seen = before is not None and before.version == posted.version and _is_open(entry)
-    return _correction(posted, entry) if is_answer or has_seen else "changed"
+    if is_answer:
+        return "corrected"
+    if before is not None and before.version == posted.version and _is_open(entry):
+        return _correction(posted, entry)
+    return "waiting" if entry.state == "pending" else "changed"
 
 
 def is_as_posted(posted: Posted, entry: Entry) -> bool:
     """Tell whether a row is its entry; a cell of CSV cannot tell nothing from an empty text."""
     if posted.content == comparable(entry.payload):
         return True
-    activity, reject = posted.row.activity, posted.row.reject
-    return (
-        reject is not None
-        and activity is not None
-        and isinstance(posted.row.own, tuple)
-        and _plain(activity.to_payload()) == _plain(entry.payload)
-    )
+    row = posted.row
+    if row.activity is None or row.reject is None or not isinstance(row.own, tuple):
+        return False
+    version = Version.read(row.reject.version)
+    is_asked_for = row.sends_empty and not (version and version.sends_empty)
+    return not is_asked_for and _plain(row.activity.to_payload()) == _plain(entry.payload)
 
 
 def _had_entry(before: Result | None) -> bool:

@@ -80,7 +80,8 @@ class CsvInput:
     def standing(self, row: Row) -> object:
         cells: Any = row.own
         fits = len(cells) == len(self._columns)  # or else nobody knows which cell is which
-        return dict(zip(self._columns, cells, strict=True)) if fits else list(cells)
+        named = dict(zip(self._columns, cells, strict=True)) if fits else {}
+        return {name: cell for name, cell in named.items() if cell} if fits else list(cells)
 
     def fields_beyond(self, payload: Mapping[str, Any]) -> list[str]:
         return [name for name in _fields_of(payload) if name not in self._columns]

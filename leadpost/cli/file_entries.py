@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -23,7 +24,7 @@ from leadpost.cli.compare import (
     of_rejects,
 )
 from leadpost.cli.exits import InputError
-from leadpost.cli.results import Posted, Result, comparable, result_of
+from leadpost.cli.results import Posted, Result, comparable
 from leadpost.cli.rows import Input, Row
 from leadpost.cli.versions import Version
 from leadpost.errors import KeyConflict
@@ -37,7 +38,7 @@ _SHOWN = 20
 class FileEntries:
     """
     The entries of one file. Row number n of an input, counted from 0, has the key NAME:n, in the
-    file of its rejects too; rows that cannot be posted have no entry.
+    file of its rejects too; rows that cannot be posted have no entry, until they were from there.
 
     A row that did not get through may be corrected, in either file: its entry gets the correction.
 
@@ -47,13 +48,22 @@ class FileEntries:
         source: The file.
         name: What their keys begin with.
         are_rejects: Whether each row says its own key.
+        latest: What the rows of the input were in its last results, by key, where these are its
+            rejects.
 
     Attributes:
         more: The fields of rows that were corrected elsewhere, for which the file has no place.
     """
 
     def __init__(
-        self, outbox: Outbox, identity: str, source: Input, name: str, *, are_rejects: bool
+        self,
+        outbox: Outbox,
+        identity: str,
+        source: Input,
+        name: str,
+        *,
+        are_rejects: bool,
+        latest: Mapping[str, Version] = MappingProxyType({}),
     ) -> None:
         self.more: list[str] = []
         self._outbox = outbox
@@ -61,8 +71,14 @@ class FileEntries:
         self._source = source
         self._name = name
         self._are_rejects = are_rejects
+        self._latest = latest
         self._keys = dict[str, None]()  # of rejects, which may be in an edited file
-        self._corrected = dict[str, int]()  # the calls that were made for it
+        self._corrected = dict[str, Version]()  # what they were when they were compared
+
+    @property
+    def corrected(self) -> int:
+        """How many rows are corrections of what was put before."""
+        return len(self._corrected)
 
     async def counts(self) -> Counter[EntryState]:
         """Count those of this file in each state; of rejects, those that were compared."""
@@ -89,7 +105,7 @@ class FileEntries:
         content = None if row.activity is None else comparable(row.activity.to_payload())
         return Posted(row, key, entry, version, first.content, content)
 
-    async def compare(self, last: Iterator[Result], if_new: str) -> int:
+    async def compare(self, results: Iterator[Result], if_new: str) -> int:
         """
         Compare the file with what was put of it before.
 
@@ -97,7 +113,7 @@ class FileEntries:
         was not, save those that could not be posted.
 
         Args:
-            last: The results of the last run.
+            results: Of the last run.
             if_new: What the error is to advise for a new file that has the name of an old one.
 
         Returns:
@@ -106,13 +122,15 @@ class FileEntries:
         Raises:
             InputError: some are not as they were; which, was printed.
         """
+        # Rows of rejects come and go; those of an input stay in their places.
+        last = {each.key: each for each in results} if self._are_rejects else results
         left = 0 if self._are_rejects else (await self.counts()).total()
         told: tuple[How, ...] = ("new", "corrected", *WRONG)
         places = {how: _Places() for how in told}
         first = number = 0
         async with aclosing(self.rows()) as rows:
             async for posted in rows:
-                before = result_of(posted, last, self._identity)
+                before = self._before(posted, last)
                 if not self._are_rejects and before is None and not left:
                     break
                 how = self._since(posted, before)
@@ -140,13 +158,23 @@ class FileEntries:
         corrected = places["corrected"].first
         return first if corrected is None else min(first, corrected)
 
+    def _before(
+        self, posted: Posted, last: Mapping[str, Result] | Iterator[Result]
+    ) -> Result | None:
+        """Give what the last run made of a row; None where that was of another outbox."""
+        found = last.get(posted.key) if isinstance(last, Mapping) else next(last, None)
+        if found is None or found.key != posted.key or found.version is None:
+            return None
+        return found if found.version.is_of(self._identity, posted.key) else None
+
     def _since(self, posted: Posted, before: Result | None) -> How:
         """Tell what a row is, with the result that it had before."""
         if not self._are_rejects:
             return of_input(posted, before)
         if posted.key in self._keys:
             return "repeated"
-        return of_rejects(posted, before, self._version_in(posted.key, posted.row))
+        version = self._version_in(posted.key, posted.row)
+        return of_rejects(posted, before, version, self._latest.get(posted.key))
 
     def _version_in(self, key: str, row: Row) -> Version | None:
         """Tell what a row of rejects was; None if it is none of this outbox."""
@@ -157,28 +185,26 @@ class FileEntries:
         if self._are_rejects:
             self._keys[posted.key] = None
         if how == "corrected" or (how == "new" and self._are_rejects):
-            self._corrected[posted.key] = 0 if posted.entry is None else posted.entry.calls
-        elif payload := posted.posted_otherwise:
+            self._corrected[posted.key] = posted.version
+        if payload := posted.posted_otherwise:
             self.more += [
                 name for name in self._source.fields_beyond(payload) if name not in self.more
             ]
 
     def _advice(self, wrong: set[How], if_new: str) -> str:
         name = self._name
-        pruned = f"What became of pruned rows, only the results of {name} tell. "
-        if self._are_rejects:
-            return (
-                (pruned if "pruned" in wrong else "")
-                + "What got through, or may have, or was sent from elsewhere, is not sent from"
-                f" here: take these rows out, or move this file away and post {name} again, which"
-                " writes anew what is left of it"
-            )
-        return (
-            (pruned if "pruned" in wrong else "")
-            + "What got through, or may have, stays as it was: put it back as it stood (posted from"
-            " another file, it would be on the lead twice), and give the options that were given"
-            f" then. If this is a new file under an old name: {if_new}"
+        advice = (
+            "What got through, or may have, or was put or sent from elsewhere, is not sent from"
+            f" here: take these rows out, or move this file away and post {name} again, which"
+            " writes anew what is left of it"
+            if self._are_rejects
+            else "What got through, or may have, stays as it was: put it back as it stood (posted"
+            " from another file, it would be on the lead twice), and give the options that were"
+            f" given then. If this is a new file under an old name: {if_new}"
         )
+        if "pruned" in wrong:
+            return f"What became of pruned rows, only the results of {name} tell. {advice}"
+        return advice
 
     async def put(self, first: int) -> None:
         """
@@ -211,16 +237,20 @@ class FileEntries:
                 originals[key] = activity.to_payload()
             elif entry is None:
                 originals[key] = {STANDING: posted.standing}
-        calls = {key: self._corrected[key] for key in corrected}
+            if self._corrected[key] != posted.version:
+                raise self._was_outrun([key])
+        calls = {key: self._corrected[key].calls for key in corrected}
         try:
             await self._outbox.put_many(new.values(), keys=new.keys())
             await self._outbox.correct(corrected, states=OPEN, calls=calls, originals=originals)
         except KeyConflict as conflict:
-            keys = ", ".join(conflict.keys)
-            raise InputError(
-                f"{self._source.name}: another process has just put or sent some of the rows"
-                f" ({keys}): run the same command again"
-            ) from None
+            raise self._was_outrun(conflict.keys) from None
+
+    def _was_outrun(self, keys: Iterable[str]) -> InputError:
+        return InputError(
+            f"{self._source.name}: another process has just put or sent some of the rows"
+            f" ({', '.join(keys)}): run the same command again"
+        )
 
     def _keyed(self) -> Iterator[tuple[str, Row]]:
         for number, row in enumerate(self._source.rows()):

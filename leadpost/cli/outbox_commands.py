@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from leadpost.cli.exits import InputError
+from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.options import Json, Outbox
 
 # What the commands do is imported where it is done, so that --help is quick.
@@ -120,12 +120,18 @@ def arrived_command(
     ] = None,
     outbox: _OwnOutbox = "",
 ) -> None:
-    """Say of uncertain entries that they have arrived: you have seen them on their leads."""
+    """
+    Say of uncertain entries that they have arrived: you have seen them on their leads.
+
+    They are `succeeded` then, for good. The exit code is 1 if some were not there, or not
+    uncertain.
+    """
     from leadpost.cli import outbox_entries
 
     if not (keys or ids):
         raise typer.BadParameter("give --key or --id")
-    asyncio.run(outbox_entries.arrived(_url(ctx, outbox), keys or [], ids or []))
+    if not asyncio.run(outbox_entries.arrived(_url(ctx, outbox), keys or [], ids or [])):
+        raise typer.Exit(Exit.SOME_NOT)
 
 
 @outbox_app.command("export")
@@ -154,7 +160,8 @@ def prune_command(
     """
     Delete entries that have been succeeded, failed or rejected for so long.
 
-    Not in the outbox of a file that may be posted once more: its rows would be new again.
+    Not in the outbox of a file that may be posted once more: it could not tell its rows from new
+    ones, and would be refused.
     """
     from leadpost.cli import outbox_entries
 

@@ -55,15 +55,17 @@ async def put_back(url: str, state: EntryState | None, ids: Sequence[int], *, tw
         typer.echo(f"{left} left as they are: not there, or not {wanted}", err=True)
 
 
-async def arrived(url: str, keys: Sequence[str], ids: Sequence[int]) -> None:
-    """Take uncertain entries for arrived, by their keys or ids, and tell how many."""
+async def arrived(url: str, keys: Sequence[str], ids: Sequence[int]) -> bool:
+    """Take uncertain entries for arrived, by keys or ids; tell how many, and give whether all."""
     async with existing(url) as outbox:
         by_key = await outbox.find(keys) if keys else {}
         chosen = {entry.id for entry in by_key.values()} | set(ids)
         count = await outbox.arrived(sorted(chosen))
     typer.echo(f"{count} succeeded")
-    if left := len(set(keys)) - len(by_key) + len(chosen) - count:
+    left = len(set(keys)) - len(by_key) + len(chosen) - count
+    if left:
         typer.echo(f"{left} left as they are: not there, or not uncertain", err=True)
+    return not left
 
 
 async def export(url: str, path: Path) -> None:

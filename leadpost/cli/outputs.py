@@ -15,7 +15,8 @@ import typer
 from leadpost.cli.exits import InputError
 from leadpost.cli.inputs import opened
 from leadpost.cli.results import COLUMNS, Posted, Result, csv_line, results_in
-from leadpost.cli.rows import KEY, REASON, VERSION, Input, Reject
+from leadpost.cli.rows import KEY, REASON, VERSION, Input
+from leadpost.cli.versions import Version
 
 _STATES = {"rejects": {"rejected", "failed"}, "uncertain": {"uncertain"}}
 """Which rows belong into which file."""
@@ -81,19 +82,19 @@ class Outputs:
         """
         last = [(result.key.rpartition(":")[0], result.was_bad) for result in self.last()]
         if any(of != name for of, _ in last if of):
-            whose = "of another file; --force replaces them, --output-base chooses other names"
+            whose = "of another file, or of this one under another name"
         elif known or (last and all(was_bad for _, was_bad in last)):
             return
         else:
-            whose = (
-                "and this outbox knows nothing of it. If the file was posted with another one, or"
-                " with another --output-base, name that: else all of it is posted once more."
-                " --force does so, and replaces them"
-            )
+            whose = "and this outbox knows nothing of it"
         self._anew = True
         found = [str(path) for path in self.paths if path.exists()]
         if found and not force:
-            raise InputError(f"{', '.join(found)}: there already, {whose}")
+            raise InputError(
+                f"{', '.join(found)}: there already, {whose}. If the file was posted before, give"
+                " the --outbox and --output-base of that run: else all of it is posted once more."
+                " For what is new, choose another --output-base, or --force, which replaces them"
+            )
 
     def last(self) -> Generator[Result]:
         """Give the results of the last run, in the order of the rows, as far as they tell."""
@@ -157,7 +158,7 @@ class RowsFile:
         self._source = source
         self._states = states
         self._more: Sequence[str] = ()
-        self._there = set[Reject]()  # in the edited file
+        self._there = set[tuple[str, Version | None]]()  # in the edited file
         self._lacks = False
         self._stays = False
 
@@ -172,7 +173,8 @@ class RowsFile:
             anew: Whether what is there under its name is of another file.
         """
         is_edited = self.path.is_file() and _time_of(self.path) != written
-        self._there = _rejects_in(self.path) if is_edited else set[Reject]()
+        if is_edited:
+            self._there = _rejects_in(self.path)
         self._lacks = anew
         self._more = more
 
@@ -204,7 +206,7 @@ class RowsFile:
                 )
             file.write(self._source.written(row.row, added, self._more, payload))
             self.count += 1
-            self._lacks |= Reject(row.key, str(row.version)) not in self._there
+            self._lacks |= (row.key, row.version) not in self._there
 
     def stamp(self, time: int | None) -> None:
         """Give it the time of the results, unless it is as the user made it."""
@@ -224,11 +226,12 @@ class RowsFile:
         typer.echo(f"{self.path} {what}: kept as {kept}", err=True)
 
 
-def _rejects_in(path: Path) -> set[Reject]:
+def _rejects_in(path: Path) -> set[tuple[str, Version | None]]:
     """Tell which rows a file has that the user edited; none if it is none any more."""
     try:
         with opened(str(path), None, None, send_empty=False) as source:
-            return {row.reject for row in source.rows() if row.reject is not None}
+            rejects = [row.reject for row in source.rows() if row.reject is not None]
+            return {(reject.key, Version.read(reject.version)) for reject in rejects}
     except InputError:
         return set()
 

@@ -18,6 +18,7 @@ from leadpost.cli.keys import where_to_look
 from leadpost.cli.outbox_url import is_missing, shown_url, url_of
 from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.cli.progress import busy, shown
+from leadpost.cli.results import versions_in
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
 from leadpost.cli.tally import CountedBucket, Tally
@@ -115,22 +116,27 @@ async def post_file(
         OutboxError: the outbox cannot be used.
     """
     name = Path(rejects_of or outputs.base).name
-    if rejects_of is not None and Path(outputs.base) == rejects_of:
-        raise InputError(f"{rejects_of}: found the base of the input's results, wanted another")
     if is_missing(url):  # a run that is refused leaves none
+        if rejects_of is not None:
+            raise InputError(f"{shown_url(url)}: there is no such outbox")
         outputs.begin(name, known=False, force=how.force)
     counted = CountedBucket(bucket)
     poster = AsyncActivityPoster(account, bucket=counted, on_uncertain=how.on_uncertain)
     async with Outbox(url) as outbox:
         identity = await outbox.identity()
         are_rejects = rejects_of is not None
-        entries = FileEntries(outbox, identity, source, name, are_rejects=are_rejects)
+        latest = versions_in(Path(f"{rejects_of}.results.csv")) if are_rejects else {}
+        entries = FileEntries(
+            outbox, identity, source, name, are_rejects=are_rejects, latest=latest
+        )
         with busy(console, f"putting {source.name} into the outbox"):
             known = are_rejects or any((await entries.counts()).values())
             outputs.begin(name, known=known, force=how.force)
             with closing(outputs.last()) as last:
                 first = await entries.compare(last, _new_names(outputs, url))
             await entries.put(first)
+        if entries.corrected and not are_rejects:
+            _say(console, f"{number_of(entries.corrected, 'row')} corrected since an earlier run")
         tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
         run = Run(outbox, entries, check.rows, tally, shown_url(url))
         await run.look()
@@ -218,6 +224,8 @@ def _tell(source: Input, outputs: Outputs, tally: Tally, run: Run, *, as_json: b
         if part.count:
             typer.echo(f"{name} {part.path} ({part.count} {what}: {hint})")
     typer.echo(f"outbox:    {run.store}")
+    if lost := counts["pruned"]:
+        typer.echo(f"{number_of(lost, 'row')} pruned meanwhile: what became of them is not known")
     if left := counts["not_sent"]:
         rows = number_of(left, "row")
         typer.echo(f"{rows} not sent: run the same command again to go on where it stopped")

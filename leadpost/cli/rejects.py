@@ -1,8 +1,8 @@
 """
 Rows of an input in a file of their own: BASE.rejects.csv, BASE.uncertain.csv.
 
-Each says which entry of which outbox it has, and how often that was sent when the row was written.
-So it is the same row wherever it is posted from, and what was sent since is not sent from there.
+Each says which entry of which outbox it has, and what that was when the row was written. So it is
+the same row wherever it is posted from, and what was sent or put since is not sent from there.
 """
 
 import re
@@ -17,16 +17,21 @@ _WANTED = f"{KEY} and {VERSION} in each, as they were written"
 _ANEW = "To have them written anew, move this file away and post {} again"
 
 
-def input_of(path: str, check: Check) -> Path | None:
+def input_of(path: str, base: str, check: Check) -> Path | None:
     """
     Tell which input the rows of a file are of: by what they say, it has stood beside the file.
+
+    Args:
+        path: The file.
+        base: What the names of its results begin with.
+        check: What was found in it.
 
     Returns:
         None where the file is an input of its own.
 
     Raises:
         InputError: only some of the rows say so, or they are of several, or none says so though the
-            file has the name of rejects.
+            file has the name of rejects; or its results would replace those of the input.
     """
     if not check.rows:
         return None
@@ -40,14 +45,17 @@ def input_of(path: str, check: Check) -> Path | None:
         )
     if check.not_whole:
         raise InputError(
-            f"{path}: found {number_of(check.not_whole, 'row')} that do not say which row of the"
-            f" input they are, the first at {check.first_not_whole}, wanted {_WANTED}."
+            f"{path}: found {number_of(check.not_whole, 'row')} not saying which row of the input"
+            f" it is, the first at {check.first_not_whole}, wanted {_WANTED}."
             f" {_ANEW.format(min(check.inputs, default='the file that they are of'))}"
         )
     if len(check.inputs) > 1:
         names = " and ".join(sorted(check.inputs))
         raise InputError(f"{path}: found rows of {names}, wanted a file for each")
-    return Path(path).parent / min(check.inputs)
+    rejects_of = Path(path).parent / min(check.inputs)
+    if Path(base).resolve() == rejects_of.resolve():
+        raise InputError(f"{base}: found the base of the input's results, wanted another")
+    return rejects_of
 
 
 def outbox_beside(base: str, rejects_of: Path | None) -> str:

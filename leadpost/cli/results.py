@@ -32,7 +32,7 @@ class Posted:
         key: The key of its entry.
         entry: Its entry, if it has one.
         version: What it is by now.
-        standing: A digest of what stands there.
+        standing: A digest of what stands in the input.
         content: The activity that it is, to be compared; None if it cannot be posted.
     """
 
@@ -48,6 +48,8 @@ class Posted:
         """The activity of its entry, where the row is not that one."""
         if self.entry is None or self.content == comparable(self.entry.payload):
             return None
+        if self.content is None and self.row.reject is not None:
+            return None  # a correction that is not right yet
         return self.entry.payload
 
 
@@ -57,7 +59,7 @@ class Result:
     What became of a row.
 
     Attributes:
-        state: `accepted`, `rejected`, `uncertain`, `failed` or `not_sent`.
+        state: `accepted`, `rejected`, `uncertain`, `failed`, `not_sent` or `pruned`.
         request_id: The vendor's RequestID, "" where there is none.
         activity_id: The id of the activity on the lead, "" where it is not known.
         error_type: Name of the error class, "" where there is no error.
@@ -79,12 +81,14 @@ class Result:
     @classmethod
     def of(cls, posted: Posted) -> "Result":
         row, entry = posted.row, posted.entry
-        if row.activity is None and entry is None:
+        if row.activity is None and (entry is None or row.reject is not None):
             message = str(InvalidActivity.of(row.problems))
             return cls(
                 "rejected", "", "", InvalidActivity.__name__, _one_line(message), to_correct=True
             )
-        if entry is None or (entry.state == "pending" and entry.error_type is None):
+        if entry is None:  # for it was put before anything was posted
+            return cls("pruned", message="the outbox was pruned while the file was posted")
+        if entry.state == "pending" and entry.error_type is None:
             return cls("not_sent", "", "", "NotSent", "the run stopped before its turn came")
         if entry.state == "sending":
             return cls("uncertain", "", "", "DeliveryUncertain", "another run is posting it")
@@ -138,22 +142,13 @@ def results_in(path: Path) -> Iterator[Result]:
         raise InputError(f"{path}: not a results file: {type(error).__name__}") from None
 
 
-def result_of(row: Posted, last: Iterator[Result], outbox: str) -> Result | None:
-    """
-    Take the next of the last run's results.
-
-    Args:
-        row: The row that comes next.
-        last: The results.
-        outbox: The identity of the outbox.
-
-    Returns:
-        None where it is not the row's, or of another outbox, or there is none.
-    """
-    before = next(last, None)
-    if before is None or before.key != row.key or before.version is None:
-        return None
-    return before if before.version.is_of(outbox, row.key) else None
+def versions_in(path: Path) -> dict[str, Version]:
+    """Tell what the rows of an input were by its last results; nothing if there are none."""
+    try:
+        results = list(results_in(path)) if path.is_file() else []
+    except InputError:  # the user may have made something else of them
+        return {}
+    return {each.key: each.version for each in results if each.version is not None}
 
 
 def comparable(payload: Mapping[str, Any]) -> object:

@@ -19,7 +19,7 @@ KEY = "leadpost_key"
 """The same for which entry of the outbox the row has."""
 
 VERSION = "leadpost_version"
-"""The same for which outbox that is, and how often the entry was sent by then."""
+"""The same for what the row was by then, see `versions.Version`."""
 
 ADDED = (REASON, KEY, VERSION)
 """What a row of rejects has and the one of its input has not."""

@@ -7,7 +7,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, KeyConflict
-from leadpost.outbox.entries import KEYS_TOLD, EntryState, New, add_changes, same, values_of
+from leadpost.outbox.entries import (
+    KEYS_TOLD,
+    NOTHING,
+    EntryState,
+    New,
+    add_changes,
+    same,
+    values_of,
+)
 from leadpost.outbox.schema import entries
 from leadpost.outbox.store import clock, now
 
@@ -35,7 +43,7 @@ async def put_back(
     """
     query = (
         sa.select(entries.c.id)
-        .where(entries.c.id > after, entries.c.state.in_(states))
+        .where(entries.c.id > after, entries.c.state.in_(states), entries.c.payload != NOTHING)
         .order_by(entries.c.id)
         .limit(limit)
         .with_for_update()
@@ -84,7 +92,9 @@ async def correct(
     conflicts += [
         key
         for key, row in found.items()
-        if row.state not in states or (calls is not None and row.calls != calls.get(key))
+        if row.state not in states
+        or row.payload == NOTHING
+        or (calls is not None and row.calls != calls.get(key))
     ]
     if conflicts:
         raise KeyConflict(
@@ -97,7 +107,7 @@ async def correct(
         new = [values_of(New(corrections[key], key, 0), moment) for key in missing]
         for one in new:
             original = originals.get(one["key"], "null")
-            one["original"] = None if same(original, one["payload"]) else original
+            one["original"] = original  # even if it is the same: what was corrected is to stay
         await connection.execute(sa.insert(entries), new)
     update = sa.update(entries).where(entries.c.id == sa.bindparam("of")).values(_again(connection))
     own = "payload", "original", "owner", "error_type", "message"

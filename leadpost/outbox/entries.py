@@ -21,7 +21,7 @@ STATES: tuple[EntryState, ...] = get_args(EntryState)
 """Every state, in the order of an entry's life."""
 FINAL: tuple[EntryState, ...] = ("succeeded", "failed", "rejected")
 
-_NOTHING = "{}"
+NOTHING = "{}"
 """In place of the activity of an entry that was pruned."""
 KEYS_TOLD = 20
 """Keys that an error names at most."""
@@ -190,6 +190,8 @@ def _differing(one: str, other: str) -> str:
 
 def _held(entry: sa.Row[Any], payload: str) -> bool:
     """Tell whether an entry is of this activity, or was put with it and corrected since."""
+    if entry.payload == NOTHING:
+        return True  # nobody knows any more: to put nothing is the safe side
     return any(same(payload, held) for held in (entry.payload, entry.original) if held is not None)
 
 
@@ -298,7 +300,7 @@ async def prune(connection: AsyncConnection, older_than: float, limit: int) -> i
         .where(
             entries.c.state.in_(FINAL),
             entries.c.changed_at < now(connection) - older_than,
-            entries.c.payload != _NOTHING,
+            entries.c.payload != NOTHING,
         )
         .limit(limit)
         .with_for_update(skip_locked=True)  # or else one that is put back meanwhile went too
@@ -310,7 +312,7 @@ async def prune(connection: AsyncConnection, older_than: float, limit: int) -> i
     await connection.execute(
         sa.delete(entries).where(entries.c.id.in_(ids), entries.c.id.not_in(kept))
     )
-    blank = {"payload": _NOTHING, "original": _NOTHING, "message": None}
+    blank = {"payload": NOTHING, "original": NOTHING, "message": None}
     await connection.execute(sa.update(entries).where(entries.c.id.in_(kept)).values(blank))
     return len(ids)
 

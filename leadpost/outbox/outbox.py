@@ -399,8 +399,7 @@ class Outbox:
         """
         Give entries that did not get through another activity each, and make them pending again.
 
-        What was put is in `Entry.original`, and may be put under the key again as if nothing had
-        happened.
+        What was put is in `Entry.original`; to put it under the key again changes nothing.
 
         Args:
             activities: By key, what `put` takes.
@@ -440,11 +439,11 @@ class Outbox:
         """
         Delete entries that are `succeeded`, `failed` or `rejected`, since `older_than` or longer.
 
-        Nothing else ever deletes one. Of one that was corrected, key and state stay: what put it
-        may not know of the correction yet, and is not to put it once more.
+        Nothing else ever deletes one. Of one that was corrected, key and state stay, without the
+        activity: what put it may not know of the correction yet, and is not to put it once more.
 
         Returns:
-            How many were deleted.
+            How many were, those of which something stays among them.
         """
         deleted = 0
         while True:
