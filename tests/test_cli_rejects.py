@@ -974,3 +974,33 @@ def test_an_outbox_that_is_not_there_is_not_made(tmp_path: Path, sandbox: Sandbo
     assert result.exit_code == 2
     assert f"error: {other}: there is no such outbox\n" in result.stderr
     assert not other.exists()
+
+
+def test_a_row_edited_after_its_own_doubtful_run_is_told(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    sandbox.fail("cut-after")
+    command = ["post", corrected(rejects_of(path))]
+    assert run(*command, env=keys_of(sandbox)).exit_code == 1
+    corrected(rejects_of(path), ActivityNote="another")
+    result = run(*command, env=keys_of(sandbox))
+    assert (result.exit_code, len(sandbox.taken)) == (2, 3)
+    assert "line 2: not as it was when it was put" in result.stderr
+
+
+def test_a_row_that_was_sent_from_elsewhere_since_its_own_run_is_told(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    path = tmp_path / "leads.csv"
+    again = posted_with_bad_rows(path, sandbox, 1)
+    sandbox.fail("500-mx", "500-mx")
+    command = ["post", corrected(rejects_of(path))]
+    assert run(*command, env=keys_of(sandbox)).exit_code == 1
+    write_csv(path, [record(0), record(1, ActivityNote="in the input"), record(2)])
+    assert run(*again, env=keys_of(sandbox)).exit_code == 1
+    (kept,) = tmp_path.glob("leads.csv.rejects.1.csv")
+    kept.rename(rejects_of(path))
+    corrected(rejects_of(path), ActivityNote="another")
+    result = run(*command, env=keys_of(sandbox))
+    assert (result.exit_code, sandbox.report().arrivals) == (2, 4)
+    assert "line 2: not as it was when it was put" in result.stderr
