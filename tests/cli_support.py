@@ -52,6 +52,11 @@ def record(number: int, **changes: str) -> dict[str, str]:
     return {**cells, "mx_Custom_1": f"value {number}", **changes}
 
 
+def bad(number: int) -> dict[str, str]:
+    """A row that cannot be posted."""
+    return record(number, ActivityEvent="x")
+
+
 def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> Path:
     rows = list(rows)
     with path.open("w", newline="", encoding="utf-8") as file:

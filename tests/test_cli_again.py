@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import (
+    bad,
     keys_of,
     payload,
     read_csv,
@@ -20,10 +21,6 @@ from leadpost.sandbox import Faults, Sandbox, request_id_of
 def accepted(path: Path) -> list[str]:
     rows = read_csv(path.with_name(f"{path.name}.results.csv"))
     return [row["request_id"] for row in rows if row["state"] == "accepted"]
-
-
-def bad(number: int) -> dict[str, str]:
-    return record(number, ActivityEvent="x")
 
 
 def test_rows_appended_since_are_taken_up(tmp_path: Path) -> None:

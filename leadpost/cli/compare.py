@@ -10,7 +10,7 @@ from leadpost.cli.versions import Version
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Entry, EntryState
 
-STANDING = "leadpost_row"
+STANDING = "leadpost_standing"
 """In place of the original of an entry whose row could not be posted: a digest of that row."""
 
 OPEN: tuple[EntryState, ...] = ("pending", "failed", "rejected", "uncertain")
