@@ -286,3 +286,38 @@ def test_a_correction_that_is_not_right_yet_is_kept(tmp_path: Path) -> None:
         result = run("post", stale, "--skip-invalid", env=keys_of(sandbox))
         assert result.exit_code == 2
         assert "1 row changed since an earlier run" in result.stderr
+
+
+def test_they_have_the_columns_of_their_input_alone(tmp_path: Path) -> None:
+    names = "RelatedProspectId", "ActivityEvent", "ActivityNote"
+    rows = [{name: row[name] for name in names} for row in (record(0), bad(1))]
+    path = write_csv(tmp_path / "leads.csv", rows)
+    with Sandbox(limit=None, faults=Faults(script=["500-mx", "500-mx", "500-mx"])) as sandbox:
+        again = ["post", path, "--skip-invalid"]
+        assert run(*again, env=keys_of(sandbox)).exit_code == 1
+        found = read_csv(rejects_of(path))
+        added = {"leadpost_reason", "leadpost_key", "leadpost_version"}
+        assert set(found[0]) == {*names, *added}
+        mine = write_csv(tmp_path / "mine.csv", [row | {"ActivityEvent": "201"} for row in found])
+        assert run("post", mine, env=keys_of(sandbox)).exit_code == 1
+        assert run(*again, env=keys_of(sandbox)).exit_code == 1
+        assert [row["ActivityEvent"] for row in read_csv(rejects_of(path))] == ["201"] * 2
+
+
+def test_a_time_that_is_refused_is_left_as_it_is(tmp_path: Path, sandbox: Sandbox) -> None:
+    moment = "2025-01-31T12:13:44"
+    path = write_csv(tmp_path / "leads.csv", [record(0), record(1, ActivityDateTime=moment)])
+    assert run("post", path, "--skip-invalid", env=keys_of(sandbox)).exit_code == 1
+    (row,) = read_csv(rejects_of(path))
+    assert row["ActivityDateTime"] == moment
+
+
+@pytest.mark.parametrize("results", [None, "line\n2\n", "key,state,request_id\nleads.csv:1,x,\n"])
+def test_the_results_of_their_input_need_not_be_there(
+    tmp_path: Path, sandbox: Sandbox, results: str | None
+) -> None:
+    path = tmp_path / "leads.csv"
+    posted_with_bad_rows(path, sandbox, 1)
+    told = Path(f"{path}.results.csv")
+    told.unlink() if results is None else told.write_text(results)
+    assert run("post", corrected(rejects_of(path)), env=keys_of(sandbox)).exit_code == 0

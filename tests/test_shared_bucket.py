@@ -168,6 +168,14 @@ async def test_a_token_for_which_no_call_was_made_is_as_good_as_before(
     assert arrivals[-1] - arrivals[0] < PERIOD < arrivals[-1] - begun + PERIOD
 
 
+async def test_a_token_that_was_taken_from_us_is_not_given_back(shared: SharedTokenBucket) -> None:
+    async with shared.token():
+        shared._epoch += 1  # as where the lease ended while the process was frozen
+        shared._in_use = 0
+    assert shared._in_use == 0
+    assert not shared._released
+
+
 async def test_a_cancelled_caller_loses_no_token(shared: SharedTokenBucket) -> None:
     tasks = [asyncio.create_task(take(shared, [], 60)) for _ in range(40)]
     await asyncio.sleep(0.1)
