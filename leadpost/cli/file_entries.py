@@ -48,8 +48,8 @@ class FileEntries:
         source: The file.
         name: What their keys begin with.
         are_rejects: Whether each row says its own key.
-        latest: What the rows of the input were in its last results, by key, where these are its
-            rejects.
+        latest: What the bad rows of the input were in its last results, by key, where these are
+            its rejects.
 
     Attributes:
         more: The fields of rows that were corrected elsewhere, for which the file has no place.

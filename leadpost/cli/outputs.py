@@ -80,10 +80,13 @@ class Outputs:
         Raises:
             InputError: something is, and is not to be replaced.
         """
-        last = [(result.key.rpartition(":")[0], result.was_bad) for result in self.last()]
-        if any(of != name for of, _ in last if of):
+        names, were_bad = set[str](), set[bool]()
+        for result in self.last():
+            names.add(result.key.rpartition(":")[0])
+            were_bad.add(result.was_bad)
+        if names - {name, ""}:
             whose = "of another file, or of this one under another name"
-        elif known or (last and all(was_bad for _, was_bad in last)):
+        elif known or were_bad == {True}:
             return
         else:
             whose = "and this outbox knows nothing of it"

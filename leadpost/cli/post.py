@@ -18,7 +18,7 @@ from leadpost.cli.keys import where_to_look
 from leadpost.cli.outbox_url import is_missing, shown_url, url_of
 from leadpost.cli.outputs import Outputs, RowsFile
 from leadpost.cli.progress import busy, shown
-from leadpost.cli.results import versions_in
+from leadpost.cli.results import bad_in
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
 from leadpost.cli.tally import CountedBucket, Tally
@@ -125,7 +125,7 @@ async def post_file(
     async with Outbox(url) as outbox:
         identity = await outbox.identity()
         are_rejects = rejects_of is not None
-        latest = versions_in(Path(f"{rejects_of}.results.csv")) if are_rejects else {}
+        latest = bad_in(Path(f"{rejects_of}.results.csv")) if are_rejects else {}
         entries = FileEntries(
             outbox, identity, source, name, are_rejects=are_rejects, latest=latest
         )

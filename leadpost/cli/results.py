@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,14 @@ def results_in(path: Path) -> Iterator[Result]:
         raise InputError(f"{path}: not a results file: {type(error).__name__}") from None
 
 
-def versions_in(path: Path) -> dict[str, Version]:
-    """Tell what the rows of an input were by its last results; nothing if there are none."""
-    try:
-        results = list(results_in(path)) if path.is_file() else []
-    except InputError:  # the user may have made something else of them
-        return {}
-    return {each.key: each.version for each in results if each.version is not None}
+def bad_in(path: Path) -> dict[str, Version]:
+    """Tell by key what the bad rows of an input were by its last results, if there are any."""
+    found = dict[str, Version]()
+    with suppress(InputError):  # the user may have made something else of them
+        for each in results_in(path) if path.is_file() else ():
+            if each.was_bad and each.version is not None:
+                found[each.key] = each.version
+    return found
 
 
 def comparable(payload: Mapping[str, Any]) -> object:
