@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 
@@ -30,3 +30,17 @@ def check_type(name: str, value: object, wanted: type) -> None:
         found = f"a value of type {type(value).__name__}"
     module = "" if wanted.__module__ == "builtins" else f"{wanted.__module__}."
     raise TypeError(f"{name}: found {found}, wanted {module}{wanted.__name__}")
+
+
+def check_texts(name: str, values: object) -> None:
+    """
+    See that an argument is a sequence of texts, and not one text, which Python takes for one too.
+
+    Raises:
+        TypeError: naming the argument and what it is, without its value.
+    """
+    if isinstance(values, str):
+        raise TypeError(f"{name}: found one str, wanted a sequence of them")
+    check_type(name, values, Sequence)
+    for value in values if is_list(values) else ():
+        check_type(name, value, str)

@@ -281,6 +281,7 @@ class AsyncActivityPoster:
         Raises:
             LeadpostError: `UnexpectedAnswer` where the answer cannot be read.
         """
+        check_type("request_id", request_id, str)
         account = self._account
         read = partial(
             queries.read_status,
@@ -374,6 +375,8 @@ class AsyncActivityPoster:
                 than the vendor counts: that one is missing would prove nothing then.
             ConfigurationError: the account's `sync_host` is not known.
         """
+        check_type("lead_id", lead_id, str)
+        check_type("code", code, int)
         found: dict[str, LeadActivity] = {}
         wanted = 0
         # Offset counts rows by its name and pages by the vendor's page: if rows are missing after

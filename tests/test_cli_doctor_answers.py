@@ -178,8 +178,8 @@ def test_only_without_a_connection_is_the_host_wrong(
     if text is None:
         assert told.exit_code == 1
         assert told.stderr == (
-            "nothing is confirmed: ask again later, or see that LEADPOST_HOST or LEADPOST_REGION is"
-            " right\n"
+            "nothing is confirmed: ask again later (with --limit, where calls were refused for"
+            " their number), or see that LEADPOST_HOST or LEADPOST_REGION is right\n"
         )
         assert list(told.verdicts.values()) == ["unclear"] * 6 + ["skipped"]
         assert told.texts["keys in query"] == f"{type(error).__name__}: {error}".rstrip(": ")

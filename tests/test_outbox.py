@@ -102,8 +102,8 @@ async def test_another_activity_under_a_known_key_is_refused(outbox: Outbox) -> 
         await outbox.put(activity(2), key="call-1")
     assert caught.value.keys == ("call-1",)
     assert str(caught.value) == (
-        "1 of the keys are there with another activity (of the first one, ActivityEvent,"
-        " ActivityNote differ); nothing was put"
+        "the key is there with another activity (ActivityEvent, ActivityNote differ); nothing was"
+        " put"
     )
     with pytest.raises(KeyConflict, match=r"of the first one, ActivityEvent, ActivityNote differ"):
         await outbox.put_many([activity(3), activity(4)], keys=["new", "call-1"])

@@ -8,7 +8,7 @@ from typing import Any
 import aiolimiter
 import httpx
 import pytest
-from support import account, activity
+from support import Vendor, account, activity
 
 from leadpost import AsyncActivityPoster, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, SharedTokenBucket
@@ -61,6 +61,22 @@ def test_it_is_told_when_it_is_given(make: Callable[[], object], told: str) -> N
     assert "private" not in repr(caught.value)
 
 
+async def test_a_question_is_told_before_it_is_asked() -> None:
+    vendor = Vendor()
+    async with AsyncActivityPoster(account(), client=vendor.client()) as poster:
+        asker: Any = poster
+        for asking, told in (
+            (asker.status(None), "request_id: found a value of type NoneType, wanted str"),
+            (asker.wait(5), "request_id: found a value of type int, wanted str"),
+            (asker.lead_activities(5, 201), "lead_id: found a value of type int, wanted str"),
+            (asker.lead_activities("a", "201"), "code: found a value of type str, wanted int"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                await asking
+            assert str(caught.value) == told
+    assert not vendor.requests
+
+
 async def test_an_outbox_tells_before_anything_is_put_or_done(store_url: str) -> None:
     no_poster: Any = account()
     async with Outbox(store_url) as outbox:
@@ -69,6 +85,9 @@ async def test_an_outbox_tells_before_anything_is_put_or_done(store_url: str) ->
             (outbox.put_many([activity(1)], keys=[ANY]), "key: found a value of type object"),
             (outbox.put(activity(1), priority=ANY), "priority: found a value of type object"),
             (outbox.put_many([activity(1)], priority=ANY), "priority: found a value of type"),
+            (outbox.find("call-1"), "keys: found one str, wanted a sequence of them"),
+            (outbox.find([ANY]), "keys: found a value of type object, wanted str"),
+            (outbox.find(ANY), "keys: found a value of type object, wanted collections.abc.Sequ"),
             (outbox.drain(no_poster), "poster: found a value of type Account, wanted leadpost"),
             (outbox.run(no_poster), "poster: found a value of type Account"),
             (outbox.verify(no_poster), "poster: found a value of type Account"),

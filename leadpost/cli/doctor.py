@@ -93,7 +93,11 @@ async def diagnose(account: Account, trial: Trial | None, bucket: Bucket, *, as_
     if any(check.verdict is Verdict.NO and check.in_use for check in checks):
         return Exit.SOME_NOT
     if not any(check.verdict is Verdict.OK for check in checks):
-        typer.echo(f"nothing is confirmed: ask again later, or see that {HOST} is right", err=True)
+        typer.echo(
+            "nothing is confirmed: ask again later (with --limit, where calls were refused for"
+            f" their number), or see that {HOST} is right",
+            err=True,
+        )
         return Exit.SOME_NOT
     return Exit.ALL_ACCEPTED
 

@@ -219,7 +219,7 @@ class RowsFile:
 
     def _tell_edited(self) -> None:
         if self._stays:
-            done = "" if self.count else ", though no row belongs there any more"
+            done = "" if self.count else ", though no row belongs there any more: it may go"
             typer.echo(f"{self.path} seems edited: left as it is{done}", err=True)
             return
         names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in count(1))

@@ -171,12 +171,14 @@ async def _check_keys(
     found = {row.key: row for row in await connection.execute(query)}
     conflicts = [key for key, payload in wanted if not _held(found[key], payload)]
     if conflicts:
-        other = dict(wanted)[conflicts[0]]
-        raise KeyConflict(
-            f"{len(conflicts)} of the keys are there with another activity (of the first one,"
-            f" {_differing(found[conflicts[0]].payload, other)}); nothing was put",
-            keys=conflicts[:KEYS_TOLD],
+        differing = _differing(found[conflicts[0]].payload, dict(wanted)[conflicts[0]])
+        those = (
+            f"the key is there with another activity ({differing})"
+            if len(wanted) == 1
+            else f"{len(conflicts)} of the keys are there with another activity (of the first one,"
+            f" {differing})"
         )
+        raise KeyConflict(f"{those}; nothing was put", keys=conflicts[:KEYS_TOLD])
     new = sum(row.put_at == moment for row in found.values())
     return len(wanted) - int(new)
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from leadpost._shapes import check_type
+from leadpost._shapes import check_texts, check_type
 from leadpost.activity import Activity
 from leadpost.batch import Item, Source, enumerate_async
 from leadpost.outbox import again, claims, entries, settling
@@ -304,7 +304,16 @@ class Outbox:
         return await self._store.read(claims.count_workers)
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Give the entries of these keys, at most 500, by key; what is not there is left out."""
+        """
+        Give the entries of these keys, at most 500, by key; what is not there is left out.
+
+        Args:
+            keys: The keys.
+
+        Raises:
+            TypeError: it is one text, or one of them is none.
+        """
+        check_texts("keys", keys)
         return await self._store.read(partial(entries.find, keys=keys))
 
     async def entries(
