@@ -53,6 +53,7 @@ class FileEntries:
 
     Attributes:
         more: The fields of rows that were corrected elsewhere, for which the file has no place.
+        in_doubt: How many rows are posted again though they may have arrived.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class FileEntries:
         latest: Mapping[str, Version] = MappingProxyType({}),
     ) -> None:
         self.more: list[str] = []
+        self.in_doubt = 0
         self._outbox = outbox
         self._identity = identity
         self._source = source
@@ -186,6 +188,7 @@ class FileEntries:
             self._keys[posted.key] = None
         if how == "corrected" or (how == "new" and self._are_rejects):
             self._corrected[posted.key] = posted.version
+            self.in_doubt += posted.entry is not None and posted.entry.state == "uncertain"
         if payload := posted.posted_otherwise:
             self.more += [
                 name for name in self._source.fields_beyond(payload) if name not in self.more

@@ -135,6 +135,9 @@ async def post_file(
             with closing(outputs.last()) as last:
                 first = await entries.compare(last, _new_names(outputs, url))
             await entries.put(first)
+        if entries.in_doubt:
+            doubt = number_of(entries.in_doubt, "row")
+            _say(console, f"{doubt} posted again that may have arrived, as the file asks for")
         if entries.corrected and not are_rejects:
             _say(console, f"{number_of(entries.corrected, 'row')} corrected since an earlier run")
         tally = Tally(source.name, check.rows, STATES, lambda: counted.calls, how.limit)
