@@ -352,3 +352,15 @@ def test_an_outbox_that_is_pruned_during_a_run_is_told(
     monkeypatch.undo()
     assert run("post", path, env=keys_of(sandbox)).exit_code == 2
     assert len(sandbox.taken) == 3
+
+
+def test_what_a_version_tells_of_a_row_cannot_be_found_by_trying(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    versions = set[str]()
+    for name in ("a.csv", "b.csv"):
+        path = write_rows(tmp_path / name, 1)
+        assert run("post", path, env=keys_of(sandbox)).exit_code == 0
+        (row,) = read_csv(Path(f"{path}.results.csv"))
+        versions |= set(row["version"].split("-")[1:])
+    assert len(versions) == 4  # the same activity, and no digest twice

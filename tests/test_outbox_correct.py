@@ -100,7 +100,7 @@ async def test_true_is_not_the_same_as_1(outbox: Outbox) -> None:
         for value in (1, True)
     )
     await outbox.put(one_, key="call-1")
-    with pytest.raises(KeyConflict):
+    with pytest.raises(KeyConflict, match=r"another activity \(Fields differs\)"):
         await outbox.put(true, key="call-1")
     await changed(outbox, state="rejected")
     await outbox.correct({"call-1": true})

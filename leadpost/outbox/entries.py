@@ -185,7 +185,10 @@ async def _check_keys(
 
 def _differing(one: str, other: str) -> str:
     """Name the parameters in which two activities differ, without their values."""
-    before, after = json.loads(one), json.loads(other)
+    before, after = (
+        {name: json.dumps(value, sort_keys=True) for name, value in json.loads(text).items()}
+        for text in (one, other)
+    )
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'}"
 
