@@ -57,7 +57,7 @@ def extras(session: nox.Session, extra: str) -> None:
     session.install(f".[{extra}]" if extra else ".", *needs)
     environment = WHEEL | {"LEADPOST_TESTS_EXTRAS": extra}
     session.run(
-        *("python", "-m", "pytest", "--noconftest", "tests/test_extras.py"), env=environment
+        *("python", "-m", "pytest", "--noconftest", "tests/client/test_extras.py"), env=environment
     )
 
 
@@ -171,10 +171,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what is promised of speed and memory, in some 40 minutes; or only the named ones."""
+    """Measure what is promised of speed and memory, in some 45 minutes; or only the named ones."""
     session.install("-e", ".[cli]", *group("benchmarks"))
     names = (
-        *("ceiling", "long_run", "shared_account", "shared_limit"),
+        *("ceiling", "long_run", "refusals", "outage", "shared_account", "shared_limit"),
         *("overhead", "imports", "memory", "outbox_speed", "telemetry"),
     )
     for name in session.posargs or names:

@@ -5,51 +5,46 @@ Post activities to LeadSquared through its Async API: nothing lost, nothing twic
     async with AsyncActivityPoster(account) as poster:
         request_id = await poster.post(Activity(lead_id, 201, "Called back"))
 
-`AsyncActivityPoster` is where to start reading, `leadpost.errors` tells what to catch. Each name is
-imported from its module when it is first used, so that `import leadpost` costs next to nothing.
+Start with `AsyncActivityPoster`; `leadpost.errors` shows what to catch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from leadpost.account import Account
-    from leadpost.activity import Activity
-    from leadpost.bucket import Bucket, BucketStatistics, OpenBucket, SteadyBucket, TokenBucket
-    from leadpost.errors import (
-        ApplicationError,
-        BadRequest,
-        BatchError,
-        ConfigurationError,
-        ConnectionFailed,
-        DeliveryUncertain,
-        InvalidActivity,
-        KeyConflict,
-        LeadpostError,
-        NotFound,
-        NotSent,
-        OutboxError,
-        OutboxUnavailable,
-        Outcome,
-        Problem,
-        RateLimited,
-        Rejected,
-        ServerError,
-        StatusTimeout,
-        Unauthorized,
-        Unavailable,
-        UnexpectedAnswer,
-    )
-    from leadpost.hooks import Hook
-    from leadpost.poster import AsyncActivityPoster
-    from leadpost.queries import (
-        ActivityField,
-        ActivityType,
-        LeadActivity,
-        QueueMetrics,
-        RequestStatus,
-    )
-    from leadpost.retry import RetryPolicy
+from leadpost._account import Account
+from leadpost._models import (
+    Activity,
+    ActivityField,
+    ActivityType,
+    LeadActivity,
+    QueueMetrics,
+    RequestStatus,
+)
+from leadpost._outcomes import BatchError, Outcome, StatusTimeout
+from leadpost._poster import AsyncActivityPoster
+from leadpost._retry import RetryPolicy
+from leadpost.bucket import Bucket, BucketStatistics, OpenBucket, Priority, TokenBucket
+from leadpost.errors import (
+    ApplicationError,
+    BadRequest,
+    ConfigurationError,
+    ConnectionFailed,
+    DeliveryUncertain,
+    InvalidActivity,
+    KeyConflict,
+    LeadpostError,
+    NotFound,
+    NotSent,
+    OutageTimeout,
+    OutboxError,
+    OutboxUnavailable,
+    Problem,
+    RateLimited,
+    Rejected,
+    ServerError,
+    TokenLost,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+)
+from leadpost.hooks import Hook
 
 __version__ = "0.1.0"
 
@@ -75,9 +70,11 @@ __all__ = [
     "NotFound",
     "NotSent",
     "OpenBucket",
+    "OutageTimeout",
     "OutboxError",
     "OutboxUnavailable",
     "Outcome",
+    "Priority",
     "Problem",
     "QueueMetrics",
     "RateLimited",
@@ -86,36 +83,13 @@ __all__ = [
     "RetryPolicy",
     "ServerError",
     "StatusTimeout",
-    "SteadyBucket",
     "TokenBucket",
+    "TokenLost",
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
 ]
 
-_HOMES = {
-    "Account": "account",
-    "Activity": "activity",
-    "AsyncActivityPoster": "poster",
-    "Hook": "hooks",
-    "RetryPolicy": "retry",
-    **dict.fromkeys(
-        ("ActivityField", "ActivityType", "LeadActivity", "QueueMetrics", "RequestStatus"),
-        "queries",
-    ),
-    **dict.fromkeys(
-        ("Bucket", "BucketStatistics", "OpenBucket", "SteadyBucket", "TokenBucket"), "bucket"
-    ),
-}
-
-if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
-
-    def __getattr__(name: str) -> object:
-        if name not in __all__:
-            raise AttributeError(f"module 'leadpost' has no attribute {name!r}")
-        value = getattr(import_module(f"leadpost.{_HOMES.get(name, 'errors')}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+# Reprs and tracebacks show the name that is imported and caught: leadpost.RateLimited.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

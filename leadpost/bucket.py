@@ -1,13 +1,10 @@
 """
-The vendor's limit, 25 calls in 5 seconds, as a bucket of tokens.
+LeadSquared's limit, 25 calls in 5 seconds, as a bucket of tokens.
 
-Why a token rests until 5 s after the *answer*: the vendor counts calls as they arrive, and a call
+Why a token rests until 5 s after the *answer*: LeadSquared counts calls as they arrive, and a call
 arrives some time between its sending and its answer. Two calls that use the same token therefore
 arrive at least 5 s apart, whatever the network does, so 25 tokens never let a 26th call into any
 5 s. A limiter that counts from the sending cannot promise that: delays differ from call to call.
-
-Where enough round trips were seen, a token is back a little earlier, by what `RoundTrips` proves;
-after a refusal they are to be seen anew.
 """
 
 from __future__ import annotations
@@ -15,74 +12,98 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import insort
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from enum import IntEnum
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
-from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 from aiolimiter import AsyncLimiter
-from attrs import define, frozen
+from attrs import define, field, frozen
 
-from leadpost._names import show_in
-from leadpost.errors import LeadpostError, NotSent, RateLimited
-from leadpost.hooks import Hook, Paused, Resized
-from leadpost.limit import LIMIT, PERIOD, check_limit, limit_in
-from leadpost.pace import HASTE, RoundTrips, Share
-from leadpost.watch import Hooks
+from leadpost._refusals import Change, Refusals
+from leadpost.errors import ConnectionFailed, LeadpostError, RateLimited
+from leadpost.hooks import Hook, Hooks, Paused, Resized
 
-LONGEST_PAUSE = 300.0
-"""Seconds that the bucket makes its callers wait after a refusal; beyond, they are told at once."""
+LIMIT = 25
+"""Calls in `PERIOD` that LeadSquared allows: "exceeded the limit of 25 in 5 second(s)"."""
+PERIOD = 5.0
+"""Seconds."""
+CALL_TIMEOUT = 30.0
+"""Seconds from connecting to the last byte of the answer, by default."""
+LONGEST_RETRY_AFTER = 60.0
+"""Seconds for which a Retry-After is honoured; then one call tries, and so on."""
 
-_NOTHING = 1e-9
-"""Seconds: what floating point may add to a rest that is over."""
+_log = logging.getLogger("leadpost")
 
-_log = logging.getLogger(__name__)
+
+class Priority(IntEnum):
+    """Who gets the next token; first come, first served within one priority."""
+
+    RETRY = 0
+    """A further attempt of a single call."""
+    SINGLE = 1
+    """A single call."""
+    BATCH_RETRY = 2
+    """A further attempt of an activity of a batch."""
+    BATCH = 3
+    """An activity of a batch that was not tried yet."""
+    LONG_BATCH = 4
+    """
+    The same, of a batch so long that its calls should leave evenly spaced: a single call in the
+    middle of it then finds a token soon. A bucket that does no spacing may treat it as `BATCH`.
+    """
 
 
 @runtime_checkable
 class Bucket(Protocol):
     """Anything that lets calls through at a rate."""
 
-    def token(self) -> AbstractAsyncContextManager[Callable[[], None] | None]:
+    def token(
+        self, priority: Priority, call_timeout: float
+    ) -> AbstractAsyncContextManager[Callable[[], None]]:
         """
-        Give a context to make one call in.
+        Return an async context manager for one call.
 
-        It is entered before the call is sent and left when its answer is in or it has failed. An
-        answer that says the account is over its limit leaves it as `RateLimited`, with the
-        vendor's `retry_after` and `limit`: the bucket may slow down for it, and lets it pass. One
-        that is left as `NotSent` was entered for nothing: no call was made.
+        Entering it waits for a token. It yields a function that is called at the last moment before
+        anything is sent, without arguments. That function raises `TokenLost` if the token is no
+        longer this caller's, as after a process was frozen. From then on the call counts as sent.
 
-        What it gives is None, or what to call at the last moment before sending: that raises
-        `ConnectionFailed` where the token was lost meanwhile.
+        It is left in the task that entered it, when the call has ended:
+
+        - That function was not called: nothing was sent, the token is as good as before. The same
+          if it is left with `ConnectionFailed` whose `sent` is False.
+        - Left normally or with a `LeadpostError` that has a `status`: the answer has come, the
+          token rests from now on. With `RateLimited`, LeadSquared refused the call; its
+          `retry_after` and `limit` say how to slow down. The error must pass through.
+        - Left with anything else: the call may still be on its way for `call_timeout` seconds, and
+          the token rests from then on.
+
+        Args:
+            priority: Who is served first.
+            call_timeout: Seconds after which the call has ended at the latest.
         """
-        ...
-
-
-@runtime_checkable
-class SteadyBucket(Bucket, Protocol):
-    """A bucket that learns from round trips and tells at what pace it gives tokens."""
-
-    @property
-    def interval(self) -> float:
-        """Seconds between calls that a long batch keeps, so that a token is back all the time."""
-        ...
-
-    def round_trip(self, seconds: float) -> None:
-        """Take in the seconds from the sending to the answer, on a connection that was open."""
         ...
 
 
 class OpenBucket:
     """A bucket that lets every call through at once: for tests and benchmarks."""
 
-    def token(self) -> AbstractAsyncContextManager[None]:
-        """Give a context that waits for nothing."""
-        return nullcontext()
+    def token(
+        self, priority: Priority, call_timeout: float
+    ) -> AbstractAsyncContextManager[Callable[[], None]]:
+        """Return a context manager that waits for nothing, whatever `priority`, `call_timeout`."""
+        del priority, call_timeout
+        return nullcontext(_nothing)
 
     def __repr__(self) -> str:
         return "<OpenBucket>"
+
+
+def _nothing() -> None:
+    """The check of a token that cannot be lost."""
 
 
 @frozen
@@ -91,13 +112,12 @@ class BucketStatistics:
     A bucket at one moment.
 
     Attributes:
-        limit: Tokens in all: fewer than 25 where the vendor named a lower limit, or refused calls
-            because other programs use the account.
+        limit: Tokens in use or usable: fewer than 25 after refusals.
         free: Tokens that a call may take now.
-        in_use: Tokens whose call is under way.
-        resting: Tokens whose call has ended less than the period ago.
+        in_use: Tokens whose call is in flight.
+        resting: Tokens whose call ended less than the period ago.
         waiting: Callers that wait for a token.
-        paused_for: Seconds until the vendor's limit is asked again after a refusal, 0 if it is not.
+        paused_for: Seconds until calls may go again after a refusal, 0 without a pause.
     """
 
     limit: int
@@ -110,24 +130,23 @@ class BucketStatistics:
 
 class TokenBucket:
     """
-    25 tokens; each call takes one, and it comes back 5 s after the call's answer or failure.
+    25 tokens; each call takes one, and it is back 5 s after the call's answer.
 
-    The guarantee: no 26th call of this bucket's arrives at the vendor in any 5 s. Once enough round
-    trips were seen, a token is back up to 0.5 s earlier, and the guarantee holds as long as none is
-    shorter than `RoundTrips.head_start`, which tells why; any refusal ends that.
+    The guarantee: no 26th call of this bucket arrives at LeadSquared in any 5 s. A call that was
+    sent and never answered may arrive later, so its token rests for the call's time-out and 5 s. A
+    call that was never sent leaves its token as it was.
 
-    Callers are served in the order in which they came; a cancelled one loses no token. A refusal
-    stops all of them until Retry-After or, without one, for the period; one that names a lower
-    limit makes the bucket that small for good, any other one makes it smaller for a while. Works on
-    one event loop at a time, and goes on in the next one with the tokens resting as they were.
+    Callers are served by priority, then in the order in which they came. After refusals (429) the
+    bucket may pause and shrink, see `leadpost._refusals`. It works on one event loop at a time, and
+    in the next one its tokens rest as they did before.
 
     Args:
         limit: Tokens, 1 to 25: fewer for an account with a lower limit.
-        period: Seconds; anything but 5 is for a sandbox that has the same.
-        hooks: Told of `Paused` and `Resized`, see `leadpost.hooks`.
+        period: Seconds; anything but 5 is for a sandbox with the same period.
+        hooks: Functions that hear `Paused` and `Resized`, see `leadpost.hooks`.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -136,20 +155,21 @@ class TokenBucket:
         check_limit(limit)
         if not 0 < period < inf:
             raise ValueError(f"period: found {period}, wanted a number of seconds above 0")
+        self._limit = limit
         self._period = period
-        self._share = Share(limit, period, limit)
-        self._size = limit  # as the hooks know it
-        self._tell = Hooks(hooks)
-        self._trips = RoundTrips()
-        self._tokens = deque(_Token() for _ in range(limit))  # the first one back first
-        self._parked: list[_Token] = []  # those that are not ours for now
+        self._refusals = Refusals(limit, period)
+        self._emit = Hooks(hooks)
+        # For each token that is not in use, the time by which its last call had arrived, the
+        # earliest first. A caller takes the first: so these are always the latest calls.
+        self._arrived = [-inf] * limit
         self._in_use = 0
-        self._waiting = 0
+        self._waiting: list[_Turn] = []  # a heap; turns that were given up are dropped at its top
+        self._numbers = count()
         self._paused_until = -inf
-        self._refused_at: float | None = None
+        self._trial = _Trial.NONE
+        self._longest_call = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()
-        self._returned = asyncio.Event()
+        self._pacer = self._new_pacer()
 
     def __repr__(self) -> str:
         s = self.statistics()
@@ -159,205 +179,215 @@ class TokenBucket:
             f" {s.resting} resting, {s.waiting} waiting{paused}>"
         )
 
-    @property
-    def interval(self) -> float:
-        """Seconds between calls that a long batch keeps, so that a token is back all the time."""
-        return self._period / self._share.tokens * HASTE
-
-    def round_trip(self, seconds: float) -> None:
-        """Take in the seconds from the sending to the answer, on a connection that was open."""
-        self._trips.saw(seconds)
-
     def statistics(self) -> BucketStatistics:
-        """Tell how many tokens are free, in use and resting, and how many callers wait."""
+        """Return how many tokens are free, in use and resting, and how many callers wait."""
         now = self._loop.time() if self._loop is not None else 0.0
         pause = max(self._paused_until - now, 0.0)
-        free = 0 if pause else sum(self._rest(token, now) <= 0 for token in self._tokens)
+        size = self._refusals.tokens
+        back = sum(arrived + self._refusals.rest <= now for arrived in self._arrived)
+        free = 0 if pause else max(back - (self._limit - size), 0)
         return BucketStatistics(
-            limit=self._share.tokens,
+            limit=size,
             free=free,
             in_use=self._in_use,
-            resting=len(self._tokens) - free,
-            waiting=self._waiting,
+            resting=max(size - free - self._in_use, 0),
+            waiting=sum(not turn.is_over for turn in self._waiting),
             paused_for=pause,
         )
 
     @asynccontextmanager
-    async def token(self) -> AsyncGenerator[None]:
+    async def token(
+        self, priority: Priority = Priority.SINGLE, call_timeout: float = CALL_TIMEOUT
+    ) -> AsyncGenerator[Callable[[], None]]:
         """
-        Wait for a token, hold it while one call is made, and let it rest.
+        Wait for a token, hold it while one call is made, and let it rest; see `Bucket.token`.
 
-        Raises:
-            RateLimited: at once, if the vendor asked for a pause of more than 300 s.
+        Args:
+            priority: Who is served first.
+            call_timeout: Seconds after which the call has ended at the latest.
         """
         loop = asyncio.get_running_loop()
-        await self._take(loop)
-        called, let_through = True, False
-        try:
-            yield
-            let_through = True
-        except RateLimited as refusal:
-            self._pause(refusal)
-            raise
-        except NotSent:
-            called = False
-            raise
-        except LeadpostError as error:
-            let_through = error.status is not None
-            raise
-        finally:
-            if loop is self._loop:  # else it has been given back when the bucket left that loop
-                await self._give_back(called=called, let_through=let_through)
-
-    async def _take(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
             self._move_to(loop)
-        self._waiting += 1
+        self._longest_call = max(self._longest_call, call_timeout)
+        if priority is Priority.LONG_BATCH:
+            await self._pacer.acquire()
+            priority = Priority.BATCH
+        use = await self._take(_Turn(priority, next(self._numbers), loop))
         try:
-            # aiolimiter lets newcomers pass those that wait; asyncio.Lock does not.
-            async with self._turn:
-                await self._first_token(loop)
+            yield use.begin
+            use.is_answered = True
+        except LeadpostError as error:
+            use.take(error)
+            raise
         finally:
-            self._waiting -= loop is self._loop  # else the move to another has set it to 0
+            if loop is self._loop:  # else it was given back when the bucket left that loop
+                self._give_back(use, call_timeout)
 
-    async def _first_token(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the first token that is back. Cancelled while it waits, it leaves all as it was."""
-        while True:
-            if loop is not self._loop:
-                raise RuntimeError("this TokenBucket went on to another event loop meanwhile")
-            now = loop.time()
-            pause = self._paused_until - now
-            if pause > LONGEST_PAUSE:
-                raise RateLimited(
-                    f"the vendor asked to wait for {pause:.0f} s; nothing was sent",
-                    retry_after=pause,
-                )
-            if pause > 0:
-                await asyncio.sleep(pause)
-                continue
-            self._settle(now)
-            if not self._tokens:
-                self._returned.clear()
-                await self._returned.wait()
-                continue
-            token = self._tokens[0]
-            if token.limiter is not None:
-                await token.limiter.acquire()
-                token.limiter = None  # and look again: a pause may have begun meanwhile
-            elif (rest := self._rest(token, now)) > _NOTHING:
-                await token.let_rest(rest)  # the least round trip is trusted less than it was
-            else:
-                self._tokens.popleft()
-                self._in_use += 1
-                return
+    async def _take(self, turn: _Turn) -> _Use:
+        """Take the first token that is back, when it is this turn's. Cancelled, change nothing."""
+        heappush(self._waiting, turn)
+        try:
+            while (wait := self._wait_of(turn)) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait == inf else wait):
+                        await turn.news.wait()
+                turn.news.clear()
+            self._in_use += 1
+            use = _Use(turn.loop, self._arrived.pop(0), is_trial=self._trial is _Trial.DUE)
+            if use.is_trial:
+                self._trial = _Trial.IN_FLIGHT
+            return use
+        finally:
+            turn.is_over = True
+            self._tell_first()
 
-    async def _give_back(self, *, called: bool, let_through: bool) -> None:
-        now = asyncio.get_running_loop().time()
-        token = _Token(now, let_through)
-        if called:
-            token.back_at += self._period
-            await token.let_rest(self._rest(token, now))
+    def _wait_of(self, turn: _Turn) -> float:
+        """Return the seconds until this turn may take a token; inf if others have to move first."""
+        if turn.loop is not self._loop:
+            raise RuntimeError("this TokenBucket has moved to another event loop")
+        if self._first() is not turn or self._trial is _Trial.IN_FLIGHT:
+            return inf
+        now = turn.loop.time()
+        self._apply(self._refusals.tick(now), now)
+        spare = self._limit - self._refusals.tokens  # tokens that have to stay, for the size
+        if len(self._arrived) <= spare:
+            return inf
+        back_at = self._arrived[spare] + self._refusals.rest
+        return max(back_at, self._arrived[0] + self._period, self._paused_until) - now
+
+    def _first(self) -> _Turn | None:
+        while self._waiting and self._waiting[0].is_over:
+            heappop(self._waiting)
+        return self._waiting[0] if self._waiting else None
+
+    def _tell_first(self) -> None:
+        if (first := self._first()) is not None:
+            first.news.set()
+
+    def _give_back(self, use: _Use, call_timeout: float) -> None:
+        now = use.loop.time()
         self._in_use -= 1
-        insort(self._tokens, token, key=attrgetter("back_at"))
-        self._fit()
-        self._returned.set()
+        if use.sent_at is None:
+            insort(self._arrived, use.arrived_before)
+        else:
+            insort(self._arrived, now + (0.0 if use.is_answered else call_timeout))
+        if use.is_trial:
+            self._trial = _Trial.DUE if use.sent_at is None else _Trial.NONE
+        if use.sent_at is not None and use.is_answered:
+            self._take_in(use.refusal, use.sent_at, now)
+        self._tell_first()
 
-    def _rest(self, token: _Token, now: float) -> float:
-        # A call that brought no answer made no way back, which is a part of the head start.
-        head_start = self._trips.head_start if token.let_through else 0.0
-        return token.back_at - head_start - now
+    def _take_in(self, refusal: RateLimited | None, sent_at: float, now: float) -> None:
+        """Let the rule after a 429 decide, and honour a Retry-After."""
+        named = refusal.limit if refusal is not None else None
+        refused = refusal is not None
+        self._apply(self._refusals.record(now, sent_at, refused=refused, named=named), now)
+        if refusal is not None and refusal.retry_after:
+            self._trial = _Trial.DUE
+            self._pause(min(refusal.retry_after, LONGEST_RETRY_AFTER), now)
 
-    def _pause(self, refusal: RateLimited) -> None:
-        now = asyncio.get_running_loop().time()
-        pause = self._period if refusal.retry_after is None else refusal.retry_after
-        if now >= self._paused_until:
-            self._refused_at = now
-        # Of the refusals of one burst the first is told, and one that asks for much more.
-        is_news = now >= self._paused_until or now + pause > self._paused_until + self._period
-        self._paused_until = max(self._paused_until, now + pause)
-        if is_news:
-            _log.warning("the vendor refused a call (429): no calls for %.1f s", pause)
-            self._tell(Paused(pause))
-        self._trips = RoundTrips()
-        limit = limit_in(self._period, *refusal.limit) if refusal.limit else 0
-        if 0 < limit < self._share.limit:
-            _log.warning(
-                "the vendor's limit for this account is %d calls in %d s: the bucket shrinks"
-                " from %d to %d tokens per %g s",
-                *refusal.limit or (),
-                self._share.limit,
-                limit,
-                self._period,
-            )
-            self._share.lowered(limit)
-            self._refused_at = None  # that explains it
-            self._fit()
-
-    def _settle(self, now: float) -> None:
-        """After a pause: see what of the limit others leave. In good times: try one token more."""
-        if self._refused_at is not None:
-            since = self._refused_at  # a token back after that was answered in the period before
-            tokens = (*self._tokens, *self._parked)
-            through = sum(token.let_through and token.back_at > since for token in tokens)
-            self._share.refused(now, through)
-            self._refused_at = None
-            _log.info("others use the account too: %d tokens for now", self._share.tokens)
-        elif not self._share.may_raise(now):
+    def _apply(self, change: Change | None, now: float) -> None:
+        if change is None:
             return
-        self._fit()
+        if change.tokens != change.before:
+            level = logging.WARNING if change.tokens < change.before else logging.INFO
+            _log.log(
+                level, "bucket: %d tokens, was %d: %s", change.tokens, change.before, change.reason
+            )
+            self._emit(Resized(change.tokens, change.before))
+        self._pacer = self._new_pacer()
+        if change.pause:
+            self._pause(change.pause, now)
 
-    def _fit(self) -> None:
-        """Park the tokens that are not ours for now, fetch them when they are, drop the rest."""
-        missing = self._share.tokens - self._in_use - len(self._tokens)
-        for _ in range(min(-missing, len(self._tokens))):
-            # Those that are back first: the others rest longer, as the calls just made want it.
-            self._parked.append(self._tokens.popleft())
-        del self._parked[max(self._share.limit - self._in_use - len(self._tokens), 0) :]
-        for _ in range(min(missing, len(self._parked))):
-            insort(self._tokens, self._parked.pop(0), key=attrgetter("back_at"))
-        if self._size != (tokens := self._share.tokens):
-            before, self._size = self._size, tokens
-            self._tell(Resized(tokens, before))
+    def _pause(self, seconds: float, now: float) -> None:
+        # Of the refusals of one burst the first is news, and one that asks for much more.
+        news = now >= self._paused_until or now + seconds > self._paused_until + self._period
+        self._paused_until = max(self._paused_until, now + seconds)
+        if news:
+            _log.warning("bucket: no calls for %.1f s after a refusal (429)", seconds)
+            self._emit(Paused(seconds))
+
+    def _new_pacer(self) -> AsyncLimiter:
+        return AsyncLimiter(1, self._refusals.rest / self._refusals.tokens)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Go on in another event loop. Calls of the last one are over: their tokens rest anew."""
+        """Continue in another event loop. The calls of the last one have ended without answers."""
         if self._loop is not None:
             if self._loop.is_running():
                 raise RuntimeError("this TokenBucket is in use on another event loop")
             now = loop.time()
-            # Loops share the monotonic clock; where one does not, a full period is surely enough.
-            latest = now + self._period
-            backs = [min(token.back_at, latest) for token in (*self._tokens, *self._parked)]
-            backs += [latest] * self._in_use
-            self._tokens = deque(_Token(back_at) for back_at in sorted(backs))
-            self._parked = []
-            self._paused_until = min(self._paused_until, now + LONGEST_PAUSE)
+            # Loops share the monotonic clock; where one does not, this is surely late enough.
+            latest = now + self._longest_call
+            arrived = [*self._arrived, *[latest] * self._in_use]
+            self._arrived = sorted(min(time, latest) for time in arrived)
+            self._paused_until = min(self._paused_until, now + LONGEST_RETRY_AFTER)
+            if self._trial is _Trial.IN_FLIGHT:
+                self._trial = _Trial.DUE
         self._loop = loop
-        self._in_use = self._waiting = 0
-        self._fit()
-        self._turn = asyncio.Lock()
-        self._returned = asyncio.Event()
+        self._in_use = 0
+        self._waiting = []
+        self._pacer = self._new_pacer()
 
 
-@define(eq=False)
-class _Token:
+class _Trial(IntEnum):
+    """Whether a single call has to show that LeadSquared takes calls again."""
+
+    NONE = 0
+    DUE = 1
+    IN_FLIGHT = 2
+
+
+@define(order=True)
+class _Turn:
+    """A caller that waits."""
+
+    priority: Priority
+    number: int
+    loop: asyncio.AbstractEventLoop = field(order=False)
+    news: asyncio.Event = field(factory=asyncio.Event, order=False)
+    is_over: bool = field(default=False, order=False)
+
+
+@define
+class _Use:
     """
-    One token.
+    The use of a token by one call.
 
     Attributes:
-        back_at: The event loop's time at which its last answer is a period old.
-        let_through: Whether the vendor let its last call through.
-        limiter: Full until it may be used again, where that is not now.
+        arrived_before: The time by which the token's last call had arrived.
+        is_trial: Whether this call shows whether calls may go again.
+        sent_at: When the request left, None if it did not.
+        is_answered: Whether an answer came, so that the call has arrived.
+        refusal: LeadSquared's refusal, if it refused the call.
     """
 
-    back_at: float = -inf
-    let_through: bool = False
-    limiter: AsyncLimiter | None = None
+    loop: asyncio.AbstractEventLoop
+    arrived_before: float
+    is_trial: bool
+    sent_at: float | None = None
+    is_answered: bool = False
+    refusal: RateLimited | None = None
 
-    async def let_rest(self, seconds: float) -> None:
-        """Never suspends: an empty limiter has room for one."""
-        self.limiter = AsyncLimiter(1, max(seconds, _NOTHING))
-        await self.limiter.acquire()
+    def begin(self) -> None:
+        """Note that the request is being sent."""
+        self.sent_at = self.loop.time()
+
+    def take(self, error: LeadpostError) -> None:
+        """Note what an error says about the call."""
+        if isinstance(error, RateLimited):
+            self.refusal = error
+        if isinstance(error, ConnectionFailed) and not error.sent:
+            self.sent_at = None
+        self.is_answered = error.status is not None or self.refusal is not None
 
 
-show_in("leadpost", globals())
+def check_limit(limit: int) -> None:
+    """
+    Check that a bucket's limit is within LeadSquared's.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 1 <= limit <= LIMIT:
+        raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, LeadSquared's limit")

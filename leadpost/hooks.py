@@ -1,5 +1,5 @@
 """
-Hooks: they are told what happens to each post and to the bucket, as it happens.
+Hooks: functions that hear what happens to each post and to the bucket, as it happens.
 
     def count(event: hooks.Event) -> None:
         if isinstance(event, hooks.Ended) and event.operation.is_post:
@@ -7,36 +7,40 @@ Hooks: they are told what happens to each post and to the bucket, as it happens.
 
     poster = AsyncActivityPoster(account, hooks=[count])
 
-What is told of one operation, a post with all its attempts for one:
+The events of one operation, for example a post with all its attempts:
 
     Waiting → Sent → Answered → Retried → Waiting → Sent → Answered → Ended
 
-A call that brings no answer has no `Answered`; `Ended` always comes, whatever the end, and comes
-last. An activity that `InvalidActivity` keeps from being posted is not told of. A bucket tells its
-own hooks of `Paused` and `Resized`.
+A call without an answer has no `Answered`. `Ended` always comes, however the operation ends, and it
+is the last one: where a caller leaves while a call is in flight, it comes when that call ends. An
+activity that is refused as `InvalidActivity` has no events. A bucket sends `Paused` and `Resized`
+to its own hooks.
 
-No key, no note and no field's value stands in any event, nor a text of the vendor's: errors are
-told by the names of their classes.
+No event holds a key, a note, a field value or a text of LeadSquared's: errors are named by class.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from inspect import iscoroutinefunction
 from typing import Protocol
 
 from attrs import frozen
 
-from leadpost._names import show_in
 from leadpost.errors import State
+
+_log = logging.getLogger("leadpost")
 
 
 class Hook(Protocol):
-    """What is told of every event; any function of one argument will do."""
+    """A function of one argument that is called with every event."""
 
     def __call__(self, event: Event, /) -> None:
         """
-        Take in an event, fast: it is called on the event loop, between the steps of a post.
+        Handle an `event`, quickly: this runs on the event loop, between the steps of a post.
 
-        What it raises hurts nothing: that is logged, by the name of the class, the first time.
+        An error that it raises does not hurt the post: its class is logged, the first time.
         """
         ...
 
@@ -46,19 +50,19 @@ class Operation:
     """
     One use of the poster, with all its attempts: the same object in all of its events.
 
-    An entry of an outbox is an operation for each time that it is tried. A worker that finds
-    nothing to send when it has a token, as another one was faster, is one too; see `Ended.error`.
+    Each attempt at an entry of an outbox is an operation. So is the wait of a worker that finds
+    nothing to send once it has a token, because another one was faster; see `Ended.error`.
 
     Attributes:
-        name: The poster's method: `post` (those of batches and outboxes too), `post_sync`,
-            `status`, `metrics`, `activity_types`, `activity_type`, `lead_activities`.
+        name: The poster's method: `post` (for batches and outboxes too), `post_sync`, `status`,
+            `metrics`, `activity_types`, `activity_type`, `lead_activities`.
     """
 
     name: str
 
     @property
     def is_post(self) -> bool:
-        """Whether it posts an activity; the others ask."""
+        """Whether it posts an activity; the others are queries."""
         return self.name in {"post", "post_sync"}
 
 
@@ -79,12 +83,12 @@ class Waiting:
 @frozen
 class Sent:
     """
-    An attempt has its token, and its request leaves.
+    An attempt has its token, and its request is being sent.
 
     Attributes:
         operation: Whose attempt.
         attempt: Its number, from 1.
-        waited: Seconds that it waited for the token.
+        waited: Seconds that it waited for its token.
     """
 
     operation: Operation
@@ -95,7 +99,7 @@ class Sent:
 @frozen
 class Answered:
     """
-    An attempt has its answer, good or bad.
+    An attempt has its answer, whatever that says.
 
     Attributes:
         operation: Whose attempt.
@@ -111,14 +115,14 @@ class Answered:
 @frozen
 class Retried:
     """
-    An attempt has failed, and there will be another.
+    An attempt has failed, and another one will follow.
 
     Attributes:
         operation: Whose attempt.
         attempt: The number of the one that failed, from 1.
-        error: Why: the name of the error's class.
-        status: HTTP status, None where there was no answer.
-        wait: Seconds until the next one waits for a token.
+        error: The name of the error's class.
+        status: HTTP status, None without an answer.
+        wait: Seconds until the next attempt begins to wait for a token.
     """
 
     operation: Operation
@@ -131,15 +135,15 @@ class Retried:
 @frozen
 class Ended:
     """
-    The operation is over: it succeeded, or was given up.
+    The operation is over: it succeeded, failed or was given up.
 
     Attributes:
         operation: Which one.
-        state: As in `Outcome.state`; one that was cancelled during a call is `uncertain`.
-        attempts: How many calls were made.
-        error: Why it did not succeed: the name of the error's class. None if it did, and with
-            `not_sent` if an outbox had nothing to send, or was stopped before there was a token.
-        status: HTTP status of the last attempt, None where there was no answer.
+        state: As in `Outcome.state`.
+        attempts: The number of calls made.
+        error: The name of the error's class. None if it succeeded, and with `not_sent` if an outbox
+            had nothing to send.
+        status: HTTP status of the last attempt, None without an answer.
         request_id: The RequestID of a `post` that was accepted.
     """
 
@@ -154,12 +158,10 @@ class Ended:
 @frozen
 class Paused:
     """
-    The vendor refused a call, and the bucket lets none go for now.
-
-    Of the refusals of one burst the first is told, and one that asks for more than a period more.
+    LeadSquared refused calls, and the bucket lets none go for a while.
 
     Attributes:
-        seconds: For how long.
+        seconds: The length of the pause.
     """
 
     seconds: float
@@ -171,8 +173,8 @@ class Resized:
     The bucket has fewer tokens from now on, or more again.
 
     Attributes:
-        tokens: How many.
-        before: How many it had.
+        tokens: The number of tokens from now on.
+        before: The number before.
     """
 
     tokens: int
@@ -181,4 +183,35 @@ class Resized:
 
 Event = Waiting | Sent | Answered | Retried | Ended | Paused | Resized
 
-show_in("leadpost", globals())
+
+class Hooks:
+    """
+    The hooks of one poster or bucket: calls each with an event, and lets none of them hurt a post.
+
+    Raises:
+        TypeError: a hook is not callable, or is an async function.
+    """
+
+    def __init__(self, hooks: Iterable[Hook]) -> None:
+        self._hooks = tuple(hooks)
+        self._failed = set[int]()
+        given: tuple[object, ...] = self._hooks
+        for hook in given:
+            if not callable(hook) or iscoroutinefunction(hook):
+                found = "an async function" if callable(hook) else type(hook).__name__
+                raise TypeError(f"hooks: found {found}, wanted plain functions of one argument")
+
+    def __call__(self, event: Event) -> None:
+        for number, hook in enumerate(self._hooks):
+            try:
+                hook(event)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  # not the post's concern
+                # Not even a CancelledError is: nothing was awaited, so it cancels no task of ours.
+                if number not in self._failed:
+                    self._failed.add(number)
+                    # Neither the hook's repr nor the error's text, which may hold anything.
+                    name = getattr(hook, "__qualname__", type(hook).__qualname__)
+                    what = type(error).__name__
+                    _log.error("hook %s raised %s; further errors of it are not logged", name, what)

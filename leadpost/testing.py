@@ -9,7 +9,7 @@ The pytest plugin: fixtures for tests of what posts through leadpost. pytest fin
         assert leadpost_sandbox.report().fullest_window <= 25
 
 Needs pytest and the extra: pip install pytest 'leadpost[sandbox]'. Every run of pytest imports this
-module where leadpost is installed, so what takes time to import is left to the fixtures.
+module where leadpost is installed, so it imports the sandbox only when a test uses it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if find_spec("pytest") is None:
     raise ImportError("leadpost.testing needs pytest: pip install pytest 'leadpost[sandbox]'")
 
+import httpx
 import pytest
 
 import leadpost
-from leadpost.limit import PERIOD
+from leadpost._transport import TIMEOUT
+from leadpost.bucket import PERIOD
 
 if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox
@@ -96,10 +98,6 @@ def leadpost_poster(
         backend: str = request.getfixturevalue("anyio_backend_name")
         if backend != "asyncio":
             pytest.skip(f"leadpost needs asyncio, not {backend}")
-
-    import httpx  # noqa: PLC0415  see above
-
-    from leadpost.transport import TIMEOUT  # noqa: PLC0415  see above
 
     # The loop may be gone when the test is over (anyio's plugin), and what a client has left open
     # then can only be closed by the garbage collector, which warns.

@@ -32,7 +32,7 @@ async def numbered_async(count: int) -> AsyncIterator[Activity]:
 
 
 def refuse(*numbers: int, with_: httpx.Response) -> Any:
-    """Answer these activities so, always, and accept all others."""
+    """Always answer these activities `with_` this, and accept all others."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         if number_in(request) in numbers:

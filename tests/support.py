@@ -25,6 +25,30 @@ SECRET_KEY = "SECRET-abcdefghij"
 API_KEY = "APIKEY-zyxwvutsrq"
 KEYS = (ACCESS_KEY, SECRET_KEY, API_KEY)
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+# The body on LeadSquared's page, to the letter.
+DOCUMENT = """{
+"RelatedProspectId":"00727844-51aa-11e2-9e64-12314004ac6b",
+"ActivityEvent":201,
+"ActivityNote":"Your Activity Note",
+"ActivityDateTime":"2015-10-11 12:13:44",
+"Fields":[
+{"SchemaName":"mx_Custom_1","Value":"123123123"},
+{"SchemaName":"mx_Custom_2","Value":"123"},
+{"SchemaName":"mx_Custom_3","Value":"3"},
+{"SchemaName":"mx_Custom_4","Value":"4"},
+{"SchemaName":"mx_Custom_5","Value":"2016-07-07 10:55:00"},
+{"SchemaName":"mx_Custom_6","Value":"Value for Custom field"},
+{"SchemaName":"mx_Custom_7","Value":"Value for Custom field"},
+{"SchemaName":"mx_Custom_8","Value":"1"},
+{"SchemaName":"mx_Custom_9","Value":"Value for Custom field"},
+{"SchemaName":"mx_Custom_10","Value":""},
+{"SchemaName":"mx_Custom_11","Value":""},
+{"SchemaName":"mx_Custom_12","Value":""},
+{"SchemaName":"mx_Custom_13","Value":"Value for Custom field"},
+{"SchemaName":"mx_Custom_14","Value":"Value for Custom field"},
+{"SchemaName":"mx_Custom_15","Value":"asd"}
+]
+}"""
 
 
 @contextmanager
@@ -44,7 +68,7 @@ class _VirtualSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("every task waits and no timer is set: this would hang for ever")
+            raise RuntimeError("every task waits and no timer is set: this would hang")
         # aiolimiter may arm a timer for now over and over; a nanosecond lets it come.
         self.now += max(timeout, 1e-9)
         return super().select(0)
@@ -96,7 +120,7 @@ def account(**changes: Any) -> Account:
 
 
 def activity(number: int = 201, **changes: Any) -> Activity:
-    """Give an activity that can be told from all others by its number."""
+    """Return an activity that differs from all others by its number."""
     return Activity(LEAD, number, **changes)
 
 
@@ -105,14 +129,14 @@ def accepted(number: int) -> httpx.Response:
 
 
 def number_in(request: httpx.Request) -> int:
-    """Give the number of the activity that a request posts."""
+    """Return the number of the activity that a request posts."""
     number = json.loads(request.content)["ActivityEvent"]
     assert isinstance(number, int)
     return number
 
 
 async def accept(request: httpx.Request) -> httpx.Response:
-    """Take any post; its RequestID tells which activity it was."""
+    """Accept any post; its RequestID shows which activity it was."""
     return accepted(number_in(request))
 
 
@@ -121,9 +145,9 @@ Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 class Vendor:
     """
-    The vendor without sockets: keeps what was sent and when it arrived, and answers as it is told.
+    LeadSquared without sockets: records each request and when it arrived, and answers it.
 
-    `there` and `back` are the seconds of the ways; `answer` may sleep as well.
+    `there` and `back` are the seconds that each way takes; `answer` may sleep as well.
     """
 
     def __init__(self, answer: Handler = accept, there: float = 0.0, back: float = 0.0) -> None:

@@ -214,7 +214,7 @@ def test_a_long_pause_is_not_waited_for(sandbox: Sandbox) -> None:
     assert (told.exit_code, sandbox.report().arrivals) == (1, 1)
     assert "nothing is confirmed: ask again later" in told.stderr
     assert list(told.verdicts.values()) == ["unclear"] * 6 + ["skipped"]
-    assert "asked to wait for 3600 s; nothing was sent" in told.texts["activity types"]
+    assert "LeadSquared asked to wait for 3600 s; nothing was sent" in told.texts["activity types"]
 
 
 def test_a_reason_cannot_pass_for_another_line(sandbox: Sandbox) -> None:

@@ -81,7 +81,9 @@ def test_a_missing_key_ends_the_command_with_2_and_its_name(tmp_path: Path, name
     assert sandbox.report().arrivals == 0
 
 
-def test_no_key_and_no_personal_text_stands_anywhere(tmp_path: Path) -> None:
+def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [record(number, ActivityNote="PERSONAL", mx_Custom_1="PRIVATE") for number in range(22)]
     path = write_csv(tmp_path / "leads.csv", rows)
     out = tmp_path / "out"
@@ -101,9 +103,10 @@ def test_no_key_and_no_personal_text_stands_anywhere(tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == files
     shown = posted.output + asked.output + (out / "leads.results.csv").read_text()
     for quoted in ("HTTP 200: ", "HTTP 400: ", "HTTP 502, it may have arrived: "):
-        assert f"{quoted}('***', '***', '***') *** ***" in shown
+        assert f"{quoted}('***', '***', '***') PERSONAL PRIVATE" in shown
     assert re.search(r"worker \w+ begins", shown)
     for text in (*KEYS, "PERSONAL", "PRIVATE"):
-        assert text not in shown
+        assert text not in caplog.text
     for key in KEYS:
+        assert key not in shown
         assert key not in texts_of(out)

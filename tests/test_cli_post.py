@@ -5,7 +5,6 @@ import io
 import json
 import re
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -25,7 +24,6 @@ from cli_support import (
 )
 from rich.console import Console
 
-from leadpost import AsyncActivityPoster, RetryPolicy
 from leadpost.cli.exits import Exit
 from leadpost.cli.inputs import opened
 from leadpost.cli.outputs import Outputs
@@ -357,8 +355,8 @@ def test_a_wrong_url_stops_the_run_and_is_told_with_its_host(tmp_path: Path) -> 
         result = run("post", path, "--skip-invalid", env=env)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
-        f"error: the URL is wrong; nothing more was sent: HTTP 404 (at {sandbox.url}:"
-        " see LEADPOST_HOST or LEADPOST_REGION, and LEADPOST_SUBMIT_PATH)"
+        "error: the URL is wrong; nothing more was sent: HTTP 404, no such path at"
+        f" {sandbox.url}/elsewhere: see submit_path (LEADPOST_SUBMIT_PATH) and host (LEADPOST_HOST)"
     )
     assert "(2 not through: 2 to correct; then post this file)" in result.stdout
     assert "2 rows not sent: run the same command again" in result.stdout
@@ -368,8 +366,7 @@ def test_a_host_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
     path = write_rows(tmp_path / "leads.csv", 1)
     with Sandbox() as sandbox:
         env = keys_of(sandbox)
-    impatient = partial(AsyncActivityPoster, retry=RetryPolicy(max_attempts=1))
-    monkeypatch.setattr("leadpost.cli.post.AsyncActivityPoster", impatient)
+    monkeypatch.setattr("leadpost.outbox.worker._UNREACHABLE", 0.0)
     result = run("post", path, env=env)
     assert result.exit_code == 1
     assert "\nerror: a connection failed: ConnectError" in result.stderr
@@ -378,13 +375,17 @@ def test_a_host_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert "1 row not sent: run the same command again" in result.stdout
 
 
-def test_a_long_pause_that_the_vendor_asks_for_ends_the_run(tmp_path: Path) -> None:
+def test_an_outage_that_lasts_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leadpost.outbox.worker.OUTAGE_TIMEOUT", 1.2)
     path = write_rows(tmp_path / "leads.csv", 2)
-    later = Answer(429, "{}", {"retry-after": "1000", "content-type": "application/json"})
+    later = Answer(503, "{}", {"retry-after": "1000", "content-type": "application/json"})
     with Sandbox(faults=Faults(script=[later, later])) as sandbox:
         result = run("post", path, env=keys_of(sandbox))
     assert result.exit_code == 1
-    assert "\nerror: " in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {sandbox.url} has not answered posts for 1 s (the last one: HTTP 503, ServerError,"
+        " Retry-After 1000 s); nothing more was sent"
+    )
     assert "2 rows not sent: run the same command again" in result.stdout
 
 

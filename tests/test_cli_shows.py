@@ -105,7 +105,7 @@ def test_the_log_goes_to_standard_error_while_a_command_runs(*, is_terminal: boo
     console, screen = terminal() if is_terminal else (Console(file=io.StringIO()), None)
     shown = screen or console.file
     assert isinstance(shown, io.StringIO)
-    logger = logging.getLogger("leadpost.poster")
+    logger = logging.getLogger("leadpost._poster")
     with logged(console, verbose=False):
         logger.info("a detail")
         logger.warning("a warning")

@@ -41,7 +41,7 @@ from cli_support import (
 from rich.console import Console
 from support import server_in
 
-from leadpost import NotSent, OutboxUnavailable, TokenBucket, UnexpectedAnswer
+from leadpost import NotSent, OutboxUnavailable, Priority, TokenBucket, UnexpectedAnswer
 from leadpost.cli import progress
 from leadpost.cli.tally import Asked, CountedBucket
 from leadpost.outbox import Outbox
@@ -134,7 +134,7 @@ def test_a_worker_in_this_process(
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise UnexpectedAnswer("not to be read")
+            raise UnexpectedAnswer("private")
         return await verify(self, *args, **options)
 
     monkeypatch.setattr(Outbox, "verify", fickle)
@@ -143,17 +143,19 @@ def test_a_worker_in_this_process(
         result = run("work", "--outbox", path, env=keys_of(sandbox))
         thread.join()
     assert result.exit_code == code
-    assert "ERROR not verified: not to be read (at http" in result.stderr
-    told = [line for line in result.stderr.splitlines() if "INFO the outbox has " in line]
-    assert told
-    assert all(one != next_one for one, next_one in pairwise(line[24:] for line in told))
+    told = "ERROR not verified: UnexpectedAnswer: see status_path (LEADPOST_STATUS_PATH) and host"
+    assert told in result.stderr
+    assert "private" not in result.stderr
+    states = [line[24:] for line in result.stderr.splitlines() if "INFO the outbox has " in line]
+    assert states
+    assert all(one != next_one for one, next_one in pairwise(states))
 
 
 @pytest.mark.parametrize(
     ("changes", "code", "told"),
     [
         ({"LEADPOST_SECRET_KEY": "wrong"}, 3, "error: HTTP 401"),
-        ({"LEADPOST_SUBMIT_PATH": "/elsewhere"}, 1, "and LEADPOST_SUBMIT_PATH)\n"),
+        ({"LEADPOST_SUBMIT_PATH": "/elsewhere"}, 1, "see submit_path (LEADPOST_SUBMIT_PATH)"),
     ],
 )
 def test_a_worker_whose_calls_are_refused_ends(
@@ -283,10 +285,10 @@ async def executed(url: str, statement: str) -> None:
 
 async def test_a_token_for_which_no_call_was_made_is_not_counted() -> None:
     counted = CountedBucket(TokenBucket())
-    async with counted.token():
-        pass
+    async with counted.token(Priority.BATCH, 30.0) as begin:
+        begin()
     with pytest.raises(NotSent):
-        async with counted.token():
+        async with counted.token(Priority.BATCH, 30.0):
             raise NotSent("nothing is pending")
     assert counted.calls == 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,15 @@ import pytest
 from outbox_support import held_until, poster, states, until_accepted
 from support import Vendor, accept, activity, within
 
-from leadpost import NotSent, OpenBucket, OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
+from leadpost import (
+    NotSent,
+    OpenBucket,
+    OutboxError,
+    OutboxUnavailable,
+    Priority,
+    RetryPolicy,
+    TokenBucket,
+)
 from leadpost.outbox import Outbox, claims, worker
 from leadpost.outbox.away import Away
 from leadpost.outbox.worker import Worker
@@ -162,11 +170,14 @@ async def test_what_a_run_could_not_set_down_it_does_not_take_for_unsent_later(
 
     class Fickle(OpenBucket):
         @asynccontextmanager
-        async def token(self) -> AsyncGenerator[None]:
+        async def token(
+            self, priority: Priority, call_timeout: float
+        ) -> AsyncGenerator[Callable[[], None]]:
             if vendor.requests and not back.is_set():
                 answer.set()  # the call under way ends as the run does
                 await gone(self)
-            yield
+            async with super().token(priority, call_timeout) as begin:
+                yield begin
 
     vendor = Vendor(held_until(answer, started))
     await outbox.put_many(map(activity, (1, 2)))

@@ -10,7 +10,7 @@ from attrs import define, evolve, field
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from leadpost.limit import LIMIT, PERIOD
+from leadpost.bucket import LIMIT, PERIOD
 from leadpost.outbox.tokens import FORGOTTEN, Clock, Grant, Refusal, Release, Tokens, Wish
 
 LEASE = 15.0

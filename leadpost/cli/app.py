@@ -11,17 +11,17 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import leadpost
+from leadpost.bucket import LIMIT
 from leadpost.cli import serve, work_commands
 from leadpost.cli.exits import Exit, InputError, exit_of, told
 from leadpost.cli.options import EnvFile, Format, Json, Limit, OnUncertain, Verbose
 from leadpost.cli.outbox_commands import outbox_app
-from leadpost.limit import LIMIT
 
 # What the commands do is imported where it is done, so that --help is quick.
 # ruff: noqa: PLC0415
 
 if TYPE_CHECKING:
-    from leadpost.poster import AsyncActivityPoster
+    from leadpost._poster import AsyncActivityPoster
 
 T = TypeVar("T")
 
@@ -290,7 +290,6 @@ def status_command(
     wanted = status.accepted_in(results) if results else request_ids or []
     ended = _asked(
         lambda poster: status.tell_status(poster, wanted, as_json=as_json),
-        "LEADPOST_STATUS_PATH",
         env_file,
         limit,
         verbose=verbose,
@@ -307,7 +306,6 @@ def metrics_command(
 
     _asked(
         lambda poster: ask.tell_metrics(poster, as_json=as_json),
-        "LEADPOST_METRICS_PATH",
         env_file,
         verbose=verbose,
     )
@@ -330,15 +328,15 @@ def types_command(
         else:
             await ask.tell_type(poster, code, as_json=as_json)
 
-    _asked(tell, "LEADPOST_SYNC_HOST", env_file, verbose=verbose)
+    _asked(tell, env_file, sync=True, verbose=verbose)
 
 
 def _asked(
     question: "Callable[[AsyncActivityPoster], Awaitable[T]]",
-    variable: str,
     env_file: Path | None,
     limit: int = LIMIT,
     *,
+    sync: bool = False,
     verbose: bool,
 ) -> T:
     from leadpost.cli.keys import naming, read_account
@@ -349,7 +347,7 @@ def _asked(
 
     async def asking() -> T:
         async with leadpost.AsyncActivityPoster(account, bucket=bucket) as poster:
-            with naming(account, variable):
+            with naming(account, sync=sync):
                 return await question(poster)
 
     with logged(Console(stderr=True), verbose=verbose):

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leadpost.poster import AsyncActivityPoster
-from leadpost.queries import ActivityType
+from leadpost._models import ActivityType
+from leadpost._poster import AsyncActivityPoster
 
 
 async def tell_metrics(poster: AsyncActivityPoster, *, as_json: bool) -> None:

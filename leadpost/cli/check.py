@@ -6,10 +6,10 @@ from typing import Any
 
 from attrs import define, field
 
+from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.results import Result
 from leadpost.cli.rows import Row
 from leadpost.errors import Problem
-from leadpost.limit import LIMIT, PERIOD
 
 _SHOWN = 20
 _FORM = "of the form"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from leadpost.checks import name_of
+from leadpost._validation import name_of
 from leadpost.cli.results import Posted, Result, comparable
 from leadpost.cli.versions import Version
 from leadpost.errors import DeliveryUncertain

@@ -11,8 +11,8 @@ from typing import Any
 
 from attrs import evolve
 
-from leadpost.activity import Activity
-from leadpost.checks import name_of, parameter_like
+from leadpost._models import Activity
+from leadpost._validation import name_of, parameter_like
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import (
     ADDED,

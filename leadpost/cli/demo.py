@@ -12,15 +12,15 @@ from attrs import asdict, frozen
 from rich.console import Console
 from rich.table import Table
 
-from leadpost.activity import Activity
-from leadpost.bucket import SteadyBucket
+from leadpost._models import Activity
+from leadpost._poster import AsyncActivityPoster
+from leadpost.bucket import Bucket
 from leadpost.cli.exits import Exit
 from leadpost.cli.post import STATES
 from leadpost.cli.progress import shown
 from leadpost.cli.status import in_order
 from leadpost.cli.tally import CountedBucket, Tally
 from leadpost.errors import LeadpostError
-from leadpost.poster import AsyncActivityPoster
 
 if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox
@@ -83,7 +83,7 @@ def samples(count: int) -> Iterator[Activity]:
 
 
 async def run_demo(
-    sandbox: "Sandbox", bucket: SteadyBucket, console: Console, count: int = COUNT
+    sandbox: "Sandbox", bucket: Bucket, console: Console, count: int = COUNT
 ) -> DemoSummary:
     """Post samples to the sandbox and wait until their status is final."""
     began = time.monotonic()

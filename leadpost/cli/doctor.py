@@ -7,17 +7,17 @@ from collections.abc import AsyncGenerator, Iterator
 import typer
 from attrs import evolve, frozen
 
-from leadpost.account import Account
-from leadpost.activity import Activity
-from leadpost.answers import redacted
+from leadpost._account import Account
+from leadpost._models import Activity, RequestStatus
+from leadpost._outcomes import StatusTimeout
+from leadpost._poster import AsyncActivityPoster
+from leadpost._responses import redactor
+from leadpost._retry import RetryPolicy
 from leadpost.bucket import Bucket
 from leadpost.cli.doctor_calls import Findings, examine, told, varied
 from leadpost.cli.doctor_verdicts import HOST, Check, Verdict, judge
 from leadpost.cli.exits import Exit, InputError
-from leadpost.errors import LeadpostError, Rejected, StatusTimeout
-from leadpost.poster import AsyncActivityPoster
-from leadpost.queries import RequestStatus
-from leadpost.retry import RetryPolicy
+from leadpost.errors import LeadpostError, Rejected
 
 NOTE = "A test by leadpost doctor, to be deleted"
 
@@ -72,7 +72,7 @@ async def diagnose(account: Account, trial: Trial | None, bucket: Bucket, *, as_
 
     def tell(check: Check) -> None:
         # No key of the account's and no line of its own, whatever the vendor's reason quotes.
-        found = " ".join(redacted(check.found, account.secrets).split())
+        found = " ".join(redactor(account.secrets)(check.found).split())
         checks.append(evolve(check, found=found[:_LONGEST]))
         if not as_json:
             typer.echo(str(checks[-1]))

@@ -8,23 +8,23 @@ from uuid import uuid4
 import httpx
 from attrs import evolve, field, frozen
 
-from leadpost.account import Account
-from leadpost.bucket import Bucket
+from leadpost._account import Account
+from leadpost._models import ActivityType
+from leadpost._poster import AsyncActivityPoster
+from leadpost._retry import RetryPolicy
+from leadpost._transport import new_client
+from leadpost.bucket import PERIOD, Bucket
 from leadpost.errors import (
     ApplicationError,
     BadRequest,
     ConnectionFailed,
     LeadpostError,
     NotFound,
+    RateLimited,
     Rejected,
     Unauthorized,
     UnexpectedAnswer,
 )
-from leadpost.limit import PERIOD
-from leadpost.poster import AsyncActivityPoster
-from leadpost.queries import ActivityType
-from leadpost.retry import RetryPolicy
-from leadpost.transport import LIMITS, TIMEOUT
 
 T = TypeVar("T")
 Way = Literal["query", "headers"]
@@ -162,8 +162,16 @@ def varied(account: Account, **changes: Any) -> Account:
 
 
 def told(error: LeadpostError) -> str:
-    """Give the text of an error, which holds no key, of a bearable length."""
-    return str(error)[:_LONGEST]
+    """
+    Return the text of an error, which holds no key, not too long.
+
+    Without the settings that a 404 names: the verdict names the one to change.
+    """
+    text = str(error)
+    if isinstance(error, NotFound):
+        said = (f"HTTP {error.status}", error.exception_type, error.exception_message)
+        text = ": ".join(part for part in said if part)
+    return text[:_LONGEST]
 
 
 class _Examiner:
@@ -173,23 +181,25 @@ class _Examiner:
         self._account = account
         self._bucket = bucket
         self._html = False  # whether the last answer was HTML, which no error tells
-        self.client = httpx.AsyncClient(
-            limits=LIMITS,
-            timeout=TIMEOUT,
-            trust_env=not account.is_loopback,  # as the poster's own client
-            event_hooks={"response": [self._look]},
-        )
+        self._refusal: str | None = None  # why nothing more is asked, if LeadSquared wants a pause
+        self.client = new_client(account)
+        self.client.event_hooks = {"response": [self._look]}
 
     async def ask(
         self, question: Callable[[AsyncActivityPoster], Awaitable[T]], **changes: str
     ) -> Finding[T]:
         """Make one call with the account changed like that."""
+        if self._refusal is not None:
+            return Finding(Kind.UNCLEAR, self._refusal)
         poster = AsyncActivityPoster(
             varied(self._account, **changes), client=self.client, bucket=self._bucket, retry=_ONCE
         )
         try:
             value = await question(poster)
         except LeadpostError as error:
+            pause = error.retry_after if isinstance(error, RateLimited) else None
+            if pause is not None and pause > _ONCE.max_time:
+                self._refusal = f"LeadSquared asked to wait for {pause:.0f} s; nothing was sent"
             return Finding(_kind_of(error, html=self._html), told(error))
         return Finding(Kind.ANSWERED, value if isinstance(value, str) else "", value)
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from attrs import field, frozen
 
-from leadpost.account import Account
+from leadpost._account import Account
 from leadpost.cli.doctor_calls import WAYS, Findings, Kind, Way
 
 _KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY"

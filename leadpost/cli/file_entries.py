@@ -11,8 +11,8 @@ from typing import Any
 import typer
 from attrs import define, field
 
-from leadpost.activity import Activity
-from leadpost.batch import Item
+from leadpost._batch import Item
+from leadpost._models import Activity
 from leadpost.cli.check import number_of
 from leadpost.cli.compare import (
     OPEN,

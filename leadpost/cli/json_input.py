@@ -6,8 +6,8 @@ from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
 
-from leadpost._shapes import is_mapping
-from leadpost.activity import Activity
+from leadpost._models import Activity
+from leadpost._validation import is_mapping
 from leadpost.cli.exits import InputError
 from leadpost.cli.json_values import values_of
 from leadpost.cli.rows import (

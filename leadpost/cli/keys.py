@@ -7,12 +7,13 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from leadpost.account import Account
+from leadpost._account import Account
 from leadpost.cli.exits import InputError
-from leadpost.errors import ConnectionFailed, NotFound
+from leadpost.errors import ConnectionFailed
 
 _DEFAULT = Path(".env")
-_WHERE = ("LEADPOST_HOST", "LEADPOST_REGION", "LEADPOST_SYNC_HOST")
+_SYNC_HOST = "LEADPOST_SYNC_HOST"
+_WHERE = ("LEADPOST_HOST", "LEADPOST_REGION", _SYNC_HOST)
 
 
 def read_account(env_file: Path | None) -> Account:
@@ -38,25 +39,26 @@ def read_account(env_file: Path | None) -> Account:
     return Account.from_env(merged({k: v for k, v in values.items() if v}, os.environ))
 
 
-def where_to_look(account: Account, variable: str) -> str:
+def where_to_look(account: Account, *, sync: bool = False) -> str:
     """
-    Say which host was called and what settles that, for when it was the wrong one.
+    Name the host that was called and the settings it comes from: it may be the wrong one.
 
     Args:
         account: The account.
-        variable: The one that settles the rest of the URL, or the sync host.
+        sync: Whether it was the host of the synchronous API.
     """
-    host = account.sync_host if variable == "LEADPOST_SYNC_HOST" else account.host
-    return f"(at {host}: see LEADPOST_HOST or LEADPOST_REGION, and {variable})"
+    if sync:
+        return f"(at {account.sync_host}: see LEADPOST_HOST or LEADPOST_REGION, and {_SYNC_HOST})"
+    return f"(at {account.host}: see LEADPOST_HOST or LEADPOST_REGION)"
 
 
 @contextmanager
-def naming(account: Account, variable: str) -> Generator[None]:
-    """Add to an error that a wrong host or URL makes where to look; see `where_to_look`."""
+def naming(account: Account, *, sync: bool = False) -> Generator[None]:
+    """Add to the error of a failed connection where to look; see `where_to_look`."""
     try:
         yield
-    except (ConnectionFailed, NotFound) as error:
-        error.add_note(where_to_look(account, variable))
+    except ConnectionFailed as error:
+        error.add_note(where_to_look(account, sync=sync))
         raise
 
 

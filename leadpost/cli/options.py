@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from leadpost.limit import LIMIT
+from leadpost.bucket import LIMIT
 
 
 class Format(StrEnum):

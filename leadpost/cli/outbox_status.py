@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.check import spoken
 from leadpost.cli.outbox_url import existing
 from leadpost.errors import OutboxUnavailable
-from leadpost.limit import LIMIT, PERIOD
 from leadpost.outbox import EntryState, Outbox
 
 _EVERY = 1.0

@@ -10,7 +10,9 @@ import typer
 from attrs import frozen
 from rich.console import Console
 
-from leadpost.account import Account
+from leadpost._account import Account
+from leadpost._poster import AsyncActivityPoster
+from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.check import Check, checked, duration, number_of, spoken
 from leadpost.cli.exits import Exit, InputError, told
 from leadpost.cli.file_entries import FileEntries
@@ -22,10 +24,14 @@ from leadpost.cli.results import bad_in
 from leadpost.cli.rows import Input
 from leadpost.cli.run import Run
 from leadpost.cli.tally import CountedBucket, Tally
-from leadpost.errors import ConnectionFailed, LeadpostError, NotFound, Unauthorized
-from leadpost.limit import LIMIT, PERIOD
+from leadpost.errors import (
+    ConnectionFailed,
+    LeadpostError,
+    NotFound,
+    OutageTimeout,
+    Unauthorized,
+)
 from leadpost.outbox import Outbox, SharedTokenBucket
-from leadpost.poster import AsyncActivityPoster
 
 _STOPPING = "stopping: waiting for the calls under way; Ctrl-C again stops at once"
 STATES = ("accepted", "rejected", "uncertain", "failed")
@@ -149,6 +155,7 @@ async def post_file(
         async with bucket, poster:
             with shown(tally, console) as changed:
                 await run.post(poster, changed, lambda: _say(console, _STOPPING))
+            await poster.aclose(grace=0)  # its calls were waited for
         await _write(outputs, entries)
     _tell_errors(outputs, run, account)
     _tell(source, outputs, tally, run, as_json=how.as_json)
@@ -191,7 +198,6 @@ def _exit_of(outputs: Outputs, run: Run) -> Exit:
 
 def _tell_errors(outputs: Outputs, run: Run, account: Account) -> None:
     """Say on standard error what ended the run, and what the rows are not to blame for."""
-    where = where_to_look(account, "LEADPOST_SUBMIT_PATH")
     if run.signal is not None:
         counts = outputs.counts
         left = f"{counts['not_sent']} of {counts.total()} rows were not sent"
@@ -201,10 +207,14 @@ def _tell_errors(outputs: Outputs, run: Run, account: Account) -> None:
             what = "the keys were refused; nothing more was sent; leadpost doctor tells which"
             typer.echo(f"error: {what}", err=True)
         case NotFound():
-            what = f"the URL is wrong; nothing more was sent: {run.error} {where}"
+            what = f"the URL is wrong; nothing more was sent: {run.error}"
             typer.echo(f"error: {what}", err=True)
         case ConnectionFailed():
+            where = where_to_look(account)
             typer.echo(f"error: a connection failed: {run.error} {where}", err=True)
+        case OutageTimeout():
+            what = str(run.error).removesuffix("; nothing was sent")
+            typer.echo(f"error: {what}; nothing more was sent", err=True)
         case LeadpostError():
             typer.echo(f"error: {run.error}", err=True)
         case _:

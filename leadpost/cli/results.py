@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from leadpost.checks import name_of
+from leadpost._validation import name_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.rows import Row
 from leadpost.cli.versions import Version

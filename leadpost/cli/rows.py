@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Protocol
 
 from attrs import evolve, field, frozen
 
-from leadpost.activity import Activity
+from leadpost._models import Activity
 from leadpost.cli.exits import InputError
 from leadpost.cli.versions import Version
 from leadpost.errors import Problem

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
+from leadpost._poster import AsyncActivityPoster
 from leadpost.cli.file_entries import FileEntries
 from leadpost.cli.interrupt import on_signals
 from leadpost.cli.tally import Tally
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
-from leadpost.poster import AsyncActivityPoster
 
 _POLL = 0.5
 """Seconds between two looks at what has been done."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.exits import InputError
-from leadpost.limit import LIMIT, PERIOD
 
 if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox

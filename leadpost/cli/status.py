@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import typer
 from attrs import frozen
 
+from leadpost._models import RequestStatus
+from leadpost._poster import AsyncActivityPoster
 from leadpost.cli.exits import Exit
 from leadpost.cli.results import results_in
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
-from leadpost.poster import AsyncActivityPoster
-from leadpost.queries import RequestStatus
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -7,35 +7,28 @@ from contextlib import asynccontextmanager
 
 from attrs import define, field
 
-from leadpost.bucket import SteadyBucket
+from leadpost.bucket import LIMIT, PERIOD, Bucket, Priority
 from leadpost.cli.check import spoken
-from leadpost.errors import NotSent
-from leadpost.limit import LIMIT, PERIOD
 
 
 class CountedBucket:
     """A bucket that counts the calls that go through it, retries included."""
 
-    def __init__(self, bucket: SteadyBucket) -> None:
+    def __init__(self, bucket: Bucket) -> None:
         self.calls = 0
         self._bucket = bucket
 
-    @property
-    def interval(self) -> float:
-        return self._bucket.interval
-
-    def round_trip(self, seconds: float) -> None:
-        self._bucket.round_trip(seconds)
-
     @asynccontextmanager
-    async def token(self) -> AsyncGenerator[Callable[[], None] | None]:
-        try:
-            async with self._bucket.token() as still:
+    async def token(
+        self, priority: Priority, call_timeout: float
+    ) -> AsyncGenerator[Callable[[], None]]:
+        async with self._bucket.token(priority, call_timeout) as begin:
+
+            def counted() -> None:
+                begin()
                 self.calls += 1
-                yield still
-        except NotSent:
-            self.calls -= 1
-            raise
+
+            yield counted
 
 
 @define

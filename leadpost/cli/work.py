@@ -16,24 +16,23 @@ from typing import Any, TypeVar
 import typer
 from rich.console import Console
 
-from leadpost.account import Account
+from leadpost._account import Account
+from leadpost._poster import AsyncActivityPoster
 from leadpost.cli.check import spoken
 from leadpost.cli.exits import Exit
 from leadpost.cli.interrupt import on_signals
-from leadpost.cli.keys import naming, where_to_look
+from leadpost.cli.keys import naming
 from leadpost.cli.outbox_entries import line_of
 from leadpost.cli.outbox_url import existing, shown_url
 from leadpost.cli.progress import shown
 from leadpost.cli.tally import Asked, CountedBucket
 from leadpost.errors import NotFound, OutboxUnavailable, UnexpectedAnswer
 from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
-from leadpost.outbox.away import Away
+from leadpost.outbox.away import Away, described
 from leadpost.outbox.reconcile import STILL
-from leadpost.poster import AsyncActivityPoster
 
 T = TypeVar("T")
 
-_STATUS = "LEADPOST_STATUS_PATH"
 _AT_LAST = 9.5
 """Seconds after the signal: service managers give a process some 10."""
 _LATER = 300.0
@@ -95,12 +94,12 @@ async def work(url: str, account: Account, limit: int, *, verifying: bool) -> Ex
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            await poster.aclose(grace=0)  # its calls were waited for
         else:
             opening.cancel()  # not waited for: a server that hangs holds it up
     errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
     if errors:
-        with naming(account, "LEADPOST_SUBMIT_PATH"):
-            raise errors[0]
+        raise errors[0]
     _log.info("ended by %s", told.result().name)
     return Exit.INTERRUPTED if told.result() is signal.SIGINT else Exit.ALL_ACCEPTED
 
@@ -161,8 +160,8 @@ async def _verify(outbox: Outbox, poster: AsyncActivityPoster, account: Account)
         try:
             await outbox.verify(poster, forever=True)
         except (NotFound, UnexpectedAnswer) as error:
-            where = where_to_look(account, _STATUS)
-            _log.error("not verified: %s %s; once more in %.0f s", error, where, _LATER)
+            what, where = described(error), account.settings_of("status_path")
+            _log.error("not verified: %s: see %s; the next try is in %.0f s", what, where, _LATER)
             await asyncio.sleep(_LATER)
 
 
@@ -188,7 +187,7 @@ async def verify(
     async with existing(url) as outbox, SharedTokenBucket(url, account, limit=limit) as bucket:
         counted = CountedBucket(bucket)
         async with AsyncActivityPoster(account, bucket=counted) as poster:
-            with naming(account, _STATUS):
+            with naming(account):
                 async with _progress(outbox, counted, limit, console):
                     found = await outbox.verify(poster)
     _tell(found, ("succeeded", "failed"), as_json=as_json)
@@ -253,7 +252,7 @@ async def reconcile(
         LeadpostError: as `Outbox.reconcile`.
     """
     async with existing(url) as outbox, _poster(url, account, limit) as poster:
-        with naming(account, "LEADPOST_SYNC_HOST"):
+        with naming(account, sync=True):
             found = await outbox.reconcile(poster, settle=settle)
         may_come = False
         async for entry in outbox.entries("uncertain"):

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from leadpost.bucket import LIMIT
 from leadpost.cli.options import EnvFile, Json, Limit, Outbox, Verbose
 from leadpost.cli.outbox_commands import span
-from leadpost.limit import LIMIT
 
 # What the commands do is imported where it is done, so that --help is quick.
 # ruff: noqa: PLC0415

@@ -19,7 +19,6 @@ if any(find_spec(name) is None for name in ("sqlalchemy", "aiosqlite", "asyncpg"
         "leadpost.outbox needs SQLAlchemy, aiosqlite and asyncpg: pip install 'leadpost[outbox]'"
     )
 
-from leadpost._names import show_in
 from leadpost.outbox.bucket import SharedTokenBucket
 from leadpost.outbox.entries import STATES, Change, Entry, EntryState
 from leadpost.outbox.outbox import Outbox
@@ -27,4 +26,6 @@ from leadpost.outbox.store import DEFAULT_URL
 
 __all__ = ["DEFAULT_URL", "STATES", "Change", "Entry", "EntryState", "Outbox", "SharedTokenBucket"]
 
-show_in("leadpost.outbox", globals())
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__

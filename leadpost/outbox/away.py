@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from leadpost.errors import LeadpostError, OutboxError
+
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,7 @@ class Away:
         if moment >= self._until:
             if not self._tries:
                 self._since = moment
-                _log.warning("%s is away: %s", self._name, error)
+                _log.warning("%s is away: %s", self._name, described(error))
             self._tries += 1
             self._until = moment + wait(self._tries)
         return self._tries
@@ -57,3 +59,11 @@ class Away:
     def away_for(self) -> float:
         """Give the seconds since the first failure, 0 where it is not away."""
         return time.monotonic() - self._since if self._tries else 0.0
+
+
+def described(error: Exception) -> str:
+    """Describe an error for the log: without its text, if that may hold LeadSquared's words."""
+    if isinstance(error, OutboxError):
+        return str(error)
+    status = error.status if isinstance(error, LeadpostError) else None
+    return type(error).__name__ + (f", HTTP {status}" if status else "")

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,25 +20,29 @@ import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost._shapes import check_type
-from leadpost.account import Account
-from leadpost.bucket import LONGEST_PAUSE
+from leadpost._account import Account
+from leadpost.bucket import (
+    CALL_TIMEOUT,
+    LIMIT,
+    LONGEST_RETRY_AFTER,
+    PERIOD,
+    Priority,
+    check_limit,
+)
 from leadpost.errors import (
     ConnectionFailed,
     LeadpostError,
-    NotSent,
     OutboxError,
     OutboxUnavailable,
     RateLimited,
+    TokenLost,
 )
-from leadpost.hooks import Hook, Paused, Resized
-from leadpost.limit import LIMIT, PERIOD, check_limit
+from leadpost.hooks import Hook, Hooks, Paused, Resized
+from leadpost.outbox.arguments import check_type
 from leadpost.outbox.away import Away
 from leadpost.outbox.schema import buckets
 from leadpost.outbox.store import GOOD_BYE, Store, ended, inserted_once, now
 from leadpost.outbox.tokens import Clock, Grant, Refusal, Release, Tokens, Wish
-from leadpost.pace import HASTE
-from leadpost.watch import Hooks
 
 LEASE = 15.0
 """Seconds after the last word of a process until its tokens are taken to be lost with it."""
@@ -103,12 +108,15 @@ class SharedTokenBucket:
         self._tell = Hooks(hooks)
         self._period = period
         self._lease = lease
-        self._interval = period / limit * HASTE
+        self._interval = period / limit
         self._holder = uuid4().hex
         self._clock = Clock()
         self._known = False  # whether the store has heard of us
         self._jumped = False
-        self._waiting = deque[asyncio.Future[int]]()
+        self._waiting: list[tuple[Priority, int, asyncio.Future[int]]] = []  # a heap
+        self._numbers = count()
+        self._pacing = asyncio.Lock()
+        self._paced_at = -inf
         self._asked = False  # whether the store knows of all that wait
         self._ahead: float | None = None  # when the token that we have in advance may be used
         self._in_use = 0
@@ -163,55 +171,67 @@ class SharedTokenBucket:
         finally:
             await self._store.aclose()
 
-    @property
-    def interval(self) -> float:
-        """Seconds between calls that a long batch keeps, so that a token is back all the time."""
-        return self._interval
-
-    def round_trip(self, seconds: float) -> None:
-        """
-        Take no notice of its `seconds`: hosts differ in their ways to the vendor, so the least
-        round trip of one proves nothing for a token that another one used.
-        """
-
     @asynccontextmanager
-    async def token(self) -> AsyncGenerator[Callable[[], None]]:
+    async def token(
+        self, priority: Priority = Priority.SINGLE, call_timeout: float = CALL_TIMEOUT
+    ) -> AsyncGenerator[Callable[[], None]]:
         """
-        Wait for a token, hold it while one call is made, and let it rest.
+        Wait for a token, hold it while one call is made, and let it rest; see `Bucket.token`.
+
+        Args:
+            priority: Who is served first, of those that wait in this process.
+            call_timeout: Seconds after which the call has ended at the latest.
 
         Yields:
-            What to call at the last moment before sending; it raises `ConnectionFailed` if the
-            lease has ended meanwhile, as that of a frozen process does.
+            What to call at the last moment before sending; it raises `TokenLost` if the lease has
+            ended meanwhile, as that of a frozen process does.
 
         Raises:
-            RateLimited: at once, if the vendor asked for a pause of more than 300 s.
             OutboxError: the store cannot be used any more.
         """
-        epoch = await self._turn()
-        called, let_through = True, False
+        if priority is Priority.LONG_BATCH:
+            await self._keep_pace()
+            priority = Priority.BATCH
+        epoch = await self._turn(priority)
+        is_sent, answered = False, False
+
+        def begin() -> None:
+            nonlocal is_sent
+            if epoch != self._epoch or not self._has_lease():
+                raise TokenLost("the lease of the token ended before the call was sent")
+            is_sent = True
+
         try:
-            yield partial(self._check, epoch)
-            let_through = True
+            yield begin
+            answered = True
         except RateLimited as refusal:
+            answered = True
             self._refused(refusal)
             raise
-        except NotSent:
-            called = False
+        except ConnectionFailed as error:
+            is_sent, answered = error.sent, error.status is not None
             raise
         except LeadpostError as error:
-            let_through = error.status is not None
+            answered = error.status is not None
             raise
         finally:
-            rest = self._period if called else 0.0
-            self._give_back(epoch, time.monotonic() + rest, let_through=let_through)
+            rest = 0.0
+            if is_sent:
+                rest = self._period if answered else call_timeout + self._period
+            self._give_back(epoch, time.monotonic() + rest, let_through=is_sent and answered)
 
-    async def _turn(self) -> int:
+    async def _keep_pace(self) -> None:
+        async with self._pacing:
+            await asyncio.sleep(self._paced_at + self._interval - time.monotonic())
+            self._paced_at = time.monotonic()
+
+    async def _turn(self, priority: Priority) -> int:
         if self._clerk is None:
             raise RuntimeError("a SharedTokenBucket is used within `async with`")
         if self._clerk.done():
             self._clerk.result()  # raises what ended it
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        heappush(self._waiting, (priority, next(self._numbers), turn))
         self._asked = False
         self._news.set()
         try:
@@ -227,10 +247,6 @@ class SharedTokenBucket:
             self._released.append(_Released(time.monotonic(), back_at, let_through))
             self._news.set()
 
-    def _check(self, epoch: int) -> None:
-        if epoch != self._epoch or not self._has_lease():
-            raise ConnectionFailed("the lease of the token ended before the call was sent")
-
     def _has_lease(self) -> bool:
         # The monotonic clock may stand still while a machine sleeps, the other one may jump.
         monotonic, wall = self._lease_ends
@@ -239,6 +255,7 @@ class SharedTokenBucket:
     def _refused(self, refusal: RateLimited) -> None:
         moment = time.monotonic()
         pause = self._period if refusal.retry_after is None else refusal.retry_after
+        pause = min(pause, LONGEST_RETRY_AFTER)
         is_news = moment >= self._paused_until or moment + pause > self._paused_until + self._period
         self._paused_until = max(self._paused_until, moment + pause)
         if is_news:
@@ -296,9 +313,6 @@ class SharedTokenBucket:
     def _hand_on(self) -> None:
         """Give the token that we have in advance to the first that waits, once it may be used."""
         moment = time.monotonic()
-        if (pause := self._paused_until - moment) > LONGEST_PAUSE:
-            text = f"the vendor asked to wait for {pause:.0f} s; nothing was sent"
-            self._fail_waiting(RateLimited(text, retry_after=pause))
         if self._ahead is None or not self._has_lease():
             return
         if not self._waiting_first():
@@ -308,21 +322,21 @@ class SharedTokenBucket:
             self._ahead = None
             self._asked = False  # for the next one
             self._in_use += 1
-            self._waiting.popleft().set_result(self._epoch)
+            heappop(self._waiting)[2].set_result(self._epoch)
 
     def _waiting_first(self) -> bool:
         """Tell whether anybody waits; those that were cancelled do not."""
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft()
+        while self._waiting and self._waiting[0][2].done():
+            heappop(self._waiting)
         return bool(self._waiting)
 
     def _fail_waiting(self, error: Exception) -> None:
         while self._waiting_first():
-            self._waiting.popleft().set_exception(error)
+            heappop(self._waiting)[2].set_exception(error)
 
     def _wish(self, moment: float) -> Wish:
         self._waiting_first()
-        waiting = sum(not turn.done() for turn in self._waiting)
+        waiting = sum(not turn.done() for _, _, turn in self._waiting)
         has_ahead = self._ahead is not None
         return Wish(
             self._holder,
@@ -353,7 +367,7 @@ class SharedTokenBucket:
             self._released.clear()
         if not self._refusals:
             self._paused_until = after + grant.pause if grant.pause else -inf
-        self._interval = self._period / grant.tokens * grant.holders * HASTE
+        self._interval = self._period / grant.tokens * grant.holders
         if self._size != grant.tokens:
             last, self._size = self._size, grant.tokens
             self._tell(Resized(grant.tokens, last))
@@ -362,7 +376,7 @@ class SharedTokenBucket:
                 self._ahead = after + wait
             elif self._waiting_first():
                 self._in_use += 1
-                self._waiting.popleft().set_result(self._epoch)
+                heappop(self._waiting)[2].set_result(self._epoch)
             else:
                 self._in_use += 1
                 self._give_back(self._epoch, after, let_through=False)

@@ -48,21 +48,24 @@ async def next_due(connection: AsyncConnection) -> float | None:
     return None if seconds is None else max(seconds, 0.0)
 
 
-async def count_pending(connection: AsyncConnection, enough: int) -> int:
-    """Count the pending entries, but no further than to `enough`."""
-    some = sa.select(entries.c.id).where(entries.c.state == "pending").limit(enough)
-    query = sa.select(sa.func.count()).select_from(some.subquery())
-    return int((await connection.execute(query)).scalar_one())
+async def claim(
+    connection: AsyncConnection, owner: str, *, least_tried: bool = False
+) -> Claim | None:
+    """
+    Mark the next entry as being sent, and return it; None if there is none to be sent now.
 
-
-async def claim(connection: AsyncConnection, owner: str) -> Claim | None:
-    """Mark the next entry as being sent, and give it; None if there is none to be sent now."""
+    Args:
+        connection: Where from.
+        owner: The worker.
+        least_tried: Whether the entry with the fewest calls goes first, whatever its priority.
+    """
+    by_calls = (entries.c.calls,) if least_tried else ()
     moment = now(connection)
     due = entries.c.due_at <= moment
     first = (
         sa.select(entries.c.id)
         .where(entries.c.state == "pending", due | (entries.c.due_at > moment + LONGEST_WAIT))
-        .order_by(entries.c.priority.desc(), entries.c.id)
+        .order_by(*by_calls, entries.c.priority.desc(), entries.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )

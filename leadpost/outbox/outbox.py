@@ -16,16 +16,16 @@ from typing import Any, Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from leadpost._shapes import check_texts, check_type
-from leadpost.activity import Activity
-from leadpost.batch import Item, Source, enumerate_async
+from leadpost._batch import Item, Source, numbered
+from leadpost._models import Activity
+from leadpost._poster import AsyncActivityPoster
 from leadpost.outbox import again, claims, entries, settling
+from leadpost.outbox.arguments import check_texts, check_type
 from leadpost.outbox.entries import STATES, Change, Entry, EntryState, New
 from leadpost.outbox.reconcile import SETTLE, reconcile
 from leadpost.outbox.store import DEFAULT_URL, Store
 from leadpost.outbox.verify import verify
 from leadpost.outbox.worker import LEASE, Worker
-from leadpost.poster import AsyncActivityPoster
 
 _CHUNK = 500
 
@@ -474,8 +474,8 @@ async def _chunks(
 ) -> AsyncGenerator[list[New]]:
     names = iter(keys) if keys is not None else None
     chunk: list[New] = []
-    async with aclosing(enumerate_async(activities)) as numbered:
-        async for index, activity in numbered:
+    async with aclosing(numbered(activities)) as source:
+        async for index, activity in source:
             key = next(names, None) if names is not None else None
             if names is not None and key is None:
                 raise ValueError(f"keys: found {index}, wanted one for each activity")

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from leadpost._endpoints import texts_in
+from leadpost._models import LeadActivity
+from leadpost._poster import AsyncActivityPoster
 from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
 from leadpost.outbox import settling
 from leadpost.outbox.entries import EntryState
 from leadpost.outbox.settling import Doubt
 from leadpost.outbox.store import Store
-from leadpost.poster import AsyncActivityPoster
-from leadpost.queries import LeadActivity, texts_in
 
 SETTLE = timedelta(hours=12)
 """
@@ -52,7 +53,7 @@ async def reconcile(
         )
         if await store.write(change):
             tally[state] += 1
-            _log.info("entry %d: %s: %s", doubt.id, state, note)
+            _log.info("entry %d: %s", doubt.id, state)
     return tally
 
 

@@ -19,8 +19,7 @@ from typing import Any, Self
 
 from attrs import asdict, define, field, frozen
 
-from leadpost.limit import limit_in
-from leadpost.pace import Share
+from leadpost.outbox.share import Share, limit_in
 
 DRIFT = 1e-3
 """Seconds by which two good clocks may part in a second; NTP corrects by half of that at most."""

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import Counter
 from functools import partial
 
-from leadpost.activity import personal_texts
-from leadpost.answers import redacted
-from leadpost.bucket import SteadyBucket
-from leadpost.errors import NotFound, OutboxUnavailable, Rejected, Unauthorized, Unavailable
-from leadpost.limit import LIMIT, PERIOD
+from leadpost._poster import AsyncActivityPoster
+from leadpost.bucket import LIMIT, PERIOD
+from leadpost.errors import (
+    NotFound,
+    NotSent,
+    OutboxUnavailable,
+    Rejected,
+    Unauthorized,
+    Unavailable,
+)
 from leadpost.outbox import settling
-from leadpost.outbox.away import Away
+from leadpost.outbox.away import Away, described
 from leadpost.outbox.entries import EntryState
 from leadpost.outbox.settling import Check
 from leadpost.outbox.store import Store
-from leadpost.pace import HASTE
-from leadpost.poster import AsyncActivityPoster
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
 """
@@ -49,14 +51,14 @@ async def verify(
             if check is not None:
                 await _ask(store, poster, check, tally)
                 vendor.is_back()
-                pause = _pause(poster, is_posting=await store.read(settling.is_posting))
-                await asyncio.sleep(began + pause - loop.time())
+                is_posting = await store.read(settling.is_posting)
+                await asyncio.sleep(began + _pause(is_posting=is_posting) - loop.time())
                 continue
             due = await store.read(settling.next_check)
         except OutboxUnavailable as error:
             database.is_away(error)
             due = _POLL
-        except Unavailable as error:
+        except (Unavailable, NotSent) as error:  # NotSent: no token came free for minutes
             vendor.is_away(error)
             due = _POLL
         if due is None and not forever:
@@ -64,11 +66,9 @@ async def verify(
         await asyncio.sleep(_POLL if due is None else min(due, _POLL))
 
 
-def _pause(poster: AsyncActivityPoster, *, is_posting: bool) -> float:
-    """Give the seconds from one asking to the next."""
-    bucket = poster.bucket
-    even = bucket.interval / HASTE if isinstance(bucket, SteadyBucket) else PERIOD / LIMIT
-    return _SHARE * even if is_posting else even
+def _pause(*, is_posting: bool) -> float:
+    """Return the seconds from one query to the next."""
+    return PERIOD / LIMIT * (_SHARE if is_posting else 1)
 
 
 async def _ask(
@@ -84,11 +84,11 @@ async def _ask(
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:
-            _log.warning("entry %d: its status is not told: %s", check.id, error)
+            what = described(error)
+            _log.warning("entry %d: its status cannot be read: %s", check.id, what)
             return
         else:
-            private = list(personal_texts(json.loads(check.payload)))
-            note = redacted(status.status_reason or status.status, private)
+            note = status.status_reason or status.status
             if status.final:
                 state = "succeeded" if status.state == "succeeded" else "failed"
                 activity_id = status.activity_id

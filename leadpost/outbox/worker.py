@@ -8,22 +8,27 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from functools import partial
+from math import inf
 from typing import Any
 from uuid import uuid4
 
-from attrs import define
+from attrs import define, evolve
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.batch import LONG, Batch, Item
-from leadpost.bucket import LONGEST_PAUSE, SteadyBucket
+from leadpost._batch import Batch, Item
+from leadpost._call import Terms
+from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
+from leadpost._retry import RetryPolicy
+from leadpost.bucket import LONGEST_RETRY_AFTER
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
     NotFound,
     NotSent,
+    OutageTimeout,
     OutboxError,
     OutboxUnavailable,
     RateLimited,
@@ -31,12 +36,10 @@ from leadpost.errors import (
     Unauthorized,
 )
 from leadpost.outbox import claims
-from leadpost.outbox.away import Away
+from leadpost.outbox.away import Away, described
 from leadpost.outbox.claims import Claim
 from leadpost.outbox.entries import EntryState
 from leadpost.outbox.store import Store, ended, finished
-from leadpost.poster import AsyncActivityPoster
-from leadpost.retry import RetryPolicy, Waiting
 
 LEASE = 15.0
 """Seconds after the last word of a worker until it is taken for dead."""
@@ -47,6 +50,8 @@ _SET_DOWN = 5.0
 """Seconds for setting down, at the end, what became of calls: other processes may be writing."""
 _POLL = 0.5
 """Seconds between two looks at an empty outbox."""
+_UNREACHABLE = 5.0
+"""Seconds of failing connections after which a drain ends, if no call was ever answered."""
 _FIRST_CHECK = 5.0
 """Seconds after which the status of an accepted request is asked for first."""
 
@@ -79,13 +84,14 @@ class Worker:
         self._tally = Counter[EntryState]()
         self._forever = False
         self._ended = False  # when nothing is waited for any more
-        self._wait: asyncio.Timeout | None = None  # that of the next call for its token
-        self._long = False  # whether there is so much that it goes at an even pace
+        self._gives_up: asyncio.Future[None] | None = None  # ends the next call's wait for a token
         self._under_way = 0
         self._claiming = asyncio.Lock()
         self._claimed = dict[int, int]()  # entries whose calls are not set down: which call it is
-        self._vendor = Away("LeadSquared")
         self._database = Away(f"the outbox {store.name}")
+        self._is_answered = False  # whether any call was, by whatever
+        self._unreached = 0  # connections in a row that failed
+        self._unreached_since = 0.0
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
@@ -102,12 +108,9 @@ class Worker:
                 self._store_failed(error)
                 await asyncio.sleep(_POLL)
             except LeadpostError as error:
-                if not isinstance(error, RateLimited):
-                    _log.error("worker %s stops, nothing is posted: %s", self.id, error)
-                    raise
-                pause = min(error.retry_after or 0.0, claims.LONGEST_WAIT)
-                _log.error("the vendor asked for a pause: %s; waiting for %.0f s", error, pause)
-                await asyncio.sleep(pause)
+                what = described(error)
+                _log.error("worker %s stops, nothing is posted: %s", self.id, what)
+                raise
 
     async def _work(self) -> None:
         # A new name: what could not be set down under the last one is found by others.
@@ -142,14 +145,17 @@ class Worker:
             _log.info("worker %s ended: %s", self.id, counts or "nothing was posted")
 
     async def _post_all(self) -> None:
-        longest = min(self._policy.max_time, LONGEST_PAUSE)
-        batch = Batch(self._post, self._tickets(), self._policy.max_time, self._pace, LONG)
-        async with aclosing(batch.stream(self._stop)) as outcomes:
+        batch = Batch(
+            self._post,
+            self._tickets(),
+            max_time=inf,
+            outage_timeout=inf if self._forever else OUTAGE_TIMEOUT,
+            stop=self._stop,
+        )
+        async with aclosing(batch.outcomes()) as outcomes:
             async for outcome in outcomes:
                 error = outcome.error
-                if isinstance(error, Unauthorized | NotFound | OutboxError) or (
-                    isinstance(error, RateLimited) and (error.retry_after or 0.0) > longest
-                ):
+                if isinstance(error, Unauthorized | NotFound | OutboxError | OutageTimeout):
                     self._fail(error)
         if self._failure is not None:
             raise self._failure
@@ -158,10 +164,6 @@ class Worker:
         """End the work for an error that goes for all entries."""
         self._failure = self._failure or error
         self._stop.set()
-
-    def _pace(self) -> float:
-        bucket = self._poster.bucket
-        return bucket.interval if self._long and isinstance(bucket, SteadyBucket) else 0.0
 
     async def _tickets(self) -> AsyncGenerator[Item]:
         """Yield whenever there is something to send; what it is shows when there is a token."""
@@ -179,7 +181,7 @@ class Worker:
 
     async def _time_to_next(self) -> float | None:
         """Tell the seconds until there may be something to send; None when all is done."""
-        if (hold := max(self._vendor.hold(), self._database.hold())) > 0:
+        if (hold := self._database.hold()) > 0:
             return hold
         under_way = self._under_way  # read first: what ends meanwhile may be pending again
         try:
@@ -193,15 +195,21 @@ class Worker:
             return _POLL if self._forever or under_way else None
         return due
 
-    async def _post(self, _: Item, waiting: Waiting) -> str:
+    async def _post(self, _: Item, terms: Terms) -> str:
         call = _OneCall()
         self._under_way += 1
+        gives_up = self._gives_up = asyncio.get_running_loop().create_future()
+        stopped = terms.stopped
+        terms = evolve(terms, check=partial(self._check, call), stopped=gives_up)
+
+        def give_up(_: object) -> None:
+            if not gives_up.done():
+                gives_up.set_result(None)
+
+        if stopped is not None:
+            stopped.add_done_callback(give_up)
         try:
-            request_id = await self._poster.post_once(
-                partial(self._claim, call),
-                partial(self._check, call),
-                partial(self._waiting, waiting),
-            )
+            request_id = await self._poster.post_once(partial(self._claim, call), terms)
         except LeadpostError as error:
             if call.claim is not None:
                 await finished(self._record_failure(call.claim, error))
@@ -211,42 +219,37 @@ class Worker:
                 await finished(self._record_end(call.claim, left=call.left))
             raise
         else:
-            self._vendor.is_back()
+            self._answered()
             accepted = self._record(
                 call.claimed, "accepted", request_id=request_id, due_in=_FIRST_CHECK
             )
             await finished(accepted)
             return request_id
         finally:
+            if stopped is not None:
+                stopped.remove_done_callback(give_up)
             self._under_way -= 1
             self._news.set()
-
-    @asynccontextmanager
-    async def _waiting(self, waiting: Waiting) -> AsyncGenerator[None]:
-        async with waiting(None) as wait:
-            self._wait = wait
-            try:
-                yield
-            finally:
-                self._wait = None
 
     async def _watch(self) -> None:
         """Keep the end of a drain from waiting for a token that others have left no use for."""
         while not self._forever:
             await asyncio.sleep(_POLL)
-            if (waiting := self._wait) is None:
+            if (gives_up := self._gives_up) is None:
                 continue
             with suppress(OutboxError):  # those that post tell
                 is_empty = await self._store.read(claims.next_due) is None
-                if is_empty and waiting is self._wait:
-                    waiting.reschedule(0)
+                if is_empty and gives_up is self._gives_up and not gives_up.done():
+                    gives_up.set_result(None)
 
     async def _claim(self, call: _OneCall) -> Mapping[str, Any]:
         """Mark the next entry as being sent, now that there is a token for it."""
 
         async def claim(connection: AsyncConnection) -> None:
             call.claim = None  # of a transaction that failed
-            call.claim = await claims.claim(connection, self.id)
+            # While LeadSquared is away the calls are trials, each with another entry: one that
+            # fails for a reason of its own must not keep it away for the others.
+            call.claim = await claims.claim(connection, self.id, least_tried=self._poster.is_away)
 
         try:
             async with self._claiming:  # or else a later one might leave first
@@ -275,29 +278,43 @@ class Worker:
     async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
         policy = self._policy
         failures = claim.failures + 1
-        wait = max(policy.wait_after(failures), error.retry_after or 0.0)
-        wait = min(wait, claims.LONGEST_WAIT)
+        wait = max(policy.wait_after(failures), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
         told = _with_doubt(claim, error)
-        retried = self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
+        is_away = self._poster.is_away  # then the next trial waits, and failures do not count
+        retried = isinstance(error, ServerError) or (
+            self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
+        )
+        if not isinstance(error, ConnectionFailed | NotSent):
+            self._answered()
         match error:
             case NotSent() | Unauthorized() | NotFound():
                 await self._record(claim, "pending", error=told)
             case ConnectionFailed():
-                self._unreachable(error)
-                await self._record(claim, "pending", error=told)
+                self._no_connection(error)
+                wait = 0.0 if is_away else policy.wait_after(self._unreached)
+                await self._record(claim, "pending", error=told, due_in=wait)
             case RateLimited():
                 await self._record(claim, "pending", error=told, due_in=wait)
-            case ServerError() | DeliveryUncertain() if failures < policy.max_attempts and (
-                retried or isinstance(error, ServerError)
-            ):
+            case ServerError() | DeliveryUncertain() if retried and is_away:
+                await self._record(claim, "pending", error=told)
+            case ServerError() | DeliveryUncertain() if retried and failures < policy.max_attempts:
                 await self._record(claim, "pending", error=told, due_in=wait, failed=True)
             case _:
                 state = claims.state_of(told)
                 await self._record(claim, state, error=told, failed=True)
 
-    def _unreachable(self, error: ConnectionFailed) -> None:
-        tries = self._vendor.is_away(error, self._policy.wait_after)
-        if not self._forever and tries >= self._policy.max_attempts:
+    def _answered(self) -> None:
+        self._is_answered = True
+        self._unreached = 0
+
+    def _no_connection(self, error: ConnectionFailed) -> None:
+        """End a drain soon, if it never reached anything: the host may be a wrong one."""
+        now = time.monotonic()
+        if not self._unreached:
+            self._unreached_since = now
+        self._unreached += 1
+        is_long = now - self._unreached_since >= _UNREACHABLE
+        if is_long and not self._is_answered and not self._forever:
             self._fail(error)
 
     def _store_failed(self, error: OutboxUnavailable) -> None:
@@ -365,16 +382,14 @@ class Worker:
         """Tell that this worker lives, and see to what dead ones left behind."""
         monotonic, wall = time.monotonic(), time.time()
 
-        async def beat(connection: AsyncConnection) -> tuple[int, int]:
+        async def beat(connection: AsyncConnection) -> int:
             await claims.renew(connection, self.id, self._lease)
             await claims.unclaim(connection, self.id, self._claimed)
-            abandoned = await claims.abandon(connection)
-            return abandoned, await claims.count_pending(connection, LONG)
+            return await claims.abandon(connection)
 
         async with self._claiming:
-            abandoned, pending = await self._store.write(beat)
+            abandoned = await self._store.write(beat)
         self._lease_ends = monotonic + self._lease, wall + self._lease
-        self._long = pending >= LONG
         if abandoned:
             _log.warning("entries that are uncertain now, as their worker is gone: %d", abandoned)
 

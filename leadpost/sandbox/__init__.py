@@ -16,7 +16,6 @@ if find_spec("starlette") is None or find_spec("uvicorn") is None:
         "leadpost.sandbox needs starlette and uvicorn: pip install 'leadpost[sandbox]'"
     )
 
-from leadpost._names import show_in
 from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.faults import Faults
 from leadpost.sandbox.ledger import Taken, request_id_of
@@ -25,4 +24,5 @@ from leadpost.sandbox.vendor import Report
 
 __all__ = ["Answer", "Faults", "Report", "Sandbox", "Taken", "request_id_of"]
 
-show_in("leadpost.sandbox", globals())
+for _name in __all__:
+    globals()[_name].__module__ = __name__

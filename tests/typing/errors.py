@@ -1,4 +1,4 @@
-"""What callers write who catch errors. Type checkers read it, nobody runs it."""
+"""Code of callers that catch errors: for type checkers only, never run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from leadpost import (
     Activity,
     AsyncActivityPoster,
     BatchError,
+    ConnectionFailed,
     DeliveryUncertain,
     InvalidActivity,
     LeadpostError,
+    NotSent,
+    OutageTimeout,
     Outcome,
     Problem,
     RateLimited,
     RequestStatus,
     StatusTimeout,
+    TokenLost,
 )
 
 State = Literal["accepted", "rejected", "uncertain", "failed", "not_sent"]
@@ -29,8 +33,13 @@ async def of_one(poster: AsyncActivityPoster, activity: Activity) -> str | None:
     except RateLimited as error:
         assert_type(error.retry_after, float | None)
         assert_type(error.limit, tuple[int, int] | None)
+    except ConnectionFailed as error:
+        assert_type(error.sent, bool)
     except DeliveryUncertain as error:
         assert_type(error.status, int | None)
+    except (OutageTimeout, TokenLost) as error:
+        before_sending: NotSent = error
+        assert_type(before_sending.attempts, int)
     except LeadpostError as error:
         assert_type(error.exception_type, str | None)
         assert_type(error.exception_message, str | None)

@@ -1,32 +1,41 @@
-"""What callers write who plug in hooks and buckets. Type checkers read it, nobody runs it."""
+"""Code of callers with hooks and buckets of their own: for type checkers only, never run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import assert_type
 
-from leadpost import Account, AsyncActivityPoster, Bucket, Hook, SteadyBucket, TokenBucket
+from leadpost import (
+    Account,
+    AsyncActivityPoster,
+    Bucket,
+    Hook,
+    OpenBucket,
+    Priority,
+    TokenBucket,
+    TokenLost,
+)
 from leadpost.hooks import Ended, Event, Retried
 from leadpost.otel import OpenTelemetryHook
 
 
-def told(event: Event) -> None:
+def handle(event: Event) -> None:
     if isinstance(event, Ended) and event.operation.is_post:
         assert_type(event.request_id, str | None)
     if isinstance(event, Retried):
         assert_type(event.wait, float)
 
 
-def told_too_little() -> None: ...
+def handle_nothing() -> None: ...
 
 
 def hooks(account: Account) -> None:
-    of_its_own: list[Hook] = [told, print, OpenTelemetryHook()]
+    of_its_own: list[Hook] = [handle, print, OpenTelemetryHook()]
     AsyncActivityPoster(account, hooks=of_its_own)
-    AsyncActivityPoster(account, hooks=[told])
-    AsyncActivityPoster(account, hooks=[told_too_little])  # type: ignore[list-item]  # no argument
+    AsyncActivityPoster(account, hooks=[handle])
+    AsyncActivityPoster(account, hooks=[handle_nothing])  # type: ignore[list-item]  # no argument
 
 
 class OneAtATime:
@@ -34,27 +43,41 @@ class OneAtATime:
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def token(self) -> AsyncGenerator[None]:
-        async with self._lock:
-            yield
+    async def token(
+        self, priority: Priority, call_timeout: float
+    ) -> AsyncGenerator[Callable[[], None]]:
+        del priority
+        async with self._lock, asyncio.timeout(call_timeout):
+            yield self._check
+
+    def _check(self) -> None:
+        if not self._lock.locked():
+            raise TokenLost("the lock was lost")
 
 
-class Steady(OneAtATime):
-    interval = 0.2
+class WithoutPriorities:
+    @asynccontextmanager
+    async def token(self) -> AsyncGenerator[Callable[[], None]]:
+        yield print
 
-    def round_trip(self, seconds: float) -> None:
-        del seconds
 
-
-class NoBucket:
-    def token(self) -> AbstractAsyncContextManager[int]:
+class NothingToCall:
+    def token(self, priority: Priority, call_timeout: float) -> AbstractAsyncContextManager[None]:
         raise NotImplementedError
 
 
 def buckets(account: Account) -> None:
     of_its_own: Bucket = OneAtATime()
     AsyncActivityPoster(account, bucket=of_its_own)
-    AsyncActivityPoster(account, bucket=Steady())
-    AsyncActivityPoster(account, bucket=NoBucket())  # type: ignore[arg-type]  # gives a number
-    steady: SteadyBucket = TokenBucket()
-    assert_type(steady.interval, float)
+    AsyncActivityPoster(account, bucket=TokenBucket(hooks=[handle]))
+    AsyncActivityPoster(account, bucket=OpenBucket())
+    AsyncActivityPoster(account, bucket=WithoutPriorities())  # type: ignore[arg-type]  # no arguments
+    AsyncActivityPoster(account, bucket=NothingToCall())  # type: ignore[arg-type]  # yields nothing
+
+
+async def tokens(bucket: Bucket) -> None:
+    async with bucket.token(Priority.BATCH, call_timeout=10.0) as begin:
+        assert_type(begin, Callable[[], None])
+        begin()
+    async with TokenBucket().token() as begin:
+        begin()

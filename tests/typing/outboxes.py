@@ -1,4 +1,4 @@
-"""What callers of `leadpost.outbox` write. Type checkers read it, nobody runs it."""
+"""Code of callers of `leadpost.outbox`: for type checkers only, never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers of the poster write. Type checkers read it, nobody runs it."""
+"""Code of callers of the poster: for type checkers only, never run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from leadpost import (
     Activity,
     ActivityType,
     AsyncActivityPoster,
+    BucketStatistics,
     LeadActivity,
     LeadpostError,
     OpenBucket,
@@ -31,7 +32,7 @@ def accounts() -> None:
     Account.from_env({"LEADPOST_REGION": "india"})
     Account(region="india", access_key="a", secret_key="s", api_key="k")
     Account(host="h", access_key="a", secret_key="s", api_key="k", keys_in="headers")
-    Account(host="h", keys_in="body")  # type: ignore[arg-type]  # there is no such place
+    Account(host="h", keys_in="body")  # type: ignore[arg-type]  # no such place
 
 
 def activities(lead: str, form: Mapping[str, Any]) -> None:
@@ -53,11 +54,12 @@ async def one(poster: AsyncActivityPoster, activity: Activity) -> None:
     assert_type(await poster.post({"RelatedProspectId": "…", "ActivityEvent": 201}), str)
     assert_type(await poster.post(activity, token_timeout=10), str)
     assert_type(await poster.post_sync(activity), str)
-    await poster.post("an activity")  # type: ignore[arg-type]  # text is none
+    await poster.post("an activity")  # type: ignore[arg-type]  # a text is no activity
 
 
 async def many(poster: AsyncActivityPoster, batch: list[Activity]) -> None:
     assert_type(await poster.post_many(batch), list[str])
+    assert_type(await poster.post_many(batch, outage_timeout=60), list[str])
     assert_type(await poster.post_many(batch, return_exceptions=False), list[str])
     for result in await poster.post_many(batch, return_exceptions=True):
         if isinstance(result, LeadpostError):
@@ -74,7 +76,7 @@ async def streams(poster: AsyncActivityPoster) -> None:
         yield Activity("…", 201)
 
     stop = asyncio.Event()
-    async for outcome in poster.post_stream(from_memory(), stop=stop):
+    async for outcome in poster.post_stream(from_memory(), stop=stop, outage_timeout=60):
         assert_type(outcome, Outcome)
         assert_type(outcome.index, int)
         assert_type(outcome.activity, Activity | Mapping[str, Any])
@@ -85,7 +87,7 @@ async def streams(poster: AsyncActivityPoster) -> None:
     await stream.aclose()
 
 
-async def questions(poster: AsyncActivityPoster) -> None:
+async def queries(poster: AsyncActivityPoster) -> None:
     status = await poster.status("…")
     assert_type(status, RequestStatus)
     assert_type(await poster.wait("…", timeout=None), RequestStatus)
@@ -102,7 +104,11 @@ async def posters(account: Account, client: httpx.AsyncClient) -> None:
     async with AsyncActivityPoster(account, client=client) as poster:
         assert_type(poster, AsyncActivityPoster)
     bucket = TokenBucket(limit=10)
+    assert_type(bucket.statistics(), BucketStatistics)
     assert_type(bucket.statistics().waiting, int)
+    late = AsyncActivityPoster(account, call_timeout=10)
+    assert_type(late.is_away, bool)
+    await late.aclose(grace=2)
     AsyncActivityPoster(account, bucket=bucket, retry=RetryPolicy(max_attempts=3))
     AsyncActivityPoster(account, bucket=OpenBucket(), on_uncertain="retry")
     AsyncActivityPoster(account, on_uncertain="ask")  # type: ignore[arg-type]  # raise or retry

@@ -1,4 +1,4 @@
-"""What callers of the sandbox and its fixtures write. Type checkers read it, nobody runs it."""
+"""Code of callers of the sandbox and its fixtures: for type checkers only, never run."""
 
 from __future__ import annotations
 

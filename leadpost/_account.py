@@ -1,0 +1,257 @@
+"""The account: its hosts, keys and paths, from arguments or from the environment."""
+
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import httpx
+from attrs import field, frozen
+
+from leadpost.errors import ConfigurationError
+
+REGIONS: Mapping[str, str] = {
+    "india": "-in21",
+    "hyderabad": "-in22",
+    "usa": "-us11",
+    "singapore": "",
+    "ireland": "-ir31",
+    "canada": "-ca12",
+    "middle-east": "-me61",
+}
+"""Region to the code in its host names. Async hosts are documented for India, USA and Singapore."""
+
+_VARIABLES: Mapping[str, str] = {
+    "region": "LEADPOST_REGION",
+    "host": "LEADPOST_HOST",
+    "sync_host": "LEADPOST_SYNC_HOST",
+    "access_key": "LEADPOST_ACCESS_KEY",
+    "secret_key": "LEADPOST_SECRET_KEY",
+    "api_key": "LEADPOST_API_KEY",
+    "keys_in": "LEADPOST_KEYS_IN",
+    "submit_path": "LEADPOST_SUBMIT_PATH",
+    "status_path": "LEADPOST_STATUS_PATH",
+    "metrics_path": "LEADPOST_METRICS_PATH",
+}
+_ASYNC_PATHS = ("submit_path", "status_path", "metrics_path")
+_SYNC_PATHS = (
+    *("sync_post_path", "lead_activities_path"),
+    *("activity_types_path", "activity_type_path"),
+)
+_HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_KEYS = ("access_key", "secret_key", "api_key")
+
+
+@frozen(kw_only=True, repr=False)
+class Account:
+    """
+    One LeadSquared account: where its API is, and its keys.
+
+    Args:
+        host: The async host, such as `asyncapi-in21.leadsquared.com`; https unless it is loopback.
+        region: Instead of `host`, one of `india`, `hyderabad`, `usa`, `singapore`, `ireland`,
+            `canada`, `middle-east`.
+        sync_host: The host of the synchronous API (activity types, `post_sync`). By default the
+            region's, or `host` without its `async`.
+        access_key: The user's AccessKey.
+        secret_key: The user's SecretKey.
+        api_key: The `x-api-key` of the Async API.
+        keys_in: Where AccessKey and SecretKey go: `query` (all of the async pages show it) or
+            `headers` (recommended on LeadSquared's page on authentication; unconfirmed on async
+            hosts).
+        submit_path: Path of the async post.
+        status_path: Path of the Status API (unconfirmed).
+        metrics_path: Path of the Metrics API (unconfirmed).
+        activity_types_path: Path of the list of activity types, on the sync host.
+        activity_type_path: Path of one activity type, on the sync host.
+        sync_post_path: Path of the synchronous post.
+        lead_activities_path: Path of the list of a lead's activities, on the sync host.
+        failure_is_final: Whether the status `FAILURE` is final. False by default: LeadSquared
+            retries some of those for hours.
+
+    Raises:
+        ConfigurationError: a key is missing or malformed, or a host cannot be right. The message
+            names the environment variable too.
+
+    The repr shows no key.
+    """
+
+    host: str = ""
+    region: str | None = None
+    sync_host: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    api_key: str = ""
+    keys_in: Literal["query", "headers"] = "query"
+    submit_path: str = "/activity/create"
+    status_path: str = "/activity/create/status"
+    metrics_path: str = "/activity/create/metrics"
+    activity_types_path: str = "/v2/ProspectActivity.svc/ActivityTypes.Get"
+    activity_type_path: str = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
+    sync_post_path: str = "/v2/ProspectActivity.svc/Create"
+    lead_activities_path: str = "/v2/ProspectActivity.svc/Retrieve"
+    failure_is_final: bool = False
+    _urls: dict[str, httpx.URL] = field(init=False, eq=False, factory=dict[str, httpx.URL])
+
+    def __attrs_post_init__(self) -> None:
+        host, sync_host = _hosts(self.host, self.region, self.sync_host)
+        object.__setattr__(self, "host", host)  # as attrs itself does in a frozen class
+        object.__setattr__(self, "sync_host", sync_host)
+        _check_keys({name: getattr(self, name) for name in _KEYS})
+        if self.keys_in not in {"query", "headers"}:
+            raise ConfigurationError(
+                f"keys_in ({_VARIABLES['keys_in']}): found {self.keys_in!r},"
+                " wanted 'query' or 'headers'"
+            )
+        for name in (*_ASYNC_PATHS, *_SYNC_PATHS):
+            path = getattr(self, name)
+            wanted = f"{name}: found {path[:80]!r}, wanted a path such as /a/b"
+            if not path.startswith("/"):
+                raise ConfigurationError(wanted)
+            # Parsed once, as every call needs it.
+            if host := self.sync_host if name in _SYNC_PATHS else self.host:
+                try:
+                    self._urls[name] = httpx.URL(host + path)
+                except httpx.InvalidURL:
+                    raise ConfigurationError(wanted) from None
+
+    def __repr__(self) -> str:
+        return f"<Account at {self.host}, keys in {self.keys_in}>"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """
+        Read the account from environment variables.
+
+        Args:
+            environ: The variables, `os.environ` by default: `LEADPOST_REGION` or `LEADPOST_HOST`,
+                `LEADPOST_ACCESS_KEY`, `LEADPOST_SECRET_KEY`, `LEADPOST_API_KEY`; optionally
+                `LEADPOST_SYNC_HOST`, `LEADPOST_KEYS_IN`, `LEADPOST_SUBMIT_PATH`,
+                `LEADPOST_STATUS_PATH`, `LEADPOST_METRICS_PATH`, `LEADPOST_FAILURE_IS_FINAL`.
+
+        Raises:
+            ConfigurationError: naming the variable that is missing or wrong.
+        """
+        environ = os.environ if environ is None else environ
+        failure_is_final = environ.get("LEADPOST_FAILURE_IS_FINAL", "").lower()
+        if failure_is_final not in {"", "true", "false"}:
+            raise ConfigurationError("LEADPOST_FAILURE_IS_FINAL: wanted 'true' or 'false'")
+        given: dict[str, Any] = {n: environ[v] for n, v in _VARIABLES.items() if environ.get(v)}
+        return cls(
+            **given,
+            failure_is_final=failure_is_final == "true",
+        )
+
+    @property
+    def secrets(self) -> tuple[str, str, str]:
+        """The keys: texts that must not be shown."""
+        return self.access_key, self.secret_key, self.api_key
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine."""
+        return _is_loopback(urlsplit(self.host).hostname or "")
+
+    def url(self, path: str) -> httpx.URL:
+        """
+        Return the URL of a path, on the host that it belongs to.
+
+        Args:
+            path: The attribute, such as `status_path`.
+
+        Raises:
+            ConfigurationError: the path is on the sync host, which is not known.
+        """
+        if path not in self._urls:
+            raise ConfigurationError(
+                f"sync_host ({_VARIABLES['sync_host']}) is missing: this call goes to the"
+                f" synchronous API, whose host does not follow from {self.host}"
+            )
+        return self._urls[path]
+
+    def settings_of(self, path: str) -> str:
+        """Name the settings that make up the URL of a path: attributes and their variables."""
+        names = (path, "sync_host") if path in _SYNC_PATHS else (path, "host")
+        return " and ".join(
+            f"{name} ({_VARIABLES[name]})" if name in _VARIABLES else name for name in names
+        )
+
+
+def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
+    """Return the async and the sync host as URLs without a path."""
+    if region is not None:
+        if host:
+            raise ConfigurationError(
+                "both host and region are given (LEADPOST_HOST, LEADPOST_REGION): one will do"
+            )
+        if region.lower() not in REGIONS:
+            raise ConfigurationError(
+                f"region (LEADPOST_REGION): found {region!r}, wanted one of {', '.join(REGIONS)};"
+                " or give the host (LEADPOST_HOST)"
+            )
+        code = REGIONS[region.lower()]
+        host = f"asyncapi{code}.leadsquared.com"
+        sync_host = sync_host or f"api{code}.leadsquared.com"
+    if not host:
+        raise ConfigurationError(
+            "host is missing: set LEADPOST_REGION to one of"
+            f" {', '.join(REGIONS)}, or LEADPOST_HOST to the async host"
+        )
+    host = _url("host", host)
+    if sync_host:
+        return host, _url("sync_host", sync_host)
+    if "://asyncapi" in host:
+        return host, host.replace("://asyncapi", "://api", 1)
+    return host, host if _is_loopback(urlsplit(host).hostname or "") else ""
+
+
+def _url(name: str, host: str) -> str:
+    text = host if "://" in host else f"https://{host}"
+    where = f"{name} ({_VARIABLES[name]})"
+    wanted = "a host such as asyncapi-in21.leadsquared.com"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}; wanted {wanted}") from None
+    hostname = parts.hostname or ""
+    if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
+        raise ConfigurationError(
+            f"{where}: found more than a host (user, path or query), wanted {wanted}"
+        )
+    if not _HOSTNAME.fullmatch(hostname):
+        raise ConfigurationError(f"{where}: found no host, wanted {wanted}")
+    if parts.scheme not in {"https", "http"}:
+        raise ConfigurationError(f"{where}: found scheme {parts.scheme!r}, wanted https")
+    if parts.scheme == "http" and not _is_loopback(hostname):
+        raise ConfigurationError(
+            f"{where}: found http://{hostname}, wanted https: the keys would be sent unencrypted"
+            " (plain http is for loopback only)"
+        )
+    bracketed = f"[{hostname}]" if ":" in hostname else hostname
+    return f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
+
+
+def _is_loopback(hostname: str) -> bool:
+    try:
+        return ip_address(hostname).is_loopback
+    except ValueError:
+        return hostname == "localhost"
+
+
+def _check_keys(keys: Mapping[str, object]) -> None:
+    """Refuse keys that are missing or that no header can carry, without showing them."""
+    missing = [name for name, key in keys.items() if not isinstance(key, str) or not key]
+    if missing:
+        names, variables = " and ".join(missing), " and ".join(_VARIABLES[name] for name in missing)
+        these = "is missing: give it" if len(missing) == 1 else "are missing: give them"
+        raise ConfigurationError(f"{names} {these}, or set {variables}")
+    for name, key in keys.items():
+        text = str(key)
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ConfigurationError(
+                f"{name} ({_VARIABLES[name]}): found a space or a character that is not printable"
+                " ASCII; was more than the key copied?"
+            )

@@ -1,0 +1,291 @@
+"""
+Is LeadSquared away?
+
+It is when three posts in a row, of at least two different activities, got no proper answer: no
+connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of HTML. Also when it
+answers 503 with a Retry-After. Only posts are counted: a status or metrics call that is answered
+proves nothing about the path that posts take. One activity that fails while others succeed is at
+fault itself.
+
+While LeadSquared is away, posts wait and one at a time tries, after growing pauses. Where such a
+trial could leave its post in doubt, a query goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from math import inf
+
+from attrs import define, field
+
+from leadpost.bucket import LONGEST_RETRY_AFTER
+from leadpost.errors import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    OutageTimeout,
+    ServerError,
+)
+
+FAILURES_IN_A_ROW = 3
+LONGEST_PAUSE = 30.0
+"""Seconds between two trials that leave nothing in doubt."""
+LONGEST_PAUSE_IN_DOUBT = 300.0
+"""Seconds between two trials, if they leave their posts in doubt."""
+_LOG_EVERY = 60.0
+
+Probe = Callable[[], Awaitable[bool | None]]
+"""Makes a call that changes nothing: True if it was answered, None if its answer proves nothing."""
+
+_log = logging.getLogger("leadpost")
+
+
+@define
+class Outage:
+    """
+    What posts have shown so far: decisions without waiting, times in seconds of one clock.
+
+    Attributes:
+        since: When the outage began, None without one.
+        trial_at: When the next trial may begin.
+        pause: Seconds between the last trial and the next.
+        in_doubt: Whether posts of this outage were left in doubt.
+        failed: The activities of the posts that failed last, in a row.
+        error: What the last of them failed with.
+    """
+
+    since: float | None = None
+    trial_at: float = 0.0
+    pause: float = 0.0
+    in_doubt: bool = False
+    failed: deque[int] = field(factory=lambda: deque(maxlen=FAILURES_IN_A_ROW))
+    error: LeadpostError | None = None
+
+    def failed_post(self, now: float, activity: int, error: LeadpostError, *, trial: bool) -> None:
+        """Take in a post without a proper answer."""
+        self.failed.append(activity)
+        self.error = error
+        self.in_doubt |= isinstance(error, DeliveryUncertain)
+        if self.since is None:
+            in_a_row = len(self.failed) == FAILURES_IN_A_ROW and len(set(self.failed)) > 1
+            if in_a_row or error.retry_after:
+                self.since = now
+                self._pause_before_trial(now, error)
+        elif trial:
+            self._pause_before_trial(now, error)
+
+    def failed_probe(self, now: float) -> None:
+        """Take in that the query before a trial was not answered."""
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+        self.trial_at = now + self.pause
+
+    def answered_post(self) -> None:
+        """Take in a post with a proper answer: no outage, or its end."""
+        self.since = self.error = None
+        self.pause = 0.0
+        self.in_doubt = False
+        self.failed.clear()
+
+    def _pause_before_trial(self, now: float, error: LeadpostError) -> None:
+        doubt = isinstance(error, DeliveryUncertain)
+        first = 2.0 if doubt else 1.0
+        longest = LONGEST_PAUSE_IN_DOUBT if doubt else LONGEST_PAUSE
+        self.pause = min(max(self.pause * 2, first), longest)
+        self.trial_at = now + max(self.pause, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
+
+
+class Availability:
+    """
+    Lets posts go while LeadSquared answers them, and has them wait while it is away.
+
+    Args:
+        host: The host, for the log.
+        probe: Makes a call to the same host that changes nothing.
+    """
+
+    def __init__(self, host: str, probe: Probe) -> None:
+        self._host = host
+        self._probe = probe
+        self._outage = Outage()
+        self._waiting: dict[Turn, None] = {}  # in the order in which they came
+        self._trial: Turn | None = None
+        self._logged_at = 0.0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether posts wait now."""
+        return self._outage.since is not None
+
+    @asynccontextmanager
+    async def turn(
+        self, activity: int, until: Callable[[float], float] | None = None
+    ) -> AsyncGenerator[Turn]:
+        """
+        Wait until a post may try, and take in what comes of it.
+
+        The error that passes through says how it went; leaving normally means that it was answered,
+        if `Turn.may_send` had agreed.
+
+        Args:
+            activity: A number that tells activities apart.
+            until: Given the event loop's time at which the outage began, the time at which to stop
+                waiting; None to wait for its end.
+
+        Raises:
+            OutageTimeout: that time came first.
+        """
+        turn = Turn(activity, self)
+        try:
+            if self.is_away:
+                turn.waited = True
+                await self._wait(turn, until or _never)
+            yield turn
+            self._answered(turn)
+        except (ConnectionFailed, DeliveryUncertain, ServerError) as error:
+            if turn.sends:
+                self._failed(turn, error)
+            raise
+        except LeadpostError as error:
+            if error.status is not None:  # else the bucket or an outbox raised it
+                self._answered(turn)
+            raise
+        finally:
+            if self._trial is turn:
+                self._trial = None
+            self._tell_next()
+
+    def may_send(self, turn: Turn) -> bool:
+        """Whether this turn may send now: LeadSquared may have gone away since it was let go."""
+        return not self.is_away or self._trial is turn
+
+    async def _wait(self, turn: Turn, until: Callable[[float], float]) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting[turn] = None
+        try:
+            while (since := self._outage.since) is not None:
+                now = loop.time()
+                if now >= (wake_at := until(since)):
+                    raise self.timeout(now)
+                if self._next() is turn:
+                    if now >= self._outage.trial_at:
+                        self._trial = turn
+                        if await self._may_try():
+                            return
+                        self._trial = None
+                        continue
+                    self._log_progress(now)
+                    wake_at = min(wake_at, self._outage.trial_at, self._logged_at + _LOG_EVERY)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(None if wake_at == inf else wake_at):
+                        await turn.news.wait()
+                turn.news.clear()
+        finally:
+            del self._waiting[turn]
+
+    def timeout(self, now: float) -> OutageTimeout:
+        """Build the error of a post that cannot wait any longer."""
+        outage = self._outage
+        last = "" if outage.error is None else f" (the last one: {_described(outage.error)})"
+        return OutageTimeout(
+            f"{self._host} has not answered posts for {now - (outage.since or now):.0f} s{last};"
+            " nothing was sent"
+        )
+
+    def _next(self) -> Turn | None:
+        """Return who may try next: another activity than the one that failed last, if one waits."""
+        if self._trial is not None:
+            return None
+        last = self._outage.failed[-1] if self._outage.failed else None
+        others = (turn for turn in self._waiting if turn.activity != last)
+        return next(others, next(iter(self._waiting), None))
+
+    async def _may_try(self) -> bool:
+        """Have a query go before a trial that could leave its post in doubt."""
+        if not self._outage.in_doubt or await self._probe() is not False:
+            return True
+        if self.is_away:
+            self._outage.failed_probe(asyncio.get_running_loop().time())
+        return False
+
+    def _failed(self, turn: Turn, error: LeadpostError) -> None:
+        now = asyncio.get_running_loop().time()
+        was_away = self.is_away
+        self._outage.failed_post(now, turn.activity, error, trial=self._trial is turn)
+        if self.is_away and not was_away:
+            self._logged_at = now
+            _log.warning(
+                "%s does not answer posts (%s): they wait, and one at a time tries",
+                self._host,
+                _described(error),
+            )
+
+    def _answered(self, turn: Turn) -> None:
+        since = self._outage.since
+        if not turn.sends or (since is not None and self._trial is not turn):
+            return  # it had left before the outage began: that proves nothing about now
+        self._outage.answered_post()
+        if since is not None:
+            _log.warning(
+                "%s answers posts again, after %.0f s",
+                self._host,
+                asyncio.get_running_loop().time() - since,
+            )
+            for waiting in self._waiting:
+                waiting.news.set()
+
+    def _tell_next(self) -> None:
+        if (turn := self._next()) is not None:
+            turn.news.set()
+
+    def _log_progress(self, now: float) -> None:
+        if now < self._logged_at + _LOG_EVERY or self._outage.since is None:
+            return
+        self._logged_at = now
+        error = self._outage.error
+        _log.warning(
+            "%s has not answered posts for %.0f s (%s): %d wait, the next try is in %.0f s",
+            self._host,
+            now - self._outage.since,
+            "" if error is None else _described(error),
+            len(self._waiting),
+            max(self._outage.trial_at - now, 0.0),
+        )
+
+
+@define(eq=False)
+class Turn:
+    """
+    One attempt to post.
+
+    Attributes:
+        activity: A number that tells activities apart.
+        sends: Whether it was let go to send.
+        waited: Whether it had to wait for the end of an outage, or for its trial.
+    """
+
+    activity: int
+    _availability: Availability | None = None
+    sends: bool = False
+    waited: bool = False
+    news: asyncio.Event = field(factory=asyncio.Event)
+
+    def may_send(self) -> bool:
+        """Whether to send, asked once there is a token."""
+        self.sends = self._availability is None or self._availability.may_send(self)
+        return self.sends
+
+
+def _never(_: float) -> float:
+    return inf
+
+
+def _described(error: LeadpostError) -> str:
+    """Name an error without its text, in which LeadSquared's words may be."""
+    name = type(error).__name__
+    if error.retry_after:
+        name += f", Retry-After {error.retry_after:.0f} s"
+    return name if error.status is None else f"HTTP {error.status}, {name}"

@@ -1,0 +1,232 @@
+"""Many activities: a bounded set of workers, and what became of each activity."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack
+from operator import length_hint
+from typing import Any
+
+from leadpost._call import Terms
+from leadpost._models import Activity
+from leadpost._outcomes import Outcome
+from leadpost.bucket import Priority
+from leadpost.errors import (
+    DeliveryUncertain,
+    LeadpostError,
+    NotFound,
+    NotSent,
+    OutageTimeout,
+    RateLimited,
+    Unauthorized,
+)
+
+Item = Activity | Mapping[str, Any]
+Source = Iterable[Item] | AsyncIterable[Item]
+Post = Callable[[Item, Terms], Awaitable[str]]
+
+WORKERS = 50
+"""One for each token, and as many again for activities that wait to be retried."""
+LONG = 1000
+"""Activities from which on a batch is long; one of unknown size is after half as many."""
+
+_log = logging.getLogger("leadpost")
+
+
+class Batch:
+    """
+    Posts from one source, as fast as it is posted and never more than the workers ahead.
+
+    One worker at a time has the turn: it draws an activity and waits for its first token. The
+    others are posting, or waiting to retry. So the batch has at most one untried activity in the
+    bucket's queue: retries, single posts and other batches get through.
+
+    Args:
+        post: Posts one activity on the given terms.
+        source: The activities.
+        max_time: Seconds of Retry-After beyond which the batch ends, as when the keys are refused.
+        outage_timeout: Seconds to wait for the end of an outage, before the batch ends.
+        stop: Once it is set nothing more is drawn, and what waits ends unsent.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        source: Source,
+        *,
+        max_time: float,
+        outage_timeout: float,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        self._post = post
+        self._source = numbered(source)
+        self._size = length_hint(source, 0)
+        self._max_time = max_time
+        self._outage_timeout = outage_timeout
+        self._stop = stop
+        self._turn = asyncio.Lock()
+        self._outcomes = asyncio.Queue[Outcome | None](maxsize=1)
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._began = asyncio.get_running_loop().time()
+        self._drawn = 0
+        self._draws = True
+        self._draw: asyncio.Timeout | None = None
+        self._failure: BaseException | None = None
+
+    async def outcomes(self) -> AsyncGenerator[Outcome]:
+        """
+        Yield each outcome when it is known. Left early, nothing more is drawn, and what is in
+        flight finishes without it.
+
+        Raises:
+            Exception: what the source, the bucket or a hook of the client raised, after the
+                outcomes of what was in flight. `RuntimeError` in place of a cancellation that is
+                not the caller's: a source is resumed by tasks of the batch, so it must not yield
+                within `asyncio.timeout` or a task group (PEP 789).
+        """
+        states = Counter[str]()
+        _log.info("batch begins")
+        tasks = [asyncio.create_task(self._run())]
+        if self._stop is not None:
+            tasks.append(asyncio.create_task(self._stop_at(self._stop)))
+        try:
+            while (outcome := await self._outcomes.get()) is not None:
+                states[outcome.state] += 1
+                yield outcome
+            await tasks[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            if not self._outcomes.empty() and (unseen := self._outcomes.get_nowait()):
+                _log_unseen(unseen)
+            await self._source.aclose()
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            _log.info("batch ended: %s", counts or "nothing was posted")
+
+    async def _run(self) -> None:
+        workers = (self._work() for _ in range(WORKERS))
+        ends = await asyncio.gather(*workers, return_exceptions=True)
+        await self._outcomes.put(None)
+        match next((end for end in (self._failure, *ends) if end is not None), None):
+            case None:
+                pass
+            case asyncio.CancelledError() as error:
+                # The caller is not cancelled: it must not look so, and lose the outcomes.
+                raise RuntimeError("the source, bucket or client cancelled a worker") from error
+            case error:
+                raise error
+
+    async def _work(self) -> None:
+        try:
+            while self._draws:
+                with ExitStack() as turn:
+                    await self._turn.acquire()
+                    turn.callback(self._turn.release)
+                    if (drawn := await self._next()) is None:
+                        return
+                    outcome = await self._outcome(*drawn, turn)
+                try:
+                    await self._outcomes.put(outcome)
+                except asyncio.CancelledError:
+                    _log_unseen(outcome)
+                    raise
+        finally:
+            self._draws = False
+
+    async def _next(self) -> tuple[int, Item] | None:
+        # Where nothing else suspends, this lets the other tasks of the loop run between any two.
+        await asyncio.sleep(0)
+        if not self._draws:
+            return None
+        self._drawn += 1
+        try:
+            async with asyncio.timeout(None) as self._draw:
+                return await anext(self._source, None)
+        except BaseException as error:  # noqa: BLE001  # see _fail
+            if self._draws:  # else it is the TimeoutError of a stop
+                self._fail(error)
+            return None
+        finally:
+            self._draw = None
+
+    async def _outcome(self, index: int, activity: Item, turn: ExitStack) -> Outcome:
+        """Post one activity. Its first token passes the turn on."""
+        has_token = False
+
+        def on_token() -> None:
+            nonlocal has_token
+            has_token = True
+            turn.close()
+
+        is_long = max(self._size, 2 * self._drawn) >= LONG
+        terms = Terms(
+            first=Priority.LONG_BATCH if is_long else Priority.BATCH,
+            again=Priority.BATCH_RETRY,
+            outage_until=lambda since: max(since, self._began) + self._outage_timeout,
+            stopped=self._stopped,
+            on_token=on_token,
+        )
+        try:
+            request_id = await self._post(activity, terms)
+        except LeadpostError as error:
+            if self._ends_batch(error) and not self._stopped.done():
+                _log.error("the batch stops sending: %s", type(error).__name__)
+                self._stopped.set_result(None)
+            return Outcome(index, activity, error=error)
+        except BaseException as error:  # noqa: BLE001  # see _fail
+            self._fail(error)
+            kind = DeliveryUncertain if has_token else NotSent
+            return Outcome(index, activity, error=kind(f"{type(error).__name__} ended the batch"))
+        return Outcome(index, activity, request_id)
+
+    def _ends_batch(self, error: LeadpostError) -> bool:
+        """Whether an error concerns all activities, not only its own."""
+        if isinstance(error, RateLimited):
+            return (error.retry_after or 0) > self._max_time
+        return isinstance(error, Unauthorized | NotFound | OutageTimeout)
+
+    def _fail(self, error: BaseException) -> None:
+        """
+        End the drawing for an error of the source's, the bucket's or a hook's.
+
+        It is raised when all that is in flight has ended, so that no activity is left without an
+        outcome; at once, if the batch itself is to end.
+        """
+        task = asyncio.current_task()
+        if (task and task.cancelling()) or isinstance(
+            error, KeyboardInterrupt | SystemExit | GeneratorExit
+        ):
+            raise error
+        self._draws = False
+        self._failure = error
+
+    async def _stop_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        _log.info("batch is stopped: calls in flight are waited for")
+        self._draws = False
+        if self._draw is not None:
+            self._draw.reschedule(0)
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+
+def _log_unseen(outcome: Outcome) -> None:
+    if outcome.request_id is not None:
+        _log.warning("batch left early: accepted all the same, RequestID %s", outcome.request_id)
+
+
+async def numbered(source: Source) -> AsyncGenerator[tuple[int, Item]]:
+    """Number the activities of an iterable or an async iterable."""
+    index = 0
+    if isinstance(source, AsyncIterable):
+        async for activity in source:
+            yield index, activity
+            index += 1
+    else:
+        for activity in source:
+            yield index, activity
+            index += 1

@@ -1,0 +1,436 @@
+"""
+One call, in a straight line: retry, token, request, answer.
+
+`Caller.__call__` retries. `Caller._attempt` makes one attempt as a task of its own, so that a call
+that has left is finished whatever its caller does. `Caller._make` is what this task does: it waits
+while LeadSquared is away, takes a token, sends the request (`Caller._exchange`), reads the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from math import inf
+from typing import Any, TypeVar
+
+import httpx
+from attrs import frozen
+from tenacity import RetryCallState
+
+from leadpost import _endpoints
+from leadpost._account import Account
+from leadpost._availability import Availability, Turn
+from leadpost._endpoints import Call
+from leadpost._responses import ApiResponse, parse_retry_after, redactor
+from leadpost._retry import RETRIED, Attempts, RetryPolicy
+from leadpost._transport import BEGIN, keyed, new_client
+from leadpost.bucket import Bucket, Priority
+from leadpost.errors import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    NotSent,
+    ServerError,
+    State,
+    UnexpectedAnswer,
+)
+from leadpost.hooks import Answered, Ended, Hook, Hooks, Operation, Retried, Sent, Waiting
+
+T = TypeVar("T")
+Draw = Callable[[], Awaitable[Call[T]]]
+"""Returns what to call, once there is a token for it; raises `NotSent` if there is nothing."""
+
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",  # a compressed answer of some kB can decode to gigabytes
+}
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Raised by httpx before anything of a request was sent."""
+
+_log = logging.getLogger("leadpost")
+
+
+def _nothing() -> None:
+    """Do nothing: nobody waits for it."""
+
+
+@frozen
+class Terms:
+    """
+    On what terms a call is made; by default those of a single call.
+
+    Attributes:
+        first: The priority of the first attempt.
+        again: The priority of the others.
+        token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
+        outage_until: For a call of a batch or an outbox, which waits for its token without an end:
+            given the time at which an outage began, the time at which to stop waiting.
+        stopped: Ends all waits when it is done.
+        on_token: Called when an attempt has its token.
+        check: Called with the token's own check at the last moment before sending; may raise.
+    """
+
+    first: Priority = Priority.SINGLE
+    again: Priority = Priority.RETRY
+    token_timeout: float | None = None
+    outage_until: Callable[[float], float] | None = None
+    stopped: asyncio.Future[None] | None = None
+    on_token: Callable[[], None] = _nothing
+    check: Callable[[], None] = _nothing
+
+
+SINGLE = Terms()
+
+
+class Caller:
+    """
+    Makes calls with an account's keys, each attempt with a token of the bucket.
+
+    Args:
+        account: Hosts and keys.
+        client: The client to send with, None for one of its own.
+        bucket: The limit.
+        policy: How long to keep trying one call.
+        call_timeout: Seconds from connecting to the last byte of the answer.
+        retry_uncertain: Whether a call that may have arrived is made again.
+        hooks: Functions that hear of each call.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        client: httpx.AsyncClient | None,
+        bucket: Bucket,
+        policy: RetryPolicy,
+        *,
+        call_timeout: float,
+        retry_uncertain: bool,
+        hooks: Iterable[Hook],
+    ) -> None:
+        self._account = account
+        self._owns_client = client is None
+        self._given = client or new_client(account)
+        self._client = keyed(self._given, account, call_timeout)
+        self._bucket = bucket
+        self._policy = policy
+        self._call_timeout = call_timeout
+        self._retried = (*RETRIED, DeliveryUncertain) if retry_uncertain else RETRIED
+        self._emit = Hooks(hooks)
+        self._redact = redactor(account.secrets)
+        # Queries are made whether LeadSquared answers posts or not.
+        self._posts = {
+            "post": Availability(account.host, partial(self._probe, _endpoints.metrics)),
+            "post_sync": Availability(
+                account.sync_host, partial(self._probe, _endpoints.activity_types)
+            ),
+        }
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_flight: dict[asyncio.Task[Any], Attempts] = {}
+        self._is_closed = False
+
+    def is_away(self, name: str) -> bool:
+        """Whether LeadSquared is away for calls of that name."""
+        return name in self._posts and self._posts[name].is_away
+
+    async def __call__(self, call: Call[T], terms: Terms = SINGLE) -> T:
+        """
+        Make a call until it succeeds or is given up.
+
+        Raises:
+            LeadpostError: what the attempts came to; `NotSent` if none was made.
+        """
+
+        async def sleep(seconds: float) -> None:
+            if terms.stopped is None:
+                await asyncio.sleep(seconds)
+            else:
+                await asyncio.wait([terms.stopped], timeout=seconds)
+
+        with self._operation(call.name) as attempts:
+            if terms.outage_until is None:
+                attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
+            retrying = attempts.retrying(sleep, partial(self._note_retry, attempts))
+            try:
+                async for attempt in retrying:
+                    with attempt:
+                        return await self._attempt(call, attempts, terms)
+            except LeadpostError as error:
+                raise attempts.verdict(error)  # noqa: B904  the same error, or one that quotes it
+            raise AssertionError("tenacity either returns or raises")  # pragma: no cover
+
+    async def once(self, name: str, draw: Draw[T], terms: Terms) -> T:
+        """
+        Make one attempt, at the call that `draw` returns once there is a token for it.
+
+        Raises:
+            NotSent: `draw` raised it, and the token stays as it was.
+            LeadpostError: what the attempt came to.
+        """
+        with self._operation(name) as attempts:
+            try:
+                return await self._attempt(draw, attempts, terms)
+            except NotSent as error:
+                attempts.had_nothing = not attempts.made and error.__cause__ is None
+                raise
+
+    async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
+        """
+        Make one attempt, as a task of its own.
+
+        Until its request leaves, its caller's cancellation ends it; until it has a token, so do a
+        stop and the end of the caller's time. From then on only its own time-out and the closing
+        of the poster do.
+        """
+        self._enter_loop()
+        if self._is_closed or (terms.stopped is not None and terms.stopped.done()):
+            raise self._not_sent(attempts, terms)
+        attempts.has_token, attempts.is_sent, attempts.status = False, False, None
+        task = asyncio.create_task(self._make(call, attempts, terms))
+        self._in_flight[task] = attempts
+        task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
+        ends: list[asyncio.Future[Any]] = [task]
+        if terms.stopped is not None:
+            ends.append(terms.stopped)
+        try:
+            await asyncio.wait(
+                ends, timeout=_time_left(attempts, terms), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not task.done():
+                if not attempts.has_token:
+                    task.cancel()
+                await asyncio.wait([task])
+        except asyncio.CancelledError:
+            if attempts.is_sent:
+                attempts.abandoned = True
+                task.add_done_callback(partial(self._note_abandoned, attempts))
+            else:
+                task.cancel()
+                await asyncio.wait([task])  # so that its token is back
+                if not task.cancelled():
+                    task.exception()  # asyncio logs those that nobody asked for
+            raise
+        if not task.cancelled():
+            return task.result()
+        if attempts.is_sent:
+            raise DeliveryUncertain("the poster was closed before the answer: it may have arrived")
+        raise self._not_sent(attempts, terms)
+
+    async def _make(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
+        """Wait until LeadSquared is there, take a token, send the request, read the answer."""
+        loop = asyncio.get_running_loop()
+        waits_since = loop.time()
+        priority = terms.again if attempts.made else terms.first
+        availability = self._posts.get(attempts.operation.name)
+        activity = hash(call.content) if isinstance(call, Call) else 0
+        self._emit(Waiting(attempts.operation, attempts.made + 1))
+        while True:
+            async with (
+                availability.turn(activity, terms.outage_until)
+                if availability is not None
+                else nullcontext(Turn(activity)) as turn,
+                self._bucket.token(priority, self._call_timeout) as check,
+            ):
+                if not turn.may_send():
+                    continue  # LeadSquared went away during the wait for the token
+                attempts.has_token = True
+                terms.on_token()
+                if not isinstance(call, Call):
+                    call = await call()
+                    turn.activity = hash(call.content)
+                if self._given.is_closed:
+                    raise NotSent("the client of this poster was closed before anything was sent")
+                attempts.begin(restart=turn.waited and terms.outage_until is not None)
+                self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
+                response = await self._exchange(call, attempts, check, terms.check)
+                self._emit(Answered(attempts.operation, attempts.made, response.status))
+                result = call.read(response)
+                attempts.succeeded = True
+                if call.name == "post":
+                    attempts.request_id = str(result)
+                return result
+
+    async def _exchange(
+        self, call: Call[T], attempts: Attempts, *checks: Callable[[], None]
+    ) -> ApiResponse:
+        """Send one request and return its answer."""
+
+        def begin() -> None:
+            for check in checks:
+                check()
+            attempts.is_sent = True
+
+        request = self._client.build_request(
+            call.method,
+            call.url,
+            params=call.params,
+            content=call.content,
+            headers=_HEADERS,
+            extensions={BEGIN: begin},
+        )
+        try:
+            response = await self._client.send(request, follow_redirects=False)
+        except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
+            response = error.response
+        except (httpx.RequestError, TimeoutError) as error:
+            # Without a cause: it quotes what could not be read.
+            raise self._no_answer(call, attempts, error) from None
+        attempts.status = response.status_code
+        return ApiResponse(
+            response.status_code,
+            response.content,
+            parse_retry_after(response.headers, datetime.now(UTC)),
+            self._redact,
+            call.setting,
+        )
+
+    def _no_answer(self, call: Call[T], attempts: Attempts, error: Exception) -> LeadpostError:
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        if attempts.is_sent and not isinstance(error, _NEVER_SENT):
+            if call.changes:
+                return DeliveryUncertain(f"no answer, it may have arrived ({what})")
+            return ConnectionFailed(f"no answer ({what})", sent=True)
+        attempts.is_sent = False
+        if "SSL" in what and self._account.is_loopback:
+            plain = self._account.host.replace("https://", "http://", 1)
+            what += f"; if this server speaks plain HTTP, set the host to {plain}"
+        return ConnectionFailed(what)
+
+    async def _probe(self, query: Callable[[Account], Call[T]]) -> bool | None:
+        """Make a call that changes nothing: True if it was answered, None if that says nothing."""
+        try:
+            call = query(self._account)
+            with self._operation(call.name) as attempts:
+                await self._attempt(call, attempts, SINGLE)
+        except (ConnectionFailed, ServerError, UnexpectedAnswer):
+            return False
+        except LeadpostError:
+            return None  # such as a wrong path
+        return True
+
+    def _not_sent(self, attempts: Attempts, terms: Terms) -> NotSent:
+        """Build the error of an attempt that was ended before its request left."""
+        if self._is_closed:
+            return NotSent("the poster was closed before anything was sent")
+        if terms.stopped is not None and terms.stopped.done():
+            return NotSent("stopped before anything was sent")
+        if attempts.is_away():
+            now = asyncio.get_running_loop().time()
+            return self._posts[attempts.operation.name].timeout(now)
+        return NotSent("no token came free in the time for this call; nothing was sent")
+
+    @contextmanager
+    def _operation(self, name: str) -> Generator[Attempts]:
+        """See one operation through to its `Ended`."""
+        attempts = Attempts(
+            Operation(name), self._policy, self._retried, partial(self.is_away, name)
+        )
+        try:
+            if self._is_closed or self._given.is_closed:
+                raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  has an end
+            yield attempts
+        except BaseException as error:
+            if not attempts.abandoned:
+                self._end(attempts, error)
+            raise
+        self._end(attempts, None)
+
+    def _end(self, attempts: Attempts, error: BaseException | None) -> None:
+        state: State
+        if attempts.succeeded:  # though the bucket may have raised as it took its token back
+            state, error = "accepted", None
+        elif isinstance(error, LeadpostError):
+            state = error.state
+        elif attempts.doubt is not None or (attempts.is_sent and attempts.status is None):
+            state = "uncertain"
+        else:
+            state = "failed" if attempts.is_sent or attempts.last is not None else "not_sent"
+        self._emit(
+            Ended(
+                attempts.operation,
+                state,
+                attempts.made,
+                None if error is None or attempts.had_nothing else type(error).__name__,
+                attempts.status,
+                attempts.request_id,
+            )
+        )
+
+    def _note_retry(self, attempts: Attempts, state: RetryCallState) -> None:
+        name, wait = type(attempts.last).__name__, state.upcoming_sleep
+        _log.info(
+            "%s: attempt %d failed (%s%s), the next one %s",
+            attempts.operation.name,
+            attempts.made,
+            name,
+            f", HTTP {attempts.status}" if attempts.status else "",
+            "after the outage" if attempts.is_away() else f"in {wait:.1f} s",
+        )
+        self._emit(Retried(attempts.operation, attempts.made, name, attempts.status, wait))
+
+    def _note_abandoned(self, attempts: Attempts, task: asyncio.Task[T]) -> None:
+        """Log and emit what became of a call whose caller has left."""
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if isinstance(error, LeadpostError):
+            error = attempts.verdict(error)
+        self._end(attempts, error)
+        if attempts.succeeded:
+            what = f"accepted, RequestID {attempts.request_id}" if attempts.request_id else "done"
+        else:
+            what = type(error).__name__
+            what += f", HTTP {attempts.status}" if attempts.status else ""
+        _log.warning("%s: its caller had left before it ended: %s", attempts.operation.name, what)
+
+    def _enter_loop(self) -> None:
+        """Continue in another event loop, where the last one is over, with new connections."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and self._owns_client:
+            if self._loop.is_running():
+                raise RuntimeError("this poster is in use on another event loop")
+            self._given = new_client(self._account)
+            self._client = keyed(self._given, self._account, self._call_timeout)
+        self._loop = loop
+        self._in_flight.clear()
+
+    async def aclose(self, grace: float) -> None:
+        """Wait for the calls in flight, but not longer than `grace` seconds, and close."""
+        self._enter_loop()
+        self._is_closed = True
+        for task, attempts in self._in_flight.items():
+            if not attempts.is_sent:
+                task.cancel()
+        try:
+            if self._in_flight:
+                await asyncio.wait(self._in_flight, timeout=grace)
+        finally:
+            cut_off = list(self._in_flight)
+            for task in cut_off:
+                task.cancel()
+            if cut_off:
+                await asyncio.wait(cut_off)
+            if self._owns_client:
+                await self._given.aclose()
+
+
+def _time_left(attempts: Attempts, terms: Terms) -> float | None:
+    """Return the seconds in which an attempt has to get its token, None for no end."""
+    if terms.outage_until is not None:
+        return None  # a batch waits for its tokens, and is stopped otherwise
+    left = inf
+    if attempts.deadline is not None:
+        left = max(attempts.deadline - asyncio.get_running_loop().time(), 0.0)
+    if terms.token_timeout is not None and not attempts.made:
+        left = min(left, terms.token_timeout)
+    return None if left == inf else left

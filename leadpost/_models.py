@@ -1,0 +1,344 @@
+"""An activity in LeadSquared's JSON shape, and the answers to queries."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal, Self, cast
+from uuid import UUID
+
+from attrs import field, frozen
+
+from leadpost._validation import (
+    PARAMETERS,
+    activity_problems,
+    datetime_problems,
+    is_list,
+    is_mapping,
+    name_of,
+    problem,
+    python_value,
+    to_utc,
+)
+from leadpost.errors import InvalidActivity, Problem
+
+_VENDOR_DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
+
+_NONE: Mapping[str, Any] = MappingProxyType({})  # a factory would show as NOTHING in help
+
+Payload = dict[str, Any]
+
+
+def _lead_id(value: str | UUID | None) -> str | None:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _event_code(value: int) -> int:
+    return cast("int", python_value(value))  # the checks reject anything else
+
+
+def _utc(value: datetime | str | None) -> datetime | None:
+    """Return a valid date-time in UTC, anything else unchanged: the checks reject it."""
+    if isinstance(value, str):
+        value = _read_datetime(value)
+    if isinstance(value, datetime) and not any(datetime_problems("ActivityDateTime", value)):
+        return to_utc(value)
+    return cast("datetime | None", value)
+
+
+def _read_datetime(text: str) -> datetime | str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if _VENDOR_DATETIME.fullmatch(text):
+        return moment.replace(tzinfo=UTC)
+    return text if moment.tzinfo is None else moment
+
+
+def _own_dict(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(value) if is_mapping(value) else value
+
+
+@frozen(repr=False)
+class Activity:
+    """
+    One activity on a lead.
+
+    Args:
+        related_prospect_id: The lead's id (ProspectId): a GUID, as text or as `uuid.UUID`. None is
+            valid only with an `EmailAddress` in `extra`, the email form of the synchronous API.
+        activity_event: The activity type's code, a positive integer.
+        activity_note: The note, text.
+        activity_datetime: When it happened: an aware date-time, or text in LeadSquared's form
+            (`YYYY-MM-DD HH:MM:SS`, UTC) or in ISO 8601 with an offset. Sent in UTC, to the second.
+        fields: SchemaName to value. A value is text, a number, true, false, None or an aware
+            date-time. For a nested set, it is a list of items in LeadSquared's shape
+            (`[{"SchemaName": "mx_CustomObject_1", "Value": "a"}]`). A mapping is a whole field item
+            in LeadSquared's shape, with its `SchemaName`.
+        extra: Other parameters, sent unchanged (`ProcessFilesAsync`, …).
+
+    Numbers, booleans and texts may be numpy's, date-times may be pandas'. Their missing values
+    (`NaN`, `NaT`, `NA`) are invalid: use None.
+
+    Raises:
+        InvalidActivity: with every problem. Its message shows no text of the activity.
+
+    The parameters and their forms are those of LeadSquared's page "Post an Activity on a Lead
+    (Async)". The repr shows no note and no field value.
+    """
+
+    related_prospect_id: str | None = field(converter=_lead_id)
+    activity_event: int = field(converter=_event_code)
+    activity_note: str | None = None
+    activity_datetime: datetime | None = field(default=None, converter=_utc)
+    fields: Mapping[str, Any] = field(default=_NONE, converter=_own_dict)
+    extra: Mapping[str, Any] = field(default=_NONE, converter=_own_dict)
+
+    def __attrs_post_init__(self) -> None:
+        problems = list(
+            activity_problems(
+                lead=self.related_prospect_id,
+                event=self.activity_event,
+                note=self.activity_note,
+                moment=self.activity_datetime,
+                fields=self.fields,
+                extra=self.extra,
+            )
+        )
+        if problems:
+            raise InvalidActivity.of(problems)
+
+    def __repr__(self) -> str:
+        when = f", {self.activity_datetime:%Y-%m-%d %H:%M:%S}Z" if self.activity_datetime else ""
+        return (
+            f"<Activity {self.activity_event} on {self.related_prospect_id}{when},"
+            f" {len(self.fields)} fields>"
+        )
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """
+        Read an activity in LeadSquared's JSON shape, with LeadSquared's spelling of the keys.
+
+        Args:
+            payload: `RelatedProspectId`, `ActivityEvent`, `ActivityNote`, `ActivityDateTime`,
+                `Fields` (a list of `{"SchemaName": …, "Value": …}`); other keys become `extra`.
+
+        Raises:
+            InvalidActivity: with every problem.
+        """
+        if not is_mapping(payload):
+            raise InvalidActivity.of([problem("activity", payload, "an Activity or a mapping")])
+        fields, problems = _read_fields(payload.get("Fields"))
+        try:
+            activity = cls(
+                payload.get("RelatedProspectId"),
+                payload.get("ActivityEvent"),  # type: ignore[arg-type]  # checked by the class
+                payload.get("ActivityNote"),
+                payload.get("ActivityDateTime"),
+                fields,
+                {name: payload[name] for name in payload if name not in PARAMETERS},
+            )
+        except InvalidActivity as error:
+            raise InvalidActivity.of([*error.problems, *problems]) from None
+        if problems:
+            raise InvalidActivity.of(problems)
+        return activity
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """
+        Read an activity from JSON text in LeadSquared's shape.
+
+        Raises:
+            InvalidActivity: if it is not JSON text, or with every problem.
+        """
+        try:
+            payload = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+            found = f"text that is not JSON{where}"
+            raise InvalidActivity.of([Problem("activity", found, "a JSON object")]) from None
+        except TypeError:
+            raise InvalidActivity.of([problem("activity", text, "JSON text")]) from None
+        return cls.from_payload(payload)
+
+    def to_payload(self) -> Payload:
+        """Return LeadSquared's JSON shape, without parameters that are None or empty."""
+        payload: Payload = {}
+        if self.related_prospect_id is not None:
+            payload["RelatedProspectId"] = self.related_prospect_id
+        payload["ActivityEvent"] = self.activity_event
+        if self.activity_note is not None:
+            payload["ActivityNote"] = self.activity_note
+        if self.activity_datetime is not None:
+            payload["ActivityDateTime"] = _vendor_datetime(self.activity_datetime)
+        if self.fields:
+            payload["Fields"] = [_written_item(name, value) for name, value in self.fields.items()]
+        for name, value in self.extra.items():
+            payload[name] = _jsonable(value)
+        return payload
+
+
+def _vendor_datetime(moment: datetime) -> str:
+    utc = moment.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(sep=" ", timespec="seconds")
+
+
+def _written_item(name: str, value: object) -> object:
+    if isinstance(value, (str, int, float)):  # most values are, and the other checks are slow
+        return {"SchemaName": name, "Value": value}
+    if is_mapping(value):
+        return _jsonable(value)
+    if is_list(value):
+        return {"SchemaName": name, "Value": "", "Fields": _jsonable(value)}
+    return {"SchemaName": name, "Value": _jsonable(value)}
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, datetime):
+        return _vendor_datetime(value)
+    if is_mapping(value):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if is_list(value):
+        return [_jsonable(item) for item in value]
+    return python_value(value)
+
+
+def _read_fields(items: object) -> tuple[dict[str, Any], list[Problem]]:
+    """Return LeadSquared's list of items as `Activity.fields`, and what is wrong with it."""
+    if items is None:
+        return {}, []
+    if not is_list(items):
+        return {}, [problem("Fields", items, "a list of items with SchemaName and Value")]
+    fields: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for place, item in enumerate(items):
+        name = name_of(item)
+        if name is None:
+            problems.append(problem(f"Fields[{place}]", item, "an item with a SchemaName"))
+        elif name in fields:
+            problems.append(Problem(name, "the SchemaName a second time", "each SchemaName once"))
+        else:
+            fields[name] = _read_item(item)
+    return fields, problems
+
+
+def _read_item(item: Payload) -> object:
+    value = item.get("Value")
+    if item.keys() == {"SchemaName", "Value"} and not is_mapping(value) and not is_list(value):
+        return value
+    if item.keys() == {"SchemaName", "Value", "Fields"} and isinstance(value, str) and not value:
+        nested = item["Fields"]
+        return nested if is_list(nested) and nested else item
+    return item
+
+
+@frozen
+class RequestStatus:
+    """
+    What became of an accepted request, according to the Status API.
+
+    Attributes:
+        request_id: The RequestID.
+        state: `pending`, `succeeded` or `failed`.
+        final: Whether the state can no longer change.
+        status: LeadSquared's word: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
+        status_reason: LeadSquared's reason, None without one. The account's keys are removed; it
+            may still quote the activity.
+        activity_id: The new activity's id, None if the answer does not contain it.
+        message: LeadSquared's `Message`, unchanged: usually JSON in a string. Not in the repr.
+        request_body: What was posted, unchanged. It holds personal data. Not in the repr.
+        raw: The whole answer, unchanged. Not in the repr.
+    """
+
+    request_id: str
+    state: Literal["pending", "succeeded", "failed"]
+    final: bool
+    status: str
+    status_reason: str | None = field(repr=False)
+    activity_id: str | None
+    message: object = field(repr=False)
+    request_body: object = field(repr=False)
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class QueueMetrics:
+    """
+    How far behind LeadSquared's queue is.
+
+    Attributes:
+        pending_messages: Number of requests waiting.
+        max_delay_in_seconds: The longest wait, seconds.
+        processing_rate_per_minute: Requests processed per minute, over the last 10 minutes.
+        raw: The whole answer, unchanged. Not in the repr.
+    """
+
+    pending_messages: int
+    max_delay_in_seconds: float
+    processing_rate_per_minute: float
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class ActivityField:
+    """
+    A field of an activity type.
+
+    Attributes:
+        schema_name: The key to use in `Activity.fields`.
+        display_name: The name that LeadSquared's users see, None if the answer has none.
+        data_type: LeadSquared's word, such as `String`, None if the answer has none.
+        is_mandatory: Whether LeadSquared refuses a post without it.
+        raw: The whole field, unchanged. Not in the repr.
+    """
+
+    schema_name: str
+    display_name: str | None
+    data_type: str | None
+    is_mandatory: bool
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class ActivityType:
+    """
+    An activity type.
+
+    Attributes:
+        code: The code for `Activity.activity_event`, None if the answer has none under a known key.
+        name: The name that LeadSquared's users see, None if the answer has none.
+        fields: Its fields; empty in a list of types, which does not include them.
+        raw: The whole type, unchanged. Not in the repr.
+    """
+
+    code: int | None
+    name: str | None
+    fields: tuple[ActivityField, ...]
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class LeadActivity:
+    """
+    An activity of a lead, as LeadSquared returns it.
+
+    Attributes:
+        activity_id: The activity's id.
+        event: The activity type's code, None if the answer has none.
+        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none.
+        texts: Every text value anywhere in `raw`. Which of them is the note or the date-time is not
+            known, so look for a posted text among all of them. Not in the repr.
+        raw: The whole activity, unchanged. Not in the repr.
+    """
+
+    activity_id: str
+    event: int | None
+    created_on: datetime | None
+    texts: frozenset[str] = field(repr=False)
+    raw: Mapping[str, Any] = field(repr=False)

@@ -1,0 +1,171 @@
+"""
+How many tokens to use after LeadSquared refused calls (429).
+
+A refusal does not say why: other programs may use the account, its limit may be lower, or it may be
+chance. So the refused call alone is repeated, until more than 15 % of the latest calls failed so.
+Then the bucket shrinks to the share that got through, less one and at most by half, pauses for a
+period, and grows back by a quarter every six periods. Only calls sent after the last cut count, and
+at least 20 of them: the calls of one burst all fail for one reason. Found by trial, see
+`benchmarks/refusals.py`.
+
+A refusal that names the account's limit sets it, for an hour; then it is tried whether it holds.
+
+Nothing here waits or asks the time: times are seconds of one clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import ceil
+
+from attrs import define, field, frozen
+
+NOISE = 0.15
+"""Share of refused calls that is taken for chance."""
+LATEST = 4
+"""Calls for each token whose results count, but not fewer than `LEAST`."""
+LEAST = 60
+ENOUGH = 20
+"""Results to have before anything is concluded from them."""
+DEEPEST_CUT = 0.5
+"""Share of its tokens that a bucket keeps in one cut at the least, before the one more."""
+PATIENCE = 6
+"""Periods from one growth, or from the end of a pause, to the next growth."""
+NAMED_FOR = 3600.0
+"""Seconds for which a named limit is taken to hold."""
+LONGEST_RATE = 60
+"""Seconds; a limit over a longer time is a quota, such as one for the day, and no rate."""
+
+
+@frozen
+class Change:
+    """
+    A change of the number of tokens.
+
+    Attributes:
+        before: The number before.
+        tokens: The number from now on.
+        pause: Seconds in which no call should be made, 0 without a pause.
+        reason: Why, for the log.
+    """
+
+    before: int
+    tokens: int
+    pause: float
+    reason: str
+
+
+@define
+class Refusals:
+    """
+    The rule for one bucket.
+
+    Args:
+        limit: Tokens that the bucket has.
+        period: Seconds for which a token rests; the limit is `limit` calls in this time.
+
+    Attributes:
+        tokens: How many of them to use.
+        rest: Seconds for which they have to rest after their call's answer.
+    """
+
+    limit: int
+    period: float
+    tokens: int = field(init=False)
+    rest: float = field(init=False)
+    _most: int = field(init=False)  # by the limit that was named, if one was
+    _named_until: float | None = None
+    _changed_at: float = float("-inf")
+    _grow_at: float = 0.0
+    _results: deque[bool] = field(init=False)  # of calls sent after the last change
+
+    def __attrs_post_init__(self) -> None:
+        self.tokens = self._most = self.limit
+        self.rest = self.period
+        self._results = deque()
+
+    def record(
+        self, now: float, sent_at: float, *, refused: bool, named: tuple[int, int] | None = None
+    ) -> Change | None:
+        """
+        Take in the answer to a call.
+
+        Args:
+            now: When it came.
+            sent_at: When the call was sent.
+            refused: Whether it was refused.
+            named: The limit that the refusal names, as (calls, seconds).
+
+        Returns:
+            What changes, None if nothing does.
+        """
+        if named is not None and (change := self._name(now, *named)) is not None:
+            return change
+        if sent_at < self._changed_at:
+            return None
+        self._results.append(refused)
+        while len(self._results) > max(LATEST * self.tokens, LEAST):
+            self._results.popleft()
+        failed, made = sum(self._results), len(self._results)
+        if not refused or made < ENOUGH or failed <= NOISE * made or self.tokens == 1:
+            return None
+        share = max(1 - failed / made, DEEPEST_CUT)
+        tokens = max(int(self.tokens * share) - 1, 1)
+        self._grow_at = now + self.period * (1 + PATIENCE)
+        reason = f"{failed} of the last {made} calls were refused"
+        return self._start_anew(now, tokens, reason, pause=self.period)
+
+    def tick(self, now: float) -> Change | None:
+        """Grow, or try again what a named limit forbade, if it is time; call it now and then."""
+        if self._named_until is not None and now >= self._named_until:
+            self._named_until, self._most, self.rest = None, self.limit, self.period
+            return self._start_anew(now, self.limit, "the limit named an hour ago is tried again")
+        if self.tokens >= self._most or now < self._grow_at:
+            return None
+        self._grow_at = now + self.period * PATIENCE
+        before = self.tokens
+        self.tokens = min(before + max(before // 4, 1), self._most)
+        # The results stay: they are what the next cut is judged by.
+        return Change(
+            before, self.tokens, 0.0, f"no more than {NOISE:.0%} of the calls were refused"
+        )
+
+    def _name(self, now: float, calls: int, seconds: int) -> Change | None:
+        if not (calls > 0 and 0 < seconds <= LONGEST_RATE):
+            return None
+        if self._most * _uses(seconds, self.rest) <= calls:
+            return None  # it is kept anyway
+        tokens, rest = tokens_within((self.limit, self.period), (calls, seconds))
+        self._named_until, self._most, self.rest = now + NAMED_FOR, tokens, rest
+        reason = f"LeadSquared names a limit of {calls} calls in {seconds} s"
+        return self._start_anew(now, tokens, reason)
+
+    def _start_anew(self, now: float, tokens: int, reason: str, pause: float = 0.0) -> Change:
+        before, self.tokens = self.tokens, tokens
+        self._changed_at = now
+        self._results.clear()
+        return Change(before, tokens, pause, reason)
+
+
+def tokens_within(*limits: tuple[int, float]) -> tuple[int, float]:
+    """
+    Return the tokens, and the seconds that each has to rest, that keep several limits at once.
+
+    Of n seconds any span holds at most tokens * ceil(n / rest) calls, as each token is used at most
+    once in its rest. Of all ways to keep the limits, each (calls, seconds), the fastest is taken.
+
+    >>> tokens_within((25, 5), (10, 1))
+    (5, 1.0)
+    >>> tokens_within((25, 5), (10, 5))
+    (10, 5.0)
+    """
+    rests = {seconds / uses for calls, seconds in limits for uses in range(1, calls + 1)}
+    ways = [
+        (min(calls // _uses(seconds, rest) for calls, seconds in limits), rest) for rest in rests
+    ]
+    return max(ways, key=lambda way: (way[0] / way[1], way[1]))
+
+
+def _uses(seconds: float, rest: float) -> int:
+    """Return how often a token that rests so long can be used in any span of so many seconds."""
+    return ceil(seconds / rest - 1e-9)

@@ -1,0 +1,180 @@
+"""When to call again, and after how long: a `RetryPolicy` in tenacity's terms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from attrs import define, field, frozen
+from attrs.validators import ge, gt, instance_of
+from tenacity import AsyncRetrying, RetryCallState, wait_exponential, wait_random
+
+from leadpost.bucket import LONGEST_RETRY_AFTER
+from leadpost.errors import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    NotSent,
+    RateLimited,
+    ServerError,
+    TokenLost,
+)
+from leadpost.hooks import Operation
+
+RETRIED = (RateLimited, ServerError, ConnectionFailed, TokenLost)
+"""What is always retried; `DeliveryUncertain` only on request."""
+_SECONDS = instance_of((int, float))
+
+
+@frozen(kw_only=True)
+class RetryPolicy:
+    """
+    How long to keep trying one activity.
+
+    Retried are: 429 in all its spellings, 500 without an `MX…` exception, 503, and calls that found
+    no connection. Never: 400, 401, 403, 404, `MX…` exceptions. Each attempt takes a token.
+
+    Args:
+        max_attempts: Number of calls at most. Refusals (429) and failures during an outage do not
+            count: they say nothing about the activity.
+        max_time: Seconds in which an attempt may begin, from when the first one begins to wait for
+            its token; for an activity of a batch, from its first token, outages left out.
+        initial_wait: Seconds before the second call; doubled for each further one.
+        max_wait: Seconds before any call at most, unless Retry-After asks for more.
+        jitter: Seconds at most that are added to each wait at random.
+
+    Raises:
+        TypeError: a value is no number.
+        ValueError: a value is out of range.
+    """
+
+    max_attempts: int = field(default=5, validator=[instance_of(int), ge(1)])
+    max_time: float = field(default=300.0, validator=[_SECONDS, gt(0)])
+    initial_wait: float = field(default=0.5, validator=[_SECONDS, ge(0)])
+    max_wait: float = field(default=30.0, validator=[_SECONDS, ge(0)])
+    jitter: float = field(default=0.5, validator=[_SECONDS, ge(0)])
+
+    def wait_after(self, attempts: int) -> float:
+        """Return the seconds to wait after so many `attempts`, jitter included."""
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.attempt_number = attempts
+        backoff = wait_exponential(self.initial_wait, self.max_wait)
+        return backoff(state) + wait_random(0, self.jitter)(state)
+
+
+@define(eq=False)
+class Attempts:
+    """
+    The attempts at one operation: how far it is, and what tenacity has to know.
+
+    Args:
+        operation: What they are attempts at, for hooks.
+        policy: How long to keep trying.
+        retried: The errors after which another attempt may follow.
+        is_away: Whether LeadSquared is away now, so that a failure does not count.
+
+    Attributes:
+        deadline: The event loop's time by which the next attempt has to begin; None before the
+            first one began, if only that sets it.
+        made: Calls that had their token and something to send.
+        has_token: Whether the last one has had its token.
+        is_sent: Whether its request has left.
+        status: The HTTP status of its answer, None without one.
+        succeeded: Whether it succeeded.
+        request_id: The RequestID of an accepted post.
+        last: The last error that was retried, None without one.
+        doubt: The last error that left it in doubt, None without one.
+        had_nothing: Whether there was nothing to send, once there was a token.
+        abandoned: Whether its caller has left while a call is in flight.
+    """
+
+    operation: Operation
+    policy: RetryPolicy
+    retried: tuple[type[LeadpostError], ...]
+    is_away: Callable[[], bool] = bool
+    deadline: float | None = None
+    made: int = 0
+    has_token: bool = False
+    is_sent: bool = False
+    status: int | None = None
+    succeeded: bool = False
+    request_id: str | None = None
+    last: LeadpostError | None = None
+    doubt: DeliveryUncertain | None = None
+    had_nothing: bool = False
+    abandoned: bool = False
+    _failures: int = 0
+    _uncounted: int = 0
+
+    def begin(self, *, restart: bool) -> None:
+        """Count a call that is about to be made; the time starts, or starts again."""
+        self.made += 1
+        if self.deadline is None or restart:
+            self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
+
+    def verdict(self, error: LeadpostError) -> LeadpostError:
+        """
+        Return the error that stands for all attempts.
+
+        An activity that may have arrived stays in doubt, whatever later attempts say; and where no
+        further attempt was made, the error of the last one counts.
+        """
+        if isinstance(error, NotSent) and self.last is not None:
+            error = self.last
+        if self.doubt is not None and error is not self.doubt:
+            error = DeliveryUncertain(
+                f"an earlier attempt may have arrived ({self.doubt}); the last one: {error}",
+                status=error.status,
+                exception_type=error.exception_type,
+                exception_message=error.exception_message,
+                retry_after=error.retry_after,
+            )
+        error.attempts = self.made
+        return error
+
+    def retrying(
+        self, sleep: Callable[[float], Awaitable[None]], on_retry: Callable[[RetryCallState], None]
+    ) -> AsyncRetrying:
+        """
+        Build the tenacity controller for this one operation (one shared by tasks loses results).
+
+        Args:
+            sleep: Waits that many seconds.
+            on_retry: Called after each failure that another attempt follows.
+        """
+        return AsyncRetrying(
+            sleep=sleep,
+            stop=self._stop,
+            wait=self._wait,
+            retry=self._retry,
+            before_sleep=on_retry,
+            reraise=True,
+        )
+
+    def _retry(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        # A list of what to retry, never of what not to: CancelledError has to pass.
+        if not isinstance(error, self.retried):
+            return False
+        self.last = error
+        if isinstance(error, DeliveryUncertain):
+            self.doubt = error
+        if isinstance(error, RateLimited | TokenLost):
+            self._uncounted += 1
+        elif not self.is_away():
+            self._failures += 1
+        return True
+
+    def _wait(self, state: RetryCallState) -> float:
+        del state
+        if self.is_away() and not isinstance(self.last, RateLimited | TokenLost):
+            return 0.0  # the wait for the end of the outage follows
+        asked = self.last.retry_after if self.last is not None else None
+        backoff = self.policy.wait_after(self._failures + self._uncounted)
+        return max(backoff, min(asked or 0.0, LONGEST_RETRY_AFTER))
+
+    def _stop(self, state: RetryCallState) -> bool:
+        late = asyncio.get_running_loop().time() + state.upcoming_sleep
+        return self._failures >= self.policy.max_attempts or (
+            self.deadline is not None and late > self.deadline
+        )

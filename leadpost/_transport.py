@@ -1,0 +1,213 @@
+"""
+Below the HTTP client: the keys are added, the time-out is kept, the answer is read.
+
+httpx logs every URL, keys included, and puts the request on its exceptions and answers. So the
+client is given requests without keys; the transport under it sends a new request that has them. Its
+answer is complete, within bounds: whatever hooks the client has, they cannot read it half.
+"""
+
+# pyright: reportPrivateUsage=false
+# httpx has no public way to a client's transports; see `keyed`.
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from leadpost._account import Account
+from leadpost._responses import decoded, redactor
+from leadpost.errors import ConfigurationError
+
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=25, keepalive_expiry=2.0)
+"""
+The tokens are the limit, so the pool has none of its own. Many servers close a connection that was
+idle for 5 s, which is this client's rhythm, and a post on a connection that is being closed is in
+doubt. So idle connections are dropped after 2 s: 5 s less the longest usual round trip.
+"""
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+"""Seconds of silence; the whole call has a time-out of its own."""
+BEGIN = "leadpost.begin"
+"""The extension of a request that holds what to call right before it is sent."""
+
+LARGEST_BODY = 2**20
+"""Bytes of an answer that are read; LeadSquared's own are far smaller."""
+
+_DROPPED = {b"cookie", b"x-api-key", b"x-lsq-accesskey", b"x-lsq-secretkey"}
+# No redirect is followed with the keys, and httpx fails over some that it only prepares. This API
+# needs no cookies. The others describe a body that is not decoded yet.
+_DROPPED_FROM_ANSWERS = {
+    *(b"location", b"set-cookie"),
+    *(b"content-encoding", b"content-length", b"transfer-encoding"),
+}
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+
+
+class KeyedTransport(httpx.AsyncBaseTransport):
+    """Sends each request with the account's keys, which nothing above gets to see."""
+
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, account: Account, call_timeout: float
+    ) -> None:
+        self._transport = transport
+        self._call_timeout = call_timeout
+        self._redact = redactor(account.secrets)
+        self._async_origin = _origin(httpx.URL(account.host))
+        self._api_key = [(b"x-api-key", account.api_key.encode())]
+        self._query = ""
+        self._keys: list[tuple[bytes, bytes]] = []
+        if account.keys_in == "query":
+            keys = {"accessKey": account.access_key, "secretKey": account.secret_key}
+            self._query = urlencode(keys, quote_via=quote, safe="")
+        else:
+            self._keys = [
+                (b"x-LSQ-AccessKey", account.access_key.encode()),
+                (b"x-LSQ-SecretKey", account.secret_key.encode()),
+            ]
+        # By far the most calls go there, so this URL is built once.
+        self._submit_url = account.url("submit_path")
+        self._keyed_submit_url = self._with_keys(self._submit_url)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response | None = None
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._call_timeout):
+                response = await self._transport.handle_async_request(self._keyed(request))
+                try:
+                    await _read(cast("AsyncIterable[bytes]", response.stream), body)
+                finally:
+                    await response.aclose()
+        except BaseException as error:  # noqa: BLE001  # raised again, or a status was read
+            if response is None or not isinstance(error, httpx.TransportError | TimeoutError):
+                # The frames below hold the keys in their variables, which error trackers read;
+                # those of a cancellation are shown with the TimeoutError that it becomes. A server
+                # that sends the request back is quoted, where that is no HTTP.
+                error.__context__ = None
+                if isinstance(error, httpx.TransportError):
+                    error.args = (self._redact(str(error)),)
+                raise error.with_traceback(None) from None
+        encoding = response.headers.get("Content-Encoding", "")
+        return httpx.Response(
+            response.status_code,
+            headers=[h for h in response.headers.raw if h[0].lower() not in _DROPPED_FROM_ANSWERS],
+            content=decoded(bytes(body), encoding, LARGEST_BODY),
+            # Without the reason phrase, in which a proxy may quote the URL.
+            extensions={"http_version": response.extensions.get("http_version", b"HTTP/1.1")},
+        )
+
+    def _keyed(self, request: httpx.Request) -> httpx.Request:
+        headers = [header for header in request.headers.raw if header[0].lower() not in _DROPPED]
+        headers += self._keys
+        if _origin(request.url) == self._async_origin:
+            headers += self._api_key
+        is_submit = request.url == self._submit_url
+        return httpx.Request(
+            request.method,
+            self._keyed_submit_url if is_submit else self._with_keys(request.url),
+            headers=headers,
+            stream=request.stream,
+            extensions=self._extensions(dict(request.extensions)),
+        )
+
+    def _with_keys(self, url: httpx.URL) -> httpx.URL:
+        return httpx.URL(f"{url}{'&' if url.query else '?'}{self._query}") if self._query else url
+
+    def _extensions(self, extensions: dict[str, Any]) -> dict[str, Any]:
+        """Have `BEGIN` called at the last moment that this transport lets us know of."""
+        begin: Callable[[], None] | None = extensions.pop(BEGIN, None)
+        if begin is None:
+            return extensions
+        if not isinstance(self._transport, httpx.AsyncHTTPTransport):
+            begin()
+            return extensions
+
+        async def trace(event: str, info: Mapping[str, Any]) -> None:  # httpcore awaits it
+            # Not the CONNECT to a proxy: nothing has left for LeadSquared then.
+            if event.endswith("send_request_headers.started") and (
+                info["request"].method != b"CONNECT"
+            ):
+                begin()
+
+        return {**extensions, "trace": trace}
+
+
+async def _read(stream: AsyncIterable[bytes], body: bytearray) -> None:
+    """Read a body, but no more of it than any answer of LeadSquared's could have."""
+    async for chunk in stream:
+        body += chunk[: LARGEST_BODY - len(body)]
+        if len(body) == LARGEST_BODY:
+            return
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def keyed(client: httpx.AsyncClient, account: Account, call_timeout: float) -> httpx.AsyncClient:
+    """
+    Return a client that does all that the given one does, over the same connections, with the keys.
+
+    A call that takes longer than `call_timeout` seconds raises `TimeoutError`, unless a status line
+    was read: that decides, whatever became of the body.
+
+    The given one stays as it was. httpx has no public way to its transports (0.28), hence the two
+    private names here; the test of an injected client guards them.
+    """
+    twin = copy.copy(client)
+    twin._transport = KeyedTransport(client._transport, account, call_timeout)  # noqa: SLF001  see above
+    twin._mounts = {  # noqa: SLF001  see above
+        pattern: transport and KeyedTransport(transport, account, call_timeout)
+        for pattern, transport in client._mounts.items()  # noqa: SLF001  see above
+    }
+    return twin
+
+
+def new_client(account: Account) -> httpx.AsyncClient:
+    """
+    Build a client for this API's rhythm.
+
+    Raises:
+        ConfigurationError: a proxy or certificate variable of the environment cannot be used.
+    """
+    # Calls to this machine do not go through the proxies of the environment.
+    if account.is_loopback:
+        return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, trust_env=False)
+    file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not file and directory and not any(map(os.path.isdir, directory.split(os.pathsep))):
+        # OpenSSL would not complain, and then trust nobody.
+        raise ConfigurationError("SSL_CERT_DIR: there is no such directory")
+    try:
+        return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
+    except OSError:
+        if not file:
+            raise
+        problem = "SSL_CERT_FILE: no certificates can be loaded from this file"
+    except (ImportError, httpx.InvalidURL, ValueError):
+        problem = _proxy_problem()
+    # Not in the `except`: the error there quotes the proxy, whose URL may hold a password.
+    raise ConfigurationError(problem)
+
+
+def _proxy_problem() -> str:
+    """Name the variable that httpx cannot use. Proxies may hold passwords: show no value."""
+    for variable in _variables(_PROXIES):
+        proxy = os.environ[variable]
+        try:
+            url = proxy if "://" in proxy else f"http://{proxy}"  # as httpx does
+            httpx.AsyncClient(proxy=url, trust_env=False)
+        except ImportError:
+            return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"
+        except (ValueError, httpx.InvalidURL):
+            return f"{variable}: no proxy URL, wanted one such as http://proxy.example.com:3128"
+    names = " or ".join(_variables(["NO_PROXY"])) or "NO_PROXY"
+    return f"{names}: wanted host names, separated by commas"
+
+
+def _variables(names: Iterable[str]) -> list[str]:
+    return [name for pair in names for name in (pair, pair.lower()) if os.environ.get(name)]

@@ -1,0 +1,260 @@
+"""The checks of an activity before any call: what is wrong, where, and what is expected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, TypeGuard
+
+from leadpost.errors import Problem
+
+# A set: `pandas.NA in` a tuple of texts raises TypeError.
+PARAMETERS = frozenset(
+    ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime", "Fields")
+)
+_LOWERCASE = {name.lower(): name for name in PARAMETERS}
+_SIMILAR = 0.85
+"""By difflib's ratio: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAX_DEPTH = 20
+_SURROGATE = ("text with half a surrogate pair", "text that UTF-8 can hold")
+_WANTED_DATETIME = (
+    "a date-time with a time zone, or text 'YYYY-MM-DD HH:MM:SS' in UTC, or ISO 8601 with an offset"
+)
+_WANTED_SET = 'a list of items: [{"SchemaName": "mx_CustomObject_1", "Value": …}]'
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether the value is a JSON object, or a caller's mapping, whose keys may be anything."""
+    return isinstance(value, Mapping)
+
+
+def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether the value is a JSON array, or a caller's list or tuple."""
+    return isinstance(value, (list, tuple))
+
+
+def python_value(value: Any) -> object:
+    """Return a numpy integer, float or boolean as Python's own, and any other value unchanged."""
+    # Not by `numbers.Integral`, which includes numpy's durations. What has a length is an array.
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    is_scalar = kind in {"b", "i", "u", "f"} and not hasattr(value, "__len__")
+    return value.item() if is_scalar else value
+
+
+def to_utc(moment: datetime) -> datetime:
+    """Return an aware date-time in UTC, a pandas.Timestamp as Python's own class."""
+    return datetime.combine(moment.date(), moment.timetz()).astimezone(UTC)
+
+
+@lru_cache
+def parameter_like(name: str) -> str | None:
+    """
+    Return LeadSquared's parameter that a column or key was probably meant to be.
+
+    >>> parameter_like("Activity Notes"), parameter_like("mx_Custom_1")
+    ('ActivityNote', None)
+    """
+    plain = re.sub(r"[\W_]", "", name).lower()
+    similar = get_close_matches(plain, _LOWERCASE, n=1, cutoff=_SIMILAR)
+    return _LOWERCASE[similar[0]] if similar else None
+
+
+def name_of(item: object) -> str | None:
+    """Return a field item's SchemaName, which one of LeadSquared's pages calls Attribute."""
+    if not is_mapping(item):
+        return None
+    name = item.get("SchemaName", item.get("Attribute"))
+    return name if isinstance(name, str) and name.strip() else None
+
+
+def activity_problems(
+    *, lead: object, event: object, note: object, moment: object, fields: object, extra: object
+) -> Iterator[Problem]:
+    """Yield every reason why an activity of these parts cannot be posted."""
+    yield from _lead_problems(lead, extra)
+    yield from _event_problems(event)
+    if isinstance(note, str):
+        yield from _text_problems("ActivityNote", note)
+    elif note is not None:
+        yield problem("ActivityNote", note, "text")
+    if moment is not None:
+        yield from datetime_problems("ActivityDateTime", moment)
+    yield from _field_problems(fields)
+    yield from _extra_problems(extra)
+
+
+def _lead_problems(lead: object, extra: object) -> Iterator[Problem]:
+    if lead is None and is_mapping(extra):
+        email = extra.get("EmailAddress")
+        if isinstance(email, str) and email:
+            return
+    if not isinstance(lead, str) or not _GUID.fullmatch(lead):
+        yield problem(
+            "RelatedProspectId", lead, "a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
+        )
+
+
+def _event_problems(event: object) -> Iterator[Problem]:
+    wanted = "a positive integer such as 201"
+    if not isinstance(event, int) or isinstance(event, bool):
+        yield problem("ActivityEvent", event, wanted)
+    elif event.bit_length() > 63:
+        yield Problem("ActivityEvent", f"an integer of {event.bit_length()} bits", wanted)
+    elif event < 1:
+        yield Problem("ActivityEvent", str(event), wanted)
+
+
+def datetime_problems(where: str, value: object) -> Iterator[Problem]:
+    """Yield why a value is not a moment that can be sent in UTC."""
+    if not isinstance(value, datetime):
+        yield problem(where, value, _WANTED_DATETIME)
+        return
+    try:
+        if value.utcoffset() is None:
+            yield Problem(where, "a date-time without a time zone", "an aware date-time")
+        else:
+            to_utc(value)
+    except (OverflowError, NotImplementedError):  # the latter from a pandas.Timestamp
+        yield Problem(where, "a date-time that UTC cannot hold", "one in the years 1 to 9999")
+    except ValueError:  # from pandas.NaT, which is a datetime too
+        yield problem(where, value, _WANTED_DATETIME)
+
+
+def _field_problems(fields: object) -> Iterator[Problem]:
+    if not is_mapping(fields):
+        yield problem("fields", fields, "a mapping of SchemaName to value")
+        return
+    for name, value in fields.items():
+        if not isinstance(name, str) or not name.strip():
+            yield problem("fields", name, "a SchemaName such as mx_Custom_1")
+        elif not _is_encodable(name):
+            yield Problem("fields", *_SURROGATE)
+        elif not isinstance(value, str):
+            yield from _item_problems(name, value)
+            yield from _json_problems(name, value)
+        elif not _is_encodable(value):
+            yield Problem(name, *_SURROGATE)
+
+
+def _item_problems(name: str, value: object) -> Iterator[Problem]:
+    """Yield what is wrong with the form of a whole item, or of a nested set."""
+    if is_mapping(value):
+        found = name_of(value)
+        if found is None:
+            wanted = f"{_WANTED_SET}, or a whole item with the SchemaName {name}"
+            yield Problem(name, "a mapping without a SchemaName", wanted)
+        elif found != name:
+            yield Problem(name, "an item with another SchemaName", f"SchemaName {name}")
+        value = value.get("Fields")
+        if is_mapping(value):
+            yield Problem(name, "a mapping as Fields", _WANTED_SET)
+    if is_list(value):
+        yield from _nested_problems(name, value)
+
+
+def _nested_problems(where: str, items: list[Any] | tuple[Any, ...]) -> Iterator[Problem]:
+    seen = set[str]()
+    for place, item in enumerate(items):
+        name = name_of(item)
+        if name is None:
+            yield problem(f"{where}[{place}]", item, "an item with a SchemaName")
+        elif name in seen:
+            yield Problem(f"{where}[{place}]", "a SchemaName a second time", "each SchemaName once")
+        else:
+            seen.add(name)
+
+
+def _extra_problems(extra: object) -> Iterator[Problem]:
+    if not is_mapping(extra):
+        yield problem("extra", extra, "a mapping of further parameters")
+        return
+    for name, value in extra.items():
+        if not isinstance(name, str) or not name.strip():
+            yield problem("extra", name, "the name of a parameter")
+        elif not _is_encodable(name):
+            yield Problem("extra", *_SURROGATE)
+        elif name in PARAMETERS:
+            yield Problem(name, "it in extra", "the attribute of that name")
+        elif meant := parameter_like(name):
+            # LeadSquared would ignore it, and miss the parameter that was meant.
+            wanted = f"{meant!r}, or an item of Fields if there is such a field"
+            yield Problem(meant, f"the key {name!r}", wanted)
+        else:
+            yield from _json_problems(name, value)
+
+
+def _json_problems(where: str, value: object, depth: int = 0) -> Iterator[Problem]:
+    """Yield why JSON cannot hold a value, at any depth."""
+    if isinstance(value, str):
+        yield from _text_problems(where, value)
+    elif not is_mapping(value) and not is_list(value):
+        yield from _leaf_problems(where, python_value(value))
+    elif depth == _MAX_DEPTH:
+        yield Problem(where, f"more than {_MAX_DEPTH} levels", "less nesting")
+    elif is_mapping(value):
+        for name, item in value.items():
+            if isinstance(name, str):
+                yield from _text_problems(where, name)
+                yield from _json_problems(where, item, depth + 1)
+            else:
+                yield Problem(where, f"a key of type {type(name).__name__}", "text as keys")
+    else:
+        for item in value:
+            yield from _json_problems(where, item, depth + 1)
+
+
+def _leaf_problems(where: str, value: object) -> Iterator[Problem]:
+    if isinstance(value, datetime):
+        yield from datetime_problems(where, value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield problem(where, value, "a finite number")
+    elif isinstance(value, int):
+        if value.bit_length() > 1024:
+            found = f"an integer of {value.bit_length()} bits"
+            yield Problem(where, found, "one of 1024 or fewer")
+    elif value is not None:
+        yield problem(where, value, "a value that JSON can hold (text will do for all)")
+
+
+def _text_problems(where: str, text: str) -> Iterator[Problem]:
+    if not _is_encodable(text):
+        yield Problem(where, *_SURROGATE)
+
+
+def _is_encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def problem(where: str, value: object, wanted: str) -> Problem:
+    """Return the problem of a value that is not what is wanted."""
+    return Problem(where, _describe(value), wanted)
+
+
+def _describe(value: object) -> str:
+    """
+    Say what a value is without its text, which may be personal data in the wrong column.
+
+    Of a text, only its form is shown: that of 'Jo 7' is 'aa 9'.
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        if not value.strip():
+            return "empty text"
+        form = re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", value[:40]))
+        return f"text of the form {form!r}" + ("…" if len(value) > 40 else "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"the number {value}"
+    return f"a value of type {type(value).__name__}"

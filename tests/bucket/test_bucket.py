@@ -1,0 +1,548 @@
+"""The bucket on a virtual clock: what it promises, for any pattern of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Literal
+
+import pytest
+from attrs import frozen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import fullest, now, run_virtual
+
+from leadpost import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    OpenBucket,
+    Priority,
+    RateLimited,
+    ServerError,
+    TokenBucket,
+)
+
+CALL_TIMEOUT = 8.0
+
+
+@frozen
+class Call:
+    """
+    One call.
+
+    Attributes:
+        at: When it comes, seconds.
+        takes: Seconds from its sending to its end.
+        arrives: When it arrives, as a share of the time in which it can.
+        end: How it ends.
+        cancelled_after: Seconds after which its task is cancelled, as at a shutdown.
+    """
+
+    at: float
+    takes: float
+    arrives: float
+    end: Literal["answered", "server error", "no answer", "not sent", "no connection"]
+    priority: Priority
+    cancelled_after: float | None
+
+
+CALLS = st.lists(
+    st.builds(
+        Call,
+        at=st.floats(0, 12),
+        takes=st.sampled_from([0.0, 0.04, 0.3]) | st.floats(0, CALL_TIMEOUT),
+        arrives=st.floats(0, 1),
+        end=st.sampled_from(
+            ["answered"] * 3 + ["server error", "no answer", "not sent"] + ["no connection"]
+        ),
+        priority=st.sampled_from(Priority),
+        cancelled_after=st.none() | st.floats(0, 25),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(calls=CALLS, limit=st.integers(1, 5))
+def test_no_call_too_many_arrives_and_no_token_is_lost(calls: list[Call], limit: int) -> None:
+    arrivals: list[float] = []
+
+    async def make(call: Call, bucket: TokenBucket) -> None:
+        await asyncio.sleep(call.at)
+        async with bucket.token(call.priority, CALL_TIMEOUT) as begin:
+            if call.end == "not sent":
+                await asyncio.sleep(call.takes)
+                return
+            begin()
+            if call.end == "no connection":
+                raise ConnectionFailed("refused")
+            sent = now()
+            is_answered = False
+            try:
+                await asyncio.sleep(call.takes)
+                is_answered = call.end != "no answer"
+                if call.end == "server error":
+                    raise ServerError("500", status=500)
+                if call.end == "no answer":
+                    raise DeliveryUncertain("lost")
+            finally:
+                # Before its answer, or without one within the time-out after its end.
+                latest = now() if is_answered else now() + CALL_TIMEOUT
+                arrivals.append(sent + (latest - sent) * call.arrives)
+
+    async def main() -> None:
+        bucket = TokenBucket(limit)
+        tasks: list[asyncio.Task[None]] = []
+        for call in calls:
+            tasks.append(asyncio.create_task(make(call, bucket)))
+            if call.cancelled_after is not None:
+                asyncio.get_running_loop().call_later(call.cancelled_after, tasks[-1].cancel)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert bucket.statistics().in_use == 0
+        assert bucket.statistics().waiting == 0
+        await asyncio.sleep(CALL_TIMEOUT + 5.001)
+        assert bucket.statistics().free == limit
+
+    run_virtual(main())
+    if arrivals:
+        assert fullest(arrivals) <= limit
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    priorities=st.lists(st.sampled_from([*Priority][:4]), min_size=2, max_size=30),
+    given_up=st.sets(st.integers(0, 29)),
+)
+def test_the_highest_priority_is_served_first_and_within_it_who_came_first(
+    priorities: list[Priority], given_up: set[int]
+) -> None:
+    served: list[int] = []
+
+    async def call(number: int, priority: Priority, bucket: TokenBucket) -> None:
+        async with bucket.token(priority, CALL_TIMEOUT) as begin:
+            begin()
+            served.append(number)
+
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        await take(bucket)
+        tasks = [
+            asyncio.create_task(call(number, priority, bucket))
+            for number, priority in enumerate(priorities)
+        ]
+        await asyncio.sleep(1)
+        for number in given_up:
+            if number < len(tasks):
+                tasks[number].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_virtual(main())
+    left = [n for n in range(len(priorities)) if n not in given_up]
+    assert served == sorted(left, key=lambda number: (priorities[number], number))
+
+
+async def take(bucket: TokenBucket, *, sent: bool = True) -> None:
+    async with bucket.token() as begin:
+        if sent:
+            begin()
+
+
+@settings(max_examples=100, deadline=None)
+@given(takes=st.lists(st.floats(0, 1), min_size=26, max_size=80))
+def test_never_idle_a_waiting_call_leaves_as_soon_as_the_first_token_is_back(
+    takes: list[float],
+) -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        sent: list[float] = []
+        backs: list[float] = []
+
+        async def make(seconds: float) -> None:
+            async with bucket.token() as begin:
+                begin()
+                sent.append(now())
+                await asyncio.sleep(seconds)
+            backs.append(now() + 5)
+
+        await asyncio.gather(*map(make, takes))
+        assert sent[:25] == pytest.approx([0] * 25, abs=1e-3)
+        for call, left in enumerate(sent[25:]):
+            assert left == pytest.approx(sorted(backs)[call], abs=1e-3)
+
+    run_virtual(main())
+
+
+def test_twenty_five_leave_at_once_and_the_next_5_s_after_the_first_answer() -> None:
+    async def main() -> list[float]:
+        bucket = TokenBucket()
+        sent: list[float] = []
+
+        async def call() -> None:
+            async with bucket.token() as begin:
+                begin()
+                sent.append(now())
+                await asyncio.sleep(0.25)
+
+        await asyncio.gather(*(call() for _ in range(26)))
+        return sent
+
+    sent = run_virtual(main())
+    assert max(sent[:25]) < 0.001
+    assert sent[25] == pytest.approx(5.25, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("error", "rests"),
+    [
+        (None, 5),
+        (ServerError("500", status=500), 5),
+        (RateLimited("429"), 5),
+        (DeliveryUncertain("502", status=502), 5),
+        (DeliveryUncertain("no answer"), 5 + CALL_TIMEOUT),
+        (ConnectionFailed("no answer to a query", sent=True), 5 + CALL_TIMEOUT),
+        (OSError("of somebody's transport"), 5 + CALL_TIMEOUT),
+        (asyncio.CancelledError(), 5 + CALL_TIMEOUT),
+        (ConnectionFailed("refused"), 0),
+    ],
+)
+def test_a_token_rests_from_the_answer_or_longer_if_none_came(
+    error: BaseException | None, rests: float
+) -> None:
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        with suppress(BaseException):
+            async with bucket.token(Priority.SINGLE, CALL_TIMEOUT) as begin:
+                begin()
+                await asyncio.sleep(2)
+                if error is not None:
+                    raise error
+        await take(bucket)
+        assert now() == pytest.approx(2 + rests, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_call_that_was_never_sent_leaves_its_token_as_it_was() -> None:
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        await take(bucket)
+        await asyncio.sleep(3)
+        waiting = asyncio.create_task(take(bucket, sent=False))
+        await waiting
+        assert now() == pytest.approx(5, abs=0.01)
+        await take(bucket)
+        assert now() == pytest.approx(5, abs=0.01)
+        await take(bucket)
+        assert now() == pytest.approx(10, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_long_batch_is_spaced_evenly_and_nobody_else_is() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        sent: dict[Priority, list[float]] = {priority: [] for priority in Priority}
+
+        async def call(priority: Priority) -> None:
+            async with bucket.token(priority, CALL_TIMEOUT) as begin:
+                begin()
+                sent[priority].append(now())
+
+        await asyncio.gather(*(call(Priority.LONG_BATCH) for _ in range(10)))
+        evenly = [0.2 * number for number in range(10)]
+        assert sent[Priority.LONG_BATCH] == pytest.approx(evenly, abs=0.01)
+        begun = now()
+        await asyncio.gather(*(call(Priority.BATCH) for _ in range(15)))
+        assert now() == pytest.approx(begun, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_statistics_and_repr_show_free_in_use_resting_and_waiting() -> None:
+    async def refused(bucket: TokenBucket) -> None:
+        async with bucket.token() as begin:
+            begin()
+            raise RateLimited("no", retry_after=7)
+
+    async def main() -> None:
+        bucket = TokenBucket(2)
+        assert repr(bucket) == ("<TokenBucket 2 per 5 s: 2 free, 0 in use, 0 resting, 0 waiting>")
+        async with bucket.token() as first:
+            first()
+            async with bucket.token() as second:
+                second()
+                waiter = asyncio.create_task(take(bucket))
+                await asyncio.sleep(0.1)
+                assert repr(bucket) == (
+                    "<TokenBucket 2 per 5 s: 0 free, 2 in use, 0 resting, 1 waiting>"
+                )
+            await asyncio.sleep(0.1)
+            statistics = bucket.statistics()
+            assert (statistics.in_use, statistics.resting, statistics.waiting) == (1, 1, 1)
+        await waiter
+        with pytest.raises(RateLimited):
+            await refused(bucket)
+        assert repr(bucket).endswith("0 waiting, paused for 7.0 s>")
+        assert bucket.statistics().free == 0
+
+    bucket = TokenBucket(2)
+    assert bucket.statistics().free == 2  # also without a running event loop
+    run_virtual(main())
+
+
+def test_a_cancelled_waiter_loses_no_token_and_holds_nobody_up() -> None:
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        await take(bucket)
+        first, second = (asyncio.create_task(take(bucket)) for _ in range(2))
+        await asyncio.sleep(1)
+        first.cancel()
+        await second
+        assert now() == pytest.approx(5, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_tokens_still_rest_in_the_next_event_loop() -> None:
+    bucket = TokenBucket(3, period=0.3)
+
+    async def use_all() -> None:
+        await asyncio.gather(*(take(bucket) for _ in range(3)))
+
+    asyncio.run(use_all())
+    answered = time.monotonic()
+    asyncio.run(take(bucket))
+    assert time.monotonic() - answered > 0.25
+
+
+def test_a_call_cut_off_by_the_end_of_its_loop_rests_its_time_out_in_the_next_one() -> None:
+    bucket = TokenBucket(1, period=0.1)
+
+    async def call() -> None:
+        async with bucket.token(Priority.SINGLE, 0.3) as begin:
+            begin()
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(call())  # asyncio.run cancels it
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    ended = time.monotonic()
+    asyncio.run(take(bucket))
+    assert time.monotonic() - ended > 0.35
+
+
+def test_a_token_in_use_when_its_loop_died_rests_in_the_next_one() -> None:
+    bucket = TokenBucket(1)
+
+    async def die_holding() -> None:
+        (await bucket.token(Priority.SINGLE, CALL_TIMEOUT).__aenter__())()
+
+    with asyncio.Runner() as runner:
+        runner.run(die_holding())
+
+    async def main() -> None:
+        await take(bucket)
+        assert now() == pytest.approx(5 + CALL_TIMEOUT, abs=0.1)
+        assert bucket.statistics().in_use == 0
+
+    run_virtual(main())
+
+
+def test_calls_of_an_abandoned_loop_that_end_later_make_no_tokens() -> None:
+    bucket = TokenBucket()
+
+    async def hold() -> None:
+        async with bucket.token() as begin:
+            begin()
+            await asyncio.sleep(0.01)
+
+    with asyncio.Runner() as abandoned:
+        tasks = [abandoned.get_loop().create_task(hold()) for _ in range(5)]
+        abandoned.run(asyncio.sleep(0))
+        asyncio.run(take(bucket))
+        abandoned.get_loop().run_until_complete(asyncio.gather(*tasks))
+    statistics = bucket.statistics()
+    assert (statistics.in_use, statistics.waiting) == (0, 0)
+    assert statistics.free + statistics.resting == 25
+
+
+def test_a_caller_of_an_abandoned_loop_that_still_waits_gets_an_error() -> None:
+    bucket = TokenBucket(1, period=0.05)
+    with asyncio.Runner() as abandoned:
+        abandoned.run(take(bucket))
+        waiting = abandoned.get_loop().create_task(take(bucket))
+        abandoned.run(asyncio.sleep(0))
+        asyncio.run(take(bucket))
+        with pytest.raises(RuntimeError, match="has moved to another event loop"):
+            abandoned.get_loop().run_until_complete(waiting)
+    assert bucket.statistics().waiting == 0
+    asyncio.run(take(bucket))
+
+
+async def test_one_bucket_in_two_running_loops_is_refused() -> None:
+    bucket = TokenBucket()
+    await take(bucket)
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, take(bucket))
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(12.0, 12.0), (0.5, 0.5), (40_000, 60.0)])
+def test_a_retry_after_stops_every_caller_but_no_longer_than_60_s_and_then_one_tries(
+    retry_after: float, pause: float
+) -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        with suppress(RateLimited):
+            async with bucket.token() as begin:
+                begin()
+                raise RateLimited("no", retry_after=retry_after)
+        left: list[float] = []
+
+        async def call() -> None:
+            async with bucket.token() as begin:
+                begin()
+                left.append(now())
+                await asyncio.sleep(2)
+
+        await asyncio.gather(*(call() for _ in range(24)))
+        assert left[0] == pytest.approx(pause, abs=0.01)
+        assert left[1:] == pytest.approx([pause + 2] * 23, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_refused_trial_is_followed_by_a_pause_and_an_unsent_one_by_another() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        left: list[float] = []
+
+        async def call(end: Exception | None, *, sent: bool = True) -> None:
+            async with bucket.token() as begin:
+                if sent:
+                    begin()
+                left.append(now())
+                await asyncio.sleep(1)
+                if end is not None:
+                    raise end
+
+        refusal = RateLimited("no", retry_after=10)
+        calls = (call(refusal), call(refusal), call(None, sent=False), call(None), call(None))
+        first, *others = calls
+        await asyncio.gather(first, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
+        assert left == pytest.approx([0, 11, 22, 23, 24], abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_refusal_while_callers_wait_stops_those_too() -> None:
+    async def main() -> None:
+        bucket = TokenBucket(2)
+        await take(bucket)
+        sent: list[float] = []
+
+        async def call() -> None:
+            async with bucket.token() as begin:
+                begin()
+                sent.append(now())
+
+        async def refused() -> None:
+            async with bucket.token() as begin:
+                begin()
+                await asyncio.sleep(1)
+                raise RateLimited("no", retry_after=9)
+
+        await asyncio.gather(refused(), call(), return_exceptions=True)
+        assert sent == pytest.approx([10.0], abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_single_refusal_without_retry_after_stops_nobody() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        with suppress(RateLimited):
+            async with bucket.token() as begin:
+                begin()
+                raise RateLimited("no")
+        for _ in range(24):
+            await take(bucket)
+        assert now() < 0.01
+        assert bucket.statistics().limit == 25
+
+    run_virtual(main())
+
+
+def test_a_limit_named_in_a_refusal_is_kept_at_once_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arrivals: list[float] = []
+
+    async def call(bucket: TokenBucket, refusal: RateLimited | None = None) -> None:
+        async with bucket.token() as begin:
+            begin()
+            arrivals.append(now())
+            await asyncio.sleep(0.1)
+            if refusal is not None:
+                raise refusal
+
+    async def main() -> None:
+        bucket = TokenBucket()
+        refusal = RateLimited("no", limit=(10, 5))
+        calls = [call(bucket), *(call(bucket, refusal) for _ in range(24))]
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert bucket.statistics().limit == 10
+        arrivals.clear()
+        await asyncio.gather(*(call(bucket) for _ in range(60)))
+
+    with caplog.at_level(logging.WARNING, "leadpost"):
+        run_virtual(main())
+    assert fullest(arrivals) == 10
+    resized = [record.message for record in caplog.records if "tokens" in record.message]
+    assert len(resized) == 1
+    assert "10 tokens, was 25" in resized[0]
+
+
+def test_calls_made_before_the_limit_was_learned_count_against_it() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        arrivals: list[float] = []
+
+        async def call(refusal: RateLimited | None = None) -> None:
+            async with bucket.token() as begin:
+                begin()
+                arrivals.append(now())
+                if refusal is not None:
+                    raise refusal
+
+        await asyncio.gather(*(call() for _ in range(9)))
+        with suppress(RateLimited):
+            await call(RateLimited("no", limit=(10, 5)))
+        await asyncio.gather(*(call() for _ in range(30)))
+        assert fullest(arrivals) == 10
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("limit", [0, 26, -1])
+def test_no_limit_but_1_to_25(limit: int) -> None:
+    with pytest.raises(ValueError, match=f"limit: found {limit}, wanted 1 to 25"):
+        TokenBucket(limit)
+
+
+@pytest.mark.parametrize("period", [0, -5, float("inf"), float("nan")])
+def test_no_period_but_a_positive_number(period: float) -> None:
+    with pytest.raises(ValueError, match="period: found"):
+        TokenBucket(period=period)
+
+
+async def test_an_open_bucket_lets_all_through_at_once() -> None:
+    bucket = OpenBucket()
+    for _ in range(1000):
+        async with bucket.token(Priority.BATCH, CALL_TIMEOUT) as begin:
+            begin()
+    assert repr(bucket) == "<OpenBucket>"

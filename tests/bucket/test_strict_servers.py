@@ -1,0 +1,165 @@
+"""What only a strict server over real sockets can test; these tests take their time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import httpx
+import pytest
+from support import activity
+
+from leadpost import (
+    AsyncActivityPoster,
+    Outcome,
+    RateLimited,
+    RetryPolicy,
+    TokenBucket,
+)
+from leadpost.sandbox import Faults, Sandbox, request_id_of
+
+FAULTS = (
+    "429",
+    "429-retry-after",
+    "429-gateway",
+    "403-rate-limit",
+    "200-rate-limit",
+    "500",
+    "500-mx",
+    "503",
+    "200-error",
+    "cut-before",
+    "cut-after",
+    "slow",
+)
+IN_DOUBT = {"cut-before", "cut-after", "slow"}
+
+
+@pytest.mark.parametrize("window", ["sliding", "fixed", "bucket"])
+async def test_200_posts_are_never_refused_and_come_back_in_order(window: str) -> None:
+    posted = [activity(201, activity_note=f"call {n}") for n in range(200)]
+    with Sandbox(delay=(0.02, 0.15), window=window) as sandbox:
+        async with AsyncActivityPoster(sandbox.account()) as poster:
+            ids = await poster.post_many(posted)
+        report = sandbox.report()
+    assert ids == [request_id_of(one.to_payload()) for one in posted]
+    assert report.refused == 0
+    assert report.fullest_window <= 25
+    assert report.duplicates == 0
+
+
+@pytest.mark.parametrize("idle_timeout", [5.0, (4.9, 5.3)])
+async def test_a_server_that_closes_idle_connections_costs_no_post(
+    idle_timeout: float | tuple[float, float],
+) -> None:
+    posted = [activity(201, activity_note=f"call {n}") for n in range(90)]
+    with Sandbox(delay=(0.02, 0.15), idle_timeout=idle_timeout) as sandbox:
+        async with AsyncActivityPoster(sandbox.account()) as poster:
+            ids = await poster.post_many(posted)
+        report = sandbox.report()
+    assert len(set(ids)) == 90
+    assert (report.taken, report.duplicates) == (90, 0)
+
+
+async def test_the_limit_of_the_account_is_learned_from_its_first_refusal() -> None:
+    with Sandbox(limit=10, period=1) as sandbox:
+        bucket = TokenBucket(period=1)
+        async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
+            await poster.post_many(activity(201, activity_note=str(n)) for n in range(40))
+            learned = sandbox.report().refused
+            await poster.post_many(activity(201, activity_note=str(n)) for n in range(40, 80))
+        report = sandbox.report()
+    assert bucket.statistics().limit == 10
+    assert (report.taken, report.duplicates) == (80, 0)
+    assert 0 < report.refused == learned <= 15
+
+
+async def test_under_every_fault_each_activity_has_one_true_outcome() -> None:
+    posted = [activity(201, activity_note=f"call {n}") for n in range(1000)]
+    faults = Faults(dict.fromkeys(FAULTS, 0.02), retry_after=0, slow=30)
+    with Sandbox(faults=faults, period=0.05, seed=7) as sandbox:
+        client = httpx.AsyncClient(timeout=0.6)
+        poster = AsyncActivityPoster(
+            sandbox.account(),
+            client=client,
+            bucket=TokenBucket(period=0.05),
+            retry=RetryPolicy(initial_wait=0.05, jitter=0.05),
+        )
+        outcomes: dict[int, Outcome] = {}
+        async with client, poster:
+            async for outcome in poster.post_stream(posted):
+                assert outcome.index not in outcomes
+                outcomes[outcome.index] = outcome
+        report = sandbox.report()
+        taken = Counter(one.request_id for one in sandbox.taken)
+
+    assert sorted(outcomes) == list(range(1000))
+    assert set(report.faults) == set(FAULTS)
+    assert report.refused == 0
+    assert report.duplicates == 0
+    assert max(taken.values()) == 1
+    for index, outcome in outcomes.items():
+        expected = request_id_of(posted[index].to_payload())
+        if outcome.state == "accepted":
+            assert outcome.request_id == expected
+            assert expected in taken
+        elif outcome.state != "uncertain":
+            assert expected not in taken
+    states = Counter(outcome.state for outcome in outcomes.values())
+    assert states["uncertain"] == sum(report.faults[name] for name in IN_DOUBT)
+    assert states["rejected"] == report.faults["500-mx"] + report.faults["200-error"]
+    assert states["accepted"] + states["uncertain"] + states["rejected"] == 1000
+
+
+async def test_a_refusal_reaches_the_caller_only_when_patience_is_out() -> None:
+    with Sandbox(limit=1, period=30) as sandbox:
+        poster = AsyncActivityPoster(
+            sandbox.account(), bucket=TokenBucket(period=0.1), retry=RetryPolicy(max_time=0.5)
+        )
+        async with poster:
+            await poster.post(activity())
+            with pytest.raises(RateLimited) as caught:
+                await poster.post(activity())
+        assert caught.value.limit == (1, 30)
+        assert caught.value.status == 429
+
+
+@pytest.mark.parametrize("delay", [(0.02, 0.15), (0.3, 0.5)])
+async def test_posts_whose_callers_leave_are_never_refused_and_all_arrive_once(
+    delay: tuple[float, float],
+) -> None:
+    chance = random.Random(1)
+    with Sandbox(delay=delay) as sandbox:
+
+        async def post(number: int) -> None:
+            async with asyncio.timeout(chance.choice([0.05, 0.2, 0.4, 60, 60])):
+                await poster.post(activity(201, activity_note=str(number)))
+
+        async with AsyncActivityPoster(sandbox.account()) as poster:
+            first = (post(number) for number in range(25))
+            ends = await asyncio.gather(*first, return_exceptions=True)
+            others = (post(number) for number in range(25, 50))
+            ends += await asyncio.gather(*others, return_exceptions=True)
+        report = sandbox.report()
+    assert report.refused == report.duplicates == 0
+    assert report.fullest_window <= 25
+    left = sum(isinstance(end, TimeoutError) for end in ends)
+    assert 0 < left < 50
+    assert report.taken >= 50 - left
+
+
+async def test_cancelled_posts_leave_the_poster_whole() -> None:
+    with Sandbox(delay=0.2) as sandbox:
+        bucket = TokenBucket()
+        async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
+            tasks = [asyncio.create_task(poster.post(activity(n + 1))) for n in range(10)]
+            while sandbox.report().connections < 10:
+                await asyncio.sleep(0.01)
+            for task in tasks[::2]:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(r, asyncio.CancelledError) for r in results] == [True, False] * 5
+            assert await poster.post(activity(77))
+            statistics = bucket.statistics()
+            assert (statistics.in_use, statistics.waiting) == (0, 0)

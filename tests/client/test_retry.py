@@ -1,0 +1,317 @@
+"""When a call is retried, and after how long: on a virtual clock, without sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from support import Vendor, accepted, account, activity, answers, now, run_virtual
+
+from leadpost import (
+    ApplicationError,
+    AsyncActivityPoster,
+    BadRequest,
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    NotSent,
+    OpenBucket,
+    RateLimited,
+    RetryPolicy,
+    ServerError,
+    TokenBucket,
+    Unauthorized,
+)
+from leadpost.bucket import Priority
+
+REFUSAL = {
+    "Status": "Error",
+    "ExceptionType": "MXAPIRateLimitExceededException",
+    "ExceptionMessage": "API calls exceeded the limit of 25 in 5 second(s)",
+}
+REFUSALS = [
+    httpx.Response(429, json=REFUSAL),
+    httpx.Response(429, json={"message": "Too Many Requests"}),
+    httpx.Response(403, json=REFUSAL),
+    httpx.Response(200, json=REFUSAL),
+]
+STEADY = RetryPolicy(jitter=0)
+
+
+def post(vendor: Vendor, **options: Any) -> tuple[str | LeadpostError, float]:
+    """Post one activity on a virtual clock; return the result and the seconds it took."""
+
+    async def main() -> tuple[str | LeadpostError, float]:
+        settings: dict[str, Any] = {"retry": STEADY} | options
+        poster = AsyncActivityPoster(account(), client=vendor.client(), **settings)
+        async with poster:
+            try:
+                result: str | LeadpostError = await poster.post(activity())
+            except LeadpostError as error:
+                result = error
+        return result, now()
+
+    return run_virtual(main())
+
+
+def test_the_wait_doubles_with_each_retry() -> None:
+    vendor = Vendor(answers(*[httpx.Response(500)] * 4))
+    result, took = post(vendor)
+    assert result == "r201"
+    assert took == pytest.approx(0.5 + 1 + 2 + 4, abs=0.01)
+
+
+def test_jitter_spreads_the_waits() -> None:
+    times = set[float]()
+    for _ in range(5):
+        _, took = post(Vendor(answers(httpx.Response(500))), retry=RetryPolicy(jitter=2.0))
+        assert 0.5 <= took <= 2.51
+        times.add(round(took, 6))
+    assert len(times) > 1
+
+
+@pytest.mark.parametrize(
+    ("again", "error"),
+    [
+        (httpx.Response(500), ServerError),
+        (httpx.Response(503, json={"message": "Service Unavailable"}), ServerError),
+        (httpx.ConnectError("no"), ConnectionFailed),
+        (httpx.ConnectTimeout("no"), ConnectionFailed),
+        (httpx.PoolTimeout("no"), ConnectionFailed),
+    ],
+)
+def test_a_temporary_failure_is_retried_up_to_max_attempts(
+    again: Any, error: type[LeadpostError]
+) -> None:
+    vendor = Vendor(answers(again))
+    assert post(vendor)[0] == "r201"
+    assert len(vendor.requests) == 2
+    vendor = Vendor(answers(*[again] * 9))
+    result, _ = post(vendor, retry=RetryPolicy(max_attempts=3))
+    assert isinstance(result, error)
+    assert result.attempts == len(vendor.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("final", "error"),
+    [
+        (httpx.Response(400), BadRequest),
+        (httpx.Response(401), Unauthorized),
+        (httpx.Response(500, json={"ExceptionType": "MXInvalidLeadException"}), ApplicationError),
+        (httpx.ReadTimeout("no"), DeliveryUncertain),
+        (httpx.ReadError("no"), DeliveryUncertain),
+        (httpx.WriteError("no"), DeliveryUncertain),
+        (httpx.RemoteProtocolError("no"), DeliveryUncertain),
+        (httpx.DecodingError("no"), DeliveryUncertain),
+        (httpx.Response(502), DeliveryUncertain),
+    ],
+)
+def test_a_failure_that_would_recur_or_duplicate_is_not_retried(
+    final: Any, error: type[LeadpostError]
+) -> None:
+    vendor = Vendor(answers(final))
+    result, _ = post(vendor)
+    assert type(result) is error
+    assert len(vendor.requests) == 1
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda r: str(r.status_code))
+def test_a_refusal_is_retried_with_a_growing_wait_and_does_not_count(
+    refusal: httpx.Response,
+) -> None:
+    vendor = Vendor(answers(*[refusal] * 4))
+    result, took = post(vendor, retry=RetryPolicy(max_attempts=1, jitter=0), bucket=OpenBucket())
+    assert result == "r201"
+    assert len(vendor.requests) == 5
+    assert took == pytest.approx(0.5 + 1 + 2 + 4, abs=0.01)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda r: str(r.status_code))
+def test_one_refusal_among_many_posts_is_retried_alone(refusal: httpx.Response) -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(refusal), there=0.1)
+        async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
+            await poster.post_many(activity(n + 1) for n in range(60))
+        assert sorted(vendor.numbers) == sorted([1, *range(1, 61)])
+        # As without the refusal: 25 at once, 25 after 5 s, the remaining 11 after 10 s.
+        assert now() == pytest.approx(10.3, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_a_retry_after_on_a_refusal_holds_every_call_of_the_bucket_back() -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "17"})), there=0.1)
+        async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
+            await poster.post_many(activity(n + 1) for n in range(60))
+        first, *others = vendor.arrivals
+        # The 24 in flight cannot be recalled; one trial goes when the pause is over.
+        assert sum(time < first + 17 for time in others) == 24
+        assert sum(time < first + 17.15 for time in others) == 25
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_honoured(status: int) -> None:
+    vendor = Vendor(answers(httpx.Response(status, headers={"Retry-After": "17"})))
+    result, took = post(vendor)
+    assert result == "r201"
+    assert took == pytest.approx(17, abs=0.01)
+
+
+def test_retry_after_is_honoured_with_a_bucket_that_knows_no_pause() -> None:
+    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "17"})))
+    result, took = post(vendor, bucket=OpenBucket())
+    assert result == "r201"
+    assert took == pytest.approx(17, abs=0.01)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_long_retry_after_is_honoured_for_a_minute_then_one_call_tries(status: int) -> None:
+    vendor = Vendor(answers(httpx.Response(status, headers={"Retry-After": "7200"})))
+    result, took = post(vendor)
+    assert result == "r201"
+    assert took == pytest.approx(60, abs=0.01)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_long_retry_after_that_stays_is_raised_when_the_time_is_over(status: int) -> None:
+    refusal = httpx.Response(status, headers={"Retry-After": "7200"})
+    vendor = Vendor(answers(*[refusal] * 99))
+    result, took = post(vendor, retry=RetryPolicy(max_time=290, jitter=0))
+    assert isinstance(result, RateLimited if status == 429 else ServerError)
+    assert result.retry_after == 7200
+    assert vendor.arrivals == pytest.approx([0, 60, 120, 180, 240], abs=0.01)
+    assert took <= 290.01
+
+
+def test_a_call_that_is_always_refused_raises_when_its_time_is_over() -> None:
+    vendor = Vendor(answers(*[httpx.Response(429)] * 99))
+    result, took = post(vendor, retry=RetryPolicy(max_time=60, jitter=0), bucket=OpenBucket())
+    assert isinstance(result, RateLimited)
+    assert result.attempts == len(vendor.requests) == 7
+    assert took == pytest.approx(0.5 + 1 + 2 + 4 + 8 + 16)  # 30 s more would be too late
+
+
+def test_max_time_includes_the_wait_for_the_first_token() -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(), TokenBucket(1)
+        policy = RetryPolicy(max_time=4, jitter=0)
+        async with AsyncActivityPoster(
+            account(), client=vendor.client(), bucket=bucket, retry=policy
+        ) as poster:
+            await poster.post(activity(1))
+            with pytest.raises(NotSent, match="no token came free in the time for this call"):
+                await poster.post(activity(2))
+        assert now() == pytest.approx(4, abs=0.01)
+        assert vendor.numbers == [1]
+
+    run_virtual(main())
+
+
+def test_in_a_batch_max_time_counts_from_the_first_token() -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(answers(None, httpx.Response(500))), TokenBucket(1)
+        policy = RetryPolicy(max_time=6, jitter=0)
+        async with AsyncActivityPoster(
+            account(), client=vendor.client(), bucket=bucket, retry=policy
+        ) as poster:
+            assert await poster.post_many([activity(1), activity(2)]) == ["r1", "r2"]
+        assert now() == pytest.approx(10, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_token_timeout_limits_the_wait_for_a_token() -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(), TokenBucket(1)
+        async with AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket) as poster:
+            await poster.post(activity(1), token_timeout=0)  # one is free
+            with pytest.raises(
+                NotSent, match="no token came free in the time for this call"
+            ) as caught:
+                await poster.post(activity(2), token_timeout=4.5)
+            assert caught.value.state == "not_sent"
+            assert now() == pytest.approx(4.5, abs=0.01)
+            await poster.post(activity(3), token_timeout=1)  # the token stayed free
+            assert now() == pytest.approx(5, abs=0.1)
+            assert vendor.numbers == [1, 3]
+
+    run_virtual(main())
+
+
+def test_token_timeout_concerns_only_the_first_call() -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(*[httpx.Response(500)] * 4), there=1.0)
+        poster = AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY)
+        async with poster:
+            assert await poster.post(activity(), token_timeout=0.1) == "r201"
+        assert now() == pytest.approx(5 * 1.0 + 0.5 + 1 + 2 + 4, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_a_retry_without_a_token_in_time_raises_the_last_error() -> None:
+    vendor = Vendor(answers(httpx.Response(500)))
+    policy = RetryPolicy(max_time=3, jitter=0)
+    result, took = post(vendor, bucket=TokenBucket(1), retry=policy)
+    assert isinstance(result, ServerError)
+    assert result.attempts == 1
+    assert took == pytest.approx(3, abs=0.1)
+
+
+def test_with_on_uncertain_retry_an_uncertain_post_is_retried() -> None:
+    vendor = Vendor(answers(httpx.ReadTimeout("no"), httpx.Response(504)))
+    assert post(vendor, on_uncertain="retry")[0] == "r201"
+
+
+@pytest.mark.parametrize("last", [httpx.Response(400), httpx.Response(401)])
+def test_an_uncertain_post_stays_uncertain_whatever_a_later_attempt_says(
+    last: httpx.Response,
+) -> None:
+    vendor = Vendor(answers(httpx.ReadTimeout("no"), last))
+    result, _ = post(vendor, on_uncertain="retry")
+    assert isinstance(result, DeliveryUncertain)
+    assert "an earlier attempt may have arrived" in str(result)
+    assert (result.attempts, result.status) == (2, last.status_code)
+
+
+def test_a_post_that_is_always_uncertain_ends_after_max_attempts() -> None:
+    vendor = Vendor(answers(*[httpx.ReadTimeout("no")] * 9))
+    result, _ = post(vendor, on_uncertain="retry", retry=RetryPolicy(max_attempts=2))
+    assert isinstance(result, DeliveryUncertain)
+    assert result.attempts == len(vendor.requests) == 2
+
+
+class Broken(OpenBucket):
+    def token(self, priority: Priority, call_timeout: float) -> Any:
+        del priority, call_timeout
+        raise TimeoutError("the database of this bucket is down")
+
+
+def test_a_time_out_of_the_bucket_passes_through() -> None:
+    with pytest.raises(TimeoutError, match="database"):
+        post(Vendor(), bucket=Broken())
+
+
+def test_wait_raises_a_time_out_of_the_bucket_as_it_is() -> None:
+    async def main() -> None:
+        poster = AsyncActivityPoster(account(), client=Vendor().client(), bucket=Broken())
+        with pytest.raises(TimeoutError, match="database"):
+            await poster.wait("r1")
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_attempts": 0}, {"max_time": 0}, {"initial_wait": -1}, {"jitter": -1}]
+)
+def test_a_policy_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        RetryPolicy(**wrong)
+
+
+def test_post_returns_leadsquareds_request_id() -> None:
+    assert post(Vendor(answers(accepted(7))))[0] == "r7"
