@@ -41,9 +41,9 @@ def ceiling_seconds(posts: int) -> float:
 def ceiling_rate(low: float, high: float, tokens: int = 25) -> float:
     """
     The most posts a second that can never be refused, delays evenly between low and high each way:
-    tokens / (5 + mean round trip - least round trip).
+    tokens / (5 + mean round trip).
     """
-    return tokens / (5 + (low + high) - 2 * low)
+    return tokens / (5 + (low + high))
 
 
 @frozen

@@ -3,24 +3,26 @@ How near does a long batch come to the ceiling, and how long does an urgent post
 
 2,000 posts in one batch over real sockets to a strict sandbox, for four ranges of delay and each
 way in which a server may count, all at the same time, each with a sandbox of its own; every 4 s an
-urgent single post, whose wait for a token counts. The ceiling: 25 / (5 + mean round trip - least
-round trip) posts a second.
+urgent single post, whose time until it is sent counts. The ceiling for a client that must never be
+refused: 25 / (5 + mean round trip) posts a second. Beside each of these runs, one of 500 single
+posts of which a tenth are cancelled while they are on their way.
 
-    python benchmarks/long_run.py [--posts 2000]
+    python benchmarks/long_run.py [--posts 2000] [--singles 500]
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from common import activities, ceiling_rate, options, show
 
-from leadpost import Activity, AsyncActivityPoster, TokenBucket
+from leadpost import Activity, AsyncActivityPoster
+from leadpost.hooks import Event, Sent
 from leadpost.sandbox import Sandbox
 
 WINDOWS = ("sliding", "fixed", "bucket")
@@ -28,32 +30,34 @@ DELAYS = ((0.02, 0.15), (0.1, 0.15), (0.3, 0.5), (0.1, 1.0))
 LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
 EVERY = 4.0
 urgent_waits: ContextVar[list[float] | None] = ContextVar("urgent_waits", default=None)
-
-
-class WatchedBucket(TokenBucket):
-    """Keeps how long urgent posts wait for their token, which is until they are sent."""
-
-    @asynccontextmanager
-    async def token(self) -> AsyncGenerator[None]:
-        begun = time.perf_counter()
-        async with super().token():
-            waits = urgent_waits.get()
-            if waits is not None:
-                waits.append(time.perf_counter() - begun)
-            yield
+single_post: ContextVar[asyncio.Task[Any] | None] = ContextVar("single_post", default=None)
 
 
 async def urgent(poster: AsyncActivityPoster, waits: list[float]) -> None:
-    """Post single activities for ever."""
+    """Post single activities until cancelled."""
     urgent_waits.set(waits)
     while True:
         await asyncio.sleep(EVERY)
         await poster.post(Activity(LEAD, 201, f"urgent {len(waits)}"))
 
 
+def note_wait(event: Event) -> None:
+    """Keep how long urgent posts wait until they are sent."""
+    waits = urgent_waits.get()
+    if waits is not None and isinstance(event, Sent):
+        waits.append(event.waited)
+
+
+def cancel_some(event: Event) -> None:
+    """Cancel a tenth of the single posts while their request is on its way."""
+    task = single_post.get()
+    if task is not None and isinstance(event, Sent) and random.random() < 0.1:
+        asyncio.get_running_loop().call_later(random.uniform(0, 0.3), task.cancel)
+
+
 async def measure(low: float, high: float, window: str, posts: int) -> dict[str, Any]:
     with Sandbox(delay=(low, high), window=window) as sandbox:
-        async with AsyncActivityPoster(sandbox.account(), bucket=WatchedBucket()) as poster:
+        async with AsyncActivityPoster(sandbox.account(), hooks=[note_wait]) as poster:
             waits: list[float] = []
             single = asyncio.create_task(urgent(poster, waits))
             begun = time.perf_counter()
@@ -75,11 +79,39 @@ async def measure(low: float, high: float, window: str, posts: int) -> dict[str,
     }
 
 
+async def measure_cancelled(low: float, high: float, window: str, posts: int) -> dict[str, Any]:
+    async def post(poster: AsyncActivityPoster, activity: Activity) -> None:
+        single_post.set(asyncio.current_task())
+        await poster.post(activity)
+
+    with Sandbox(delay=(low, high), window=window) as sandbox:
+        async with AsyncActivityPoster(sandbox.account(), hooks=[cancel_some]) as poster:
+            calls = (post(poster, activity) for activity in activities(posts))
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+        report = sandbox.report()
+    return {
+        "delay each way, s": f"{low}-{high}",
+        "server counts by": window,
+        "refused": report.refused,
+        "fullest 5 s": report.fullest_window,
+        "cancelled": sum(isinstance(end, asyncio.CancelledError) for end in ends),
+        "arrived": report.taken,
+    }
+
+
 async def main() -> None:
-    chosen = options(__doc__, posts=2000)
-    runs = (measure(*delay, window, chosen.posts) for window in WINDOWS for delay in DELAYS)
-    rows = await asyncio.gather(*runs)
+    chosen = options(__doc__, posts=2000, singles=500)
+    logging.disable(logging.WARNING)  # each call whose caller has left is logged
+    pairs = [(delay, window) for window in WINDOWS for delay in DELAYS]
+    rows, cancelled = await asyncio.gather(
+        asyncio.gather(*(measure(*delay, window, chosen.posts) for delay, window in pairs)),
+        asyncio.gather(
+            *(measure_cancelled(*delay, window, chosen.singles) for delay, window in pairs)
+        ),
+    )
     show("long_run", f"{chosen.posts} posts in one batch", rows, save=not chosen.no_save)
+    title = f"{chosen.singles} posts, some cancelled"
+    show("cancelled", title, cancelled, save=not chosen.no_save)
 
 
 if __name__ == "__main__":
