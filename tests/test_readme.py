@@ -261,6 +261,10 @@ def test_the_figures_are_the_benchmarks_own() -> None:
     assert "takes {:,.0f} more a second on SQLite and {:,.0f} on PostgreSQL".format(*puts) in words
     claims = (row["claim, median ms"] for row in (sqlite, postgresql))
     assert "gives the next one in {:.1f} and {:.1f} ms".format(*claims) in words
-    off = next(row for row in measured("telemetry") if row["hooks"] == "off")
-    assert off["µs a post"] < 2
-    assert "less than 2 µs a post" in words
+    outages = [row for row in measured("outage") if row["contender"] == "leadpost"]
+    assert all(row["given up"] == row["taken twice"] == 0 for row in outages)
+    assert max(row["in doubt"] for row in outages) <= 30
+    for row in measured("refusals"):
+        if row["client"] == "leadpost":
+            assert row["share of what is left"] >= row["wanted"]
+            assert row["refused"] <= row["at most"]
