@@ -51,7 +51,10 @@ class Job:
             SharedTokenBucket(
                 self.url, self.account, limit=self.limit, period=self.period, lease=self.lease
             ) as bucket,
-            AsyncActivityPoster(self.account, bucket=bucket, retry=QUICK) as poster,
+            # A token of a call without an answer rests so much longer, whatever the period.
+            AsyncActivityPoster(
+                self.account, bucket=bucket, retry=QUICK, call_timeout=1.0
+            ) as poster,
         ):
             await outbox.drain(poster)
 

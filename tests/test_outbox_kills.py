@@ -17,7 +17,7 @@ from leadpost.outbox import Entry, EntryState, Outbox
 from leadpost.sandbox import Faults, Sandbox
 
 ROWS = 2000
-KILLS = 200
+KILLS = 40
 # Each kind of fault; a refusal is one kind, however it is said.
 FAULTS = Faults(
     dict.fromkeys(
@@ -71,7 +71,7 @@ def check_nothing_is_lost_or_twice(sandbox: Sandbox, entries: list[Entry]) -> No
 
 
 @pytest.mark.timeout(600)
-def test_killed_200_times_no_row_is_lost_or_posted_twice(store_url: str) -> None:
+def test_killed_40_times_no_row_is_lost_or_posted_twice(store_url: str) -> None:
     chance = Random(4)
     period = 0.1
     with (

@@ -186,8 +186,9 @@ class Outbox:
         Raises:
             Unauthorized, NotFound: the keys are refused, or the URL is wrong; what was not sent is
                 pending still.
-            ConnectionFailed: no connection, time and again; what was not sent is pending still.
-            RateLimited: the vendor asked for a pause of more than 300 s; likewise.
+            ConnectionFailed: no call of this drain was ever answered, and connections failed for
+                some seconds: the host may be a wrong one; likewise.
+            OutageTimeout: LeadSquared was away for 300 s; likewise.
             OutboxError: the store failed.
         """
         return await self._worker(poster).drain()
