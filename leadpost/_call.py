@@ -34,6 +34,7 @@ from leadpost.errors import (
     DeliveryUncertain,
     LeadpostError,
     NotSent,
+    OutageTimeout,
     ServerError,
     State,
     UnexpectedAnswer,
@@ -78,7 +79,7 @@ class Terms:
             given the time at which an outage began, the time at which to stop waiting.
         stopped: Ends all waits when it is done.
         on_token: Called when an attempt has its token.
-        check: Called with the token's own check at the last moment before sending; may raise.
+        check: Called before the token's own check at the last moment before sending; may raise.
     """
 
     first: Priority = Priority.SINGLE
@@ -181,7 +182,11 @@ class Caller:
             try:
                 return await self._attempt(draw, attempts, terms)
             except NotSent as error:
-                attempts.had_nothing = not attempts.made and error.__cause__ is None
+                attempts.had_nothing = (
+                    not attempts.made
+                    and error.__cause__ is None
+                    and not isinstance(error, OutageTimeout)
+                )
                 raise
 
     async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
@@ -252,7 +257,7 @@ class Caller:
                     raise NotSent("the client of this poster was closed before anything was sent")
                 attempts.begin(restart=turn.waited and terms.outage_until is not None)
                 self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
-                response = await self._exchange(call, attempts, check, terms.check)
+                response = await self._exchange(call, attempts, terms.check, check)
                 self._emit(Answered(attempts.operation, attempts.made, response.status))
                 result = call.read(response)
                 attempts.succeeded = True

@@ -102,7 +102,7 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
             await outbox.drain(poster(Vendor(fail), hooks=[events.append]))
     assert set(await states(outbox)) == {"pending"}
     assert isinstance(events[-1], Ended)
-    assert events[-1].state == "not_sent"
+    assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
 
 
 async def test_while_leadsquared_is_away_each_trial_is_with_another_entry(outbox: Outbox) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support import Vendor, accept, account, activity, answers, fullest, now, run_virtual, within
 
 from leadpost import (
+    Activity,
     AsyncActivityPoster,
     BatchError,
     ConnectionFailed,
@@ -31,6 +32,7 @@ from leadpost import (
     TokenBucket,
     Unauthorized,
 )
+from leadpost._call import Terms
 from leadpost.hooks import Ended, Event
 from leadpost.sandbox import Faults, Sandbox
 
@@ -657,3 +659,21 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
             await over.acquire()
         first, second = arrivals
         assert second - first >= 0.5 + 0.5 + 0.3 - 0.05
+
+
+def test_a_queue_that_refuses_at_the_last_moment_leaves_the_token_as_it_was() -> None:
+    async def draw() -> Activity:
+        return activity(1)
+
+    def refuse() -> None:
+        raise NotSent("the claim is too old")
+
+    async def main() -> None:
+        vendor, bucket = Vendor(), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket) as poster:
+            with pytest.raises(NotSent, match="too old"):
+                await poster.post_once(draw, Terms(check=refuse))
+            assert bucket.statistics().free == 1
+        assert vendor.requests == []
+
+    run_virtual(main())
