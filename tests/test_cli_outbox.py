@@ -313,7 +313,9 @@ def test_a_status_api_that_is_elsewhere_is_told(outbox: Path) -> None:
         env = keys_of(sandbox) | {"LEADPOST_STATUS_PATH": "/elsewhere"}
         result = run("verify", "--outbox", outbox, env=env)
     assert result.exit_code == 1
-    assert "see status_path (LEADPOST_STATUS_PATH) and host (LEADPOST_HOST)" in result.stderr
+    assert result.stderr.endswith(
+        "see status_path (LEADPOST_STATUS_PATH) and host (LEADPOST_HOST)\n"
+    )
 
 
 def test_uncertain_entries_are_reconciled(tmp_path: Path) -> None:
