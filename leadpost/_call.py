@@ -77,7 +77,9 @@ class Terms:
         token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
         outage_until: For a call of a batch or an outbox, which waits for its token without an end:
             given the time at which an outage began, the time at which to stop waiting.
-        stopped: Ends all waits when it is done.
+        stopped: When it is done, ends all waits; a request that has left is answered all the same.
+        cut_off: When it is done, ends the attempt, even one whose request has left: that one is in
+            doubt then.
         on_token: Called when an attempt has its token.
         check: Called before the token's own check at the last moment before sending; may raise.
     """
@@ -87,8 +89,19 @@ class Terms:
     token_timeout: float | None = None
     outage_until: Callable[[float], float] | None = None
     stopped: asyncio.Future[None] | None = None
+    cut_off: asyncio.Future[None] | None = None
     on_token: Callable[[], None] = _nothing
     check: Callable[[], None] = _nothing
+
+    @property
+    def stops(self) -> list[asyncio.Future[None]]:
+        """What ends the waits when it is done."""
+        return [stop for stop in (self.stopped, self.cut_off) if stop is not None]
+
+    @property
+    def are_over(self) -> bool:
+        """Whether nothing more may be sent on these terms."""
+        return any(stop.done() for stop in self.stops)
 
 
 SINGLE = Terms()
@@ -153,10 +166,12 @@ class Caller:
         """
 
         async def sleep(seconds: float) -> None:
-            if terms.stopped is None:
-                await asyncio.sleep(seconds)
+            if terms.stops:
+                await asyncio.wait(
+                    terms.stops, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                )
             else:
-                await asyncio.wait([terms.stopped], timeout=seconds)
+                await asyncio.sleep(seconds)
 
         with self._operation(call.name) as attempts:
             if terms.outage_until is None:
@@ -194,19 +209,15 @@ class Caller:
         Make one attempt, as a task of its own.
 
         Until its request leaves, its caller's cancellation ends it; until it has a token, so do a
-        stop and the end of the caller's time. From then on only its own time-out and the closing
-        of the poster do.
+        stop and the end of the caller's time. From then on only its own time-out, the closing of
+        the poster and `Terms.cut_off` do.
         """
         self._enter_loop()
-        if self._is_closed or (terms.stopped is not None and terms.stopped.done()):
+        if self._is_closed or terms.are_over:
             raise self._not_sent(attempts, terms)
         attempts.has_token, attempts.is_sent, attempts.status = False, False, None
-        task = asyncio.create_task(self._make(call, attempts, terms))
-        self._in_flight[task] = attempts
-        task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
-        ends: list[asyncio.Future[Any]] = [task]
-        if terms.stopped is not None:
-            ends.append(terms.stopped)
+        task = self._start(call, attempts, terms)
+        ends: list[asyncio.Future[Any]] = [task, *terms.stops]
         try:
             await asyncio.wait(
                 ends, timeout=_time_left(attempts, terms), return_when=asyncio.FIRST_COMPLETED
@@ -228,8 +239,22 @@ class Caller:
         if not task.cancelled():
             return task.result()
         if attempts.is_sent:
-            raise DeliveryUncertain("the poster was closed before the answer: it may have arrived")
+            raise DeliveryUncertain("the call was cut off before its answer: it may have arrived")
         raise self._not_sent(attempts, terms)
+
+    def _start(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> asyncio.Task[T]:
+        """Start the task of one attempt, which outlives a caller that leaves, but no cut-off."""
+        task = asyncio.create_task(self._make(call, attempts, terms))
+        self._in_flight[task] = attempts
+        task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
+        if (cut_off := terms.cut_off) is not None:
+
+            def cut(_: asyncio.Future[None]) -> None:
+                task.cancel()
+
+            cut_off.add_done_callback(cut)
+            task.add_done_callback(lambda _: cut_off.remove_done_callback(cut))
+        return task
 
     async def _make(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """Wait until LeadSquared is there, take a token, send the request, read the answer."""
@@ -327,7 +352,7 @@ class Caller:
         """Build the error of an attempt that was ended before its request left."""
         if self._is_closed:
             return NotSent("the poster was closed before anything was sent")
-        if terms.stopped is not None and terms.stopped.done():
+        if terms.are_over:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
             now = asyncio.get_running_loop().time()

@@ -260,7 +260,7 @@ async def test_a_post_cut_off_over_a_real_connection_is_uncertain() -> None:
             while not sandbox.report().taken:
                 await asyncio.sleep(0.01)
             await poster.aclose(grace=0.1)
-            with pytest.raises(DeliveryUncertain, match="closed before the answer"):
+            with pytest.raises(DeliveryUncertain, match="cut off before its answer"):
                 await post
         assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
 
@@ -408,7 +408,7 @@ def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_accordi
         await asyncio.sleep(1)
         await poster.aclose(grace=3.0)
         assert now() == pytest.approx(4.0)
-        with pytest.raises(DeliveryUncertain, match="closed before the answer") as caught:
+        with pytest.raises(DeliveryUncertain, match="cut off before its answer") as caught:
             await post
         assert caught.value.attempts == 1
         quick = Vendor()
@@ -675,5 +675,85 @@ def test_a_queue_that_refuses_at_the_last_moment_leaves_the_token_as_it_was() ->
                 await poster.post_once(draw, Terms(check=refuse))
             assert bucket.statistics().free == 1
         assert vendor.requests == []
+
+    run_virtual(main())
+
+
+# Cut off by the one who called.
+
+
+async def draw_one() -> Activity:
+    return activity(1)
+
+
+def test_a_call_in_flight_that_is_cut_off_is_in_doubt_and_leaves_nothing_behind(
+    unhandled: Callable[[], list[str]],
+) -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        unhandled()
+        vendor, bucket = Vendor(there=1.0), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+            cut_off = asyncio.get_running_loop().create_future()
+            post = asyncio.create_task(poster.post_once(draw_one, Terms(cut_off=cut_off)))
+            await asyncio.sleep(0.5)
+            cut_off.set_result(None)
+            with pytest.raises(DeliveryUncertain, match="cut off before its answer"):
+                await post
+            assert now() == pytest.approx(0.5)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await poster.post(activity(2))
+        # The token rests for the call's time-out and the period, from when it was cut off.
+        assert vendor.arrivals == pytest.approx([0.5 + 30 + 5 + 1.0])
+
+    run_virtual(main())
+    assert [end.state for end in ended(events)] == ["uncertain", "accepted"]
+
+
+def test_an_abandoned_call_that_is_cut_off_is_over_before_the_poster_closes(
+    unhandled: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        unhandled()
+        vendor, bucket = Vendor(there=100.0), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+            cut_off = asyncio.get_running_loop().create_future()
+            await task_cancel(poster.post_once(draw_one, Terms(cut_off=cut_off)), 0.5)
+            assert ended(events) == []
+            cut_off.set_result(None)
+        assert now() == pytest.approx(0.5)
+        assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
+
+    run_virtual(main())
+    assert [end.state for end in ended(events)] == ["uncertain"]
+    assert "its caller had left" in caplog.text
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_cut_off_before_its_request_has_left_a_call_sends_nothing(
+    before: Any, unhandled: Callable[[], list[str]]
+) -> None:
+    async def main() -> None:
+        unhandled()
+        vendor, bucket = Vendor(), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket) as poster:
+            await poster.post(activity(2))
+            cut_off = asyncio.get_running_loop().create_future()
+            if before:
+                cut_off.set_result(None)
+            post = asyncio.create_task(poster.post_once(draw_one, Terms(cut_off=cut_off)))
+            await asyncio.sleep(1.0)
+            if not before:
+                cut_off.set_result(None)
+            with pytest.raises(NotSent, match="stopped before anything was sent"):
+                await post
+            assert now() == pytest.approx(1.0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await poster.post(activity(3))
+        assert vendor.numbers == [2, 3]
+        assert vendor.arrivals[1] == pytest.approx(5.0)  # the token was as it had been
 
     run_virtual(main())
