@@ -3,19 +3,19 @@ One call, in a straight line: retry, token, request, answer.
 
 `Caller.__call__` retries. `Caller._attempt` makes one attempt as a task of its own, so that a call
 that has left is finished whatever its caller does. `Caller._make` is what this task does: it waits
-while LeadSquared is away, takes a token, sends the request (`Caller._exchange`), reads the answer.
+during an outage, takes a token, sends the request (`Caller._exchange`) and reads the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 from attrs import frozen
@@ -42,14 +42,6 @@ from leadpost.errors import (
 from leadpost.hooks import Answered, Ended, Hook, Hooks, Operation, Retried, Sent, Waiting
 
 T = TypeVar("T")
-Draw = Callable[[], Awaitable[Call[T]]]
-"""Returns what to call, once there is a token for it; raises `NotSent` if there is nothing."""
-
-_HEADERS = {
-    "Content-Type": "application/json",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",  # a compressed answer of some kB can decode to gigabytes
-}
 _NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -67,6 +59,20 @@ def _nothing() -> None:
 
 
 @frozen
+class Draw(Generic[T]):
+    """
+    A call that is chosen once there is a token for it.
+
+    Attributes:
+        name: The poster's method, as hooks hear it.
+        draw: Returns the call; raises `NotSent` if there is none.
+    """
+
+    name: str
+    draw: Callable[[], Awaitable[Call[T]]]
+
+
+@frozen
 class Terms:
     """
     On what terms a call is made; by default those of a single call.
@@ -74,6 +80,7 @@ class Terms:
     Attributes:
         first: The priority of the first attempt.
         again: The priority of the others.
+        is_retried: Whether other attempts may follow the first.
         token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
         outage_until: For a call of a batch or an outbox, which waits for its token without an end:
             given the time at which an outage began, the time at which to stop waiting.
@@ -86,6 +93,7 @@ class Terms:
 
     first: Priority = Priority.SINGLE
     again: Priority = Priority.RETRY
+    is_retried: bool = True
     token_timeout: float | None = None
     outage_until: Callable[[float], float] | None = None
     stopped: asyncio.Future[None] | None = None
@@ -105,6 +113,7 @@ class Terms:
 
 
 SINGLE = Terms()
+ONCE = Terms(is_retried=False)
 
 
 class Caller:
@@ -157,52 +166,37 @@ class Caller:
         """Whether LeadSquared is away for calls of that name."""
         return name in self._posts and self._posts[name].is_away
 
-    async def __call__(self, call: Call[T], terms: Terms = SINGLE) -> T:
+    async def __call__(self, call: Call[T] | Draw[T], terms: Terms = SINGLE) -> T:
         """
         Make a call until it succeeds or is given up.
 
         Raises:
             LeadpostError: what the attempts came to; `NotSent` if none was made.
         """
-
-        async def sleep(seconds: float) -> None:
-            if terms.stops:
-                await asyncio.wait(
-                    terms.stops, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-                )
-            else:
-                await asyncio.sleep(seconds)
-
-        with self._operation(call.name) as attempts:
+        retried = self._retried if terms.is_retried else ()
+        away = partial(self.is_away, call.name)
+        attempts = Attempts(Operation(call.name), self._policy, retried, away)
+        error: BaseException | None = None
+        try:
+            if self._is_closed or self._given.is_closed:
+                raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  has an end
             if terms.outage_until is None:
                 attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
-            retrying = attempts.retrying(sleep, partial(self._note_retry, attempts))
-            try:
-                async for attempt in retrying:
-                    with attempt:
-                        return await self._attempt(call, attempts, terms)
-            except LeadpostError as error:
-                raise attempts.verdict(error)  # noqa: B904  the same error, or one that quotes it
-            raise AssertionError("tenacity either returns or raises")  # pragma: no cover
-
-    async def once(self, name: str, draw: Draw[T], terms: Terms) -> T:
-        """
-        Make one attempt, at the call that `draw` returns once there is a token for it.
-
-        Raises:
-            NotSent: `draw` raised it, and the token stays as it was.
-            LeadpostError: what the attempt came to.
-        """
-        with self._operation(name) as attempts:
-            try:
-                return await self._attempt(draw, attempts, terms)
-            except NotSent as error:
-                attempts.had_nothing = (
-                    not attempts.made
-                    and error.__cause__ is None
-                    and not isinstance(error, OutageTimeout)
-                )
-                raise
+            sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
+            async for attempt in attempts.retrying(sleep, on_retry):
+                with attempt:
+                    return await self._attempt(call, attempts, terms)
+        except LeadpostError as failure:
+            error = attempts.verdict(failure)
+            raise error  # noqa: B904  the same one, or one that quotes it
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            if not attempts.abandoned:
+                had_nothing = isinstance(call, Draw) and _drew_nothing(attempts, error)
+                self._end(attempts, None if had_nothing else error)
+        raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
     async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """
@@ -213,9 +207,9 @@ class Caller:
         the poster and `Terms.cut_off` do.
         """
         self._enter_loop()
-        if self._is_closed or terms.are_over:
-            raise self._not_sent(attempts, terms)
         attempts.has_token, attempts.is_sent, attempts.status = False, False, None
+        if self._is_closed or terms.are_over:
+            raise self._cut_off(attempts, terms)
         task = self._start(call, attempts, terms)
         ends: list[asyncio.Future[Any]] = [task, *terms.stops]
         try:
@@ -238,9 +232,7 @@ class Caller:
             raise
         if not task.cancelled():
             return task.result()
-        if attempts.is_sent:
-            raise DeliveryUncertain("the call was cut off before its answer: it may have arrived")
-        raise self._not_sent(attempts, terms)
+        raise self._cut_off(attempts, terms)
 
     def _start(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> asyncio.Task[T]:
         """Start the task of one attempt, which outlives a caller that leaves, but no cut-off."""
@@ -262,7 +254,7 @@ class Caller:
         waits_since = loop.time()
         priority = terms.again if attempts.made else terms.first
         availability = self._posts.get(attempts.operation.name)
-        activity = hash(call.content) if isinstance(call, Call) else 0
+        activity = 0 if isinstance(call, Draw) else hash(call.content)
         self._emit(Waiting(attempts.operation, attempts.made + 1))
         while True:
             async with (
@@ -275,8 +267,8 @@ class Caller:
                     continue  # LeadSquared went away during the wait for the token
                 attempts.has_token = True
                 terms.on_token()
-                if not isinstance(call, Call):
-                    call = await call()
+                if isinstance(call, Draw):
+                    call = await call.draw()
                     turn.activity = hash(call.content)
                 if self._given.is_closed:
                     raise NotSent("the client of this poster was closed before anything was sent")
@@ -285,9 +277,7 @@ class Caller:
                 response = await self._exchange(call, attempts, terms.check, check)
                 self._emit(Answered(attempts.operation, attempts.made, response.status))
                 result = call.read(response)
-                attempts.succeeded = True
-                if call.name == "post":
-                    attempts.request_id = str(result)
+                attempts.result = result
                 return result
 
     async def _exchange(
@@ -305,7 +295,6 @@ class Caller:
             call.url,
             params=call.params,
             content=call.content,
-            headers=_HEADERS,
             extensions={BEGIN: begin},
         )
         try:
@@ -339,17 +328,17 @@ class Caller:
     async def _probe(self, query: Callable[[Account], Call[T]]) -> bool | None:
         """Make a call that changes nothing: True if it was answered, None if that says nothing."""
         try:
-            call = query(self._account)
-            with self._operation(call.name) as attempts:
-                await self._attempt(call, attempts, SINGLE)
+            await self(query(self._account), ONCE)
         except (ConnectionFailed, ServerError, UnexpectedAnswer):
             return False
         except LeadpostError:
             return None  # such as a wrong path
         return True
 
-    def _not_sent(self, attempts: Attempts, terms: Terms) -> NotSent:
-        """Build the error of an attempt that was ended before its request left."""
+    def _cut_off(self, attempts: Attempts, terms: Terms) -> LeadpostError:
+        """Build the error of an attempt that was ended before its answer."""
+        if attempts.is_sent:
+            return DeliveryUncertain("the call was cut off before its answer: it may have arrived")
         if self._is_closed:
             return NotSent("the poster was closed before anything was sent")
         if terms.are_over:
@@ -359,25 +348,10 @@ class Caller:
             return self._posts[attempts.operation.name].timeout(now)
         return NotSent("no token came free in the time for this call; nothing was sent")
 
-    @contextmanager
-    def _operation(self, name: str) -> Generator[Attempts]:
-        """See one operation through to its `Ended`."""
-        attempts = Attempts(
-            Operation(name), self._policy, self._retried, partial(self.is_away, name)
-        )
-        try:
-            if self._is_closed or self._given.is_closed:
-                raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  has an end
-            yield attempts
-        except BaseException as error:
-            if not attempts.abandoned:
-                self._end(attempts, error)
-            raise
-        self._end(attempts, None)
-
     def _end(self, attempts: Attempts, error: BaseException | None) -> None:
+        """Emit what the attempts came to."""
         state: State
-        if attempts.succeeded:  # though the bucket may have raised as it took its token back
+        if attempts.result is not None:  # though the bucket may have raised after it
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
@@ -385,14 +359,11 @@ class Caller:
             state = "uncertain"
         else:
             state = "failed" if attempts.is_sent or attempts.last is not None else "not_sent"
+        name = None if error is None else type(error).__name__
         self._emit(
             Ended(
-                attempts.operation,
-                state,
-                attempts.made,
-                None if error is None or attempts.had_nothing else type(error).__name__,
-                attempts.status,
-                attempts.request_id,
+                *(attempts.operation, state, attempts.made),
+                *(name, attempts.status, attempts.request_id),
             )
         )
 
@@ -414,7 +385,7 @@ class Caller:
         if isinstance(error, LeadpostError):
             error = attempts.verdict(error)
         self._end(attempts, error)
-        if attempts.succeeded:
+        if attempts.result is not None:
             what = f"accepted, RequestID {attempts.request_id}" if attempts.request_id else "done"
         else:
             what = type(error).__name__
@@ -452,6 +423,20 @@ class Caller:
                 await asyncio.wait(cut_off)
             if self._owns_client:
                 await self._given.aclose()
+
+
+async def _sleep(terms: Terms, seconds: float) -> None:
+    if terms.stops:
+        await asyncio.wait(terms.stops, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    else:
+        await asyncio.sleep(seconds)
+
+
+def _drew_nothing(attempts: Attempts, error: BaseException | None) -> bool:
+    """Whether there was nothing to send, rather than an outage or a queue that failed."""
+    if attempts.made or not isinstance(error, NotSent) or isinstance(error, OutageTimeout):
+        return False
+    return error.__cause__ is None
 
 
 def _time_left(attempts: Attempts, terms: Terms) -> float | None:

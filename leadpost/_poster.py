@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Literal, Self, overload
 
 import httpx
+from attrs import evolve
 
 from leadpost import _endpoints
 from leadpost._account import Account
 from leadpost._batch import Batch, Item, Source
-from leadpost._call import SINGLE, Caller, Terms
+from leadpost._call import SINGLE, Caller, Draw, Terms
 from leadpost._endpoints import Call
 from leadpost._models import (
     Activity,
@@ -172,7 +173,7 @@ class AsyncActivityPoster:
         async def drawn() -> Call[str]:
             return _endpoints.post(self._account, await draw())
 
-        return await self._call.once("post", drawn, terms)
+        return await self._call(Draw("post", drawn), evolve(terms, is_retried=False))
 
     async def post_sync(self, activity: Item) -> str:
         """

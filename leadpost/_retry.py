@@ -80,11 +80,9 @@ class Attempts:
         has_token: Whether the last one has had its token.
         is_sent: Whether its request has left.
         status: The HTTP status of its answer, None without one.
-        succeeded: Whether it succeeded.
-        request_id: The RequestID of an accepted post.
+        result: What it returned, once it has succeeded.
         last: The last error that was retried, None without one.
         doubt: The last error that left it in doubt, None without one.
-        had_nothing: Whether there was nothing to send, once there was a token.
         abandoned: Whether its caller has left while a call is in flight.
     """
 
@@ -97,14 +95,18 @@ class Attempts:
     has_token: bool = False
     is_sent: bool = False
     status: int | None = None
-    succeeded: bool = False
-    request_id: str | None = None
+    result: object = None
     last: LeadpostError | None = None
     doubt: DeliveryUncertain | None = None
-    had_nothing: bool = False
     abandoned: bool = False
     _failures: int = 0
     _uncounted: int = 0
+
+    @property
+    def request_id(self) -> str | None:
+        """The RequestID of an accepted post."""
+        is_post = self.operation.name == "post" and self.result is not None
+        return str(self.result) if is_post else None
 
     def begin(self, *, restart: bool) -> None:
         """Count a call that is about to be made; the time starts, or starts again."""

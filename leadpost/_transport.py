@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -38,7 +38,17 @@ BEGIN = "leadpost.begin"
 LARGEST_BODY = 2**20
 """Bytes of an answer that are read; LeadSquared's own are far smaller."""
 
-_DROPPED = {b"cookie", b"x-api-key", b"x-lsq-accesskey", b"x-lsq-secretkey"}
+_HEADERS = [
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"application/json"),
+    # A compressed answer of some kB can decode to gigabytes.
+    (b"Accept-Encoding", b"identity"),
+]
+"""Added here, as merging them in the client costs twice as much."""
+_DROPPED = {
+    *(b"cookie", b"x-api-key", b"x-lsq-accesskey", b"x-lsq-secretkey"),
+    *(name.lower() for name, _ in _HEADERS),
+}
 # No redirect is followed with the keys, and httpx fails over some that it only prepares. This API
 # needs no cookies. The others describe a body that is not decoded yet.
 _DROPPED_FROM_ANSWERS = {
@@ -79,10 +89,8 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         try:
             async with asyncio.timeout(self._call_timeout):
                 response = await self._transport.handle_async_request(self._keyed(request))
-                try:
-                    await _read(cast("AsyncIterable[bytes]", response.stream), body)
-                finally:
-                    await response.aclose()
+                if not response.is_closed:  # else its transport has read it, as a mock does
+                    await _read(cast("httpx.AsyncByteStream", response.stream), body)
         except BaseException as error:  # noqa: BLE001  # raised again, or a status was read
             if response is None or not isinstance(error, httpx.TransportError | TimeoutError):
                 # The frames below hold the keys in their variables, which error trackers read;
@@ -93,16 +101,19 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                     error.args = (self._redact(str(error)),)
                 raise error.with_traceback(None) from None
         encoding = response.headers.get("Content-Encoding", "")
-        return httpx.Response(
-            response.status_code,
-            headers=[h for h in response.headers.raw if h[0].lower() not in _DROPPED_FROM_ANSWERS],
-            content=decoded(bytes(body), encoding, LARGEST_BODY),
-            # Without the reason phrase, in which a proxy may quote the URL.
-            extensions={"http_version": response.extensions.get("http_version", b"HTTP/1.1")},
+        response.headers = httpx.Headers(
+            [h for h in response.headers.raw if h[0].lower() not in _DROPPED_FROM_ANSWERS]
         )
+        # Without the reason phrase, in which a proxy may quote the URL.
+        response.extensions = {"http_version": response.extensions.get("http_version", b"HTTP/1.1")}
+        if not response.is_closed:
+            response.stream = httpx.ByteStream(decoded(bytes(body), encoding, LARGEST_BODY))
+            await response.aread()
+        return response
 
     def _keyed(self, request: httpx.Request) -> httpx.Request:
         headers = [header for header in request.headers.raw if header[0].lower() not in _DROPPED]
+        headers += _HEADERS
         headers += self._keys
         if _origin(request.url) == self._async_origin:
             headers += self._api_key
@@ -137,12 +148,15 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         return {**extensions, "trace": trace}
 
 
-async def _read(stream: AsyncIterable[bytes], body: bytearray) -> None:
+async def _read(stream: httpx.AsyncByteStream, body: bytearray) -> None:
     """Read a body, but no more of it than any answer of LeadSquared's could have."""
-    async for chunk in stream:
-        body += chunk[: LARGEST_BODY - len(body)]
-        if len(body) == LARGEST_BODY:
-            return
+    try:
+        async for chunk in stream:
+            body += chunk[: LARGEST_BODY - len(body)]
+            if len(body) == LARGEST_BODY:
+                return
+    finally:
+        await stream.aclose()
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
