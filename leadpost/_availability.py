@@ -4,8 +4,8 @@ Is LeadSquared away?
 It is when three posts in a row, of at least two different activities, got no proper answer: no
 connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of HTML. Also when it
 answers 503 with a Retry-After. Only posts are counted: a status or metrics call that is answered
-proves nothing about the path that posts take. One activity that fails while others succeed is at
-fault itself.
+proves nothing about the path that posts take. A failure counts only if its post was sent after the
+last proper answer. One activity that fails while others succeed is at fault itself.
 
 While LeadSquared is away, posts wait and one at a time tries, after growing pauses. Where such a
 trial could leave its post in doubt, a query goes first.
@@ -56,6 +56,7 @@ class Outage:
         in_doubt: Whether posts of this outage were left in doubt.
         failed: The activities of the posts that failed last, in a row.
         error: What the last of them failed with.
+        answers: The number of proper answers so far.
     """
 
     since: float | None = None
@@ -64,6 +65,7 @@ class Outage:
     in_doubt: bool = False
     failed: deque[int] = field(factory=lambda: deque(maxlen=FAILURES_IN_A_ROW))
     error: LeadpostError | None = None
+    answers: int = 0
 
     def failed_post(self, now: float, activity: int, error: LeadpostError, *, trial: bool) -> None:
         """Take in a post without a proper answer."""
@@ -85,6 +87,7 @@ class Outage:
 
     def answered_post(self) -> None:
         """Take in a post with a proper answer: no outage, or its end."""
+        self.answers += 1
         self.since = self.error = None
         self.pause = 0.0
         self.in_doubt = False
@@ -146,7 +149,7 @@ class Availability:
             yield turn
             self._answered(turn)
         except (ConnectionFailed, DeliveryUncertain, ServerError) as error:
-            if turn.sends:
+            if turn.sends and (self.is_away or turn.answers == self._outage.answers):
                 self._failed(turn, error)
             raise
         except LeadpostError as error:
@@ -160,6 +163,7 @@ class Availability:
 
     def may_send(self, turn: Turn) -> bool:
         """Whether this turn may send now: LeadSquared may have gone away since it was let go."""
+        turn.answers = self._outage.answers
         return not self.is_away or self._trial is turn
 
     async def _wait(self, turn: Turn, until: Callable[[float], float]) -> None:
@@ -265,12 +269,14 @@ class Turn:
         activity: A number that tells activities apart.
         sends: Whether it was let go to send.
         waited: Whether it had to wait for the end of an outage, or for its trial.
+        answers: The number of proper answers that other posts had had when it was sent.
     """
 
     activity: int
     _availability: Availability | None = None
     sends: bool = False
     waited: bool = False
+    answers: int = 0
     news: asyncio.Event = field(factory=asyncio.Event)
 
     def may_send(self) -> bool:

@@ -679,3 +679,27 @@ def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
     assert "(HTTP 500, ServerError): 3 wait, the next try is in " in progress[0]
     assert ends.startswith(f"{host} answers posts again, after ")
     assert NOTE not in caplog.text
+
+
+def test_late_failures_of_posts_sent_before_the_end_of_an_outage_do_not_open_it_again() -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if number_in(request) > 3:
+            return await accept(request)
+        await asyncio.sleep(10)
+        raise READ_TIMEOUT
+
+    async def main() -> None:
+        vendor = Vendor(answer)
+        async with poster_to(vendor, retry=ONCE) as poster:
+            posts = [asyncio.create_task(poster.post(activity(n))) for n in (1, 2, 3)]
+            await asyncio.sleep(5)
+            await poster.post(activity(4))
+            failed = await asyncio.gather(*posts, return_exceptions=True)
+            assert [type(error) for error in failed] == [DeliveryUncertain] * 3
+            assert not poster.is_away
+            # Those sent since then count.
+            later = [poster.post(activity(n)) for n in (1, 2, 3)]
+            await asyncio.gather(*later, return_exceptions=True)
+            assert poster.is_away
+
+    run_virtual(main())
