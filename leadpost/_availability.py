@@ -145,7 +145,7 @@ class Availability:
         try:
             if self.is_away:
                 turn.waited = True
-                await self._wait(turn, until or _never)
+                await self._wait(turn, until)
             yield turn
             self._answered(turn)
         except (ConnectionFailed, DeliveryUncertain, ServerError) as error:
@@ -166,13 +166,14 @@ class Availability:
         turn.answers = self._outage.answers
         return not self.is_away or self._trial is turn
 
-    async def _wait(self, turn: Turn, until: Callable[[float], float]) -> None:
+    async def _wait(self, turn: Turn, until: Callable[[float], float] | None) -> None:
         loop = asyncio.get_running_loop()
         self._waiting[turn] = None
         try:
             while (since := self._outage.since) is not None:
                 now = loop.time()
-                if now >= (wake_at := until(since)):
+                wake_at = inf if until is None else until(since)
+                if now >= wake_at:
                     raise self.timeout(now)
                 if self._next() is turn:
                     if now >= self._outage.trial_at:
@@ -283,10 +284,6 @@ class Turn:
         """Whether to send, asked once there is a token."""
         self.sends = self._availability is None or self._availability.may_send(self)
         return self.sends
-
-
-def _never(_: float) -> float:
-    return inf
 
 
 def _described(error: LeadpostError) -> str:

@@ -27,7 +27,7 @@ from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
 from leadpost._retry import RETRIED, Attempts, RetryPolicy
-from leadpost._transport import BEGIN, keyed, new_client
+from leadpost._transport import BEGIN, LARGEST_BODY, keyed, new_client
 from leadpost.bucket import Bucket, Priority
 from leadpost.errors import (
     ConnectionFailed,
@@ -120,14 +120,7 @@ class Caller:
     """
     Makes calls with an account's keys, each attempt with a token of the bucket.
 
-    Args:
-        account: Hosts and keys.
-        client: The client to send with, None for one of its own.
-        bucket: The limit.
-        policy: How long to keep trying one call.
-        call_timeout: Seconds from connecting to the last byte of the answer.
-        retry_uncertain: Whether a call that may have arrived is made again.
-        hooks: Functions that hear of each call.
+    The arguments are those of `AsyncActivityPoster`.
     """
 
     def __init__(
@@ -307,7 +300,7 @@ class Caller:
         attempts.status = response.status_code
         return ApiResponse(
             response.status_code,
-            response.content,
+            response.content[:LARGEST_BODY],  # a mock's is of any length
             parse_retry_after(response.headers, datetime.now(UTC)),
             self._redact,
             call.setting,

@@ -137,13 +137,7 @@ class Attempts:
     def retrying(
         self, sleep: Callable[[float], Awaitable[None]], on_retry: Callable[[RetryCallState], None]
     ) -> AsyncRetrying:
-        """
-        Build the tenacity controller for this one operation (one shared by tasks loses results).
-
-        Args:
-            sleep: Waits that many seconds.
-            on_retry: Called after each failure that another attempt follows.
-        """
+        """Build tenacity's controller of this operation: one shared by tasks loses results."""
         return AsyncRetrying(
             sleep=sleep,
             stop=self._stop,
