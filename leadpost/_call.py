@@ -203,7 +203,11 @@ class Caller:
         attempts.has_token, attempts.is_sent, attempts.status = False, False, None
         if self._is_closed or terms.are_over:
             raise self._cut_off(attempts, terms)
-        task = self._start(call, attempts, terms)
+        task = asyncio.create_task(self._make(call, attempts, terms))
+        self._in_flight[task] = attempts
+        task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
+        if terms.cut_off is not None:
+            _cancel_when(terms.cut_off, task)  # a caller that has left would not see it
         ends: list[asyncio.Future[Any]] = [task, *terms.stops]
         try:
             await asyncio.wait(
@@ -226,20 +230,6 @@ class Caller:
         if not task.cancelled():
             return task.result()
         raise self._cut_off(attempts, terms)
-
-    def _start(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> asyncio.Task[T]:
-        """Start the task of one attempt, which outlives a caller that leaves, but no cut-off."""
-        task = asyncio.create_task(self._make(call, attempts, terms))
-        self._in_flight[task] = attempts
-        task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
-        if (cut_off := terms.cut_off) is not None:
-
-            def cut(_: asyncio.Future[None]) -> None:
-                task.cancel()
-
-            cut_off.add_done_callback(cut)
-            task.add_done_callback(lambda _: cut_off.remove_done_callback(cut))
-        return task
 
     async def _make(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """Wait until LeadSquared is there, take a token, send the request, read the answer."""
@@ -416,6 +406,14 @@ class Caller:
                 await asyncio.wait(cut_off)
             if self._owns_client:
                 await self._given.aclose()
+
+
+def _cancel_when(cut_off: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
+    def cancel(_: asyncio.Future[None]) -> None:
+        task.cancel()
+
+    cut_off.add_done_callback(cancel)
+    task.add_done_callback(lambda _: cut_off.remove_done_callback(cancel))
 
 
 async def _sleep(terms: Terms, seconds: float) -> None:

@@ -100,7 +100,6 @@ class Attempts:
     doubt: DeliveryUncertain | None = None
     abandoned: bool = False
     _failures: int = 0
-    _uncounted: int = 0
 
     @property
     def request_id(self) -> str | None:
@@ -155,18 +154,15 @@ class Attempts:
         self.last = error
         if isinstance(error, DeliveryUncertain):
             self.doubt = error
-        if isinstance(error, RateLimited | TokenLost):
-            self._uncounted += 1
-        elif not self.is_away():
+        if not isinstance(error, RateLimited | TokenLost) and not self.is_away():
             self._failures += 1
         return True
 
     def _wait(self, state: RetryCallState) -> float:
-        del state
         if self.is_away() and not isinstance(self.last, RateLimited | TokenLost):
             return 0.0  # the wait for the end of the outage follows
         asked = self.last.retry_after if self.last is not None else None
-        backoff = self.policy.wait_after(self._failures + self._uncounted)
+        backoff = self.policy.wait_after(state.attempt_number)
         return max(backoff, min(asked or 0.0, LONGEST_RETRY_AFTER))
 
     def _stop(self, state: RetryCallState) -> bool:
