@@ -321,7 +321,10 @@ class Caller:
     def _cut_off(self, attempts: Attempts, terms: Terms) -> LeadpostError:
         """Build the error of an attempt that was ended before its answer."""
         if attempts.is_sent:
-            return DeliveryUncertain("the call was cut off before its answer: it may have arrived")
+            what = "the call was cut off before its answer"
+            if attempts.operation.is_post:
+                return DeliveryUncertain(f"{what}: it may have arrived")
+            return ConnectionFailed(what, sent=True)
         if self._is_closed:
             return NotSent("the poster was closed before anything was sent")
         if terms.are_over:

@@ -757,3 +757,21 @@ def test_cut_off_before_its_request_has_left_a_call_sends_nothing(
         assert vendor.arrivals[1] == pytest.approx(5.0)  # the token was as it had been
 
     run_virtual(main())
+
+
+def test_a_query_that_is_cut_off_has_changed_nothing() -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        async with poster_to(Vendor(there=100.0), bucket=bucket, hooks=[events.append]) as poster:
+            metrics = asyncio.create_task(poster.metrics())
+            await asyncio.sleep(0.5)
+            await poster.aclose(grace=1.0)
+            with pytest.raises(ConnectionFailed, match="cut off before its answer") as caught:
+                await metrics
+            assert caught.value.sent
+            assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
+
+    run_virtual(main())
+    assert [end.state for end in ended(events)] == ["failed"]
