@@ -20,7 +20,14 @@ from leadpost._models import (
 from leadpost._outcomes import BatchError, Outcome, StatusTimeout
 from leadpost._poster import AsyncActivityPoster
 from leadpost._retry import RetryPolicy
-from leadpost.bucket import Bucket, BucketStatistics, OpenBucket, Priority, TokenBucket
+from leadpost.bucket import (
+    Bucket,
+    BucketStatistics,
+    OpenableBucket,
+    OpenBucket,
+    Priority,
+    TokenBucket,
+)
 from leadpost.errors import (
     ApplicationError,
     BadRequest,
@@ -70,6 +77,7 @@ __all__ = [
     "NotFound",
     "NotSent",
     "OpenBucket",
+    "OpenableBucket",
     "OutageTimeout",
     "OutboxError",
     "OutboxUnavailable",

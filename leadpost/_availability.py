@@ -123,6 +123,12 @@ class Availability:
         """Whether posts wait now."""
         return self._outage.since is not None
 
+    @property
+    def away_for(self) -> float | None:
+        """Seconds since the outage began, None without one."""
+        since = self._outage.since
+        return None if since is None else asyncio.get_running_loop().time() - since
+
     @asynccontextmanager
     async def turn(
         self, activity: int, until: Callable[[float], float] | None = None

@@ -159,6 +159,10 @@ class Caller:
         """Whether LeadSquared is away for calls of that name."""
         return name in self._posts and self._posts[name].is_away
 
+    def away_for(self, name: str) -> float | None:
+        """Seconds for which LeadSquared has been away for calls of that name, None if it is not."""
+        return self._posts[name].away_for
+
     async def __call__(self, call: Call[T] | Draw[T], terms: Terms = SINGLE) -> T:
         """
         Make a call until it succeeds or is given up.

@@ -28,7 +28,7 @@ from leadpost._models import (
 from leadpost._outcomes import BatchError, Outcome, StatusTimeout
 from leadpost._retry import RetryPolicy
 from leadpost._validation import is_mapping
-from leadpost.bucket import CALL_TIMEOUT, Bucket, TokenBucket
+from leadpost.bucket import CALL_TIMEOUT, Bucket, OpenableBucket, TokenBucket
 from leadpost.errors import LeadpostError, UnexpectedAnswer
 from leadpost.hooks import Hook
 
@@ -57,7 +57,8 @@ class AsyncActivityPoster:
             proxies and hooks apply, none of them sees a key, and it is never closed here. By
             default the poster makes its own, set up for this API's rhythm.
         bucket: The limit; by default a `TokenBucket`, 25 calls per 5 s. Only the default one hears
-            of `hooks`; one of your own has hooks of its own.
+            of `hooks`; one of your own has hooks of its own. One that has to be opened, an
+            `OpenableBucket`, is opened on entering and closed at the end.
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
@@ -86,10 +87,11 @@ class AsyncActivityPoster:
         if not call_timeout > 0:
             raise ValueError(f"call_timeout: found {call_timeout}, wanted seconds above 0")
         hooks = tuple(hooks)
-        self._account = account
+        self.account = account
         self.bucket: Bucket = TokenBucket(hooks=hooks) if bucket is None else bucket
         self.retry = retry or RetryPolicy()
         self.on_uncertain = on_uncertain
+        self.call_timeout = call_timeout
         self._call = Caller(
             account,
             client,
@@ -101,9 +103,11 @@ class AsyncActivityPoster:
         )
 
     def __repr__(self) -> str:
-        return f"<AsyncActivityPoster to {self._account.host}: {self.bucket!r}>"
+        return f"<AsyncActivityPoster to {self.account.host}: {self.bucket!r}>"
 
     async def __aenter__(self) -> Self:
+        if isinstance(self.bucket, OpenableBucket):
+            await self.bucket.open(self.account)
         return self
 
     async def __aexit__(
@@ -116,13 +120,17 @@ class AsyncActivityPoster:
 
     async def aclose(self, grace: float = GRACE) -> None:
         """
-        Wait for calls in flight, then close the connections; an injected client stays open.
+        Wait for calls in flight, then close connections and bucket; an injected client stays open.
 
         Args:
             grace: Seconds to wait at most. A call that is cut off then may still arrive: it ends as
                 `DeliveryUncertain`, and its token rests accordingly.
         """
-        await self._call.aclose(grace)
+        try:
+            await self._call.aclose(grace)
+        finally:
+            if isinstance(self.bucket, OpenableBucket):
+                await self.bucket.aclose()
 
     async def post(self, activity: Item, *, token_timeout: float | None = None) -> str:
         """
@@ -147,12 +155,17 @@ class AsyncActivityPoster:
             OutageTimeout: LeadSquared was away for all that time; nothing was sent.
         """
         terms = SINGLE if token_timeout is None else Terms(token_timeout=token_timeout)
-        return await self._call(_endpoints.post(self._account, activity), terms)
+        return await self._call(_endpoints.post(self.account, activity), terms)
 
     @property
     def is_away(self) -> bool:
         """Whether LeadSquared is away: posts wait, and one at a time tries."""
         return self._call.is_away("post")
+
+    @property
+    def away_for(self) -> float | None:
+        """Seconds for which LeadSquared has been away, None if it is not."""
+        return self._call.away_for("post")
 
     async def post_once(self, draw: Callable[[], Awaitable[Item]], terms: Terms) -> str:
         """
@@ -171,7 +184,7 @@ class AsyncActivityPoster:
         """
 
         async def drawn() -> Call[str]:
-            return _endpoints.post(self._account, await draw())
+            return _endpoints.post(self.account, await draw())
 
         return await self._call(Draw("post", drawn), evolve(terms, is_retried=False))
 
@@ -189,7 +202,7 @@ class AsyncActivityPoster:
             LeadpostError: as `post`.
             ConfigurationError: the account's `sync_host` is not known.
         """
-        return await self._call(_endpoints.post_sync(self._account, activity))
+        return await self._call(_endpoints.post_sync(self.account, activity))
 
     @overload
     async def post_many(
@@ -292,7 +305,7 @@ class AsyncActivityPoster:
         )
 
     async def _post(self, activity: Item, terms: Terms) -> str:
-        return await self._call(_endpoints.post(self._account, activity), terms)
+        return await self._call(_endpoints.post(self.account, activity), terms)
 
     async def status(self, request_id: str) -> RequestStatus:
         """
@@ -304,7 +317,7 @@ class AsyncActivityPoster:
         Raises:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
         """
-        return await self._call(_endpoints.status(self._account, request_id))
+        return await self._call(_endpoints.status(self.account, request_id))
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
         """
@@ -344,7 +357,7 @@ class AsyncActivityPoster:
         Raises:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
         """
-        return await self._call(_endpoints.metrics(self._account))
+        return await self._call(_endpoints.metrics(self.account))
 
     async def activity_types(self) -> list[ActivityType]:
         """
@@ -354,7 +367,7 @@ class AsyncActivityPoster:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
             ConfigurationError: the account's `sync_host` is not known.
         """
-        return await self._call(_endpoints.activity_types(self._account))
+        return await self._call(_endpoints.activity_types(self.account))
 
     async def activity_type(self, code: int) -> ActivityType:
         """
@@ -367,7 +380,7 @@ class AsyncActivityPoster:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
             ConfigurationError: the account's `sync_host` is not known.
         """
-        return await self._call(_endpoints.activity_type(self._account, code))
+        return await self._call(_endpoints.activity_type(self.account, code))
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
@@ -395,7 +408,7 @@ class AsyncActivityPoster:
             offset, known = first, -1
             while len(found) > known:
                 known = len(found)
-                call = _endpoints.lead_activities(self._account, lead_id, code, offset)
+                call = _endpoints.lead_activities(self.account, lead_id, code, offset)
                 page = await self._call(call)
                 found |= {activity.activity_id: activity for activity in page.activities}
                 wanted = page.record_count

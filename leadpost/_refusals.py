@@ -55,6 +55,26 @@ class Change:
     reason: str
 
 
+@frozen
+class Size:
+    """
+    What processes that share a bucket have in common of the rule.
+
+    Attributes:
+        tokens: How many to use.
+        most: How many at most, by the limit that was named, if one was.
+        rest: Seconds for which they have to rest.
+        named_for: Seconds for which the named limit is still taken to hold, None without one.
+        grow_in: Seconds until the next growth.
+    """
+
+    tokens: int
+    most: int
+    rest: float
+    named_for: float | None
+    grow_in: float
+
+
 @define
 class Refusals:
     """
@@ -129,6 +149,25 @@ class Refusals:
         return Change(
             before, self.tokens, 0.0, f"no more than {NOISE:.0%} of the calls were refused"
         )
+
+    def size(self, now: float) -> Size:
+        """Return what other processes should adopt."""
+        named_for = None if self._named_until is None else self._named_until - now
+        return Size(self.tokens, self._most, self.rest, named_for, self._grow_at - now)
+
+    def adopt(self, now: float, size: Size) -> Change | None:
+        """Continue with the size that another process decided on, as far as `limit` allows."""
+        before, rest_before = self.tokens, self.rest
+        self._named_until = None if size.named_for is None else now + size.named_for
+        self._most = self.limit if size.named_for is None else min(size.most, self.limit)
+        self._grow_at = now + size.grow_in
+        self.tokens, self.rest = min(size.tokens, self._most), size.rest
+        if (self.tokens, self.rest) == (before, rest_before):
+            return None
+        if self.tokens < before or self.rest != rest_before:
+            self._changed_at = now
+            self._results.clear()
+        return Change(before, self.tokens, 0.0, "as another process decided")
 
     def _name(self, now: float, calls: int, seconds: int) -> Change | None:
         if not (calls > 0 and 0 < seconds <= LONGEST_RATE):

@@ -10,22 +10,32 @@ arrive at least 5 s apart, whatever the network does, so 25 tokens never let a 2
 from __future__ import annotations
 
 import asyncio
-import logging
 from bisect import insort
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from enum import IntEnum
-from heapq import heappop, heappush
-from itertools import count
 from math import inf
 from typing import Protocol, runtime_checkable
 
-from aiolimiter import AsyncLimiter
-from attrs import define, field, frozen
+from attrs import define, frozen
 
-from leadpost._refusals import Change, Refusals
-from leadpost.errors import ConnectionFailed, LeadpostError, RateLimited
-from leadpost.hooks import Hook, Hooks, Paused, Resized
+from leadpost._account import Account
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER, Brakes, Turn, Turns, Use
+from leadpost.hooks import Hook, Hooks
+
+__all__ = [
+    "CALL_TIMEOUT",
+    "LIMIT",
+    "LONGEST_RETRY_AFTER",
+    "PERIOD",
+    "Bucket",
+    "BucketStatistics",
+    "OpenBucket",
+    "OpenableBucket",
+    "Priority",
+    "TokenBucket",
+    "check_rate",
+]
 
 LIMIT = 25
 """Calls in `PERIOD` that LeadSquared allows: "exceeded the limit of 25 in 5 second(s)"."""
@@ -33,10 +43,6 @@ PERIOD = 5.0
 """Seconds."""
 CALL_TIMEOUT = 30.0
 """Seconds from connecting to the last byte of the answer, by default."""
-LONGEST_RETRY_AFTER = 60.0
-"""Seconds for which a Retry-After is honoured; then one call tries, and so on."""
-
-_log = logging.getLogger("leadpost")
 
 
 class Priority(IntEnum):
@@ -85,6 +91,28 @@ class Bucket(Protocol):
             priority: Who is served first.
             call_timeout: Seconds after which the call has ended at the latest.
         """
+        ...
+
+
+@runtime_checkable
+class OpenableBucket(Bucket, Protocol):
+    """
+    A bucket that is opened and closed, such as one that keeps its tokens in a database.
+
+    `AsyncActivityPoster` opens it when it is entered, and closes it when its calls have ended.
+    """
+
+    async def open(self, account: Account) -> None:
+        """
+        Make the bucket ready for calls.
+
+        Args:
+            account: The poster's: whose limit it is.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Return what the calls have used, and close what was opened."""
         ...
 
 
@@ -152,24 +180,18 @@ class TokenBucket:
     def __init__(
         self, limit: int = LIMIT, *, period: float = PERIOD, hooks: Iterable[Hook] = ()
     ) -> None:
-        check_limit(limit)
-        if not 0 < period < inf:
-            raise ValueError(f"period: found {period}, wanted a number of seconds above 0")
+        check_rate(limit, period)
         self._limit = limit
         self._period = period
-        self._refusals = Refusals(limit, period)
-        self._emit = Hooks(hooks)
+        self._brakes = Brakes(limit, period, Hooks(hooks))
         # For each token that is not in use, the time by which its last call had arrived, the
         # earliest first. A caller takes the first: so these are always the latest calls.
         self._arrived = [-inf] * limit
         self._in_use = 0
-        self._waiting: list[_Turn] = []  # a heap; turns that were given up are dropped at its top
-        self._numbers = count()
-        self._paused_until = -inf
+        self._turns = Turns()
         self._trial = _Trial.NONE
         self._longest_call = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pacer = self._new_pacer()
 
     def __repr__(self) -> str:
         s = self.statistics()
@@ -182,16 +204,16 @@ class TokenBucket:
     def statistics(self) -> BucketStatistics:
         """Return how many tokens are free, in use and resting, and how many callers wait."""
         now = self._loop.time() if self._loop is not None else 0.0
-        pause = max(self._paused_until - now, 0.0)
-        size = self._refusals.tokens
-        back = sum(arrived + self._refusals.rest <= now for arrived in self._arrived)
+        pause = max(self._brakes.paused_until - now, 0.0)
+        size = self._brakes.rule.tokens
+        back = sum(arrived + self._brakes.rule.rest <= now for arrived in self._arrived)
         free = 0 if pause else max(back - (self._limit - size), 0)
         return BucketStatistics(
             limit=size,
             free=free,
             in_use=self._in_use,
             resting=max(size - free - self._in_use, 0),
-            waiting=sum(not turn.is_over for turn in self._waiting),
+            waiting=len(self._turns),
             paused_for=pause,
         )
 
@@ -211,59 +233,48 @@ class TokenBucket:
             self._move_to(loop)
         self._longest_call = max(self._longest_call, call_timeout)
         if priority is Priority.LONG_BATCH:
-            await self._pacer.acquire()
+            await self._brakes.pacer.acquire()
             priority = Priority.BATCH
-        use = await self._take(_Turn(priority, next(self._numbers), loop))
+        use = await self._take(priority, loop)
         try:
-            yield use.begin
-            use.is_answered = True
-        except LeadpostError as error:
-            use.take(error)
-            raise
+            with use.watched():
+                yield use.begin
         finally:
             if loop is self._loop:  # else it was given back when the bucket left that loop
                 self._give_back(use, call_timeout)
 
-    async def _take(self, turn: _Turn) -> _Use:
-        """Take the first token that is back, when it is this turn's. Cancelled, change nothing."""
-        heappush(self._waiting, turn)
+    async def _take(self, priority: Priority, loop: asyncio.AbstractEventLoop) -> _Use:
+        """Take the first token that is back, when its turn comes. Cancelled, change nothing."""
+        turns = self._turns
+        turn = turns.join(priority)
         try:
-            while (wait := self._wait_of(turn)) > 0:
+            while (wait := self._wait_of(turn, loop)) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if wait == inf else wait):
                         await turn.news.wait()
                 turn.news.clear()
             self._in_use += 1
-            use = _Use(turn.loop, self._arrived.pop(0), is_trial=self._trial is _Trial.DUE)
+            use = _Use(loop, self._arrived.pop(0), is_trial=self._trial is _Trial.DUE)
             if use.is_trial:
                 self._trial = _Trial.IN_FLIGHT
             return use
         finally:
-            turn.is_over = True
-            self._tell_first()
+            turns.leave(turn)
 
-    def _wait_of(self, turn: _Turn) -> float:
+    def _wait_of(self, turn: Turn, loop: asyncio.AbstractEventLoop) -> float:
         """Return the seconds until this turn may take a token; inf if others have to move first."""
-        if turn.loop is not self._loop:
+        if loop is not self._loop:
             raise RuntimeError("this TokenBucket has moved to another event loop")
-        if self._first() is not turn or self._trial is _Trial.IN_FLIGHT:
+        if self._turns.first is not turn or self._trial is _Trial.IN_FLIGHT:
             return inf
-        now = turn.loop.time()
-        self._apply(self._refusals.tick(now), now)
-        spare = self._limit - self._refusals.tokens  # tokens that have to stay, for the size
+        now = loop.time()
+        self._brakes.tick(now)
+        rule = self._brakes.rule
+        spare = self._limit - rule.tokens  # tokens that have to stay, for the size
         if len(self._arrived) <= spare:
             return inf
-        back_at = self._arrived[spare] + self._refusals.rest
-        return max(back_at, self._arrived[0] + self._period, self._paused_until) - now
-
-    def _first(self) -> _Turn | None:
-        while self._waiting and self._waiting[0].is_over:
-            heappop(self._waiting)
-        return self._waiting[0] if self._waiting else None
-
-    def _tell_first(self) -> None:
-        if (first := self._first()) is not None:
-            first.news.set()
+        back_at = self._arrived[spare] + rule.rest
+        return max(back_at, self._arrived[0] + self._period, self._brakes.paused_until) - now
 
     def _give_back(self, use: _Use, call_timeout: float) -> None:
         now = use.loop.time()
@@ -274,42 +285,10 @@ class TokenBucket:
             insort(self._arrived, now + (0.0 if use.is_answered else call_timeout))
         if use.is_trial:
             self._trial = _Trial.DUE if use.sent_at is None else _Trial.NONE
-        if use.sent_at is not None and use.is_answered:
-            self._take_in(use.refusal, use.sent_at, now)
-        self._tell_first()
-
-    def _take_in(self, refusal: RateLimited | None, sent_at: float, now: float) -> None:
-        """Let the rule after a 429 decide, and honour a Retry-After."""
-        named = refusal.limit if refusal is not None else None
-        refused = refusal is not None
-        self._apply(self._refusals.record(now, sent_at, refused=refused, named=named), now)
-        if refusal is not None and refusal.retry_after:
+        self._brakes.take_in(use, now)
+        if use.asked_pause:
             self._trial = _Trial.DUE
-            self._pause(min(refusal.retry_after, LONGEST_RETRY_AFTER), now)
-
-    def _apply(self, change: Change | None, now: float) -> None:
-        if change is None:
-            return
-        if change.tokens != change.before:
-            level = logging.WARNING if change.tokens < change.before else logging.INFO
-            _log.log(
-                level, "bucket: %d tokens, was %d: %s", change.tokens, change.before, change.reason
-            )
-            self._emit(Resized(change.tokens, change.before))
-        self._pacer = self._new_pacer()
-        if change.pause:
-            self._pause(change.pause, now)
-
-    def _pause(self, seconds: float, now: float) -> None:
-        # Of the refusals of one burst the first is news, and one that asks for much more.
-        news = now >= self._paused_until or now + seconds > self._paused_until + self._period
-        self._paused_until = max(self._paused_until, now + seconds)
-        if news:
-            _log.warning("bucket: no calls for %.1f s after a refusal (429)", seconds)
-            self._emit(Paused(seconds))
-
-    def _new_pacer(self) -> AsyncLimiter:
-        return AsyncLimiter(1, self._refusals.rest / self._refusals.tokens)
+        self._turns.wake_first()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Continue in another event loop. The calls of the last one have ended without answers."""
@@ -321,13 +300,14 @@ class TokenBucket:
             latest = now + self._longest_call
             arrived = [*self._arrived, *[latest] * self._in_use]
             self._arrived = sorted(min(time, latest) for time in arrived)
-            self._paused_until = min(self._paused_until, now + LONGEST_RETRY_AFTER)
+            latest_pause = now + LONGEST_RETRY_AFTER
+            self._brakes.paused_until = min(self._brakes.paused_until, latest_pause)
             if self._trial is _Trial.IN_FLIGHT:
                 self._trial = _Trial.DUE
         self._loop = loop
         self._in_use = 0
-        self._waiting = []
-        self._pacer = self._new_pacer()
+        self._turns = Turns()
+        self._brakes.reset_pacer()
 
 
 class _Trial(IntEnum):
@@ -338,56 +318,34 @@ class _Trial(IntEnum):
     IN_FLIGHT = 2
 
 
-@define(order=True)
-class _Turn:
-    """A caller that waits."""
-
-    priority: Priority
-    number: int
-    loop: asyncio.AbstractEventLoop = field(order=False)
-    news: asyncio.Event = field(factory=asyncio.Event, order=False)
-    is_over: bool = field(default=False, order=False)
-
-
 @define
-class _Use:
+class _Use(Use):
     """
     The use of a token by one call.
 
     Attributes:
+        loop: The event loop of the call.
         arrived_before: The time by which the token's last call had arrived.
         is_trial: Whether this call shows whether calls may go again.
-        sent_at: When the request left, None if it did not.
-        is_answered: Whether an answer came, so that the call has arrived.
-        refusal: LeadSquared's refusal, if it refused the call.
     """
 
     loop: asyncio.AbstractEventLoop
     arrived_before: float
     is_trial: bool
-    sent_at: float | None = None
-    is_answered: bool = False
-    refusal: RateLimited | None = None
 
     def begin(self) -> None:
         """Note that the request is being sent."""
         self.sent_at = self.loop.time()
 
-    def take(self, error: LeadpostError) -> None:
-        """Note what an error says about the call."""
-        if isinstance(error, RateLimited):
-            self.refusal = error
-        if isinstance(error, ConnectionFailed) and not error.sent:
-            self.sent_at = None
-        self.is_answered = error.status is not None or self.refusal is not None
 
-
-def check_limit(limit: int) -> None:
+def check_rate(limit: int, period: float) -> None:
     """
-    Check that a bucket's limit is within LeadSquared's.
+    Check that a bucket's limit is within LeadSquared's, and that its period is a time.
 
     Raises:
-        ValueError: it is not.
+        ValueError: one of them cannot be right.
     """
     if not 1 <= limit <= LIMIT:
         raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, LeadSquared's limit")
+    if not 0 < period < inf:
+        raise ValueError(f"period: found {period}, wanted a number of seconds above 0")

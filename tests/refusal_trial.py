@@ -52,7 +52,7 @@ class Server:
     others_calls: int = 0
     others_accepted: int = 0
     _next_other: float = field(init=False)
-    _counted: deque[float] = field(factory=deque)
+    _counted: deque[float] = field(factory=deque[float])
 
     def __attrs_post_init__(self) -> None:
         self._next_other = next(self.others, inf)

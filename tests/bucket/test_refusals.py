@@ -182,6 +182,50 @@ def test_refusals_below_a_named_limit_shrink_it_further_and_it_grows_back_to_it(
     assert named.tokens == 10
 
 
+def test_a_size_that_another_process_decided_on_is_adopted() -> None:
+    cut, other = rule(), rule()
+    answer(cut, 20, at=0.0)
+    change = other.adopt(100.0, cut.size(1.0))  # its clock is another one
+    assert change is not None
+    assert (change.before, change.tokens, change.pause) == (25, 11, 0.0)
+    assert change.reason == "as another process decided"
+    assert other.tick(133.9) is None
+    assert other.tick(134.0) is not None  # grows when the other one would
+    assert other.tokens == 13
+    assert other.adopt(134.0, other.size(134.0)) is None
+
+
+def test_with_a_cut_the_results_from_before_are_forgotten_and_with_a_growth_they_stay() -> None:
+    cut, other = rule(), rule()
+    answer(cut, 20, at=0.0)
+    answer(other, 19, at=0.0)
+    other.adopt(1.0, cut.size(1.0))
+    answer(other, 19, at=2.0)
+    assert other.tokens == 11
+    cut.tick(40.0)
+    other.adopt(40.0, cut.size(40.0))
+    assert other.tokens == 13
+    answer(other, 1, at=41.0)
+    assert other.tokens < 13
+
+
+def test_a_named_limit_is_adopted_with_its_end_and_not_exceeded() -> None:
+    named, other = rule(), rule()
+    named.record(0.0, 0.0, refused=True, named=(10, 1))
+    other.adopt(1000.0, named.size(600.0))
+    assert (other.tokens, other.rest) == (5, 1.0)
+    assert other.tick(1000.0) is None
+    assert other.tick(3999.0) is None
+    assert other.tick(4000.0) is not None
+    assert (other.tokens, other.rest) == (25, 5.0)
+
+
+def test_a_size_above_the_own_limit_is_adopted_as_far_as_that() -> None:
+    small = Refusals(10, 5.0)
+    assert small.adopt(0.0, rule().size(0.0)) is None
+    assert small.tokens == 10
+
+
 def test_each_change_of_size_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         bucket = TokenBucket()
