@@ -1,5 +1,6 @@
 """The account: its hosts, keys and paths, from arguments or from the environment."""
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ REGIONS: Mapping[str, str] = {
 """Region to the code in its host names. Async hosts are documented for India, USA and Singapore."""
 
 _VARIABLES: Mapping[str, str] = {
+    "name": "LEADPOST_ACCOUNT",
     "region": "LEADPOST_REGION",
     "host": "LEADPOST_HOST",
     "sync_host": "LEADPOST_SYNC_HOST",
@@ -41,6 +43,7 @@ _SYNC_PATHS = (
     *("activity_types_path", "activity_type_path"),
 )
 _HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_NAME = re.compile(r"[\w.-]{1,100}")
 _KEYS = ("access_key", "secret_key", "api_key")
 
 
@@ -68,6 +71,9 @@ class Account:
         activity_type_path: Path of one activity type, on the sync host.
         sync_post_path: Path of the synchronous post.
         lead_activities_path: Path of the list of a lead's activities, on the sync host.
+        name: What the account is called in an outbox, such as `acme-production`: its entries and
+            its limit stay together when a key changes, or when several users post. By default a
+            fingerprint of host and access key.
         failure_is_final: Whether the status `FAILURE` is final. False by default: LeadSquared
             retries some of those for hours.
 
@@ -92,6 +98,7 @@ class Account:
     activity_type_path: str = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
     sync_post_path: str = "/v2/ProspectActivity.svc/Create"
     lead_activities_path: str = "/v2/ProspectActivity.svc/Retrieve"
+    name: str = ""
     failure_is_final: bool = False
     _urls: dict[str, httpx.URL] = field(init=False, eq=False, factory=dict[str, httpx.URL])
 
@@ -100,6 +107,10 @@ class Account:
         object.__setattr__(self, "host", host)  # as attrs itself does in a frozen class
         object.__setattr__(self, "sync_host", sync_host)
         _check_keys({name: getattr(self, name) for name in _KEYS})
+        if self.name and not _NAME.fullmatch(self.name):
+            raise ConfigurationError(
+                f"name ({_VARIABLES['name']}): wanted up to 100 letters, digits, dots or hyphens"
+            )
         if self.keys_in not in {"query", "headers"}:
             raise ConfigurationError(
                 f"keys_in ({_VARIABLES['keys_in']}): found {self.keys_in!r},"
@@ -129,7 +140,8 @@ class Account:
             environ: The variables, `os.environ` by default: `LEADPOST_REGION` or `LEADPOST_HOST`,
                 `LEADPOST_ACCESS_KEY`, `LEADPOST_SECRET_KEY`, `LEADPOST_API_KEY`; optionally
                 `LEADPOST_SYNC_HOST`, `LEADPOST_KEYS_IN`, `LEADPOST_SUBMIT_PATH`,
-                `LEADPOST_STATUS_PATH`, `LEADPOST_METRICS_PATH`, `LEADPOST_FAILURE_IS_FINAL`.
+                `LEADPOST_STATUS_PATH`, `LEADPOST_METRICS_PATH`, `LEADPOST_ACCOUNT`,
+                `LEADPOST_FAILURE_IS_FINAL`.
 
         Raises:
             ConfigurationError: naming the variable that is missing or wrong.
@@ -143,6 +155,21 @@ class Account:
             **given,
             failure_is_final=failure_is_final == "true",
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """
+        What tells these keys from others: 16 hexadecimal digits of a digest of host and access key.
+
+        The access key cannot be computed from it.
+        """
+        text = f"{self.host}\n{self.access_key}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def id(self) -> str:
+        """What entries in an outbox and a shared bucket belong to: the name, or the fingerprint."""
+        return self.name or self.fingerprint
 
     @property
     def secrets(self) -> tuple[str, str, str]:

@@ -131,25 +131,25 @@ class OpenTelemetryHook:
 
     async def observe(self, outbox: Outbox, every: float = 15.0) -> Never:
         """
-        Read how an outbox is doing, now and then, until cancelled.
+        Observe an outbox until cancelled.
 
         Args:
             outbox: Which one; it is enough if one process does it.
-            every: Seconds between two readings. While the store is away, the last one stands, and
-                each reading that fails is logged.
+            every: Seconds between two readings. While the database is away, the last one stands,
+                and each reading that fails is logged.
 
         Raises:
-            OutboxError: the store cannot be used any more.
+            OutboxError: the database failed in a way that does not pass.
         """
         while True:
             try:
-                counts, oldest = await outbox.counts(), await outbox.oldest_pending()
+                health = await outbox.health()
             except OutboxUnavailable as error:
                 _log.warning("the outbox could not be observed: %s", error)
             else:
-                for state, count in counts.items():
+                for state, count in health.counts.items():
                     self._entries.set(count, {"leadpost.state": state})
-                self._oldest.set(oldest or 0.0)
+                self._oldest.set(health.oldest_pending or 0.0)
             await asyncio.sleep(every)
 
     def _count(self, event: Waiting | Sent | Answered | Retried | Ended) -> None:

@@ -15,10 +15,11 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from files_support import Desk, open_bucket
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import run, server_in
 
-from leadpost.outbox import Outbox, verify
+from leadpost.outbox import Outbox, _verifier
 from leadpost.sandbox import Faults, Sandbox
 
 
@@ -85,13 +86,34 @@ async def _administer(server: sa.URL, statement: str) -> None:
 @pytest.fixture
 async def outbox(sqlite_url: str) -> AsyncIterator[Outbox]:
     """An empty outbox in a file."""
-    async with Outbox(sqlite_url) as opened:
+    async with Outbox(sqlite_url, "acme") as opened:
         yield opened
 
 
 @pytest.fixture
 def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have statuses asked for at once, not after minutes."""
-    monkeypatch.setattr(verify, "WAITS", (0.02, 0.05))
-    monkeypatch.setattr("leadpost.outbox.worker._FIRST_CHECK", 0.0)
-    monkeypatch.setattr(verify, "_POLL", 0.05)
+    monkeypatch.setattr(_verifier, "WAITS", (0.02, 0.05))
+    monkeypatch.setattr("leadpost.outbox._worker._FIRST_CHECK", 0.0)
+    monkeypatch.setattr(_verifier, "_POLL", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """For the command a home of its own, or its outbox would be that of whoever runs the tests."""
+    if "cli" not in request.path.parts:
+        return
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("ACCOUNT", "OUTBOX", "TIMEZONE", "REGION", "SYNC_HOST"):
+        monkeypatch.delenv(f"LEADPOST_{name}", raising=False)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A folder and a home of its own, and a bucket that is never empty."""
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("leadpost.cli.files.sending.bucket_of", open_bucket)
+    return Desk(folder, sandbox)

@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import IO
 
 from attrs import asdict, frozen
@@ -32,13 +32,15 @@ class Job:
     url: str
     host: str
     period: float
-    lease: float
+    call_timeout: float = 1.0
+    """A token of a call without an answer rests so much longer, whatever the period."""
     limit: int = 25
 
     @property
     def account(self) -> Account:
         """The sandbox's account, whose keys are made up and everywhere the same."""
         return Account(
+            name="acme",
             host=self.host,
             access_key="u$rsandbox-access",
             secret_key="sandbox-secret",
@@ -46,17 +48,24 @@ class Job:
         )
 
     async def drain(self) -> None:
+        async with self.opened() as (outbox, poster):
+            await outbox.drain(poster)
+
+    async def run(self) -> None:
+        async with self.opened() as (outbox, poster):
+            await outbox.run(poster, verify=False)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[tuple[Outbox, AsyncActivityPoster]]:
+        bucket = SharedTokenBucket(self.url, limit=self.limit, period=self.period)
+        timeout = self.call_timeout
         async with (
-            Outbox(self.url, lease=self.lease) as outbox,
-            SharedTokenBucket(
-                self.url, self.account, limit=self.limit, period=self.period, lease=self.lease
-            ) as bucket,
-            # A token of a call without an answer rests so much longer, whatever the period.
+            Outbox(self.url, self.account) as outbox,
             AsyncActivityPoster(
-                self.account, bucket=bucket, retry=QUICK, call_timeout=1.0
+                self.account, bucket=bucket, retry=QUICK, call_timeout=timeout
             ) as poster,
         ):
-            await outbox.drain(poster)
+            yield outbox, poster
 
 
 @frozen
@@ -91,8 +100,8 @@ class Template:
     jobs: IO[str]
     pids: IO[str]
 
-    def start(self, job: Job) -> Worker:
-        print(repr(asdict(job)), file=self.jobs, flush=True)
+    def start(self, job: Job, how: str = "drain") -> Worker:
+        print(repr((how, asdict(job))), file=self.jobs, flush=True)
         return Worker(int(self.pids.readline()))
 
 
@@ -117,7 +126,8 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            asyncio.run(Job(**eval(line)).drain())
+            how, job = eval(line)
+            asyncio.run(getattr(Job(**job), how)())
             os._exit(0)
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()

@@ -9,24 +9,28 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from attrs import evolve
 from support import LEAD, Vendor, accept, account, within
 
 from leadpost import Activity, AsyncActivityPoster, OpenBucket, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox
-from leadpost.outbox.schema import entries as table
+from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Sandbox
 
+ACME = "acme"
+"""The account of most tests, whatever server it posts to."""
 QUICK = RetryPolicy(max_attempts=3, initial_wait=0.01, max_wait=0.02, jitter=0.0)
 WHEN = datetime(2026, 11, 1, 10, 30, tzinfo=UTC)
 
 
 def poster(vendor: Vendor, **options: Any) -> AsyncActivityPoster:
     chosen: dict[str, Any] = {"bucket": OpenBucket(), "retry": QUICK} | options
-    return AsyncActivityPoster(account(), client=vendor.client(), **chosen)
+    return AsyncActivityPoster(account(name=ACME), client=vendor.client(), **chosen)
 
 
-def poster_to(sandbox: Sandbox) -> AsyncActivityPoster:
-    return AsyncActivityPoster(sandbox.account(), bucket=TokenBucket(period=0.01), retry=QUICK)
+def poster_to(sandbox: Sandbox, **options: Any) -> AsyncActivityPoster:
+    chosen: dict[str, Any] = {"bucket": TokenBucket(period=0.01), "retry": QUICK} | options
+    return AsyncActivityPoster(evolve(sandbox.account(), name=ACME), **chosen)
 
 
 def held_until(event: asyncio.Event, started: asyncio.Event) -> Callable[..., Awaitable[Any]]:
@@ -41,7 +45,7 @@ def held_until(event: asyncio.Event, started: asyncio.Event) -> Callable[..., Aw
 
 
 def noted(number: int, **changes: Any) -> Activity:
-    """Give an activity of a type that the sandbox's account has."""
+    """Return an activity of a type that the sandbox's account has."""
     return Activity(LEAD, 201, f"note {number}", WHEN, **changes)
 
 
@@ -49,17 +53,28 @@ async def posted(outbox: Outbox, sandbox: Sandbox, *posts: Activity) -> None:
     await outbox.put_many(posts)
     async with poster_to(sandbox) as poster:
         assert (await outbox.drain(poster))["accepted"] == len(posts)
-    await asyncio.sleep(0.05)  # the vendor's queue
+    await asyncio.sleep(0.05)  # LeadSquared's queue
 
 
 async def changed(outbox: Outbox, **values: Any) -> None:
-    """Set what the vendor, or a clock, would have made of all entries."""
-    update = sa.update(table).values(values)
-    await outbox._store.write(lambda connection: connection.execute(update))
+    """Set what LeadSquared, or a clock, would have made of all entries."""
+    await executed(outbox, sa.update(table).values(values))
+
+
+async def executed(outbox: Outbox, statement: sa.Executable, **values: Any) -> Any:
+    """Execute a statement as somebody with plain SQL would."""
+    return await outbox._database.write(lambda connection: connection.execute(statement, values))
 
 
 async def states(outbox: Outbox) -> list[str]:
     return [entry.state async for entry in outbox.entries()]
+
+
+async def until(outbox: Outbox, **counts: int) -> None:
+    """Wait until there are so many entries in each of these states."""
+    async with within(10):
+        while not counts.items() <= (await outbox.counts()).items():
+            await asyncio.sleep(0.01)
 
 
 async def until_accepted(outbox: Outbox, number: int) -> None:

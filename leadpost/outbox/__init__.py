@@ -2,30 +2,40 @@
 Activities that outlive the process, and one limit for many processes and hosts.
 
     async with (
-        Outbox("sqlite:///leadpost.db") as outbox,
-        SharedTokenBucket("sqlite:///leadpost.db", account) as bucket,
-        AsyncActivityPoster(account, bucket=bucket) as poster,
+        Outbox("sqlite:///leadpost.db", account) as outbox,
+        AsyncActivityPoster(account, bucket=SharedTokenBucket("sqlite:///leadpost.db")) as poster,
     ):
         await outbox.put(activity, key="call-8812")  # on disk when it returns
-        await outbox.drain(poster)
+        await outbox.run(poster)
 
 Needs the extra: pip install 'leadpost[outbox]'.
 """
 
 from importlib.util import find_spec
+from types import FunctionType
 
 if any(find_spec(name) is None for name in ("sqlalchemy", "aiosqlite", "asyncpg")):
     raise ImportError(
         "leadpost.outbox needs SQLAlchemy, aiosqlite and asyncpg: pip install 'leadpost[outbox]'"
     )
 
-from leadpost.outbox.bucket import SharedTokenBucket
-from leadpost.outbox.entries import STATES, Change, Entry, EntryState
-from leadpost.outbox.outbox import Outbox
-from leadpost.outbox.store import DEFAULT_URL
+from leadpost.outbox._outbox import Outbox, put_sync
+from leadpost.outbox._shared_bucket import SharedTokenBucket
+from leadpost.outbox.database import DEFAULT_URL
+from leadpost.outbox.database._entries import STATES, Change, Entry, EntryState, Health
 
-__all__ = ["DEFAULT_URL", "STATES", "Change", "Entry", "EntryState", "Outbox", "SharedTokenBucket"]
+__all__ = [
+    "DEFAULT_URL",
+    "STATES",
+    "Change",
+    "Entry",
+    "EntryState",
+    "Health",
+    "Outbox",
+    "SharedTokenBucket",
+    "put_sync",
+]
 
 for _name in __all__:
-    if isinstance(globals()[_name], type):
+    if isinstance(globals()[_name], type | FunctionType):
         globals()[_name].__module__ = __name__

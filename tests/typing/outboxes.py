@@ -7,9 +7,18 @@ from datetime import datetime, timedelta
 from typing import assert_type
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from leadpost import Account, Activity, AsyncActivityPoster, KeyConflict, OutboxUnavailable
-from leadpost.outbox import DEFAULT_URL, Change, Entry, EntryState, Outbox, SharedTokenBucket
+from leadpost.outbox import (
+    DEFAULT_URL,
+    Change,
+    Entry,
+    EntryState,
+    Outbox,
+    SharedTokenBucket,
+    put_sync,
+)
 
 
 async def put(outbox: Outbox, activity: Activity, session: AsyncSession) -> None:
@@ -28,14 +37,15 @@ async def put(outbox: Outbox, activity: Activity, session: AsyncSession) -> None
 
 async def work(account: Account) -> None:
     async with (
-        Outbox(DEFAULT_URL, lease=30) as outbox,
-        SharedTokenBucket(DEFAULT_URL, account) as bucket,
-        AsyncActivityPoster(account, bucket=bucket) as poster,
+        Outbox(DEFAULT_URL, account, connections=2) as outbox,
+        AsyncActivityPoster(account, bucket=SharedTokenBucket(DEFAULT_URL)) as poster,
     ):
         assert_type(await outbox.drain(poster), Counter[EntryState])
         assert_type(await outbox.verify(poster), Counter[EntryState])
         await outbox.reconcile(poster, settle=timedelta(hours=10))
-        await outbox.run(poster)
+        if account.name:
+            await outbox.run(poster, keep=timedelta(days=30), reconcile_every=None)
+        await outbox.run(poster, verify=False)
 
 
 async def look(outbox: Outbox, activity: Activity) -> None:
@@ -47,10 +57,14 @@ async def look(outbox: Outbox, activity: Activity) -> None:
         assert_type(await outbox.history(entry.id), list[Change])
     assert_type(await outbox.retry("failed", ids=[1, 2]), int)
     await outbox.retry("faild")  # type: ignore[arg-type]  # no state
-    await outbox.correct({"call-8812": activity}, states=["uncertain"], calls={"call-8812": 1})
-    await outbox.correct({"call-8812": activity}, originals={"call-8812": {"row": 1}})
+    await outbox.replace({"call-8812": activity})
+    assert_type(await outbox.adopt("f3c0ffee00c0ffee"), int)
+    assert_type(await outbox.others(), dict[str, int])
+    assert_type((await outbox.health()).oldest_pending, float | None)
     assert_type(await outbox.counts(keys=["call-8812"]), dict[EntryState, int])
-    assert_type(await outbox.identity(), str)
     assert_type(await outbox.arrived([1, 2]), int)
-    await outbox.correct({"call-8812": activity}, states=["acepted"])  # type: ignore[list-item]  # no state
     assert_type(await outbox.prune(timedelta(days=30)), int)
+
+
+def put_synchronously(session: Session, activity: Activity) -> None:
+    assert_type(put_sync(session, activity, account="acme", key="call-8812"), int)

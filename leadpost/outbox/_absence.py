@@ -1,0 +1,48 @@
+"""Something that cannot be reached for now: logged once when it goes, and once when it is back."""
+
+from __future__ import annotations
+
+import logging
+
+from leadpost.errors import LeadpostError, OutboxError
+from leadpost.outbox._clock import boot_time
+
+_log = logging.getLogger("leadpost")
+
+
+class Absence:
+    """
+    Whether one thing is away, and since when.
+
+    Args:
+        name: What it is called in the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._since: float | None = None
+
+    @property
+    def lasts(self) -> float:
+        """Seconds since it began, 0 if there is none."""
+        return 0.0 if self._since is None else boot_time() - self._since
+
+    def begin(self, error: Exception) -> None:
+        """Note that it cannot be reached."""
+        if self._since is None:
+            self._since = boot_time()
+            _log.warning("%s cannot be reached: %s", self._name, described(error))
+
+    def end(self) -> None:
+        """Note that it can be reached."""
+        if self._since is not None:
+            _log.warning("%s can be reached again, after %.0f s", self._name, self.lasts)
+            self._since = None
+
+
+def described(error: Exception) -> str:
+    """Describe an error for the log: without its text, if that may hold LeadSquared's words."""
+    if isinstance(error, OutboxError):
+        return str(error)
+    status = error.status if isinstance(error, LeadpostError) else None
+    return type(error).__name__ + (f", HTTP {status}" if status else "")

@@ -1,0 +1,191 @@
+"""Finds out, from what leads have, whether posts in doubt have arrived."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from attrs import define
+
+from leadpost._endpoints import texts_in
+from leadpost._models import LeadActivity
+from leadpost._poster import AsyncActivityPoster
+from leadpost._validation import is_mapping
+from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
+from leadpost.outbox.database import Database, _settling
+from leadpost.outbox.database._entries import EntryState, loaded
+from leadpost.outbox.database._settling import Doubt
+
+SETTLE = timedelta(hours=12)
+"""
+After so long a request is surely not in LeadSquared's queue any more: it retries one that failed
+for a reason of its own for 9 h 20 min in all.
+"""
+STILL = "the lead does not have it yet; it may still come"
+"""Why an entry stays uncertain that was sent less than `settle` ago."""
+CLOCKS_DIFFER = timedelta(minutes=2)
+"""LeadSquared's clock may be so much behind ours."""
+ZONES_DIFFER = timedelta(days=1)
+"""Its times may be so much behind, if they are not in UTC."""
+
+_log = logging.getLogger("leadpost")
+
+Verdict = tuple[EntryState, str, str | None]
+"""The state that an entry is in after all, why, and the id of its activity."""
+
+
+@define
+class Reconciler:
+    """
+    Looks for an account's uncertain entries among the activities of their leads.
+
+    Args:
+        database: Where the entries are.
+        account: Whose entries.
+        poster: What to ask with.
+        settle: How long after sending an activity may still arrive.
+    """
+
+    _database: Database
+    _account: str
+    _poster: AsyncActivityPoster
+    _settle_after: timedelta = SETTLE
+
+    async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
+        """Look at every uncertain entry once, lead by lead; see `Outbox.reconcile`."""
+        tally = Counter[EntryState]()
+        leads = await self._database.read(partial(_settling.doubts, account=self._account))
+        done, all_of_them = 0, sum(map(len, leads.values()))
+        for lead, ids in leads.items():
+            # The activities of one lead are read once for each type, for all its entries.
+            read: dict[int, Sequence[LeadActivity] | str] = {}
+            for entry_id in ids:
+                query = partial(_settling.doubt, account=self._account, entry_id=entry_id)
+                doubt = await self._database.read(query)
+                if doubt is not None:
+                    verdict = await self._verdict(doubt, lead, read)
+                    if await self._record(doubt, verdict):
+                        tally[verdict[0]] += 1
+                done += 1
+                on_progress(done, all_of_them)
+        return tally
+
+    async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
+        state, note, activity_id = verdict
+        settle = partial(
+            _settling.settle,
+            account=self._account,
+            of=doubt,
+            before="uncertain",
+            state=state,
+            note=note,
+            activity_id=activity_id,
+        )
+        recorded = await self._database.write(settle)
+        if recorded:
+            _log.info("entry %d: %s", doubt.id, state)
+        return recorded
+
+    async def _verdict(
+        self, doubt: Doubt, lead: str | None, read: dict[int, Sequence[LeadActivity] | str]
+    ) -> Verdict:
+        activity = loaded(doubt.activity)
+        if lead is None or not is_mapping(activity):
+            return "uncertain", "it names no lead, so it cannot be looked for", None
+        event = activity.get("ActivityEvent")
+        if not isinstance(event, int):
+            return "uncertain", "it has no ActivityEvent, so it cannot be looked for", None
+        if event not in read:
+            read[event] = await self._activities(lead, event)
+        has = read[event]
+        if isinstance(has, str):
+            return "uncertain", has, None
+        since = doubt.sent_at - ZONES_DIFFER
+        twins = await self._twins(doubt, activity, lead, since)
+        of_type = [one for one in has if _may_be(one, event, since)]
+        ids = [one.activity_id for one in of_type]
+        matched = partial(_settling.matched, account=self._account, activity_ids=ids)
+        taken = await self._database.read(matched)
+        free = [one for one in of_type if one.activity_id not in taken]
+        alike = candidates(activity, doubt.sent_at, free)
+        if alike and not _words(activity):
+            return "uncertain", "the lead has similar ones, but no note or date-time to tell", None
+        if len(alike) > twins:
+            return "accepted", "the lead has it", None if twins else alike[-1]
+        if alike:
+            why = "the same was posted for another entry, whose activity is not known"
+            return "uncertain", f"{why}: it may be that", None
+        if doubt.age < self._settle_after.total_seconds():
+            return "uncertain", STILL, None
+        if free:
+            why = "the lead has others of its type and time, of which one may be it: look there"
+            return "uncertain", why, None
+        return "pending", "the lead does not have it, and it cannot come any more", None
+
+    async def _activities(self, lead: str, event: int) -> Sequence[LeadActivity] | str:
+        """Read what a lead has, or say why that cannot be read."""
+        try:
+            return await self._poster.lead_activities(lead, event)
+        except (Unauthorized, NotFound):
+            raise
+        except (Rejected, UnexpectedAnswer) as error:
+            return f"the lead's activities cannot be read: {error}"
+
+    async def _twins(
+        self, doubt: Doubt, activity: Mapping[str, Any], lead: str, since: datetime
+    ) -> int:
+        """Count the other entries whose activities would be taken for this one's."""
+        query = partial(
+            _settling.others_of, account=self._account, of=doubt, lead=lead, since=since
+        )
+        others = await self._database.read(query)
+        return sum(_is_twin(loaded(other), activity) for other in others)
+
+
+def candidates(
+    payload: Mapping[str, Any], sent_at: datetime, has: Iterable[LeadActivity]
+) -> list[str]:
+    """
+    Return the ids of the activities that are the posted one, as far as can be told.
+
+    They are of the same type, were created since it was sent, and hold its note and date-time. If
+    LeadSquared does not say type or time, they may be.
+    """
+    return [
+        activity.activity_id
+        for activity in has
+        if _may_be(activity, payload["ActivityEvent"], sent_at - CLOCKS_DIFFER)
+        and _words(payload) <= set(map(_plain, activity.texts))
+    ]
+
+
+def _may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
+    is_late = activity.created_on is None or activity.created_on >= since
+    return is_late and activity.event in {None, event}
+
+
+def _is_twin(other: object, activity: Mapping[str, Any]) -> bool:
+    """Whether the activity of another entry would be taken for this one's."""
+    return (
+        is_mapping(other)
+        and all(
+            str(other.get(name)).lower() == str(activity.get(name)).lower()
+            for name in ("RelatedProspectId", "ActivityEvent")
+        )
+        and _words(activity) <= set(map(_plain, texts_in(other)))
+    )
+
+
+def _words(payload: Mapping[str, Any]) -> set[str]:
+    """Return what an activity is recognized by."""
+    texts = (_plain(payload.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
+    return {text for text in texts if text}
+
+
+def _plain(text: str) -> str:
+    """Ignore line ends and blanks, which others may write in their own way."""
+    return " ".join(text.split())

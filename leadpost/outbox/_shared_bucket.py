@@ -1,0 +1,426 @@
+"""
+LeadSquared's limit as a bucket of tokens that processes and hosts share: 25 times in a database.
+
+A process reserves the token that is back first, waits until it is, and hands it to the caller that
+is served first then. One task, `_serve`, does all that with the database; callers only wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from math import inf
+from uuid import uuid4
+
+from attrs import define
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from leadpost._account import Account
+from leadpost._bucket_parts import Brakes, Turn, Turns, Use
+from leadpost.bucket import (
+    CALL_TIMEOUT,
+    LIMIT,
+    PERIOD,
+    Priority,
+    check_rate,
+)
+from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
+from leadpost.hooks import Hook, Hooks
+from leadpost.outbox._absence import Absence
+from leadpost.outbox._clock import boot_time
+from leadpost.outbox.database import Database, _tokens
+from leadpost.outbox.database._tokens import State
+
+_LOOK_AGAIN = 0.25
+"""Seconds after which to look again, if no token rests."""
+_USE_WITHIN = 1.0
+"""Seconds in which a reserved token is used once it is back."""
+_RETRY = 0.5
+"""Seconds between two tries while the database is away."""
+_CLOSE = 1.0
+"""Seconds that closing waits for the database."""
+
+_log = logging.getLogger("leadpost")
+
+
+class SharedTokenBucket:
+    """
+    The same 25 calls in 5 s for every process and host that uses the same database and name.
+
+    The guarantee is `TokenBucket`'s: over all of them, no 26th call arrives in any 5 s. The token
+    of a process that dies is back when its call must have ended, and 5 s later; a process that was
+    frozen for so long sends nothing with it. What refusals (429) teach goes for all of them. Up to
+    30 processes get their share. While the database is away, callers wait. If its clock jumps back,
+    calls are late; it must not jump forward.
+
+    The poster opens the bucket when it is entered, and closes it; a bucket belongs to one poster.
+    It may be made before a fork.
+
+    Args:
+        url: The database, as for `Outbox`; it may be the same.
+        name: Who shares the limit; by default the account, see `Account.id`. Two users of one
+            account share its limit only by a name.
+        limit: Tokens, 1 to 25: fewer for an account with a lower limit.
+        period: Seconds; anything but 5 is for a sandbox with the same period.
+        hooks: Functions that hear of `Resized`, and of `Paused` if this process was refused, see
+            `leadpost.hooks`.
+
+    Raises:
+        ValueError: a number is out of range.
+        OutboxError: the URL cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str | None = None,
+        *,
+        limit: int = LIMIT,
+        period: float = PERIOD,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        check_rate(limit, period)
+        self.name = name
+        self._limit = limit
+        self._period = period
+        self._emit = Hooks(hooks)
+        # A token has to outlive its process, not the machine: then it has rested anyway.
+        self._database = Database(url, connections=1, durable=False)
+        self._share: _Share | None = None
+
+    def __repr__(self) -> str:
+        share = self._share
+        name = share.name if share is not None else self.name or "the account"
+        how = "not open"
+        if share is not None:
+            how = f"{share.in_use} in use here, {len(share.turns)} waiting here"
+        return f"<SharedTokenBucket of {name} in {self._database.name}: {how}>"
+
+    async def open(self, account: Account) -> None:
+        """
+        Make the bucket ready for calls; the poster does it.
+
+        Args:
+            account: The poster's: whose limit it is.
+
+        Raises:
+            OutboxError: the database cannot be used, or knows this bucket with another period.
+            RuntimeError: it is open already.
+        """
+        if self._share is not None:
+            raise RuntimeError("this SharedTokenBucket is open: it belongs to one poster")
+        name = self.name or account.id
+        brakes = Brakes(self._limit, self._period, self._emit)
+        share = _Share(self._database, name, brakes)
+        await self._database.open()
+        try:
+            create = partial(_tokens.create, bucket=name, limit=self._limit, period=self._period)
+            share.begin(await self._database.write(create))
+        except BaseException:
+            await self._database.aclose()
+            raise
+        self._share = share
+
+    async def aclose(self) -> None:
+        """Record how the last calls ended, and close the connection; the poster does it."""
+        share, self._share = self._share, None
+        if share is not None:
+            try:
+                await share.end()
+            finally:
+                await self._database.aclose()
+
+    @asynccontextmanager
+    async def token(
+        self, priority: Priority = Priority.SINGLE, call_timeout: float = CALL_TIMEOUT
+    ) -> AsyncGenerator[Callable[[], None]]:
+        """
+        Wait for a token, hold it while one call is made, and let it rest; see `Bucket.token`.
+
+        Args:
+            priority: Who is served first, of those that wait in this process.
+            call_timeout: Seconds after which the call has ended at the latest.
+
+        Yields:
+            What to call at the last moment before sending. It raises `TokenLost` if the call could
+            not end in time any more, as after the process was frozen.
+
+        Raises:
+            OutboxError: the database failed in a way that does not pass.
+            RuntimeError: the bucket is not open.
+        """
+        share = self._share
+        if share is None:
+            raise RuntimeError(
+                "a SharedTokenBucket is opened by its poster: use the poster with `async with`"
+            )
+        if priority is Priority.LONG_BATCH:
+            await share.brakes.pacer.acquire()
+            priority = Priority.BATCH
+        use = await share.take(priority, call_timeout)
+        try:
+            with use.watched():
+                yield use.begin
+        finally:
+            share.give_back(use)
+
+
+@define(eq=False)
+class _Use(Use):
+    """
+    A reserved token, and then its use by one call.
+
+    Attributes:
+        id: The reservation's, in the table.
+        hold: Seconds from its use until it is back if this process dies.
+        seen_at: When it was last seen that tokens may be taken.
+        due: When the token is back.
+        ends_by: When the call must have ended.
+        is_trial: Whether the call shows whether calls may go again.
+        is_ready: Whether it may be handed out.
+        taken_at: The event loop's time at which it was handed out.
+        call_timeout: Seconds in which the call ends.
+    """
+
+    id: str
+    hold: float
+    seen_at: float = 0.0
+    due: float = inf
+    ends_by: float = 0.0
+    is_trial: bool = False
+    is_ready: bool = False
+    taken_at: float = 0.0
+    call_timeout: float = 0.0
+
+    def begin(self) -> None:
+        """Note that the request is being sent, unless it is too late."""
+        now = boot_time()
+        # In suspend the loop's clock may stand still, and with it the call's own time-out.
+        left = self.call_timeout - (asyncio.get_running_loop().time() - self.taken_at)
+        if now + max(left, 0.0) > self.ends_by:
+            raise TokenLost("the time of the token was over before the call was sent")
+        self.sent_at = now
+
+
+class _Share:
+    """
+    One process's share of an open bucket.
+
+    Times are `boot_time`'s. Of the time that a statement takes, deadlines are counted from before
+    it, waits from after it.
+    """
+
+    def __init__(self, database: Database, name: str, brakes: Brakes) -> None:
+        self.name = name
+        self.brakes = brakes
+        self.turns = Turns()
+        self.in_use = 0
+        self._database = database
+        self._rule = brakes.rule
+        self._news = asyncio.Event()
+        self._version = 0
+        self._reserved: _Use | None = None
+        self._longest_call = 0.0
+        self._look_at = -inf
+        self._took_at = -inf
+        self._over: list[_Use] = []  # what the database has not been told of yet
+        self._is_ending = False
+        self._absence = Absence(f"bucket: the database {database.name}")
+
+    def begin(self, state: State) -> None:
+        self._adopt(state)
+        self._serving = asyncio.create_task(self._serve())
+
+    async def end(self) -> None:
+        """Tell the database how calls ended, unless it does not answer."""
+        self._is_ending = True
+        self.turns.fail(RuntimeError("the SharedTokenBucket is closed"))
+        self._news.set()
+        await asyncio.wait([self._serving], timeout=_CLOSE)
+        if self._serving.cancel() or self._over:
+            _log.warning("bucket: the database did not answer in time: tokens will be back late")
+        await asyncio.wait([self._serving], timeout=_CLOSE)
+
+    # What callers do.
+
+    async def take(self, priority: Priority, call_timeout: float) -> _Use:
+        """Wait for a token that is back."""
+        self._longest_call = max(self._longest_call, call_timeout)
+        turn = self.turns.join(priority)
+        self._news.set()
+        try:
+            while (use := self._ready_for(turn)) is None:
+                await turn.news.wait()
+                turn.news.clear()
+            self._reserved = None
+            self._took_at = boot_time()
+            self.in_use += 1
+            use.taken_at = asyncio.get_running_loop().time()
+            use.call_timeout = call_timeout
+            return use
+        finally:
+            self.turns.leave(turn)
+            self._news.set()
+
+    def _ready_for(self, turn: Turn) -> _Use | None:
+        if turn.error is not None:
+            raise turn.error
+        if self._serving.done():
+            self._serving.result()  # raises what has ended it
+        use = self._reserved
+        return use if use is not None and use.is_ready and self.turns.first is turn else None
+
+    def give_back(self, use: _Use) -> None:
+        """Take in how a call ended."""
+        self.in_use -= 1
+        self._look_at = -inf
+        self._over.append(use)
+        self._news.set()
+        self.brakes.take_in(use, boot_time())
+
+    # What is done with the database.
+
+    async def _serve(self) -> None:
+        """Serve the callers until the end."""
+        while True:
+            try:
+                wait = await self._step()
+                self._absence.end()
+            except OutboxUnavailable as error:
+                self._absence.begin(error)
+                wait = _RETRY
+            except OutboxError as error:  # perhaps it passes for the next caller
+                self.turns.fail(error)
+                wait = _RETRY
+            except Exception as error:
+                self.turns.fail(error)
+                raise
+            if self._is_ending and self._reserved is None and not self._over:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if wait == inf else wait):
+                    await self._news.wait()
+            self._news.clear()
+
+    async def _step(self) -> float:
+        """Do what can be done now, and return the seconds until there is more."""
+        use, now = self._reserved, boot_time()
+        if use is not None and (self.turns.first is None or now > use.due + _USE_WITHIN):
+            self._put_back(use)
+        self.brakes.tick(now)
+        if self._over or self.brakes.is_resized:
+            await self._tell()
+        if self.turns.first is None:
+            return inf
+        if self._reserved is None:
+            if (wait := self._look_at - boot_time()) > 0:
+                return wait
+            await self._reserve()
+            if self._reserved is None:
+                return _LOOK_AGAIN
+        return await self._hand_out(self._reserved)
+
+    async def _hand_out(self, use: _Use) -> float:
+        if (wait := use.due - boot_time()) > 0:
+            return wait
+        if not use.is_ready:
+            if boot_time() - use.seen_at > _LOOK_AGAIN:
+                use.seen_at = boot_time()
+                state = await self._database.read(partial(_tokens.state, bucket=self.name))
+                self._adopt(state)
+                if state.is_paused or (state.has_trial and not use.is_trial):
+                    self._put_back(use)
+                    return 0.0
+            use.is_ready = True
+        self.turns.wake_first()
+        return use.due + _USE_WITHIN - boot_time()
+
+    def _put_back(self, use: _Use) -> None:
+        self._reserved = None
+        self._over.append(use)
+
+    async def _reserve(self) -> None:
+        """Reserve the token that is back first, if one rests."""
+        before = boot_time()
+        hold = _USE_WITHIN + self._longest_call + self._rule.rest
+        use = _Use(id=uuid4().hex, hold=hold)
+        leaves_last = before - self._took_at < self._rule.period
+
+        async def reserve(connection: AsyncConnection) -> tuple[State, float | None, bool]:
+            state = await _tokens.state(connection, self.name)
+            if state.is_ahead:
+                await _tokens.follow_clock(connection, self.name)
+            is_trial = state.has_trial and await _tokens.begin_trial(connection, self.name, hold)
+            wait = await _tokens.take(
+                connection,
+                self.name,
+                use.id,
+                limit=self._limit,
+                hold=hold,
+                leaves_last=leaves_last,
+                is_trial=is_trial,
+            )
+            if is_trial and wait is None:
+                await _tokens.end_trial(connection, self.name, was_made=False)
+            return state, wait, is_trial
+
+        try:
+            state, wait, use.is_trial = await self._database.write(reserve)
+        except OutboxError:
+            self._over.append(use)  # it may have been done
+            raise
+        self._adopt(state)
+        if wait is None:
+            self._look_at = before + _LOOK_AGAIN
+        else:
+            use.seen_at, use.due = before, boot_time() + wait
+            use.ends_by = before + wait + hold - self._rule.rest
+            self._reserved = use
+
+    @property
+    def _limit(self) -> int:
+        return self._rule.limit
+
+    async def _tell(self) -> None:
+        """Tell the database how calls ended, and what refusals have taught."""
+        over, is_resized = self._over[:], self.brakes.is_resized
+        self.brakes.is_resized = False
+
+        async def tell(connection: AsyncConnection) -> State:
+            for use in over:
+                await self._record_end(connection, use)
+            if is_resized:
+                now = boot_time()
+                pause = max(self.brakes.paused_until - now, 0.0)
+                size = self._rule.size(now)
+                await _tokens.resize(connection, self.name, size, pause, self._version)
+            return await _tokens.state(connection, self.name)
+
+        try:
+            state = await self._database.write(tell)
+        except OutboxError:
+            self.brakes.is_resized |= is_resized
+            raise
+        del self._over[: len(over)]
+        self._adopt(state)
+
+    async def _record_end(self, connection: AsyncConnection, use: _Use) -> None:
+        if use.sent_at is None:
+            await _tokens.put_back(connection, self.name, use.id, use.hold)
+        else:
+            longer = 0.0 if use.is_answered else use.call_timeout
+            await _tokens.let_rest(connection, self.name, use.id, longer)
+        if use.is_trial:
+            made = use.sent_at is not None
+            await _tokens.end_trial(connection, self.name, was_made=made)
+        if use.asked_pause:
+            await _tokens.pause(connection, self.name, use.asked_pause)
+
+    def _adopt(self, state: State) -> None:
+        """Follow what was decided, by this process or another."""
+        if state.version != self._version and not self.brakes.is_resized:
+            self._version = state.version
+            self.brakes.adopt(state.size, boot_time())

@@ -1,0 +1,552 @@
+"""
+A worker: takes entries from an outbox, posts them, and records what became of each.
+
+25 slots, each in a loop: wait until something is due, take a token, claim the next entry, call,
+record. One slot at a time has the turn to wait and to claim, so that entries leave in order and the
+worker has one untried activity in the bucket's queue. `Worker._keep` looks after the rest: entries
+whose calls were never recorded, the signs of life, the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from math import inf
+from typing import Any, NoReturn
+from uuid import uuid4
+
+from attrs import define, field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from leadpost._batch import LONG, Item
+from leadpost._call import Terms
+from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
+from leadpost.bucket import LIMIT, LONGEST_RETRY_AFTER, Priority
+from leadpost.errors import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    NotFound,
+    NotSent,
+    OutageTimeout,
+    OutboxError,
+    OutboxUnavailable,
+    RateLimited,
+    ServerError,
+    TokenLost,
+    Unauthorized,
+)
+from leadpost.outbox._absence import Absence, described
+from leadpost.outbox._clock import boot_time
+from leadpost.outbox._reconciler import SETTLE, Reconciler
+from leadpost.outbox._verifier import Verifier
+from leadpost.outbox.database import Database, _calls, _edits
+from leadpost.outbox.database._calls import Claim
+from leadpost.outbox.database._entries import EntryState, loaded
+
+GRACE = 7.0
+"""Seconds that a cancelled worker waits for calls in flight: a container has 10 s in all."""
+_RECORDING = 1.0
+"""Seconds after that in which what became of calls is still recorded."""
+_CLAIM_LASTS = 10.0
+"""Seconds after its claim in which a call must have been sent."""
+_POLL = 0.5
+"""Seconds between two looks at an empty outbox."""
+_UNREACHABLE = 5.0
+"""Seconds of failing connections after which a drain ends, if no call was ever answered."""
+_FIRST_CHECK = 5.0
+"""Seconds after which the status of an accepted request is asked for first."""
+_KEEP_EVERY = 5.0
+_REPORT_EVERY = 60.0
+_PRUNE_EVERY = 60.0
+_FAILED_TRIALS = 100
+"""Entries that failed during an outage and are passed over by its next trials."""
+
+_log = logging.getLogger("leadpost")
+
+
+@define
+class _Call:
+    """
+    One call: the entry that it is for, and when it was claimed.
+
+    Attributes:
+        claim: The entry, None before it is claimed.
+        claimed_at: Time of `boot_time` before the claim.
+        is_sent: Whether the call may have left.
+    """
+
+    claim: Claim | None = None
+    claimed_at: float = 0.0
+    is_sent: bool = False
+
+    def check(self) -> None:
+        """Keep a process that was frozen or suspended from sending what is others' by now."""
+        if boot_time() - self.claimed_at > _CLAIM_LASTS:
+            raise TokenLost("the claim on the entry ended before the call was sent")
+        self.is_sent = True
+
+
+@define
+class Worker:
+    """
+    Posts an account's entries with one poster, for the time of one `drain` or `run`.
+
+    Args:
+        database: Where the entries are.
+        account: Whose entries.
+        poster: What to post with.
+        news: Set when there may be more to do.
+        key_prefix: Only entries whose key begins with it.
+        outage_timeout: Seconds for which a drain waits while LeadSquared is away, 300 by default.
+    """
+
+    _database: Database
+    _account: str
+    _poster: AsyncActivityPoster
+    _news: asyncio.Event
+    _key_prefix: str | None = None
+    _outage_timeout: float | None = None
+    _drains: bool = False
+    _turn: asyncio.Lock = field(factory=asyncio.Lock, init=False)
+    _stopped: asyncio.Future[None] = field(init=False)
+    _cut_off: asyncio.Future[None] = field(init=False)
+    _failure: LeadpostError | None = field(default=None, init=False)
+    _tally: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
+    _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
+    _posting: int = field(default=0, init=False)  # slots that hold an entry
+    _made: int = field(default=0, init=False)  # calls
+    _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
+    _failed_trials: dict[int, None] = field(factory=dict[int, None], init=False)
+    _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
+    _absence: Absence = field(init=False)
+    _is_answered: bool = field(default=False, init=False)  # whether any call was, by whatever
+    _unreached_since: float | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stopped, self._cut_off = loop.create_future(), loop.create_future()
+        self._absence = Absence(f"the outbox {self._database.name}")
+
+    async def drain(self) -> Counter[EntryState]:
+        """Post until nothing is pending; see `Outbox.drain`."""
+        self._drains = True
+        await self._database.write(self._look_after)
+        await self._work([self._keep()])
+        return self._tally
+
+    async def run(
+        self,
+        *,
+        begin: Callable[[], Awaitable[None]],
+        verifies: bool,
+        reconcile_every: timedelta | None,
+        keep: timedelta | None,
+    ) -> NoReturn:
+        """Post until cancelled, after `begin` has been done; see `Outbox.run`."""
+        try:
+            await self._patiently(begin)
+            _log.info("outbox: a worker for %s begins", self._account)
+            await self._work(
+                [
+                    self._keep(),
+                    *([self._verify()] if verifies else ()),
+                    *([self._reconcile(reconcile_every)] if reconcile_every else ()),
+                    *([self._prune(keep)] if keep else ()),
+                ]
+            )
+        except LeadpostError as error:
+            _log.error("outbox: the worker stops, nothing is posted: %s", described(error))
+            raise
+        raise AssertionError("a worker runs until something is raised")  # pragma: no cover
+
+    async def _work(self, others: list[Awaitable[None]]) -> None:
+        """Run the slots, and the others beside them, until the slots or any of these end."""
+        slots = (self._slot() for _ in range(LIMIT))
+        posting = asyncio.ensure_future(asyncio.gather(*slots, return_exceptions=True))
+        beside: list[asyncio.Future[Any]] = [asyncio.ensure_future(other) for other in others]
+        try:
+            await asyncio.wait([posting, *beside], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._end(posting)
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+            self._report()
+        for error in (self._failure, *_errors(posting, *beside)):
+            if error is not None:
+                raise error
+
+    async def _end(self, posting: asyncio.Future[Any]) -> None:
+        """Let calls in flight end, and have what became of them recorded."""
+        self._stop()
+        if posting.done():
+            return
+        _log.info("outbox: the worker ends: it waits for %d calls", self._posting)
+        try:
+            await asyncio.wait([posting], timeout=GRACE)
+        finally:
+            self._cut_off.set_result(None)
+            # Cancelled again: no longer than that. What is not recorded then becomes uncertain.
+            ends_at = asyncio.get_running_loop().time() + _RECORDING
+            while not posting.done() and (left := ends_at - asyncio.get_running_loop().time()) > 0:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([posting], timeout=left)
+            posting.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([posting])
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+        self._news.set()
+
+    def _fail(self, error: LeadpostError) -> None:
+        """End the work, for an error that concerns all entries."""
+        self._failure = self._failure or error
+        self._stop()
+
+    # One slot.
+
+    async def _slot(self) -> None:
+        try:
+            while True:
+                await self._turn.acquire()
+                turn = _Turn(self._turn)
+                try:
+                    if not await self._until_due():
+                        return
+                    await self._post_one(turn)
+                finally:
+                    turn.pass_on()
+        finally:
+            self._stop()  # whatever ends one slot is for all
+
+    async def _until_due(self) -> bool:
+        """Wait until an entry is due; False if there will be none."""
+        while not self._stopped.done():
+            posting = self._posting  # read first: what ends meanwhile may be pending again
+            try:
+                due = await self._database.read(
+                    partial(_calls.next_due, account=self._account, key_prefix=self._key_prefix)
+                )
+            except OutboxUnavailable as error:
+                due = self._went_away(error)
+            except OutboxError as error:
+                self._fail(error)
+                return False
+            else:
+                self._absence.end()
+            if due is not None and due <= 0:
+                return True
+            self._in_a_row = 0
+            if due is None and self._drains and not posting:
+                self._stop()
+                return False
+            await self._wait(_POLL if due is None else min(due, _POLL))
+        return False
+
+    async def _wait(self, seconds: float) -> None:
+        self._news.clear()
+        if not self._stopped.done():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
+
+    async def _post_one(self, turn: _Turn) -> None:
+        call = _Call()
+        self._made += 1
+        self._in_a_row += 1
+        outage = OUTAGE_TIMEOUT if self._outage_timeout is None else self._outage_timeout
+        terms = Terms(
+            # The end of a backlog is not known, so it is long once half as much was posted.
+            first=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
+            outage_until=lambda since: since + (outage if self._drains else inf),
+            stopped=self._stopped,
+            cut_off=self._cut_off,
+            check=call.check,
+        )
+        self._posting += 1
+        try:
+            request_id = await self._poster.post_once(partial(self._claim, call, turn), terms)
+        except LeadpostError as error:
+            if call.claim is not None:
+                await self._record_failure(call.claim, error)
+            elif isinstance(error, OutageTimeout | OutboxError):
+                self._fail(error)
+        except Exception as error:  # a bucket's, or that of a hook of the client's
+            if call.claim is not None:
+                kind = DeliveryUncertain if call.is_sent else NotSent
+                why = kind(f"{type(error).__name__} ended the worker")
+                await self._record_failure(call.claim, why)
+            raise
+        else:
+            self._answered()
+            if call.claim is not None:  # as it is, after a call
+                await self._record(
+                    call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK
+                )
+        finally:
+            self._posting -= 1
+            self._news.set()
+
+    async def _claim(self, call: _Call, turn: _Turn) -> Item:
+        """Claim the next entry, now that there is a token for it."""
+        call_id = uuid4().hex
+        call.claimed_at = boot_time()
+        call_time = _CLAIM_LASTS + self._poster.call_timeout
+        claim = partial(
+            _calls.claim,
+            account=self._account,
+            call_id=call_id,
+            call_time=call_time,
+            key_prefix=self._key_prefix,
+        )
+        # While LeadSquared is away every call is a trial, each with another entry: those that
+        # always fail must not keep it away for all the others.
+        but = list(self._failed_trials) if self._poster.is_away else []
+        try:
+            call.claim = await self._database.write(partial(claim, but=but))
+            if call.claim is None and but:
+                self._failed_trials.clear()
+                call.claim = await self._database.write(claim)
+        except OutboxError as error:
+            # Was it committed? Its call id will tell; no call is made for it.
+            self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
+            if not isinstance(error, OutboxUnavailable):
+                raise
+            self._went_away(error)
+            raise NotSent(str(error)) from error
+        finally:
+            turn.pass_on()
+        self._absence.end()
+        if call.claim is None:
+            raise NotSent("nothing is due")
+        activity: Item = loaded(call.claim.activity)
+        return activity
+
+    async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
+        policy = self._poster.retry
+        failures = claim.failures + 1
+        wait = max(policy.wait_after(failures), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
+        repeated = isinstance(error, ServerError) or (
+            self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
+        )
+        is_away = self._poster.is_away  # then its failures say nothing about the entry
+        if is_away:
+            self._failed_trials[claim.id] = None
+            while len(self._failed_trials) > _FAILED_TRIALS:
+                del self._failed_trials[next(iter(self._failed_trials))]
+        if not isinstance(error, ConnectionFailed | NotSent):
+            self._answered()
+        because = _with_doubt(claim, error)
+        match error:
+            case Unauthorized() | NotFound():
+                await self._record(claim, "pending", error=because)
+                self._fail(error)
+            case NotSent():
+                await self._record(claim, "pending", error=because)
+            case ConnectionFailed():
+                self._not_reached(error)
+                wait = 0.0 if is_away else policy.wait_after(1)
+                await self._record(claim, "pending", error=because, due_in=wait)
+            case RateLimited():
+                await self._record(claim, "pending", error=because, due_in=wait)
+            case _ if repeated and is_away:
+                await self._record(claim, "pending", error=because)
+            case _ if repeated and failures < policy.max_attempts:
+                await self._record(claim, "pending", error=because, due_in=wait, failed=True)
+            case _:
+                await self._record(claim, _state_of(because), error=because, failed=True)
+
+    async def _record(
+        self,
+        claim: Claim,
+        state: EntryState,
+        *,
+        request_id: str | None = None,
+        error: LeadpostError | None = None,
+        due_in: float = 0.0,
+        failed: bool = False,
+    ) -> None:
+        """Record what became of a call, as soon as the database takes it."""
+        record = partial(
+            _calls.record,
+            of=claim,
+            state=state,
+            request_id=request_id,
+            error=error,
+            due_in=due_in,
+            failed=failed,
+        )
+        what = f"entry {claim.id}: {state} {request_id or ''}".rstrip()
+        recorded: bool | None = None
+        try:
+            while recorded is None:
+                try:
+                    recorded = await self._database.write(record)
+                except OutboxUnavailable as failure:
+                    await asyncio.sleep(self._went_away(failure))
+                    if self._failure is not None:
+                        return
+                except OutboxError as failure:
+                    self._fail(failure)
+                    return
+        finally:
+            if recorded is None:
+                _log.error("outbox: could not be recorded: %s", what)
+        self._absence.end()
+        if not recorded:
+            _log.warning("outbox: not recorded, as another call was made meanwhile: %s", what)
+        elif state != "pending":
+            self._tally[state] += 1
+
+    def _answered(self) -> None:
+        self._is_answered = True
+        self._unreached_since = None
+
+    def _not_reached(self, error: ConnectionFailed) -> None:
+        """End a drain soon if it never reached anything: the host may be a wrong one."""
+        now = boot_time()
+        if self._unreached_since is None:
+            self._unreached_since = now
+        is_long = now - self._unreached_since >= _UNREACHABLE
+        if self._drains and is_long and not self._is_answered:
+            self._fail(error)
+
+    def _went_away(self, error: OutboxUnavailable) -> float:
+        """Note that the database is away, and return the seconds until the next try."""
+        self._absence.begin(error)
+        if self._drains and self._absence.lasts > self._poster.retry.max_time:
+            self._fail(error)
+        return _POLL
+
+    # Beside the slots.
+
+    async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do something as soon as the database is there."""
+        while True:
+            try:
+                return await step()
+            except OutboxUnavailable as error:
+                await asyncio.sleep(self._went_away(error))
+                if self._failure is not None:
+                    return None
+
+    async def _keep(self) -> None:
+        """Look after what calls have left behind, and show that this worker is alive."""
+        reported_at = boot_time()
+        while True:
+            await self._patiently(partial(self._database.write, self._look_after))
+            self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
+            if boot_time() - reported_at >= _REPORT_EVERY:
+                reported_at = boot_time()
+                self._report()
+            await asyncio.sleep(_KEEP_EVERY)
+
+    async def _look_after(self, connection: AsyncConnection) -> None:
+        await _calls.be_seen(connection, self._account, self._poster.away_for)
+        if expired := await _calls.expire(connection, self._account):
+            self._tally["uncertain"] += expired
+            _log.warning("outbox: %d entries are uncertain: no record of their calls", expired)
+        await _calls.sum_up(connection, self._account)
+        if self._unknown:
+            await _calls.release(connection, self._account, list(self._unknown))
+
+    def _report(self) -> None:
+        """Log what happened since the last report: counts only, no content."""
+        now = self._tally - self._reported
+        self._reported = self._tally.copy()
+        if not now:
+            return
+        is_bad = any(now[state] for state in ("failed", "rejected", "uncertain"))
+        counts = ", ".join(f"{count} {state}" for state, count in now.items())
+        _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
+
+    async def _verify(self) -> None:
+        """Ask what became of accepted entries: one question to four posts, while there are any."""
+        verifier = Verifier(self._database, self._account, self._poster, self._tally)
+        asked, made = 0, 0  # in this row of calls
+        while True:
+            if not self._in_a_row:
+                asked, made = 0, self._made
+            elif 4 * asked > self._made - made and not self._poster.is_away:
+                await asyncio.sleep(_POLL / 10)
+                continue
+            try:
+                due = await verifier.ask_next()
+            except OutboxUnavailable as error:
+                due = self._went_away(error)
+            except (Unauthorized, NotFound) as error:
+                what = described(error)
+                _log.error("outbox: accepted entries are not verified any more: %s", what)
+                return await _for_ever()
+            asked += due == 0
+            await asyncio.sleep(_POLL if due is None else due)
+
+    async def _reconcile(self, every: timedelta) -> None:
+        reconciler = Reconciler(self._database, self._account, self._poster, SETTLE)
+        while True:
+            await asyncio.sleep(every.total_seconds())
+            try:
+                found = await reconciler.reconcile(lambda _, __: None)
+            except LeadpostError as error:
+                _log.warning("outbox: reconciling failed: %s", described(error))
+            else:
+                if found:
+                    counts = ", ".join(f"{count} {state}" for state, count in found.items())
+                    _log.info("outbox: reconciled: %s", counts)
+
+    async def _prune(self, keep: timedelta) -> None:
+        prune = partial(_edits.prune, account=self._account, older_than=keep.total_seconds())
+        while True:
+            try:
+                pruned = await self._database.write(prune)
+            except OutboxUnavailable as error:
+                await asyncio.sleep(self._went_away(error))
+            else:
+                await asyncio.sleep(1.0 if pruned else min(keep.total_seconds(), _PRUNE_EVERY))
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def _errors(posting: asyncio.Future[Any], *tasks: asyncio.Future[Any]) -> list[Any]:
+    """Return what the slots and the tasks beside them have raised."""
+    found: list[Any] = [] if posting.cancelled() else posting.result()
+    return found + [task.exception() for task in tasks if not task.cancelled()]
+
+
+@define
+class _Turn:
+    """The right to wait for an entry and to claim it, passed on once."""
+
+    lock: asyncio.Lock
+    has_it: bool = True
+
+    def pass_on(self) -> None:
+        if self.has_it:
+            self.has_it = False
+            self.lock.release()
+
+
+def _state_of(error: LeadpostError) -> EntryState:
+    """Return the state of an entry that is not sent again by itself."""
+    match error.state:
+        case "rejected" | "uncertain" as state:
+            return state
+        case _:
+            return "failed"
+
+
+def _with_doubt(claim: Claim, error: LeadpostError) -> LeadpostError:
+    """Keep the doubt that an earlier call has left, whatever became of this one."""
+    if not claim.in_doubt or isinstance(error, DeliveryUncertain):
+        return error
+    return DeliveryUncertain(f"an earlier call may have arrived; the last one: {error}")

@@ -1,0 +1,251 @@
+"""One database, SQLite or PostgreSQL: its connections, transactions that end, errors made clear."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from leadpost.errors import OutboxUnavailable
+from leadpost.outbox.database import _schema
+from leadpost.outbox.database._engine import (
+    LONGEST_WAIT,
+    SQLITE_LOCK_WAIT,
+    Connection,
+    create_engine,
+)
+from leadpost.outbox.database._failures import FAILURES, is_locked, outbox_error
+from leadpost.outbox.database._urls import DatabaseUrl, parse_url
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+"""Statements within one transaction."""
+
+DEFAULT_URL = "sqlite:///leadpost.db"
+"""A file in the working directory."""
+_ROLLBACK_WAIT = 0.75
+"""Seconds in which a cancelled transaction is rolled back; then it is left behind."""
+_IDLE = "5000"
+"""Milliseconds after which PostgreSQL ends a transaction of ours that does nothing."""
+
+
+class Database:
+    """
+    The tables at one URL.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DATABASE`, with the options that
+            libpq knows; `pgbouncer=true` for a PgBouncer in transaction mode.
+        connections: How many to keep at most.
+        durable: Whether a transaction is on disk when it returns, whatever the database's default.
+            If not, SQLite's survives the death of the process, but not that of the machine.
+
+    Raises:
+        OutboxError: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, connections: int = 4, durable: bool = True) -> None:
+        if connections < 1:
+            raise ValueError(f"connections: found {connections}, wanted 1 or more")
+        self._url = parse_url(url)
+        self._connections = connections
+        self._durable = durable
+        self._engine: AsyncEngine | None = None
+        self._writes = asyncio.Lock()
+        self._open, self._threads = set[Connection](), set[Thread]()
+        self._left_behind = set[asyncio.Task[Any]]()
+        self.name = self._url.name
+        self.is_sqlite = self._url.path is not None
+
+    def __repr__(self) -> str:
+        return f"<Database {self.name}>"
+
+    async def open(self) -> None:
+        """
+        Connect, and create the tables if they are missing; nothing is written if they are there.
+
+        Raises:
+            OutboxError: the database cannot be used, or its tables are of another version.
+        """
+        # Here and not in __init__: connections belong to one event loop, and to one process.
+        self._open, self._threads = set[Connection](), set[Thread]()
+        self._engine = create_engine(
+            self._url, self._connections, self._open, self._threads, durable=self._durable
+        )
+        self._writes = asyncio.Lock()
+        try:
+            _create_file(self._url)
+            if not await self.read(_schema.check_version):
+                await self.write(_schema.create)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections; those on which the database hangs are cut."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        hangs = True
+        try:
+            with suppress(OutboxUnavailable):
+                await self._run(self._dispose(engine), within=2 * _ROLLBACK_WAIT)
+                hangs = False
+        finally:
+            if hangs or self._left_behind:
+                for connection in list(self._open):
+                    connection.terminate()
+            # aiosqlite's threads say goodbye to the event loop, which may be closed by then.
+            ends_at = time.monotonic() + _ROLLBACK_WAIT
+            while any(map(Thread.is_alive, self._threads)) and time.monotonic() < ends_at:  # noqa: ASYNC110  nothing tells
+                await asyncio.sleep(0.001)
+
+    async def _dispose(self, engine: AsyncEngine) -> None:
+        if self._left_behind:  # they would return their connections to nobody
+            await asyncio.wait(self._left_behind, timeout=_ROLLBACK_WAIT)
+        await engine.dispose()
+
+    async def write(self, work: Work[T], within: float | None = LONGEST_WAIT) -> T:
+        """
+        Do some work in a transaction of its own, which is committed when this returns.
+
+        Args:
+            work: What to do.
+            within: Seconds in which it has to end, None for as long as each statement ends.
+
+        Raises:
+            OutboxError: it was not done; or, if the connection was lost during the COMMIT, nobody
+                can tell. The same after a cancellation during the COMMIT.
+        """
+
+        async def transaction() -> T:
+            async with self._opened().begin() as connection:
+                if not self.is_sqlite:
+                    await connection.execute(_begin(durable=self._durable))
+                return await work(connection)
+
+        if not self.is_sqlite:
+            return await self._run(transaction(), within)
+        async with self._writes:  # the lock of SQLite is not fair, this one is
+            return await self._run(self._once_unlocked(transaction, within), within)
+
+    async def read(self, work: Work[T]) -> T:
+        """
+        Ask something.
+
+        Raises:
+            OutboxError: it cannot be asked.
+        """
+
+        async def asking() -> T:
+            async with self._opened().connect() as plain:
+                connection = await plain.execution_options(leadpost_reads=True)
+                if not self.is_sqlite:
+                    await connection.execute(_begin(durable=self._durable))
+                return await work(connection)
+
+        return await self._run(self._once_unlocked(asking))
+
+    def _opened(self) -> AsyncEngine:
+        if self._engine is None:
+            raise RuntimeError(f"{self!r} is used within `async with`")
+        return self._engine
+
+    async def _once_unlocked(
+        self, work: Callable[[], Coroutine[Any, Any, T]], within: float | None = LONGEST_WAIT
+    ) -> T:
+        """Repeat some work until SQLite's lock is free, and give up just before its time ends."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
+        while True:
+            try:
+                return await work()
+            except FAILURES as failure:
+                if not is_locked(failure) or loop.time() > ends_at:
+                    raise
+            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # some locks are refused without any wait
+
+    async def _run(self, work: Coroutine[Any, Any, T], within: float | None = LONGEST_WAIT) -> T:
+        """Run some work in a task, which is left behind if the database does not let it end."""
+        task = asyncio.create_task(work)
+        ended = False
+        try:
+            ended = bool((await asyncio.wait([task], timeout=within))[0])
+        finally:
+            if not ended:
+                await self._cancel(task)
+        if not task.done() or task.cancelled():
+            raise OutboxUnavailable(f"{self.name}: no answer within {within:g} s")
+        failure = task.exception()
+        if isinstance(failure, FAILURES):
+            # Not `from failure`, nor within an `except`: it shows statements and their values.
+            raise outbox_error(failure, self._url)
+        return task.result()
+
+    async def _cancel(self, task: asyncio.Task[Any]) -> None:
+        """Roll a transaction back; if that takes too long, leave it to end by itself."""
+        task.cancel()
+        self._left_behind.add(task)
+        task.add_done_callback(self._left_behind.discard)
+        # Else asyncio would log its exception.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _ROLLBACK_WAIT
+        again: asyncio.CancelledError | None = None
+        while not task.done() and (left := ends_at - loop.time()) > 0:
+            try:
+                await asyncio.wait([task], timeout=left)
+            except asyncio.CancelledError as error:  # anyio cancels again and again
+                again = error
+        if again is not None:
+            raise again
+
+
+def _begin(*, durable: bool) -> sa.TextClause:
+    """
+    Build the statement that begins a transaction on PostgreSQL.
+
+    Its settings end with the transaction, as a PgBouncer lends sessions out. Where the database's
+    default is stricter, it stays. The planner is told to keep to the indexes, which the statements
+    are written for: without statistics, after a million entries were put at once, it would sort
+    them all for each claim.
+    """
+    durability = (
+        "CASE WHEN current_setting('synchronous_commit') = 'off'"
+        " THEN set_config('synchronous_commit', 'on', true) END"
+        if durable
+        else "NULL"
+    )
+    settings = {
+        "idle_in_transaction_session_timeout": _IDLE,
+        **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
+    }
+    local = (f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return sa.text(f"SELECT {', '.join([durability, *local])}")
+
+
+def _create_file(url: DatabaseUrl) -> None:
+    """Create the file of SQLite so that only its owner can read it, if there is none."""
+    if url.path is None:
+        return
+    failure: OSError | None = None
+    try:
+        os.close(os.open(Path(url.path), os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        # If aiosqlite cannot open a file, its thread outlives the event loop. It is not opened to
+        # see: closing it would take away the locks that other connections of this process have.
+        if Path(url.path).is_dir() or not os.access(url.path, os.R_OK):
+            failure = PermissionError(errno.EACCES, "the file cannot be opened")
+    except OSError as error:
+        failure = error
+    if failure is not None:  # not within the `except`: it shows the whole path
+        raise outbox_error(failure, url)

@@ -1,0 +1,152 @@
+"""The engines of SQLAlchemy, one for SQLite and one for PostgreSQL: how connections are made."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import sqlalchemy as sa
+from asyncpg.exceptions import TargetServerAttributeNotMatched
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from leadpost.outbox.database._urls import DatabaseUrl
+
+LONGEST_WAIT = 60.0
+"""Seconds for one transaction, the wait for SQLite's lock or a free connection included."""
+SQLITE_LOCK_WAIT = 0.25
+"""Seconds to wait for SQLite's lock at a time: nothing can interrupt this wait."""
+CLOSE_WAIT = 0.5
+"""Seconds for saying goodbye to a server; then the connection is cut."""
+
+
+if TYPE_CHECKING:
+    _Plain = asyncpg.Connection[asyncpg.Record]
+else:
+    _Plain = asyncpg.Connection  # generic in its stubs alone
+
+
+class Connection(_Plain):
+    """A connection whose closing takes a moment at most, also if the server hangs."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  asyncpg names it so
+        del timeout  # SQLAlchemy's is longer, or none
+        with suppress(TimeoutError):
+            await super().close(timeout=CLOSE_WAIT)
+
+
+def create_engine(
+    url: DatabaseUrl,
+    connections: int,
+    opened: set[Connection],
+    threads: set[Thread],
+    *,
+    durable: bool,
+) -> AsyncEngine:
+    """
+    Return an engine. It holds no connection yet.
+
+    Args:
+        url: Which database.
+        connections: How many to keep at most.
+        opened: Where to note the connections to PostgreSQL that are open.
+        threads: Where to note the threads of connections to SQLite.
+        durable: Whether SQLite waits for the disk on every COMMIT. On PostgreSQL this is a setting
+            of each transaction.
+    """
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "poolclass": sa.AsyncAdaptedQueuePool,
+        "pool_size": connections,
+        "max_overflow": 0,
+        "pool_timeout": LONGEST_WAIT,
+    }
+    if url.path is None:
+        return _postgresql(url, opened, options)
+    engine = create_async_engine(
+        sa.URL.create("sqlite+aiosqlite", database=url.path),
+        connect_args={"timeout": SQLITE_LOCK_WAIT},
+        **options,
+    )
+    event.listen(engine.sync_engine, "connect", _set_up_durable if durable else _set_up)
+    event.listen(engine.sync_engine, "connect", partial(_note_thread, threads))
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, Any]) -> AsyncEngine:
+    arguments: dict[str, Any] = {"async_creator_fn": _connector(url, opened)}
+    if url.is_pooled:
+        # A statement prepared in one session of the server is unknown in the next.
+        arguments["prepared_statement_cache_size"] = 0
+        arguments["prepared_statement_name_func"] = str  # none has a name
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args=arguments,
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        **options,
+    )
+
+
+def _connector(
+    url: DatabaseUrl, opened: set[Connection]
+) -> Callable[[], Coroutine[Any, Any, Connection]]:
+    """Return what connects to the first host that can be used."""
+    options: dict[str, Any] = dict(url.connect)
+    if url.is_pooled:
+        options["statement_cache_size"] = 0
+
+    async def connect() -> Connection:
+        failures: list[Exception] = []
+        for host, port in url.hosts:
+            # One by one: asyncpg's own loop has one time-out for all hosts, so a first one that
+            # does not answer would keep it from the second.
+            try:
+                connection = await asyncpg.connect(
+                    host=host,
+                    port=port,
+                    command_timeout=LONGEST_WAIT,
+                    connection_class=Connection,
+                    **options,
+                )
+            except (OSError, asyncpg.CannotConnectNowError, TargetServerAttributeNotMatched) as e:
+                failures.append(e)
+            else:
+                opened.add(connection)
+                connection.add_termination_listener(opened.discard)
+                return connection
+        raise failures[-1]
+
+    return connect
+
+
+def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:
+    if isinstance(thread := getattr(connection.driver_connection, "_thread", None), Thread):
+        threads.add(thread)
+
+
+def _set_up(connection: Any, _: object, synchronous: str = "NORMAL") -> None:
+    connection.isolation_level = None  # or else sqlite3 would begin transactions by itself
+    cursor = connection.cursor()
+    # The file may be locked just now, or read-only; without it, readers and writers wait for each
+    # other, nothing else changes. What is wrong with the file, the first statement says.
+    for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}"):
+        with suppress(sqlite3.DatabaseError):
+            cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _set_up_durable(connection: Any, record: object) -> None:
+    _set_up(connection, record, "FULL")
+
+
+def _begin(connection: sa.Connection) -> None:
+    # The write lock is taken at once: two readers that both want to write would be stuck.
+    reads = connection.get_execution_options().get("leadpost_reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,77 @@
+"""Databases that hang, and what plain SQL sees of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import psutil
+import sqlalchemy as sa
+
+Server: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+def path_of(sqlite_url: str) -> Path:
+    return Path(sqlite_url.partition(":///")[2])
+
+
+@contextmanager
+def plain_sqlite(url: str) -> Generator[sqlite3.Connection]:
+    """Open the file as any other program would."""
+    with closing(sqlite3.connect(path_of(url), isolation_level=None, timeout=0)) as connection:
+        yield connection
+
+
+@contextmanager
+def locked_file(url: str, begin: str = "BEGIN EXCLUSIVE") -> Generator[None]:
+    """Keep the file locked."""
+    with plain_sqlite(url) as other:
+        other.execute(begin)
+        yield
+        other.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def plain_postgresql(url: str, **changes: Any) -> AsyncGenerator[Server]:
+    """Connect as any other program would."""
+    parsed = sa.make_url(url)
+    arguments: dict[str, Any] = {
+        "host": parsed.query["host"],
+        "user": parsed.username,
+        "database": parsed.database,
+    }
+    connection: Server = await asyncpg.connect(**arguments | changes)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def folder_of(postgresql_url: str) -> Path:
+    """Return the folder of the server's data."""
+    return Path(str(sa.make_url(postgresql_url).query["host"]))
+
+
+def changed(postgresql_url: str, **changes: Any) -> str:
+    return sa.make_url(postgresql_url).set(**changes).render_as_string(hide_password=False)
+
+
+@contextmanager
+def frozen_server(postgresql_url: str) -> Generator[None]:
+    """Stop every process of the server in its tracks."""
+    pid_file = folder_of(postgresql_url) / "postmaster.pid"
+    postmaster = psutil.Process(int(pid_file.read_text(encoding="utf-8").split()[0]))
+    stopped = [postmaster, *postmaster.children(recursive=True)]
+    for process in stopped:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in reversed(stopped):
+            os.kill(process.pid, signal.SIGCONT)

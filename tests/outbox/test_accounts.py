@@ -1,0 +1,170 @@
+"""Whose entries: two accounts in one database, rotated keys, borrowed names."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from outbox_support import executed, states
+from support import Vendor, account, activity
+
+from leadpost import (
+    Account,
+    AsyncActivityPoster,
+    ConfigurationError,
+    KeyConflict,
+    OpenBucket,
+    OutboxError,
+)
+from leadpost.outbox import Outbox
+
+A = account(access_key="access-key-of-a")
+B = account(access_key="access-key-of-b")
+
+
+def poster_of(account: Account, vendor: Vendor) -> AsyncActivityPoster:
+    return AsyncActivityPoster(account, client=vendor.client(), bucket=OpenBucket())
+
+
+def test_an_account_is_known_by_its_name_or_by_a_fingerprint_of_host_and_access_key() -> None:
+    assert A.id == A.fingerprint
+    assert len(A.fingerprint) == 16
+    assert A.fingerprint == account(access_key="access-key-of-a", secret_key="another").fingerprint
+    others = {
+        B.fingerprint,
+        account(host="http://127.0.0.1:8", access_key=A.access_key).fingerprint,
+    }
+    assert len({A.fingerprint, *others}) == 3
+    assert A.access_key not in A.fingerprint
+    assert account(name="acme").id == "acme"
+    assert (
+        Account.from_env(
+            {
+                "LEADPOST_HOST": "http://127.0.0.1:9",
+                "LEADPOST_ACCESS_KEY": "access-key",
+                "LEADPOST_SECRET_KEY": "secret-key",
+                "LEADPOST_API_KEY": "api-key",
+                "LEADPOST_ACCOUNT": "acme-production",
+            }
+        ).id
+        == "acme-production"
+    )
+
+
+@pytest.mark.parametrize("name", ["two words", "a\nb", "x" * 101, "a/b"])
+def test_a_name_has_letters_digits_dots_and_hyphens(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"name \(LEADPOST_ACCOUNT\)"):
+        account(name=name)
+
+
+async def test_entries_are_posted_with_the_keys_of_their_account_alone(store_url: str) -> None:
+    of_a, of_b = Vendor(), Vendor()
+    async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
+        await ours.put_many(map(activity, (1, 2, 3)), keys=["one", "two", "three"])
+        await theirs.put(activity(9), key="one")  # keys are unique within an account
+        with pytest.raises(ValueError, match=r"the outbox has the entries of .* posts for"):
+            await ours.drain(poster_of(B, of_b))
+        for run in (ours.run, ours.verify, ours.reconcile):
+            use: Any = run(poster_of(B, of_b))
+            with pytest.raises(ValueError, match=r"the outbox has the entries of .* posts for"):
+                await use
+        assert await theirs.drain(poster_of(B, of_b)) == {"accepted": 1}
+        assert (of_a.requests, of_b.numbers) == ([], [9])
+        assert await ours.others() == {B.id: 1}
+        assert await theirs.others() == {A.id: 3}
+        assert await states(ours) == ["pending"] * 3
+        assert (await theirs.counts())["accepted"] == 1
+        assert (await theirs.health()).counts["pending"] == 0
+        assert (await theirs.find(["one", "two"])).keys() == {"one"}
+        assert await theirs.history(1) == []
+        assert await theirs.retry("failed", "rejected", ids=[1, 2, 3]) == 0
+        assert await theirs.prune(timedelta(0)) == 0
+        with pytest.raises(KeyConflict):
+            await theirs.replace({"two": activity(5)})
+        assert await ours.drain(poster_of(A, of_a)) == {"accepted": 3}
+        assert of_a.numbers == [1, 2, 3]
+
+
+async def test_of_other_accounts_nothing_is_settled(store_url: str) -> None:
+    async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
+        first = await ours.put(activity(1))
+        entries = sa.text("UPDATE leadpost_entries SET state = 'uncertain', ends_by = 0")
+        await executed(ours, entries)
+        assert await theirs.arrived([first]) == 0
+        assert await theirs.reconcile(poster_of(B, Vendor())) == {}
+        await executed(ours, sa.text("UPDATE leadpost_entries SET state = 'sending'"))
+        await theirs.drain(poster_of(B, Vendor()))
+        assert await states(ours) == ["sending"]
+        await ours.drain(poster_of(A, Vendor()))
+        assert await states(ours) == ["uncertain"]
+
+
+async def test_after_a_rotation_entries_are_adopted(store_url: str) -> None:
+    vendor = Vendor()
+    async with Outbox(store_url, A) as before:
+        await before.put_many(map(activity, (1, 2)), keys=["one", "two"])
+    async with Outbox(store_url, B) as outbox:
+        await outbox.put(activity(3), key="three")
+        assert await outbox.drain(poster_of(B, vendor)) == {"accepted": 1}
+        assert await outbox.others() == {A.fingerprint: 2}
+        assert await outbox.adopt(A.fingerprint) == 2
+        assert await outbox.adopt(A.fingerprint) == 0
+        assert await outbox.others() == {}
+        assert await outbox.drain(poster_of(B, vendor)) == {"accepted": 2}
+        assert sum((await outbox.counts()).values()) == 3
+
+
+async def test_of_two_entries_of_one_key_none_is_adopted(store_url: str) -> None:
+    async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
+        await ours.put_many(map(activity, (1, 2)), keys=["one", "two"])
+        await theirs.put(activity(1), key="one")
+        with pytest.raises(KeyConflict, match="both accounts have entries") as caught:
+            await theirs.adopt(A.id)
+        assert caught.value.keys == ("one",)
+        assert len(await states(ours)) == 2
+
+
+async def test_a_name_with_other_keys_is_refused_until_it_is_adopted(store_url: str) -> None:
+    """The key of acme was rotated; or somebody copied the name to the staging account."""
+    first = account(name="acme", access_key=A.access_key)
+    second = account(name="acme", access_key=B.access_key)
+    vendor = Vendor()
+    async with Outbox(store_url, first) as outbox:
+        await outbox.put_many(map(activity, (1, 2)))
+        with pytest.raises(ValueError, match="with other keys than the outbox"):
+            await outbox.drain(poster_of(second, vendor))
+        await outbox.drain(poster_of(first, vendor))
+        await outbox.put(activity(3))
+    async with Outbox(store_url, second) as outbox:
+        refused = (
+            outbox.put(activity(4)),
+            outbox.put_many([activity(4)]),
+            outbox.drain(poster_of(second, vendor)),
+            outbox.run(poster_of(second, vendor)),
+            outbox.verify(poster_of(second, vendor)),
+        )
+        advice = f"leadpost outbox adopt {first.fingerprint}"
+        for use in refused:
+            with pytest.raises(OutboxError, match=f"put with other keys.*{advice}"):
+                await use
+        assert len(vendor.requests) == 2
+        assert await outbox.adopt(first.fingerprint) == 0  # they have the right name already
+        assert await outbox.drain(poster_of(second, vendor)) == {"accepted": 1}
+    async with Outbox(store_url, first) as outbox:
+        with pytest.raises(OutboxError, match="put with other keys"):
+            await outbox.put(activity(5))
+
+
+async def test_two_workers_that_begin_at_once_agree_on_the_keys(store_url: str) -> None:
+    named = [account(name="acme", access_key=one.access_key) for one in (A, B)]
+    async with Outbox(store_url, "acme") as one, Outbox(store_url, "acme") as other:
+        await one.put(activity(1))
+        ended = await asyncio.gather(
+            one.drain(poster_of(named[0], Vendor())),
+            other.drain(poster_of(named[1], Vendor())),
+            return_exceptions=True,
+        )
+    assert sorted(type(end).__name__ for end in ended) == ["Counter", "OutboxError"]

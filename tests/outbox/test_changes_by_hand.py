@@ -1,0 +1,201 @@
+"""What people change by hand: retry, replace, arrived, prune."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import ACME, changed, executed, held_until, poster, states, until
+from sqlalchemy.ext.asyncio import AsyncConnection
+from support import Vendor, activity, answers, within
+
+from leadpost import InvalidActivity, KeyConflict, TokenBucket
+from leadpost.outbox import Outbox
+from leadpost.outbox.database import _calls, _edits, _schema
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url, ACME) as opened:
+        yield opened
+
+
+def refused(number: int) -> Vendor:
+    return Vendor(answers(*[httpx.Response(400)] * number))
+
+
+async def test_only_what_has_ended_badly_is_retried(outbox: Outbox) -> None:
+    first = await outbox.put(activity(1))
+    second = await outbox.put(activity(2))
+    assert await outbox.drain(poster(refused(2))) == {"rejected": 2}
+    with pytest.raises(ValueError, match="accepted"):
+        await outbox.retry("accepted")
+    with pytest.raises(ValueError, match="none"):
+        await outbox.retry(ids=[first])
+    assert await outbox.retry("rejected", ids=[*range(10, 2_000), second]) == 1
+    assert await states(outbox) == ["rejected", "pending"]
+
+
+async def test_more_are_retried_than_one_statement_is_about(outbox: Outbox) -> None:
+    await outbox.put_many(map(activity, range(1, 1102)))
+    await changed(outbox, state="failed", failures=5)
+    assert await outbox.retry("failed", "rejected") == 1101
+    assert (await outbox.counts())["pending"] == 1101
+    last = [change.note for change in await outbox.history(1101)]
+    assert last == [None, "retried by hand"]
+
+
+async def test_only_what_is_finished_and_old_is_deleted(outbox: Outbox) -> None:
+    await outbox.put_many(map(activity, range(1, 14)))
+    await outbox.drain(poster(refused(12)))
+    assert await outbox.prune(timedelta(hours=1)) == 0
+    assert await outbox.prune(timedelta(0)) == 12
+    [left] = [entry async for entry in outbox.entries()]
+    assert left.state == "accepted"
+    assert await outbox.history(1) == []
+    of_others = sa.select(_schema.changes.c.entry_id).distinct()
+    rows = await outbox._database.read(lambda connection: connection.execute(of_others))
+    assert list(rows.scalars()) == [left.id]
+
+
+async def test_one_that_is_retried_is_not_deleted_meanwhile(postgresql_url: str) -> None:
+    retried, both_tried = asyncio.Event(), asyncio.Event()
+    async with Outbox(postgresql_url, ACME) as outbox:
+        await outbox.put(activity(1))
+        await outbox.drain(poster(refused(1)))
+
+        async def slowly(connection: AsyncConnection) -> None:
+            await _edits.retry(connection, ACME, states=["rejected"], ids=None, after=0)
+            retried.set()
+            await both_tried.wait()
+
+        retrying = asyncio.create_task(outbox._database.write(slowly))
+        await retried.wait()
+        assert await outbox.prune(timedelta(0)) == 0
+        both_tried.set()
+        await retrying
+        assert await states(outbox) == ["pending"]
+
+
+async def test_an_id_never_comes_again(outbox: Outbox) -> None:
+    first = await outbox.put(activity(1))
+    await outbox.drain(poster(refused(1)))
+    assert await outbox.prune(timedelta(0)) == 1
+    assert await outbox.put(activity(1)) > first
+
+
+async def test_a_rejected_one_is_posted_as_it_was_replaced(outbox: Outbox) -> None:
+    await outbox.put(activity(1), key="one")
+    assert await outbox.drain(poster(refused(1))) == {"rejected": 1}
+    await outbox.replace({"one": activity(2).to_payload()})
+    found = (await outbox.find(["one"]))["one"]
+    assert (found.state, found.error_type, found.message) == ("pending", None, None)
+    vendor = Vendor()
+    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    assert vendor.numbers == [2]
+    notes = [change.note for change in await outbox.history(found.id)]
+    assert notes[3] == "replaced"
+    with pytest.raises(KeyConflict):  # what was put at first is another activity now
+        await outbox.put(activity(1), key="one")
+    assert await outbox.put(activity(2), key="one") == found.id
+
+
+@pytest.mark.parametrize("state", ["sending", "accepted", "succeeded", "uncertain"])
+async def test_what_may_have_got_through_is_not_replaced(outbox: Outbox, state: str) -> None:
+    await outbox.put_many(map(activity, (1, 2)), keys=["one", "two"])
+    await executed(outbox, sa.text(f"UPDATE leadpost_entries SET state = '{state}' WHERE id = 1"))
+    with pytest.raises(KeyConflict, match="1 keys cannot be replaced: unknown, or already") as told:
+        await outbox.replace({"two": activity(5), "one": activity(6)})
+    assert told.value.keys == ("one",)
+    found = [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
+    assert found == [1, 2]
+
+
+async def test_one_that_is_pending_after_a_doubt_is_not_replaced(outbox: Outbox) -> None:
+    await outbox.put(activity(1), key="one")
+    await changed(outbox, error_type="DeliveryUncertain")
+    with pytest.raises(KeyConflict):
+        await outbox.replace({"one": activity(2)})
+
+
+async def test_all_are_replaced_or_none(outbox: Outbox) -> None:
+    rows = [f"{number:04}" for number in range(1200)]
+    await outbox.put_many([activity(1)] * 1200, keys=rows)
+    with pytest.raises(KeyConflict) as told:
+        await outbox.replace({key: activity(2) for key in [*rows, "unknown"]})
+    assert told.value.keys == ("unknown",)
+    with pytest.raises(InvalidActivity):
+        await outbox.replace({"0000": activity(2), "0001": {}})
+    assert {e.activity["ActivityEvent"] async for e in outbox.entries()} == {1}
+    await outbox.replace({key: activity(2) for key in reversed(rows)})
+    assert {e.activity["ActivityEvent"] async for e in outbox.entries()} == {2}
+
+
+@pytest.mark.parametrize(("new", "state"), [(2, "pending"), (1, "accepted")])
+async def test_a_late_record_is_about_the_activity_that_was_sent(
+    outbox: Outbox, new: int, state: str
+) -> None:
+    await outbox.put(activity(1), key="one")
+    claim = partial(_calls.claim, account=ACME, call_id="call", call_time=40.0)
+    call = await outbox._database.write(claim)
+    assert call is not None
+    await changed(outbox, state="failed")  # as somebody with plain SQL might
+    await outbox.replace({"one": activity(new)})
+    record = partial(_calls.record, of=call, state="accepted", request_id="late")
+    assert await outbox._database.write(record) is (state == "accepted")
+    assert await states(outbox) == [state]
+
+
+async def test_a_worker_that_waits_takes_it_up(outbox: Outbox) -> None:
+    vendor = refused(1)
+    await outbox.put(activity(1), key="one")
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    await until(outbox, rejected=1)
+    await outbox.replace({"one": activity(2)})
+    await until(outbox, accepted=1)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_what_was_seen_on_the_lead_has_arrived(outbox: Outbox) -> None:
+    slow = Vendor(answers(httpx.ReadTimeout("slow")))
+    await outbox.put_many(map(activity, (1, 2)))
+    assert await outbox.drain(poster(slow)) == {"uncertain": 1, "accepted": 1}
+    assert await outbox.arrived([*range(3, 1200), 1, 2]) == 1
+    assert await states(outbox) == ["succeeded", "accepted"]
+    assert (await outbox.history(1))[-1].note == "seen on the lead"
+
+
+async def test_no_log_shows_what_was_replaced(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await outbox.put(activity(1, activity_note="private"), key="confidential")
+    await outbox.replace({"confidential": activity(1, activity_note="private too")})
+    with pytest.raises(KeyConflict) as told:
+        await outbox.replace({"secret": activity(1)})
+    for text in ("private", "confidential"):
+        assert text not in caplog.text
+    assert "secret" not in str(told.value)
+
+
+async def test_a_call_in_flight_while_it_is_retried_still_counts(outbox: Outbox) -> None:
+    """Retried too early by somebody: the call's own worker still brings its RequestID."""
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put(activity(1))
+    vendor = Vendor(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1))))
+    await started.wait()
+    await changed(outbox, state="uncertain")
+    assert await outbox.retry("uncertain") == 1
+    answer.set()
+    async with within(10):
+        assert await draining == {"accepted": 1}
+    [entry] = [entry async for entry in outbox.entries()]
+    assert (entry.state, entry.request_id, len(vendor.requests)) == ("accepted", "r1", 1)

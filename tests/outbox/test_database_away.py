@@ -1,0 +1,212 @@
+"""A worker whose database is away for a while, or fails for good."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from outbox_support import held_until, poster, states, until, until_accepted
+from support import Vendor, activity, within
+
+from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
+from leadpost.outbox import Outbox, _worker
+from leadpost.outbox._absence import Absence
+from leadpost.outbox.database import _calls
+
+
+async def gone(*_: object, **__: object) -> Any:
+    raise OutboxUnavailable("the server is away")
+
+
+async def damaged(*_: object, **__: object) -> Any:
+    raise OutboxError("the file is damaged")
+
+
+def is_of(work: Any, statement: Callable[..., Any]) -> bool:
+    return getattr(work, "func", None) is statement
+
+
+def test_an_absence_is_logged_as_it_begins_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    absence = Absence("it")
+    for _ in range(2):
+        absence.begin(OutboxUnavailable("gone"))
+    assert 0 <= absence.lasts < 10
+    for _ in range(2):
+        absence.end()
+    absence.begin(OutboxUnavailable("gone again"))
+    assert [record.message for record in caplog.records] == [
+        "it cannot be reached: gone",
+        "it can be reached again, after 0 s",
+        "it cannot be reached: gone again",
+    ]
+
+
+async def test_a_run_begins_although_the_database_is_away(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr(outbox._database, "write", gone)
+        away.setattr(outbox._database, "read", gone)
+        running = asyncio.create_task(outbox.run(poster(Vendor())))
+        await asyncio.sleep(0.1)
+    await outbox.put(activity(1))
+    await until_accepted(outbox, 1)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_database_that_goes_away_is_waited_for_and_no_request_id_is_lost(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 4)))
+    vendor = Vendor(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1, period=0.1))))
+    await started.wait()
+    with monkeypatch.context() as away:
+        away.setattr(outbox._database, "write", gone)
+        away.setattr(outbox._database, "read", gone)
+        answer.set()
+        await asyncio.sleep(1.2)
+    async with within(10):
+        assert await draining == {"accepted": 3}
+    assert sorted(vendor.numbers) == [1, 2, 3]
+    said = [r.message for r in caplog.records if "reached" in r.message]
+    assert said[0].endswith("cannot be reached: the server is away")
+    assert "can be reached again, after 1 s" in said[-1]
+
+
+async def test_a_database_that_stays_away_ends_a_drain(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    patience = RetryPolicy(max_time=0.3, initial_wait=0.01)
+    await outbox.put(activity(1))
+    vendor = Vendor(held_until(answer, started))
+    draining = asyncio.create_task(
+        outbox.drain(poster(vendor, bucket=TokenBucket(1), retry=patience))
+    )
+    await started.wait()
+    with monkeypatch.context() as away:
+        away.setattr(outbox._database, "write", gone)
+        away.setattr(outbox._database, "read", gone)
+        answer.set()
+        async with within(20):
+            with pytest.raises(OutboxUnavailable):
+                await draining
+    assert "could not be recorded: entry 1: accepted r1" in caplog.text
+
+
+async def test_a_database_that_fails_for_good_ends_a_run_and_the_request_id_is_logged(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 4)))
+    vendor = Vendor(held_until(answer, started))
+    running = asyncio.create_task(outbox.run(poster(vendor, bucket=TokenBucket(1))))
+    await started.wait()
+    with monkeypatch.context() as away:
+        away.setattr(outbox._database, "write", damaged)
+        answer.set()
+        async with within(10):
+            with pytest.raises(OutboxError, match="file is damaged"):
+                await running
+    assert "could not be recorded: entry 1: accepted r1" in caplog.text
+
+
+async def test_one_that_could_not_be_recorded_is_not_sent_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = outbox._database.write
+
+    async def fickle(work: Any, *args: Any, **options: Any) -> Any:
+        if is_of(work, _calls.record):
+            raise OutboxError("the file is damaged")
+        return await write(work, *args, **options)
+
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    with monkeypatch.context() as away:
+        away.setattr(outbox._database, "write", fickle)
+        with pytest.raises(OutboxError, match="file is damaged"):
+            await outbox.drain(poster(vendor))
+    assert await outbox.drain(poster(vendor)) == {}
+    assert await states(outbox) == ["sending"]
+    assert vendor.numbers == [1]
+
+
+async def test_a_run_that_ends_while_the_database_is_away_leaves_no_task_behind(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_worker, "GRACE", 0.1)
+    monkeypatch.setattr(_worker, "_RECORDING", 0.1)
+    await outbox.put(activity(1))
+    answer, started = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(outbox.run(poster(Vendor(held_until(answer, started)))))
+    await started.wait()
+    with monkeypatch.context() as away:
+        away.setattr(outbox._database, "write", gone)
+        answer.set()
+        running.cancel()
+        async with within(20):
+            await asyncio.wait([running])
+            while asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.sleep(0.01)
+    assert "could not be recorded: entry 1: accepted r1" in caplog.text
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was_done(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+) -> None:
+    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.1)
+    write, lost = outbox._database.write, list[object]()
+
+    async def deaf(work: Any, *args: Any, **options: Any) -> Any:
+        if is_of(work, _calls.claim) and not lost:
+            lost.append(work)
+            if is_committed:
+                await write(work, *args, **options)
+            raise OutboxUnavailable("the connection was lost")
+        return await write(work, *args, **options)
+
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    monkeypatch.setattr(outbox._database, "write", deaf)
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    await until(outbox, accepted=1)
+    running.cancel()
+    await asyncio.wait([running])
+    assert vendor.numbers == [1]
+    notes = [change.note for change in await outbox.history(1)]
+    assert ("no call was made" in notes) is is_committed
+
+
+async def test_a_record_whose_commit_was_lost_is_repeated_without_harm(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write, lost = outbox._database.write, list[object]()
+
+    async def deaf(work: Any, *args: Any, **options: Any) -> Any:
+        found = await write(work, *args, **options)
+        if is_of(work, _calls.record) and not lost:
+            lost.append(work)
+            raise OutboxUnavailable("the connection was lost")
+        return found
+
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    monkeypatch.setattr(outbox._database, "write", deaf)
+    async with within(10):
+        assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    assert await states(outbox) == ["accepted"]
+    assert vendor.numbers == [1]
+    assert [change.state for change in await outbox.history(1)] == [
+        "pending",
+        "sending",
+        "accepted",
+    ]

@@ -1,0 +1,304 @@
+"""Which URLs are understood, what each of their options does, and that they give nothing away."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from database_support import plain_postgresql
+from support import account, activity
+
+from leadpost import OutboxError
+from leadpost.outbox import Outbox
+from leadpost.outbox.database import Database
+from leadpost.outbox.database._urls import parse_url
+
+SECRET = "hunter2"
+
+
+async def numbers(url: str) -> list[int]:
+    async with Outbox(url, account()) as outbox:
+        return [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
+
+
+async def put(url: str, number: int = 1) -> None:
+    async with Outbox(url, account()) as outbox:
+        await outbox.put(activity(number))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("leadpost.db", "cannot be read"),
+        ("host=db.example.com dbname=crm", "cannot be read"),
+        ("sqlite+pysqlite:///leadpost.db", "names a driver that leadpost does not use"),
+        ("postgresql+psycopg://db.example.com/crm", "names a driver that leadpost does not use"),
+        ("mysql://host/database", "of another kind of database"),
+        ("sqlite+aiosqlite://", "names no file"),
+        ("sqlite+aiosqlite:///:memory:", "names no file"),
+        ("sqlite://leadpost.db", "names no file"),
+    ],
+)
+def test_a_url_that_cannot_be_one(url: str, reason: str) -> None:
+    with pytest.raises(OutboxError, match=f"{reason}.*wanted sqlite:///FILE"):
+        Outbox(url, account())
+
+
+async def test_a_url_of_sqlite_with_and_without_its_driver(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await put(f"sqlite:///{path}")
+    assert await numbers(f"sqlite+aiosqlite:///{path}") == [1]
+    assert Database(f"sqlite:///{path}").name == f"sqlite:///{path}"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "POSTGRES"])
+async def test_a_url_as_postgresql_itself_writes_it(postgresql_url: str, scheme: str) -> None:
+    plain = postgresql_url.replace("postgresql+asyncpg", scheme)
+    await put(f" {plain}\n")
+    assert await numbers(postgresql_url) == [1]
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "name"),
+    [
+        ("postgresql://db.example.com/crm", [("db.example.com", None)], "db.example.com/crm"),
+        ("postgresql://u:p@db:6432/crm", [("db", 6432)], "db/crm"),
+        ("postgresql://u:p@a:1,b:2/crm", [("a", 1), ("b", 2)], "a,b/crm"),
+        ("postgresql:///crm?host=a,b&port=1,2", [("a", 1), ("b", 2)], "a,b/crm"),
+        ("postgresql:///crm?host=a:1&host=b:2", [("a", 1), ("b", 2)], "a,b/crm"),
+        ("postgresql://a,b/crm?port=7", [("a", 7), ("b", 7)], "a,b/crm"),
+        ("postgresql://[::1]:7/crm", [("::1", 7)], "::1/crm"),
+        ("postgresql:///crm?host=::1", [("::1", None)], "::1/crm"),
+        ("postgresql:///crm?host=/run/pg", [("/run/pg", None)], "/run/pg/crm"),
+        ("postgresql://%2Frun%2Fpg/crm", [("/run/pg", None)], "/run/pg/crm"),
+        (
+            "postgresql://u:p@/crm?host=/cloudsql/project:region:one",
+            [("/cloudsql/project:region:one", None)],
+            "/cloudsql/project:region:one/crm",
+        ),
+        ("postgresql:///crm", [(None, None)], "/crm"),
+        ("postgresql://?dbname=crm", [(None, None)], "/crm"),
+        ("postgresql://db", [("db", None)], "db/"),
+        ("postgresql://db/%D0%BA%20r", [("db", None)], "db/…"),
+    ],
+)
+def test_hosts_and_sockets(url: str, hosts: list[tuple[str | None, int | None]], name: str) -> None:
+    parsed = parse_url(url)
+    assert parsed.hosts == hosts
+    assert parsed.name == f"postgresql://{name}"
+
+
+@pytest.mark.parametrize(
+    ("url", "user", "password"),
+    [
+        ("postgresql://ada:%40%3A%2F%3F%25@db/crm", "ada", "@:/?%"),
+        ("postgresql://ada:a:b#c+d@db/crm", "ada", "a:b#c+d"),
+        ("postgresql://db/crm?user=ada&password=a+b%26c", "ada", "a+b&c"),
+        ("postgresql://ada@db/crm?password=x", "ada", "x"),
+        ("postgresql://db/crm", None, None),
+        ("postgresql://a%40b.com:x@db/crm", "a@b.com", "x"),
+    ],
+)
+def test_user_and_password(url: str, user: str | None, password: str | None) -> None:
+    connect = parse_url(url).connect
+    assert (connect["user"], connect["password"]) == (user, password)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "sslmode=require",
+        "sslmode=verify-full&sslrootcert=system",
+        "sslmode=prefer&channel_binding=prefer&gssencmode=disable&client_encoding=utf8",
+        "sslmode=require&target_session_attrs=read-write&application_name=billing",
+        "options=-c%20search_path%3Dcrm&connect_timeout=5",
+        "pgbouncer=true&connect_timeout=0",
+    ],
+)
+def test_options_that_are_understood(options: str) -> None:
+    assert parse_url(f"postgresql://u:p@db/crm?{options}").name == "postgresql://db/crm"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("channel_binding=require", "channel_binding: asyncpg can only do prefer or disable"),
+        ("gssencmode=require", "gssencmode: asyncpg can only do prefer or disable"),
+        ("client_encoding=latin1", "client_encoding: asyncpg can only do utf8"),
+        ("sslmode=on", "sslmode: wanted one of disable, allow, prefer, require"),
+        ("target_session_attrs=prefer-standby", "target_session_attrs: wanted one of any, "),
+        ("ssl=require", "ssl: write sslmode instead"),
+        ("hostaddr=10.0.0.1", "hostaddr: leadpost cannot do this, leave it out"),
+        ("statement_timeout=5", r"settings of the server go into options=-c%20NAME=VALUE"),
+        ("slmode=require", r"unknown option \(did you mean sslmode\?\)"),
+        ("sslmode", r"unknown option \(did you mean sslmode\?\)"),
+        ("whatever=1", "unknown option: options of libpq are known"),
+        ("connect_timeout=soon", "connect_timeout: wanted seconds, such as 10"),
+        ("pgbouncer=yes", "pgbouncer: wanted true or false"),
+        ("sslrootcert=/nowhere/root.crt", "sslrootcert: this file cannot be read"),
+        ("sslrootcert=system&sslmode=require", "wanted sslmode=verify-full with it"),
+        ("sslrootcert=system&sslcert=x", "cannot use it with sslcert"),
+        ("port=1,2", "port: wanted one port, or one for each host"),
+        ("port=0", "port is not a number from 1 to 65535"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused_by_name(options: str, reason: str) -> None:
+    with pytest.raises(OutboxError, match=reason):
+        parse_url(f"postgresql://u:p@db/crm?{options}")
+
+
+def test_sqlite_has_no_options() -> None:
+    with pytest.raises(OutboxError, match="SQLite takes no options"):
+        parse_url("sqlite:///leadpost.db?timeout=5")
+
+
+@pytest.mark.parametrize(
+    ("added", "name"),
+    [
+        ("", "leadpost"),
+        ("&application_name=billing%20worker", "billing worker"),
+        ("&options=-c%20application_name%3Dodd", "leadpost"),
+    ],
+)
+async def test_the_server_sees_who_it_is(postgresql_url: str, added: str, name: str) -> None:
+    async with (
+        Outbox(postgresql_url + added, account()),
+        plain_postgresql(postgresql_url) as server,
+    ):
+        query = (
+            "SELECT DISTINCT application_name FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert await server.fetchval(query) == name
+
+
+async def test_settings_of_the_server_come_from_the_options(postgresql_url: str) -> None:
+    async with plain_postgresql(postgresql_url) as server:
+        await server.execute("CREATE SCHEMA crm")
+        for blank in ("%20", "+"):
+            await put(f"{postgresql_url}&options=-c{blank}search_path%3Dcrm")
+        assert await server.fetchval("SELECT count(*) FROM crm.leadpost_entries") == 2
+
+
+async def test_the_next_host_is_tried(postgresql_url: str, tmp_path: Path) -> None:
+    (user, _, folder) = postgresql_url.partition("host=")
+    await put(f"{user}host={tmp_path},127.0.0.1:9,{folder}&target_session_attrs=primary")
+    assert await numbers(postgresql_url) == [1]
+
+
+MISTYPED = [
+    f"postgresql://ada:{SECRET}@x@db/crm",
+    f"postgresql://ada:x@{SECRET}@db/crm",
+    f"postgresql://ada:x/{SECRET}@db/crm",
+    f"postgresql://ada:x?{SECRET}@db/crm",
+    f"postgresql://ada:x#{SECRET}@db/crm",
+    f"postgresql://ada:x&{SECRET}@db/crm",
+    f"postgresql://ada:x%{SECRET}@db/crm",
+    f"postgresql://ada:x%zz{SECRET}@db/crm",
+    f"postgresql://ada:x:{SECRET}@db/crm",
+    f"postgresql://ada:x {SECRET}@db/crm",
+    f"postgresql://ada:x?sslmode={SECRET}@db/crm",
+    f"postgresql://ada:x?y={SECRET}@db/crm",
+    f"postgresql://ada:x/y?{SECRET}=z@db/crm",
+    f"postgresql://ada:12/{SECRET}@db/crm",
+    f"postgresql://ada:12?{SECRET}@db/crm",
+    f"postgresql://ada/{SECRET}@db/crm",
+    f"postgresql://ada@{SECRET}@db/crm",
+    f"postgresql://ada {SECRET}@db/crm",
+    f"postgresql://ada:{SECRET}/db/crm",
+    f"postgresql://ada:{SECRET}:db/crm",
+    f"postgresql://ada:{SECRET} db/crm",
+    f"postgresql://ada:{SECRET}%40db/crm",
+    f"postgresql://ada:{SECRET}&db/crm",
+    f"postgresql://ada:{SECRET}",
+    f"postgresql://ada:{SECRET}@",
+    f"postgresql://ada:{SECRET}@db:x/crm",
+    f"postgresql://ada:{SECRET}@db:123456/crm",
+    f"postgresql://ada:{SECRET}@db..example/crm",
+    f"postgresql://ada:{SECRET}@{'d' * 64}/crm",
+    f"postgresql://ada:{SECRET}@d b/crm",
+    f"postgresql://ada:{SECRET}@db%00/crm",
+    f"postgresql://ada:{SECRET}%00@db/crm",
+    f"postgresql://ada:{SECRET}%ff@db/crm",
+    f"postgresql://ada:{SECRET}\udcff@db/crm",
+    f"postgresql://ada:{SECRET}@[::1/crm",
+    f"postgresql://[{SECRET}]/crm",
+    f"postgresql://${SECRET}/crm",
+    f"postgresql:///ada:{SECRET}@db/crm",
+    f"postgresql:/ada:{SECRET}@db/crm",
+    f"postgresql:ada:{SECRET}@db/crm",
+    f"postgres//ada:{SECRET}@db/crm",
+    f"ada:{SECRET}@db/crm",
+    f"{SECRET}://ada@db/crm",
+    f"postgresql+{SECRET}://ada@db/crm",
+    f"'postgresql://ada:{SECRET}@db/crm'",
+    f"psql 'postgresql://ada:{SECRET}@db/crm'",
+    f"jdbc:postgresql://db/crm?user=ada&password={SECRET}",
+    f"mysql://ada:{SECRET}@db/crm",
+    f"host=db user=ada password={SECRET}",
+    f"postgresql://db/crm?user=ada&pasword={SECRET}",
+    f"postgresql://db/crm?user=ada&password=x&{SECRET}",
+    f"postgresql://db/crm?user=ada&password=x&{SECRET}=y",
+    f"postgresql://db/crm?user=ada&sslmode={SECRET}",
+    f"postgresql://db/crm?user=ada&channel_binding={SECRET}",
+    f"postgresql://db/crm?user=ada&connect_timeout={SECRET}",
+    f"postgresql://db/crm?user=ada&pgbouncer={SECRET}",
+    f"postgresql://db/crm?user=ada&port={SECRET}",
+    f"postgresql://db/crm?user=ada&sslrootcert={SECRET}",
+    f"postgresql://db/crm?user=ada&passfile={SECRET}",
+    f"postgresql://db/crm?user=ada&service={SECRET}",
+    f"postgresql://db/crm?user=ada&options={SECRET}",
+    f"postgresql://db/crm?user=ada&application_name={SECRET}",
+    f"postgresql://db/ada:{SECRET}",
+    f"sqlite://ada:{SECRET}@db/crm",
+    f"sqlite:///x?password={SECRET}",
+    f"sqlite:///nowhere/ada:{SECRET}@db",
+]
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all that it came from, also what a traceback would hide."""
+    if error is not None:
+        yield error
+        yield from chain(error.__cause__)
+        yield from chain(error.__context__)
+
+
+@pytest.mark.parametrize("url", MISTYPED, ids=range(len(MISTYPED)))
+async def test_no_part_of_a_password_is_shown_however_the_url_is_mistyped(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(1)
+    for name in ("asyncio", "asyncpg", "aiosqlite", "sqlalchemy.engine", "sqlalchemy.pool"):
+        caplog.set_level(1, logger=name)
+    url = url.replace("@db/", "@127.0.0.1:9/").replace("//db/", "//127.0.0.1:9/")
+    shown: list[object] = []
+    try:
+        outbox = Outbox(url, "acme")
+        shown += [outbox, outbox._database, outbox._database._url, outbox._database.name]
+        async with outbox:
+            pytest.fail("there is no such database")
+    except OutboxError as error:
+        for link in chain(error):
+            shown += [link, str(link), vars(link), link.args]
+        shown += traceback.format_exception(error)
+    texts = [repr(it) for it in shown] + [record.getMessage() for record in caplog.records]
+    lines = "\n".join(texts).replace(f"Outbox({url!r}", "")
+    assert SECRET not in lines
+    assert "x@" not in lines
+
+
+async def test_a_right_url_whose_server_is_away_shows_no_password_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    outbox = Outbox(f"postgresql://ada:{SECRET}@127.0.0.1:9/crm", account())
+    with pytest.raises(OutboxError) as caught:
+        await outbox.__aenter__()
+    shown = [repr(outbox), *(repr(link) for link in chain(caught.value)), caplog.text]
+    assert SECRET not in "".join(shown)
+    assert repr(outbox._database) == "<Database postgresql://127.0.0.1/crm>"
+    assert "ada" not in "".join(shown)

@@ -1,0 +1,168 @@
+"""Workers that are killed, frozen or cut off, as real processes: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from random import Random
+
+import pytest
+import sqlalchemy as sa
+from outbox_processes import Job, template
+from outbox_support import ACME, executed
+from support import activity, run, server_in
+
+from leadpost.outbox import Entry, EntryState, Outbox
+from leadpost.sandbox import Faults, Sandbox
+
+KILLS = int(os.environ.get("LEADPOST_TEST_KILLS", "25"))
+ROWS = 10 * KILLS
+FAULTS = Faults(
+    {"429": 0.02, "500": 0.02, "cut-before": 0.01, "cut-after": 0.01, "slow": 0.02}, slow=0.1
+)
+
+
+async def put(url: str, rows: int) -> None:
+    async with Outbox(url, ACME) as outbox:
+        await outbox.put_many(activity(number) for number in range(1, rows + 1))
+
+
+async def all_entries(url: str) -> list[Entry]:
+    async with Outbox(url, ACME) as outbox:
+        return [entry async for entry in outbox.entries()]
+
+
+async def counts(url: str) -> dict[EntryState, int]:
+    async with Outbox(url, ACME) as outbox:
+        return await outbox.counts()
+
+
+async def let_time_pass(url: str) -> None:
+    """Make it as late as it has to be to take calls in flight for lost."""
+    async with Outbox(url, ACME) as outbox:
+        await executed(outbox, sa.text("UPDATE leadpost_entries SET ends_by = ends_by - 100"))
+
+
+def check_nothing_is_lost_or_twice(sandbox: Sandbox, entries: list[Entry]) -> None:
+    assert sandbox.report().duplicates == 0
+    taken = {one.payload["ActivityEvent"]: one.request_id for one in sandbox.taken}
+    assert len(taken) == len(sandbox.taken)
+    for entry in entries:
+        request_id = taken.pop(entry.activity["ActivityEvent"], None)
+        match entry.state:
+            case "accepted":
+                assert entry.request_id == request_id
+            case "uncertain":
+                pass
+            case _:
+                assert (entry.state, request_id) == ("rejected", None)
+    assert not taken
+
+
+@pytest.mark.timeout(600)
+def test_killed_again_and_again_no_row_is_lost_or_posted_twice(store_url: str) -> None:
+    chance = Random(4)
+    period = 0.1
+    with (
+        Sandbox(period=period, delay=(0.001, 0.01), faults=FAULTS, seed=5) as sandbox,
+        template() as workers,
+    ):
+        job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=0.3)
+        run(put(store_url, ROWS))
+        for _ in range(KILLS):
+            worker = workers.start(job)
+            time.sleep(chance.uniform(0.02, 0.3))
+            assert worker.is_alive(), "the run ended before all kills were done"
+            worker.kill()
+        in_flight_at_kills = in_flight(store_url) + never_recorded(run(all_entries(store_url)))
+        run(job.drain())
+        run(let_time_pass(store_url))
+        run(job.drain())
+        entries = run(all_entries(store_url))
+        assert len(entries) == ROWS
+        check_nothing_is_lost_or_twice(sandbox, entries)
+        assert never_recorded(entries) <= in_flight_at_kills <= 25 * KILLS
+
+
+def never_recorded(entries: list[Entry]) -> int:
+    message = "its call has not been recorded: it may have arrived"
+    return sum(entry.message == message for entry in entries)
+
+
+def in_flight(url: str) -> int:
+    return run(counts(url))["sending"]
+
+
+def test_one_that_is_frozen_sends_nothing_that_is_no_longer_its_own(store_url: str) -> None:
+    period, rows = 1.0, 150
+    with Sandbox(period=period, delay=(0.02, 0.1)) as sandbox, template() as workers:
+        job = Job(url=store_url, host=sandbox.url, period=period)
+        run(put(store_url, rows))
+        frozen, other = workers.start(job), workers.start(job)
+        wait_until(lambda: len(sandbox.taken) >= 30)
+        frozen.signal(signal.SIGSTOP)
+        time.sleep(4.0)  # its tokens are others' by now; in a transaction, it keeps SQLite locked
+        frozen.signal(signal.SIGCONT)
+        frozen.join()
+        other.join()
+        run(let_time_pass(store_url))
+        run(job.drain())
+        report = sandbox.report()
+        assert (report.refused, report.duplicates) == (0, 0)
+        assert report.fullest_window <= 25
+        entries = run(all_entries(store_url))
+        assert len(entries) == rows
+        check_nothing_is_lost_or_twice(sandbox, entries)
+        assert in_flight(store_url) == 0
+
+
+def test_a_server_that_is_stopped_in_the_middle_of_a_run_does_no_harm() -> None:
+    period, rows = 0.5, 600
+    with (
+        tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
+        server_in(folder) as server,
+        Sandbox(period=period, delay=(0.02, 0.1)) as sandbox,
+        template() as workers,
+    ):
+        url = f"postgresql://postgres@/postgres?host={folder}"
+        job = Job(url=url, host=sandbox.url, period=period, call_timeout=5.0)
+        run(put(url, rows))
+        both = [workers.start(job), workers.start(job)]
+        wait_until(lambda: len(sandbox.taken) >= 100)
+        server.stop()
+        time.sleep(10.0)
+        assert len(sandbox.taken) < rows
+        server.ensure_postgres_running()
+        for worker in both:
+            worker.join()
+        report = sandbox.report()
+        assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
+        run(job.drain())  # sees to what was under way
+        entries = run(all_entries(url))
+        assert len(entries) == rows
+        check_nothing_is_lost_or_twice(sandbox, entries)
+
+
+def test_eight_share_one_limit(store_url: str) -> None:
+    period, rows = 2.0, 150
+    with Sandbox(period=period, delay=(0.02, 0.15)) as sandbox, template() as workers:
+        job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=30.0)
+        run(put(store_url, rows))
+        eight = [workers.start(job) for _ in range(8)]
+        for worker in eight:
+            worker.join()
+        report = sandbox.report()
+        assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
+        assert report.fullest_window <= 25
+        assert {entry.state for entry in run(all_entries(store_url))} == {"accepted"}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError

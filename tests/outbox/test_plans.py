@@ -1,0 +1,153 @@
+"""The statements of the steady work find their rows by an index, however many entries there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from outbox_support import ACME, executed
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection
+from support import activity
+
+from leadpost.outbox import Outbox
+from leadpost.outbox.database import _calls, _settling
+
+ENTRIES = 3000
+STATES = ("pending", "accepted", "succeeded", "uncertain")
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    """Some of each state, put just now, so that no planner has statistics."""
+    async with Outbox(store_url, ACME) as opened:
+        rows = [f"row-{number}" for number in range(ENTRIES)]
+        await opened.put_many([activity(1)] * ENTRIES, keys=rows)
+        for number, state in enumerate(STATES):
+            update = f"UPDATE leadpost_entries SET state = '{state}' WHERE id % 4 = {number}"
+            await executed(opened, sa.text(update))
+        yield opened
+
+
+async def claimed(connection: AsyncConnection, account: str) -> None:
+    call = await _calls.claim(connection, account, "call", 40.0, but=[1, 2, 3])
+    assert call is not None
+    assert await _calls.record(connection, call, "accepted", request_id="r1")
+
+
+async def checked(connection: AsyncConnection, account: str) -> None:
+    check = await _settling.claim_check(connection, account, [10.0, 20.0])
+    assert check is not None
+    settle = partial(_settling.settle, connection, account, check, "accepted", "succeeded")
+    assert await settle(note="", activity_id="a1")
+
+
+async def looked_after(connection: AsyncConnection, account: str) -> None:
+    await _calls.be_seen(connection, account, None)
+    await _calls.expire(connection, account)
+    await _calls.release(connection, account, ["call"])
+    await _calls.sum_up(connection, account)
+
+
+def within_a_transaction(
+    work: Callable[[AsyncConnection, str], Awaitable[object]],
+) -> Callable[[Outbox], Awaitable[object]]:
+    return lambda outbox: outbox._database.write(lambda own: work(own, ACME))
+
+
+async def listed(outbox: Outbox) -> None:
+    assert await anext(outbox.entries()) is not None
+    assert await anext(outbox.entries("uncertain", "failed")) is not None
+
+
+STEADY: dict[str, Callable[[Outbox], Awaitable[object]]] = {
+    "claim and record": within_a_transaction(claimed),
+    "next due": within_a_transaction(_calls.next_due),
+    "ask and settle": within_a_transaction(checked),
+    "next check": within_a_transaction(_settling.next_check),
+    "is posting": within_a_transaction(_settling.is_posting),
+    "looking after": within_a_transaction(looked_after),
+    "put": lambda outbox: outbox.put(activity(2), key="new"),
+    "put again": lambda outbox: outbox.put(activity(1), key="row-7"),
+    "find": lambda outbox: outbox.find([f"row-{number}" for number in range(500)]),
+    "list": listed,
+    "counts": lambda outbox: outbox.counts(),
+    "health": lambda outbox: outbox.health(),
+    "history": lambda outbox: outbox.history(1),
+    "prune": lambda outbox: outbox.prune(timedelta(hours=1)),
+}
+
+
+@pytest.mark.parametrize("name", STEADY)
+async def test_no_steady_statement_scans_the_table(outbox: Outbox, name: str) -> None:
+    seen: list[tuple[str, Any]] = []
+    engine = outbox._database._engine
+    assert engine is not None
+
+    def note(*args: Any) -> None:
+        seen.append((args[2], args[3]))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await STEADY[name](outbox)
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    explained = [one for one in seen if re.search("leadpost_(entries|changes|counts)", one[0])]
+    assert explained
+
+    async def plans(connection: AsyncConnection) -> str:
+        explain = "EXPLAIN QUERY PLAN " if outbox._database.is_sqlite else "EXPLAIN "
+        lines: list[str] = []
+        for statement, parameters in explained:
+            found = await connection.exec_driver_sql(explain + statement, parameters)
+            lines += [str(row[-1]) for row in found]
+        return "\n".join(lines)
+
+    plan = await outbox._database.write(plans)
+    assert "Seq Scan on leadpost_entries" not in plan
+    assert "Seq Scan on leadpost_changes" not in plan
+    assert not re.search(r"SCAN leadpost_(entries|changes)", plan)
+    if name in {"claim and record", "ask and settle"}:
+        assert "TEMP B-TREE" not in plan
+        assert "Sort" not in plan
+
+
+async def test_a_page_reads_no_entries_but_its_own(store_url: str) -> None:
+    """Finished entries come before pending ones, which a planner does not know of a queue."""
+    async with Outbox(store_url, ACME) as outbox:
+        rows = [f"row-{number}" for number in range(ENTRIES)]
+        await outbox.put_many([activity(1)] * ENTRIES, keys=rows)
+        half = f"id <= {ENTRIES // 2}"
+        await executed(
+            outbox, sa.text(f"UPDATE leadpost_entries SET state='succeeded' WHERE {half}")
+        )
+        await executed(outbox, sa.text("ANALYZE leadpost_entries"))
+        seen: list[tuple[str, Any]] = []
+        engine = outbox._database._engine
+        assert engine is not None
+        event.listen(
+            engine.sync_engine, "before_cursor_execute", lambda *args: seen.append(args[2:4])
+        )
+        pending = [entry.id async for entry in outbox.entries("pending", "rejected")]
+        assert pending == sorted(pending)
+        assert len(pending) == ENTRIES // 2
+        pages = [one for one in seen if "leadpost_entries" in one[0]]
+
+        async def plans(connection: AsyncConnection) -> str:
+            is_sqlite = outbox._database.is_sqlite
+            explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN (ANALYZE) "
+            found = [await connection.exec_driver_sql(explain + one[0], one[1]) for one in pages]
+            return "\n".join(str(row[-1]) for plan in found for row in plan)
+
+        plan = await outbox._database.write(plans)
+        assert "Rows Removed by Filter" not in plan
+        assert "Merge" not in plan
+        assert not re.search(r"SCAN leadpost_entries", plan)
+        if outbox._database.is_sqlite:
+            assert "leadpost_entries_state (account=? AND state=? AND id>?)" in plan
+        else:
+            assert "leadpost_entries_state" in plan
+            assert "(id > " not in plan

@@ -1,0 +1,82 @@
+"""What becomes of entries that are posted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from outbox_support import ACME, poster
+from support import Vendor, activity, answers
+
+from leadpost import RetryPolicy
+from leadpost.outbox import Outbox
+
+FIVE = RetryPolicy(initial_wait=0.01, max_wait=0.02, jitter=0.0)
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url, ACME) as opened:
+        yield opened
+
+
+async def test_entries_are_posted_in_order_and_by_priority(outbox: Outbox) -> None:
+    vendor = Vendor()
+    await outbox.put_many(map(activity, range(1, 6)))
+    await outbox.put(activity(9), priority=1)
+    assert await outbox.drain(poster(vendor)) == {"accepted": 6}
+    assert vendor.numbers == [9, 1, 2, 3, 4, 5]
+    async for entry in outbox.entries():
+        assert entry.state == "accepted"
+        assert entry.request_id == f"r{entry.activity['ActivityEvent']}"
+        assert entry.calls == 1
+
+
+async def test_each_change_of_state_is_kept_with_its_time(outbox: Outbox) -> None:
+    entry = await outbox.put(activity(1))
+    await outbox.drain(poster(Vendor(answers(httpx.Response(500)))))
+    history = await outbox.history(entry)
+    assert [change.state for change in history] == [
+        "pending",
+        "sending",
+        "pending",
+        "sending",
+        "accepted",
+    ]
+    assert history[-1].note == "RequestID r1"
+    assert [change.at for change in history] == sorted(change.at for change in history)
+    assert await outbox.history(entry + 1) == []
+
+
+async def test_what_cannot_be_accepted_says_why(outbox: Outbox) -> None:
+    mx = {
+        "Status": "Error",
+        "ExceptionType": "MXInvalidActivityException",
+        "ExceptionMessage": "Event Code is invalid",
+    }
+    vendor = Vendor(answers(httpx.Response(500, json=mx), httpx.ReadTimeout("too slow")))
+    await outbox.put_many(map(activity, (1, 2, 3)))
+    assert await outbox.drain(poster(vendor)) == {"rejected": 1, "uncertain": 1, "accepted": 1}
+    found = {entry.state: entry async for entry in outbox.entries()}
+    assert found["rejected"].error_type == "ApplicationError"
+    assert "Event Code is invalid" in (found["rejected"].message or "")
+    assert found["uncertain"].error_type == "DeliveryUncertain"
+
+
+async def test_an_entry_is_given_up_after_as_many_calls_as_the_policy_has(outbox: Outbox) -> None:
+    vendor = Vendor(answers(*[httpx.Response(500)] * 5))
+    await outbox.put(activity(1))
+    assert await outbox.drain(poster(vendor, retry=FIVE)) == {"failed": 1}
+    assert len(vendor.requests) == 5
+    assert await outbox.retry("failed") == 1
+    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+
+
+async def test_what_leadsquared_says_is_kept_as_far_as_a_database_takes_it(outbox: Outbox) -> None:
+    said = b'{"ExceptionType": "MXError", "ExceptionMessage": "cut \\ud83d here\\u0000."}'
+    await outbox.put(activity(1))
+    refusing = Vendor(answers(httpx.Response(500, content=said)))
+    assert await outbox.drain(poster(refusing)) == {"rejected": 1}
+    [entry] = [entry async for entry in outbox.entries()]
+    assert "cut ? here." in (entry.message or "")

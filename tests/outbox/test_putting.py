@@ -1,0 +1,419 @@
+"""Putting entries and asking for them, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import ACME, executed, poster, poster_to, until
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from support import API_KEY, SECRET_KEY, Vendor, account, activity, answers, within
+
+from leadpost import Activity, InvalidActivity, KeyConflict, OutboxError
+from leadpost.outbox import Outbox, put_sync
+from leadpost.outbox.database import _entries
+from leadpost.outbox.database._entries import New
+from leadpost.sandbox import Sandbox
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url, ACME) as opened:
+        yield opened
+
+
+def asynchronous(url: str) -> str:
+    """Return the URL with the driver that SQLAlchemy has to be told."""
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    parsed = sa.make_url(url)
+    with_driver = parsed.set(drivername=drivers[parsed.get_backend_name()])
+    return with_driver.render_as_string(hide_password=False)
+
+
+async def keys(outbox: Outbox) -> list[str | None]:
+    return [entry.key async for entry in outbox.entries()]
+
+
+async def test_what_was_put_is_there_for_the_next_process(store_url: str) -> None:
+    async with Outbox(store_url, ACME) as outbox:
+        first = await outbox.put(activity(1), key="call-1", priority=2)
+    async with Outbox(store_url, ACME) as outbox:
+        [entry] = [entry async for entry in outbox.entries()]
+    assert (entry.id, entry.key, entry.priority, entry.state) == (first, "call-1", 2, "pending")
+    assert entry.activity == activity(1).to_payload()
+    assert abs(entry.put_at - datetime.now(UTC)) < timedelta(minutes=1)
+    assert entry.put_at.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_it_is_used_while_it_is_open(sqlite_url: str, *, is_closed: bool) -> None:
+    outbox = Outbox(sqlite_url, ACME)
+    if is_closed:
+        async with outbox:
+            await outbox.put(activity(1))
+    posting = poster(Vendor())
+    uses: list[Coroutine[Any, Any, Any]] = [
+        outbox.put(activity(1)),
+        outbox.put_many([activity(1)]),
+        outbox.drain(posting),
+        outbox.run(posting),
+        outbox.verify(posting),
+        outbox.reconcile(posting),
+        outbox.counts(),
+        outbox.others(),
+        outbox.health(),
+        outbox.find(["1"]),
+        outbox.history(1),
+        outbox.retry("failed"),
+        outbox.replace({"1": activity(1)}),
+        outbox.arrived([1]),
+        outbox.adopt("other"),
+        outbox.prune(timedelta(0)),
+        anext(outbox.entries()),
+    ]
+    for use in uses:
+        with pytest.raises(RuntimeError, match="is used within `async with`"):
+            await use
+    async with outbox:
+        assert (await outbox.counts())["pending"] == is_closed
+
+
+async def test_the_same_key_again_is_the_same_entry(outbox: Outbox) -> None:
+    first = await outbox.put(activity(1), key="call-1")
+    assert await outbox.put(activity(1).to_payload(), key="call-1") == first
+    assert await outbox.put(activity(1)) != first
+    assert (await outbox.counts())["pending"] == 2
+
+
+async def test_the_same_json_in_another_order_is_the_same_entry(outbox: Outbox) -> None:
+    first = await outbox.put(activity(1, activity_note="x"), key="call-1")
+    text = '{ "ActivityNote": "x", "ActivityEvent": 1, "RelatedProspectId": "%s"}'
+    text %= activity(1).related_prospect_id
+    put = partial(put_text, outbox)
+    assert await put(text) == first
+    with pytest.raises(KeyConflict, match="different: ActivityEvent"):  # true is not 1
+        await put(text.replace("1,", "true,"))
+
+
+async def put_text(outbox: Outbox, text: str) -> int:
+    def put(connection: sa.Connection) -> int:
+        return _entries.put_one(connection, ACME, New(text, "call-1", 0))
+
+    return await outbox._database.write(lambda own: own.run_sync(put))
+
+
+async def test_another_activity_under_a_known_key_is_refused(outbox: Outbox) -> None:
+    await outbox.put(activity(1, activity_note="private"), key="call-1")
+    with pytest.raises(KeyConflict) as caught:
+        await outbox.put(activity(2), key="call-1")
+    assert caught.value.keys == ("call-1",)
+    assert str(caught.value) == (
+        "the key is taken by another activity (different: ActivityEvent, ActivityNote); nothing was"
+        " put"
+    )
+    with pytest.raises(KeyConflict, match=r"1 of the keys .* different: ActivityEvent, Activity"):
+        await outbox.put_many([activity(3), activity(4)], keys=["new", "call-1"])
+    assert await keys(outbox) == ["call-1"]
+
+
+async def test_of_a_key_that_is_twice_among_many_both_have_to_be_the_same(outbox: Outbox) -> None:
+    assert await outbox.put_many([activity(1), activity(1)], keys=["twice", "twice"]) == 1
+    with pytest.raises(KeyConflict):
+        await outbox.put_many([activity(1), activity(2)], keys=["other", "other"])
+    assert await keys(outbox) == ["twice"]
+
+
+async def test_many_are_put_in_their_order(outbox: Outbox) -> None:
+    async def later() -> AsyncIterator[Activity]:
+        for number in range(1, 1202):
+            yield activity(number)
+
+    backwards = [f"{number:04}" for number in range(1201, 0, -1)]
+    assert await outbox.put_many(later(), keys=backwards) == 1201
+    numbers = [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
+    assert numbers == list(range(1, 1202))
+    assert await keys(outbox) == backwards
+
+
+async def test_many_with_keys_are_put_once(outbox: Outbox) -> None:
+    numbers = range(1, 701)
+    rows = [f"row-{number}" for number in numbers]
+    assert await outbox.put_many(map(activity, numbers[:300]), keys=rows[:300]) == 300
+    assert await outbox.put_many(map(activity, numbers), keys=rows, priority=1) == 400
+    found = [entry.key async for entry in outbox.entries(key_prefix="row-")]
+    assert found == rows
+    assert [e.key async for e in outbox.entries("accepted", key_prefix="row-")] == []
+    assert (await outbox.counts("row-"))["pending"] == 700
+    assert (await outbox.counts("ROW-"))["pending"] == 0
+    assert (await outbox.counts(keys=[*rows, "unknown"]))["pending"] == 700
+    assert await outbox.counts(keys=[]) == dict.fromkeys(await outbox.counts(), 0)
+    assert set(await outbox.find(["row-1", "row-7", "unknown"])) == {"row-1", "row-7"}
+
+
+async def test_a_bad_one_among_many_puts_none(outbox: Outbox) -> None:
+    with pytest.raises(InvalidActivity):
+        await outbox.put_many([activity(1), {"ActivityEvent": "x"}])
+    with pytest.raises(InvalidActivity):
+        await outbox.put({})
+    with pytest.raises(ValueError, match="keys: wanted 2, one for each"):
+        await outbox.put_many([activity(1), activity(2)], keys=["one"])
+    with pytest.raises(FileNotFoundError, match="the caller's"):
+        await outbox.put_many(broken())
+    assert (await outbox.counts())["pending"] == 0
+
+
+def broken() -> Iterator[Activity]:
+    yield activity(1)
+    raise FileNotFoundError("the caller's")
+
+
+async def test_a_slow_source_keeps_nobody_waiting(outbox: Outbox) -> None:
+    drawn = asyncio.Event()
+
+    async def endless() -> AsyncIterator[Activity]:
+        for number in range(1, 502):
+            yield activity(number)
+        drawn.set()
+        await asyncio.Event().wait()
+
+    putting = asyncio.create_task(outbox.put_many(endless()))
+    async with within(10):
+        await drawn.wait()
+        await outbox.put(activity(1), key="meanwhile")
+        putting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+    assert await keys(outbox) == ["meanwhile"]
+
+
+async def test_two_who_put_the_same_keys_do_not_wait_for_each_other(postgresql_url: str) -> None:
+    """Each within a transaction of its own, in the opposite order: the usual way to a deadlock."""
+    rows = [f"{number:03}" for number in range(400)]
+    activities = [activity(number + 1) for number in range(400)]
+    async with (
+        Outbox(postgresql_url, ACME) as one,
+        Outbox(postgresql_url, ACME) as other,
+        within(30),
+    ):
+        for round_ in range(5):
+            prefixed = [f"{round_}-{row}" for row in rows]
+            put = await asyncio.gather(
+                one.put_many(activities, keys=prefixed),
+                other.put_many(activities[::-1], keys=prefixed[::-1]),
+            )
+            assert sum(put) == 400
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud83d"])
+async def test_a_key_that_no_database_takes_is_told(outbox: Outbox, key: str) -> None:
+    with pytest.raises(ValueError, match="key: found NUL or half a surrogate pair"):
+        await outbox.put(activity(1), key=key)
+    with pytest.raises(ValueError, match="key: found NUL or half a surrogate pair"):
+        await outbox.put_many([activity(1)], keys=[key])
+    assert await keys(outbox) == []
+
+
+async def test_a_note_may_have_any_character(outbox: Outbox) -> None:
+    note = "\0 \N{GRINNING FACE} \\u0000 ü"
+    await outbox.put(activity(1, activity_note=note), key="one")
+    assert (await outbox.find(["one"]))["one"].activity["ActivityNote"] == note
+
+
+async def test_find_takes_a_list_of_up_to_500_keys(outbox: Outbox) -> None:
+    for wrong in ("one", ["x"] * 501):
+        with pytest.raises(ValueError, match="up to 500 keys"):
+            await outbox.find(wrong)
+
+
+async def test_pages_of_some_states_come_in_the_order_of_putting(outbox: Outbox) -> None:
+    await outbox.put_many(map(activity, range(1, 1301)))
+    entries = sa.table("leadpost_entries", sa.column("id"), sa.column("state"))
+    for state, rest in (("failed", 0), ("rejected", 1)):
+        update = sa.update(entries).where(entries.c.id % 3 == rest).values(state=state)
+        await executed(outbox, update)
+    found = [entry.id async for entry in outbox.entries("failed", "rejected")]
+    assert found == [number for number in range(1, 1301) if number % 3 != 2]
+    assert await outbox.counts() == {
+        **dict.fromkeys(await outbox.counts(), 0),
+        "failed": 433,
+        "rejected": 434,
+        "pending": 433,
+    }
+
+
+# Within the caller's transaction.
+
+
+async def test_an_entry_lives_and_dies_with_the_callers_transaction(store_url: str) -> None:
+    async with Outbox(store_url, ACME) as outbox:
+        engine = create_async_engine(asynchronous(store_url))
+        async with engine.begin() as own:
+            await own.execute(sa.text("CREATE TABLE deals (name VARCHAR)"))
+        async with engine.connect() as own:
+            await own.execute(sa.text("INSERT INTO deals VALUES ('lost')"))
+            await outbox.put(activity(1), connection=own)
+            await outbox.put_many([activity(2)], connection=own)
+            await own.rollback()
+        assert (await outbox.counts())["pending"] == 0
+        async with AsyncSession(engine) as session, session.begin():
+            await session.execute(sa.text("INSERT INTO deals VALUES ('won')"))
+            await outbox.put(activity(3), key="won", connection=session)
+            await outbox.put_many([activity(4)], connection=session)
+        scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+        await outbox.put(activity(5), connection=scoped)
+        await scoped.commit()
+        await scoped.close()
+        assert (await outbox.counts())["pending"] == 3
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("begins_with", ["nothing", "select", "insert"])
+async def test_what_raises_leaves_the_callers_transaction_as_it_was(
+    store_url: str, begins_with: str
+) -> None:
+    async with Outbox(store_url, ACME) as outbox:
+        await outbox.put(activity(1), key="taken")
+        engine = create_async_engine(asynchronous(store_url))
+        async with engine.begin() as own:
+            await own.execute(sa.text("CREATE TABLE deals (name VARCHAR)"))
+
+        async def fail(own: AsyncConnection) -> None:
+            if begins_with == "select":
+                await own.execute(sa.text("SELECT 1"))
+            if begins_with == "insert":
+                await own.execute(sa.text("INSERT INTO deals VALUES ('won')"))
+            with pytest.raises(KeyConflict):
+                await outbox.put_many(
+                    [activity(2), activity(3)], keys=["new", "taken"], connection=own
+                )
+            await outbox.put_many([activity(4)], keys=["good"], connection=own)
+
+        async with engine.begin() as own:
+            await fail(own)
+        assert await keys(outbox) == ["taken", "good"]
+        async with engine.connect() as own:
+            await fail(own)  # "good" is known by now
+            await outbox.put_many([activity(5)], keys=["undone"], connection=own)
+            await own.rollback()
+        assert await keys(outbox) == ["taken", "good"]
+        async with engine.connect() as own:
+            deals = (await own.execute(sa.text("SELECT count(*) FROM deals"))).scalar_one()
+        assert deals == (1 if begins_with == "insert" else 0)
+        await engine.dispose()
+
+
+def test_a_synchronous_transaction_can_put_too(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/outbox.db"
+
+    async def created() -> None:
+        async with Outbox(url, ACME):
+            pass
+
+    asyncio.run(created())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        first = put_sync(connection, activity(1), account=ACME, key="one", priority=3)
+        assert put_sync(connection, activity(1), account=account(name=ACME), key="one") == first
+    with Session(engine) as session, session.begin():
+        put_sync(session, activity(2).to_payload(), account=ACME)
+    scoped = scoped_session(sessionmaker(engine))
+    put_sync(scoped, activity(3), account=ACME)
+    scoped.rollback()
+    scoped.remove()
+    with engine.begin() as connection:
+        with pytest.raises(KeyConflict):
+            put_sync(connection, activity(9), account=ACME, key="one")
+        with pytest.raises(ValueError, match="account: found an empty text"):
+            put_sync(connection, activity(9), account="")
+    engine.dispose()
+
+    async def found() -> list[tuple[str | None, int]]:
+        async with Outbox(url, ACME) as outbox:
+            return [(entry.key, entry.priority) async for entry in outbox.entries()]
+
+    assert asyncio.run(found()) == [("one", 3), (None, 0)]
+
+
+# With plain SQL, as from Django or another language.
+
+
+async def test_account_key_and_activity_are_all_that_plain_sql_needs(
+    outbox: Outbox, sandbox: Sandbox
+) -> None:
+    insert = sa.text(
+        "INSERT INTO leadpost_entries (account, key, activity) VALUES (:account, :key, :activity)"
+    )
+    bad = ["[1]", '"text"', "null", "3", "{}", '{"RelatedProspectId": 5, "ActivityEvent": 201}']
+    deep = "[" * 900 + "]" * 900
+    for number, text in enumerate([*bad, deep]):
+        await executed(outbox, insert, account=ACME, key=f"bad-{number}", activity=text)
+    good = '{"RelatedProspectId": "00727844-51aa-11e2-9e64-12314004ac6b", "ActivityEvent": 201}'
+    await executed(outbox, insert, account=ACME, key="good", activity=good)
+    with pytest.raises(OutboxError):
+        await executed(outbox, insert, account=ACME, key="none", activity="{no JSON")
+    async with poster_to(sandbox) as posting:
+        assert await outbox.drain(posting) == {"rejected": 7, "accepted": 1}
+    for entry in [entry async for entry in outbox.entries("rejected")]:
+        assert entry.error_type == "InvalidActivity"
+        assert entry.message
+    assert (await outbox.find(["good"]))["good"].state == "accepted"
+
+
+async def test_what_no_python_can_read_is_rejected_too(outbox: Outbox, sandbox: Sandbox) -> None:
+    insert = sa.text("INSERT INTO leadpost_entries (account, activity) VALUES (:account, :text)")
+    try:
+        await executed(outbox, insert, account=ACME, text="[" * 1500 + "]" * 1500)
+    except OutboxError:
+        pytest.skip("this database does not take it either")
+    async with poster_to(sandbox) as posting:
+        running = asyncio.create_task(outbox.run(posting))
+        await until(outbox, rejected=1)
+        running.cancel()
+        await asyncio.wait([running])
+
+
+# Secrets.
+
+
+async def test_no_key_and_no_text_is_shown(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(1)
+    async with Outbox(store_url, ACME) as outbox:
+        await outbox.put(activity(1, activity_note="private"))
+        [entry] = [entry async for entry in outbox.entries()]
+        await outbox.drain(poster(Vendor(answers(httpx.Response(500)))))
+        shown = f"{outbox!r} {entry!r} {await outbox.health()!r} {caplog.text}"
+    for secret in ("private", SECRET_KEY, API_KEY):
+        assert secret not in shown
+
+
+async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    async with Outbox(f"sqlite:///{tmp_path}/store.db", ACME) as outbox:
+        await outbox.put(activity(1))
+        for path in tmp_path.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_tables_of_another_version_are_refused(store_url: str) -> None:
+    async with Outbox(store_url, ACME) as outbox:
+        await outbox.put(activity(1))
+        await executed(outbox, sa.text("UPDATE leadpost_schema SET version = 99"))
+    with pytest.raises(OutboxError, match=r"version 99, this leadpost knows version 1: install"):
+        async with Outbox(store_url, ACME):
+            pass

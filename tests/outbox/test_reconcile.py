@@ -1,0 +1,283 @@
+"""Reconciling what is in doubt, against a real sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, told
+from support import LEAD, Vendor, answers, within
+
+from leadpost import Activity, LeadActivity, Unauthorized
+from leadpost.outbox import EntryState, Outbox, _reconciler
+from leadpost.outbox._reconciler import candidates
+from leadpost.outbox.database._schema import entries as table
+from leadpost.sandbox import Faults, Sandbox
+
+NOW = timedelta(0)
+pytestmark = pytest.mark.usefixtures("quick_checks")
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url, ACME) as opened:
+        yield opened
+
+
+Doubted = Callable[..., Awaitable[Sandbox]]
+
+
+@pytest.fixture
+def doubted(outbox: Outbox) -> Iterator[Doubted]:
+    """Post so that each is in doubt, and give the sandbox, started."""
+    with ExitStack() as started:
+
+        async def post(fault: str, *posts: Activity) -> Sandbox:
+            faults = Faults(script=[fault] * len(posts))
+            sandbox = started.enter_context(Sandbox(limit=None, pace=1000, faults=faults))
+            await outbox.put_many(posts)
+            async with poster_to(sandbox) as posting:
+                await outbox.drain(posting)
+            assert (await outbox.counts())["uncertain"] == len(posts)
+            await asyncio.sleep(0.05)  # the vendor's queue
+            return sandbox
+
+        yield post
+
+
+async def reconciled(outbox: Outbox, sandbox: Sandbox, settle: timedelta) -> Counter[EntryState]:
+    async with poster_to(sandbox) as posting:
+        return await outbox.reconcile(posting, settle=settle)
+
+
+async def test_one_that_arrived_is_accepted_with_its_activitys_id(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-after", noted(1), noted(2))
+    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 2}
+    found = [entry async for entry in outbox.entries()]
+    assert len({entry.activity_id for entry in found}) == 2
+    async with poster_to(sandbox) as posting, within(20):
+        assert await outbox.verify(posting) == {"succeeded": 2}
+        has = {one.activity_id: one for one in await posting.lead_activities(LEAD, 201)}
+    for entry in found:
+        assert entry.activity["ActivityNote"] in has[entry.activity_id or ""].texts
+
+
+async def test_one_that_did_not_arrive_is_pending_again_when_it_can_come_no_more(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-before", noted(1))
+    assert await reconciled(outbox, sandbox, timedelta(hours=1)) == {"uncertain": 1}
+    assert await told(outbox) == [("uncertain", "the lead does not have it yet; it may still come")]
+    assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+    async with poster_to(sandbox) as posting:
+        assert await outbox.drain(posting) == {"accepted": 1}
+    assert sandbox.report().duplicates == 0
+
+
+async def test_the_same_activity_twice_is_matched_once_each(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-after", noted(1), noted(1))
+    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 2}
+    found = [entry.activity_id async for entry in outbox.entries()]
+    assert len(set(found)) == 2
+
+
+async def test_what_may_be_anothers_stays_in_doubt(outbox: Outbox, doubted: Doubted) -> None:
+    sandbox = await doubted("cut-before", noted(1))
+    await outbox.put(noted(1))
+    async with poster_to(sandbox) as posting:
+        await outbox.drain(posting)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "whose activity is not known" in ((await told(outbox))[0][1] or "")
+    async with poster_to(sandbox) as posting, within(20):
+        await outbox.verify(posting)
+    assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+
+
+async def test_what_nothing_tells_from_others_stays_in_doubt(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-after", Activity(LEAD, 201))
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "no note or date-time" in ((await told(outbox))[0][1] or "")
+
+
+async def test_where_the_lead_has_nothing_like_it_nothing_need_tell_it_from_others(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-before", Activity(LEAD, 201))
+    assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+
+
+async def test_what_names_no_lead_stays_in_doubt(outbox: Outbox, doubted: Doubted) -> None:
+    by_email = Activity(None, 201, "note", extra={"EmailAddress": "a@example.com"})
+    sandbox = await doubted("cut-after", by_email)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "names no lead" in ((await told(outbox))[0][1] or "")
+
+
+async def test_a_lead_that_cannot_be_read_leaves_it_in_doubt(outbox: Outbox) -> None:
+    unknown = {"Status": "Error", "ExceptionType": "MXInvalidLeadException"}
+    script = answers(httpx.ReadTimeout("slow"), httpx.Response(500, json=unknown))
+    posting = poster(Vendor(script))
+    await outbox.put(noted(1))
+    await outbox.drain(posting)
+    assert await outbox.reconcile(posting, settle=NOW) == {"uncertain": 1}
+    assert "cannot be read" in ((await told(outbox))[0][1] or "")
+
+
+async def test_one_that_was_put_back_meanwhile_is_left_alone(
+    outbox: Outbox, doubted: Doubted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = await doubted("cut-before", noted(1))
+
+    async def meanwhile(*_: object) -> list[LeadActivity]:
+        await outbox.retry("uncertain")
+        return []
+
+    async with poster_to(sandbox) as posting:
+        monkeypatch.setattr(posting, "lead_activities", meanwhile)
+        assert await outbox.reconcile(posting, settle=NOW) == {}
+    assert [state for state, _ in await told(outbox)] == ["pending"]
+
+
+async def test_keys_that_are_refused_end_the_reconciling(outbox: Outbox) -> None:
+    script = answers(httpx.ReadTimeout("slow"), httpx.Response(401))
+    posting = poster(Vendor(script))
+    await outbox.put(noted(1))
+    await outbox.drain(posting)
+    with pytest.raises(Unauthorized):
+        await outbox.reconcile(posting, settle=NOW)
+
+
+@pytest.mark.parametrize(
+    ("event", "created", "texts", "is_one"),
+    [
+        (201, NOW, {"note 1", "2026-11-01 10:30:00", "more"}, True),
+        (None, None, {"note 1", "2026-11-01 10:30:00"}, True),
+        (202, NOW, {"note 1", "2026-11-01 10:30:00"}, False),
+        (201, -timedelta(minutes=3), {"note 1", "2026-11-01 10:30:00"}, False),
+        (201, -timedelta(minutes=1), {"note 1", "2026-11-01 10:30:00"}, True),
+        (201, NOW, {"note 1"}, False),
+        (201, NOW, {"note 2", "2026-11-01 10:30:00"}, False),
+    ],
+)
+def test_which_activities_may_be_it(
+    event: int | None, created: timedelta | None, texts: set[str], *, is_one: bool
+) -> None:
+    made = None if created is None else WHEN + created
+    has = [LeadActivity("a1", event, made, frozenset(texts), {})]
+    assert candidates(noted(1).to_payload(), WHEN, has) == (["a1"] if is_one else [])
+    assert timedelta(hours=12) == _reconciler.SETTLE
+
+
+def test_line_ends_and_blanks_make_no_difference() -> None:
+    posted = Activity(LEAD, 201, "one\r\ntwo  three ").to_payload()
+    has = [LeadActivity("a1", 201, WHEN, frozenset({"one\ntwo three"}), {})]
+    assert candidates(posted, WHEN, has) == ["a1"]
+
+
+async def test_one_of_other_fields_is_anothers_too(outbox: Outbox, doubted: Doubted) -> None:
+    sandbox = await doubted("cut-before", noted(1, fields={"mx_Custom_1": "Monday"}))
+    await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "Tuesday"}))
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    async with poster_to(sandbox) as posting, within(20):
+        assert await outbox.verify(posting) == {"succeeded": 1}
+    assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+
+
+async def test_one_that_succeeded_without_an_id_may_be_it(outbox: Outbox, doubted: Doubted) -> None:
+    sandbox = await doubted("cut-before", noted(1))
+    await posted(outbox, sandbox, noted(1))
+    async with poster_to(sandbox) as posting, within(20):
+        assert await outbox.verify(posting) == {"succeeded": 1}
+    await changed(outbox, activity_id=None)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "the same was posted for another entry" in ((await told(outbox))[0][1] or "")
+
+
+async def test_where_there_are_enough_for_all_it_is_among_them(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-after", noted(1))
+    await posted(outbox, sandbox, noted(1))
+    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
+    async with poster_to(sandbox) as posting, within(20):
+        assert await outbox.verify(posting) == {"succeeded": 2}
+
+
+async def test_one_in_other_words_keeps_it_from_being_posted_again(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-before", noted(1))
+    async with poster_to(sandbox) as posting:
+        await posting.post(noted(2))  # by whoever else
+    await asyncio.sleep(0.05)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "one may be it: look there" in ((await told(outbox))[0][1] or "")
+
+
+@pytest.mark.parametrize(
+    ("known", "doubtful"),
+    [
+        (Activity(LEAD, 201, "Called back", WHEN), Activity(LEAD, 201, "Called back")),
+        (
+            Activity(LEAD, 201, "Other note", fields={"mx_Custom_1": "yes"}),
+            Activity(LEAD, 201, "yes"),
+        ),
+    ],
+)
+async def test_whatever_would_be_taken_for_it_is_reckoned_with(
+    outbox: Outbox, doubted: Doubted, known: Activity, doubtful: Activity
+) -> None:
+    sandbox = await doubted("cut-before", doubtful)
+    await posted(outbox, sandbox, known)
+    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
+    assert "whose activity is not known" in ((await told(outbox))[0][1] or "")
+
+
+async def test_one_of_long_ago_is_not_reckoned_with(outbox: Outbox, doubted: Doubted) -> None:
+    sandbox = await doubted("cut-after", noted(1))
+    await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "long ago"}))
+    long_ago = sa.update(table).where(table.c.id == 2).values(sent_at=time.time() - 30 * 86400)
+    await outbox._database.write(lambda connection: connection.execute(long_ago))
+    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
+
+
+def test_a_note_of_blanks_says_nothing() -> None:
+    blank = Activity(LEAD, 201, " \r\n ", WHEN).to_payload()
+    has = [LeadActivity("a1", 201, WHEN, frozenset({"", "anything"}), {})]
+    assert candidates(blank, WHEN, has) == []
+
+
+async def test_a_lead_is_read_once_for_all_its_entries(outbox: Outbox) -> None:
+    read: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if "leadId" not in request.url.params:
+            raise httpx.ReadTimeout("slow")
+        read.append(request.url.params["leadId"])
+        return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+
+    other = LEAD.replace("0072", "0073")
+    posts = [noted(1), noted(2), Activity(LEAD.upper(), 201, "note 3"), Activity(other, 201, "4")]
+    await outbox.put_many(posts)
+    progress: list[tuple[int, int]] = []
+    posting = poster(Vendor(answer))
+    await changed(outbox, state="uncertain")
+    found = await outbox.reconcile(
+        posting, settle=NOW, on_progress=lambda done, of: progress.append((done, of))
+    )
+    assert found == {"pending": 4}
+    assert read == [LEAD, other]
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -1,0 +1,127 @@
+"""The shared bucket among real processes that are killed, frozen or forked."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from bucket_processes import Job, Template, template
+
+from leadpost.sandbox import Sandbox
+
+DELAY = (0.02, 0.15)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Template]:
+    with template() as started:
+        yield started
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def wait_for_arrivals(sandbox: Sandbox, number: int) -> None:
+    begun = sandbox.report().arrivals
+    wait_until(lambda: sandbox.report().arrivals >= begun + number)
+
+
+def test_eight_processes_keep_one_limit(store_url: str, workers: Template) -> None:
+    with Sandbox(period=2.0, delay=DELAY) as sandbox:
+        job = Job(url=store_url, host=sandbox.url, posts=10, period=2.0, call_timeout=10.0)
+        for worker in [workers.start(job) for _ in range(8)]:
+            worker.join()
+        report = sandbox.report()
+    assert (report.taken, report.refused) == (80, 0)
+    assert report.fullest_window == 25
+
+
+def test_tokens_of_killed_processes_are_back_when_their_calls_must_have_ended(
+    store_url: str, workers: Template
+) -> None:
+    with Sandbox(period=1.0, delay=DELAY) as sandbox:
+        job = Job(url=store_url, host=sandbox.url, posts=1000, period=1.0)
+        killed = [workers.start(job) for _ in range(3)]
+        wait_until(lambda: sandbox.report().arrivals >= 30)
+        for worker in killed:
+            worker.kill()
+        died = time.monotonic()
+        before = sandbox.report().arrivals
+        workers.start(Job(url=store_url, host=sandbox.url, posts=50, period=1.0)).join()
+        report = sandbox.report()
+        assert report.arrivals >= before + 50
+        # Each token was back after its wait of up to a period, the second in which it is used, the
+        # call's time-out and a period; then it takes a second for the rest of the 50.
+        assert time.monotonic() - died < 1.0 + 1.0 + 1.0 + 1.0 + 3.0
+    assert report.refused == 0
+    assert report.fullest_window <= 25
+
+
+def test_a_process_that_was_frozen_sends_nothing_with_a_token_that_is_no_longer_its_own(
+    store_url: str, workers: Template
+) -> None:
+    # Of two tokens, one call too many shows at once.
+    with Sandbox(limit=2, period=1.0) as sandbox:
+        job = Job(
+            url=store_url, host=sandbox.url, posts=1000, period=1.0, limit=2, call_timeout=0.5
+        )
+        for offset in (0.3, 0.6, 0.9):  # alone, it has reserved a token in most of these moments
+            frozen = workers.start(job)
+            wait_for_arrivals(sandbox, 4)
+            time.sleep(offset)
+            frozen.signal(signal.SIGSTOP)
+            other = workers.start(job)
+            time.sleep(4.2)  # its call must have ended by then, and both tokens are the other's
+            frozen.signal(signal.SIGCONT)
+            time.sleep(1.5)
+            frozen.kill()
+            other.kill()
+        report = sandbox.report()
+    assert report.arrivals >= 25
+    assert report.refused == 0
+    assert report.fullest_window <= 2
+
+
+MADE_BEFORE_A_FORK = """
+import asyncio, os, sys
+from support import activity
+from leadpost import AsyncActivityPoster
+from leadpost.outbox import SharedTokenBucket
+from leadpost.sandbox import Sandbox
+
+with Sandbox(period=2.0) as sandbox:
+    account = sandbox.account()
+    bucket = SharedTokenBucket(sys.argv[1], period=2.0)
+    poster = AsyncActivityPoster(account, bucket=bucket)
+
+    async def work():
+        async with poster:
+            await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 16)))
+
+    children = []
+    for _ in range(4):
+        if (child := os.fork()) == 0:
+            asyncio.run(work())
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    report = sandbox.report()
+print(codes, report.taken, report.refused, report.fullest_window)
+"""
+
+
+def test_a_bucket_made_before_a_fork_keeps_one_limit_in_the_children(store_url: str) -> None:
+    script = [sys.executable, "-W", "ignore", "-c", MADE_BEFORE_A_FORK, store_url]
+    run = subprocess.run(
+        script, env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "[0, 0, 0, 0] 60 0 25\n", run.stderr

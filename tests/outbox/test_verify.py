@@ -1,0 +1,222 @@
+"""Verifying what was accepted, against a real sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import ACME, changed, executed, noted, posted, poster, poster_to, told
+from support import LEAD, SECRET_KEY, Vendor, activity, answers, within
+
+from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
+from leadpost.outbox import Outbox
+from leadpost.outbox.database import _settling
+from leadpost.outbox.database._schema import entries as table
+from leadpost.sandbox import Sandbox
+
+pytestmark = pytest.mark.usefixtures("quick_checks")
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url, ACME) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(limit=None, pace=1000, ends={207: "ERROR"}) as started:
+        yield started
+
+
+async def test_what_was_accepted_is_asked_for_until_it_is_final(
+    outbox: Outbox, sandbox: Sandbox
+) -> None:
+    await outbox.put_many([noted(1), Activity(LEAD, 207), noted(2)])
+    async with poster_to(sandbox) as posting:
+        assert await outbox.drain(posting) == {"accepted": 3}
+        async with within(20):
+            assert await outbox.verify(posting) == {"succeeded": 2, "failed": 1}
+    found = [entry async for entry in outbox.entries()]
+    assert [entry.state for entry in found] == ["succeeded", "failed", "succeeded"]
+    assert found[0].activity_id
+    assert found[1].message
+    assert found[0].message is None
+    assert [change.state for change in await outbox.history(found[0].id)][-1] == "succeeded"
+
+
+async def test_answers_are_asked_for_in_the_order_in_which_they_are_due(outbox: Outbox) -> None:
+    asked: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if "RequestID" not in request.url.params:
+            number = json.loads(request.content)["ActivityEvent"]
+            return httpx.Response(200, json={"RequestID": f"r{number}"})
+        asked.append(request.url.params["RequestID"])
+        status = "FAILURE" if asked.count("r2") < 3 and asked[-1] == "r2" else "Success"
+        return httpx.Response(200, json={"TaskStatus": {"Status": status}})
+
+    posting = poster(Vendor(answer))
+    for number in (1, 2, 3):
+        await outbox.put(activity(number))
+        await outbox.drain(posting)
+    async with within(20):
+        assert await outbox.verify(posting) == {"succeeded": 3}
+    assert asked == ["r1", "r2", "r3", "r2", "r2"]
+
+
+async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = {"Status": "Error", "ExceptionType": "MXInvalidInputException"}
+    final = {"TaskStatus": {"Status": "Success"}}
+    script = answers(
+        httpx.Response(200, json={"RequestID": "r1"}),
+        httpx.Response(400, json=unknown),
+        httpx.Response(503),
+        httpx.Response(200, json=final),
+    )
+    posting = poster(Vendor(script), retry=RetryPolicy(max_attempts=1))
+    await outbox.put(activity(1))
+    await outbox.drain(posting)
+    async with within(20):
+        assert await outbox.verify(posting) == {"succeeded": 1}
+    assert "entry 1: its status cannot be read: BadRequest, HTTP 400" in caplog.text
+    assert "MX" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "is_posting"), [("pending", True), ("sending", True), ("rejected", False)]
+)
+async def test_alone_it_leaves_four_fifths_of_the_limit_to_those_who_post(
+    outbox: Outbox,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    *,
+    is_posting: bool,
+) -> None:
+    await posted(outbox, sandbox, noted(1), noted(2))
+    other = sa.update(table).where(table.c.id == await outbox.put(noted(3))).values(state=state)
+    await executed(outbox, other)
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float, *_: object) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async with poster_to(sandbox) as posting, within(20):
+        monkeypatch.setattr(asyncio, "sleep", slept)
+        assert await outbox.verify(posting) == {"succeeded": 2}
+    if is_posting:  # a fifth of 25 calls in 5 s is one a second, the question itself included
+        assert 0.5 < max(pauses) < 1.0
+    else:
+        assert max(pauses) < 0.5
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
+async def test_keys_and_paths_that_are_wrong_end_it(
+    outbox: Outbox, status: int, error: type[Exception]
+) -> None:
+    script = answers(httpx.Response(200, json={"RequestID": "r1"}), httpx.Response(status))
+    posting = poster(Vendor(script))
+    await outbox.put(activity(1))
+    await outbox.drain(posting)
+    with pytest.raises(error):
+        await outbox.verify(posting)
+    assert (await outbox.counts())["accepted"] == 1
+
+
+async def test_a_database_that_is_away_ends_it(
+    outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: object, **__: object) -> None:
+        raise OutboxUnavailable("the server is away")
+
+    await posted(outbox, sandbox, noted(1))
+    async with poster_to(sandbox) as posting:
+        with monkeypatch.context() as away:
+            away.setattr(outbox._database, "write", gone)
+            with pytest.raises(OutboxUnavailable):
+                await outbox.verify(posting)
+        async with within(20):
+            assert await outbox.verify(posting) == {"succeeded": 1}
+
+
+async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) -> None:
+    await posted(outbox, sandbox, noted(1), noted(2))
+    query = sa.select(table.c.call_id).order_by(table.c.id)
+    call_ids = (await executed(outbox, query)).scalars().all()
+    for number in (1, 2):
+        settle = partial(
+            _settling.settle,
+            account=ACME,
+            of=_settling.Check(number, call_ids[number - 1], None),
+            before="accepted",
+            state="succeeded",
+            note="",
+            activity_id="a1",
+        )
+        assert await outbox._database.write(settle)
+    found = [(entry.state, entry.activity_id) async for entry in outbox.entries()]
+    assert found == [("succeeded", "a1"), ("succeeded", None)]
+
+
+async def test_a_late_answer_says_nothing_of_a_later_call(outbox: Outbox, sandbox: Sandbox) -> None:
+    await posted(outbox, sandbox, noted(1))
+    await changed(outbox, call_id="second")
+    settle = partial(_settling.settle, account=ACME, before="accepted", state="failed", note="")
+    for call_id, is_it in (("first", False), ("second", True)):
+        of = _settling.Check(1, call_id, None)
+        assert await outbox._database.write(partial(settle, of=of)) == is_it
+
+
+async def test_the_reason_of_a_failure_is_kept_without_keys_and_not_logged(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "leadpost")
+    status = {"Status": "ERROR", "StatusReason": f"note 'private words' of {SECRET_KEY}"}
+    script = answers(
+        httpx.Response(200, json={"RequestID": "r1"}),
+        httpx.Response(200, json={"TaskStatus": status}),
+    )
+    posting = poster(Vendor(script))
+    await outbox.put(activity(1, activity_note="private words"))
+    await outbox.drain(posting)
+    async with within(20):
+        assert await outbox.verify(posting) == {"failed": 1}
+    assert await told(outbox) == [("failed", "note 'private words' of ***")]
+    assert "private" not in caplog.text
+
+
+async def test_a_status_for_which_no_token_comes_free_is_asked_for_later(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    final = httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
+    script = answers(httpx.Response(200, json={"RequestID": "r1"}), final)
+    bucket = TokenBucket(1, period=1.0)
+    posting = poster(Vendor(script), bucket=bucket, retry=RetryPolicy(max_time=0.1))
+    await outbox.put(activity(1))
+    await outbox.drain(posting)
+    async with within(20):
+        assert await outbox.verify(posting) == {"succeeded": 1}
+    assert "the Status API cannot be reached: NotSent" in caplog.text
+
+
+async def test_one_that_is_posted_again_is_asked_for_anew(outbox: Outbox) -> None:
+    with Sandbox(limit=None, pace=1000, ends={207: "ERROR"}) as sandbox:
+        await posted(outbox, sandbox, Activity(LEAD, 207))
+        async with poster_to(sandbox) as posting, within(20):
+            assert await outbox.verify(posting) == {"failed": 1}
+    await changed(outbox, checks=7)
+    assert await outbox.retry("failed") == 1
+    checks = sa.select(table.c.checks, table.c.request_id)
+    found = await outbox._database.read(lambda connection: connection.execute(checks))
+    assert found.one() == (0, None)

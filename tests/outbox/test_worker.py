@@ -1,0 +1,543 @@
+"""A worker: what it sends, and what it does when calls fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import (
+    ACME,
+    changed,
+    executed,
+    noted,
+    poster,
+    poster_to,
+    states,
+    until,
+    until_accepted,
+)
+from support import Vendor, accept, activity, answers, number_in, within
+
+from leadpost import (
+    ConnectionFailed,
+    NotFound,
+    OpenBucket,
+    OutageTimeout,
+    OutboxError,
+    Priority,
+    RetryPolicy,
+    TokenBucket,
+    TokenLost,
+    Unauthorized,
+)
+from leadpost.hooks import Ended, Event, Sent
+from leadpost.outbox import Outbox, _worker
+from leadpost.outbox._clock import boot_time
+from leadpost.outbox.database import _calls
+from leadpost.sandbox import Sandbox
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
+async def test_what_goes_for_all_ends_the_run_and_leaves_all_pending(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture, status: int, error: type[Exception]
+) -> None:
+    async def refuse(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, json={"ExceptionMessage": "private"})
+
+    await outbox.put_many(map(activity, range(1, 101)))
+    with pytest.raises(error):
+        await outbox.drain(poster(Vendor(refuse)))
+    assert set(await states(outbox)) == {"pending"}
+    with pytest.raises(error):
+        async with within(5):
+            await outbox.run(poster(Vendor(refuse)))
+    said = [record.message for record in caplog.records if " stops, " in record.message]
+    assert said == [f"outbox: the worker stops, nothing is posted: {error.__name__}, HTTP {status}"]
+    assert "private" not in caplog.text
+
+
+def lost() -> httpx.ConnectError:
+    return httpx.ConnectError("no route")
+
+
+@pytest.mark.parametrize("number", [1, 10])
+async def test_a_host_that_was_never_reached_ends_a_drain_and_costs_no_entry_a_call(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(_worker, "_UNREACHABLE", 0.5)
+
+    async def unreachable(_: httpx.Request) -> httpx.Response:
+        raise lost()
+
+    await outbox.put_many(map(activity, range(1, number + 1)))
+    async with within(10):
+        with pytest.raises(ConnectionFailed, match="no route"):
+            await outbox.drain(poster(Vendor(unreachable)))
+    assert set(await states(outbox)) == {"pending"}
+
+
+@pytest.mark.parametrize(("number", "failures"), [(1, 12), (10, 4)])
+async def test_an_outage_is_waited_for_where_a_call_was_answered_before(
+    outbox: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    failures: int,
+) -> None:
+    monkeypatch.setattr(_worker, "_UNREACHABLE", 0.02)
+    monkeypatch.setattr(_worker, "OUTAGE_TIMEOUT", 20.0)
+    vendor = Vendor(answers(httpx.Response(429), *[lost() for _ in range(failures)]))
+    await outbox.put_many(map(activity, range(1, number + 1)))
+    async with within(30):
+        found = await outbox.drain(poster(vendor, bucket=TokenBucket(3, period=0.01)))
+    assert found == {"accepted": number}
+    assert ("answers posts again" in caplog.text) is (number > 1)
+
+
+async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_worker, "OUTAGE_TIMEOUT", 1.5)
+
+    async def fail(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(500)
+
+    events: list[Event] = []
+    await outbox.put_many(map(activity, range(1, 11)))
+    async with within(10):
+        with pytest.raises(OutageTimeout, match="has not answered posts for 2 s"):
+            await outbox.drain(poster(Vendor(fail), hooks=[events.append]))
+    assert set(await states(outbox)) == {"pending"}
+    assert isinstance(events[-1], Ended)
+    assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
+
+
+async def test_while_leadsquared_is_away_each_trial_is_with_another_entry(outbox: Outbox) -> None:
+    """Entries that fail for reasons of their own must not keep it away for the others."""
+
+    async def fail_two(request: httpx.Request) -> httpx.Response:
+        if number_in(request) in {1, 2}:
+            return httpx.Response(500)
+        return await accept(request)
+
+    vendor = Vendor(fail_two)
+    posting = poster(vendor)
+    await outbox.put_many(map(activity, (1, 2)))
+    running = asyncio.create_task(outbox.run(posting))
+    async with within(20):
+        while not posting.is_away:
+            await asyncio.sleep(0.01)
+        await outbox.put(activity(3))
+        while (await outbox.counts())["accepted"] == 0:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("on_uncertain", ["raise", "retry"])
+async def test_failures_during_an_outage_cost_no_entry_a_try(
+    outbox: Outbox, on_uncertain: str
+) -> None:
+    one = RetryPolicy(max_attempts=1)
+    away = httpx.Response(503, headers={"Retry-After": "1"})
+    doubtful = [httpx.Response(502)] if on_uncertain == "retry" else []
+
+    async def healthy(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":  # the query that goes before a trial
+            names = ("PendingMessages", "MaxDelayInSeconds", "ProcessingRatePerMinute")
+            return httpx.Response(200, json=dict.fromkeys(names, 0))
+        return await accept(request)
+
+    vendor = Vendor(answers(away, *doubtful, then=healthy))
+    await outbox.put(activity(1))
+    async with within(20):
+        found = await outbox.drain(poster(vendor, retry=one, on_uncertain=on_uncertain))
+    assert found == {"accepted": 1}
+
+
+async def test_a_run_waits_until_the_vendor_is_back(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker, "_UNREACHABLE", 0.01)
+    vendor = Vendor(answers(*[lost() for _ in range(8)]))
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    await until_accepted(outbox, 1)
+    await outbox.put(activity(2))  # and goes on
+    await until_accepted(outbox, 2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_refusal_does_not_count_against_the_entry(outbox: Outbox) -> None:
+    vendor = Vendor(answers(*[httpx.Response(429)] * 10))
+    await outbox.put(activity(1))
+    quick = TokenBucket(period=0.01)
+    assert await outbox.drain(poster(vendor, bucket=quick)) == {"accepted": 1}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_long_retry_after_is_honoured_up_to_a_minute(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    for module in ("_bucket_parts", "_availability", "outbox._worker"):
+        monkeypatch.setattr(f"leadpost.{module}.LONGEST_RETRY_AFTER", 0.2)
+    refused = httpx.Response(status, headers={"Retry-After": "3600"})
+    vendor = Vendor(answers(refused, refused))
+    await outbox.put(activity(1))
+    async with within(10):
+        found = await outbox.drain(poster(vendor, bucket=TokenBucket(period=0.01)))
+    assert (found, len(vendor.requests)) == ({"accepted": 1}, 3)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [httpx.Response(500), httpx.Response(500)],
+        [httpx.Response(400)],
+        [httpx.Response(429), httpx.ConnectError("refused"), httpx.Response(400)],
+    ],
+)
+async def test_a_doubt_stays_whatever_later_calls_come_to(
+    outbox: Outbox, last: list[httpx.Response]
+) -> None:
+    vendor = Vendor(answers(httpx.ReadTimeout("too slow"), *last))
+    bucket = TokenBucket(period=0.01)
+    await outbox.put(activity(1))
+    found = await outbox.drain(poster(vendor, on_uncertain="retry", bucket=bucket))
+    assert (found, len(vendor.requests)) == ({"uncertain": 1}, 1 + len(last))
+    [entry] = [entry async for entry in outbox.entries()]
+    assert entry.error_type == "DeliveryUncertain"
+    assert (entry.message or "").startswith("an earlier call may have arrived; the last one: ")
+
+
+async def test_in_doubt_is_sent_again_only_where_that_is_asked_for(outbox: Outbox) -> None:
+    lost = httpx.ReadTimeout("too slow")
+    await outbox.put(activity(1))
+    again = poster(Vendor(answers(lost)), on_uncertain="retry")
+    assert await outbox.drain(again) == {"accepted": 1}
+    await outbox.put(activity(2))
+    always = poster(Vendor(answers(*[lost] * 3)), on_uncertain="retry")
+    assert await outbox.drain(always) == {"uncertain": 1}
+
+
+class Broken(OpenBucket):
+    """A bucket that raises, before its token or as the token is given back."""
+
+    def __init__(self, *, late: bool) -> None:
+        self.late = late
+
+    @asynccontextmanager
+    async def token(
+        self, priority: Priority, call_timeout: float
+    ) -> AsyncGenerator[Callable[[], None]]:
+        if not self.late:
+            raise ZeroDivisionError("the bucket's")
+        async with super().token(priority, call_timeout) as check:
+
+            def broken() -> None:
+                check()
+                raise ZeroDivisionError("the bucket's")
+
+            yield broken
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_a_bucket_raises_ends_the_run(outbox: Outbox, *, late: bool) -> None:
+    await outbox.put_many(map(activity, range(1, 4)))
+    vendor = Vendor()
+    for posting in (outbox.drain, outbox.run):
+        async with within(10):
+            with pytest.raises(ZeroDivisionError, match="the bucket's"):
+                await posting(poster(vendor, bucket=Broken(late=late)))
+    counts = await outbox.counts()
+    # One that was about to leave is in doubt, which is the safe side.
+    assert counts == counts | {"accepted": 0, "sending": 0}
+    if not late:
+        assert counts["pending"] == 3
+    assert vendor.requests == []
+
+
+async def test_a_bucket_whose_database_fails_ends_a_run(outbox: Outbox) -> None:
+    class Failing(OpenBucket):
+        def token(
+            self, priority: Priority, call_timeout: float
+        ) -> AbstractAsyncContextManager[Callable[[], None]]:
+            del priority, call_timeout
+            raise OutboxError("the database is damaged")
+
+    await outbox.put(activity(1))
+    async with within(10):
+        with pytest.raises(OutboxError, match="damaged"):
+            await outbox.run(poster(Vendor(), bucket=Failing()))
+    assert await states(outbox) == ["pending"]
+
+
+async def test_a_token_that_was_lost_costs_the_entry_nothing(outbox: Outbox) -> None:
+    class Losing(OpenBucket):
+        left = 3
+
+        @asynccontextmanager
+        async def token(
+            self, priority: Priority, call_timeout: float
+        ) -> AsyncGenerator[Callable[[], None]]:
+            del priority, call_timeout
+
+            def check() -> None:
+                if self.left:
+                    self.left -= 1
+                    raise TokenLost("gone")
+
+            yield check
+
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    once = RetryPolicy(max_attempts=1)
+    found = await outbox.drain(poster(vendor, bucket=Losing(), retry=once))
+    assert (found, len(vendor.requests)) == ({"accepted": 1}, 1)
+
+
+async def test_a_claim_that_is_too_old_is_not_sent(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was frozen, or its machine suspended, between the claim and the call."""
+    late = [11.0, 0.0]
+    monkeypatch.setattr(_worker, "boot_time", lambda: boot_time() + late[-1])
+
+    def freeze(event: Event) -> None:
+        if isinstance(event, Sent) and len(late) > 1:
+            late.pop()
+
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    found = await outbox.drain(poster(vendor, hooks=[freeze]))
+    assert (found, len(vendor.requests)) == ({"accepted": 1}, 1)
+    changes = [change.state for change in await outbox.history(1)]
+    assert changes == ["pending", "sending", "pending", "sending", "accepted"]
+
+
+async def test_a_long_queue_leaves_evenly_and_a_short_one_at_once(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker, "LONG", 20)
+    asked: list[Priority] = []
+
+    class Noting(OpenBucket):
+        def token(
+            self, priority: Priority, call_timeout: float
+        ) -> AbstractAsyncContextManager[Callable[[], None]]:
+            asked.append(priority)
+            return super().token(priority, call_timeout)
+
+    await outbox.put_many(map(activity, range(1, 13)))
+    await outbox.drain(poster(Vendor(), bucket=Noting()))
+    assert asked[:10] == [Priority.BATCH] * 10
+    assert asked[10:12] == [Priority.LONG_BATCH] * 2
+
+
+async def test_nothing_waits_until_the_outbox_is_looked_at_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("leadpost.outbox._worker._POLL", 60.0)
+    vendor = Vendor(answers(httpx.Response(400)))
+    async with within(30):
+        await outbox.put(activity(1))
+        assert await outbox.drain(poster(vendor)) == {"rejected": 1}
+        running = asyncio.create_task(outbox.run(poster(vendor)))
+        await asyncio.sleep(0.2)  # it finds nothing
+        await outbox.retry("rejected")
+        await until_accepted(outbox, 1)
+        await outbox.put(activity(2))
+        await until_accepted(outbox, 2)
+        await outbox.put_many([activity(3)])
+        await until_accepted(outbox, 3)
+        running.cancel()
+        await asyncio.wait([running])
+    assert running.cancelled()
+    assert sum(" begins" in record.message for record in caplog.records) == 1
+
+
+async def test_two_drains_share_the_work(store_url: str) -> None:
+    vendor = Vendor()
+    async with Outbox(store_url, ACME) as one, Outbox(store_url, ACME) as other:
+        await one.put_many(map(activity, range(1, 201)))
+        done = await asyncio.gather(one.drain(poster(vendor)), other.drain(poster(vendor)))
+    assert sum(part["accepted"] for part in done) == 200
+    assert sorted(vendor.numbers) == list(range(1, 201))
+
+
+async def test_a_token_that_comes_when_nothing_is_left_is_as_good_as_before(
+    outbox: Outbox,
+) -> None:
+    events: list[Event] = []
+    bucket = TokenBucket(1, period=0.5)
+    async with bucket.token() as begin:
+        begin()
+    await outbox.put(activity(1))
+    posting = poster(Vendor(), bucket=bucket, hooks=[events.append])
+    draining = asyncio.create_task(outbox.drain(posting))
+    await asyncio.sleep(0.1)
+    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    async with within(10):
+        assert await draining == {}
+    assert bucket.statistics().free == 1
+    assert isinstance(events[-1], Ended)
+    assert (events[-1].state, events[-1].error, events[-1].attempts) == ("not_sent", None, 0)
+
+
+# What a service sees of it.
+
+
+async def test_health_says_what_waits_and_who_works(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await outbox.health()
+    assert (before.oldest_pending, before.is_working, before.away_since) == (None, False, None)
+    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    refused: list[httpx.Response | Exception] = [httpx.Response(503, headers={"Retry-After": "2"})]
+    vendor = Vendor(answers(*refused))
+    await outbox.put(activity(1))
+    assert ((await outbox.health()).oldest_pending or 99) < 5
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    async with within(10):
+        while (await outbox.health()).away_since is None:
+            await asyncio.sleep(0.01)
+        during = await outbox.health()
+        assert (during.is_working, during.counts["pending"]) == (True, 1)
+        while (await outbox.health()).away_since is not None:
+            await asyncio.sleep(0.01)
+    await until(outbox, accepted=1)
+    running.cancel()
+    await asyncio.wait([running])
+    later = sa.text("UPDATE leadpost_accounts SET worker_seen_at = worker_seen_at - 61")
+    await executed(outbox, later)
+    assert not (await outbox.health()).is_working
+
+
+async def test_once_a_minute_the_log_says_what_happened(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(_worker, "_REPORT_EVERY", 0.1)
+    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    private = httpx.Response(400, json={"ExceptionMessage": "private"})
+    vendor = Vendor(answers(None, private, httpx.ReadTimeout("slow")))
+    await outbox.put(activity(1, activity_note="private"))
+    running = asyncio.create_task(outbox.run(poster(vendor)))
+    async with within(10):
+        while "outbox: 1 accepted" not in caplog.messages:
+            await asyncio.sleep(0.01)
+        await outbox.put_many(map(activity, (2, 3)))
+        await until(outbox, rejected=1, uncertain=1)
+        while "1 uncertain" not in caplog.text or "1 rejected" not in caplog.text:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    reports = [record for record in caplog.records if " accepted" in record.message]
+    assert [record.levelname for record in reports] == ["INFO"]
+    for record in caplog.records:
+        if "rejected" in record.message or "uncertain" in record.message:
+            assert record.levelname == "WARNING"
+    assert "private" not in caplog.text
+
+
+async def test_a_run_verifies_reconciles_and_prunes_by_itself(
+    outbox: Outbox, sandbox: Sandbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del quick_checks
+    monkeypatch.setattr(_worker, "SETTLE", timedelta(0))
+    await outbox.put_many(map(noted, range(1, 4)))
+    hour = timedelta(seconds=0.2)
+    async with poster_to(sandbox) as posting:
+        running = asyncio.create_task(outbox.run(posting, reconcile_every=hour))
+        await until(outbox, succeeded=3)
+        # One whose call never reached LeadSquared.
+        await outbox.put(noted(4))
+        await until(outbox, succeeded=4)
+        await changed(outbox, state="uncertain", activity_id=None, ends_by=0)
+        await until(outbox, succeeded=4)
+        running.cancel()
+        await asyncio.wait([running])
+        assert sandbox.report().taken == 4
+        running = asyncio.create_task(outbox.run(posting, keep=timedelta(seconds=0.1)))
+        await until(outbox, succeeded=0)
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_status_api_that_is_elsewhere_does_not_end_a_run(
+    outbox: Outbox, quick_checks: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    del quick_checks
+
+    async def no_status(request: httpx.Request) -> httpx.Response:
+        return await accept(request) if request.method == "POST" else httpx.Response(404)
+
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(Vendor(no_status))))
+    async with within(10):
+        while "accepted entries are not verified any more: NotFound, HTTP 404" not in caplog.text:
+            await asyncio.sleep(0.01)
+    await outbox.put(activity(2))
+    await until_accepted(outbox, 2)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_while_posts_wait_they_have_four_fifths_of_the_tokens(
+    outbox: Outbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del quick_checks
+    monkeypatch.setattr("leadpost.outbox._verifier.WAITS", (0.0,))
+    calls: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request.method)
+        if request.method == "POST":
+            return await accept(request)
+        return httpx.Response(200, json={"TaskStatus": {"Status": "Pending"}})
+
+    await outbox.put_many(map(activity, range(1, 2001)))
+    running = asyncio.create_task(
+        outbox.run(poster(Vendor(answer), bucket=TokenBucket(5, period=0.2)))
+    )
+    async with within(20):
+        while len(calls) < 100:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert 10 <= calls[:100].count("GET") <= 22
+
+
+@pytest.mark.parametrize("time", [timedelta(0), timedelta(seconds=-1)])
+async def test_times_of_a_run_are_above_zero(outbox: Outbox, time: timedelta) -> None:
+    for name in ("reconcile_every", "keep"):
+        options: Any = {name: time}
+        with pytest.raises(ValueError, match=f"{name}: found .*, wanted a time above zero"):
+            await outbox.run(poster(Vendor()), **options)
+    if time:
+        with pytest.raises(ValueError, match="settle: found"):
+            await outbox.reconcile(poster(Vendor()), settle=time)
+        with pytest.raises(ValueError, match="older_than: found"):
+            await outbox.prune(time)
+
+
+async def test_an_entry_whose_call_was_never_recorded_is_uncertain(outbox: Outbox) -> None:
+    await outbox.put_many(map(activity, (1, 2)))
+    for number in (1, 2):
+        claim = partial(_calls.claim, account=ACME, call_id=f"call-{number}", call_time=40.0)
+        await outbox._database.write(claim)
+    late = sa.text("UPDATE leadpost_entries SET ends_by = ends_by - 71 WHERE id = 1")
+    await executed(outbox, late)
+    assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
+    assert await states(outbox) == ["uncertain", "sending"]
+    notes = [change.note for change in await outbox.history(1)]
+    assert notes == [None, "call 1", "its call has not been recorded"]

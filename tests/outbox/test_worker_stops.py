@@ -1,0 +1,169 @@
+"""A worker that is stopped, or whose calls end late: nothing of its is lost, nothing sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+import pytest
+from outbox_support import ACME, changed, held_until, poster, states, until
+from support import Vendor, activity, answers
+
+from leadpost import AsyncActivityPoster, ConnectionFailed, TokenBucket
+from leadpost.outbox import Outbox, _worker
+from leadpost.outbox.database import _calls
+from leadpost.outbox.database._calls import Claim
+
+
+async def test_a_cancelled_drain_waits_for_the_calls_in_flight(outbox: Outbox) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put_many(map(activity, range(1, 101)))
+    vendor = Vendor(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(3))))
+    await until(outbox, sending=3)
+    draining.cancel()
+    await asyncio.sleep(0.1)
+    assert not draining.done()
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    counts = await outbox.counts()
+    assert counts == counts | {"accepted": 3, "pending": 97, "sending": 0}
+
+
+async def ended(posting: AsyncActivityPoster, draining: asyncio.Task[object]) -> float:
+    """Wait for the end of a drain, close its poster, and return how long that took."""
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    await posting.aclose()
+    return time.monotonic() - began
+
+
+async def test_calls_that_outlast_the_grace_are_cut_off(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container has 10 s in all: the poster must not wait for these calls once more."""
+    monkeypatch.setattr(_worker, "GRACE", 0.3)
+    await outbox.put_many(map(activity, range(1, 11)))
+    vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
+    posting = poster(vendor, bucket=TokenBucket(3))
+    draining = asyncio.create_task(outbox.drain(posting))
+    await until(outbox, sending=3)
+    draining.cancel()
+    assert 0.3 <= await ended(posting, draining) < 3
+    counts = await outbox.counts()
+    assert counts == counts | {"uncertain": 3, "pending": 7, "sending": 0}
+
+
+async def test_cancelled_twice_it_ends_at_once_and_says_what_is_in_doubt(outbox: Outbox) -> None:
+    await outbox.put_many(map(activity, range(1, 11)))
+    vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
+    posting = poster(vendor, bucket=TokenBucket(3))
+    draining = asyncio.create_task(outbox.drain(posting))
+    await until(outbox, sending=3)
+    draining.cancel()
+    await asyncio.sleep(0.05)
+    draining.cancel()
+    assert await ended(posting, draining) < 5
+    counts = await outbox.counts()
+    assert counts == counts | {"uncertain": 3, "pending": 7, "sending": 0}
+
+
+async def test_cancelled_again_and_again_it_still_records_what_is_in_doubt(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1))))
+    await until(outbox, sending=1)
+    while not draining.done():  # as a scope of anyio does
+        draining.cancel()
+        await asyncio.sleep(0)
+    assert await states(outbox) == ["uncertain"]
+
+
+async def test_one_that_is_stopped_before_its_call_leaves_stays_pending(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    bucket = TokenBucket(1, period=60.0)
+    async with bucket.token() as check:
+        check()
+    vendor = Vendor()
+    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=bucket)))
+    await asyncio.sleep(0.2)
+    draining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    assert (await states(outbox), vendor.requests) == (["pending"], [])
+
+
+async def claimed(outbox: Outbox, call_id: str = "call") -> Claim:
+    """Claim an entry, as a worker does that is frozen then."""
+    claim = partial(_calls.claim, account=ACME, call_id=call_id, call_time=40.0)
+    found = await outbox._database.write(claim)
+    assert found is not None
+    return found
+
+
+async def test_a_worker_that_was_only_slow_brings_uncertain_to_accepted(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    call = await claimed(outbox)
+    await changed(outbox, ends_by=0)
+    assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
+    record = partial(_calls.record, of=call, state="accepted", request_id="r1")
+    assert await outbox._database.write(record)
+    [entry] = [entry async for entry in outbox.entries()]
+    assert (entry.state, entry.request_id, entry.error_type) == ("accepted", "r1", None)
+
+
+async def test_or_to_pending_if_nothing_was_sent(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    call = await claimed(outbox)
+    await changed(outbox, state="uncertain")
+    error = ConnectionFailed("no route")
+    assert await outbox._database.write(
+        partial(_calls.record, of=call, state="pending", error=error)
+    )
+    assert await states(outbox) == ["pending"]
+
+
+async def test_a_late_record_changes_nothing_if_another_call_was_made(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    late = await claimed(outbox)
+    await changed(outbox, state="uncertain")
+    await outbox.retry("uncertain")
+    vendor = Vendor()
+    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    before = await outbox.history(1)
+    record = partial(_calls.record, of=late, state="accepted", request_id="late")
+    assert not await outbox._database.write(record)
+    [entry] = [entry async for entry in outbox.entries()]
+    assert (entry.state, entry.request_id) == ("accepted", "r1")
+    assert await outbox.history(1) == before
+
+
+@pytest.mark.parametrize("state", ["accepted", "succeeded", "failed", "rejected"])
+async def test_a_late_record_changes_nothing_that_is_known(outbox: Outbox, state: str) -> None:
+    await outbox.put(activity(1))
+    call = await claimed(outbox)
+    await changed(outbox, state=state)
+    record = partial(_calls.record, of=call, state="uncertain")
+    assert not await outbox._database.write(record)
+    assert await states(outbox) == [state]
+
+
+async def test_a_late_record_is_logged_with_its_request_id(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    await outbox.put(activity(1))
+    held = held_until(answer, started)
+    slow = asyncio.create_task(
+        outbox.drain(poster(Vendor(answers(then=held)), bucket=TokenBucket(1)))
+    )
+    await started.wait()
+    await changed(outbox, state="uncertain")
+    await outbox.retry("uncertain")
+    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    answer.set()
+    assert await slow == {}
+    assert "not recorded, as another call was made meanwhile: entry 1: accepted r1" in caplog.text
