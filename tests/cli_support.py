@@ -19,13 +19,12 @@ from uuid import NAMESPACE_URL, uuid5
 
 from typer.testing import CliRunner, Result
 
+from leadpost import Account
 from leadpost.cli.app import app
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
-UTC_ASSUMED = "date-times without a zone are read as UTC: --timezone names another\n"
-"""Said of the rows below, as of any file with such date-times."""
 LONG = 60.0
 """Seconds after which a condition is taken never to come."""
 
@@ -175,14 +174,14 @@ def states_in(outbox: Path) -> Counter[str]:
 
 def url_of(path: Path) -> str:
     """Give the URL of an outbox in a file."""
-    return f"sqlite+aiosqlite:///{path}"
+    return f"sqlite:///{path}"
 
 
-def put(url: str, *numbers: int) -> None:
+def put(url: str, *numbers: int, account: Account | str) -> None:
     """Put payloads into an outbox, where they are not known there by their keys already."""
 
     async def putting() -> None:
-        async with Outbox(url) as outbox:
+        async with Outbox(url, account) as outbox:
             await outbox.put_many(map(payload, numbers), keys=[f"call-{n}" for n in numbers])
 
     asyncio.run(putting())

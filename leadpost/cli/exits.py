@@ -10,8 +10,16 @@ class Exit(IntEnum):
     SOME_NOT = 1
     BAD_INPUT = 2
     KEYS_REFUSED = 3
+    AWAY = 75
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
+
+
+EXIT_CODES = """
+Exit codes: 0 all accepted or posted before, 1 some rows need attention, 2 nothing was sent, 3 keys
+refused, 75 LeadSquared away, 129, 130 and 143 by signals.
+"""
 
 
 class InputError(Exception):
@@ -19,11 +27,13 @@ class InputError(Exception):
 
 
 def exit_of(error: Exception) -> Exit:
-    """Give the code for an error that ends the command."""
+    """Return the code for an error that ends the command."""
     from leadpost.errors import (  # noqa: PLC0415  --help has no need of it
         ConfigurationError,
+        ConnectionFailed,
         InvalidActivity,
         LeadpostError,
+        OutageTimeout,
         OutboxError,
         Unauthorized,
     )
@@ -33,6 +43,8 @@ def exit_of(error: Exception) -> Exit:
             return Exit.KEYS_REFUSED
         case ConfigurationError() | InvalidActivity() | OutboxError():
             return Exit.BAD_INPUT
+        case OutageTimeout() | ConnectionFailed():
+            return Exit.AWAY
         case LeadpostError():
             return Exit.SOME_NOT
         case _:
@@ -40,7 +52,7 @@ def exit_of(error: Exception) -> Exit:
 
 
 def told(error: Exception) -> str:
-    """Give the text and notes of an error; of one about a file, without Python's number for it."""
+    """Return the text and notes of an error; of one about a file, without its number."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join([str(error), *getattr(error, "__notes__", [])])

@@ -1,90 +1,120 @@
-"""`leadpost outbox list`, `retry`, `export` and `prune`: the entries of an outbox."""
+"""The entries of an outbox, as `leadpost outbox` shows and changes them."""
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from leadpost.cli.check import number_of
-from leadpost.cli.exits import InputError
-from leadpost.cli.outbox_url import existing
-from leadpost.cli.outputs import replacing
-from leadpost.cli.results import csv_line
-from leadpost.outbox import Entry, EntryState
+from leadpost._validation import is_mapping
+from leadpost.bucket import LIMIT, PERIOD
+from leadpost.cli.console import at_time, spoken
+from leadpost.cli.files.outputs import csv_line, replacing
+from leadpost.outbox import Entry, EntryState, Outbox
 
 COLUMNS = ("id", "key", "state", "request_id", "activity_id", "calls", "error_type", "message")
 """Of an export."""
+_PART = 500
 
 
-async def tell_entries(url: str, states: Sequence[EntryState], *, as_json: bool) -> None:
-    """Print entries, a line each; their activities are not shown."""
-    async with existing(url) as outbox:
-        async for entry in outbox.entries(*states):
-            typer.echo(json.dumps(_json(entry)) if as_json else line_of(entry))
+async def show_status(outbox: Outbox, key_prefix: str | None, *, as_json: bool) -> None:
+    """Print how an outbox is doing, or the part of it with keys that begin so."""
+    health = await outbox.health()
+    counts = health.counts if key_prefix is None else await outbox.counts(key_prefix)
+    others = {} if key_prefix else await outbox.others()
+    seconds_left = counts["pending"] / (LIMIT / PERIOD)
+    if as_json:
+        record: dict[str, Any] = {
+            **dict[str, int](counts.items()),
+            "oldest_pending_seconds": health.oldest_pending,
+            "is_working": health.is_working,
+            "away_since": health.away_since and health.away_since.isoformat(),
+            "seconds_left": seconds_left,
+            "of_other_accounts": others,
+        }
+        typer.echo(json.dumps(record))
+        return
+    for state, count in counts.items():
+        is_first = state == "pending" and health.oldest_pending is not None
+        age = f"   the oldest for {spoken(health.oldest_pending or 0)}" if is_first else ""
+        typer.echo(f"{state:10}{count:9,}{age}")
+    typer.echo(f"worker     {'running' if health.is_working else 'not running'}")
+    if health.away_since is not None:
+        typer.echo(f"LeadSquared away since {at_time(health.away_since)}")
+    if counts["pending"]:
+        typer.echo(f"time left  {spoken(seconds_left)} at 25 calls per 5 s")
+    for account, count in others.items():
+        typer.echo(f"{count:,} unfinished of account {account}, which this one does not post")
 
 
-async def put_back(url: str, state: EntryState | None, ids: Sequence[int], *, twice: bool) -> None:
-    """
-    Make entries pending again, and tell how many.
-
-    Args:
-        url: The outbox.
-        state: Those in this state; None for any that allows it.
-        ids: Only these; if none are named, all.
-        twice: Whether those may be among them that might be posted twice so.
-
-    Raises:
-        InputError: that is not allowed.
-    """
-    if state == "uncertain" and not twice:
-        raise InputError(
-            "what is uncertain may have arrived, and would be posted twice: `leadpost reconcile`"
-            " looks at the leads; --yes does it all the same"
-        )
-    states: list[EntryState] = [state] if state else ["failed", "rejected"]
-    if twice and not state:
-        states.append("uncertain")
-    async with existing(url) as outbox:
-        count = await outbox.retry(*states, ids=ids or None)
-    typer.echo(f"{count} pending again")
-    if left := len(set(ids)) - count if ids else 0:
-        wanted = " or ".join(states)
-        typer.echo(f"{left} left as they are: not there, or not {wanted}", err=True)
+async def show_entries(
+    outbox: Outbox, states: Sequence[EntryState], key_prefix: str | None, *, as_json: bool
+) -> None:
+    """Print entries, a line each; no note and no field of their activities."""
+    if as_json:
+        async for entry in outbox.entries(*states, key_prefix=key_prefix):
+            typer.echo(json.dumps(_json(entry)))
+        return
+    rows = [_cells(entry) async for entry in outbox.entries(*states, key_prefix=key_prefix)]
+    if not rows:
+        typer.echo("no entries")
+        return
+    table = Table("id", "state", "age", "key", "lead", "RequestID", "error", box=None)
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000  # for grep: a line for each
+    console.print(table)
 
 
-async def arrived(url: str, keys: Sequence[str], ids: Sequence[int]) -> bool:
-    """Take uncertain entries for arrived, by keys or ids; tell how many, and give whether all."""
-    async with existing(url) as outbox:
-        by_key = await outbox.find(keys) if keys else {}
-        chosen = {entry.id for entry in by_key.values()} | set(ids)
-        count = await outbox.arrived(sorted(chosen))
-    typer.echo(f"{count} succeeded")
-    left = len(set(keys)) - len(by_key) + len(chosen) - count
+async def retry(
+    outbox: Outbox,
+    states: Sequence[Literal["failed", "rejected", "uncertain"]],
+    ids: Sequence[int] | None,
+    key_prefix: str | None,
+) -> bool:
+    """Make entries pending again, print how many, and return whether all that were named are."""
+    wanted = ids
+    if key_prefix is not None and ids is None:
+        wanted = [e.id async for e in outbox.entries(*states, key_prefix=key_prefix)]
+    count = await outbox.retry(*states, ids=wanted) if wanted != [] else 0
+    typer.echo(f"{count:,} pending again")
+    left = len(set(ids)) - count if ids else 0
     if left:
-        typer.echo(f"{left} left as they are: not there, or not uncertain", err=True)
+        typer.echo(f"{left:,} left as they are: unknown, or not {' or '.join(states)}", err=True)
     return not left
 
 
-async def export(url: str, path: Path) -> None:
+async def arrived(outbox: Outbox, keys: Sequence[str], ids: Sequence[int]) -> bool:
+    """Record that entries in doubt have arrived; return whether all that were named were."""
+    by_key: dict[str, Entry] = {}
+    for first in range(0, len(keys), _PART):
+        by_key |= await outbox.find(keys[first : first + _PART])
+    chosen = {entry.id for entry in by_key.values()} | set(ids)
+    count = await outbox.arrived(sorted(chosen))
+    typer.echo(f"{count:,} succeeded")
+    left = len(set(keys)) - len(by_key) + len(chosen) - count
+    if left:
+        typer.echo(f"{left:,} left as they are: unknown, or not in doubt", err=True)
+    return not left
+
+
+async def export(outbox: Outbox, path: Path) -> None:
     """Write all entries to a CSV file, without their activities."""
     count = 0
-    async with existing(url) as outbox:
-        with replacing(path) as file:
-            file.write(csv_line(*COLUMNS))
-            async for entry in outbox.entries():
-                values = (getattr(entry, name) for name in COLUMNS)
-                file.write(csv_line(*("" if value is None else str(value) for value in values)))
-                count += 1
-    typer.echo(f"{path}: {count} entries")
-
-
-async def prune(url: str, older_than: timedelta) -> None:
-    """Delete entries that have been final for so long, and tell how many."""
-    async with existing(url) as outbox:
-        typer.echo(f"{await outbox.prune(older_than)} entries deleted")
+    with replacing(path) as file:
+        file.write(csv_line(COLUMNS))
+        async for entry in outbox.entries():
+            values = (getattr(entry, name) for name in COLUMNS)
+            file.write(csv_line(["" if value is None else str(value) for value in values]))
+            count += 1
+    typer.echo(f"{path}: entries: {count:,}")
 
 
 def _json(entry: Entry) -> dict[str, Any]:
@@ -92,6 +122,7 @@ def _json(entry: Entry) -> dict[str, Any]:
         "id": entry.id,
         "key": entry.key,
         "state": entry.state,
+        "lead": _lead(entry),
         "calls": entry.calls,
         "changed_at": entry.changed_at.isoformat(timespec="seconds"),
         "request_id": entry.request_id,
@@ -101,15 +132,15 @@ def _json(entry: Entry) -> dict[str, Any]:
     }
 
 
-def line_of(entry: Entry) -> str:
-    """Write an entry for people, without its activity."""
-    cells = (
-        f"{entry.id:6}",
-        f"{entry.state:9}",
-        number_of(entry.calls, "call"),
-        f"{entry.changed_at:%Y-%m-%d %H:%M:%S}Z",
-        entry.key or "",
-        entry.request_id or entry.activity_id or "",
-        " ".join((entry.message or "").split()),
-    )
-    return "  ".join(cell for cell in cells if cell)
+def _cells(entry: Entry) -> tuple[str, ...]:
+    age = (datetime.now(UTC) - entry.put_at).total_seconds()
+    error = " ".join((entry.message or entry.error_type or "").split())
+    ids = entry.request_id or entry.activity_id or ""
+    return (str(entry.id), entry.state, spoken(age), entry.key or "", _lead(entry), ids, error)
+
+
+def _lead(entry: Entry) -> str:
+    if not is_mapping(entry.activity):  # others may have inserted what they liked
+        return ""
+    lead: object = entry.activity.get("RelatedProspectId") or entry.activity.get("EmailAddress")
+    return str(lead or "")

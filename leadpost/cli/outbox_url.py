@@ -1,57 +1,61 @@
-"""Which outbox is meant: by its URL, or by the name of SQLite's file."""
+"""Which outbox is meant: by its URL, by the name of SQLite's file, or the user's own."""
 
 from pathlib import Path
 
-import sqlalchemy as sa
+import typer
 
 from leadpost.cli.exits import InputError
-from leadpost.outbox import Outbox
-from leadpost.outbox.store import parsed_url, shown
-
-_SQLITE = "sqlite+aiosqlite"
 
 
-def url_of(outbox: str) -> str:
+def folder() -> Path:
+    """Return the user's folder for leadpost: the outbox and the keys of `leadpost setup`."""
+    return Path(typer.get_app_dir("leadpost"))
+
+
+def url_of(outbox: str | None) -> str:
     """
-    Give the URL of an outbox.
+    Return the URL of an outbox.
 
-    >>> url_of("calls.csv.outbox.db"), url_of("sqlite+aiosqlite:////var/lib/leadpost.db")
-    ('sqlite+aiosqlite:///calls.csv.outbox.db', 'sqlite+aiosqlite:////var/lib/leadpost.db')
+    >>> url_of("calls.db"), url_of("sqlite:////var/lib/leadpost.db")
+    ('sqlite:///calls.db', 'sqlite:////var/lib/leadpost.db')
     """
-    if "://" in outbox:
-        return outbox
-    return sa.URL.create(_SQLITE, database=outbox).render_as_string(hide_password=False)
+    if not outbox:
+        own = folder()
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return f"sqlite:///{own / 'outbox.db'}"
+    return outbox if "://" in outbox else f"sqlite:///{outbox}"
 
 
 def shown_url(url: str) -> str:
-    """Give what may be shown of a URL that can be used: the file, or all but the password."""
-    parsed = parsed_url(url)
-    if parsed.drivername == _SQLITE and parsed.database:
-        return parsed.database
-    return shown(parsed)
+    """Return what may be shown of a URL: the file, or the host and the database."""
+    from leadpost.outbox.database._urls import parse_url  # noqa: PLC0415  --help is quick
+
+    parsed = parse_url(url)
+    if parsed.path is None:
+        return parsed.name
+    path = Path(parsed.path)
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
 def is_missing(url: str) -> bool:
-    """
-    Tell whether an outbox is a file that is not there.
+    """Whether an outbox is a file that is not there."""
+    from leadpost.outbox.database._urls import parse_url  # noqa: PLC0415  --help is quick
 
-    Raises:
-        OutboxError: the URL cannot be used.
-    """
-    parsed = parsed_url(url)
-    is_file = parsed.drivername == _SQLITE and bool(parsed.database)
-    return is_file and not Path(str(parsed.database)).exists()
+    path = parse_url(url).path
+    return path is not None and not Path(path).exists()
 
 
-def existing(url: str) -> Outbox:
+def existing(outbox: str | None) -> str:
     """
-    Give an outbox that is there: to look for one must not make it.
+    Return the URL of an outbox that is there: looking for one must not create it.
 
     Raises:
         InputError: there is no such file.
         OutboxError: the URL cannot be used.
     """
-    outbox = Outbox(url)
+    url = url_of(outbox)
     if is_missing(url):
-        raise InputError(f"{parsed_url(url).database}: there is no such outbox")
-    return outbox
+        raise InputError(
+            f"{shown_url(url)}: there is no such outbox; nothing was posted from it yet"
+        )
+    return url

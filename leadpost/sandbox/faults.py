@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from attrs import field, frozen
 
-from leadpost.sandbox.answers import HTML, Answer, error, json_answer, rate_limited
+from leadpost.sandbox.answers import HTML, Answer, error, json_answer, rate_limited, unauthorized
 
 OK = "ok"
 CUTS = frozenset({"cut-before", "cut-after"})
@@ -28,6 +28,8 @@ NAMES = (
     "cut-before",
     "cut-after",
     "slow",
+    "keys-refused",
+    "away",
 )
 
 
@@ -56,6 +58,8 @@ class Faults:
         "cut-before"        the connection is cut; the activity was not taken
         "cut-after"         the connection is cut; the activity was taken
         "slow"              the activity is taken and the answer comes late
+        "keys-refused"      the keys are refused, as after they were changed
+        "away"              this call and all others for some seconds have no one behind the gateway
 
     Args:
         probability: The share of calls, 0 to 1, that each fault strikes. The shares add up to 1
@@ -65,6 +69,7 @@ class Faults:
             for word without the call being taken. The probabilities hold once it is used up.
         retry_after: Whole seconds the Retry-After of "429-retry-after" names.
         slow: Seconds by which "slow" delays an answer.
+        away: Seconds for which "away" lasts.
 
     Raises:
         ValueError: If a name is unknown or a number out of range.
@@ -74,6 +79,7 @@ class Faults:
     script: Sequence[str | Answer] = ()
     retry_after: int = field(default=2, kw_only=True)
     slow: float = field(default=60.0, kw_only=True)
+    away: float = field(default=20.0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _check_names([*self.probability])
@@ -83,8 +89,8 @@ class Faults:
         # Ten times 0.1 is a little more or less than 1.
         if sum(self.probability.values()) > 1 + 1e-9:
             raise ValueError("the probabilities of the faults add up to more than 1")
-        if self.retry_after < 0 or self.slow < 0:
-            raise ValueError("retry_after and slow are seconds, 0 or more")
+        if self.retry_after < 0 or self.slow < 0 or self.away < 0:
+            raise ValueError("retry_after, slow and away are seconds, 0 or more")
 
     def fates(self, random: Random) -> Iterator[str | Answer]:
         """What happens to each call in turn, without end; chance comes from `random`."""
@@ -105,6 +111,7 @@ class Faults:
         """
         failed = {"Status": "Failed", "Message": {"Message": "Bad event code"}}
         gateway = "<html><body><h1>{}</h1></body></html>"
+        unavailable = json_answer(503, {"message": "Service Unavailable"})
         retry_after = {"Retry-After": str(self.retry_after)}
         return MappingProxyType(
             {
@@ -116,7 +123,9 @@ class Faults:
                 "200-error": json_answer(200, failed),
                 "500": Answer(500, gateway.format("Internal Server Error"), HTML),
                 "500-mx": error(500, "MXInvalidInputException", "The input is not valid"),
-                "503": json_answer(503, {"message": "Service Unavailable"}),
+                "503": unavailable,
+                "away": unavailable,
+                "keys-refused": unauthorized(),
                 "504-before": json_answer(504, {"message": "Endpoint request timed out"}),
                 "502-after": Answer(502, gateway.format("Bad Gateway"), HTML),
             }

@@ -111,6 +111,7 @@ class Vendor:
         self._refused = 0
         self._struck: Counter[str] = Counter()
         self._connections = 0
+        self._away_until = 0.0
 
     def connected(self) -> None:
         """Count a connection."""
@@ -129,7 +130,11 @@ class Vendor:
             refusal = self._refusal(endpoint, call, now)
             if refusal is not None:
                 return Outcome(refusal)
+            if now < self._away_until:
+                return Outcome(self._fault_answers["away"])
             fate = self._told.popleft() if self._told else next(self._fates)
+            if fate == "away":
+                self._away_until = now + self._faults.away
             if fate == OK:
                 return Outcome(_handled(endpoint, call, now))
             if isinstance(fate, Answer):

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from random import Random
 from typing import Any
@@ -129,7 +129,7 @@ def test_cancelled_while_it_waits_for_a_token_a_post_sends_nothing(
 
 
 @contextmanager
-def full_backlog() -> Iterator[str]:
+def full_backlog() -> Generator[str]:
     """Yield the URL of a server that never accepts another connection."""
     with ExitStack() as sockets:
         server = sockets.enter_context(socket.socket())
@@ -143,7 +143,7 @@ def full_backlog() -> Iterator[str]:
 
 
 @contextmanager
-def silent_tls() -> Iterator[str]:
+def silent_tls() -> Generator[str]:
     """Yield the URL of a server that accepts connections and never says hello."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -72,7 +72,8 @@ async def test_the_sandbox_needs_no_other_extra() -> None:
 async def test_the_outbox_needs_no_other_extra(tmp_path: Path) -> None:
     from leadpost.outbox import Outbox  # noqa: PLC0415  # may be missing
 
-    async with Outbox(f"sqlite+aiosqlite:///{tmp_path}/outbox.db") as outbox, poster() as posting:
+    url = f"sqlite:///{tmp_path}/outbox.db"
+    async with poster() as posting, Outbox(url, posting.account) as outbox:
         await outbox.put(ACTIVITY)
         assert await outbox.drain(posting) == {"accepted": 1}
 

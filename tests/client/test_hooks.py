@@ -213,19 +213,21 @@ async def test_a_shared_bucket_emits_its_pause_here_and_its_size_in_every_proces
     here: list[Event] = []
     there: list[Event] = []
     refusal = RateLimited("no", limit=(10, 5), retry_after=0.1)
-    async with (
-        SharedTokenBucket(sqlite_url, "test", hooks=[here.append]) as bucket,
-        SharedTokenBucket(sqlite_url, "test", hooks=[there.append]) as other,
-    ):
-        with suppress(RateLimited):
-            async with bucket.token() as begin:
-                begin()
-                raise refusal
-        # The store hears of it before the first of these gets its token.
-        for each in (bucket, other, bucket, other):
-            async with each.token():
-                pass
-    assert here == [Paused(0.1), Resized(10, 25)]
+    bucket = SharedTokenBucket(sqlite_url, "test", hooks=[here.append])
+    other = SharedTokenBucket(sqlite_url, "test", hooks=[there.append])
+    for each in (bucket, other):
+        await each.open(account())
+    with suppress(RateLimited):
+        async with bucket.token() as begin:
+            begin()
+            raise refusal
+    # The database hears of it before the first of these gets its token.
+    for each in (bucket, other, bucket, other):
+        async with each.token():
+            pass
+    for each in (bucket, other):
+        await each.aclose()
+    assert here == [Resized(10, 25), Paused(0.1)]
     assert there == [Resized(10, 25)]
 
 
@@ -238,7 +240,7 @@ async def test_each_attempt_at_an_outbox_entry_is_an_operation_of_its_own(sqlite
         retry=RetryPolicy(initial_wait=0.01, jitter=0.0),
         hooks=[events.append],
     )
-    async with Outbox(sqlite_url) as outbox, poster:
+    async with Outbox(sqlite_url, account()) as outbox, poster:
         await outbox.put(activity(201))
         await outbox.drain(poster)
     called = [ended for ended in ends(events) if ended.attempts]

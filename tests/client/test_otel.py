@@ -291,7 +291,7 @@ def test_activities_that_a_batch_did_not_begin_are_counted_without_a_span() -> N
 
 @pytest.fixture
 async def outbox(store_url: str) -> AsyncIterator[Outbox]:
-    async with Outbox(store_url) as opened:
+    async with Outbox(store_url, "acme") as opened:
         yield opened
 
 
@@ -305,7 +305,7 @@ async def test_an_outbox_is_observed_until_cancelled(
             while not condition(telemetry.metrics()):
                 await asyncio.sleep(0.01)
 
-    assert await outbox.oldest_pending() is None
+    assert (await outbox.health()).oldest_pending is None
     observing = asyncio.create_task(telemetry.hook.observe(outbox, every=0.01))
     await until(lambda metrics: metrics.get("leadpost.outbox.oldest s") == {(): 0.0})
     await outbox.put(activity(1))
@@ -320,7 +320,7 @@ async def test_an_outbox_is_observed_until_cancelled(
         raise OutboxUnavailable("the outbox is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(outbox, "counts", away)
+        patched.setattr(outbox, "health", away)
         async with within(10):
             while "could not be observed: the outbox is away" not in caplog.text:
                 await asyncio.sleep(0.01)
@@ -337,7 +337,7 @@ async def test_an_outbox_that_can_no_longer_be_used_ends_the_observation(
     async def broken() -> None:
         raise OutboxError("no such table")
 
-    monkeypatch.setattr(outbox, "counts", broken)
+    monkeypatch.setattr(outbox, "health", broken)
     with pytest.raises(OutboxError, match="no such table"):
         await Telemetry().hook.observe(outbox)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from random import Random
@@ -132,7 +132,7 @@ async def attempt(poster: AsyncActivityPoster, *numbers: int) -> None:
 
 
 @asynccontextmanager
-async def away(vendor: Outage, **options: Any) -> AsyncIterator[AsyncActivityPoster]:
+async def away(vendor: Outage, **options: Any) -> AsyncGenerator[AsyncActivityPoster]:
     """Open a poster to which LeadSquared is away, because three posts have just failed."""
     options.setdefault("bucket", OpenBucket())
     async with poster_to(vendor, **options) as poster:
@@ -548,7 +548,8 @@ async def outcomes_of(
         outcomes = [o async for o in poster.post_stream(numbered(count), **options)]
         return sorted(outcomes, key=lambda outcome: outcome.index)
     try:
-        ids = await poster.post_many(numbered_list(count), **options)
+        many: Callable[..., Awaitable[list[str]]] = poster.post_many
+        ids = await many(numbered_list(count), **options)
     except BatchError as error:
         return list(error.outcomes)
     return [Outcome(n, activity(n + 1), request_id) for n, request_id in enumerate(ids)]

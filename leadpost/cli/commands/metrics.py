@@ -1,0 +1,34 @@
+"""`leadpost metrics`: how far behind LeadSquared's queue is."""
+
+import json
+
+import typer
+
+from leadpost.cli import options
+
+
+def metrics(
+    *,
+    outbox: options.OutboxUrl = None,
+    env_file: options.EnvFile = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """
+    Ask how far behind LeadSquared's queue is.
+
+    Examples:
+    `leadpost metrics`
+
+    `leadpost metrics --json`
+    """
+    from leadpost.cli.asking import asked  # noqa: PLC0415  only where it is used
+
+    found = asked(lambda poster: poster.metrics(), env_file, outbox, verbose=verbose)
+    if as_json:
+        names = ("pending_messages", "max_delay_in_seconds", "processing_rate_per_minute")
+        typer.echo(json.dumps({name: getattr(found, name) for name in names}))
+        return
+    typer.echo(f"pending messages:  {found.pending_messages:,}")
+    typer.echo(f"longest delay:     {found.max_delay_in_seconds:g} s")
+    typer.echo(f"processing rate:   {found.processing_rate_per_minute:g} per minute")

@@ -1,0 +1,319 @@
+"""`leadpost outbox`: how an outbox is doing, its entries, and what people change by hand."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from leadpost.cli import options
+from leadpost.cli.exits import Exit, InputError
+
+if TYPE_CHECKING:
+    from leadpost.outbox import Outbox
+
+# What the commands need is imported where it is used, so that --help is quick.
+# ruff: noqa: PLC0415
+
+T = TypeVar("T")
+State = Literal["pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"]
+Retried = Literal["failed", "rejected", "uncertain"]
+Ids = Annotated[list[int] | None, typer.Option("--id", metavar="N", help="This one, as listed.")]
+AccountName = Annotated[
+    str | None,
+    typer.Option(
+        "--account",
+        envvar="LEADPOST_ACCOUNT",
+        metavar="NAME",
+        help="Whose entries; by default those of the account whose keys are set.",
+    ),
+]
+
+app = typer.Typer(rich_markup_mode="markdown", no_args_is_help=True)
+
+
+@app.callback()
+def outbox() -> None:
+    """
+    Look at an outbox, and change entries by hand.
+
+    Examples:
+    `leadpost outbox status --watch`
+
+    `leadpost outbox list calls.csv --state uncertain`
+    """
+
+
+@app.command()
+def status(
+    file: options.MaybeFile = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Every second, until Ctrl-C.")] = False,
+    outbox: options.OutboxUrl = None,
+    account: AccountName = None,
+    env_file: options.EnvFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """
+    Show counts by state, the oldest pending entry, and whether a worker is running.
+
+    Examples:
+    `leadpost outbox status`
+
+    `leadpost outbox status calls.csv --watch`
+    """
+    from leadpost.cli import outbox_entries
+
+    async def show(opened: "Outbox") -> None:
+        while True:
+            await outbox_entries.show_status(opened, _prefix(file), as_json=as_json)
+            if not watch:
+                return
+            await asyncio.sleep(1)
+
+    try:
+        _with_outbox(show, outbox, account, env_file)
+    except KeyboardInterrupt:
+        return  # there is no other way to end it
+
+
+@app.command("list")
+def list_(
+    file: options.MaybeFile = None,
+    *,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    outbox: options.OutboxUrl = None,
+    account: AccountName = None,
+    env_file: options.EnvFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object on each line.")] = False,
+) -> None:
+    """
+    List entries in the order of putting: lead, state, age, error; no note and no field.
+
+    Examples:
+    `leadpost outbox list --state uncertain`
+
+    `leadpost outbox list calls.csv --json`
+    """
+    from leadpost.cli import outbox_entries
+
+    states: list[State] = [state] if state else []
+    _with_outbox(
+        lambda opened: outbox_entries.show_entries(opened, states, _prefix(file), as_json=as_json),
+        outbox,
+        account,
+        env_file,
+    )
+
+
+@app.command()
+def retry(
+    file: options.MaybeFile = None,
+    *,
+    state: Annotated[Retried | None, typer.Option(help="Only those in this state.")] = None,
+    ids: Ids = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Those in doubt too, which may post them twice.")
+    ] = False,
+    outbox: options.OutboxUrl = None,
+    account: AccountName = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """
+    Make entries pending again, for a worker or the next run of the file to post.
+
+    Examples:
+    `leadpost outbox retry calls.csv --state failed`
+
+    `leadpost outbox retry --id 4711 --yes`
+    """
+    from leadpost.cli import outbox_entries
+
+    if not (state or ids):
+        raise typer.BadParameter("choose with --state or --id")
+    if state == "uncertain" and not yes:
+        raise InputError(
+            "entries in doubt may have arrived, and would be posted twice. Look for them on their"
+            " leads: leadpost reconcile. --yes retries them all the same"
+        )
+    states: list[Retried] = [state] if state else ["failed", "rejected"]
+    if yes and not state:
+        states.append("uncertain")
+    retrying = _with_outbox(
+        lambda opened: outbox_entries.retry(opened, states, ids, _prefix(file)),
+        outbox,
+        account,
+        env_file,
+    )
+    if not retrying:
+        raise typer.Exit(Exit.SOME_NOT)
+
+
+@app.command()
+def arrived(
+    keys: Annotated[
+        list[str] | None, typer.Option("--key", metavar="KEY", help="The one of this key.")
+    ] = None,
+    *,
+    ids: Ids = None,
+    outbox: options.OutboxUrl = None,
+    account: AccountName = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """
+    Record that entries in doubt have arrived: you have seen them on their leads.
+
+    They are `succeeded` then. The exit code is 1 if some were unknown, or not in doubt.
+
+    Examples:
+    `leadpost outbox arrived --id 4711`
+
+    `leadpost outbox arrived --key call-8812`
+    """
+    from leadpost.cli import outbox_entries
+
+    if not (keys or ids):
+        raise typer.BadParameter("choose with --key or --id")
+    if not _with_outbox(
+        lambda opened: outbox_entries.arrived(opened, keys or [], ids or []),
+        outbox,
+        account,
+        env_file,
+    ):
+        raise typer.Exit(Exit.SOME_NOT)
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    outbox: options.OutboxUrl = None,
+    account: AccountName = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """
+    Write all entries to a CSV file: ids, states and errors, not the activities themselves.
+
+    Examples:
+    `leadpost outbox export entries.csv`
+
+    `leadpost outbox export entries.csv --force`
+    """
+    from leadpost.cli import outbox_entries
+
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; replace it with --force")
+    _with_outbox(lambda opened: outbox_entries.export(opened, path), outbox, account, env_file)
+
+
+@app.command()
+def prune(
+    *,
+    older_than: Annotated[str, typer.Option(metavar="TIME", help="Such as 30d, 12h, 90m, 5s.")],
+    outbox: options.OutboxUrl = None,
+    account: AccountName = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """
+    Delete entries that have been succeeded, failed or rejected for so long.
+
+    What was posted from files stays known: they can be run again.
+
+    Examples:
+    `leadpost outbox prune --older-than 30d`
+
+    `leadpost outbox prune --older-than 12h --outbox sandbox.db`
+    """
+    age = options.span(older_than)
+
+    async def deleting(opened: "Outbox") -> None:
+        typer.echo(f"entries deleted: {await opened.prune(age):,}")
+
+    _with_outbox(deleting, outbox, account, env_file)
+
+
+@app.command()
+def adopt(
+    previous: Annotated[str, typer.Argument(help="Their account: a name or a fingerprint.")],
+    *,
+    outbox: options.OutboxUrl = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """
+    Hand entries over to your account, after its access key was changed or it was given a name.
+
+    Stop the workers of the former account first.
+
+    Examples:
+    `leadpost outbox adopt 1f0c2a7b9d3e4f56`
+
+    `leadpost outbox adopt acme-staging`
+    """
+    from leadpost.cli.account import read_account
+    from leadpost.cli.files.batches import Batches
+
+    own = read_account(env_file)
+
+    async def adopting(opened: "Outbox") -> None:
+        batches = await Batches(opened, own.host).open()
+        count = await opened.adopt(previous)
+        await batches.adopt(previous)
+        typer.echo(f"{count:,} entries of {previous} are entries of {opened.account} now")
+
+    _with_outbox(adopting, outbox, None, env_file)
+
+
+@app.command("account")
+def account_(*, env_file: options.EnvFile = None) -> None:
+    """
+    Print what your account is called in an outbox: LEADPOST_ACCOUNT, or a fingerprint of its keys.
+
+    Examples:
+    `leadpost outbox account`
+
+    `leadpost outbox account --env-file staging.env`
+    """
+    from leadpost.cli.account import read_account
+
+    typer.echo(read_account(env_file).id)
+
+
+@app.command()
+def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]) -> None:
+    """
+    Print the statements that create the tables, for migrations of your own.
+
+    Examples:
+    `leadpost outbox schema postgresql`
+
+    `leadpost outbox schema sqlite`
+    """
+    from leadpost.outbox.database import ddl
+
+    typer.echo(ddl(dialect))
+
+
+def _prefix(file: str | None) -> str | None:
+    """Return what the keys of a file's rows begin with."""
+    return None if file is None else f"{Path(file).name}/"
+
+
+def _with_outbox(
+    work: "Callable[[Outbox], Awaitable[T]]",
+    url: str | None,
+    account: str | None,
+    env_file: Path | None,
+) -> T:
+    from leadpost.cli.account import read_account
+    from leadpost.cli.outbox_url import existing
+    from leadpost.outbox import Outbox
+
+    owner = account or read_account(env_file)
+
+    async def working() -> T:
+        async with Outbox(existing(url), owner) as opened:
+            return await work(opened)
+
+    return asyncio.run(working())

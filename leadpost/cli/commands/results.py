@@ -1,0 +1,40 @@
+"""`leadpost results`: what became of the rows of a file."""
+
+import asyncio
+
+import typer
+
+from leadpost.cli import options
+
+
+def results(
+    file: options.File,
+    *,
+    batch: options.Batch = None,
+    outbox: options.OutboxUrl = None,
+    env_file: options.EnvFile = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """
+    Write FILE.results.csv and FILE.rejects.csv, without posting.
+
+    After a run that was stopped, or whose results were open elsewhere.
+
+    Examples:
+    `leadpost results calls.csv`
+
+    `leadpost results daily.csv --batch 2026-11-28 --json`
+    """
+    from rich.console import Console  # noqa: PLC0415  only where it is used
+
+    from leadpost.cli.account import read_account  # noqa: PLC0415  only where it is used
+    from leadpost.cli.console import logged  # noqa: PLC0415  only where it is used
+    from leadpost.cli.files.looking import look  # noqa: PLC0415  only where it is used
+    from leadpost.cli.outbox_url import existing  # noqa: PLC0415  only where it is used
+
+    account = read_account(env_file)
+    console = Console(stderr=True)
+    with logged(console, verbose=verbose):
+        looking = look(file, existing(outbox), account, console, batch=batch, as_json=as_json)
+        raise typer.Exit(asyncio.run(looking))

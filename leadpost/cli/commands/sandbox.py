@@ -1,0 +1,206 @@
+"""`leadpost sandbox`: the stand-in for the vendor until Ctrl-C or SIGTERM."""
+
+import shlex
+import signal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from math import inf, nan
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from leadpost.bucket import LIMIT
+from leadpost.cli.exits import InputError
+
+if TYPE_CHECKING:
+    from leadpost.sandbox import Sandbox
+
+N = TypeVar("N")
+V = TypeVar("V")
+
+
+class Window(StrEnum):
+    SLIDING = "sliding"
+    FIXED = "fixed"
+    BUCKET = "bucket"
+
+
+def sandbox_module() -> ModuleType:
+    """
+    Import the sandbox.
+
+    Raises:
+        InputError: what it needs is not installed.
+    """
+    try:
+        import leadpost.sandbox  # noqa: PLC0415  an extra, and slow to import
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    return leadpost.sandbox
+
+
+def span_of(option: str, text: str) -> float | tuple[float, float]:
+    """
+    Read seconds, or a range of them.
+
+    >>> span_of("--delay", "0.02:0.15")
+    (0.02, 0.15)
+    """
+    low, colon, high = text.partition(":")
+    try:
+        span = float(low), float(high if colon else low)
+    except ValueError:
+        span = nan, nan
+    if not 0 <= span[0] <= span[1] < inf:
+        raise InputError(f"{option}: found {text!r}, wanted seconds, or LOW:HIGH such as 0.02:0.15")
+    return span if colon else span[0]
+
+
+def pairs_of(
+    option: str,
+    texts: Sequence[str],
+    wanted: str,
+    name_of: Callable[[str], N],
+    value_of: Callable[[str], V],
+) -> dict[N, V]:
+    """Read options of the form NAME=VALUE."""
+    pairs: dict[N, V] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        with suppress(ValueError):
+            if name and value:
+                pairs[name_of(name)] = value_of(value)
+                continue
+        raise InputError(f"{option}: found {text!r}, wanted {wanted}")
+    return pairs
+
+
+def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> "Sandbox":
+    """
+    Make a sandbox of the command's options; those not named here are its own.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    module = sandbox_module()
+    lengths: dict[str, float] = {}
+    names = [_named(name, lengths) for name in script.split(",") if name.strip()]
+    shares = pairs_of(
+        "--fault",
+        faults,
+        "NAME=PROBABILITY such as 500=0.02, or NAME:SECONDS=PROBABILITY such as away:20=0.01",
+        lambda name: _named(name, lengths),
+        float,
+    )
+    codes = pairs_of("--end", ends, "CODE=STATUS such as 207=ERROR", int, str)
+    if "429-retry-after" in lengths:
+        lengths["retry_after"] = int(lengths.pop("429-retry-after"))
+    if unknown := set(lengths) - {"slow", "away", "retry_after"}:
+        raise InputError(f"only 429-retry-after, slow and away last; not {', '.join(unknown)}")
+    try:
+        sandbox: Sandbox = module.Sandbox(
+            faults=module.Faults(shares, names, **lengths), ends=codes, **options
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return sandbox
+
+
+def _named(text: str, lengths: dict[str, float]) -> str:
+    """Return the name of a fault, and note how many seconds it lasts, if that is given."""
+    name, colon, seconds = text.strip().partition(":")
+    if colon:
+        lengths[name] = float(seconds)
+    return name
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Write variables as a line for a shell. The keys among them are made up and open nothing."""
+    return "export " + " ".join(f"{name}={shlex.quote(v)}" for name, v in variables.items())
+
+
+@contextmanager
+def _stopped() -> Generator[None]:
+    """Take SIGTERM for what Ctrl-C is, and both for the end of the context."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _serve(sandbox: "Sandbox") -> None:
+    """Run it until Ctrl-C or SIGTERM; say how to reach it and, in the end, what it has seen."""
+    with sandbox:
+        account = sandbox.account()
+        typer.echo(f"# The sandbox runs at {sandbox.url} until Ctrl-C. In another terminal:")
+        typer.echo(
+            exports({"LEADPOST_HOST": sandbox.url, "LEADPOST_ACCESS_KEY": account.access_key})
+        )
+        typer.echo(
+            exports(
+                {"LEADPOST_SECRET_KEY": account.secret_key, "LEADPOST_API_KEY": account.api_key}
+            )
+        )
+        with _stopped():
+            sandbox.wait()
+        report = sandbox.report()
+    typer.echo(
+        f"# calls: {report.arrivals:,}, activities taken: {report.taken:,}, refused by the limit:"
+        f" {report.refused:,}, fullest window: {report.fullest_window}"
+    )
+    for name, count in report.faults.items():
+        typer.echo(f"# fault {name}: {count:,}")
+    typer.echo(f"# taken twice: {report.duplicates:,}, not yet processed: {report.pending:,}")
+
+
+def sandbox(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Calls in each 5 s; 0 for no limit.")] = LIMIT,
+    window: Annotated[Window, typer.Option(help="How calls are counted.")] = Window.SLIDING,
+    delay: Annotated[
+        str, typer.Option(metavar="LOW:HIGH", help="Seconds each way takes, or one number.")
+    ] = "0",
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:SECONDS]=PROBABILITY",
+            help="Such as 500=0.02, keys-refused=1 or away:20=0.01; any number of them.",
+        ),
+    ] = None,
+    script: Annotated[
+        str, typer.Option(help='What happens to the first calls: "ok,500,away:20".')
+    ] = "",
+    end: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE=STATUS", help="Final status of an event code's requests."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes delays and faults repeatable.")] = None,
+) -> None:
+    """
+    Run a strict stand-in for LeadSquared on this machine until stopped.
+
+    It prints two lines to paste into another terminal and, in the end, what it has seen. An unknown
+    --fault lists the names.
+
+    Examples:
+    `leadpost sandbox --delay 0.02:0.15`
+
+    `leadpost sandbox --script ok,ok,away:20 --fault 500=0.02`
+    """
+    _serve(
+        made(
+            faults=fault or [],
+            script=script,
+            ends=end or [],
+            port=port,
+            limit=limit or None,
+            window=window.value,
+            delay=span_of("--delay", delay),
+            seed=seed,
+        )
+    )

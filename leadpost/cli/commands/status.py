@@ -1,0 +1,134 @@
+"""`leadpost status`: what became of requests."""
+
+# What the command needs is imported where it is used, so that --help is quick.
+# ruff: noqa: PLC0415
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from attrs import frozen
+
+from leadpost._models import RequestStatus
+from leadpost._poster import AsyncActivityPoster
+from leadpost.bucket import LIMIT
+from leadpost.cli import options
+from leadpost.cli.exits import Exit
+from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_WINDOW = 25
+
+
+def status(
+    request_ids: Annotated[list[str], typer.Argument(metavar="REQUEST_ID", help="RequestIDs.")],
+    *,
+    limit: options.Limit = LIMIT,
+    outbox: options.OutboxUrl = None,
+    env_file: options.EnvFile = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """
+    Ask what became of accepted activities, by their RequestIDs.
+
+    The exit code is 0 if all succeeded, 1 if some failed or are not final yet.
+
+    Examples:
+    `leadpost status 3661d7b1-93e8-5ba9-9356-b61e0cab2edb`
+
+    `leadpost status $(cut -d, -f4 calls.csv.results.csv | tail -n +2)`
+    """
+    from leadpost.cli.asking import asked
+
+    ended = asked(
+        lambda poster: show_status(poster, request_ids, as_json=as_json),
+        env_file,
+        outbox,
+        limit,
+        verbose=verbose,
+    )
+    raise typer.Exit(ended)
+
+
+async def in_order(
+    items: Iterable[T], ask: Callable[[T], Awaitable[R]], window: int = _WINDOW
+) -> AsyncGenerator[R]:
+    """Ask about each item, a bounded number at a time, and yield the answers in their order."""
+    tasks = deque[asyncio.Future[R]]()
+    try:
+        for item in items:
+            tasks.append(asyncio.ensure_future(ask(item)))
+            if len(tasks) >= window:
+                yield await tasks.popleft()
+        while tasks:
+            yield await tasks.popleft()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@frozen
+class Answer:
+    """What LeadSquared says of one request: its status, or why there is none."""
+
+    request_id: str
+    status: RequestStatus | None
+    error: LeadpostError | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        status = self.status
+        return {
+            "request_id": self.request_id,
+            "state": status.state if status else "unknown",
+            "final": status.final if status else False,
+            "status": status.status if status else None,
+            "status_reason": status.status_reason if status else None,
+            "activity_id": status.activity_id if status else None,
+            "error": str(self.error) if self.error else None,
+        }
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return f"{self.request_id}  unknown    {self.error}"
+        what = f"activity {self.status.activity_id}" if self.status.activity_id else ""
+        reason = self.status.status_reason if self.status.state == "failed" else None
+        final = "" if self.status.final else "not final"
+        parts = (self.status.status, what, reason, final)
+        said = ", ".join(part for part in parts if part)
+        return f"{self.request_id}  {self.status.state:9}  {said}"
+
+
+async def show_status(
+    poster: AsyncActivityPoster, request_ids: Iterable[str], *, as_json: bool
+) -> Exit:
+    """Ask about each request and print the answer; one that is unknown stops no other."""
+
+    async def ask(request_id: str) -> Answer:
+        try:
+            return Answer(request_id, await poster.status(request_id))
+        except (Unauthorized, NotFound):
+            raise
+        except (Rejected, UnexpectedAnswer) as error:
+            return Answer(request_id, None, error)
+
+    answers: list[dict[str, Any]] = []
+    all_succeeded = True
+    try:
+        async for one in in_order(request_ids, ask):
+            all_succeeded &= one.status is not None and one.status.state == "succeeded"
+            if as_json:
+                answers.append(one.as_json())
+            else:
+                typer.echo(str(one))
+    finally:
+        # What was answered is not lost to a Ctrl-C or a refusal.
+        if as_json:
+            typer.echo(json.dumps(answers))
+    return Exit.ALL_ACCEPTED if all_succeeded else Exit.SOME_NOT

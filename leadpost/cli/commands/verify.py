@@ -1,0 +1,79 @@
+"""`leadpost verify`: what became of accepted activities."""
+
+import asyncio
+import json
+from typing import Literal
+
+import typer
+
+from leadpost.bucket import LIMIT
+from leadpost.cli import options
+from leadpost.cli.exits import Exit
+
+
+def verify(
+    file: options.MaybeFile = None,
+    *,
+    batch: options.Batch = None,
+    limit: options.Limit = LIMIT,
+    outbox: options.OutboxUrl = None,
+    env_file: options.EnvFile = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """
+    Ask LeadSquared what became of accepted activities, until that is known of all.
+
+    With a FILE, its results and rejects are written then. LeadSquared may retry an activity for
+    hours; Ctrl-C loses nothing, and the same command resumes. The exit code is 1 if some failed.
+
+    Examples:
+    `leadpost verify calls.csv`
+
+    `leadpost verify --outbox postgresql://db.example.com/crm --json`
+    """
+    from rich.console import Console  # noqa: PLC0415  only where it is used
+
+    from leadpost._poster import AsyncActivityPoster  # noqa: PLC0415  only where it is used
+    from leadpost.cli.account import naming, read_account  # noqa: PLC0415  only where it is used
+    from leadpost.cli.connect import bucket_of  # noqa: PLC0415  only where it is used
+    from leadpost.cli.console import counting, logged  # noqa: PLC0415  only where it is used
+    from leadpost.cli.files.looking import look  # noqa: PLC0415  only where it is used
+    from leadpost.cli.outbox_url import existing  # noqa: PLC0415  only where it is used
+    from leadpost.outbox import Outbox  # noqa: PLC0415  only where it is used
+
+    account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
+
+    async def ask(opened: Outbox) -> dict[str, int]:
+        before = await opened.counts()
+        total = before["accepted"]
+        states: tuple[Literal["succeeded"], Literal["failed"]] = ("succeeded", "failed")
+
+        async def progress() -> str:
+            now = await opened.counts()
+            done = sum(now[state] - before[state] for state in states)
+            return f"{done:,} of {total:,} accepted activities are final"
+
+        bucket = bucket_of(url, limit)
+        async with AsyncActivityPoster(account, bucket=bucket) as poster:
+            with naming(account):
+                async with counting(console, progress):
+                    found = await opened.verify(poster)
+        return {state: found[state] for state in states}
+
+    async def ask_all() -> Exit:
+        async with Outbox(url, account) as opened:
+            found = await ask(opened)
+        if as_json:
+            typer.echo(json.dumps(found))
+        else:
+            typer.echo(f"{found['succeeded']:,} succeeded, {found['failed']:,} failed")
+            if found["failed"]:
+                typer.echo("See which: leadpost outbox list --state failed")
+        return Exit.SOME_NOT if found["failed"] else Exit.ALL_ACCEPTED
+
+    with logged(console, verbose=verbose):
+        if file is None:
+            raise typer.Exit(asyncio.run(ask_all()))
+        looking = look(file, url, account, console, batch=batch, as_json=as_json, before=ask)
+        raise typer.Exit(asyncio.run(looking))

@@ -1,0 +1,132 @@
+"""`leadpost work`: a worker for a service manager."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from leadpost.bucket import LIMIT
+from leadpost.cli import options
+from leadpost.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from leadpost._account import Account
+
+T = TypeVar("T")
+
+# What the command needs is imported where it is used, so that --help is quick.
+# ruff: noqa: PLC0415
+
+_LATEST_END = 9.5
+"""Seconds after the signal at which the process ends: service managers give it some 10."""
+
+
+_RETRY = 1.0
+"""Seconds until a database that is away is tried again."""
+
+
+def work(
+    *,
+    verify: Annotated[bool, typer.Option(help="Ask what became of accepted activities.")] = True,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Delete finished entries after so long, such as 30d."),
+    ] = None,
+    limit: options.Limit = LIMIT,
+    outbox: options.OutboxUrl = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """
+    Run a worker: post from an outbox until stopped.
+
+    It logs to standard error, and waits for LeadSquared or a database that is away. SIGTERM ends it
+    within 10 s, with the calls in flight answered. Any number of workers may share an outbox, and
+    they share its limit. The exit code is 0 after SIGTERM, or 1 if the database kept it from
+    recording everything.
+
+    Examples:
+    `leadpost work --outbox postgresql://db.example.com/crm`
+
+    `leadpost work --keep 30d --limit 20`
+    """
+    from rich.console import Console
+
+    from leadpost.cli.account import read_account
+    from leadpost.cli.console import logged
+    from leadpost.cli.outbox_url import url_of
+
+    account = read_account(env_file)
+    with logged(Console(stderr=True, force_terminal=False), verbose=True):
+        working = _work(url_of(outbox), account, limit, verify=verify, keep=keep)
+        raise typer.Exit(asyncio.run(working))
+
+
+async def _work(
+    url: str, account: "Account", limit: int, *, verify: bool, keep: str | None
+) -> Exit:
+    """Post until a signal comes; where the database hangs, end the process all the same."""
+    from leadpost.cli.signals import Stop, exit_of_signal, on_signals
+    from leadpost.errors import OutboxError
+
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+
+    def ending(*_: object) -> None:
+        if stop.signal is None:
+            loop.call_later(_LATEST_END, _end)
+
+    running = asyncio.create_task(_run(url, account, limit, verify=verify, keep=keep))
+    with on_signals(ending, stop), stop.cancelling(running):
+        await asyncio.wait([running])
+    error = None if running.cancelled() else running.exception()
+    if error is not None and (stop.signal is None or not isinstance(error, OutboxError)):
+        raise error
+    if stop.signal is None:
+        raise asyncio.CancelledError
+    if error is not None:
+        return Exit.SOME_NOT  # something could not be recorded, and was logged
+    ended = exit_of_signal(stop.signal)
+    return Exit.ALL_ACCEPTED if ended is Exit.TERMINATED else ended
+
+
+async def _run(url: str, account: "Account", limit: int, *, verify: bool, keep: str | None) -> None:
+    from contextlib import AsyncExitStack
+
+    from leadpost._poster import AsyncActivityPoster
+    from leadpost.cli.connect import bucket_of
+    from leadpost.errors import OutboxUnavailable
+    from leadpost.outbox import Outbox
+    from leadpost.outbox._absence import Absence
+
+    outbox = Outbox(url, account)
+    absence = Absence(f"the outbox {outbox.database.name}")
+    async with AsyncExitStack() as stack:
+
+        async def entered(make: "Callable[[], AbstractAsyncContextManager[T]]") -> T:
+            while True:
+                try:
+                    return await stack.enter_async_context(make())
+                except OutboxUnavailable as error:
+                    absence.begin(error)
+                    await asyncio.sleep(_RETRY)
+
+        await entered(lambda: outbox)
+        poster = await entered(lambda: AsyncActivityPoster(account, bucket=bucket_of(url, limit)))
+        absence.end()
+        try:
+            await outbox.run(poster, verify=verify, keep=options.span(keep) if keep else None)
+        finally:
+            await poster.aclose(grace=0)  # its calls were waited for
+
+
+def _end() -> None:
+    """End this process at once: what was not recorded becomes uncertain."""
+    import logging
+    import os
+
+    logging.getLogger("leadpost").error("outbox: the database does not answer; ending without it")
+    logging.shutdown()
+    os._exit(Exit.SOME_NOT)

@@ -1,0 +1,104 @@
+"""What is written to people: lines, numbers, questions, and the log in step with a progress bar."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from math import ceil
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.status import Status
+
+from leadpost.bucket import LIMIT, PERIOD
+from leadpost.errors import OutboxUnavailable
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def is_interactive() -> bool:
+    """Whether a person can be asked: standard input and standard error are terminals."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def number_of(count: int, noun: str) -> str:
+    """
+    Write a number of things.
+
+    >>> number_of(1, "row"), number_of(3000, "row")
+    ('1 row', '3,000 rows')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def spoken(seconds: float) -> str:
+    """
+    Write a length of time in its two largest units.
+
+    >>> spoken(4.2), spoken(75), spoken(7500)
+    ('4 s', '1 min 15 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def at_time(moment: datetime) -> str:
+    """Write a moment in local time, with its day if that is not today."""
+    local = moment.astimezone()
+    is_today = local.date() == datetime.now().astimezone().date()
+    return f"{local:%H:%M}" if is_today else f"{local.day} {local:%b %H:%M}"
+
+
+def duration(calls: int, limit: int = LIMIT) -> float:
+    """Return the seconds that so many calls take at best: a first burst, then one each 5 s."""
+    return max(ceil(calls / limit) - 1, 0) * PERIOD
+
+
+@asynccontextmanager
+async def counting(console: Console, text: Callable[[], Awaitable[str]]) -> AsyncGenerator[None]:
+    """Show every second how far something is while the context lasts; on a terminal only."""
+
+    async def keep(status: Status) -> None:
+        while True:
+            with suppress(OutboxUnavailable):
+                status.update(await text())
+            await asyncio.sleep(1)
+
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(await text()) as status:
+        task = asyncio.create_task(keep(status))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@contextmanager
+def logged(console: Console, *, verbose: bool) -> Generator[None]:
+    """Show warnings, and what an operator wants to read if verbose, while the context lasts."""
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False)
+    else:
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("leadpost")
+    before = logger.level
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -1,0 +1,1 @@
+"""Bulk files: a row is the activity it would send."""

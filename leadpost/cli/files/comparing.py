@@ -1,0 +1,273 @@
+"""A file compared with the outbox: its batch, what is known of its rows, and the plan."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from attrs import define, field
+
+from leadpost._validation import is_list, name_of
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.batches import PART, Batch, Batches, Result
+from leadpost.cli.files.identity import is_whole_key
+from leadpost.cli.files.outputs import Outcome, Outputs, outcome_of, posted_by_results
+from leadpost.cli.files.reading import KEY, REASON, Reading
+from leadpost.cli.files.rows import STDIN, Opened, Source
+from leadpost.cli.files.snapshot import Plan, Snapshot
+
+_REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
+_EXAMPLES = 2000
+
+
+@define
+class Difference:
+    """Rows that differ from posted ones in the same parameters, with the first as an example."""
+
+    names: tuple[str, ...]
+    before: str
+    after: str
+    line: int
+    rows: int = 0
+
+
+@define(kw_only=True)
+class Comparison:
+    """
+    A file, compared.
+
+    Attributes:
+        path: The file.
+        name: Of its batch.
+        source: How it was read.
+        reading: With which options.
+        are_rejects: Whether it is a rejects file.
+        snapshot: Its rows.
+        plan: What a run would do.
+        batch: The batch as it was before, None if it is new or the outbox is not known.
+    """
+
+    path: str
+    name: str
+    source: Source
+    reading: Reading
+    are_rejects: bool
+    snapshot: Snapshot
+    plan: Plan = field(factory=Plan)
+    batch: Batch | None = None
+
+    @property
+    def outputs(self) -> Outputs:
+        return Outputs(self.path, dict(self.batch.outputs) if self.batch else {})
+
+
+async def compared(
+    path: str,
+    file: Opened,
+    snapshot: Snapshot,
+    batches: Batches | None,
+    *,
+    reading: Reading,
+    batch: str | None = None,
+    first: int | None = None,
+    use_stored: bool = False,
+    on_row: Callable[[int], None] = lambda _: None,
+) -> Comparison:
+    """
+    Read a file, and compare it with what is known.
+
+    Args:
+        path: The file, or `-`.
+        file: The same, opened.
+        snapshot: Where its rows go.
+        batches: What is known; None to look at the file alone.
+        reading: How to read it.
+        batch: The name of its batch; by default that of the file.
+        first: How many rows a run sends at most.
+        use_stored: Whether it is read as its batch was before, as far as `reading` says nothing.
+        on_row: Called with the number of rows read, now and then.
+
+    Raises:
+        InputError: the file cannot be used, or is not what the outbox and the files beside it say.
+    """
+    if use_stored and batches and (stored := await batches.find(batch or name_of_file(path))):
+        reading = reading.over(stored.reading, are_rejects=False)
+    own = file.own(reading)
+    are_rejects = bool(own)
+    name = await _name(path, own, batches, batch)
+    known = await batches.find(name) if batches else None
+    if known is not None and are_rejects:
+        reading = reading.over(known.reading, are_rejects=True)
+    source = file.source(reading)
+    total = 0
+    rows = source.rows()
+    while part := list(islice(rows, PART)):
+        total += snapshot.add(part)
+        on_row(total)
+        await asyncio.sleep(0)  # a signal is heard between two parts
+    found = Comparison(
+        path=path,
+        name=name,
+        source=source,
+        reading=reading,
+        are_rejects=are_rejects,
+        snapshot=snapshot,
+        batch=known,
+    )
+    if batches is not None:
+        await _compare(found, batches, has_keys=KEY in own)
+    found.plan = snapshot.judge(are_rejects=are_rejects, first=first)
+    return found
+
+
+async def _compare(found: Comparison, batches: Batches, *, has_keys: bool) -> None:
+    snapshot = found.snapshot
+    if found.batch is not None:
+        async for part in batches.known(found.batch):
+            snapshot.add_known(part)
+    if has_keys:
+        snapshot.match_keys()
+    snapshot.match()
+    if found.are_rejects and not has_keys and (line := snapshot.unknown_row()) is not None:
+        raise InputError(
+            f"{found.source.name}: line {line} was changed, and the column {KEY} is missing, so"
+            f" that nobody can tell which row it is. Get the rejects anew: leadpost results"
+            f" {found.batch.file if found.batch else 'FILE'}"
+        )
+    is_known_elsewhere = await _look_elsewhere(found, batches)
+    if found.batch is None and not is_known_elsewhere:
+        await _check_results(found, batches)
+
+
+async def _look_elsewhere(found: Comparison, batches: Batches) -> bool:
+    """Look for rows that are new to the batch in the others; whether there are any."""
+    snapshot, is_known = found.snapshot, False
+    if not await batches.has_others(found.name):
+        return False
+    for digests in snapshot.unmatched(PART):
+        unsent, posted = await batches.elsewhere(found.name, digests)
+        snapshot.add_known(unsent, is_moved=True)
+        snapshot.add_elsewhere(posted)
+        is_known |= bool(unsent or posted)
+    snapshot.match()
+    return is_known
+
+
+async def _check_results(found: Comparison, batches: Batches) -> None:
+    """Stop where the results beside the file say more than the outbox: it may be another one."""
+    results = found.outputs.results
+    if found.path == STDIN or not results.is_file():
+        return
+    posted = await asyncio.to_thread(posted_by_results, results)
+    if posted and not await batches.knows_file(Path(found.path).name):
+        raise InputError(
+            f"{results} says that {posted:,} rows were posted, this outbox knows nothing of them."
+            " Use the outbox that they were posted from (--outbox), or move the results away to"
+            " post everything"
+        )
+
+
+def name_of_file(path: str) -> str:
+    """Return the name of a file without its folder: by default, its batch has the same."""
+    return "stdin" if path == STDIN else Path(path).name
+
+
+async def _name(
+    path: str,
+    own: dict[str, list[tuple[int, str]]],
+    batches: Batches | None,
+    given: str | None,
+) -> str:
+    """Return the name of the batch: of a rejects file, the one that its keys say."""
+    file = name_of_file(path)
+    name = given or file
+    if "/" in name or not name.isprintable():
+        raise InputError(f"--batch: {name!r} has a slash or a control character; use another name")
+    if not own or batches is None:
+        return name
+    if KEY in own:
+        found = await _batches_of(file, own[KEY], batches)
+        return found or name
+    stripped = _REJECTS.fullmatch(file)
+    name = given or (stripped[1] if stripped else file)
+    if await batches.find(name) is None:
+        raise InputError(
+            f"{file}: it has the column {REASON} of a rejects file, and no {KEY}. Get the rejects"
+            " anew: leadpost results FILE, where FILE is the file that they came from"
+        )
+    return name
+
+
+async def _batches_of(file: str, keys: Sequence[tuple[int, str]], batches: Batches) -> str | None:
+    letters: dict[str, int] = {}
+    for line, text in keys:
+        key = text.strip().upper()
+        if not key:
+            continue  # a row that was added
+        if not is_whole_key(key):
+            raise InputError(
+                f"{file}: line {line}, {KEY}: {text!r} is damaged. Get the rejects anew: leadpost"
+                " results FILE, where FILE is the file that they came from"
+            )
+        if key in letters:
+            raise InputError(
+                f"{file}: line {line}, {KEY}: the same key as in line {letters[key]}. Was it"
+                " filled down? Delete it in rows that you added"
+            )
+        letters[key] = line
+    found = await batches.of_letters(letters)
+    for key, line in letters.items():
+        if key not in found:
+            raise InputError(
+                f"{file}: line {line}, {KEY}: {key} is not in this outbox. Use the outbox that the"
+                " file came from (--outbox)"
+            )
+    names = sorted(set(found.values()))
+    if len(names) > 1:
+        raise InputError(f"{file}: rows of {names[0]} and {names[1]}; post them one by one")
+    return names[0] if names else None
+
+
+async def differences(found: Comparison, batches: Batches) -> list[Difference]:
+    """Return how rows that look like edits differ from the posted ones, the most frequent first."""
+    pairs = list(found.snapshot.edits(_EXAMPLES))
+    groups: dict[tuple[str, ...], Difference] = {}
+    counts = Counter[tuple[str, ...]]()
+    for start in range(0, len(pairs), PART):
+        part = pairs[start : start + PART]
+        activities = await batches.activities([id_ for _, id_ in part])
+        for row, id_ in part:
+            if id_ not in activities:
+                continue
+            before, after = _named(activities[id_]), _named(row.activity())
+            names = tuple(
+                name for name in {**before, **after} if before.get(name) != after.get(name)
+            )
+            counts[names] += 1
+            if names and names not in groups:
+                first = names[0]
+                groups[names] = Difference(
+                    names, str(before.get(first, "")), str(after.get(first, "")), row.line
+                )
+    for names, group in groups.items():
+        group.rows = counts[names]
+    return sorted(groups.values(), key=lambda group: -group.rows)
+
+
+def _named(activity: dict[str, object]) -> dict[str, object]:
+    fields = activity.get("Fields")
+    items = fields if is_list(fields) else []
+    named = {name: value for name, value in activity.items() if name != "Fields"}
+    return named | {str(name_of(item)): item.get("Value") for item in items}
+
+
+async def outcomes(found: Comparison, batches: Batches) -> AsyncGenerator[list[Outcome]]:
+    """Yield the rows, in parts, with what became of each."""
+    rows = found.snapshot.rows()
+    while part := list(islice(rows, PART)):
+        ids = [row.known for row in part if row.known is not None]
+        known = await batches.results(ids) if ids else {}
+        nothing = (None, Result(None))
+        yield [outcome_of(row, *known.get(row.known or 0, nothing)) for row in part]

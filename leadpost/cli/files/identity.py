@@ -1,0 +1,107 @@
+"""What makes two rows the same, and the keys of rows in rejects files."""
+
+import json
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+from leadpost._validation import is_list, is_mapping, name_of
+
+_LETTERS = "BCDFGHJKLMNPQRSTVWZ"
+"""No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
+_LENGTH = 12
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def activity_digest(payload: Mapping[str, Any]) -> str:
+    """
+    Return what is the same for the same activity, however a file writes it.
+
+    Args:
+        payload: The activity in LeadSquared's shape.
+
+    The order of fields, the case of the lead's id, blanks around texts, their line ends and their
+    Unicode normalisation do not matter, nor whether an empty value is there.
+    """
+    named = {name: value for name, value in payload.items() if name != "Fields"}
+    if isinstance(lead := named.get("RelatedProspectId"), str):
+        named["RelatedProspectId"] = lead.lower()
+    fields = {name_of(item): _value(item) for item in payload.get("Fields") or ()}
+    return _digest([_without_empty(named), _without_empty(fields)])
+
+
+def cells_digest(cells: object) -> str:
+    """Return the same for a row that is no activity, from its cells by heading, or its JSON."""
+    return _digest(["cells", _canonical(cells)])
+
+
+def lead_digest(payload: Mapping[str, Any]) -> str:
+    """Return what is the same for the same lead."""
+    lead = payload.get("RelatedProspectId") or payload.get("EmailAddress") or ""
+    return blake2b(str(lead).lower().encode(), digest_size=8).hexdigest()
+
+
+def new_key() -> str:
+    """Return letters that no other row has, and a check letter."""
+    letters = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+    return letters + _check_letter(letters)
+
+
+def is_whole_key(key: str) -> bool:
+    """Whether the check letter fits, as it does not where one is changed or two are swapped."""
+    letters, check = key[:-1], key[-1:]
+    return (
+        len(key) == _LENGTH + 1
+        and all(letter in _LETTERS for letter in key)
+        and check == _check_letter(letters)
+    )
+
+
+def _check_letter(letters: str) -> str:
+    # 19 letters, a prime number, so that every weight below it tells them apart.
+    total = sum(place * _LETTERS.index(letter) for place, letter in enumerate(letters, 1))
+    return _LETTERS[total % len(_LETTERS)]
+
+
+_PLAIN = {"SchemaName", "Attribute", "Value"}
+
+
+def _value(item: object) -> object:
+    if not is_mapping(item):
+        return item
+    return item.get("Value") if item.keys() <= _PLAIN else dict(item)
+
+
+def _canonical(value: object) -> object:
+    if isinstance(value, str):
+        return _text(value)
+    if is_mapping(value):
+        return _without_empty(value)
+    if is_list(value):
+        return [_canonical(part) for part in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _without_empty(values: Mapping[Any, Any]) -> dict[str, object]:
+    parts: dict[str, object] = {}
+    for name, value in values.items():
+        part = _text(value) if isinstance(value, str) else _canonical(value)  # most are text
+        if part or part is False:
+            parts[str(name)] = part
+    return parts
+
+
+def _text(text: str) -> str:
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
+
+
+def _digest(parts: object) -> str:
+    return blake2b(_encode(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,81 @@
+"""`leadpost results`, `verify` and `reconcile` with a FILE: what became of its rows."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import typer
+from rich.console import Console
+
+from leadpost._account import Account
+from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.files.batches import Batches
+from leadpost.cli.files.comparing import compared, name_of_file
+from leadpost.cli.files.posting import write
+from leadpost.cli.files.progress import reading as reading_shown
+from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.rows import opened
+from leadpost.cli.files.showing import as_line, done_json, done_lines
+from leadpost.cli.files.snapshot import Snapshot
+from leadpost.outbox import Outbox
+
+
+async def look(
+    path: str,
+    url: str,
+    account: Account,
+    console: Console,
+    *,
+    batch: str | None = None,
+    as_json: bool = False,
+    before: Callable[[Outbox], Awaitable[object]] | None = None,
+) -> Exit:
+    """
+    Write the results of a file that was posted before, and print them.
+
+    Args:
+        path: The file.
+        url: The outbox.
+        account: Whose rows.
+        console: Where to show that it is read.
+        batch: The name of its batch.
+        as_json: Whether standard output gets JSON.
+        before: What to do first.
+
+    Returns:
+        0 if all rows were accepted, 1 if some were not.
+
+    Raises:
+        InputError: the file cannot be used, or was never posted.
+    """
+    async with AsyncExitStack() as stack:
+        outbox = await stack.enter_async_context(Outbox(url, account))
+        batches = await Batches(outbox, account.host).open()
+        file = stack.enter_context(opened(path))
+        name = batch or name_of_file(path)
+        if await batches.find(name) is None and not file.own(Reading()):
+            raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
+        if before is not None:
+            await before(outbox)
+        snapshot = stack.enter_context(Snapshot())
+        with reading_shown(path, console, quiet=as_json) as on_row:
+            found = await compared(
+                path,
+                file,
+                snapshot,
+                batches,
+                reading=Reading(),
+                batch=batch,
+                use_stored=True,
+                on_row=on_row,
+            )
+        outputs = found.outputs
+        if found.batch is not None:
+            await write(found, outputs, batches, found.batch, console)
+        if as_json:
+            typer.echo(as_line(done_json(found, outputs)))
+        else:
+            for line in done_lines(found, outputs):
+                typer.echo(line)
+        counts = outputs.counts
+        done = sum(counts[state] for state in ("accepted", "succeeded", "skipped"))
+        return Exit.ALL_ACCEPTED if done == counts.total() else Exit.SOME_NOT

@@ -1,0 +1,287 @@
+"""`leadpost post FILE`: compare it with the outbox, show the plan, post, and say what was done."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Literal
+
+import typer
+from attrs import define
+from rich.console import Console
+
+from leadpost._account import Account
+from leadpost.cli.account import where_to_look
+from leadpost.cli.console import is_interactive, number_of, say
+from leadpost.cli.exits import Exit, exit_of, told
+from leadpost.cli.files.batches import Batch, Batches
+from leadpost.cli.files.comparing import Comparison, compared, differences, outcomes
+from leadpost.cli.files.options import Options
+from leadpost.cli.files.outputs import Outputs
+from leadpost.cli.files.progress import Progress, reading
+from leadpost.cli.files.rows import Opened, opened
+from leadpost.cli.files.sending import Sender
+from leadpost.cli.files.showing import (
+    Shown,
+    account_shown,
+    as_line,
+    done_json,
+    done_lines,
+    doubt_lines,
+    fault_lines,
+    nothing_new,
+)
+from leadpost.cli.files.snapshot import DOUBTFUL, Snapshot
+from leadpost.cli.outbox_url import is_missing, shown_url
+from leadpost.cli.signals import Stop, exit_of_signal, on_signals
+from leadpost.errors import (
+    ConnectionFailed,
+    LeadpostError,
+    NotFound,
+    OutageTimeout,
+    Unauthorized,
+)
+from leadpost.outbox import Outbox
+
+
+async def post_file(options: Options, account: Account | None, console: Console) -> Exit:
+    """
+    Post a file; without an account, check it.
+
+    Raises:
+        InputError: it cannot be used.
+        OutboxError: the outbox cannot be used.
+    """
+    stop = Stop()
+    with on_signals(stop):
+        try:
+            with stop.cancelling():
+                return await _Run(options, account, console, stop).run()
+        except asyncio.CancelledError:
+            if stop.signal is None:
+                raise
+            say(console, "Stopped: nothing was sent")
+            return exit_of_signal(stop.signal)
+
+
+@define
+class _Run:
+    """One run over a file."""
+
+    _options: Options
+    _account: Account | None
+    _console: Console
+    _stop: Stop
+
+    async def run(self) -> Exit:
+        options, account = self._options, self._account
+        async with AsyncExitStack() as stack:
+            file = stack.enter_context(opened(options.path))
+            snapshot = stack.enter_context(Snapshot())
+            if account is None or (options.dry_run and is_missing(options.url)):
+                found = await self._compared(file, snapshot, None)
+                return await self._decide(found, None) or Exit.ALL_ACCEPTED
+            outbox = await stack.enter_async_context(Outbox(options.url, account))
+            batches = await Batches(outbox, account.host).open()
+            found = await self._compared(file, snapshot, batches)
+            if (decided := await self._decide(found, batches)) is not None:
+                return decided
+            return await self._post(found, account, outbox, batches)
+
+    async def _compared(
+        self, file: Opened, snapshot: Snapshot, batches: Batches | None
+    ) -> Comparison:
+        options = self._options
+        with reading(options.path, self._console, quiet=options.quiet) as on_row:
+            return await compared(
+                options.path,
+                file,
+                snapshot,
+                batches,
+                reading=options.reading,
+                batch=options.batch,
+                first=options.first,
+                on_row=on_row,
+            )
+
+    async def _decide(self, found: Comparison, batches: Batches | None) -> Exit | None:
+        """Show the plan, and ask where needed; return how the run ends if it sends nothing."""
+        options, plan = self._options, found.plan
+        edits = await differences(found, batches) if batches and plan.counts["edit"] else []
+        shown = Shown(
+            found=found,
+            account=self._account,
+            outbox=shown_url(options.url),
+            limit=options.limit,
+        )
+        if options.dry_run and options.as_json:
+            typer.echo(as_line(shown.as_json(edits)))
+        elif options.dry_run or ((plan.sent or plan.doubtful) and not options.quiet):
+            shown.plan(Console() if options.dry_run else self._console)
+        for line in [*fault_lines(found), *doubt_lines(found, edits)]:
+            say(self._console, line)
+        if options.dry_run:
+            is_fine = not plan.counts["invalid"] and not plan.doubtful
+            return Exit.ALL_ACCEPTED if is_fine else Exit.BAD_INPUT
+        refused = self._refusal(found) or self._confirm(found)
+        if refused is None:
+            return None
+        if options.as_json:
+            typer.echo(as_line(shown.as_json(edits)))
+        say(self._console, refused)
+        return Exit.BAD_INPUT
+
+    def _refusal(self, found: Comparison) -> str | None:
+        """Return why nothing is sent, for rows that are invalid or doubtful; None if it may be."""
+        options, plan = self._options, found.plan
+        if plan.newly_invalid and not options.skip_invalid:
+            valid = plan.sent
+            rest = f", or post the {valid:,} valid ones with --skip-invalid" if valid else ""
+            return f"Nothing was sent. Fix the rows above{rest}"
+        if not plan.doubtful:
+            return None
+        answer = options.duplicates
+        if answer is None and is_interactive() and not options.yes:
+            answer = _ask_about_doubt()
+        if answer is None:
+            return (
+                "Nothing was sent. Leave the doubtful rows out with --duplicates skip, or post them"
+                " too with --duplicates post"
+            )
+        if answer == "post":
+            found.snapshot.post_doubtful()
+            plan.counts["new"] += plan.doubtful
+            for verdict in DOUBTFUL:
+                del plan.counts[verdict]
+        return None
+
+    def _confirm(self, found: Comparison) -> str | None:
+        """Ask, unless that is not needed; return why nothing is sent, None if it may be."""
+        account, count = self._account, found.plan.sent
+        if not count or self._options.yes or account is None or account.is_loopback:
+            return None
+        if not is_interactive():
+            return "Nothing was sent. There is no terminal to ask at: add --yes to post"
+        activities = "1 activity" if count == 1 else f"{count:,} activities"
+        if typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True):
+            return None
+        return "Nothing was sent"
+
+    async def _post(
+        self, found: Comparison, account: Account, outbox: Outbox, batches: Batches
+    ) -> Exit:
+        plan, options = found.plan, self._options
+        before = found.batch if found.are_rejects else None
+        batch = await batches.begin(
+            found.name,
+            before.file if before else Path(options.path).name,
+            before.reading if before else found.reading,
+        )
+        found.batch = batch
+        if not found.are_rejects:
+            await batches.withdraw(found.snapshot.gone())
+            await batches.withdraw(found.snapshot.postponed(), forget=True)
+            found.snapshot.forget_postponed()
+        await batches.move(batch, found.snapshot.moved())
+        if plan.withdrawn:
+            rows = number_of(plan.withdrawn, "unsent row")
+            say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
+        host = account.host.partition("://")[2]
+        sender = Sender(
+            options=options,
+            account=account,
+            found=found,
+            batch=batch,
+            outbox=outbox,
+            batches=batches,
+            progress=Progress(found.source.name, plan.sent, host, options.limit),
+            console=self._console,
+            stop=self._stop,
+        )
+        if plan.sent:
+            await sender.send()
+        else:
+            await sender.put()
+        if self._stop.signal is not None:
+            say(
+                self._console,
+                "Stopped. To resume, run the same command again. What was done so far: leadpost"
+                f" results {options.path}",
+            )
+            return exit_of_signal(self._stop.signal)
+        outputs = Outputs(options.path, dict(batch.outputs))
+        await write(found, outputs, batches, batch, self._console)
+        self._report(found, outputs, sender)
+        return _exit(found, outputs, sender)
+
+    def _report(self, found: Comparison, outputs: Outputs, sender: Sender) -> None:
+        seconds = sender.progress.elapsed
+        if sender.error is not None:
+            say(self._console, _said_of(sender.error, sender.account))
+        elif sender.is_in_doubt:
+            count = sender.in_doubt
+            say(
+                self._console,
+                f"{count} posts in a row ended in doubt; nothing more was sent",
+            )
+        if self._options.as_json:
+            typer.echo(as_line(done_json(found, outputs, seconds)))
+            return
+        is_nothing = not found.plan.sent and found.plan.counts["posted"] == found.plan.rows
+        lines = nothing_new(found) if is_nothing else done_lines(found, outputs, seconds)
+        for line in lines:
+            typer.echo(line)
+
+
+async def write(
+    found: Comparison, outputs: Outputs, batches: Batches, batch: Batch, console: Console
+) -> None:
+    """Write the results and the rejects; where that fails, say how to do it later."""
+    try:
+        await outputs.write(found.source, outcomes(found, batches))
+    except OSError as error:
+        say(
+            console,
+            f"The results could not be written: {told(error)}. Close it, then: leadpost results"
+            f" {found.path}",
+        )
+    await batches.note(batch, outputs=outputs.written)
+
+
+def _ask_about_doubt() -> Literal["skip", "post"] | None:
+    answer: str = typer.prompt(
+        "Leave the doubtful rows out, post them too, or stop? [skip/post/stop]",
+        default="stop",
+        show_default=False,
+        err=True,
+    )
+    match answer.strip().lower():
+        case "skip":
+            return "skip"
+        case "post":
+            return "post"
+        case _:
+            return None
+
+
+def _said_of(error: LeadpostError, account: Account) -> str:
+    match error:
+        case Unauthorized():
+            return "The keys were refused; nothing more was sent. See which: leadpost doctor"
+        case NotFound():
+            return f"The URL is wrong; nothing more was sent: {error}"
+        case ConnectionFailed():
+            return f"No connection: {error} {where_to_look(account)}"
+        case OutageTimeout():
+            what = str(error).removesuffix("; nothing was sent")
+            return f"{what}; nothing more was sent. Run the same command again later"
+        case _:
+            return str(error)
+
+
+def _exit(found: Comparison, outputs: Outputs, sender: Sender) -> Exit:
+    if sender.error is not None:
+        return exit_of(sender.error)
+    counts = outputs.counts
+    done = sum(counts[state] for state in ("accepted", "succeeded", "skipped"))
+    left = counts.total() - done - found.plan.counts["later"]
+    return Exit.SOME_NOT if left > 0 else Exit.ALL_ACCEPTED

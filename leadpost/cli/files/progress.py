@@ -1,0 +1,171 @@
+"""How a run is doing: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from math import inf
+
+from attrs import define, field
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.text import Text
+
+from leadpost.bucket import LIMIT, PERIOD
+from leadpost.cli.console import at_time, number_of, spoken
+from leadpost.hooks import Ended, Event, Paused, Sent
+
+COLOURS = {
+    "accepted": "green",
+    "succeeded": "green",
+    "rejected": "red",
+    "failed": "red",
+    "uncertain": "yellow",
+}
+_WINDOW = 10.0
+_BETWEEN_LINES = 10.0
+
+
+@define
+class Progress:
+    """
+    What a run has come to so far.
+
+    Args:
+        what: What is being done.
+        total: The number of rows.
+        host: Where they are posted.
+        limit: Calls per 5 s.
+        clock: Seconds.
+
+    Attributes:
+        counts: The number of rows in each state that is final for this run.
+        waits_for: Why nothing is sent now, "" if nothing holds it up.
+    """
+
+    what: str
+    total: int
+    host: str
+    limit: int = LIMIT
+    clock: Callable[[], float] = time.monotonic
+    counts: Mapping[str, int] = field(factory=dict[str, int])
+    waits_for: str = ""
+    _in_flight: int = field(init=False, default=0)
+    _paused_until: float = field(init=False, default=-inf)
+    _sent: deque[float] = field(init=False, factory=deque[float])
+    _started: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._started = self.clock()
+
+    def hear(self, event: Event) -> None:
+        """Count the calls; a hook of the poster."""
+        if isinstance(event, Sent) and event.operation.is_post:
+            self._sent.append(self.clock())
+            self._in_flight += 1
+        elif isinstance(event, Ended) and event.operation.is_post and event.attempts:
+            self._in_flight -= 1
+        elif isinstance(event, Paused):
+            self._paused_until = self.clock() + event.seconds
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds until calls may go again after refusals, 0 without a pause."""
+        return max(self._paused_until - self.clock(), 0.0)
+
+    def is_sending(self, within: float) -> bool:
+        """Whether a call is in flight, or was sent within so many seconds."""
+        last = self._sent[-1] if self._sent else self._started
+        return self._in_flight > 0 or self.clock() - last < within
+
+    @property
+    def done(self) -> int:
+        return Counter(self.counts).total()
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock() - self._started
+
+    @property
+    def rate(self) -> float:
+        """Calls per second over the last 10 s, at most the limit: a burst is not the speed."""
+        now = self.clock()
+        while self._sent and self._sent[0] < now - _WINDOW:
+            self._sent.popleft()
+        seconds = min(max(now - self._started, PERIOD), _WINDOW)
+        return min(len(self._sent) / seconds, self.limit / PERIOD)
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.total - self.done) / (self.rate or self.limit / PERIOD)
+
+    def states(self) -> str:
+        return ", ".join(f"{count:,} {state}" for state, count in self.counts.items() if count)
+
+    def pace(self) -> str:
+        """Return how fast it goes, and when it ends."""
+        if self.done >= self.total:
+            return f"{self.rate:.1f} calls/s"
+        left = self.seconds_left
+        end = at_time(datetime.now(UTC) + timedelta(seconds=left))
+        return f"{self.rate:.1f} calls/s, {spoken(left)} left, until {end}"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        count = Text(f" {self.done:,} of {self.total:,} ", style="bold")
+        yield Text.assemble(count, "to ", self.host, no_wrap=True, overflow="ellipsis")
+        yield ProgressBar(total=max(self.total, 1), completed=self.done, width=options.max_width)
+        yield Segment.line()
+        states = Text(" ")
+        for state, number in self.counts.items():
+            if number:
+                states.append(f"{number:,} {state}  ", style=COLOURS.get(state, ""))
+        yield states
+        yield Text(f" {self.pace()}", no_wrap=True, overflow="ellipsis")
+        if self.waits_for:
+            yield Text(f" {self.waits_for}", style="yellow", no_wrap=True, overflow="ellipsis")
+
+
+@contextmanager
+def shown(progress: Progress, console: Console, *, quiet: bool) -> Generator[Callable[[], None]]:
+    """Show progress while the context lasts; call what is yielded after each change."""
+    if quiet:
+        yield lambda: None
+    elif console.is_terminal:
+        with Live(progress, console=console, refresh_per_second=4) as live:
+            yield live.refresh
+    else:
+        yield _Lines(progress, console).changed
+
+
+class _Lines:
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress = progress
+        self._console = console
+        self._last = time.monotonic()
+        self._waits_for = ""
+
+    def changed(self) -> None:
+        progress, now = self._progress, time.monotonic()
+        if progress.waits_for and progress.waits_for != self._waits_for:
+            self._print(progress.waits_for)
+        self._waits_for = progress.waits_for
+        if now - self._last >= _BETWEEN_LINES:
+            self._last = now
+            states = progress.states() or "nothing done yet"
+            self._print(f"{progress.done:,} of {progress.total:,}: {states}; {progress.pace()}")
+
+    def _print(self, text: str) -> None:
+        self._console.out(f"{self._progress.what}: {text}", highlight=False)
+
+
+@contextmanager
+def reading(name: str, console: Console, *, quiet: bool) -> Generator[Callable[[int], None]]:
+    """Show on a terminal how many rows are read."""
+    if quiet or not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status(f"Reading {name}") as status:
+        yield lambda rows: status.update(f"Reading {name}: {number_of(rows, 'row')}")

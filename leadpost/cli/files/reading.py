@@ -1,0 +1,203 @@
+"""The options that say how a file is read, and what can be wrong with a row."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from attrs import asdict, field, frozen
+
+from leadpost.cli.exits import InputError
+
+_OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)", re.ASCII)
+_LONGEST = 60
+_DATES = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%Y", "%Y/%m/%d", "%d %b %Y"),
+    *("%d-%b-%Y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y"),
+)
+
+REASON = "leadpost_reason"
+"""The column of a rejects file that says why a row is there. It is never posted."""
+KEY = "leadpost_key"
+"""The column of a rejects file that says which row it is. It is never posted."""
+OWN = (REASON, KEY)
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    XLSX = "xlsx"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+@frozen(kw_only=True)
+class Reading:
+    """
+    How to read a file.
+
+    Attributes:
+        form: The format, None to find it from the name and the content.
+        sheet: Name of the sheet of a workbook, None for the first.
+        delimiter: Of CSV, None to find it from the header.
+        encoding: Of CSV and JSON without a BOM, None for UTF-8.
+        include_hidden: Whether hidden rows of a sheet are read.
+        timezone: Zone of date-times without an offset, an IANA name or an offset.
+        date_formats: `strptime` formats of date-times, beside ISO 8601.
+        columns: Heading to parameter or SchemaName.
+        constants: Parameter or SchemaName to the value for all rows.
+        ignored: Headings that are not sent.
+        ignore_others: Whether unknown headings are not sent either.
+        send_empty: Whether an empty cell is sent as empty text.
+    """
+
+    form: Format | None = None
+    sheet: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    include_hidden: bool = False
+    timezone: str | None = None
+    date_formats: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(factory=dict[str, str])
+    constants: Mapping[str, str] = field(factory=dict[str, str])
+    ignored: tuple[str, ...] = ()
+    ignore_others: bool = False
+    send_empty: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options that differ from the defaults."""
+        default = asdict(Reading())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        values = dict(values)
+        for name in ("date_formats", "ignored"):
+            values[name] = tuple(values.get(name, ()))
+        if values.get("form"):
+            values["form"] = Format(values["form"])
+        return cls(**values)
+
+    def over(self, stored: "Reading", *, are_rejects: bool) -> "Reading":
+        """
+        Return these options, with those stored for the rest.
+
+        Args:
+            stored: How the batch was read.
+            are_rejects: Whether they are for its rejects, which are CSV or JSON lines in UTF-8,
+                whatever the input was.
+        """
+        of_input = ("form", "sheet", "delimiter", "encoding", "include_hidden")
+        kept = {
+            name: value
+            for name, value in stored.as_json().items()
+            if not are_rejects or name not in of_input
+        }
+        return Reading.from_json(kept | self.as_json())
+
+    def as_options(self) -> str:
+        """
+        Write the options for the command line.
+
+        >>> Reading(timezone="Asia/Kolkata", ignored=("Agent",)).as_options()
+        "--timezone Asia/Kolkata --ignore 'Agent'"
+        """
+        words = [f"--timezone {self.timezone}"] if self.timezone else []
+        words += [f"--date-format '{text}'" for text in self.date_formats]
+        words += [f"--map '{heading}={name}'" for heading, name in self.columns.items()]
+        words += [f"--set '{name}={value}'" for name, value in self.constants.items()]
+        words += [f"--ignore '{heading}'" for heading in self.ignored]
+        words += ["--ignore-others"] if self.ignore_others else []
+        words += ["--send-empty"] if self.send_empty else []
+        return " ".join(words)
+
+    @property
+    def zone(self) -> tzinfo | None:
+        return None if self.timezone is None else zone_of(self.timezone)
+
+
+@lru_cache
+def zone_of(name: str) -> tzinfo:
+    """
+    Return a time zone by its IANA name in any case, or by its offset.
+
+    Raises:
+        InputError: there is no such zone.
+    """
+    text = name.strip()
+    if found := _OFFSET.fullmatch(text):
+        hours, minutes = int(found[2]), int(found[3])
+        if hours < 24 and minutes < 60:
+            span = timedelta(hours=hours, minutes=minutes)
+            return timezone(-span if found[1] == "-" else span)
+    if text.upper() in {"UTC", "Z"}:
+        return UTC
+    known = {zone.casefold(): zone for zone in available_timezones()}
+    if zone := known.get(text.casefold()):
+        return ZoneInfo(zone)
+    raise InputError(f"--timezone: {name!r} is no zone; use a name such as Asia/Kolkata, or +05:30")
+
+
+@frozen
+class Fault:
+    """
+    Why a row cannot be posted.
+
+    Attributes:
+        column: Its heading, or a parameter.
+        value: The cell, "" where there is none.
+        what: What is wrong with it; the same words for the same kind.
+        remedy: What to do about it.
+    """
+
+    column: str
+    value: str = field(repr=False)
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        said = " ".join(part for part in (shortened(self.value), self.what) if part)
+        return f"{self.column}: {said}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def shortened(text: str) -> str:
+    """Return a cell so that it fits into a message, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def pairs_of(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """
+    Read options of the form NAME=VALUE; of more than one `=`, the last one counts in `--map`.
+
+    Raises:
+        InputError: one has another form.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        split = text.rpartition if option == "--map" else text.partition
+        name, equals, value = split("=")
+        if not equals or not name.strip():
+            example = "'Heading=ActivityNote'" if option == "--map" else "ActivityEvent=201"
+            raise InputError(f"{option}: {text!r} has no name and value; write {option} {example}")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def guessed_format(text: str) -> str | None:
+    """
+    Return the `strptime` format that a date-time is probably written in, day before month.
+
+    >>> guessed_format("28/11/2026 14:05"), guessed_format("11/28/2026 2:05 PM")
+    ('%d/%m/%Y %H:%M', '%m/%d/%Y %I:%M %p')
+    """
+    for date in _DATES:
+        for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p"):
+            try:
+                datetime.strptime(text.strip(), f"{date} {time}")  # noqa: DTZ007  only its form is looked at
+            except ValueError:
+                continue
+            return f"{date} {time}"
+    return None

@@ -1,0 +1,213 @@
+"""Sending the rows of a file: into the outbox, and from there to LeadSquared, at the same time."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from attrs import define, field
+from rich.console import Console
+
+from leadpost._account import Account
+from leadpost._poster import AsyncActivityPoster
+from leadpost.cli.connect import bucket_of
+from leadpost.cli.console import at_time, number_of
+from leadpost.cli.files.batches import PART, Batch, Batches
+from leadpost.cli.files.comparing import Comparison
+from leadpost.cli.files.options import Options
+from leadpost.cli.files.progress import Progress, shown
+from leadpost.cli.files.snapshot import Verdict
+from leadpost.cli.signals import Stop
+from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
+from leadpost.hooks import Ended, Event, Operation, Sent
+from leadpost.outbox import EntryState, Outbox
+
+MOST_IN_DOUBT = 5
+"""Posts one after another that end in doubt, after which nothing more is sent."""
+_POLL = 0.5
+"""Seconds between two looks at what has been done."""
+_SHARE = 10
+"""Looking takes one part of the time in so many: it may take long, where there are many entries."""
+_IDLE = 2.0
+"""Seconds without a call after which it is said that the limit is used up."""
+_SHOWN: tuple[EntryState, ...] = ("accepted", "succeeded", "rejected", "failed", "uncertain")
+
+
+@define(kw_only=True)
+class Sender:
+    """
+    Sends the rows of one file.
+
+    Args:
+        options: How to post.
+        account: Where.
+        found: The file.
+        batch: Its batch.
+        outbox: The outbox.
+        batches: The rows that it has of files.
+        progress: Where to count.
+        console: Where to show that.
+        stop: Ends it.
+
+    Attributes:
+        error: What ended it before everything was sent.
+        in_doubt: How many posts, one after another, have ended in doubt.
+    """
+
+    options: Options
+    account: Account
+    found: Comparison
+    batch: Batch
+    outbox: Outbox
+    batches: Batches
+    progress: Progress
+    console: Console
+    stop: Stop
+    error: LeadpostError | None = None
+    in_doubt: int = 0
+    _poster: AsyncActivityPoster | None = field(init=False, default=None)
+    _is_put: bool = field(init=False, default=False)
+    _has_ended: bool = field(init=False, default=False)
+    _last_doubt: float = field(init=False, default=0.0)
+    _sent_at: dict[Operation, float] = field(init=False, factory=dict[Operation, float])
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.batch.name}/"
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._has_ended or self.stop.signal is not None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it ended because so many posts in a row ended in doubt."""
+        return self.in_doubt >= MOST_IN_DOUBT
+
+    async def put(self) -> None:
+        """Put the rows that are new, and give those of invalid ones a key, without sending."""
+        await self._put("new", "invalid")
+
+    async def send(self) -> None:
+        """
+        Put the rows, and post until none is left, the keys are refused, or a signal comes.
+
+        Raises:
+            OutboxError: the outbox failed.
+        """
+        await self._put("again")
+        await self._put("corrected")
+        before = await self.outbox.counts(self._prefix)
+        account, options = self.account, self.options
+        bucket = bucket_of(options.url, options.limit, hooks=[self.progress.hear])
+        hooks = [self.progress.hear, self._hear]
+        poster = AsyncActivityPoster(
+            account, bucket=bucket, on_uncertain=options.on_uncertain, hooks=hooks
+        )
+        self._poster = poster
+        async with poster:
+            putting = asyncio.create_task(self.put())
+            posting = asyncio.create_task(self._drain(poster))
+            try:
+                with (
+                    shown(self.progress, self.console, quiet=options.quiet) as changed,
+                    self.stop.cancelling(posting),
+                ):
+                    await self._watch(posting, putting, before, changed)
+            finally:
+                self._has_ended = True
+                posting.cancel()
+                await asyncio.wait([putting, posting])
+                await poster.aclose(grace=0)  # its calls were waited for
+        await self.batches.note(self.batch, posted=True)
+        for task in (putting, posting):
+            error = None if task.cancelled() else task.exception()
+            if isinstance(error, LeadpostError) and not isinstance(error, OutboxError):
+                self.error = error
+            elif error is not None:
+                raise error
+
+    async def _put(self, *verdicts: Verdict) -> None:
+        snapshot = self.found.snapshot
+        rows = snapshot.rows(*verdicts)
+        # A part is not cancelled halfway: it takes a fraction of a second.
+        while not self._is_stopped and (part := list(islice(rows, PART))):
+            if verdicts == ("again",):
+                await self.batches.retry(self.batch, part)
+            elif verdicts == ("corrected",):
+                await self.batches.correct(self.batch, part)
+            elif fresh := [row for row in part if row.known is None]:
+                snapshot.keep(await self.batches.put(self.batch, fresh))
+        self._is_put = "new" in verdicts
+
+    async def _drain(self, poster: AsyncActivityPoster) -> None:
+        """Post until nothing is left: neither to be put, nor to be sent, nor another run's call."""
+        while True:
+            is_put = self._is_put
+            await self.outbox.drain(
+                poster,
+                key_prefix=self._prefix,
+                outage_timeout=self.options.wait.total_seconds(),
+            )
+            counts = await self.outbox.counts(self._prefix)
+            if is_put and not counts["pending"] and not counts["sending"]:
+                return
+            await asyncio.sleep(_POLL if is_put else _POLL / 10)
+
+    async def _watch(
+        self,
+        posting: asyncio.Task[None],
+        putting: asyncio.Task[None],
+        before: Mapping[EntryState, int],
+        changed: Callable[[], None],
+    ) -> None:
+        """Show what has been done until the posting ends."""
+        loop = asyncio.get_running_loop()
+        pause = _POLL
+        while not posting.done():
+            await asyncio.wait([posting], timeout=pause)
+            if putting.done() and not putting.cancelled() and putting.exception():
+                return
+            began = loop.time()
+            with suppress(OutboxUnavailable):  # the worker reports that
+                counts = await self.outbox.counts(self._prefix)
+                done = {state: counts[state] - before[state] for state in _SHOWN}
+                self.progress.counts = {state: n for state, n in done.items() if n > 0}
+                self.progress.waits_for = self._waits_for(counts)
+            pause = max(_POLL, _SHARE * (loop.time() - began))
+            changed()
+            if self.is_in_doubt:
+                posting.cancel()
+
+    def _waits_for(self, counts: Mapping[EntryState, int]) -> str:
+        """Say why nothing is sent at this moment; "" if calls are being made."""
+        poster, progress = self._poster, self.progress
+        if self.stop.signal is not None:
+            return "Stopping: waiting for the calls in flight"
+        if poster is not None and (away := poster.away_for) is not None:
+            since = datetime.now(UTC) - timedelta(seconds=away)
+            return f"LeadSquared away since {at_time(since)}: waiting"
+        if paused := progress.paused_for:
+            until = datetime.now(UTC) + timedelta(seconds=paused)
+            return f"LeadSquared refused calls: paused until {at_time(until)}"
+        if progress.is_sending(_IDLE):
+            return ""
+        if counts["pending"]:
+            return "The limit is used by an earlier run, or by another program"
+        if counts["sending"]:
+            return f"Settling {number_of(counts['sending'], 'row')} of a run that was killed"
+        return ""
+
+    def _hear(self, event: Event) -> None:
+        """Count the posts in doubt one after another, each sent after the one before had ended."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(event, Sent) and event.operation.is_post:
+            self._sent_at[event.operation] = now
+        elif isinstance(event, Ended) and event.operation.is_post:
+            sent_at = self._sent_at.pop(event.operation, 0.0)
+            if event.state == "accepted":
+                self.in_doubt = 0
+            elif event.state == "uncertain" and sent_at >= self._last_doubt:
+                self.in_doubt += 1
+                self._last_doubt = now

@@ -1,0 +1,146 @@
+"""`leadpost doctor`: what each answer means, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from files_support import Desk, lead
+
+from leadpost.sandbox import Answer, Sandbox
+from leadpost.sandbox.endpoints import Call
+
+
+def doctor(desk: Desk, *args: object, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = desk.run("doctor", "--json", *args, **environment)
+    return done.exit_code, {check["name"]: check for check in json.loads(done.stdout)}
+
+
+def test_all_is_well_and_nothing_is_posted(desk: Desk) -> None:
+    done = desk.run("doctor")
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["ok"] * 4
+    assert [" ".join(line[1:3]) for line in lines[1:]] == [
+        "metrics path",
+        "status path",
+        "sync host",
+    ]
+    assert desk.notes() == []
+
+
+@pytest.mark.parametrize("name", ["ACCESS_KEY", "SECRET_KEY"])
+def test_wrong_keys(desk: Desk, name: str) -> None:
+    code, found = doctor(desk, **{f"LEADPOST_{name}": "wrong-key-0123"})
+    assert code == 3
+    assert [*found] == ["keys"]
+    assert found["keys"]["verdict"] == "failed"
+    assert "correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY" in found["keys"]["remedy"]
+    assert "wrong-key" not in str(found)
+
+
+def test_a_wrong_api_key_is_told_apart(desk: Desk) -> None:
+    code, found = doctor(desk, LEADPOST_API_KEY="wrong")
+    assert code == 1
+    assert found["x-api-key"]["remedy"] == "correct LEADPOST_API_KEY"
+
+
+@pytest.mark.parametrize(("used", "other"), [("query", "headers"), ("headers", "query")])
+def test_keys_that_are_taken_in_the_other_way(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, used: str, other: str
+) -> None:
+    def key(call: Call, name: str) -> str | None:
+        return call.query.get(name) if other == "query" else call.headers.get(f"x-lsq-{name}")
+
+    monkeypatch.setattr("leadpost.sandbox.vendor._key", key)
+    code, found = doctor(desk, LEADPOST_KEYS_IN=used)
+    assert code == 3
+    assert found["keys"]["remedy"] == f"set LEADPOST_KEYS_IN={other}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "check", "remedy"),
+    [
+        ("METRICS_PATH", "metrics path", "set LEADPOST_METRICS_PATH; if more is missing"),
+        ("STATUS_PATH", "status path", "set LEADPOST_STATUS_PATH"),
+    ],
+)
+def test_a_path_that_is_not_there(desk: Desk, variable: str, check: str, remedy: str) -> None:
+    code, found = doctor(desk, **{f"LEADPOST_{variable}": "/elsewhere"})
+    assert code == 1
+    assert found[check]["verdict"] == "failed"
+    assert found[check]["remedy"].startswith(remedy)
+
+
+def test_the_rival_status_path_is_found(desk: Desk) -> None:
+    with Sandbox(limit=None, status_path="/activity/status") as sandbox:
+        code, found = doctor(desk, LEADPOST_HOST=sandbox.url)
+    assert code == 1
+    assert found["status path"]["remedy"] == "set LEADPOST_STATUS_PATH=/activity/status"
+
+
+def test_a_host_that_cannot_be_reached_is_one_line(desk: Desk) -> None:
+    code, found = doctor(desk, LEADPOST_HOST="http://127.0.0.1:9")
+    assert code == 1
+    assert [*found] == ["host"]
+    assert found["host"]["remedy"] == "check LEADPOST_REGION or LEADPOST_HOST"
+
+
+def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
+    code, found = doctor(desk, LEADPOST_SYNC_HOST="http://127.0.0.1:9")
+    assert code == 1
+    assert found["sync host"]["verdict"] == "failed"
+    assert found["sync host"]["remedy"] == "correct LEADPOST_SYNC_HOST"
+
+
+def test_an_answer_that_says_neither_is_unknown(desk: Desk) -> None:
+    desk.sandbox.fail("503", "ok", "503")
+    code, found = doctor(desk)
+    assert code == 0
+    assert found["keys"]["verdict"] == "unknown"
+    assert found["status path"]["verdict"] == "ok"
+    assert found["sync host"]["verdict"] == "unknown"
+
+
+def test_one_activity_is_posted_and_followed(desk: Desk) -> None:
+    done = desk.run("doctor", "--post", lead(0))
+    assert done.exit_code == 2
+    assert "there is no terminal to ask at: add --yes" in done.stderr
+    code, found = doctor(desk, "--post", lead(0), "--yes")
+    assert code == 0
+    assert found["test activity"]["meaning"].startswith("accepted, RequestID ")
+    assert found["its status"]["meaning"].startswith("succeeded: ")
+    assert desk.notes() == ["A test by leadpost doctor, to be deleted"]
+
+
+def test_a_post_that_goes_wrong_is_not_repeated(desk: Desk) -> None:
+    desk.sandbox.fail("ok", "ok", "ok", "cut-after")
+    code, found = doctor(desk, "--post", lead(0), "--yes")
+    assert (code, found["test activity"]["verdict"]) == (0, "unknown")
+    assert found["test activity"]["remedy"] == "look at the lead"
+    assert len(desk.notes()) == 1
+
+
+def test_a_test_that_the_queue_fails(desk: Desk) -> None:
+    code, found = doctor(desk, "--post", lead(0), "--yes", "--event", "999")
+    assert (code, found["its status"]["verdict"]) == (1, "failed")
+
+
+def test_a_status_that_is_not_final_in_time(desk: Desk) -> None:
+    with Sandbox(limit=None, pace=0.001) as sandbox:
+        code, found = doctor(
+            desk, "--post", lead(0), "--yes", "--timeout", "0", LEADPOST_HOST=sandbox.url
+        )
+    assert code == 0
+    assert found["its status"]["verdict"] == "unknown"
+    assert found["its status"]["remedy"].startswith("ask later: leadpost status ")
+
+
+def test_no_key_is_shown_whatever_leadsquared_quotes(desk: Desk) -> None:
+    keys = " ".join(desk.sandbox.account().secrets)
+    text = json.dumps({"Status": "Error", "ExceptionType": "MXOops", "ExceptionMessage": keys})
+    desk.sandbox.fail(Answer(401, text, {"content-type": "application/json"}))
+    done = desk.run("doctor")
+    for key in desk.sandbox.account().secrets:
+        assert key not in done.output

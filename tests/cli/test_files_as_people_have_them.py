@@ -1,0 +1,431 @@
+"""Files as people have them: each is posted right, or refused with line, column, value, remedy."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
+
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.reading import Format, Reading, pairs_of, zone_of
+from leadpost.cli.files.rows import Row, opened
+
+INDIA = Reading(timezone="asia/kolkata")
+LEAD = lead(0)
+WANTED = {
+    "RelatedProspectId": LEAD,
+    "ActivityEvent": 201,
+    "ActivityNote": "Note 0",
+    "ActivityDateTime": "2026-11-28 08:30:07",
+    "Fields": [{"SchemaName": "mx_Custom_1", "Value": "value 0"}],
+}
+CSV = csv_text([cells(0)])
+BARE = f"RelatedProspectId,ActivityEvent\n{LEAD},201\n"
+BARE_WANTED = {"RelatedProspectId": LEAD, "ActivityEvent": 201}
+
+
+@frozen
+class Case:
+    """A file, and what becomes of its one row: what is posted, or what is said of it."""
+
+    name: str
+    content: str | bytes
+    reading: Reading = INDIA
+    posted: dict[str, Any] | None = None
+    said: str = ""
+    file: str = "calls.csv"
+
+
+def noted(note: str) -> dict[str, Any]:
+    return BARE_WANTED | {"ActivityNote": note}
+
+
+def dated(text: str, heading: str = "ActivityDateTime") -> str:
+    return f"RelatedProspectId,ActivityEvent,{heading}\n{LEAD},201,{text}\n"
+
+
+def at(moment: str) -> dict[str, Any]:
+    return BARE_WANTED | {"ActivityDateTime": moment}
+
+
+def with_field(value: str, heading: str = "mx_Phone") -> str:
+    return f"RelatedProspectId,ActivityEvent,{heading}\n{LEAD},201,{value}\n"
+
+
+CASES = [
+    Case("comma", CSV, posted=WANTED),
+    Case("semicolon", csv_text([cells(0)], ";"), posted=WANTED),
+    Case("tab", csv_text([cells(0)], "\t"), posted=WANTED),
+    Case("sep= line", "sep=;\r\n" + csv_text([cells(0)], ";"), posted=WANTED),
+    Case(
+        "--delimiter",
+        csv_text([cells(0)], "|"),
+        Reading(timezone="+05:30", delimiter="|"),
+        posted=WANTED,
+    ),
+    Case("UTF-8 with BOM", "\ufeff" + CSV, posted=WANTED),
+    Case("UTF-16 by BOM", CSV.encode("utf-16"), posted=WANTED),
+    Case(
+        "cp1252, unnamed",
+        (BARE[:-1] + "\n")
+        .replace("Event\n", "Event,Note\n")
+        .replace(",201\n", ",201,Caf\xe9\n")
+        .encode("cp1252"),
+        said="calls.csv: line 2: byte 0xe9 is not UTF-8. Name the file's encoding, often"
+        ' --encoding cp1252, or save it as UTF-8 (in Excel: File, Save As, "CSV UTF-8")',
+    ),
+    Case(
+        "cp1252",
+        f"RelatedProspectId,ActivityEvent,Note\n{LEAD},201,Caf\xe9\n".encode("cp1252"),
+        Reading(encoding="cp1252"),
+        posted=noted("Caf\xe9"),
+    ),
+    Case("CR line ends", BARE.replace("\n", "\r"), posted=BARE_WANTED),
+    Case("CRLF line ends", BARE.replace("\n", "\r\n"), posted=BARE_WANTED),
+    Case(
+        "a cell of 140,000 characters",
+        f"RelatedProspectId,ActivityEvent,Note\n{LEAD},201,{'x' * 140_000}\n",
+        posted=noted("x" * 140_000),
+    ),
+    Case("empty unnamed columns", BARE.replace("\n", ",,\n"), posted=BARE_WANTED),
+    Case("blank rows", BARE.replace("\n", "\n,\n \n"), posted=BARE_WANTED),
+    Case(
+        "a cell without a heading",
+        BARE[:-1] + ",rest\n",
+        said="line 2, row: rest is in a column without a heading; quote cells that contain the"
+        " delimiter",
+    ),
+    Case(
+        "a cell too few",
+        f"RelatedProspectId,ActivityEvent,Note\n{LEAD},201\n",
+        said="line 2, row: has 2 cells, and the header has 3; is a delimiter or a quotation mark"
+        " missing?",
+    ),
+    Case(
+        "a broken quote",
+        f'RelatedProspectId,ActivityEvent,Note\n{LEAD},201,"a"b\n',
+        said="calls.csv: line 2: not CSV: ',' expected after '\"'. Is a quotation mark missing?",
+    ),
+    Case("blanks around cells", f"Lead Id , Activity Event\n {LEAD} , 201 \n", posted=BARE_WANTED),
+    Case(
+        "an id in braces, without hyphens",
+        f"ProspectId,ActivityEvent\n{{{LEAD.replace('-', '')}}},201\n",
+        posted=BARE_WANTED,
+    ),
+    Case(
+        "an id that is none",
+        "ProspectId,ActivityEvent\n4711,201\n",
+        said="line 2, ProspectId: 4711 is not a lead's id, such as"
+        " 00727844-51aa-11e2-9e64-12314004ac6b",
+    ),
+    Case("201.0", BARE.replace("201", "201.0"), posted=BARE_WANTED),
+    Case('"201"', BARE.replace("201", '"""201"""'), posted=BARE_WANTED),
+    Case(
+        "an event of letters",
+        BARE.replace("201", "call"),
+        said="line 2, ActivityEvent: call is not a positive whole number such as 201",
+    ),
+    Case(
+        "a shortened phone",
+        with_field("9.19812E+11"),
+        said="line 2, mx_Phone: 9.19812E+11 was shortened by a spreadsheet; format the column as"
+        " text",
+    ),
+    Case(
+        "a shortened id",
+        "ProspectId,ActivityEvent\n7.27844E+30,201\n",
+        said="line 2, ProspectId: 7.27844E+30 was shortened by a spreadsheet; format the column as"
+        " text",
+    ),
+    Case("ISO without seconds", dated("2026-11-28 14:05"), posted=at("2026-11-28 08:35:00")),
+    Case("ISO with T", dated("2026-11-28T14:05:07"), posted=at("2026-11-28 08:35:07")),
+    Case(
+        "ISO with an offset",
+        dated("2026-11-28T14:05:07+05:30"),
+        Reading(),
+        posted=at("2026-11-28 08:35:07"),
+    ),
+    Case(
+        "no zone",
+        dated("2026-11-28 14:05"),
+        Reading(),
+        said="line 2, ActivityDateTime: 2026-11-28 14:05 has no time zone; name it, such as"
+        " --timezone Asia/Kolkata",
+    ),
+    Case(
+        "another date format",
+        dated("28/11/2026 14:05"),
+        said="line 2, ActivityDateTime: 28/11/2026 14:05 is not in the form 2026-11-28 14:05; add"
+        " --date-format '%d/%m/%Y %H:%M'",
+    ),
+    Case(
+        "--date-format",
+        dated("28/11/2026 14:05"),
+        Reading(timezone="Asia/Kolkata", date_formats=("%d/%m/%Y %H:%M",)),
+        posted=at("2026-11-28 08:35:00"),
+    ),
+    Case(
+        "no date",
+        dated("yesterday"),
+        said="line 2, ActivityDateTime: yesterday is not a date-time; write it as 2026-11-28"
+        " 14:05, or add --date-format",
+    ),
+    Case(
+        "a day that there is not",
+        dated("2026-02-30 14:05"),
+        said="line 2, ActivityDateTime: 2026-02-30 14:05 is a date or time that there is not",
+    ),
+    Case(
+        "a time that the zone skips",
+        dated("2026-03-29 02:30"),
+        Reading(timezone="Europe/Berlin"),
+        said="line 2, ActivityDateTime: 2026-03-29 02:30 does not exist in Europe/Berlin, where"
+        " clocks went forward",
+    ),
+    Case(
+        "a time that the zone has twice",
+        dated("2026-10-25 02:30"),
+        Reading(timezone="Europe/Berlin"),
+        said="line 2, ActivityDateTime: 2026-10-25 02:30 is there twice in Europe/Berlin, where"
+        " clocks went back; add the offset, +02:00 or +01:00",
+    ),
+    Case(
+        "the screens' names",
+        f"Lead Id,Activity Event,Notes,Activity Date\n{LEAD},201,hi,2026-11-28 14:05\n",
+        posted=noted("hi") | at("2026-11-28 08:35:00"),
+    ),
+    Case(
+        "two headings for one parameter",
+        f"Lead Id,ActivityEvent,Note,Notes\n{LEAD},201,a,b\n",
+        said="calls.csv: 'Note' and 'Notes' are both ActivityNote; leave one out with --ignore"
+        " 'Notes'",
+    ),
+    Case(
+        "a heading twice",
+        f"Lead Id,ActivityEvent,mx_a,mx_a\n{LEAD},201,a,b\n",
+        said="calls.csv: the heading 'mx_a' is there twice; rename or delete one",
+    ),
+    Case(
+        "an unknown heading",
+        with_field("Ann", "Agent"),
+        said="calls.csv: 1 column is unknown: Agent. Send one with --map 'Agent=mx_Custom_1', leave"
+        " it out with --ignore 'Agent', or leave out all unknown ones with --ignore-others",
+    ),
+    Case(
+        "--map",
+        with_field("Ann", "Agent"),
+        Reading(columns={"agent": "mx_Custom_3"}),
+        posted=BARE_WANTED | {"Fields": [{"SchemaName": "mx_Custom_3", "Value": "Ann"}]},
+    ),
+    Case(
+        "--map of no column",
+        BARE,
+        Reading(columns={"Agent": "mx_Custom_3"}),
+        said="calls.csv: --map: there is no column 'Agent'; there are: RelatedProspectId,"
+        " ActivityEvent",
+    ),
+    Case("--ignore", with_field("Ann", "Agent"), Reading(ignored=("Agent",)), posted=BARE_WANTED),
+    Case(
+        "--ignore-others", with_field("x", "Agent"), Reading(ignore_others=True), posted=BARE_WANTED
+    ),
+    Case(
+        "--set",
+        BARE,
+        Reading(constants={"Activity Event": "202", "mx_a": "b"}),
+        posted={
+            "RelatedProspectId": LEAD,
+            "ActivityEvent": 202,
+            "Fields": [{"SchemaName": "mx_a", "Value": "b"}],
+        },
+    ),
+    Case(
+        "no event",
+        f"Lead Id\n{LEAD}\n",
+        said="calls.csv: no column is ActivityEvent; name it with --map 'Heading=ActivityEvent', or"
+        " set it with --set ActivityEvent=201",
+    ),
+    Case("an empty file", "", said="calls.csv: the file is empty"),
+    Case(
+        "an old workbook",
+        b"\xd0\xcf\x11\xe0rest",
+        file="calls.xls",
+        said="calls.xls: an old or protected workbook; save it as .xlsx without password",
+    ),
+    Case("a JSON array", json.dumps([WANTED]), Reading(), posted=WANTED, file="calls.json"),
+    Case("JSON lines", json.dumps(WANTED) + "\n\n", Reading(), posted=WANTED, file="calls.jsonl"),
+    Case(
+        "JSON over several lines",
+        json.dumps(WANTED, indent=1),
+        Reading(),
+        posted=WANTED,
+        file="calls.json",
+    ),
+    Case(
+        "numbers of JSON",
+        f'[{{"RelatedProspectId": "{LEAD}", "ActivityEvent": 201, "Fields":'
+        ' [{"SchemaName": "mx_a", "Value": 1.50},'
+        ' {"SchemaName": "mx_b", "Value": 12345678901234567890}]}]',
+        Reading(),
+        posted=BARE_WANTED
+        | {
+            "Fields": [
+                {"SchemaName": "mx_a", "Value": "1.50"},
+                {"SchemaName": "mx_b", "Value": 12345678901234567890},
+            ]
+        },
+        file="calls.json",
+    ),
+    Case(
+        "a broken line of JSON",
+        "{oops}\n",
+        said="line 1, row: is not JSON at character 2; write a JSON object on each line",
+        file="calls.jsonl",
+    ),
+    Case(
+        "JSON named CSV",
+        json.dumps([WANTED]),
+        said="calls.csv: this looks like json; add --format json",
+    ),
+]
+
+
+def read(path: Path, reading: Reading) -> list[Row]:
+    with opened(str(path)) as file:
+        source = file.source(reading)
+        return list(source.rows())
+
+
+def said_of(path: Path, reading: Reading) -> tuple[list[Any], str]:
+    """Return the activities, and what is said of the first thing that is wrong."""
+    try:
+        rows = read(path, reading)
+    except InputError as error:
+        return [], str(error).replace(f"{path.parent}/", "")
+    said = [f"{row.place}, {fault}" for row in rows for fault in row.faults]
+    return [row.payload for row in rows if row.payload], "".join(said[:1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_file_is_posted_right_or_refused_with_the_remedy(tmp_path: Path, case: Case) -> None:
+    path = tmp_path / case.file
+    content = case.content
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    posted, said = said_of(path, case.reading)
+    assert said == case.said
+    assert posted == ([case.posted] if case.posted else [])
+
+
+def test_a_workbook_as_openpyxl_writes_it(tmp_path: Path) -> None:
+    moment = datetime(2026, 11, 28, 14, 0, 7)  # noqa: DTZ001  as a sheet has it
+    row = [LEAD, 201.0, "Note 0", moment, "value 0"]
+    path = write_xlsx(tmp_path / "calls.xlsx", [HEADER, row, [], [LEAD, 201, 5, None, True]])
+    first, second = (row.payload for row in read(path, INDIA))
+    assert first == WANTED
+    assert second is not None
+    assert second["ActivityNote"] == "5"
+    assert second["Fields"] == [{"SchemaName": "mx_Custom_1", "Value": "TRUE"}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (
+            "#N/A",
+            (
+                "line 2, mx_a: #N/A is an error of the spreadsheet; correct the formula, or delete"
+                " the cell"
+            ),
+        ),
+        (
+            "#REF!",
+            (
+                "line 2, mx_a: #REF! is an error of the spreadsheet; correct the formula, or"
+                " delete the cell"
+            ),
+        ),
+        (
+            "=1+1",
+            (
+                "line 2, mx_a: a formula has no stored value; open the file in a spreadsheet and"
+                " save it"
+            ),
+        ),
+        (
+            9198123456781234,
+            "line 2, mx_a: 9.19812E+15 was shortened by a spreadsheet; format the column as text",
+        ),
+    ],
+)
+def test_a_cell_that_a_workbook_cannot_vouch_for_is_refused(
+    tmp_path: Path, cell: object, said: str
+) -> None:
+    header = ["RelatedProspectId", "ActivityEvent", "mx_a"]
+    path = write_xlsx(tmp_path / "calls.xlsx", [header, [LEAD, 201, cell], [LEAD, 201, "x"]])
+    posted, found = said_of(path, INDIA)
+    assert found == said
+    assert len(posted) == 1
+
+
+def test_rows_hidden_by_a_filter_are_refused_unless_they_are_wanted(tmp_path: Path) -> None:
+    rows = [["RelatedProspectId", "ActivityEvent"], *([lead(n), 201] for n in range(3))]
+    path = write_xlsx(tmp_path / "calls.xlsx", rows, hidden=[3, 9])
+    posted, said = said_of(path, Reading())
+    assert not posted
+    assert said == (
+        "calls.xlsx, sheet Sheet: 1 row is hidden, such as row 3. Show them (Data, Clear"
+        " filter), or read them with --include-hidden"
+    )
+    assert len(read(path, Reading(include_hidden=True))) == 3
+
+
+def test_another_sheet_can_be_named(tmp_path: Path) -> None:
+    path = write_xlsx(
+        tmp_path / "calls.xlsx", [["RelatedProspectId", "ActivityEvent"], [LEAD, 201]]
+    )
+    assert len(read(path, Reading(sheet="Sheet"))) == 1
+    _, said = said_of(path, Reading(sheet="Calls"))
+    assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet"
+
+
+@pytest.mark.parametrize("name", ["big_cell.csv", "mac_line_ends.csv"])
+def test_files_that_were_refused_without_need(name: str) -> None:
+    path = Path("/work/shared/cases/csv") / name
+    if not path.exists():
+        pytest.skip("the shared cases are not here")
+    (row,) = read(path, Reading())
+    assert row.payload is not None
+
+
+@pytest.mark.parametrize("name", ["Asia/Kolkata", "asia/KOLKATA", "+05:30", "+0530", "utc", "Z"])
+def test_zones_have_names_in_any_case_and_offsets(name: str) -> None:
+    moment = datetime(2026, 11, 28, tzinfo=zone_of(name))
+    assert moment.utcoffset() is not None
+
+
+def test_a_zone_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--timezone: 'Bombay' is no zone; use a name such as"):
+        zone_of("Bombay")
+
+
+def test_options_are_stored_and_come_back(tmp_path: Path) -> None:
+    reading = Reading(
+        form=Format.CSV,
+        timezone="Asia/Kolkata",
+        date_formats=("%d/%m/%Y",),
+        columns=pairs_of("--map", ["A=B=mx_a"]),
+        constants=pairs_of("--set", ["mx_b=c=d"]),
+        ignored=("Agent",),
+    )
+    assert reading.columns == {"A=B": "mx_a"}
+    assert reading.constants == {"mx_b": "c=d"}
+    assert Reading.from_json(json.loads(json.dumps(reading.as_json()))) == reading
+    assert Reading(timezone="UTC").over(reading, are_rejects=True).timezone == "UTC"
+    assert Reading().over(reading, are_rejects=True).form is None
+    assert Reading().over(reading, are_rejects=False) == reading
+    assert Reading().over(reading, are_rejects=True).date_formats == ("%d/%m/%Y",)
+    assert write_csv(tmp_path / "a.csv", [cells(0)]).exists()

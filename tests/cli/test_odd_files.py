@@ -1,0 +1,418 @@
+"""Files and options at the edge of what can be read, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from datetime import date, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
+
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.batches import Result
+from leadpost.cli.files.outputs import outcome_of, posted_by_results
+from leadpost.cli.files.reading import Format, Reading, guessed_format, pairs_of
+from leadpost.cli.files.rows import Row, opened
+from leadpost.cli.files.snapshot import Stored
+
+LEAD = lead(0)
+HEAD = "Lead Id,ActivityEvent"
+
+
+def read(path: Path, reading: Reading | None = None) -> list[Row]:
+    with opened(str(path)) as file:
+        return list(file.source(reading or Reading(timezone="UTC")).rows())
+
+
+def said(path: Path, content: str | bytes, reading: Reading | None = None) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        rows = read(path, reading)
+    except InputError as error:
+        return str(error)
+    return "; ".join(f"{row.place}, {fault}" for row in rows for fault in row.faults)
+
+
+@pytest.mark.parametrize(
+    ("content", "reading", "wanted"),
+    [
+        (f"{HEAD}\n ,201\n", Reading(), "line 2, Lead Id: is empty; enter the lead's id"),
+        (
+            f"{HEAD}\n{LEAD},\n",
+            Reading(),
+            "line 2, ActivityEvent: is empty; enter the activity type's code, or --set Act",
+        ),
+        (
+            f"{HEAD},Activity Date\n{LEAD},201,0001-01-01 00:00\n",
+            Reading(timezone="+05:30"),
+            "line 2, Activity Date: 0001-01-01 00:00 is out of range",
+        ),
+        (
+            f"{HEAD},Activity Date\n{LEAD},201,soon\n",
+            Reading(timezone="UTC", date_formats=("%d.%m.%Y",)),
+            "line 2, Activity Date: soon is not a date-time; write it as 2026-11-28 14:05, or",
+        ),
+        (
+            f"{HEAD}\n{LEAD},201\n",
+            Reading(encoding="klingon"),
+            "--encoding: 'klingon' is no encoding; try cp1252, utf-16-le or utf-8",
+        ),
+        (
+            f"{HEAD}\n{LEAD},201\n",
+            Reading(delimiter=";;"),
+            "--delimiter: ';;' is not one character; try ';' or '\\t'",
+        ),
+        (
+            HEAD.encode("utf-16") + b"\n",
+            Reading(),
+            "a.csv: the file ends within a character; was it cut off?",
+        ),
+        (
+            f"{HEAD},Note\n".encode() + f"{LEAD},201,x\n".encode() * 5000 + b"\xff",
+            Reading(),
+            "a.csv: line 5002: byte 0xff is not UTF-8.",
+        ),
+        (
+            f"{HEAD},mx_a,mx_a \n{LEAD},201,1,2\n",
+            Reading(),
+            "a.csv: the heading 'mx_a' is there twice; rename or delete one",
+        ),
+        (
+            f"ActivityEvent\n{LEAD}\n",
+            Reading(),
+            "a.csv: no column is RelatedProspectId; name it with --map 'Heading=RelatedProspectId'",
+        ),
+        (
+            f"{HEAD},ActivityNotess,Agent\n{LEAD},201,1,2\n",
+            Reading(),
+            "a.csv: 2 columns are unknown: ActivityNotess, Agent. Send one with --map 'Act",
+        ),
+        ("\n\n", Reading(), "a.csv: the file is empty"),
+    ],
+)
+def test_csv(tmp_path: Path, content: str | bytes, reading: Reading, wanted: str) -> None:
+    assert said(tmp_path / "a.csv", content, reading).startswith(wanted)
+
+
+@pytest.mark.parametrize("delimiter", ["\\t", "tab"])
+def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
+    content = f"{HEAD}\n{LEAD},201\n".replace(",", "\t")
+    assert said(tmp_path / "a.csv", content, Reading(delimiter=delimiter)) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("a.json", b'[{"a": "\xff"}]', "a.json: line 1: byte 0xff is not UTF-8."),
+        ("a.json", b"{oops", "a.json: line 1: an item is not JSON"),
+        ("a.jsonl", b"oops", "line 1, row: is not JSON at character 1"),
+        ("a.json", b"[1]", "line 1, item 1, row: 1 is not a JSON object"),
+        (
+            "a.json",
+            json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": "x"}]).encode(),
+            "line 1, item 1, ActivityEvent: x is not a positive whole number such as 201",
+        ),
+        (
+            "a.json",
+            json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": 1}]).encode(),
+            "line 1, item 1, Fields: found a value of type int, wanted a list of items",
+        ),
+        ("a.csv", b'{"a": 1}\n', "this looks like jsonl; add --format jsonl"),
+        ("a.xlsx", b"text", "not a workbook; name its format, such as --format csv"),
+        ("a.xlsx", b"PK\x03\x04rest", "a.xlsx: not a workbook that can be read"),
+    ],
+)
+def test_json_and_names(tmp_path: Path, name: str, content: bytes, wanted: str) -> None:
+    assert wanted in said(tmp_path / name, content)
+
+
+def test_json_without_a_name(tmp_path: Path) -> None:
+    activity = {"RelatedProspectId": LEAD, "ActivityEvent": 201}
+    for content in (
+        json.dumps([activity]),
+        json.dumps(activity),
+        json.dumps(activity, indent=1),
+        f"{json.dumps(activity)}\n",
+    ):
+        assert said(tmp_path / "calls", content) == ""
+        assert len(read(tmp_path / "calls")) == 1
+
+
+def test_constants_of_json_are_parameters_or_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    fields = [{"SchemaName": "mx_a", "Value": "old"}, {"SchemaName": "mx_b", "Value": "kept"}]
+    path.write_text(json.dumps([{"RelatedProspectId": LEAD, "Fields": fields}]))
+    reading = Reading(constants={"Activity Event": "202", "mx_a": "new"})
+    (row,) = read(path, reading)
+    assert row.payload == {
+        "RelatedProspectId": LEAD,
+        "ActivityEvent": 202,
+        "Fields": [
+            {"SchemaName": "mx_b", "Value": "kept"},
+            {"SchemaName": "mx_a", "Value": "new"},
+        ],
+    }
+
+
+def test_nested_fields_have_a_digest_of_their_own(tmp_path: Path) -> None:
+    def digest(value: Any) -> str:
+        activity = {"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": [value]}
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps([activity | {"ProcessFilesAsync": True}]))
+        (row,) = read(path)
+        return row.digest
+
+    nested = [{"SchemaName": "mx_CustomObject_1", "Value": "a"}]
+    item = {"SchemaName": "mx_a", "Value": "", "Fields": nested}
+    assert digest(item) == digest(item)
+    other = [{"SchemaName": "mx_CustomObject_1", "Value": "b"}]
+    assert digest(item) != digest(item | {"Fields": other})
+    assert digest({"SchemaName": "mx_a", "Value": 5.0}) == digest(
+        {"Attribute": "mx_a", "Value": "5"}
+    )
+    assert digest({"SchemaName": "mx_a", "Value": 5.5}) != digest(
+        {"SchemaName": "mx_a", "Value": 5}
+    )
+
+
+def sheet_as_excel_writes_it(path: Path) -> Path:
+    """A workbook with shared strings, styles and rows that are hidden below the data."""
+    parts = {
+        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/'
+        'content-types"><Default Extension="rels" ContentType="application/vnd.openxmlformats-'
+        'package.relationships+xml"/><Default Extension="xml" ContentType="application/xml"/>'
+        '<Override PartName="/xl/workbook.xml" ContentType="application/vnd.openxmlformats-'
+        'officedocument.spreadsheetml.sheet.main+xml"/></Types>',
+        "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/'
+        'relationships"><Relationship Id="rId1" Type="http://schemas.openxmlformats.org/'
+        'officeDocument/2006/relationships/officeDocument" Target="xl/workbook.xml"/>'
+        "</Relationships>",
+        "xl/workbook.xml": '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/'
+        'main" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships">'
+        '<sheets><sheet name="Calls" sheetId="1" r:id="rId1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/'
+        'package/2006/relationships"><Relationship Id="rId1" Type="http://schemas.openxmlformats.'
+        'org/officeDocument/2006/relationships/worksheet" Target="/xl/worksheets/sheet1.xml"/>'
+        '<Relationship Id="rId2" Type="http://schemas.openxmlformats.org/officeDocument/2006/'
+        'relationships/sharedStrings" Target="sharedStrings.xml"/><Relationship Id="rId3"'
+        ' Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/styles"'
+        ' Target="styles.xml"/></Relationships>',
+        "xl/sharedStrings.xml": '<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/'
+        f'main"><si><t>Lead Id</t></si><si><t>ActivityEvent</t></si><si><t>Activity Date</t></si>'
+        f"<si><t>{LEAD}</t></si></sst>",
+        "xl/styles.xml": '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/'
+        'main"><cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="22"/></cellXfs></styleSheet>',
+        "xl/worksheets/sheet1.xml": '<x:worksheet xmlns:x="http://schemas.openxmlformats.org/'
+        'spreadsheetml/2006/main"><x:sheetData><x:row r="3" spans="1:3"><x:c r="A3" t="s"><x:v>0'
+        '</x:v></x:c><x:c r="B3" t="s"><x:v>1</x:v></x:c><x:c r="C3" t="s"><x:v>2</x:v></x:c>'
+        '</x:row><x:row r="4"><x:c r="A4" t="s"><x:v>3</x:v></x:c><x:c r="B4"><x:f>200+1</x:f>'
+        '<x:v>201</x:v></x:c><x:c r="C4" s="1"><x:v>46354.5868055556</x:v></x:c></x:row>'
+        '<x:row r="9" hidden="1"/></x:sheetData></x:worksheet>',
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_a_workbook_as_excel_writes_it(tmp_path: Path) -> None:
+    (row,) = read(sheet_as_excel_writes_it(tmp_path / "calls.xlsx"))
+    assert row.line == 4
+    assert row.payload == {
+        "RelatedProspectId": LEAD,
+        "ActivityEvent": 201,
+        "ActivityDateTime": "2026-11-28 14:05:00",
+    }
+
+
+def test_cells_of_every_kind(tmp_path: Path) -> None:
+    header = ["Lead Id", "ActivityEvent", *(f"mx_{n}" for n in range(5))]
+    values = [date(2026, 11, 28), time(14, 5), timedelta(hours=30), 1.5, False]
+    path = write_xlsx(tmp_path / "a.xlsx", [header, [LEAD, 201, *values]])
+    (row,) = read(path)
+    assert row.payload is not None
+    found = [item["Value"] for item in row.payload["Fields"]]
+    assert found[0] == "2026-11-28 00:00:00"
+    assert found[1] == "14:05:00"
+    assert found[3:] == ["1.5", "FALSE"]
+
+
+def test_an_empty_sheet(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", [])
+    with pytest.raises(InputError, match=r"a\.xlsx, sheet Sheet: the sheet is empty"):
+        read(path)
+
+
+def test_a_cell_behind_the_last_heading_that_cannot_be_read(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", [["Lead Id", "ActivityEvent"], [LEAD, 201, "#N/A"]])
+    (row,) = read(path)
+    assert str(row.faults[0]).startswith("row: #N/A is in a column without a heading")
+
+
+def test_without_the_extra_a_workbook_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", [["a"]])
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(InputError, match=r"pip install 'leadpost\[excel\]'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("28/11/2026 14:05", "%d/%m/%Y %H:%M"),
+        ("11/28/2026 2:05 PM", "%m/%d/%Y %I:%M %p"),
+        ("28-Nov-26 14:05:06", "%d-%b-%y %H:%M:%S"),
+        ("yesterday", None),
+    ],
+)
+def test_a_date_format_is_guessed(text: str, form: str | None) -> None:
+    assert guessed_format(text) == form
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "example"),
+    [
+        ("--map", "Agent", "--map 'Heading=ActivityNote'"),
+        ("--set", "=1", "--set ActivityEvent=201"),
+    ],
+)
+def test_an_option_without_a_value(option: str, text: str, example: str) -> None:
+    with pytest.raises(
+        InputError, match=f"{option}: '{text}' has no name and value; write {example}"
+    ):
+        pairs_of(option, [text])
+
+
+def test_options_as_they_are_typed() -> None:
+    reading = Reading(
+        form=Format.CSV,
+        timezone="UTC",
+        date_formats=("%d",),
+        columns={"A b": "mx_a"},
+        constants={"mx_b": "c d"},
+        ignored=("E",),
+        ignore_others=True,
+        send_empty=True,
+    )
+    assert reading.as_options() == (
+        "--timezone UTC --date-format '%d' --map 'A b=mx_a' --set 'mx_b=c d' --ignore 'E'"
+        " --ignore-others --send-empty"
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        (Result("pending"), "not_sent"),
+        (Result("pending", error_type="DeliveryUncertain"), "uncertain"),
+        (Result("sending"), "uncertain"),
+        (Result("failed by the queue"), "failed"),
+        (Result("succeeded"), "succeeded"),
+    ],
+)
+def test_what_became_of_a_row_in_a_word(result: Result, state: str) -> None:
+    row = Stored(0, 2, None, "", "", "", "{}", "[]", None, None, 1, "waiting")
+    assert outcome_of(row, "K", result).state == state
+
+
+def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.results.csv"
+    path.write_text("line;state\n2;accepted\n3;skipped\n")
+    assert posted_by_results(path) == 1
+    path.write_bytes(b"\xff\xfe\xff")
+    assert posted_by_results(path) == 0
+
+
+def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1, ActivityEvent="x")])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = desk.folder / "calls.csv.rejects.csv"
+    (row,) = read_csv(rejects)
+    added = {"leadpost_reason": "", "leadpost_key": ""} | cells(5)
+    assert desk.post(write_csv(rejects, [row | cells(1), added]))[0] == 0
+    assert desk.notes() == ["Note 0", "Note 1", "Note 5"]
+
+
+def test_rejects_of_two_files_are_posted_one_by_one(desk: Desk) -> None:
+    rows: list[dict[str, str]] = []
+    for number, name in enumerate(("a.csv", "b.csv")):
+        path = write_csv(desk.folder / name, [cells(number, ActivityEvent="x")])
+        assert desk.post(path, "--skip-invalid")[0] == 1
+        rows += read_csv(desk.folder / f"{name}.rejects.csv")
+    code, text = desk.post(write_csv(desk.folder / "both.csv", rows))
+    assert code == 2
+    assert "both.csv: rows of a.csv and b.csv; post them one by one" in text
+
+
+def test_rejects_without_keys_whose_input_nobody_knows(desk: Desk) -> None:
+    row = {"leadpost_reason": "x"} | cells(0)
+    code, text = desk.post(write_csv(desk.folder / "fixed.csv", [row]))
+    assert code == 2
+    assert "it has the column leadpost_reason of a rejects file, and no leadpost_key" in text
+
+
+def test_a_refused_row_corrected_in_the_rejects_replaces_its_entry(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    desk.sandbox.fail("500-mx")
+    assert desk.post(path)[0] == 1
+    rejects = desk.folder / "calls.csv.rejects.csv"
+    (row,) = read_csv(rejects)
+    assert desk.post(write_csv(rejects, [row | cells(0, ActivityNote="fixed")]))[0] == 0
+    assert desk.notes() == ["fixed"]
+    assert desk.post(path)[0] == 0
+    assert desk.notes() == ["fixed"]
+    other = write_csv(desk.folder / "other.csv", [cells(0)])
+    assert desk.post(other)[0] == 0  # what counts as posted is what the entry is now
+    assert desk.post(write_csv(other, [cells(0, ActivityNote="fixed")]))[0] == 2
+
+
+def test_results_as_json(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    assert desk.post(path)[0] == 0
+    found = json.loads(desk.run("results", path, "--json").stdout)
+    assert (found["rows"], found["accepted"], found["seconds"]) == (1, 1, None)
+    again = desk.run("post", path, "--timezone", "UTC", "--json")
+    assert json.loads(again.stdout)["accepted"] == 1
+
+
+def test_a_dry_run_leaves_no_outbox(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    code, text = desk.post(path, "--dry-run", "--outbox", "new.db")
+    assert code == 0
+    assert "1 new" in text
+    assert not Path("new.db").exists()
+
+
+def test_a_renamed_file_of_which_nothing_is_known_else(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [cells(0)])
+    assert desk.post(path)[0] == 0
+    other = write_csv(desk.folder / "b.csv", [cells(1)])
+    assert desk.post(other)[0] == 0
+    assert desk.notes() == ["Note 0", "Note 1"]
+
+
+@pytest.mark.parametrize("url_of_store", ["postgresql_url"])
+def test_a_file_through_postgresql(
+    desk: Desk, request: pytest.FixtureRequest, url_of_store: str
+) -> None:
+    url: str = request.getfixturevalue(url_of_store)
+    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1), cells(1), cells(2)])
+    assert desk.post(path, "--first", "2", "--outbox", url)[0] == 0
+    renamed = path.rename(desk.folder / "november.csv")
+    write_csv(renamed, [cells(0), cells(1), cells(1, ActivityEvent="x")])
+    options = ("--outbox", url, "--skip-invalid", "--duplicates", "skip")
+    assert desk.post(renamed, *options)[0] == 1
+    rejects = desk.folder / "november.csv.rejects.csv"
+    rejects.write_text(rejects.read_text(encoding="utf-8").replace(",x,", ",207,"))
+    assert desk.post(rejects, "--outbox", url)[0] == 0
+    assert desk.notes() == ["Note 0", "Note 1", "Note 1"]
+    assert desk.run("verify", renamed, "--outbox", url).exit_code == 0
+    assert desk.run("outbox", "prune", "--older-than", "0s", "--outbox", url).exit_code == 0
+    assert desk.post(rejects, "--outbox", url)[0] == 0
+    assert len(desk.notes()) == 3

@@ -1,0 +1,328 @@
+"""`leadpost outbox`, `verify` and `reconcile`, against a sandbox over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import typer
+from cli_support import put, read_jsonl, start, states_in, until, url_of
+from files_support import Desk, cells, keys_of, lead, read_csv, write_csv
+
+from leadpost import Account, Activity
+from leadpost.cli.options import span
+from leadpost.cli.outbox_url import shown_url
+from leadpost.cli.outbox_url import url_of as url_meant
+from leadpost.outbox import Outbox
+from leadpost.sandbox import Sandbox
+
+PASSWORD = "PASSWORD-0123456789"
+
+
+@pytest.fixture
+def outbox(desk: Desk) -> Path:
+    """One with an accepted, a rejected and an uncertain entry, in this order, and a pending one."""
+    path = desk.folder / "leadpost.db"
+    put(url_of(path), *range(4), account=desk.sandbox.account())
+    states = ("accepted", None), ("rejected", "BadRequest"), ("uncertain", "DeliveryUncertain")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for number, (state, error) in enumerate(states, 1):
+            connection.execute(
+                "UPDATE leadpost_entries SET state = ?, error_type = ?, message = ?, calls = 1,"
+                " request_id = ?, sent_at = put_at WHERE id = ?",
+                (state, error, error and "no\nway", None if error else "r-1", number),
+            )
+    return path
+
+
+def test_the_status_of_an_outbox(desk: Desk, outbox: Path) -> None:
+    result = desk.run("outbox", "status", "--outbox", outbox)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("pending           1   the oldest for ")
+    assert lines[2] == "accepted          1"
+    assert lines[-2:] == ["worker     not running", "time left  0 s at 25 calls per 5 s"]
+    shown = desk.run("outbox", "status", "--json", LEADPOST_OUTBOX=url_of(outbox)).stdout
+    found = json.loads(shown)
+    assert 0 <= found.pop("oldest_pending_seconds") < 600
+    assert found == {
+        "pending": 1,
+        "sending": 0,
+        "accepted": 1,
+        "succeeded": 0,
+        "failed": 0,
+        "rejected": 1,
+        "uncertain": 1,
+        "is_working": False,
+        "away_since": None,
+        "seconds_left": 0.2,
+        "of_other_accounts": {},
+    }
+
+
+def test_entries_of_other_accounts_are_counted_and_reported(desk: Desk, outbox: Path) -> None:
+    put(url_of(outbox), 7, account="somebody-else")
+    shown = desk.run("outbox", "status", "--outbox", outbox).stdout
+    assert "1 unfinished of account somebody-else, which this one does not post" in shown
+    other = desk.run("outbox", "list", "--outbox", outbox, "--account", "somebody-else").stdout
+    assert "call-7" in other
+
+
+def test_watching_ends_with_ctrl_c(desk: Desk, outbox: Path) -> None:
+    command = ["outbox", "status", "--watch", "--json", "--outbox", outbox]
+    process = start(command, desk.environment, desk.folder)
+    until(lambda: (desk.folder / "stdout").read_text().count("\n") >= 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert [line["pending"] for line in read_jsonl(desk.folder / "stdout")[:2]] == [1, 1]
+    assert (desk.folder / "stderr").read_text() == ""
+
+
+def test_the_entries_are_listed_without_their_notes(desk: Desk, outbox: Path) -> None:
+    result = desk.run("outbox", "list", "--outbox", outbox)
+    assert (result.exit_code, result.stderr) == (0, "")
+    head, first, second, _, last = result.stdout.splitlines()
+    assert head.split() == ["id", "state", "age", "key", "lead", "RequestID", "error"]
+    assert first.split() == ["1", "accepted", *first.split()[2:4], "call-0", lead(0), "r-1"]
+    assert second.rstrip().endswith("no way")
+    assert "pending" in last
+    uncertain = desk.run("outbox", "list", "--state", "uncertain", "--json", "--outbox", outbox)
+    found = json.loads(uncertain.stdout)
+    assert found.pop("changed_at").endswith("+00:00")
+    assert found == {
+        "id": 3,
+        "key": "call-2",
+        "state": "uncertain",
+        "lead": lead(2),
+        "calls": 1,
+        "request_id": None,
+        "activity_id": None,
+        "error_type": "DeliveryUncertain",
+        "message": "no\nway",
+    }
+    assert "Note" not in result.output + uncertain.output
+
+
+def test_the_entries_of_a_file(desk: Desk) -> None:
+    for name, number in (("a.csv", 0), ("b.csv", 1)):
+        assert desk.post(write_csv(desk.folder / name, [cells(number)]))[0] == 0
+    assert lead(1) not in desk.run("outbox", "list", "a.csv").stdout
+    assert lead(0) in desk.run("outbox", "list", "a.csv").stdout
+    assert "accepted          1" in desk.run("outbox", "status", "b.csv").stdout
+    assert desk.run("outbox", "list", "c.csv").stdout == "no entries\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "pending", "said", "left"),
+    [
+        (["--state", "rejected"], 2, "1 pending again\n", ""),
+        (["--state", "uncertain", "--yes"], 2, "1 pending again\n", ""),
+        (["--id", "2", "--id", "3"], 2, "1 pending again\n", "failed or rejected\n"),
+        (["--id", "2", "--id", "3", "--yes"], 3, "2 pending again\n", ""),
+        (["--id", "1"], 1, "0 pending again\n", "1 left as they are: unknown, or not failed"),
+        (["calls.csv", "--state", "rejected"], 1, "0 pending again\n", ""),
+    ],
+)
+def test_entries_are_retried(  # noqa: PLR0917  a table's columns
+    desk: Desk, outbox: Path, args: list[str], pending: int, said: str, left: str
+) -> None:
+    result = desk.run("outbox", "retry", "--outbox", outbox, *args)
+    assert (result.exit_code, result.stdout) == (1 if left else 0, said)
+    assert left in result.stderr
+    assert bool(left) == bool(result.stderr)
+    assert states_in(outbox)["pending"] == pending
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [([], "choose with --state or --id"), (["--state", "uncertain"], "would be posted twice")],
+)
+def test_what_may_have_arrived_is_not_retried_by_mistake(
+    desk: Desk, outbox: Path, args: list[str], said: str
+) -> None:
+    result = desk.run("outbox", "retry", "--outbox", outbox, *args)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert states_in(outbox)["pending"] == 1
+
+
+@pytest.mark.parametrize("how", [["--id", "3"], ["--key", "call-2"]])
+def test_what_was_seen_on_the_lead_is_recorded(desk: Desk, outbox: Path, how: list[str]) -> None:
+    done = desk.run("outbox", "arrived", *how, "--outbox", outbox)
+    assert (done.exit_code, done.output) == (0, "1 succeeded\n")
+    again = desk.run("outbox", "arrived", *how, "--key", "x", "--outbox", outbox)
+    assert again.exit_code == 1
+    assert "2 left as they are: unknown, or not in doubt" in again.stderr
+    assert desk.run("outbox", "arrived", "--outbox", outbox).exit_code == 2
+
+
+def test_an_outbox_is_exported(desk: Desk, outbox: Path) -> None:
+    path = desk.folder / "all.csv"
+    result = desk.run("outbox", "export", path, "--outbox", outbox)
+    assert (result.exit_code, result.stdout) == (0, f"{path}: entries: 4\n")
+    rows = read_csv(path)
+    assert rows[1] == {
+        "id": "2",
+        "key": "call-1",
+        "state": "rejected",
+        "request_id": "",
+        "activity_id": "",
+        "calls": "1",
+        "error_type": "BadRequest",
+        "message": "no\nway",
+    }
+    again = desk.run("outbox", "export", path, "--outbox", outbox)
+    assert (again.exit_code, again.stderr) == (
+        2,
+        f"error: {path} exists; replace it with --force\n",
+    )
+    assert desk.run("outbox", "export", path, "--force", "--outbox", outbox).exit_code == 0
+    assert read_csv(path) == rows
+
+
+def test_old_entries_are_deleted(desk: Desk, outbox: Path) -> None:
+    for age, said in (("1d", "entries deleted: 0\n"), ("0s", "entries deleted: 1\n")):
+        result = desk.run("outbox", "prune", "--older-than", age, "--outbox", outbox)
+        assert result.stdout == said
+    assert states_in(outbox) == {"accepted": 1, "uncertain": 1, "pending": 1}
+
+
+def test_entries_and_files_of_former_keys_are_adopted(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1)])
+    assert desk.post(path)[0] == 0
+    former = desk.run("outbox", "account").stdout.strip()
+    named = {"LEADPOST_ACCOUNT": "acme"}
+    assert desk.run("outbox", "account", **named).stdout == "acme\n"
+    assert desk.post(path, **named)[0] == 2
+    done = desk.run("outbox", "adopt", former, **named)
+    assert done.stdout == f"2 entries of {former} are entries of acme now\n"
+    code, said = desk.post(path, **named)
+    assert (code, "2 rows were posted" in said) == (0, True)
+
+
+def test_the_schema_is_printed(desk: Desk) -> None:
+    for dialect in ("sqlite", "postgresql"):
+        assert "CREATE TABLE leadpost_entries" in desk.run("outbox", "schema", dialect).stdout
+
+
+def test_lengths_of_time() -> None:
+    assert [span(text) for text in ("30d", "12h", "90m", "5s")] == [
+        timedelta(days=30),
+        timedelta(hours=12),
+        timedelta(minutes=90),
+        timedelta(seconds=5),
+    ]
+    for text in ("30", "d", "1w", "-1d", "1.5h"):
+        with pytest.raises(typer.BadParameter):
+            span(text)
+
+
+def test_which_outbox_is_meant(tmp_path: Path) -> None:
+    assert url_meant(None) == f"sqlite:///{tmp_path}/config/leadpost/outbox.db"
+    assert (tmp_path / "config" / "leadpost").stat().st_mode & 0o777 == 0o700
+    assert url_meant("a.db") == "sqlite:///a.db"
+    shown = shown_url(f"postgresql+asyncpg://u:{PASSWORD}@host/x")
+    assert shown == "postgresql://host/x"
+    assert shown_url("sqlite:////var/x.db") == "/var/x.db"
+
+
+COMMANDS = [
+    ["outbox", "status"],
+    ["outbox", "list"],
+    ["outbox", "retry", "--state", "failed"],
+    ["outbox", "export", "out.csv"],
+    ["outbox", "prune", "--older-than", "1d"],
+    ["verify"],
+    ["reconcile"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_outbox_that_cannot_be_used_is_one_line_of_error(desk: Desk, command: list[str]) -> None:
+    (desk.folder / "text.db").write_text("no database at all, " * 100)
+    for url, wanted in (
+        (f"postgresql://u:{PASSWORD}@127.0.0.1:9/x", "postgresql://127.0.0.1/x"),
+        (f"mysql://u:{PASSWORD}@127.0.0.1:9/x", "wanted sqlite:///FILE"),
+        ("text.db", "text.db"),
+        ("missing/x.db", "there is no such outbox"),
+    ):
+        result = desk.run(*command, "--outbox", url)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        assert wanted in result.stderr
+        assert PASSWORD not in result.output
+    assert [file.name for file in desk.folder.iterdir()] == ["text.db"]
+
+
+def test_accepted_entries_are_verified(desk: Desk) -> None:
+    file = write_csv(desk.folder / "calls.csv", [cells(0), cells(1, ActivityEvent="999")])
+    assert desk.post(file)[0] == 0
+    first = desk.run("verify")
+    assert first.exit_code == 1
+    assert first.stdout == (
+        "1 succeeded, 1 failed\nSee which: leadpost outbox list --state failed\n"
+    )
+    assert "MXInvalidActivityException" in desk.run("outbox", "list", "--state", "failed").stdout
+    again = desk.run("verify", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (0, {"succeeded": 0, "failed": 0})
+
+
+def test_a_status_api_that_is_elsewhere_is_named(desk: Desk, outbox: Path) -> None:
+    result = desk.run("verify", "--outbox", outbox, LEADPOST_STATUS_PATH="/elsewhere")
+    assert result.exit_code == 1
+    assert "status_path (LEADPOST_STATUS_PATH)" in result.stderr
+
+
+def test_entries_in_doubt_are_reconciled(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1)])
+    desk.sandbox.fail("cut-after", "504-before")
+    assert desk.post(path)[0] == 1
+    until(lambda: desk.sandbox.report().pending == 0)
+    result = desk.run("reconcile")
+    assert result.exit_code == 1
+    assert result.stdout == (
+        "1 have arrived, 0 have not and will be posted, 1 stay in doubt\n"
+        "See why: leadpost outbox list --state uncertain\n"
+    )
+    found = desk.run("reconcile", "--settle", "0s", "--json")
+    wanted = {"accepted": 0, "pending": 1, "uncertain": 0}
+    assert (found.exit_code, json.loads(found.stdout)) == (0, wanted)
+    assert desk.post(path)[0] == 0
+    assert desk.notes() == ["Note 0", "Note 1"]
+    assert sum(bool(row["activity_id"]) for row in desk.results(path)) == 1
+
+
+def test_what_stays_in_doubt_for_another_reason_is_listed_without_its_activity(
+    desk: Desk,
+) -> None:
+    path = desk.folder / "leadpost.db"
+    by_email = Activity(None, 201, "private words", extra={"EmailAddress": "a@example.com"})
+    asyncio.run(put_in_doubt(path, by_email, desk.sandbox.account()))
+    assert desk.run("reconcile", "--outbox", path).exit_code == 1
+    listed = desk.run("outbox", "list", "--state", "uncertain", "--outbox", path)
+    assert "it names no lead" in listed.output
+    assert "private" not in listed.output
+
+
+async def put_in_doubt(path: Path, activity: Activity, account: Account) -> None:
+    async with Outbox(url_of(path), account) as outbox:
+        await outbox.put(activity)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE leadpost_entries SET state = 'uncertain', sent_at = put_at")
+
+
+def test_two_sandboxes_in_one_outbox_are_told_apart(desk: Desk) -> None:
+    names = "calls.csv", "Calls.csv", "calls.csv2"
+    for place, name in enumerate(names):
+        file = write_csv(desk.folder / name, [cells(10 * place + n) for n in range(place + 1)])
+        assert desk.post(file)[0] == 0
+        assert len(desk.states(file)) == place + 1
+    with Sandbox(limit=None) as other:
+        assert desk.run("outbox", "list", **keys_of(other)).stdout == "no entries\n"

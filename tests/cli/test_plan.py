@@ -1,0 +1,184 @@
+"""What a run would do, from the rows of a file and what is known of earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.rows import Row
+from leadpost.cli.files.snapshot import Known, KnownRow, Plan, Snapshot, Verdict
+
+
+@pytest.fixture
+def snapshot() -> Iterator[Snapshot]:
+    with Snapshot() as opened:
+        yield opened
+
+
+def row(digest: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:
+    payload = {"RelatedProspectId": lead or digest} if valid else None
+    faults = () if valid else (Fault("row", "", "is wrong"),)
+    return Row(2, [], payload, digest, faults, key=key)
+
+
+def lead_of(name: str) -> str:
+    return row(name, name).lead
+
+
+def known(  # noqa: PLR0917  a table's columns
+    id_: int,
+    origin: str,
+    state: Known = "posted",
+    present: str | None = None,
+    lead: str = "",
+    number: int = 1,
+) -> KnownRow:
+    now = None if state == "invalid" else present or origin
+    return KnownRow(id_, f"K{id_}", origin, now, lead_of(lead or origin), state, number)
+
+
+def judged(
+    snapshot: Snapshot,
+    rows: Sequence[Row],
+    earlier: Sequence[KnownRow] = (),
+    *,
+    are_rejects: bool = False,
+    first: int | None = None,
+) -> tuple[Plan, list[Verdict]]:
+    snapshot.add(rows)
+    snapshot.add_known(earlier)
+    if are_rejects:
+        snapshot.match_keys()
+    snapshot.match()
+    plan = snapshot.judge(are_rejects=are_rejects, first=first)
+    return plan, [each.verdict for each in snapshot.rows()]
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        ("posted", "posted"),
+        ("waiting", "waiting"),
+        ("refused", "again"),
+        ("failed", "failed"),
+        ("withdrawn", "new"),
+    ],
+)
+def test_a_row_is_what_it_was_before(snapshot: Snapshot, state: Known, verdict: Verdict) -> None:
+    plan, verdicts = judged(snapshot, [row("a")], [known(1, "a", state)])
+    assert verdicts == [verdict]
+    assert plan.withdrawn == 0
+
+
+def test_posted_ones_are_found_first_among_identical_rows(snapshot: Snapshot) -> None:
+    earlier = [known(1, "a", "waiting"), known(2, "a", "posted", number=2)]
+    plan, verdicts = judged(snapshot, [row("a")], earlier)
+    assert verdicts == ["posted"]
+    assert (plan.withdrawn, snapshot.gone()) == (1, [1])
+
+
+def test_new_rows_are_numbered_above_those_that_are_known(snapshot: Snapshot) -> None:
+    _, verdicts = judged(snapshot, [row("a"), row("a"), row("a")], [known(1, "a", number=3)])
+    assert verdicts == ["posted", "new", "new"]
+    assert [each.number for each in snapshot.rows("new")] == [4, 5]
+
+
+def test_what_a_row_was_counts_as_well_as_what_it_is_now(snapshot: Snapshot) -> None:
+    earlier = [known(1, "bad", "posted", present="fixed")]
+    assert judged(snapshot, [row("bad", valid=False)], earlier)[1] == ["posted"]
+    with Snapshot() as other:
+        assert judged(other, [row("fixed")], earlier)[1] == ["posted"]
+
+
+def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(snapshot: Snapshot) -> None:
+    earlier = [known(1, "old", lead="x"), known(2, "kept", lead="y")]
+    rows = [row("new", "x"), row("kept", "y"), row("another", "y"), row("third", "z")]
+    plan, verdicts = judged(snapshot, rows, earlier)
+    assert verdicts == ["edit", "posted", "new", "new"]
+    assert (plan.doubtful, plan.sent) == (1, 2)
+    ((edit, id_),) = snapshot.edits(10)
+    assert (edit.digest, id_) == ("new", 1)
+    snapshot.post_doubtful()
+    assert [each.verdict for each in snapshot.rows()] == ["new", "posted", "new", "new"]
+
+
+@pytest.mark.parametrize("state", ["waiting", "refused", "failed", "invalid"])
+def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(
+    snapshot: Snapshot, state: Known
+) -> None:
+    plan, verdicts = judged(snapshot, [row("new", "x")], [known(1, "old", state, lead="x")])
+    assert verdicts == ["new"]
+    assert snapshot.gone() == [1]
+    assert plan.withdrawn == (0 if state == "invalid" else 1)
+
+
+def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(snapshot: Snapshot) -> None:
+    snapshot.add([row("a"), row("b"), row("b"), row("c")])
+    assert sorted(next(snapshot.unmatched(9))) == ["a", "b", "c"]
+    snapshot.add_elsewhere([("a", "other.csv", False), ("c", "mine.csv", True)])
+    snapshot.add_known([known(7, "b", "waiting")], is_moved=True)
+    snapshot.match()
+    plan = snapshot.judge(are_rejects=False)
+    assert [each.verdict for each in snapshot.rows()] == [
+        *("elsewhere", "waiting", "new", "elsewhere"),
+    ]
+    assert (plan.moved, plan.batches, plan.other_keys) == (1, ("mine.csv", "other.csv"), 1)
+    assert snapshot.moved() == [7]
+    assert [each.number for each in snapshot.rows("new")] == [2]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "read", "verdict"),
+    [
+        (known(1, "bad", "invalid"), row("good", key="K1"), "corrected"),
+        (known(1, "bad", "invalid"), row("bad", key="K1", valid=False), "invalid"),
+        (known(1, "a", "refused"), row("a", key="K1"), "again"),
+        (known(1, "a", "failed"), row("a", key="K1"), "again"),
+        (known(1, "a", "failed"), row("b", key="K1"), "corrected"),
+        (known(1, "a", "waiting"), row("a", key="K1"), "waiting"),
+        (known(1, "a", "waiting"), row("b", key="K1"), "corrected"),
+        (known(1, "a", "posted"), row("a", key="K1"), "posted"),
+        (known(1, "a", "posted"), row("b", key="K1"), "edit"),
+        (known(1, "a", "posted"), row("b", key="K1", valid=False), "invalid"),
+        (known(1, "a", "withdrawn"), row("a", key="K1"), "edit"),
+        (known(1, "a", "withdrawn"), row("a", key="K1", valid=False), "invalid"),
+        (known(1, "a", "posted"), row("a"), "posted"),
+        (known(1, "a", "failed"), row("a"), "again"),
+        (known(1, "a", "posted"), row("z", "a"), "new"),
+    ],
+)
+def test_a_row_of_a_rejects_file_is_known_by_its_key(
+    snapshot: Snapshot, earlier: KnownRow, read: Row, verdict: Verdict
+) -> None:
+    plan, verdicts = judged(snapshot, [read], [earlier], are_rejects=True)
+    assert verdicts == [verdict]
+    assert plan.withdrawn == 0
+
+
+def test_a_fix_that_was_posted_from_the_input_is_not_posted_from_the_rejects(
+    snapshot: Snapshot,
+) -> None:
+    earlier = [known(1, "bad", "withdrawn"), known(2, "fixed", "posted")]
+    _, verdicts = judged(snapshot, [row("fixed", key="K1")], earlier, are_rejects=True)
+    assert verdicts == ["posted"]
+
+
+def test_first_sends_the_first_rows_and_leaves_the_rest(snapshot: Snapshot) -> None:
+    earlier = [known(1, "a"), known(2, "d", "waiting")]
+    rows = [row("a"), row("b"), row("c"), row("d")]
+    plan, verdicts = judged(snapshot, rows, earlier, first=1)
+    assert verdicts == ["posted", "new", "later", "later"]
+    assert (plan.sent, snapshot.postponed()) == (1, [2])
+    snapshot.forget_postponed()
+    assert [each.known for each in snapshot.rows("later")] == [None, None]
+
+
+def test_faults_are_grouped_by_kind(snapshot: Snapshot) -> None:
+    faults = [(Fault("A", str(n), "is wrong", "fix it"),) for n in range(3)]
+    snapshot.add([Row(n + 2, [], None, str(n), fault) for n, fault in enumerate(faults)])
+    plan = snapshot.judge(are_rejects=False)
+    (group,) = snapshot.faults()
+    assert (group.rows, group.place, str(group.fault)) == (3, "line 2", "A: 0 is wrong; fix it")
+    assert plan.newly_invalid == 3

@@ -1,0 +1,406 @@
+"""What the command shows besides: progress, logs, help, the demo and the sandbox."""
+
+import asyncio
+import importlib
+import inspect
+import io
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from cli_support import keys_of, run, start, until, write_rows
+from rich.console import Console
+
+import leadpost
+from leadpost import TokenBucket
+from leadpost.cli import main
+from leadpost.cli.commands.demo import DemoSummary, run_demo
+from leadpost.cli.commands.sandbox import made, sandbox, span_of
+from leadpost.cli.console import at_time, counting, duration, logged, number_of, spoken
+from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.files.progress import Progress, reading, shown
+from leadpost.hooks import Ended, Operation, Paused, Sent
+from leadpost.sandbox import Faults, Sandbox
+
+
+def terminal(width: int = 90) -> tuple[Console, io.StringIO]:
+    screen = io.StringIO()
+    return Console(file=screen, force_terminal=True, width=width, no_color=True), screen
+
+
+@pytest.mark.parametrize(
+    ("calls", "limit", "seconds"),
+    [(0, 25, 0), (1, 25, 0), (25, 25, 0), (26, 25, 5), (10_000, 25, 1995), (11, 10, 5)],
+)
+def test_how_long_a_run_takes(calls: int, limit: int, seconds: float) -> None:
+    assert duration(calls, limit) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (75, "1 min 15 s"), (7500, "2 h 5 min")],
+)
+def test_a_length_of_time_in_words(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
+
+
+def test_a_moment_in_words() -> None:
+    now = datetime.now(UTC)
+    assert at_time(now) == f"{now.astimezone():%H:%M}"
+    assert at_time(datetime(2020, 2, 3, 12, tzinfo=UTC)).startswith("3 Feb ")
+    assert (number_of(1, "row"), number_of(3000, "row")) == ("1 row", "3,000 rows")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def progress_of(clock: Clock, *, calls: int = 0, **counts: int) -> Progress:
+    progress = Progress("leads.csv", 200, "asyncapi-in21.leadsquared.com", clock=clock)
+    for _ in range(calls):
+        operation = Operation("post")
+        progress.hear(Sent(operation, 1, 0.0))
+        progress.hear(Ended(operation, "accepted", 1))
+    progress.counts = counts
+    return progress
+
+
+def test_the_rate_is_that_of_the_last_10_seconds_and_never_above_the_limit() -> None:
+    clock = Clock()
+    progress = progress_of(clock, calls=25, accepted=25)
+    assert progress.rate == 5.0
+    assert progress.seconds_left == 35.0
+    clock.now += 10
+    assert progress.rate == 2.5
+    clock.now += 1
+    assert (progress.rate, progress.seconds_left) == (0.0, 35.0)
+
+
+def test_it_is_known_whether_calls_are_being_made_or_paused() -> None:
+    clock = Clock()
+    progress = progress_of(clock)
+    clock.now += 3
+    assert not progress.is_sending(2)
+    operation = Operation("post")
+    progress.hear(Sent(operation, 1, 0.0))
+    clock.now += 60
+    assert progress.is_sending(2)
+    progress.hear(Ended(operation, "failed", 1))
+    assert not progress.is_sending(2)
+    assert progress.paused_for == 0
+    progress.hear(Paused(5.0))
+    assert progress.paused_for == 5.0
+
+
+@pytest.mark.parametrize("width", [60, 90])
+def test_a_bar_on_a_terminal_is_readable(width: int) -> None:
+    console, screen = terminal(width)
+    progress = progress_of(Clock(), calls=25, accepted=99, rejected=1)
+    progress.waits_for = "LeadSquared away since 14:03: waiting"
+    with shown(progress, console, quiet=False) as changed:
+        changed()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    for part in (
+        "100 of 200 to asyncapi-in21.lead",
+        "99 accepted  1 rejected",
+        "5.0 calls/s, 20 s",
+    ):
+        assert part in text
+    assert "LeadSquared away since 14:03" in text
+    last = [line for line in text.splitlines() if "accepted" in line][-1]
+    assert len(last.rstrip()) <= width + 20  # with what moves the cursor
+
+
+def test_lines_elsewhere_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    times = iter([0.0, 1.0, 9.9, 10.0, 19.0, 20.0])
+    monkeypatch.setattr("leadpost.cli.files.progress.time.monotonic", lambda: next(times))
+    progress = progress_of(Clock(), accepted=99, rejected=1)
+    with shown(progress, Console(file=screen, width=40), quiet=False) as changed:
+        for number in range(5):
+            progress.waits_for = "Settling 2 rows" if number == 1 else ""
+            changed()
+    waits, first, second = screen.getvalue().splitlines()
+    assert waits == "leads.csv: Settling 2 rows"
+    assert first.startswith(
+        "leads.csv: 100 of 200: 99 accepted, 1 rejected; 0.0 calls/s, 20 s left"
+    )
+    assert first == second
+
+
+def test_nothing_is_shown_if_nobody_wants_it() -> None:
+    console, screen = terminal()
+    with shown(progress_of(Clock()), console, quiet=True) as changed:
+        changed()
+    with reading("a.csv", console, quiet=True) as on_row:
+        on_row(1)
+    assert screen.getvalue() == ""
+
+
+def test_reading_shows_how_far_it_is() -> None:
+    console, screen = terminal()
+    with reading("a.csv", console, quiet=False) as on_row:
+        on_row(1500)
+        time.sleep(0.3)
+    assert "Reading a.csv" in screen.getvalue()
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+async def test_what_takes_long_is_counted_on_a_terminal(*, is_terminal: bool) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=is_terminal, width=60)
+
+    async def text() -> str:
+        return "1 of 3"
+
+    async with counting(console, text):
+        await asyncio.sleep(0.2)
+    assert ("1 of 3" in screen.getvalue()) is is_terminal
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_log_goes_to_standard_error_while_a_command_runs(*, is_terminal: bool) -> None:
+    console, screen = terminal() if is_terminal else (Console(file=io.StringIO()), None)
+    shown = screen or console.file
+    assert isinstance(shown, io.StringIO)
+    logger = logging.getLogger("leadpost._poster")
+    with logged(console, verbose=False):
+        logger.info("a detail")
+        logger.warning("a warning")
+    with logged(console, verbose=True):
+        logger.info("one more")
+    logger.warning("afterwards")
+    assert "a warning" in shown.getvalue()
+    assert "one more" in shown.getvalue()
+    assert "a detail" not in shown.getvalue()
+    assert "afterwards" not in shown.getvalue()
+
+
+def test_the_help_has_two_examples_for_each_command_and_the_exit_codes() -> None:
+    codes = (
+        "0 all accepted or posted before, 1 some rows need attention, 2 nothing was sent, 3 keys"
+        " refused, 75 LeadSquared away, 129, 130 and 143 by signals"
+    )
+    assert codes in " ".join(run("post", "-h").stdout.split())
+    for name in (
+        *("setup", "post", "results", "verify", "reconcile", "status", "metrics", "types"),
+        *("outbox", "work", "doctor", "demo", "sandbox"),
+        *(f"outbox {name}" for name in ("status", "list", "retry", "arrived", "export")),
+        *(f"outbox {name}" for name in ("prune", "adopt", "account", "schema")),
+    ):
+        shown_help = run(*name.split(), "-h", env={"COLUMNS": "100"})
+        assert shown_help.exit_code == 0
+        _, _, examples = shown_help.stdout.partition("Examples:")
+        assert examples.count(f"leadpost {name.split()[0]}") >= 2, name
+
+
+def test_the_help_flows() -> None:
+    text = " ".join(run("post", "-h", env={"COLUMNS": "80"}).stdout.split())
+    assert "However a run ends, even with kill -9, the same command resumes it." in text
+    assert "demo" in run().output
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout == f"leadpost {leadpost.__version__}\n"
+
+
+def test_python_m_runs_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["leadpost", "--version"])
+    monkeypatch.delitem(sys.modules, "leadpost.cli.__main__", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("leadpost.cli.__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"leadpost {leadpost.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["typer", "rich", "dotenv"])
+def test_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error == "leadpost: the command needs: pip install 'leadpost[cli]'\n"
+
+
+@pytest.mark.parametrize("command", ["demo", "sandbox"])
+def test_the_sandbox_says_what_to_install(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    for name in [name for name in sys.modules if name.startswith("leadpost.sandbox")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(leadpost, "sandbox")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = run(command)
+    assert result.exit_code == 2
+    assert "pip install 'leadpost[sandbox]'" in result.stderr
+
+
+def test_the_demo_as_it_is(tmp_path: Path) -> None:
+    process = start(["demo"], {}, tmp_path)
+    assert process.wait() == 0
+    shown = (tmp_path / "stdout").read_text()
+    assert "accepted, with a RequestID  │ 50" in shown
+    assert "refused by the sandbox      │ 0" in shown
+    assert "25 of 25 calls allowed" in shown
+    assert "status Success              │ 50" in shown
+    assert "What to do next:" in shown
+    assert "leadpost setup" in shown
+    seconds = re.search(r"time, status calls included +│ +([0-9.]+) s", shown)
+    assert seconds is not None
+    assert float(seconds[1]) < 30
+
+
+def test_a_demo_that_goes_wrong_says_so() -> None:
+    with Sandbox(period=0.1, pace=1000, faults=Faults(script=["ok", "500-mx"])) as sandbox:
+        demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 3)
+        summary = asyncio.run(demo)
+    assert (summary.posted, summary.accepted, summary.succeeded) == (3, 2, 2)
+    assert summary.exit is Exit.SOME_NOT
+    assert summary.error is not None
+    assert summary.error.startswith("ApplicationError: HTTP 500: MXInvalidInputException")
+
+
+def test_a_status_that_is_refused_is_no_success() -> None:
+    with Sandbox(period=0.1, pace=1000, faults=Faults(script=["ok", "500-mx"])) as sandbox:
+        demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 1)
+        summary = asyncio.run(demo)
+    assert (summary.accepted, summary.succeeded) == (1, 0)
+    assert summary.error is not None
+    assert summary.error.startswith("ApplicationError: HTTP 500")
+
+
+def test_the_demo_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = DemoSummary(50, 50, 0, 25, 25, 50, 15.0)
+
+    async def fast(*args: object) -> DemoSummary:
+        await asyncio.sleep(0)
+        del args
+        return wanted
+
+    monkeypatch.setattr("leadpost.cli.commands.demo.run_demo", fast)
+    result = run("demo", "--json")
+    assert result.exit_code == 0
+    assert DemoSummary(**json.loads(result.stdout)) == wanted
+    assert result.stderr == ""
+    wanted = evolve(wanted, refused=1, error="ConnectionFailed: no way")
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (1, "error: ConnectionFailed: no way\n")
+
+
+def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """Start `leadpost sandbox`, and run the lines that it says to paste."""
+    process = start(["sandbox", *options], {"PYTHONUNBUFFERED": "1"}, directory)
+    out = directory / "stdout"
+    until(lambda: "API_KEY" in out.read_text() or process.poll() is not None)
+    script = f". {out}; env"
+    shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env={})
+    variables = dict(line.split("=", 1) for line in shell.stdout.splitlines())
+    return process, {name: v for name, v in variables.items() if name.startswith("LEADPOST_")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_sandbox_says_what_to_paste_and_what_it_saw(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process, env = served(tmp_path, "--delay", "0:0.01", "--script", "500-mx")
+    first, *pasted = (tmp_path / "stdout").read_text().splitlines()
+    assert first.endswith("until Ctrl-C. In another terminal:")
+    assert len(pasted) == 2
+    path = write_rows(tmp_path / "leads.csv", 2)
+    assert run("post", path, "--timezone", "UTC", env=env).exit_code == 1
+    process.send_signal(number)
+    assert process.wait() == 0
+    report = (tmp_path / "stdout").read_text().splitlines()[3:]
+    assert report == [
+        "# calls: 2, activities taken: 1, refused by the limit: 0, fullest window: 2",
+        "# fault 500-mx: 1",
+        report[-1],
+    ]
+    assert report[-1].startswith("# taken twice: 0, ")
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+def test_the_sandbox_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(sandbox: Sandbox) -> None:
+        del sandbox
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Sandbox, "wait", wait)
+    result = run("sandbox", "--fault", "500=0.02", "--end", "207=ERROR", "--limit", "0")
+    assert result.exit_code == 0
+    assert "LEADPOST_ACCESS_KEY='u$rsandbox-access'" in result.stdout
+
+
+def test_the_sandbox_has_no_more_than_eight_options() -> None:
+    assert len(inspect.signature(sandbox).parameters) <= 8
+
+
+def test_the_sandbox_can_refuse_keys_and_be_away(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "leads.csv", 4)
+    none: list[str] = []
+    with made(faults=none, script="ok,keys-refused", ends=none, limit=None) as refusing:
+        command = ["post", path, "--timezone", "UTC", "--outbox", tmp_path / "a.db"]
+        assert run(*command, env=keys_of(refusing)).exit_code == 3
+    with made(faults=none, script="ok,away:600", ends=none, limit=None) as away:
+        command = ["post", path, "--timezone", "UTC", "--outbox", tmp_path / "b.db", "--wait", "2s"]
+        (tmp_path / "leads.csv.results.csv").unlink()
+        assert run(*command, env=keys_of(away)).exit_code == 75
+        assert away.report().faults["away"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--delay", "fast"], "--delay: found 'fast', wanted seconds, or LOW:HIGH"),
+        (["--delay", "inf"], "--delay: found 'inf', wanted seconds, or LOW:HIGH"),
+        (["--delay", "2:1"], "--delay: found '2:1', wanted seconds, or LOW:HIGH"),
+        (["--fault", "500"], "--fault: found '500', wanted NAME=PROBABILITY"),
+        (["--fault", "500=often"], "--fault: found '500=often', wanted NAME=PROBABILITY"),
+        (["--fault", "501=0.1"], "unknown faults 501; there are 429,"),
+        (["--fault", "500:3=0.1"], "only 429-retry-after, slow and away last; not 500"),
+        (["--fault", "away:-1=0.1"], "retry_after, slow and away are seconds, 0 or more"),
+        (["--end", "x=ERROR"], "--end: found 'x=ERROR', wanted CODE=STATUS"),
+        (["--script", "ok,no"], "unknown faults no;"),
+    ],
+)
+def test_a_wrong_option_of_the_sandbox(options: list[str], wanted: str) -> None:
+    result = run("sandbox", *options)
+    assert result.exit_code == 2
+    assert f"error: {wanted}" in result.stderr
+
+
+def test_a_port_that_is_taken() -> None:
+    with Sandbox() as sandbox:
+        port = sandbox.url.rpartition(":")[2]
+        result = run("sandbox", "--port", port)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: [Errno")
+
+
+def test_options_of_the_sandbox() -> None:
+    assert span_of("--delay", "0.02:0.15") == (0.02, 0.15)
+    assert span_of("--delay", "1") == 1.0
+    none: list[str] = []
+    with made(
+        faults=["500=0.5", "slow:1=0.5"], script="ok, 429-retry-after:3", ends=none, limit=None
+    ) as running:
+        assert keys_of(running)["LEADPOST_HOST"] == running.url
+    with pytest.raises(InputError):
+        made(faults=none, script="", ends=["207"], limit=None)

@@ -1,0 +1,195 @@
+"""A run that is interrupted, hung up, terminated or killed, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cli_support import start, states_in, until
+from files_support import Desk, cells, keys_of, read_csv, write_csv
+
+from leadpost.cli.signals import on_signals
+from leadpost.errors import OutboxError
+from leadpost.outbox import Outbox
+from leadpost.sandbox import Faults, Sandbox
+
+ROWS = 40
+ANSWERED = 10
+BURST = 25
+COMMAND = ["post", "calls.csv", "--timezone", "UTC"]
+
+
+def sandbox_of(slow: float) -> Sandbox:
+    """Answer ten posts at once, the others of the first burst late, and all later ones at once."""
+    script = ["ok"] * ANSWERED + ["slow"] * (BURST - ANSWERED)
+    return Sandbox(faults=Faults(script=script, slow=slow))
+
+
+def home(folder: Path, sandbox: Sandbox) -> dict[str, str]:
+    return keys_of(sandbox) | {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+
+
+def begun(folder: Path, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+    return start(COMMAND, home(folder, sandbox), folder)
+
+
+def in_flight(folder: Path, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+    """Start a run, and wait until ten rows are answered and the rest of the burst is in flight."""
+    write_csv(folder / "calls.csv", [cells(n) for n in range(ROWS)])
+    process = begun(folder, sandbox)
+    until(lambda: len(sandbox.taken) >= BURST)
+    until(lambda: states_in(folder / "leadpost" / "outbox.db")["accepted"] >= ANSWERED)
+    return process
+
+
+def said(folder: Path) -> str:
+    return (folder / "stderr").read_text()
+
+
+def states(folder: Path) -> list[str]:
+    return [row["state"] for row in read_csv(folder / "calls.csv.results.csv")]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_waits_for_the_calls_in_flight(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with sandbox_of(slow=1.5) as sandbox:
+        process = in_flight(tmp_path, sandbox)
+        process.send_signal(number)
+        assert process.wait() == code
+        assert "Stopped. To resume, run the same command again." in said(tmp_path)
+        assert "leadpost results calls.csv" in said(tmp_path)
+        assert "Traceback" not in said(tmp_path)
+        found = states_in(tmp_path / "leadpost" / "outbox.db")
+        assert found["accepted"] == len(sandbox.taken)
+        assert not found["uncertain"] + found["sending"]
+        files = {path.name for path in tmp_path.iterdir()}
+        assert files == {"calls.csv", "leadpost", "stdout", "stderr"}
+        assert start(["results", "calls.csv"], home(tmp_path, sandbox), tmp_path).wait() == 1
+        assert states(tmp_path).count("accepted") == len(sandbox.taken)
+        assert begun(tmp_path, sandbox).wait() == 0
+        assert sandbox.report().duplicates == 0
+    assert states(tmp_path) == ["accepted"] * ROWS
+
+
+def test_nohup_keeps_a_run_alive(tmp_path: Path) -> None:
+    write_csv(tmp_path / "calls.csv", [cells(n) for n in range(3)])
+    with Sandbox(delay=1.0) as sandbox:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; processes inherit it
+        try:
+            process = begun(tmp_path, sandbox)
+        finally:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        until(lambda: sandbox.report().arrivals > 0)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait() == 0
+
+
+def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
+    with sandbox_of(slow=600) as sandbox:
+        process = in_flight(tmp_path, sandbox)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        began = time.monotonic()
+        process = begun(tmp_path, sandbox)
+        until(lambda: states_in(tmp_path / "leadpost" / "outbox.db")["pending"] == 0)
+        until(lambda: "Settling" in said(tmp_path) or process.poll() is not None)
+        assert process.wait() == 1
+        assert time.monotonic() - began < 120
+        assert sandbox.report().duplicates == 0
+        assert sandbox.report().refused == 0
+        assert len(sandbox.taken) == ROWS
+    found = states(tmp_path)
+    assert len(found) == ROWS
+    # Those that were in flight, of which nobody knows: the late ones, on a fast machine.
+    assert BURST - ANSWERED <= found.count("uncertain") <= BURST
+    assert found.count("accepted") == ROWS - found.count("uncertain")
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    with sandbox_of(slow=600) as sandbox:
+        process = in_flight(tmp_path, sandbox)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.wait() == 130
+        assert time.monotonic() - began < 5
+    found = states_in(tmp_path / "leadpost" / "outbox.db")
+    assert found["uncertain"] + found["sending"] >= BURST - ANSWERED
+
+
+def test_a_call_that_never_ends_does_not_keep_a_run_for_more_than_8_seconds(
+    tmp_path: Path,
+) -> None:
+    with sandbox_of(slow=600) as sandbox:
+        process = in_flight(tmp_path, sandbox)
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait() == 143
+        assert time.monotonic() - began < 9.5  # Python's own end included
+
+
+def test_two_runs_of_a_file_share_the_work(tmp_path: Path) -> None:
+    write_csv(tmp_path / "calls.csv", [cells(n) for n in range(ROWS)])
+    other = tmp_path / "other"
+    other.mkdir()
+    command = ["post", tmp_path / "calls.csv", "--timezone", "UTC", "--quiet"]
+    with Sandbox(delay=(0.01, 0.05)) as sandbox:
+        environment = home(tmp_path, sandbox)
+        runs = [start(command, environment, folder) for folder in (tmp_path, other)]
+        assert [process.wait() for process in runs] == [0, 0]
+        assert (len(sandbox.taken), sandbox.report().refused) == (ROWS, 0)
+    assert states(tmp_path) == ["accepted"] * ROWS
+
+
+@pytest.mark.parametrize("error", [OutboxError("gone"), TypeError("a mistake")])
+def test_a_run_whose_outbox_fails_says_so(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Outbox, "drain", failing)
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    done = desk.run("post", path, "--timezone", "UTC", "--quiet")
+    if isinstance(error, OutboxError):
+        assert (done.exit_code, done.stderr) == (2, "error: gone\n")
+    else:
+        assert done.exception is error
+
+
+def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(n) for n in range(1200)])
+
+    def pressing(*_: object) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return 1
+
+    monkeypatch.setattr("leadpost.cli.files.snapshot.Snapshot.add", pressing)
+    done = desk.run("post", path, "--timezone", "UTC")
+    assert (done.exit_code, done.stderr) == (130, "Stopped: nothing was sent\n")
+    assert desk.notes() == []
+
+
+async def test_where_the_event_loop_knows_no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", unknown)
+    pressed: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with on_signals(pressed.put_nowait):
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            assert await asyncio.wait_for(pressed.get(), 60) is number
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -1,0 +1,119 @@
+"""What the tests of files share: rows, files of every kind, and what the sandbox got of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import openpyxl
+from typer.testing import CliRunner, Result
+
+from leadpost.bucket import OpenBucket
+from leadpost.cli.app import app
+from leadpost.sandbox import Sandbox
+
+HEADER = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime", "mx_Custom_1")
+
+
+def lead(number: int) -> str:
+    return str(uuid5(NAMESPACE_URL, f"lead:{number}"))
+
+
+def cells(number: int, **changes: str) -> dict[str, str]:
+    """A row, as CSV has it."""
+    written = f"2026-11-28 14:{number % 60:02}:07"
+    values = (lead(number), "201", f"Note {number}", written, f"value {number}")
+    return dict(zip(HEADER, values, strict=True)) | changes
+
+
+def csv_text(rows: Sequence[Mapping[str, str]], delimiter: str = ",") -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]], delimiter: str = ",") -> Path:
+    path.write_text(csv_text(rows, delimiter), newline="", encoding="utf-8")
+    return path
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        delimiter = max(",;\t", key=file.readline().count)
+        file.seek(0)
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+def write_xlsx(path: Path, rows: Sequence[Any], hidden: Sequence[int] = ()) -> Path:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in rows:
+        sheet.append(list(row))
+    for number in hidden:
+        sheet.row_dimensions[number].hidden = True
+    book.save(path)
+    return path
+
+
+def keys_of(sandbox: Sandbox) -> dict[str, str]:
+    """The variables to post to a sandbox with."""
+    return {
+        "LEADPOST_HOST": sandbox.url,
+        "LEADPOST_ACCESS_KEY": sandbox.access_key,
+        "LEADPOST_SECRET_KEY": sandbox.secret_key,
+        "LEADPOST_API_KEY": sandbox.api_key,
+    }
+
+
+def open_bucket(*_: object, **__: object) -> OpenBucket:
+    """In place of the bucket that all runs share: one that is never empty."""
+    return OpenBucket()
+
+
+class Desk:
+    """Where somebody runs the command: a folder, and keys to a sandbox."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.sandbox = sandbox
+        self.environment = {"COLUMNS": "200", "NO_COLOR": "1", **keys_of(sandbox)}
+
+    def run(self, *args: object, stdin: str | None = None, **environment: str) -> Result:
+        """Run the command in this process."""
+        return CliRunner().invoke(
+            app,
+            [str(arg) for arg in args],
+            input=stdin,
+            env={**self.environment, **environment},
+            prog_name="leadpost",
+        )
+
+    def post(self, path: Path, *args: object, **environment: str) -> tuple[int, str]:
+        """Post a file, and return the exit code and all that was said."""
+        done = self.run("post", path, "--timezone", "UTC", *args, **environment)
+        return done.exit_code, done.output
+
+    def notes(self) -> list[str]:
+        """The notes of all activities that the sandbox has taken, sorted."""
+        return sorted(str(p.get("ActivityNote")) for p in self.sandbox.posted())
+
+    def results(self, path: Path) -> list[dict[str, str]]:
+        return read_csv(path.with_name(f"{path.name}.results.csv"))
+
+    def states(self, path: Path) -> list[str]:
+        return [row["state"] for row in self.results(path)]
+
+    def stopped_after(self, count: int, path: Path, *args: object) -> None:
+        """Post so many rows of a file, then be stopped: the others are in the outbox."""
+        self.sandbox.fail(*["ok"] * count, *["keys-refused"] * 50)
+        code, _ = self.post(path, *args)
+        assert code == 3
+        self.sandbox._vendor._told.clear()
+        assert len(self.sandbox.posted()) >= count
