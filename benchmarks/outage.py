@@ -1,10 +1,11 @@
 """
 What does an outage of 30 s in the middle of 200 posts cost?
 
-Over real sockets, for each way in which LeadSquared may be away, all at the same time: leadpost,
-and beside it what one would write without it: a limiter, httpx, and tenacity with five attempts
-for whatever fails. Where a gateway answers in LeadSquared's place (502, html), it has taken every
-second post all the same. Counted at the server: what it took, and what it took twice.
+Over real sockets, for each way in which LeadSquared may be away, all at the same time: leadpost's
+batch, its outbox, and beside them what one would write without it: a limiter, httpx, and tenacity
+with five attempts for whatever fails. Where a gateway answers in LeadSquared's place (502, html),
+it has taken every second post all the same. Counted at the server: what it took, and what it took
+twice.
 
     python benchmarks/outage.py [--posts 200] [--seconds 30]
 """
@@ -15,6 +16,7 @@ import asyncio
 import json
 import logging
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -28,6 +30,7 @@ from common import ACCOUNT, activities, options, show
 from tenacity import retry, stop_after_attempt, wait_random_exponential
 
 from leadpost import Account, Activity, AsyncActivityPoster
+from leadpost.outbox import Outbox
 
 KINDS = ("500", "502", "503", "html", "down")
 BEGINS = 10.0
@@ -108,6 +111,23 @@ async def leadpost(account: Account, posts: list[Activity]) -> Counter[str]:
     return Counter("accepted" if isinstance(each, str) else each.state for each in results)
 
 
+async def outbox(account: Account, posts: list[Activity]) -> Counter[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            Outbox(f"sqlite:///{folder}/outbox.db", account) as entries,
+            AsyncActivityPoster(account) as poster,
+        ):
+            await entries.put_many(posts)
+            running = asyncio.create_task(entries.run(poster, verify=False))
+            states = await entries.counts()
+            while states["pending"] or states["sending"]:
+                await asyncio.sleep(0.2)
+                states = await entries.counts()
+            running.cancel()
+            await asyncio.wait([running])
+    return Counter({str(state): count for state, count in states.items()})
+
+
 async def five_attempts(account: Account, posts: list[Activity]) -> Counter[str]:
     limiter = AsyncLimiter(1, 0.2)
     async with httpx.AsyncClient(base_url=account.host) as client:
@@ -144,7 +164,11 @@ async def measure(name: str, contend: Any, kind: str, posts: int, seconds: float
 async def main() -> None:
     chosen = options(__doc__, posts=200, seconds=30)
     logging.disable(logging.WARNING)
-    contenders = {"leadpost": leadpost, "limiter, five attempts": five_attempts}
+    contenders = {
+        "leadpost": leadpost,
+        "leadpost, outbox": outbox,
+        "limiter, five attempts": five_attempts,
+    }
     rows = await asyncio.gather(
         *(
             measure(name, contend, kind, chosen.posts, chosen.seconds)

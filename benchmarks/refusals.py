@@ -7,6 +7,9 @@ bucket's rule, and beside it a bucket that only repeats the refused call.
     python benchmarks/refusals.py [--seeds 3]
 """
 
+# pyright: reportPrivateUsage=false
+# There is no option for a bucket that does not slow down.
+
 from __future__ import annotations
 
 import logging
@@ -32,7 +35,7 @@ class RepeatOnly(Refusals):
 
 def repeating() -> TokenBucket:
     bucket = TokenBucket()
-    bucket._refusals = RepeatOnly(25, 5.0)  # noqa: SLF001  there is no option for it
+    bucket._brakes.rule = RepeatOnly(25, 5.0)  # noqa: SLF001  there is no option for it
     return bucket
 
 
