@@ -392,13 +392,17 @@ def test_another_sheet_can_be_named(tmp_path: Path) -> None:
     assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet"
 
 
-@pytest.mark.parametrize("name", ["big_cell.csv", "mac_line_ends.csv"])
-def test_files_that_were_refused_without_need(name: str) -> None:
-    path = Path("/work/shared/cases/csv") / name
-    if not path.exists():
-        pytest.skip("the shared cases are not here")
+@pytest.mark.parametrize(
+    ("note", "end"), [("x" * 140_000, "\n"), ("Called back", "\r")], ids=["big cell", "mac"]
+)
+def test_files_that_were_refused_without_need(tmp_path: Path, note: str, end: str) -> None:
+    """A cell of more than 131,072 characters, and the line ends of old Macs."""
+    lines = ["RelatedProspectId,ActivityEvent,ActivityNote", f"{LEAD},201,{note}", ""]
+    path = tmp_path / "calls.csv"
+    path.write_bytes(end.join(lines).encode())
     (row,) = read(path, Reading())
     assert row.payload is not None
+    assert row.payload["ActivityNote"] == note
 
 
 @pytest.mark.parametrize("name", ["Asia/Kolkata", "asia/KOLKATA", "+05:30", "+0530", "utc", "Z"])
