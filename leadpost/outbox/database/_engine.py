@@ -76,6 +76,7 @@ def create_engine(
     event.listen(engine.sync_engine, "connect", _set_up_durable if durable else _set_up)
     event.listen(engine.sync_engine, "connect", partial(_note_thread, threads))
     event.listen(engine.sync_engine, "begin", _begin)
+    event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
 
@@ -144,6 +145,13 @@ def _set_up(connection: Any, _: object, synchronous: str = "NORMAL") -> None:
 
 def _set_up_durable(connection: Any, record: object) -> None:
     _set_up(connection, record, "FULL")
+
+
+def _roll_back(connection: Any, *_: object) -> None:
+    # SQLAlchemy closes a connection in whose use it was cancelled. SQLite closes it in truth when
+    # its last cursor is gone; until then an open transaction would keep the file locked.
+    with suppress(sqlite3.Error):
+        connection.rollback()
 
 
 def _begin(connection: sa.Connection) -> None:
