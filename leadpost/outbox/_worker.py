@@ -200,6 +200,7 @@ class Worker:
             posting.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([posting])
+                posting.exception()  # asyncio logs one that nobody asked for
 
     def _stop(self) -> None:
         if not self._stopped.done():

@@ -316,15 +316,32 @@ async def answer(connection: AsyncConnection) -> int:
 # What is promised of every database.
 
 
-async def test_sqlite_waits_for_the_disk(sqlite_url: str) -> None:
-    async def synchronous(connection: AsyncConnection) -> int:
-        return int((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
+async def synchronous(connection: AsyncConnection) -> int:
+    return int((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
 
+
+async def test_sqlite_waits_for_the_disk(sqlite_url: str) -> None:
     async with Outbox(sqlite_url, account()) as outbox:
         assert await outbox._database.write(synchronous) == 2  # FULL
     quick = Database(sqlite_url, durable=False)
     await quick.open()
     assert await quick.write(synchronous) == 1  # NORMAL
+    await quick.aclose()
+
+
+async def test_a_connection_that_was_made_while_the_file_was_locked_is_set_up_too(
+    sqlite_url: str,
+) -> None:
+    await (await outbox_of(sqlite_url)).aclose()
+    quick = Database(sqlite_url, durable=False)  # as FULL is what SQLite does by itself
+    with plain_sqlite(sqlite_url) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        opening = asyncio.create_task(quick.open())
+        await asyncio.sleep(0.7)
+        assert not opening.done()
+    await opening
+    assert await quick.write(synchronous) == 1
     await quick.aclose()
 
 
@@ -464,3 +481,19 @@ def test_the_extra_that_is_missing() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "pip install 'leadpost[outbox]'" in done.stdout
+
+
+async def test_a_put_that_is_cancelled_halfway_leaves_no_lock(sqlite_url: str) -> None:
+    many = [activity(1)] * 10_000
+    kept: list[asyncio.Task[int]] = []  # with what they raised, and the cursors in its frames
+    async with Outbox(sqlite_url, account()) as outbox:
+        for after in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2):
+            kept.append(asyncio.create_task(outbox.put_many(many)))
+            while not outbox._database._writes.locked():
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(after)
+            kept[-1].cancel()
+            await asyncio.wait(kept)
+            async with asyncio.timeout(5):
+                await outbox.put(activity(2))
+        assert (await outbox.counts())["pending"] % 10_000 == 6

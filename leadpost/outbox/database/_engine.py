@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import sqlalchemy as sa
@@ -21,23 +21,7 @@ LONGEST_WAIT = 60.0
 """Seconds for one transaction, the wait for SQLite's lock or a free connection included."""
 SQLITE_LOCK_WAIT = 0.25
 """Seconds to wait for SQLite's lock at a time: nothing can interrupt this wait."""
-CLOSE_WAIT = 0.5
-"""Seconds for saying goodbye to a server; then the connection is cut."""
-
-
-if TYPE_CHECKING:
-    _Plain = asyncpg.Connection[asyncpg.Record]
-else:
-    _Plain = asyncpg.Connection  # generic in its stubs alone
-
-
-class Connection(_Plain):
-    """A connection whose closing takes a moment at most, also if the server hangs."""
-
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  asyncpg names it so
-        del timeout  # SQLAlchemy's is longer, or none
-        with suppress(TimeoutError):
-            await super().close(timeout=CLOSE_WAIT)
+Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic in its stubs alone
 
 
 def create_engine(
@@ -109,11 +93,10 @@ def _connector(
             # One by one: asyncpg's own loop has one time-out for all hosts, so a first one that
             # does not answer would keep it from the second.
             try:
-                connection = await asyncpg.connect(
+                connection: Connection = await asyncpg.connect(
                     host=host,
                     port=port,
                     command_timeout=LONGEST_WAIT,
-                    connection_class=Connection,
                     **options,
                 )
             except (OSError, asyncpg.CannotConnectNowError, TargetServerAttributeNotMatched) as e:
@@ -136,10 +119,14 @@ def _set_up(connection: Any, _: object, synchronous: str = "NORMAL") -> None:
     connection.isolation_level = None  # or else sqlite3 would begin transactions by itself
     cursor = connection.cursor()
     # The file may be locked just now, or read-only; without it, readers and writers wait for each
-    # other, nothing else changes. What is wrong with the file, the first statement says.
-    for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}"):
-        with suppress(sqlite3.DatabaseError):
-            cursor.execute(f"PRAGMA {pragma}")
+    # other, nothing else changes.
+    with suppress(sqlite3.DatabaseError):
+        cursor.execute("PRAGMA journal_mode = WAL")
+    try:
+        cursor.execute(f"PRAGMA synchronous = {synchronous}")
+    except sqlite3.DatabaseError:  # locked, damaged or none: not to be used without this setting
+        connection.close()  # the pool would leave it, and its thread, to the garbage collector
+        raise
     cursor.close()
 
 
