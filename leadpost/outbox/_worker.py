@@ -231,7 +231,9 @@ class Worker:
     async def _until_due(self) -> bool:
         """Wait until an entry is due; False if there will be none."""
         while not self._stopped.done():
-            posting = self._posting  # read first: what ends meanwhile may be pending again
+            # Both before the question: what ends meanwhile may be pending again, and is news.
+            self._news.clear()
+            posting = self._posting
             try:
                 due = await self._database.read(
                     partial(_calls.next_due, account=self._account, key_prefix=self._key_prefix)
@@ -253,11 +255,9 @@ class Worker:
         return False
 
     async def _wait(self, seconds: float) -> None:
-        self._news.clear()
-        if not self._stopped.done():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._news.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
 
     async def _post_one(self, turn: _Turn) -> None:
         call = _Call()
