@@ -136,8 +136,8 @@ class Availability:
         """
         Wait until a post may try, and take in what comes of it.
 
-        The error that passes through says how it went; leaving normally means that it was answered,
-        if `Turn.may_send` had agreed.
+        The error that passes through says how it went. Leaving without an error means that it was
+        answered, provided `Turn.may_send` returned True.
 
         Args:
             activity: A number that tells activities apart.

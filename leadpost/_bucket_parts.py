@@ -24,7 +24,7 @@ _log = logging.getLogger("leadpost")
 
 
 @define(order=True)
-class Turn:
+class Waiter:
     """
     A caller that waits.
 
@@ -43,32 +43,32 @@ class Turn:
     is_over: bool = field(default=False, order=False)
 
 
-class Turns:
+class Waiters:
     """The callers that wait: the highest priority first, and first come, first served within it."""
 
     def __init__(self) -> None:
-        self._heap: list[Turn] = []  # turns that are over are dropped at its top
+        self._heap: list[Waiter] = []  # waiters that are over are dropped at its top
         self._numbers = count()
 
     def __len__(self) -> int:
-        return sum(not turn.is_over for turn in self._heap)
+        return sum(not waiter.is_over for waiter in self._heap)
 
     @property
-    def first(self) -> Turn | None:
-        """The turn that is served next."""
+    def first(self) -> Waiter | None:
+        """The caller that is served next."""
         while self._heap and self._heap[0].is_over:
             heappop(self._heap)
         return self._heap[0] if self._heap else None
 
-    def join(self, priority: int) -> Turn:
+    def join(self, priority: int) -> Waiter:
         """Begin to wait."""
-        turn = Turn(priority, next(self._numbers))
-        heappush(self._heap, turn)
-        return turn
+        waiter = Waiter(priority, next(self._numbers))
+        heappush(self._heap, waiter)
+        return waiter
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, waiter: Waiter) -> None:
         """End a wait, whether it was served or not."""
-        turn.is_over = True
+        waiter.is_over = True
         self.wake_first()
 
     def wake_first(self) -> None:

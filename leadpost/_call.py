@@ -55,7 +55,7 @@ _log = logging.getLogger("leadpost")
 
 
 def _nothing() -> None:
-    """Do nothing: nobody waits for it."""
+    """Do nothing: the default callback."""
 
 
 @frozen
@@ -176,7 +176,7 @@ class Caller:
         error: BaseException | None = None
         try:
             if self._is_closed or self._given.is_closed:
-                raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  has an end
+                raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  so that `Ended` is emitted
             if terms.outage_until is None:
                 attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
             sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
@@ -199,9 +199,9 @@ class Caller:
         """
         Make one attempt, as a task of its own.
 
-        Until its request leaves, its caller's cancellation ends it; until it has a token, so do a
-        stop and the end of the caller's time. From then on only its own time-out, the closing of
-        the poster and `Terms.cut_off` do.
+        Until its request leaves, its caller's cancellation ends it. Until it has a token, a stop or
+        the caller's time limit ends it too. Afterwards only its own time-out, the closing of the
+        poster and `Terms.cut_off` do.
         """
         self._enter_loop()
         attempts.has_token, attempts.is_sent, attempts.status = False, False, None

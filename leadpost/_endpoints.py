@@ -65,7 +65,7 @@ class Call(Generic[T]):
         return "GET" if self.content is None else "POST"
 
 
-def _call(
+def _build(
     account: Account, name: str, path: str, read: Callable[[ApiResponse], T], **details: Any
 ) -> Call[T]:
     """Build a call of the path that this attribute of the account holds."""
@@ -81,14 +81,14 @@ def _call(
 def post(account: Account, activity: Activity | Mapping[str, Any]) -> Call[str]:
     """Post an activity; the result is its RequestID."""
     body = _activity_json(activity)
-    return _call(account, "post", "submit_path", read_request_id, content=body, changes=True)
+    return _build(account, "post", "submit_path", read_request_id, content=body, changes=True)
 
 
 def post_sync(account: Account, activity: Activity | Mapping[str, Any]) -> Call[str]:
     """Post an activity synchronously; the result is the activity's id."""
     body = _activity_json(activity)
     read = read_activity_id
-    return _call(account, "post_sync", "sync_post_path", read, content=body, changes=True)
+    return _build(account, "post_sync", "sync_post_path", read, content=body, changes=True)
 
 
 def _activity_json(activity: Activity | Mapping[str, Any]) -> bytes:
@@ -138,7 +138,7 @@ def status(account: Account, request_id: str) -> Call[RequestStatus]:
     final = account.failure_is_final
     read = partial(read_status, request_id=request_id, failure_is_final=final)
     params = {"RequestID": request_id}
-    return _call(account, "status", "status_path", read, params=params)
+    return _build(account, "status", "status_path", read, params=params)
 
 
 def read_status(response: ApiResponse, request_id: str, *, failure_is_final: bool) -> RequestStatus:
@@ -184,7 +184,7 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
 
 def metrics(account: Account) -> Call[QueueMetrics]:
     """Ask the Metrics API how far behind the queue is."""
-    return _call(account, "metrics", "metrics_path", read_metrics)
+    return _build(account, "metrics", "metrics_path", read_metrics)
 
 
 def read_metrics(response: ApiResponse) -> QueueMetrics:
@@ -204,7 +204,7 @@ def read_metrics(response: ApiResponse) -> QueueMetrics:
 def activity_types(account: Account) -> Call[list[ActivityType]]:
     """List the activity types, without their fields."""
     read = read_activity_types
-    return _call(account, "activity_types", "activity_types_path", read)
+    return _build(account, "activity_types", "activity_types_path", read)
 
 
 def read_activity_types(response: ApiResponse) -> list[ActivityType]:
@@ -223,7 +223,7 @@ def activity_type(account: Account, code: int) -> Call[ActivityType]:
     """Read one activity type with its fields."""
     read = partial(read_activity_type, code=code)
     params = {"code": str(code)}
-    return _call(account, "activity_type", "activity_type_path", read, params=params)
+    return _build(account, "activity_type", "activity_type_path", read, params=params)
 
 
 def read_activity_type(response: ApiResponse, code: int) -> ActivityType:
@@ -281,7 +281,7 @@ def lead_activities(account: Account, lead_id: str, code: int, offset: int) -> C
     paging = {"Offset": str(offset), "RowCount": str(ROWS)}
     body = json.dumps({"Parameter": {"ActivityEvent": code}, "Paging": paging}).encode()
     params = {"leadId": lead_id}
-    return _call(
+    return _build(
         account,
         "lead_activities",
         "lead_activities_path",

@@ -92,7 +92,7 @@ class AsyncActivityPoster:
         self.retry = retry or RetryPolicy()
         self.on_uncertain = on_uncertain
         self.call_timeout = call_timeout
-        self._call = Caller(
+        self._caller = Caller(
             account,
             client,
             self.bucket,
@@ -127,7 +127,7 @@ class AsyncActivityPoster:
                 `DeliveryUncertain`, and its token rests accordingly.
         """
         try:
-            await self._call.aclose(grace)
+            await self._caller.aclose(grace)
         finally:
             if isinstance(self.bucket, OpenableBucket):
                 await self.bucket.aclose()
@@ -138,8 +138,8 @@ class AsyncActivityPoster:
 
         Args:
             activity: An `Activity`, or a mapping in LeadSquared's JSON shape.
-            token_timeout: Seconds in which the first call has to get its token; None for the
-                `max_time` of the `RetryPolicy`, in which all of its calls have to.
+            token_timeout: Seconds in which the first call has to get its token. By default only
+                the policy's `max_time`, which covers all attempts, limits this wait.
 
         Returns:
             The RequestID. LeadSquared's queue has the activity then, the lead has it later: ask
@@ -155,17 +155,17 @@ class AsyncActivityPoster:
             OutageTimeout: LeadSquared was away for all that time; nothing was sent.
         """
         terms = SINGLE if token_timeout is None else Terms(token_timeout=token_timeout)
-        return await self._call(_endpoints.post(self.account, activity), terms)
+        return await self._caller(_endpoints.post(self.account, activity), terms)
 
     @property
     def is_away(self) -> bool:
         """Whether LeadSquared is away: posts wait, and one at a time tries."""
-        return self._call.is_away("post")
+        return self._caller.is_away("post")
 
     @property
     def away_for(self) -> float | None:
         """Seconds for which LeadSquared has been away, None if it is not."""
-        return self._call.away_for("post")
+        return self._caller.away_for("post")
 
     async def post_once(self, draw: Callable[[], Awaitable[Item]], terms: Terms) -> str:
         """
@@ -186,7 +186,7 @@ class AsyncActivityPoster:
         async def drawn() -> Call[str]:
             return _endpoints.post(self.account, await draw())
 
-        return await self._call(Draw("post", drawn), evolve(terms, is_retried=False))
+        return await self._caller(Draw("post", drawn), evolve(terms, is_retried=False))
 
     async def post_sync(self, activity: Item) -> str:
         """
@@ -202,7 +202,7 @@ class AsyncActivityPoster:
             LeadpostError: as `post`.
             ConfigurationError: the account's `sync_host` is not known.
         """
-        return await self._call(_endpoints.post_sync(self.account, activity))
+        return await self._caller(_endpoints.post_sync(self.account, activity))
 
     @overload
     async def post_many(
@@ -305,7 +305,7 @@ class AsyncActivityPoster:
         )
 
     async def _post(self, activity: Item, terms: Terms) -> str:
-        return await self._call(_endpoints.post(self.account, activity), terms)
+        return await self._caller(_endpoints.post(self.account, activity), terms)
 
     async def status(self, request_id: str) -> RequestStatus:
         """
@@ -317,7 +317,7 @@ class AsyncActivityPoster:
         Raises:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
         """
-        return await self._call(_endpoints.status(self.account, request_id))
+        return await self._caller(_endpoints.status(self.account, request_id))
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
         """
@@ -357,7 +357,7 @@ class AsyncActivityPoster:
         Raises:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
         """
-        return await self._call(_endpoints.metrics(self.account))
+        return await self._caller(_endpoints.metrics(self.account))
 
     async def activity_types(self) -> list[ActivityType]:
         """
@@ -367,7 +367,7 @@ class AsyncActivityPoster:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
             ConfigurationError: the account's `sync_host` is not known.
         """
-        return await self._call(_endpoints.activity_types(self.account))
+        return await self._caller(_endpoints.activity_types(self.account))
 
     async def activity_type(self, code: int) -> ActivityType:
         """
@@ -380,7 +380,7 @@ class AsyncActivityPoster:
             LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
             ConfigurationError: the account's `sync_host` is not known.
         """
-        return await self._call(_endpoints.activity_type(self.account, code))
+        return await self._caller(_endpoints.activity_type(self.account, code))
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
@@ -409,7 +409,7 @@ class AsyncActivityPoster:
             while len(found) > known:
                 known = len(found)
                 call = _endpoints.lead_activities(self.account, lead_id, code, offset)
-                page = await self._call(call)
+                page = await self._caller(call)
                 found |= {activity.activity_id: activity for activity in page.activities}
                 wanted = page.record_count
                 if len(found) >= wanted:

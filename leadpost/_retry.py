@@ -74,8 +74,8 @@ class Attempts:
         is_away: Whether LeadSquared is away now, so that a failure does not count.
 
     Attributes:
-        deadline: The event loop's time by which the next attempt has to begin; None before the
-            first one began, if only that sets it.
+        deadline: The event loop's time by which the next attempt has to begin; None until the
+            first attempt begins, where the clock starts only then.
         made: Calls that had their token and something to send.
         has_token: Whether the last one has had its token.
         is_sent: Whether its request has left.

@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 from attrs import define, frozen
 
 from leadpost._account import Account
-from leadpost._bucket_parts import LONGEST_RETRY_AFTER, Brakes, Turn, Turns, Use
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER, Brakes, Use, Waiter, Waiters
 from leadpost.hooks import Hook, Hooks
 
 __all__ = [
@@ -188,7 +188,7 @@ class TokenBucket:
         # earliest first. A caller takes the first: so these are always the latest calls.
         self._arrived = [-inf] * limit
         self._in_use = 0
-        self._turns = Turns()
+        self._waiters = Waiters()
         self._trial = _Trial.NONE
         self._longest_call = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -213,7 +213,7 @@ class TokenBucket:
             free=free,
             in_use=self._in_use,
             resting=max(size - free - self._in_use, 0),
-            waiting=len(self._turns),
+            waiting=len(self._waiters),
             paused_for=pause,
         )
 
@@ -245,27 +245,27 @@ class TokenBucket:
 
     async def _take(self, priority: Priority, loop: asyncio.AbstractEventLoop) -> _Use:
         """Take the first token that is back, when its turn comes. Cancelled, change nothing."""
-        turns = self._turns
-        turn = turns.join(priority)
+        waiters = self._waiters
+        waiter = waiters.join(priority)
         try:
-            while (wait := self._wait_of(turn, loop)) > 0:
+            while (wait := self._wait_of(waiter, loop)) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if wait == inf else wait):
-                        await turn.news.wait()
-                turn.news.clear()
+                        await waiter.news.wait()
+                waiter.news.clear()
             self._in_use += 1
             use = _Use(loop, self._arrived.pop(0), is_trial=self._trial is _Trial.DUE)
             if use.is_trial:
                 self._trial = _Trial.IN_FLIGHT
             return use
         finally:
-            turns.leave(turn)
+            waiters.leave(waiter)
 
-    def _wait_of(self, turn: Turn, loop: asyncio.AbstractEventLoop) -> float:
-        """Return the seconds until this turn may take a token; inf if others have to move first."""
+    def _wait_of(self, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> float:
+        """Return the seconds until this caller may take a token; inf if others are first."""
         if loop is not self._loop:
             raise RuntimeError("this TokenBucket has moved to another event loop")
-        if self._turns.first is not turn or self._trial is _Trial.IN_FLIGHT:
+        if self._waiters.first is not waiter or self._trial is _Trial.IN_FLIGHT:
             return inf
         now = loop.time()
         self._brakes.tick(now)
@@ -288,7 +288,7 @@ class TokenBucket:
         self._brakes.take_in(use, now)
         if use.asked_pause:
             self._trial = _Trial.DUE
-        self._turns.wake_first()
+        self._waiters.wake_first()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Continue in another event loop. The calls of the last one have ended without answers."""
@@ -306,7 +306,7 @@ class TokenBucket:
                 self._trial = _Trial.DUE
         self._loop = loop
         self._in_use = 0
-        self._turns = Turns()
+        self._waiters = Waiters()
         self._brakes.reset_pacer()
 
 

@@ -1,5 +1,5 @@
 """
-Workers of an outbox as processes of their own, quick to start, so that many can be killed.
+Processes that share a bucket, with or without an outbox, and start so fast that many can be killed.
 
 Run as a script it is the template: it has imported everything, reads jobs from standard input, and
 forks a worker for each.
@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import IO
 
 from attrs import asdict, frozen
+from support import activity
 
 from leadpost import Account, AsyncActivityPoster, RetryPolicy
 from leadpost.outbox import Outbox, SharedTokenBucket
@@ -27,7 +28,7 @@ QUICK = RetryPolicy(max_attempts=20, initial_wait=0.02, max_wait=0.1, jitter=0.0
 
 @frozen(kw_only=True)
 class Job:
-    """What a worker is to do: drain an outbox through a shared bucket."""
+    """What a process does: drain an outbox through a shared bucket, or post by itself."""
 
     url: str
     host: str
@@ -35,6 +36,7 @@ class Job:
     call_timeout: float = 1.0
     """A token of a call without an answer rests so much longer, whatever the period."""
     limit: int = 25
+    posts: int = 0
 
     @property
     def account(self) -> Account:
@@ -47,25 +49,18 @@ class Job:
             api_key="sandbox-api",
         )
 
-    async def drain(self) -> None:
-        async with self.opened() as (outbox, poster):
-            await outbox.drain(poster)
-
-    async def run(self) -> None:
-        async with self.opened() as (outbox, poster):
-            await outbox.run(poster, verify=False)
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[tuple[Outbox, AsyncActivityPoster]]:
+    def poster(self) -> AsyncActivityPoster:
         bucket = SharedTokenBucket(self.url, limit=self.limit, period=self.period)
         timeout = self.call_timeout
-        async with (
-            Outbox(self.url, self.account) as outbox,
-            AsyncActivityPoster(
-                self.account, bucket=bucket, retry=QUICK, call_timeout=timeout
-            ) as poster,
-        ):
-            yield outbox, poster
+        return AsyncActivityPoster(self.account, bucket=bucket, retry=QUICK, call_timeout=timeout)
+
+    async def drain(self) -> None:
+        async with Outbox(self.url, self.account) as outbox, self.poster() as poster:
+            await outbox.drain(poster)
+
+    async def post(self) -> None:
+        async with self.poster() as poster:
+            await poster.post_many(activity(number) for number in range(1, self.posts + 1))
 
 
 @frozen

@@ -19,7 +19,7 @@ from attrs import define
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._account import Account
-from leadpost._bucket_parts import Brakes, Turn, Turns, Use
+from leadpost._bucket_parts import Brakes, Use, Waiter, Waiters
 from leadpost.bucket import (
     CALL_TIMEOUT,
     LIMIT,
@@ -96,7 +96,7 @@ class SharedTokenBucket:
         name = share.name if share is not None else self.name or "the account"
         how = "not open"
         if share is not None:
-            how = f"{share.in_use} in use here, {len(share.turns)} waiting here"
+            how = f"{share.in_use} in use here, {len(share.waiters)} waiting here"
         return f"<SharedTokenBucket of {name} in {self._database.name}: {how}>"
 
     async def open(self, account: Account) -> None:
@@ -216,7 +216,7 @@ class _Share:
     def __init__(self, database: Database, name: str, brakes: Brakes) -> None:
         self.name = name
         self.brakes = brakes
-        self.turns = Turns()
+        self.waiters = Waiters()
         self.in_use = 0
         self._database = database
         self._rule = brakes.rule
@@ -237,7 +237,7 @@ class _Share:
     async def end(self) -> None:
         """Tell the database how calls ended, unless it does not answer."""
         self._is_ending = True
-        self.turns.fail(RuntimeError("the SharedTokenBucket is closed"))
+        self.waiters.fail(RuntimeError("the SharedTokenBucket is closed"))
         self._news.set()
         await asyncio.wait([self._serving], timeout=_CLOSE)
         if self._serving.cancel() or self._over:
@@ -249,12 +249,12 @@ class _Share:
     async def take(self, priority: Priority, call_timeout: float) -> _Use:
         """Wait for a token that is back."""
         self._longest_call = max(self._longest_call, call_timeout)
-        turn = self.turns.join(priority)
+        waiter = self.waiters.join(priority)
         self._news.set()
         try:
-            while (use := self._ready_for(turn)) is None:
-                await turn.news.wait()
-                turn.news.clear()
+            while (use := self._ready_for(waiter)) is None:
+                await waiter.news.wait()
+                waiter.news.clear()
             self._reserved = None
             self._took_at = boot_time()
             self.in_use += 1
@@ -262,16 +262,16 @@ class _Share:
             use.call_timeout = call_timeout
             return use
         finally:
-            self.turns.leave(turn)
+            self.waiters.leave(waiter)
             self._news.set()
 
-    def _ready_for(self, turn: Turn) -> _Use | None:
-        if turn.error is not None:
-            raise turn.error
+    def _ready_for(self, waiter: Waiter) -> _Use | None:
+        if waiter.error is not None:
+            raise waiter.error
         if self._serving.done():
             self._serving.result()  # raises what has ended it
         use = self._reserved
-        return use if use is not None and use.is_ready and self.turns.first is turn else None
+        return use if use is not None and use.is_ready and self.waiters.first is waiter else None
 
     def give_back(self, use: _Use) -> None:
         """Take in how a call ended."""
@@ -293,10 +293,10 @@ class _Share:
                 self._absence.begin(error)
                 wait = _RETRY
             except OutboxError as error:  # perhaps it passes for the next caller
-                self.turns.fail(error)
+                self.waiters.fail(error)
                 wait = _RETRY
             except Exception as error:
-                self.turns.fail(error)
+                self.waiters.fail(error)
                 raise
             if self._is_ending and self._reserved is None and not self._over:
                 return
@@ -308,12 +308,12 @@ class _Share:
     async def _step(self) -> float:
         """Do what can be done now, and return the seconds until there is more."""
         use, now = self._reserved, boot_time()
-        if use is not None and (self.turns.first is None or now > use.due + _USE_WITHIN):
+        if use is not None and (self.waiters.first is None or now > use.due + _USE_WITHIN):
             self._put_back(use)
         self.brakes.tick(now)
         if self._over or self.brakes.is_resized:
             await self._tell()
-        if self.turns.first is None:
+        if self.waiters.first is None:
             return inf
         if self._reserved is None:
             if (wait := self._look_at - boot_time()) > 0:
@@ -335,7 +335,7 @@ class _Share:
                     self._put_back(use)
                     return 0.0
             use.is_ready = True
-        self.turns.wake_first()
+        self.waiters.wake_first()
         return use.due + _USE_WITHIN - boot_time()
 
     def _put_back(self, use: _Use) -> None:
@@ -421,6 +421,7 @@ class _Share:
 
     def _adopt(self, state: State) -> None:
         """Follow what was decided, by this process or another."""
-        if state.version != self._version and not self.brakes.is_resized:
+        if state.version != self._version:
             self._version = state.version
-            self.brakes.adopt(state.size, boot_time())
+            if not self.brakes.is_resized:  # else this process has decided something newer
+                self.brakes.adopt(state.size, boot_time())

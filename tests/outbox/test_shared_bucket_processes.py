@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from bucket_processes import Job, Template, template
+from outbox_processes import Job, Template, template
 
 from leadpost.sandbox import Sandbox
 
@@ -38,7 +38,7 @@ def wait_for_arrivals(sandbox: Sandbox, number: int) -> None:
 def test_eight_processes_keep_one_limit(store_url: str, workers: Template) -> None:
     with Sandbox(period=2.0, delay=DELAY) as sandbox:
         job = Job(url=store_url, host=sandbox.url, posts=10, period=2.0, call_timeout=10.0)
-        for worker in [workers.start(job) for _ in range(8)]:
+        for worker in [workers.start(job, "post") for _ in range(8)]:
             worker.join()
         report = sandbox.report()
     assert (report.taken, report.refused) == (80, 0)
@@ -50,13 +50,13 @@ def test_tokens_of_killed_processes_are_back_when_their_calls_must_have_ended(
 ) -> None:
     with Sandbox(period=1.0, delay=DELAY) as sandbox:
         job = Job(url=store_url, host=sandbox.url, posts=1000, period=1.0)
-        killed = [workers.start(job) for _ in range(3)]
+        killed = [workers.start(job, "post") for _ in range(3)]
         wait_until(lambda: sandbox.report().arrivals >= 30)
         for worker in killed:
             worker.kill()
         died = time.monotonic()
         before = sandbox.report().arrivals
-        workers.start(Job(url=store_url, host=sandbox.url, posts=50, period=1.0)).join()
+        workers.start(Job(url=store_url, host=sandbox.url, posts=50, period=1.0), "post").join()
         report = sandbox.report()
         assert report.arrivals >= before + 50
         # Each token was back after its wait of up to a period, the second in which it is used, the
@@ -75,11 +75,11 @@ def test_a_process_that_was_frozen_sends_nothing_with_a_token_that_is_no_longer_
             url=store_url, host=sandbox.url, posts=1000, period=1.0, limit=2, call_timeout=0.5
         )
         for offset in (0.3, 0.6, 0.9):  # alone, it has reserved a token in most of these moments
-            frozen = workers.start(job)
+            frozen = workers.start(job, "post")
             wait_for_arrivals(sandbox, 4)
             time.sleep(offset)
             frozen.signal(signal.SIGSTOP)
-            other = workers.start(job)
+            other = workers.start(job, "post")
             time.sleep(4.2)  # its call must have ended by then, and both tokens are the other's
             frozen.signal(signal.SIGCONT)
             time.sleep(1.5)

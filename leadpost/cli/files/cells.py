@@ -14,7 +14,6 @@ _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)\s?(Z|[+-]\d\d:?\d\d)?",
     re.ASCII | re.IGNORECASE,
 )
-_VENDOR = "%Y-%m-%d %H:%M:%S"
 
 
 class Invalid(Exception):
