@@ -548,8 +548,8 @@ async def outcomes_of(
         outcomes = [o async for o in poster.post_stream(numbered(count), **options)]
         return sorted(outcomes, key=lambda outcome: outcome.index)
     try:
-        many: Callable[..., Awaitable[list[str]]] = poster.post_many
-        ids = await many(numbered_list(count), **options)
+        many: Any = poster.post_many  # as options may be any of its own
+        ids: list[str] = await many(numbered_list(count), **options)
     except BatchError as error:
         return list(error.outcomes)
     return [Outcome(n, activity(n + 1), request_id) for n, request_id in enumerate(ids)]

@@ -119,11 +119,13 @@ async def run_demo(
 
     began = time.monotonic()
     posts = Progress("posting", count, "the sandbox")
+    statuses = Progress("asking for the status", 0, "the sandbox", calls="status")
     request_ids: list[str] = []
     errors: list[LeadpostError] = []
     posted, ended = Counter[str](), Counter[str]()
-    posts.counts = posted
-    async with AsyncActivityPoster(sandbox.account(), bucket=bucket, hooks=[posts.hear]) as poster:
+    posts.counts, statuses.counts = posted, ended
+    hooks = [posts.hear, statuses.hear]
+    async with AsyncActivityPoster(sandbox.account(), bucket=bucket, hooks=hooks) as poster:
         with shown(posts, console, quiet=False) as changed:
             async for outcome in poster.post_stream(samples(count)):
                 posted[outcome.state] += 1
@@ -140,8 +142,7 @@ async def run_demo(
                 errors.append(error)
                 return "failed"
 
-        statuses = Progress("asking for the status", len(request_ids), "the sandbox")
-        statuses.counts = ended
+        statuses.total = len(request_ids)
         with shown(statuses, console, quiet=False) as changed:
             async for state in in_order(request_ids, end_of):
                 ended[state] += 1

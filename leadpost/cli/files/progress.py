@@ -39,6 +39,7 @@ class Progress:
         total: The number of rows.
         host: Where they are posted.
         limit: Calls per 5 s.
+        calls: The name of the operations that are counted, as hooks hear it.
         clock: Seconds.
 
     Attributes:
@@ -50,6 +51,7 @@ class Progress:
     total: int
     host: str
     limit: int = LIMIT
+    calls: str = "post"
     clock: Callable[[], float] = time.monotonic
     counts: Mapping[str, int] = field(factory=dict[str, int])
     waits_for: str = ""
@@ -63,10 +65,10 @@ class Progress:
 
     def hear(self, event: Event) -> None:
         """Count the calls; a hook of the poster."""
-        if isinstance(event, Sent) and event.operation.is_post:
+        if isinstance(event, Sent) and event.operation.name == self.calls:
             self._sent.append(self.clock())
             self._in_flight += 1
-        elif isinstance(event, Ended) and event.operation.is_post and event.attempts:
+        elif isinstance(event, Ended) and event.operation.name == self.calls and event.attempts:
             self._in_flight -= 1
         elif isinstance(event, Paused):
             self._paused_until = self.clock() + event.seconds
