@@ -68,7 +68,7 @@ class Outage:
     answers: int = 0
 
     def failed_post(self, now: float, activity: int, error: LeadpostError, *, trial: bool) -> None:
-        """Take in a post without a proper answer."""
+        """Record a post without a proper answer."""
         self.failed.append(activity)
         self.error = error
         self.in_doubt |= isinstance(error, DeliveryUncertain)
@@ -81,12 +81,12 @@ class Outage:
             self._pause_before_trial(now, error)
 
     def failed_probe(self, now: float) -> None:
-        """Take in that the query before a trial was not answered."""
+        """Record that the query before a trial was not answered."""
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         self.trial_at = now + self.pause
 
     def answered_post(self) -> None:
-        """Take in a post with a proper answer: no outage, or its end."""
+        """Record a post with a proper answer: there is no outage, or it is over."""
         self.answers += 1
         self.since = self.error = None
         self.pause = 0.0
@@ -103,7 +103,7 @@ class Outage:
 
 class Availability:
     """
-    Lets posts go while LeadSquared answers them, and has them wait while it is away.
+    Let posts go while LeadSquared answers them, and have them wait during an outage.
 
     Args:
         host: The host, for the log.
@@ -134,10 +134,10 @@ class Availability:
         self, activity: int, until: Callable[[float], float] | None = None
     ) -> AsyncGenerator[Turn]:
         """
-        Wait until a post may try, and take in what comes of it.
+        Wait until a post may be tried, and record how it ended.
 
-        The error that passes through says how it went. Leaving without an error means that it was
-        answered, provided `Turn.may_send` returned True.
+        The error that passes through tells how. Without one the post was answered, provided that
+        `Turn.may_send` had returned True.
 
         Args:
             activity: A number that tells activities apart.
@@ -153,19 +153,20 @@ class Availability:
                 turn.waited = True
                 await self._wait(turn, until)
             yield turn
-            self._answered(turn)
+            if turn.sends:
+                self._answered(turn)
         except (ConnectionFailed, DeliveryUncertain, ServerError) as error:
             if turn.sends and (self.is_away or turn.answers == self._outage.answers):
                 self._failed(turn, error)
             raise
         except LeadpostError as error:
-            if error.status is not None:  # else the bucket or an outbox raised it
+            if turn.sends and error.status is not None:  # else the bucket or an outbox raised it
                 self._answered(turn)
             raise
         finally:
             if self._trial is turn:
                 self._trial = None
-            self._tell_next()
+            self._wake_next()
 
     def may_send(self, turn: Turn) -> bool:
         """Whether this turn may send now: LeadSquared may have gone away since it was let go."""
@@ -236,8 +237,8 @@ class Availability:
 
     def _answered(self, turn: Turn) -> None:
         since = self._outage.since
-        if not turn.sends or (since is not None and self._trial is not turn):
-            return  # it had left before the outage began: that proves nothing about now
+        if since is not None and self._trial is not turn:
+            return  # sent before the outage began, so it proves nothing about now
         self._outage.answered_post()
         if since is not None:
             _log.warning(
@@ -248,7 +249,7 @@ class Availability:
             for waiting in self._waiting:
                 waiting.news.set()
 
-    def _tell_next(self) -> None:
+    def _wake_next(self) -> None:
         if (turn := self._next()) is not None:
             turn.news.set()
 

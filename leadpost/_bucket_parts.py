@@ -1,4 +1,4 @@
-"""What both buckets are made of: callers that wait, uses of tokens, brakes after a 429."""
+"""What both buckets share: waiting callers, uses of tokens, brakes after a 429."""
 
 from __future__ import annotations
 
@@ -144,11 +144,11 @@ class Brakes:
         self.reset_pacer()
 
     def reset_pacer(self) -> None:
-        """Begin anew to space calls, after a change of the size or in another event loop."""
+        """Restart the spacing, after a change of size or in another event loop."""
         self.pacer = AsyncLimiter(1, self.rule.rest / self.rule.tokens)
 
-    def take_in(self, use: Use, now: float) -> None:
-        """Let the rule after a 429 decide on an answer, and honour a Retry-After."""
+    def record(self, use: Use, now: float) -> None:
+        """Record an answer: apply the rule after a 429, and honour Retry-After."""
         if use.sent_at is None or not use.is_answered:
             return
         refused = use.refusal is not None

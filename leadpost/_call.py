@@ -1,9 +1,9 @@
 """
 One call, in a straight line: retry, token, request, answer.
 
-`Caller.__call__` retries. `Caller._attempt` makes one attempt as a task of its own, so that a call
-that has left is finished whatever its caller does. `Caller._make` is what this task does: it waits
-during an outage, takes a token, sends the request (`Caller._exchange`) and reads the answer.
+`Caller.__call__` retries. `Caller._attempt` runs one attempt as a task of its own, so that a call
+that was sent is finished whatever its caller does. `Caller._make` is that task: it waits during an
+outage, takes a token, sends the request (`Caller._exchange`) and reads the answer.
 """
 
 from __future__ import annotations
@@ -380,7 +380,9 @@ class Caller:
         else:
             what = type(error).__name__
             what += f", HTTP {attempts.status}" if attempts.status else ""
-        _log.warning("%s: its caller had left before it ended: %s", attempts.operation.name, what)
+        # A query that nobody waits for has changed nothing, so it is no news.
+        level = logging.WARNING if attempts.operation.is_post else logging.DEBUG
+        _log.log(level, "%s: its caller had left before it ended: %s", attempts.operation.name, what)
 
     def _enter_loop(self) -> None:
         """Continue in another event loop, where the last one is over, with new connections."""

@@ -108,7 +108,7 @@ class Refusals:
         self, now: float, sent_at: float, *, refused: bool, named: tuple[int, int] | None = None
     ) -> Change | None:
         """
-        Take in the answer to a call.
+        Record the answer to a call.
 
         Args:
             now: When it came.
@@ -133,13 +133,13 @@ class Refusals:
         tokens = max(int(self.tokens * share) - 1, 1)
         self._grow_at = now + self.period * (1 + PATIENCE)
         reason = f"{failed} of the last {made} calls were refused"
-        return self._start_anew(now, tokens, reason, pause=self.period)
+        return self._restart(now, tokens, reason, pause=self.period)
 
     def tick(self, now: float) -> Change | None:
         """Grow, or try again what a named limit forbade, if it is time; call it now and then."""
         if self._named_until is not None and now >= self._named_until:
             self._named_until, self._most, self.rest = None, self.limit, self.period
-            return self._start_anew(now, self.limit, "the limit named an hour ago is tried again")
+            return self._restart(now, self.limit, "the limit named an hour ago is tried again")
         if self.tokens >= self._most or now < self._grow_at:
             return None
         self._grow_at = now + self.period * PATIENCE
@@ -177,9 +177,9 @@ class Refusals:
         tokens, rest = tokens_within((self.limit, self.period), (calls, seconds))
         self._named_until, self._most, self.rest = now + NAMED_FOR, tokens, rest
         reason = f"LeadSquared names a limit of {calls} calls in {seconds} s"
-        return self._start_anew(now, tokens, reason)
+        return self._restart(now, tokens, reason)
 
-    def _start_anew(self, now: float, tokens: int, reason: str, pause: float = 0.0) -> Change:
+    def _restart(self, now: float, tokens: int, reason: str, pause: float = 0.0) -> Change:
         before, self.tokens = self.tokens, tokens
         self._changed_at = now
         self._results.clear()

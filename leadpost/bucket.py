@@ -285,7 +285,7 @@ class TokenBucket:
             insort(self._arrived, now + (0.0 if use.is_answered else call_timeout))
         if use.is_trial:
             self._trial = _Trial.DUE if use.sent_at is None else _Trial.NONE
-        self._brakes.take_in(use, now)
+        self._brakes.record(use, now)
         if use.asked_pause:
             self._trial = _Trial.DUE
         self._waiters.wake_first()

@@ -279,7 +279,7 @@ class _Share:
         self._look_at = -inf
         self._over.append(use)
         self._news.set()
-        self.brakes.take_in(use, boot_time())
+        self.brakes.record(use, boot_time())
 
     # What is done with the database.
 
