@@ -82,8 +82,8 @@ class Terms:
         again: The priority of the others.
         is_retried: Whether other attempts may follow the first.
         token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
-        outage_until: For a call of a batch or an outbox, which waits for its token without an end:
-            given the time at which an outage began, the time at which to stop waiting.
+        outage_until: For one of many calls, of a batch or an outbox: given the time at which an
+            outage began, the time at which to stop waiting. See `is_one_of_many`.
         stopped: When it is done, ends all waits; a request that has left is answered all the same.
         cut_off: When it is done, ends the attempt, even one whose request has left: that one is in
             doubt then.
@@ -100,6 +100,11 @@ class Terms:
     cut_off: asyncio.Future[None] | None = None
     on_token: Callable[[], None] = _nothing
     check: Callable[[], None] = _nothing
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether it waits for its first token without an end, and its time starts only then."""
+        return self.outage_until is not None
 
     @property
     def stops(self) -> list[asyncio.Future[None]]:
@@ -177,7 +182,7 @@ class Caller:
         try:
             if self._is_closed or self._given.is_closed:
                 raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  so that `Ended` is emitted
-            if terms.outage_until is None:
+            if not terms.is_one_of_many:
                 attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
             sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
             async for attempt in attempts.retrying(sleep, on_retry):
@@ -259,7 +264,7 @@ class Caller:
                     turn.activity = hash(call.content)
                 if self._given.is_closed:
                     raise NotSent("the client of this poster was closed before anything was sent")
-                attempts.begin(restart=turn.waited and terms.outage_until is not None)
+                attempts.begin(restart=turn.waited and terms.is_one_of_many)
                 self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
                 response = await self._exchange(call, attempts, terms.check, check)
                 self._emit(Answered(attempts.operation, attempts.made, response.status))
@@ -441,8 +446,8 @@ def _drew_nothing(attempts: Attempts, error: BaseException | None) -> bool:
 
 def _time_left(attempts: Attempts, terms: Terms) -> float | None:
     """Return the seconds in which an attempt has to get its token, None for no end."""
-    if terms.outage_until is not None:
-        return None  # a batch waits for its tokens, and is stopped otherwise
+    if terms.is_one_of_many:
+        return None
     left = inf
     if attempts.deadline is not None:
         left = max(attempts.deadline - asyncio.get_running_loop().time(), 0.0)
