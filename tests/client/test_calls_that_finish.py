@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import gc
 import socket
 import time
@@ -301,6 +302,7 @@ def test_what_became_of_an_abandoned_call_is_logged_and_it_is_not_retried(
 def test_a_query_whose_caller_left_finishes_too(
     unhandled: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "leadpost")
     events: list[Event] = []
 
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -315,7 +317,9 @@ def test_a_query_whose_caller_left_finishes_too(
     run_virtual(main())
     (end,) = ended(events)
     assert (end.operation.name, end.state) == ("metrics", "accepted")
-    assert "metrics: its caller had left before it ended: done" in caplog.text
+    (said,) = (r for r in caplog.records if "its caller had left" in r.message)
+    assert said.message == "metrics: its caller had left before it ended: done"
+    assert said.levelno == logging.DEBUG
 
 
 def test_a_batch_that_is_cancelled_leaves_its_calls_in_flight_to_finish(
