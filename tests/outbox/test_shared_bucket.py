@@ -320,13 +320,18 @@ async def test_a_reserved_token_that_nobody_waits_for_any_more_is_put_back(
         while not await in_use(engine):
             await asyncio.sleep(0.01)
         await end(waiter)
-        while await in_use(engine):
-            await asyncio.sleep(0.01)
+        await all_returned(engine)
         assert time.monotonic() - ended < 2.0
         arrivals: list[float] = []
         await take(of, arrivals)
         assert arrivals[0] - begun >= 2.0
         assert arrivals[0] - ended < 3.0
+
+
+async def all_returned(engine: AsyncEngine) -> None:
+    """Wait until all tokens are back in the table, and with them what their calls have shown."""
+    while await in_use(engine):
+        await asyncio.sleep(0.01)
 
 
 async def in_use(engine: AsyncEngine) -> int:
@@ -394,13 +399,13 @@ async def test_a_poster_does_not_send_with_a_lost_token(
 
 
 async def test_a_limit_that_a_refusal_names_goes_for_all_and_for_calls_made_before(
-    store_url: str,
+    store_url: str, engine: AsyncEngine
 ) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         arrivals: list[float] = []
         await asyncio.gather(*(take(one, arrivals) for _ in range(9)))
         await end_with(one, RateLimited("5 in 1 s", status=429, limit=(5, 1)))
-        await asyncio.sleep(0.1)
+        await all_returned(engine)
         later: list[float] = []
         await asyncio.gather(*(take(of, later) for of in (other, one) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
@@ -441,11 +446,13 @@ async def test_of_two_that_change_the_size_at_once_one_decides(store_url: str) -
     assert sizes in ([(10, 1.0)] * 2, [(25, 1.25)] * 2)
 
 
-async def test_after_a_retry_after_one_call_of_all_processes_tries(store_url: str) -> None:
+async def test_after_a_retry_after_one_call_of_all_processes_tries(
+    store_url: str, engine: AsyncEngine
+) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         await end_with(one, RateLimited("429", status=429, retry_after=0.6))
         refused = time.monotonic()
-        await asyncio.sleep(0.1)
+        await all_returned(engine)
         times: list[float] = []
         await asyncio.gather(*(take(of, times, 0.7) for of in (one, other) for _ in range(4)))
     assert times[0] - refused >= 0.59
@@ -535,7 +542,8 @@ async def test_a_clock_that_jumps_back_lets_no_call_more_through_and_stops_none_
             calls = (take(of, arrivals) for of in (one, other) for _ in range(25))
             await asyncio.gather(*calls)
     assert fullest(arrivals, PERIOD) <= 25
-    assert max(after - before for before, after in pairwise(sorted(arrivals))) < 3 * PERIOD
+    # Not the hour of the jump: a busy machine may need a few seconds.
+    assert max(after - before for before, after in pairwise(sorted(arrivals))) < 15
 
 
 async def gone(*_: object, **__: object) -> None:
