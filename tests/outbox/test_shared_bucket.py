@@ -409,7 +409,7 @@ async def test_a_limit_that_a_refusal_names_goes_for_all_and_for_calls_made_befo
         later: list[float] = []
         await asyncio.gather(*(take(of, later) for of in (other, one) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
-    assert fullest(later, 1.0) == 5
+    assert fullest(later, 1.0) <= 5
 
 
 async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
