@@ -1,4 +1,4 @@
-"""The pytest plugin, in small projects of their own: a service and a bulk script, and nothing."""
+"""The pytest plugin, in small projects: a service, a bulk script, and one that does not use it."""
 
 from __future__ import annotations
 
