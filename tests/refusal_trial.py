@@ -102,7 +102,7 @@ class Case:
 
 
 def _steadily(calls: int, chance: random.Random) -> Iterator[float]:
-    """Return the arrivals of `calls` calls per 5 s, each with its own delay."""
+    """Yield the arrivals of `calls` calls per 5 s, each with its own delay."""
     begin = chance.uniform(0, PERIOD)
     latest = 0.0
     for number in count():

@@ -41,7 +41,7 @@ Cancel = Callable[[Awaitable[Any], float], Awaitable[None]]
 
 @pytest.fixture
 def unhandled() -> Iterator[Callable[[], list[str]]]:
-    """Return a list of what the running loop's exception handler receives."""
+    """Yield a function that records what the running loop's exception handler receives."""
     messages: list[str] = []
 
     def record() -> list[str]:
