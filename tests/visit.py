@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,10 @@ async def visit_put_sync(_: Names) -> None:
 
 
 async def visit_django(names: Names) -> None:
-    from django.conf import settings  # noqa: PLC0415  in this example alone
-
+    settings: Any = import_module("django.conf").settings  # untyped
     database = {"ENGINE": "django.db.backends.sqlite3", "NAME": "leadpost.db"}
     settings.configure(DATABASES={"default": database})
+    import_module("django").setup()
     async with Outbox("sqlite:///leadpost.db", "acme") as outbox:
         for _ in range(2):
             await asyncio.to_thread(names["called"], 8812, LEAD)
