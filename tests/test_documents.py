@@ -31,6 +31,8 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "leadpost/outbox/README.md#without-an-outbox": ["ok", "500-mx", "cut-after", "429-retry-after"],
 }
 """What goes wrong in the sandbox of an example."""
+UNTIL_STOPPED = {"work": 130, "sandbox": 0, "outbox": 0}
+"""Commands that run until Ctrl-C, and their exit codes then."""
 FOR_A_FRESH_MACHINE = "python3 -m venv "
 """How the two commands of the README begin; `.ci/run` and `nox -s demo` run them."""
 
@@ -94,7 +96,7 @@ def commands() -> list[str]:
 def test_each_command_runs(line: str, tmp_path: Path) -> None:
     """Those that run until stopped are stopped once they have printed something."""
     words = line.split()[1:]
-    lasts = {"work": 130, "sandbox": 130, "outbox": 0}.get(words[0])  # the code after Ctrl-C
+    stopped = UNTIL_STOPPED.get(words[0])
     output = tmp_path / "output"
     with Sandbox(pace=1000) as sandbox, output.open("w") as file:
         put(url_of(tmp_path / "leadpost.db"), 0, account=sandbox.account())
@@ -106,10 +108,10 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
         )
         try:
-            if lasts is not None:
+            if stopped is not None:
                 until(lambda: bool(output.read_text()))
                 process.send_signal(signal.SIGINT)
-            assert process.wait(LONG) == (lasts or 0), output.read_text()
+            assert process.wait(LONG) == (stopped or 0), output.read_text()
         finally:
             process.kill()
             process.wait()
