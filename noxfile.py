@@ -1,4 +1,4 @@
-"""What checks and measures the project: `nox -l` lists it, `nox -s NAME` runs one."""
+"""Checks and benchmarks of the project: `nox -l` lists them, `nox -s NAME` runs one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ nox.options.sessions = [
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
-"""From the classifiers; those that are not on the machine are left out with a word."""
+"""From the classifiers; nox skips those that are not installed."""
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 EVERYTHING = f".[{','.join(EXTRAS)}]"
 WHEEL = {"PYTHONSAFEPATH": "1", "LEADPOST_TESTS_WANT": "wheel"}
@@ -31,14 +31,14 @@ def group(name: str) -> tuple[str, ...]:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests against the wheel, not the checkout, on each Python found."""
+    """Run the tests against the wheel, not the checkout, on each Python that is installed."""
     session.install(EVERYTHING, *group("tests"))
     session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env=WHEEL)
 
 
 @nox.session(python=PYTHONS[0])
 def min_versions(session: nox.Session) -> None:
-    """Run the tests with the lowest versions that pyproject admits, on the lowest Python."""
+    """Run the tests with the lowest versions that pyproject allows, on the lowest Python."""
     project = PYPROJECT["project"]
     needs = [*project["dependencies"], *(need for extra in EXTRAS.values() for need in extra)]
     others = [need for need in (*needs, *group("tests")) if not need.startswith("leadpost[")]
@@ -51,8 +51,8 @@ def min_versions(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("extra", ["", *EXTRAS])
 def extras(session: nox.Session, extra: str) -> None:
-    """Run what the wheel does without extras, and with each alone."""
-    # Of the tests' own needs only pytest's: the others bring what an extra would.
+    """Test the wheel without extras, and with each extra alone."""
+    # Only pytest's packages, as other test dependencies would bring what an extra brings.
     needs = [need for need in group("tests") if need.startswith("pytest")]
     session.install(f".[{extra}]" if extra else ".", *needs)
     environment = WHEEL | {"LEADPOST_TESTS_EXTRAS": extra}
@@ -71,16 +71,19 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, of the tests and benchmarks too."""
+    """Check types, also of the tests, the benchmarks and the documents."""
     session.install("-e", EVERYTHING, *group("types"), *group("benchmarks"), "nox")
     session.run("mypy")
     session.run("pyright", "--pythonpath", f"{session.virtualenv.bin}/python")
     session.run("pyrefly", "check")  # a third opinion on what callers write
+    examples = session.create_tmp()
+    session.run("python", "tests/documents.py", examples)
+    session.run("pyright", "--pythonpath", f"{session.virtualenv.bin}/python", examples)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and demand that every line and branch was run."""
+    """Run the tests, and require that they run every line and branch."""
     session.install("-e", EVERYTHING, *group("tests"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "4", *session.posargs)
@@ -90,9 +93,9 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the README's Python and commands, and follow its links within the repository."""
+    """Run the examples of the documents, and check their links and figures."""
     session.install("-e", EVERYTHING, *group("tests"))
-    session.run("python", "-m", "pytest", "tests/test_readme.py", "tests/test_changelog.py")
+    session.run("python", "-m", "pytest", "-n", "4", "tests/test_documents.py")
 
 
 @nox.session
@@ -111,14 +114,14 @@ def release(session: nox.Session) -> None:
     """Release a version, `nox -s release -- 0.2.0`: commit, test, build, tag, push, upload."""
     version = session.posargs[0] if len(session.posargs) == 1 else ""
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        session.error("wanted one version, as in: nox -s release -- 0.2.0")
+        session.error("name one version: nox -s release -- 0.2.0")
     if session.run("git", "status", "--porcelain", external=True, silent=True):
-        session.error("there is something that is not committed: see git status")
+        session.error("there are uncommitted changes: see git status")
     package, changelog = Path("leadpost/__init__.py"), Path("CHANGELOG.md")
     news = changelog.read_text(encoding="utf-8")
     title, unreleased = f"## [{version}] - {datetime.now(UTC):%Y-%m-%d}", "## [Unreleased]\n"
     if f"## [{version}]" in news or re.search(rf"{re.escape(unreleased)}\s*(## |\Z)", news):
-        session.error(f"CHANGELOG.md has {version} already, or nothing that is unreleased")
+        session.error(f"CHANGELOG.md already has {version}, or nothing is unreleased")
     news = news.replace(unreleased, f"{unreleased}\n{title}\n", 1)
     changelog.write_text(news, encoding="utf-8")
     text = package.read_text(encoding="utf-8")
@@ -134,7 +137,7 @@ def release(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Look up known vulnerabilities of what leadpost brings; skipped where that is not possible."""
+    """Look up known vulnerabilities of the dependencies, if the database can be reached."""
     session.install(EVERYTHING)
     freeze = ("python", "-m", "pip", "freeze", "--exclude", "leadpost")
     brought = session.run(*freeze, silent=True, log=False)
@@ -146,7 +149,7 @@ def audit(session: nox.Session) -> None:
     told = session.run(
         *("pip-audit", "--requirement", str(needs), "--no-deps", "--disable-pip"),
         *("--format", "json", "--output", str(report), "--progress-spinner", "off"),
-        success_codes=[0, 1],  # 1: there are some, or there is no connection; the report tells
+        success_codes=[0, 1],  # 1: vulnerable, or no connection; see the report
         silent=True,
     )
     found: list[dict[str, Any]] = []
@@ -155,7 +158,7 @@ def audit(session: nox.Session) -> None:
     unknown = [each["skip_reason"] for each in found if "skip_reason" in each]
     if len(unknown) == len(found):
         session.log(unknown[0] if unknown else str(told).strip().rpartition("\n")[2])
-        session.skip("pip-audit's database cannot be reached from here")
+        session.skip("pip-audit cannot reach its database")
     for reason in unknown:
         session.log(reason)
     if vulnerable := [each for each in found if each.get("vulns")]:
@@ -164,14 +167,14 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run the project's main job on its embedded sandbox."""
+    """Run the demo from a wheel without the checkout."""
     session.install(".[cli]")
     session.run("leadpost", "demo", env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what is promised of speed and memory, in some 45 minutes; or only the named ones."""
+    """Run all benchmarks, in some 45 minutes, or only the named ones."""
     session.install("-e", ".[cli]", *group("benchmarks"))
     names = (
         *("ceiling", "long_run", "refusals", "outage", "shared_account", "shared_limit"),

@@ -1,10 +1,10 @@
 """
-How near do 200 posts come to the vendor's ceiling, and how many are refused on the way?
+How close do 200 posts come to the limit, and how many are refused?
 
-leadpost and each of its peers, one after the other, over real sockets against the same strict
-sandbox, delays of 0.02-0.15 s each way, for each way in which a server may count. The ceiling: 25
-at once and 25 more every 5 s. Draws results/ceiling.svg and .png, the arrivals in the last 5 s, and
-writes results/ceiling.md, the README's table.
+leadpost and five other limiters, one after the other, over real sockets against the same strict
+sandbox, with delays of 0.02-0.15 s each way, for each way in which a server may count. The ceiling
+is 25 at once and 25 more every 5 s. Draws results/ceiling.svg and .png, the arrivals in the last 5
+s, and writes results/ceiling.md, the README's table.
 
     python benchmarks/ceiling.py              # 200 posts, about 13 minutes
     python benchmarks/ceiling.py --posts 100 --windows 1   # sliding window only, under 2 minutes
@@ -49,7 +49,7 @@ async def measure(
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Write the table for the README: a line for each contender, one figure for each server."""
+    """Return the README's table: a line for each contender, a figure for each way of counting."""
     lines = ["| 200 posts | refused | fullest 5 s | share of the ceiling |", "|---|---|---|---|"]
     for name in dict.fromkeys(row["contender"] for row in rows):
         own = [row for row in rows if row["contender"] == name]

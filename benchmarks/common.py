@@ -1,4 +1,4 @@
-"""What the benchmarks share: activities, the ceiling, tables, and JSON beside them."""
+"""What the benchmarks share: activities, the ceiling, a sandbox process, tables and results."""
 
 from __future__ import annotations
 
@@ -34,28 +34,29 @@ async def answer_at_once(_: httpx.Request) -> httpx.Response:
 
 
 def ceiling_seconds(posts: int) -> float:
-    """The least time in which a vendor that allows 25 in 5 s takes so many posts."""
+    """Return the least seconds in which LeadSquared, at 25 in 5 s, accepts so many posts."""
     return (posts - 1) // 25 * 5.0
 
 
 def ceiling_rate(low: float, high: float, tokens: int = 25) -> float:
     """
-    The most posts a second that can never be refused, delays evenly between low and high each way:
-    tokens / (5 + mean round trip).
+    Return the highest rate, in posts a second, at which none can ever be refused.
+
+    It is tokens / (5 + mean round trip); each way takes between `low` and `high` seconds.
     """
     return tokens / (5 + (low + high))
 
 
 @frozen
 class Seen:
-    """What a sandbox has seen: its report, and when each call arrived, in monotonic seconds."""
+    """A sandbox's report, and when each call arrived, in monotonic seconds."""
 
     report: Report
     arrival_times: list[float]
 
 
 class SandboxProcess:
-    """A sandbox in a process of its own: its work is not on the client's interpreter."""
+    """A sandbox in another process, so that its work does not slow the client down."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -75,12 +76,12 @@ def _serve(connection: Connection, options: dict[str, Any]) -> None:
                 connection.recv()
                 connection.send(Seen(sandbox.report(), sandbox.arrival_times))
         except EOFError:
-            return  # the benchmark has what it wanted
+            return  # the benchmark is done
 
 
 @contextmanager
 def sandbox_process(**options: Any) -> Generator[SandboxProcess]:
-    """Start a sandbox with these options in another process, and end it afterwards."""
+    """Run a sandbox with these options in another process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, options))
@@ -97,7 +98,7 @@ def options(doc: str | None, **defaults: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--no-save", action="store_true", help="leave the results as they are")
+    parser.add_argument("--no-save", action="store_true", help="do not write to results/")
     return parser.parse_args()
 
 

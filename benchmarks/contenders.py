@@ -1,6 +1,6 @@
 """
-leadpost, and what one would write in its place with each limiter: the limiter before the call,
-httpx for the call, tenacity with random exponential waits for a 429, `asyncio.gather` over all.
+leadpost, and the usual code without it, for each limiter: the limiter, then httpx, tenacity with
+random exponential waits after a 429, and `asyncio.gather` over all posts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def limits_moving_window() -> Acquire:
 
     async def acquire() -> None:
         while not await strategy.hit(item, "leadsquared"):  # noqa: ASYNC110  # all it offers
-            await asyncio.sleep(0.05)  # it tells yes or no; the waiting is the caller's
+            await asyncio.sleep(0.05)  # it only says yes or no; waiting is up to the caller
 
     return acquire
 

@@ -1,7 +1,7 @@
 """
-How long does `import leadpost` take beside its four packages, and `leadpost --help` beside its own?
+How long does `import leadpost` take beside its dependencies, and `leadpost --help` beside its own?
 
-Whole processes, taking turns; the least time of each counts.
+Each is a process of its own. They take turns, and the shortest time of each counts.
 
     python benchmarks/imports.py [--rounds 15]
 """

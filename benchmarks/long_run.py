@@ -1,11 +1,11 @@
 """
-How near does a long batch come to the ceiling, and how long does an urgent post wait in it?
+How close does a long batch come to the limit, and how long does an urgent post wait meanwhile?
 
-2,000 posts in one batch over real sockets to a strict sandbox, for four ranges of delay and each
-way in which a server may count, all at the same time, each with a sandbox of its own; every 4 s an
-urgent single post, whose time until it is sent counts. The ceiling for a client that must never be
-refused: 25 / (5 + mean round trip) posts a second. Beside each of these runs, one of 500 single
-posts of which a tenth are cancelled while they are on their way.
+2,000 posts in one batch, over real sockets to a strict sandbox, for four ranges of delay and each
+way in which a server may count; all runs at the same time, each with its own sandbox. Every 4 s
+there is an urgent single post; its time until it is sent is measured. The ceiling of a client that
+must never be refused is 25 / (5 + mean round trip) posts a second. Beside each run there is one of
+500 single posts, a tenth of which are cancelled in flight.
 
     python benchmarks/long_run.py [--posts 2000] [--singles 500]
 """
@@ -42,14 +42,14 @@ async def urgent(poster: AsyncActivityPoster, waits: list[float]) -> None:
 
 
 def note_wait(event: Event) -> None:
-    """Keep how long urgent posts wait until they are sent."""
+    """Record how long urgent posts wait until they are sent."""
     waits = urgent_waits.get()
     if waits is not None and isinstance(event, Sent):
         waits.append(event.waited)
 
 
 def cancel_some(event: Event) -> None:
-    """Cancel a tenth of the single posts while their request is on its way."""
+    """Cancel a tenth of the single posts in flight."""
     task = single_post.get()
     if task is not None and isinstance(event, Sent) and random.random() < 0.1:
         asyncio.get_running_loop().call_later(random.uniform(0, 0.3), task.cancel)

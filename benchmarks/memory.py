@@ -1,10 +1,10 @@
 """
-Does a long stream of posts hold memory, or hold up the event loop?
+Does a long stream of posts use memory, or block the event loop?
 
 1,000,000 activities through `post_stream`, and 432,000 (a day at the limit) through `post_many`, on
-a transport that answers at once, with an open bucket; a heartbeat beats every 10 ms on the same
-loop. What `post_many` is given and what it returns is not counted. The CPU time between two beats
-tells a loop that was held up by this process from a machine that was busy with others.
+a transport that answers at once, with an open bucket. A heartbeat on the same loop, every 10 ms,
+shows how late the loop is. The arguments and results of `post_many` are not counted. The CPU
+time between two beats shows whether this process held it up or a busy machine did.
 
     python benchmarks/memory.py [--activities 1000000] [--batch 432000]
 """
@@ -32,7 +32,7 @@ def resident() -> float:
 
 
 class Watch:
-    """Sees how late the loop is, how much memory is held, and when the first call left."""
+    """Measures how late the loop is, how much memory is used, and when the first call left."""
 
     def __init__(self) -> None:
         self.late = 0.0

@@ -1,11 +1,10 @@
 """
 What does an outage of 30 s in the middle of 200 posts cost?
 
-Over real sockets, for each way in which LeadSquared may be away, all at the same time: leadpost's
-batch, its outbox, and beside them what one would write without it: a limiter, httpx, and tenacity
-with five attempts for whatever fails. Where a gateway answers in LeadSquared's place (502, html),
-it has taken every second post all the same. Counted at the server: what it took, and what it took
-twice.
+Over real sockets, for each kind of outage, all at the same time: leadpost's batch, its outbox, and
+the usual code without it: a limiter, httpx, and tenacity with five attempts for whatever fails.
+Where a gateway answers in LeadSquared's place (502, html), LeadSquared has accepted every second
+post nevertheless. The server counts what it accepted, and what it accepted twice.
 
     python benchmarks/outage.py [--posts 200] [--seconds 30]
 """
@@ -38,7 +37,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Server:
-    """LeadSquared as far as posts and metrics go, with an outage."""
+    """The posts and metrics of LeadSquared, with an outage."""
 
     def __init__(self, kind: str, seconds: float) -> None:
         self.taken = Counter[str]()

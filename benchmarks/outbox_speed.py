@@ -1,19 +1,19 @@
 """
-How fast is an outbox that holds 1,000,000 entries, and how fast are others on the same PostgreSQL?
+How fast is an outbox of 1,000,000 entries, and how fast are other queues on the same PostgreSQL?
 
-First an outbox of so many entries, all pending, then all accepted, then all succeeded, on SQLite
-and on a PostgreSQL of its own: what each statement of the steady work takes, transaction and COMMIT
-included, and what a worker on a sandbox in a process of its own takes of a core. An outbox is
-opened while another transaction has written and not committed.
+First, an outbox of that size on SQLite and on a new PostgreSQL, its entries all pending, then all
+accepted, then all succeeded: how long each statement of the steady work takes, transaction and
+COMMIT included; how much of a core a worker uses, with a sandbox in another process; and whether
+opening waits for another transaction that has written and not committed.
 
-Then procrastinate and pgqueuer beside it, with an empty and with a full backlog; what each of them
-does for a job is told in `queues.py`. They take turns in rounds, and the medians count.
+Then the outbox, procrastinate and pgqueuer, with an empty and with a full backlog. `queues.py` says
+what each of them does for a job. They take turns in rounds, and the medians count.
 
     python benchmarks/outbox_speed.py [--entries 1000000] [--backlog 100000]     # about 30 minutes
 """
 
 # pyright: reportPrivateUsage=false
-# The statements are measured one by one.
+# The statements are not public, and are measured one by one.
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ ACCOUNT = "speed"
 STATES = ("pending", "accepted", "succeeded")
 PART, PAGE = 50_000, _entries.PART
 DELAY = (0.02, 0.1)
-"""Seconds on the way to the sandbox and back, each."""
+"""Seconds each way between the worker and its sandbox."""
 ROUNDS, OPENED = 200, 50
-"""How often each statement is measured, and the opening."""
+"""How often each statement, and the opening, is measured."""
 GOALS = {
     **dict.fromkeys(("next due", "claim", "record", "ask", "find"), 10.0),
     "put": 5.0,
@@ -58,21 +58,21 @@ GOALS = {
     "page": 50.0,
     "open": 100.0,
 }
-"""Milliseconds in the median. Opening has no goal of its own; a wait for the other would show."""
+"""Milliseconds, median. The goal of opening is only to show that it waits for nobody."""
 FLOORS = ("least read", "least write", "disk")
 """
-What this machine takes at the moment, whatever the outbox does: a transaction that reads nothing,
-one that writes a row, and 8 KiB written and synced.
+How fast the machine itself is at the moment: a transaction that reads nothing, one that writes a
+row, and a write of 8 KiB with a sync.
 """
 CORE, CEILING = 30.0, 0.95
-"""A worker's goals: less % of a core, and more of the calls a second that are never refused."""
+"""A worker's goals: at most this much CPU, in %, and at least this share of the possible calls."""
 
 Work = Callable[[], Awaitable[object]]
 
 
 @frozen
 class Store:
-    """A database of its own, empty, with its defaults."""
+    """A new and empty database, with default settings."""
 
     name: str
     url: str
@@ -94,7 +94,7 @@ def postgresql() -> Generator[Store]:
 
 
 class Filled:
-    """An outbox of so many entries, and the statements on it."""
+    """An outbox of `count` entries, and the statements that are measured."""
 
     def __init__(self, store: Store, outbox: Outbox, database: Database, count: int) -> None:
         self._store = store
@@ -106,7 +106,7 @@ class Filled:
         self._claims: list[Claim] = []
 
     async def fill(self) -> float:
-        """Put the entries, and return how many a second."""
+        """Put the entries, and return the rate, in entries a second."""
         spent = 0.0
         for first in range(0, self._count, PART):
             count = min(PART, self._count - first)
@@ -118,7 +118,7 @@ class Filled:
         return self._count / spent
 
     async def become(self, state: str) -> None:
-        """Bring all entries into a state, as if they had been sent one after the other."""
+        """Set all entries to `state`, as if they had been sent one after the other."""
         update = sa.text(
             "UPDATE leadpost_entries SET state = :state, due_at = id, sent_at = id, calls = 1,"
             " call_id = 'call-' || id, request_id = 'request-' || id"
@@ -138,7 +138,7 @@ class Filled:
         await self._outbox.put_many(activities(2 * ROUNDS))  # to claim
 
     async def measure(self) -> dict[str, list[float]]:
-        """Return how many milliseconds each statement takes, by its name; they take turns."""
+        """Return the milliseconds that each statement takes, by name; they take turns."""
         works: dict[str, Work] = {
             "next due": partial(self._read, _calls.next_due),
             "claim": self._claim,
@@ -185,7 +185,7 @@ class Filled:
         assert len(await self._outbox.find(keys)) == len(set(keys))
 
     async def _page(self) -> None:
-        after = self._random.randrange(self._count - PAGE)  # any page, not only the first
+        after = self._random.randrange(self._count - PAGE)  # any page, as the first may be cached
         page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix=None)
         assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
 
@@ -231,7 +231,7 @@ async def _timed(work: Work) -> float:
 
 
 async def worker(store: Store, sandbox: SandboxProcess, count: int, seconds: int) -> dict[str, Any]:
-    """Run a worker for so long, after a start of 10 s: the first burst, and the first answers."""
+    """Measure a worker for `seconds`, after 10 s to leave out its first burst."""
     account = evolve(sandbox.account, name=ACCOUNT)
     async with Outbox(store.url, account) as outbox, AsyncActivityPoster(account) as poster:
         running = asyncio.create_task(outbox.run(poster))
@@ -261,16 +261,16 @@ async def worker(store: Store, sandbox: SandboxProcess, count: int, seconds: int
 
 
 def _rate(arrivals: list[float]) -> float:
-    """Return the calls a second, over whole bursts of 25."""
+    """Return the rate, in calls a second, over whole bursts of 25."""
     count = (len(arrivals) - 1) // 25 * 25
     return count / (arrivals[count] - arrivals[0])
 
 
 def _server_cpu(store: Store) -> float:
-    """Return the seconds that a PostgreSQL has worked, all its processes together."""
+    """Return the CPU seconds of all processes of a PostgreSQL."""
     file = store.folder / "postmaster.pid"
     if not file.exists():
-        return 0.0  # SQLite works in ours
+        return 0.0  # SQLite runs in this process
     postmaster = psutil.Process(int(file.read_text(encoding="utf-8").split()[0]))
     ended = postmaster.cpu_times()
     times = [process.cpu_times() for process in (postmaster, *postmaster.children(recursive=True))]
@@ -284,7 +284,7 @@ def _yes(reached: bool) -> str:  # noqa: FBT001  a cell of the table
 async def at_a_million(
     store: Store, sandbox: SandboxProcess, count: int, seconds: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the rows of the statements, and that of the worker."""
+    """Return the rows for the statements, and the row for the worker."""
     database = Database(store.url)
     async with Outbox(store.url, ACCOUNT) as outbox:
         await database.open()

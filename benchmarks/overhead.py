@@ -1,8 +1,8 @@
 """
-What does a post cost in CPU time, beside the same post on a bare `httpx.AsyncClient`?
+How much CPU time does a post take, compared with a bare `httpx.AsyncClient`?
 
-The document's example body with 15 fields, a transport that answers at once, an open bucket; the
-two take turns in rounds, and the median of the rounds' ratios counts.
+The body is the example of LeadSquared's documentation, with 15 fields; the transport answers at
+once, and the bucket is open. The two take turns in rounds, and the median of the ratios counts.
 
     python benchmarks/overhead.py [--posts 2000] [--rounds 9]
 """

@@ -1,20 +1,20 @@
 """
-An outbox, procrastinate and pgqueuer on the same PostgreSQL: putting, and working off.
+An outbox, procrastinate and pgqueuer on the same PostgreSQL: putting jobs, and processing them.
 
-Each as its documentation shows it, with tables of its own, four connections for statements, fsync
-and synchronous_commit on. The job is the same for all: one POST by httpx, on a transport that
-answers at once. What they do for it is not the same:
+Each is set up as its documentation shows, with its own tables and four connections for statements;
+fsync and synchronous_commit are on. The job is the same for all: one POST by httpx, on a transport
+that answers at once. What they do for it differs:
 
 - leadpost marks an entry as `sending` in a transaction of its own before the call, so that a call
-  that may have left is never repeated silently; it keeps the activity, each change of its state and
-  the numbers by state. It claims one entry at a time, in the order of putting: 5 calls a second are
-  all that LeadSquared allows.
-- procrastinate claims one job at a time too, keeps it after its end (its default), and has a
-  trigger that writes an event for each change. A worker that died leaves the job `doing`, to be
-  retried by hand or by a task of one's own.
-- pgqueuer claims ten jobs at a time, records their ends in batches, within 0.1 s, and deletes them;
-  a log keeps when each was put, claimed and ended. A job whose heartbeat stops is run again: its
-  call may be made twice.
+  that may have left is never repeated silently. It keeps the activity, each change of state, and
+  the counts by state. It claims one entry at a time, in the order of putting, as LeadSquared allows
+  only 5 calls a second.
+- procrastinate also claims one job at a time, keeps finished jobs (its default), and has a trigger
+  that writes an event for each change. A worker that dies leaves the job `doing`, to be retried by
+  hand or by a task of the user's.
+- pgqueuer claims ten jobs at a time, records finished jobs in batches, within 0.1 s, and deletes
+  them; a log keeps when each was put, claimed and finished. A job whose heartbeat stops is run
+  again, so its call may be made twice.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from leadpost import Activity, AsyncActivityPoster, OpenBucket
 from leadpost.outbox import Outbox
 
 CONCURRENCY = 25
-"""Calls at once; so many slots has a worker of leadpost."""
+"""Calls at once, as many as a worker of leadpost makes."""
 CONNECTIONS = 4
-"""For statements; procrastinate and pgqueuer have one more, which listens."""
+"""For statements; procrastinate and pgqueuer have one more, to listen."""
 PUT, BULK, JOBS = 500, 10_000, 2_000
-"""Put one by one, put at once, and worked off, by each queue in each round."""
+"""Jobs put one by one, put in bulk, and processed, for each queue in each round."""
 _URL = f"{ACCOUNT.host}/activity/create"
 _PARAMS = {"accessKey": ACCOUNT.access_key, "secretKey": ACCOUNT.secret_key}
 _HEADERS = {"x-api-key": ACCOUNT.api_key}
 
 
 class Queue(Protocol):
-    """A queue that has been opened, and its tables created."""
+    """An open queue whose tables exist."""
 
     name: str
     tables: str
@@ -60,12 +60,12 @@ class Queue(Protocol):
     async def put_many(self, activities: Sequence[Activity]) -> object: ...
 
     def working(self, client: httpx.AsyncClient) -> AbstractAsyncContextManager[None]:
-        """Run a worker that posts with this client, and end it afterwards."""
+        """Run a worker that posts with `client`."""
         ...
 
 
 class Calls:
-    """Answers calls at once, and knows when the first and the last of so many came."""
+    """Answers calls at once, and measures the time from the first to the last."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
@@ -84,12 +84,12 @@ class Calls:
 
     @property
     def rate(self) -> float:
-        """Calls a second, a worker's start aside."""
+        """Calls a second, without the worker's start."""
         return (self._wanted - 1) / (self._last - self._first)
 
 
 async def _post(client: httpx.AsyncClient, activity: Any) -> None:
-    """Post as one would write it in a job."""
+    """Post, as a job would."""
     response = await client.post(_URL, params=_PARAMS, headers=_HEADERS, json=activity)
     response.raise_for_status()
     assert response.json()["RequestID"]
@@ -203,7 +203,7 @@ async def opened(url: str) -> AsyncGenerator[list[Queue]]:
 
 
 async def beside_others(url: str, backlog: int, rounds: int) -> list[dict[str, Any]]:
-    """Measure each queue, with nothing waiting and with a backlog, in rounds that take turns."""
+    """Measure each queue, with an empty and a full backlog; they take turns in rounds."""
     admin = await asyncpg.connect(url)
     for setting in ("fsync", "synchronous_commit"):
         assert await admin.fetchval(f"SHOW {setting}") == "on"
@@ -238,7 +238,7 @@ def _row(name: str, waiting: int, ours: list[float], rates: list[float]) -> dict
 
 
 async def _fill(admin: Any, queue: Queue, waiting: int) -> None:
-    """Leave exactly so many jobs, and do what autovacuum would do within minutes."""
+    """Leave exactly `waiting` jobs, and do what autovacuum would do within minutes."""
     await admin.execute(f"TRUNCATE {queue.tables} CASCADE")
     for first in range(0, waiting, BULK):
         await queue.put_many(activities(min(BULK, waiting - first)))
@@ -247,7 +247,7 @@ async def _fill(admin: Any, queue: Queue, waiting: int) -> None:
 
 
 async def _rates(admin: Any, queue: Queue, waiting: int) -> tuple[float, float, float]:
-    """Return how many a second a queue puts, puts in bulk, and works off."""
+    """Return the jobs a second that a queue puts, puts in bulk, and processes."""
     if not waiting:
         await _fill(admin, queue, 0)
     some = activities(PUT)

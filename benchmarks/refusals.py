@@ -1,14 +1,14 @@
 """
-What share of what LeadSquared leaves is used after refusals (429), and how many calls are refused?
+What share of the remaining limit is used after refusals (429), and how many calls are refused?
 
-An hour on a virtual clock for each case, posts taking 0.05-0.3 s, a strict sliding window: the
-bucket's rule, and beside it a bucket that only repeats the refused call.
+Each case is an hour on a virtual clock, with posts of 0.05-0.3 s and a strict sliding window. The
+bucket's rule is compared with a bucket that only retries the refused call.
 
     python benchmarks/refusals.py [--seeds 3]
 """
 
 # pyright: reportPrivateUsage=false
-# There is no option for a bucket that does not slow down.
+# No option makes a bucket that does not slow down.
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from refusal_trial import CASES, Case, Result, run  # after the path to it
 
 
 class RepeatOnly(Refusals):
-    """Takes no notice of refusals."""
+    """Ignores refusals."""
 
     def record(self, *_: object, **__: object) -> None:
         return None
@@ -35,7 +35,7 @@ class RepeatOnly(Refusals):
 
 def repeating() -> TokenBucket:
     bucket = TokenBucket()
-    bucket._brakes.rule = RepeatOnly(25, 5.0)  # noqa: SLF001  there is no option for it
+    bucket._brakes.rule = RepeatOnly(25, 5.0)  # noqa: SLF001  no option does it
     return bucket
 
 

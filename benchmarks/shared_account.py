@@ -1,9 +1,9 @@
 """
-What if the account's limit is not all ours?
+What if other programs use part of the account's limit?
 
-Over real sockets against a strict sandbox (sliding window, 0.02-0.15 s each way), both at once:
-900 posts while another program takes 10 of the account's 25 calls all the time, and 300 posts where
-the account's limit is really 10.
+Two runs at the same time, over real sockets against a strict sandbox (sliding window, 0.02-0.15 s
+each way): 900 posts while another program steadily takes 10 of the account's 25 calls, and 300
+posts on an account whose limit is really 10.
 
     python benchmarks/shared_account.py [--posts 900]
 """
@@ -22,7 +22,7 @@ from leadpost.sandbox import Sandbox
 
 
 async def take(sandbox: Sandbox, calls: int, refused: list[httpx.Response]) -> None:
-    """Take so many calls of each 5 s, for ever, and make no refused one again."""
+    """Make `calls` calls in each 5 s until cancelled, and retry none."""
 
     async def call(client: httpx.AsyncClient) -> None:
         response = await client.get("/activity/create/metrics")

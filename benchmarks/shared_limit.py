@@ -1,16 +1,16 @@
 """
-Many processes post through one shared bucket: what does sharing cost, and is it fair?
+What does a limit shared by many processes cost, and is it fair?
 
-Over real sockets against a strict sandbox in a process of its own (sliding window, 0.02-0.15 s each
-way), on SQLite and on a PostgreSQL of its own, beside one process with the in-memory bucket in the
-same run. Every process posts a long batch without an end. The first period, with its burst, does
-not count. Also how many transactions a second a process makes that only waits.
+Over real sockets against a strict sandbox in another process (sliding window, 0.02-0.15 s each
+way), on SQLite and on a new PostgreSQL, compared with one process and the in-memory bucket in the
+same run. Every process posts an endless batch. The first period, with its burst, does not count.
+Also measured: the transactions a second of a process that only waits.
 
     python benchmarks/shared_limit.py --seconds 60     # about 7 minutes
 """
 
 # pyright: reportPrivateUsage=false
-# A look behind the curtain, on purpose.
+# The transactions are counted on the private engine.
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PERIOD = 5.0
 
 
 async def _post(bucket: Bucket, account: Account, end: float) -> list[float]:
-    """Post until then; return when each call was answered."""
+    """Post until `end`, and return when each call was answered."""
     stop = asyncio.Event()
     async with AsyncActivityPoster(account, bucket=bucket) as poster:
         asyncio.get_running_loop().call_later(end - time.monotonic(), stop.set)
@@ -86,12 +86,12 @@ def _row(
 
 
 async def _transactions_of_one_that_waits(url: str, account: Account) -> float:
-    """Transactions a second of a process that waits while another has all tokens."""
+    """Return the transactions a second of a process that waits while another has all tokens."""
     begun = Counter[str]()
     busy, waits = SharedTokenBucket(url, "waits"), SharedTokenBucket(url, "waits")
     await busy.open(account)
     await waits.open(account)
-    engine: Any = waits._database._engine  # noqa: SLF001  a look behind the curtain
+    engine: Any = waits._database._engine  # noqa: SLF001  to count its transactions
 
     def count_it(*_: object) -> None:
         begun.update("b")
@@ -104,7 +104,7 @@ async def _transactions_of_one_that_waits(url: str, account: Account) -> float:
             await asyncio.sleep(60)
 
     holders = [asyncio.create_task(hold(busy)) for _ in range(25)]
-    await asyncio.sleep(PERIOD + 1)  # the last token is left to others for a period
+    await asyncio.sleep(PERIOD + 1)  # a process leaves the last token to others for a period
     waiter = asyncio.create_task(hold(waits))
     await asyncio.sleep(1)
     begun.clear()

@@ -1,8 +1,8 @@
 """
-What do hooks cost a post in CPU time: one that does nothing, and OpenTelemetry's SDK?
+How much CPU time do hooks take: one that does nothing, and OpenTelemetry's SDK?
 
-Whole posts, as in overhead.py, beside posts without hooks; the three take turns in rounds, and the
-median of the rounds' ratios counts.
+Posts as in overhead.py, compared with posts without hooks. The three take turns in rounds, and the
+median of the ratios counts.
 
     python benchmarks/telemetry.py [--posts 2000] [--rounds 9]
 """

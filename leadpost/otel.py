@@ -49,7 +49,7 @@ _NAMES = {
     "status": "http.response.status_code",
     "error": "error.type",
 }
-"""The attributes of events, as OpenTelemetry's conventions name them or would."""
+"""Attributes of our events, named by OpenTelemetry's conventions where there is a name."""
 
 _SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -58,25 +58,24 @@ _log = logging.getLogger(__name__)
 
 class OpenTelemetryHook:
     """
-    Makes spans and metrics of what happens; for any number of posters and buckets.
+    Turns events into spans and metrics, for any number of posters and buckets.
 
-    Spans are of kind CLIENT, named `leadpost post` (`leadpost status`, …), below the span that is
-    current where the poster is called. Attempts are their events `leadpost.waiting`,
-    `leadpost.sent`, `leadpost.answered` and `leadpost.retried`. Metrics:
+    Each use of the poster is a span of kind CLIENT, named `leadpost post` (`leadpost status`, …),
+    a child of the caller's current span. Its attempts are the span events `leadpost.waiting`,
+    `leadpost.sent`, `leadpost.answered` and `leadpost.retried`. The metrics:
 
         leadpost.posts           {post}   counter, by leadpost.state and error.type
-        leadpost.token.wait      s        histogram, of each attempt
+        leadpost.token.wait      s        histogram, one value for each attempt
         leadpost.tokens.waiting  {call}   calls that wait for a token
-        leadpost.tokens.in_use   {token}  tokens whose call is under way
-        leadpost.tokens.limit    {token}  gauge, from the first time that a bucket changes its size;
-                                          of several buckets the one that did so last
+        leadpost.tokens.in_use   {token}  tokens of calls in flight
+        leadpost.tokens.limit    {token}  gauge, set whenever a bucket changes its size
         leadpost.bucket.pauses   {pause}  counter
         leadpost.outbox.entries  {entry}  gauge, by leadpost.state   (where `observe` runs)
         leadpost.outbox.oldest   s        gauge, age of the oldest pending entry, 0 without one
 
     Args:
-        tracer_provider: Where spans go; by default to the global one.
-        meter_provider: Where metrics go; by default to the global one.
+        tracer_provider: Creates the tracer; the global one by default.
+        meter_provider: Creates the meter; the global one by default.
     """
 
     def __init__(
@@ -86,13 +85,11 @@ class OpenTelemetryHook:
     ) -> None:
         self._tracer = trace.get_tracer("leadpost", __version__, tracer_provider)
         meter = metrics.get_meter("leadpost", __version__, meter_provider)
-        self._posts = meter.create_counter(
-            "leadpost.posts", "{post}", "Posts that have ended, by what became of them"
-        )
+        self._posts = meter.create_counter("leadpost.posts", "{post}", "Finished posts, by state")
         self._wait = meter.create_histogram(
             "leadpost.token.wait",
             "s",
-            "Time that a call waited for a token",
+            "Time that calls waited for a token",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._calls: dict[type[Event], metrics.UpDownCounter] = {
@@ -100,14 +97,12 @@ class OpenTelemetryHook:
                 "leadpost.tokens.waiting", "{call}", "Calls that wait for a token"
             ),
             Sent: meter.create_up_down_counter(
-                "leadpost.tokens.in_use", "{token}", "Tokens whose call is under way"
+                "leadpost.tokens.in_use", "{token}", "Tokens of calls in flight"
             ),
         }
-        self._limit = meter.create_gauge(
-            "leadpost.tokens.limit", "{token}", "Tokens that the bucket has in all"
-        )
+        self._limit = meter.create_gauge("leadpost.tokens.limit", "{token}", "Tokens of the bucket")
         self._pauses = meter.create_counter(
-            "leadpost.bucket.pauses", "{pause}", "Times that a refusal stopped the bucket"
+            "leadpost.bucket.pauses", "{pause}", "Pauses of the bucket after refusals"
         )
         self._entries = meter.create_gauge(
             "leadpost.outbox.entries", "{entry}", "Entries of the outbox, by state"
@@ -131,15 +126,15 @@ class OpenTelemetryHook:
 
     async def observe(self, outbox: Outbox, every: float = 15.0) -> Never:
         """
-        Observe an outbox until cancelled.
+        Report the entries of an outbox as metrics, until cancelled.
 
         Args:
-            outbox: Which one; it is enough if one process does it.
-            every: Seconds between two readings. While the database is away, the last one stands,
-                and each reading that fails is logged.
+            outbox: The outbox. One process that observes it is enough.
+            every: Seconds between two readings. A reading that fails, because the database is
+                away, is logged; the metrics then keep their last values.
 
         Raises:
-            OutboxError: the database failed in a way that does not pass.
+            OutboxError: the database failed for good.
         """
         while True:
             try:
@@ -168,7 +163,7 @@ class OpenTelemetryHook:
     def _trace(self, event: Waiting | Sent | Answered | Retried | Ended) -> None:
         operation = event.operation
         if isinstance(event, Waiting) and operation not in self._spans:
-            # Begun, as of now, when more is known: a worker may find nothing to send.
+            # The span starts later, with this time: a worker may find nothing to send.
             self._began[operation] = event, time_ns()
             return
         began = self._began.pop(operation, None)
@@ -180,7 +175,7 @@ class OpenTelemetryHook:
             span.add_event("leadpost.waiting", _attributes(first), at)
             self._spans[operation] = span
         if operation not in self._spans:
-            return  # or it ended before it could begin: a batch was stopped
+            return  # it ended before it began: a worker found nothing, or a batch was stopped
         span = self._spans[operation]
         if not isinstance(event, Ended):
             span.add_event(f"leadpost.{type(event).__name__.lower()}", _attributes(event))
@@ -193,10 +188,11 @@ class OpenTelemetryHook:
 
 
 def _is_nothing(event: Event) -> bool:
-    """Tell of a worker that found nothing to send."""
+    """Whether this is a worker that found nothing to send."""
     return isinstance(event, Ended) and event.state == "not_sent" and event.error is None
 
 
 def _attributes(event: Event) -> dict[str, str | int | float]:
-    found = ((told, getattr(event, name, None)) for name, told in _NAMES.items())
-    return {told: value for told, value in found if value is not None}
+    """Return the attributes that an event has, by OpenTelemetry's names."""
+    found = ((attribute, getattr(event, name, None)) for name, attribute in _NAMES.items())
+    return {attribute: value for attribute, value in found if value is not None}

@@ -1,5 +1,5 @@
 """
-The pytest plugin: fixtures for tests of what posts through leadpost. pytest finds it by itself.
+A pytest plugin with fixtures for code that posts through leadpost. pytest finds it by itself.
 
     @pytest.mark.leadpost(fast=True)
     async def test_a_caller_is_noted(leadpost_poster, leadpost_sandbox):
@@ -8,8 +8,8 @@ The pytest plugin: fixtures for tests of what posts through leadpost. pytest fin
         assert [post["ActivityNote"] for post in leadpost_sandbox.posted(lead)] == ["Called back"]
         assert leadpost_sandbox.report().fullest_window <= 25
 
-Needs pytest and the extra: pip install pytest 'leadpost[sandbox]'. Every run of pytest imports this
-module where leadpost is installed, so it imports the sandbox only when a test uses it.
+Needs pytest and the extra: pip install pytest 'leadpost[sandbox]'. Where leadpost is installed,
+every run of pytest imports this module; the sandbox is imported only when a test uses it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox
 
 _FAST: dict[str, Any] = {"period": 0.1, "pace": 1e6, "retry_after": 0}
-"""A period in which any machine can make more than 25 calls, so the limit can still be broken."""
+"""In this period any machine can make more than 25 calls, so a test can still break the limit."""
 _OF_FAULTS = ("script", "retry_after", "slow")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "leadpost(fast=False, script=(), faults={}, **options): what the fixture leadpost_sandbox"
-        " is like; its docstring names the options",
+        "leadpost(fast=False, script=(), faults={}, **options): options of the fixture"
+        " leadpost_sandbox; its docstring lists them",
     )
 
 
@@ -50,36 +50,36 @@ def leadpost_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """
     A strict stand-in for LeadSquared on a free port, a new one for each test.
 
-    `posted`, `taken`, `arrival_times` and `report` tell what it has seen, `fail` makes the next
-    calls fail. `@pytest.mark.leadpost(…)` on a test, class or module takes by name:
+    `posted`, `taken`, `arrival_times` and `report` return what it has seen; `fail` makes the next
+    calls fail. `@pytest.mark.leadpost(…)` on a test, class or module takes, by name:
 
         script, retry_after, slow: As in `leadpost.sandbox.Faults`.
-        faults: Name of a fault to the share of calls, 0 to 1, that it strikes.
-        fast: True for a limit of 25 calls per 0.1 s in place of 5 s, a queue that is worked off at
-            once, and a Retry-After of 0; `leadpost_poster` does as much. Time-outs stay.
-        Any other: as in `leadpost.sandbox.Sandbox` (`delay`, `limit`, `window`, `seed`, …).
+        faults: The name of each fault, and the share of calls, 0 to 1, that it strikes.
+        fast: True for a limit of 25 calls per 0.1 s in place of 5 s, a queue that is processed at
+            once, and a Retry-After of 0. `leadpost_poster` adapts to it; time-outs stay.
+        Every option of `leadpost.sandbox.Sandbox` (`delay`, `limit`, `window`, `seed`, …).
 
-    Where several markers name the same one, the nearest to the test holds.
+    If several markers set the same option, the one nearest to the test wins.
     """
     from leadpost.sandbox import Faults, Sandbox  # noqa: PLC0415  see above
 
     options = _options(request)
     known = {"fast", *_OF_FAULTS, *signature(Sandbox).parameters}
     if unknown := sorted(options.keys() - known):
-        _refuse(f"unknown arguments {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        _refuse(f"unknown arguments {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     probability = options.pop("faults", {})
     of_faults = {name: options.pop(name) for name in _OF_FAULTS if name in options}
     try:
         sandbox = Sandbox(faults=Faults(probability, **of_faults), **options)
     except (TypeError, ValueError, AttributeError) as error:
-        _refuse(str(error))  # a traceback would be of leadpost's own code
+        _refuse(str(error))  # without a traceback: it would show only leadpost's code
     with sandbox:
         yield sandbox
 
 
 @pytest.fixture
 def leadpost_account(leadpost_sandbox: Sandbox) -> leadpost.Account:
-    """The `Account` of `leadpost_sandbox`: its keys are made up, and checked like real ones."""
+    """The `Account` of `leadpost_sandbox`. Its keys are made up, and checked like real ones."""
     return leadpost_sandbox.account()
 
 
@@ -88,19 +88,18 @@ def leadpost_poster(
     request: pytest.FixtureRequest, leadpost_account: leadpost.Account
 ) -> leadpost.AsyncActivityPoster:
     """
-    An `AsyncActivityPoster` to `leadpost_sandbox`, for any event loop of asyncio.
+    An `AsyncActivityPoster` to `leadpost_sandbox`, for any asyncio event loop.
 
-    Its bucket has 25 tokens in the sandbox's period; where that is not 5 s, the waits of its
-    `RetryPolicy` are shorter or longer in proportion. It may be closed, and need not be: each of
-    its connections ends with its call.
+    Its bucket has 25 tokens in the sandbox's period. If that is not 5 s, the waits of its
+    `RetryPolicy` change in proportion. Closing it is optional: it keeps no connection open.
     """
     if "anyio_backend" in request.fixturenames:
         backend: str = request.getfixturevalue("anyio_backend_name")
         if backend != "asyncio":
             pytest.skip(f"leadpost needs asyncio, not {backend}")
 
-    # The loop may be gone when the test is over (anyio's plugin), and what a client has left open
-    # then can only be closed by the garbage collector, which warns.
+    # With anyio's plugin the loop is gone when the test is over. A connection that is still open
+    # then is left to the garbage collector, which warns.
     client = httpx.AsyncClient(
         limits=httpx.Limits(max_keepalive_connections=0), timeout=TIMEOUT, trust_env=False
     )
@@ -121,11 +120,11 @@ def leadpost_poster(
 
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The arguments of the test's markers, with what `fast` stands for."""
+    """Return the options of the test's markers, and those that `fast` stands for."""
     options: dict[str, Any] = {}
     for marker in request.node.iter_markers("leadpost"):  # the nearest first
         if marker.args:
-            _refuse("arguments are given by name")
+            _refuse("pass arguments by name, such as fast=True")
         options = {**marker.kwargs, **options}
     return {**_FAST, **options} if options.pop("fast", False) else options
 

@@ -1,8 +1,4 @@
-"""
-Fixtures of many tests: a sandbox, and databases, SQLite and PostgreSQL, a new one for each test.
-
-And what all tests need: that Ctrl-C is heard, by the processes that they start too.
-"""
+"""Shared fixtures: a sandbox, and an empty database, SQLite or PostgreSQL, for each test."""
 
 from __future__ import annotations
 
@@ -24,20 +20,20 @@ from leadpost.sandbox import Faults, Sandbox
 
 
 def pytest_configure() -> None:
-    # Shells have what they run in the background ignore it.
+    # A shell makes its background jobs ignore Ctrl-C, and their child processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """A sandbox without a limit, that works its queue off at once."""
+    """A sandbox without a limit, which processes its queue at once."""
     with Sandbox(limit=None, pace=1000, faults=Faults(retry_after=0)) as running:
         yield running
 
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory and an environment without keys."""
+    """An empty working directory, and an environment without keys."""
     monkeypatch.chdir(tmp_path)
     for name in ("REGION", "HOST", "SYNC_HOST", "ACCESS_KEY", "SECRET_KEY", "API_KEY"):
         monkeypatch.delenv(f"LEADPOST_{name}", raising=False)
@@ -45,7 +41,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The URL of a real server: LEADPOST_TEST_POSTGRES_URL's, or one of its own."""
+    """The URL of a real PostgreSQL: LEADPOST_TEST_POSTGRES_URL, or one that is started here."""
     if given := os.environ.get("LEADPOST_TEST_POSTGRES_URL"):
         yield given
         return
@@ -55,20 +51,20 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """The URL of an empty store in a file."""
+    """The URL of an empty SQLite database."""
     return f"sqlite+aiosqlite:///{tmp_path}/store.db"
 
 
 @pytest.fixture(params=["sqlite_url", "postgresql_url"])
 def store_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty store, of one kind and of the other."""
+    """The URL of an empty database, first SQLite, then PostgreSQL."""
     url: str = request.getfixturevalue(request.param)
     return url
 
 
 @pytest.fixture
 def postgresql_url(postgresql: str) -> Iterator[str]:
-    """The URL of an empty store on a server."""
+    """The URL of an empty PostgreSQL database."""
     server = sa.make_url(postgresql)
     name = f"leadpost_{uuid4().hex}"
     run(_administer(server, f"CREATE DATABASE {name}"))
@@ -92,7 +88,7 @@ async def outbox(sqlite_url: str) -> AsyncIterator[Outbox]:
 
 @pytest.fixture
 def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have statuses asked for at once, not after minutes."""
+    """Make workers ask for statuses at once, not after minutes."""
     monkeypatch.setattr(_verifier, "WAITS", (0.02, 0.05))
     monkeypatch.setattr("leadpost.outbox._worker._FIRST_CHECK", 0.0)
     monkeypatch.setattr(_verifier, "_POLL", 0.05)
@@ -100,7 +96,7 @@ def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """For the command a home of its own, or its outbox would be that of whoever runs the tests."""
+    """Give the command an empty home, so that it uses nobody's outbox."""
     if "cli" not in request.path.parts:
         return
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -111,7 +107,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 @pytest.fixture
 def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """A folder and a home of its own, and a bucket that is never empty."""
+    """A working directory with files, and a bucket that is never empty."""
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)

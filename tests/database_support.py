@@ -64,7 +64,7 @@ def changed(postgresql_url: str, **changes: Any) -> str:
 
 @contextmanager
 def frozen_server(postgresql_url: str) -> Generator[None]:
-    """Stop every process of the server in its tracks."""
+    """Freeze every process of the server."""
     pid_file = folder_of(postgresql_url) / "postmaster.pid"
     postmaster = psutil.Process(int(pid_file.read_text(encoding="utf-8").split()[0]))
     stopped = [postmaster, *postmaster.children(recursive=True)]

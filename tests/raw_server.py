@@ -73,7 +73,7 @@ class Connection:
         return request
 
     async def send(self, data: bytes) -> None:
-        """Send bytes, and wait while the client does not read them."""
+        """Send bytes, waiting while the client does not read."""
         self._writer.write(data)
         await self._writer.drain()
 
@@ -83,7 +83,7 @@ Behaviour = Callable[[Connection], Awaitable[None]]
 
 
 def answers(*script: bytes) -> Behaviour:
-    """Send each answer in turn, each on a connection of its own; then accept all."""
+    """Send each answer in turn, each on its own connection; then accept all posts."""
     left = list(script)
 
     async def behave(connection: Connection) -> None:

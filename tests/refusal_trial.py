@@ -58,7 +58,7 @@ class Server:
         self._next_other = next(self.others, inf)
 
     def arrive(self, moment: float) -> RateLimited | None:
-        """Return the refusal of a call of ours that arrives at a moment, None if it is taken."""
+        """Return the refusal of our call that arrives at a moment, None if it is accepted."""
         while self._next_other <= moment:
             self.others_calls += 1
             self.others_accepted += self._takes(self._next_other)
@@ -102,7 +102,7 @@ class Case:
 
 
 def _steadily(calls: int, chance: random.Random) -> Iterator[float]:
-    """Arrivals of so many calls in 5 s, one after the other, each with a way of its own."""
+    """Yield the arrivals of `calls` calls per 5 s, each with its own delay."""
     begin = chance.uniform(0, PERIOD)
     latest = 0.0
     for number in count():
@@ -201,7 +201,7 @@ def run(case: Case, bucket: TokenBucket, seed: int, seconds: float = HOUR) -> Re
 
 
 async def call(bucket: TokenBucket, server: Server) -> None:
-    """Make calls without an end, each until it is accepted."""
+    """Make calls endlessly, retrying each until it is accepted."""
     refusals = 0
     while True:
         try:

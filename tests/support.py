@@ -1,4 +1,4 @@
-"""What the tests share: a virtual clock, a vendor without sockets, and activities."""
+"""Shared by the tests: a virtual clock, LeadSquared without sockets, and activities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET_KEY = "SECRET-abcdefghij"
 API_KEY = "APIKEY-zyxwvutsrq"
 KEYS = (ACCESS_KEY, SECRET_KEY, API_KEY)
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
-# The body on LeadSquared's page, to the letter.
+# The example body on LeadSquared's page, unchanged.
 DOCUMENT = """{
 "RelatedProspectId":"00727844-51aa-11e2-9e64-12314004ac6b",
 "ActivityEvent":201,
@@ -53,7 +53,7 @@ DOCUMENT = """{
 
 @contextmanager
 def server_in(folder: str) -> Generator[PostgresServer]:
-    """Start a real PostgreSQL that has its data in a folder."""
+    """Start a real PostgreSQL with its data in `folder`."""
     server = get_server(folder, cleanup_mode="stop")
     try:
         yield server
@@ -62,20 +62,20 @@ def server_in(folder: str) -> Generator[PostgresServer]:
 
 
 class _VirtualSelector(selectors.DefaultSelector):
-    """Instead of waiting for its time-out, moves the clock on by it."""
+    """Advances the clock by its time-out instead of waiting."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("every task waits and no timer is set: this would hang")
-        # aiolimiter may arm a timer for now over and over; a nanosecond lets it come.
+            raise RuntimeError("every task is waiting and no timer is set: this would hang")
+        # aiolimiter may arm a timer for now again and again; a nanosecond makes it fire.
         self.now += max(timeout, 1e-9)
         return super().select(0)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which sleeping takes no time. Its clock starts at 0."""
+    """An event loop in which sleeping takes no real time. Its clock starts at 0."""
 
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
@@ -85,7 +85,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
     def jump(self, seconds: float) -> None:
-        """Move the clock on, as a callback does that blocks the loop."""
+        """Advance the clock, like a callback that blocks the loop."""
         self._virtual.now += seconds
 
 
@@ -95,13 +95,13 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run something in a loop of its own, beside those of the tests."""
+    """Run a coroutine in a new event loop, independent of the test's."""
     with asyncio.Runner() as runner:
         return runner.run(main)
 
 
 def within(seconds: float) -> asyncio.Timeout:
-    """End what would otherwise hang."""
+    """Fail instead of hanging."""
     return asyncio.timeout(seconds)
 
 
@@ -120,7 +120,7 @@ def account(**changes: Any) -> Account:
 
 
 def activity(number: int = 201, **changes: Any) -> Activity:
-    """Return an activity that differs from all others by its number."""
+    """Return an activity that is told apart by its number."""
     return Activity(LEAD, number, **changes)
 
 
@@ -136,7 +136,7 @@ def number_in(request: httpx.Request) -> int:
 
 
 async def accept(request: httpx.Request) -> httpx.Response:
-    """Accept any post; its RequestID shows which activity it was."""
+    """Accept any post; its RequestID names the activity."""
     return accepted(number_in(request))
 
 
@@ -145,9 +145,9 @@ Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 class Vendor:
     """
-    LeadSquared without sockets: records each request and when it arrived, and answers it.
+    LeadSquared without sockets: records each request and its arrival, and answers it.
 
-    `there` and `back` are the seconds that each way takes; `answer` may sleep as well.
+    `there` and `back` are the seconds that each way takes; `answer` may sleep too.
     """
 
     def __init__(self, answer: Handler = accept, there: float = 0.0, back: float = 0.0) -> None:
@@ -191,7 +191,7 @@ def answers(*script: httpx.Response | Exception | None, then: Handler = accept) 
 
 
 def fullest(arrivals: list[float], period: float = 5.0) -> int:
-    """Count the most arrivals in any half-open span of `period` seconds."""
+    """Return the most arrivals in any half-open interval of `period` seconds."""
     ordered = sorted(arrivals)
     return max(
         sum(start <= other < start + period - 1e-6 for other in ordered) for start in ordered

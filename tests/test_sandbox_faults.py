@@ -1,4 +1,4 @@
-"""What goes wrong at the sandbox on purpose, over a real socket."""
+"""The faults of the sandbox, over a real socket."""
 
 import time
 from itertools import islice

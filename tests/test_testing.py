@@ -1,4 +1,4 @@
-"""The pytest plugin, in small projects of their own: a service and a bulk script, and nothing."""
+"""The pytest plugin, in small projects: a service, a bulk script, and one that does not use it."""
 
 from __future__ import annotations
 
@@ -271,12 +271,12 @@ def test_type(leadpost_poster): ...
     code, output = run_pytest(tmp_path, {"test_markers.py": test}, "-p", "no:asyncio")
     assert (code, "6 errors" in output) == (1, True), output
     lines = output.splitlines()
-    known = "there are access_key, api_key, delay, ends, fast, faults, idle_timeout, limit, "
+    known = "known are access_key, api_key, delay, ends, fast, faults, idle_timeout, limit, "
     assert any(
         line.startswith(f"@pytest.mark.leadpost: unknown arguments delai, fautls; {known}")
         for line in lines
     )
-    assert "@pytest.mark.leadpost: arguments are given by name" in lines
+    assert "@pytest.mark.leadpost: pass arguments by name, such as fast=True" in lines
     assert any(line.startswith("@pytest.mark.leadpost: unknown faults tea; ") for line in lines)
     assert any(line.startswith("@pytest.mark.leadpost: unknown faults 429; ") for line in lines)
     assert "@pytest.mark.leadpost: 'list' object has no attribute 'values'" in lines

@@ -66,7 +66,7 @@ CALLS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(calls=CALLS, limit=st.integers(1, 5))
-def test_no_call_too_many_arrives_and_no_token_is_lost(calls: list[Call], limit: int) -> None:
+def test_the_limit_is_never_exceeded_and_no_token_is_lost(calls: list[Call], limit: int) -> None:
     arrivals: list[float] = []
 
     async def make(call: Call, bucket: TokenBucket) -> None:
@@ -151,7 +151,7 @@ async def take(bucket: TokenBucket, *, sent: bool = True) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(takes=st.lists(st.floats(0, 1), min_size=26, max_size=80))
-def test_never_idle_a_waiting_call_leaves_as_soon_as_the_first_token_is_back(
+def test_a_waiting_call_leaves_as_soon_as_a_token_is_back(
     takes: list[float],
 ) -> None:
     async def main() -> None:
@@ -240,7 +240,7 @@ def test_a_call_that_was_never_sent_leaves_its_token_as_it_was() -> None:
     run_virtual(main())
 
 
-def test_a_long_batch_is_spaced_evenly_and_nobody_else_is() -> None:
+def test_only_long_batches_are_spaced_evenly() -> None:
     async def main() -> None:
         bucket = TokenBucket()
         sent: dict[Priority, list[float]] = {priority: [] for priority in Priority}
@@ -292,7 +292,7 @@ def test_statistics_and_repr_show_free_in_use_resting_and_waiting() -> None:
     run_virtual(main())
 
 
-def test_a_cancelled_waiter_loses_no_token_and_holds_nobody_up() -> None:
+def test_a_cancelled_waiter_loses_no_token_and_blocks_no_other() -> None:
     async def main() -> None:
         bucket = TokenBucket(1)
         await take(bucket)
@@ -370,7 +370,7 @@ def test_calls_of_an_abandoned_loop_that_end_later_make_no_tokens() -> None:
     assert statistics.free + statistics.resting == 25
 
 
-def test_a_caller_of_an_abandoned_loop_that_still_waits_gets_an_error() -> None:
+def test_a_caller_that_still_waits_in_an_abandoned_loop_raises() -> None:
     bucket = TokenBucket(1, period=0.05)
     with asyncio.Runner() as abandoned:
         abandoned.run(take(bucket))
@@ -391,7 +391,7 @@ async def test_one_bucket_in_two_running_loops_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(12.0, 12.0), (0.5, 0.5), (40_000, 60.0)])
-def test_a_retry_after_stops_every_caller_but_no_longer_than_60_s_and_then_one_tries(
+def test_a_retry_after_pauses_every_caller_for_at_most_60_s_then_one_call_tries(
     retry_after: float, pause: float
 ) -> None:
     async def main() -> None:
@@ -439,7 +439,7 @@ def test_a_refused_trial_is_followed_by_a_pause_and_an_unsent_one_by_another() -
     run_virtual(main())
 
 
-def test_a_refusal_while_callers_wait_stops_those_too() -> None:
+def test_a_refusal_pauses_callers_that_already_wait() -> None:
     async def main() -> None:
         bucket = TokenBucket(2)
         await take(bucket)
@@ -462,7 +462,7 @@ def test_a_refusal_while_callers_wait_stops_those_too() -> None:
     run_virtual(main())
 
 
-def test_a_single_refusal_without_retry_after_stops_nobody() -> None:
+def test_a_single_refusal_without_retry_after_pauses_nobody() -> None:
     async def main() -> None:
         bucket = TokenBucket()
         with suppress(RateLimited):
@@ -477,7 +477,7 @@ def test_a_single_refusal_without_retry_after_stops_nobody() -> None:
     run_virtual(main())
 
 
-def test_a_limit_named_in_a_refusal_is_kept_at_once_and_logged_once(
+def test_a_limit_named_in_a_refusal_applies_at_once_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     arrivals: list[float] = []
@@ -529,13 +529,13 @@ def test_calls_made_before_the_limit_was_learned_count_against_it() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 26, -1])
-def test_no_limit_but_1_to_25(limit: int) -> None:
+def test_a_limit_outside_1_to_25_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match=f"limit: found {limit}, wanted 1 to 25"):
         TokenBucket(limit)
 
 
 @pytest.mark.parametrize("period", [0, -5, float("inf"), float("nan")])
-def test_no_period_but_a_positive_number(period: float) -> None:
+def test_a_period_that_is_not_positive_is_refused(period: float) -> None:
     with pytest.raises(ValueError, match="period: found"):
         TokenBucket(period=period)
 

@@ -13,7 +13,7 @@ from leadpost import Account, AsyncActivityPoster, OpenableBucket, OpenBucket, P
 
 
 class Noting:
-    """Notes what is done with it."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

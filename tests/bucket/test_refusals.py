@@ -1,4 +1,4 @@
-"""The rule after a 429: its decisions, and what it reaches in an hour."""
+"""The rule after a 429: its decisions, and what it reaches within an hour."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def rule() -> Refusals:
 
 
 def answer(rule: Refusals, refused: int, accepted: int = 0, at: float = 1.0) -> None:
-    """Have calls sent and answered at one moment, the refused ones first."""
+    """Record calls that were sent and answered at one moment, the refused ones first."""
     for number in range(refused + accepted):
         rule.record(at, at, refused=number < refused)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_hour_reaches_what_it_has_to(case: Case) -> None:
+def test_each_case_reaches_its_goals_within_an_hour(case: Case) -> None:
     result = run(case, TokenBucket(), seed=1)
     assert result.share >= case.share
     assert result.refused <= case.refused
@@ -73,7 +73,7 @@ def test_nothing_is_concluded_from_fewer_than_twenty_calls() -> None:
     assert refused.tokens == 25
 
 
-def test_one_refused_burst_cuts_the_bucket_by_about_half_and_not_to_one() -> None:
+def test_one_refused_burst_cuts_the_bucket_by_about_half() -> None:
     refused = rule()
     for _ in range(25):
         refused.record(1.0, 0.0, refused=True)
@@ -115,7 +115,7 @@ def test_growth_keeps_the_results_by_which_the_next_cut_is_judged() -> None:
 
 
 @given(limits=st.lists(LIMITS, min_size=1, max_size=2), uses=st.lists(st.floats(0, 30)))
-def test_tokens_within_limits_keep_each_of_them_whatever_the_uses(
+def test_the_tokens_of_several_limits_keep_each_of_them(
     limits: list[tuple[int, int]], uses: list[float]
 ) -> None:
     """Each token is used as soon as it may be, or later."""
@@ -220,7 +220,7 @@ def test_a_named_limit_is_adopted_with_its_end_and_not_exceeded() -> None:
     assert (other.tokens, other.rest) == (25, 5.0)
 
 
-def test_a_size_above_the_own_limit_is_adopted_as_far_as_that() -> None:
+def test_an_adopted_size_is_capped_at_the_buckets_own_limit() -> None:
     small = Refusals(10, 5.0)
     assert small.adopt(0.0, rule().size(0.0)) is None
     assert small.tokens == 10

@@ -1,4 +1,4 @@
-"""What only a strict server over real sockets can test; these tests take their time."""
+"""The limit against strict servers over real sockets; these tests are slow."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_the_limit_of_the_account_is_learned_from_its_first_refusal() -> N
     assert 0 < report.refused == learned <= 15
 
 
-async def test_under_every_fault_each_activity_has_one_true_outcome() -> None:
+async def test_under_every_fault_each_activity_has_the_right_outcome() -> None:
     posted = [activity(201, activity_note=f"call {n}") for n in range(1000)]
     faults = Faults(dict.fromkeys(FAULTS, 0.02), retry_after=0, slow=30)
     with Sandbox(faults=faults, period=0.05, seed=7) as sandbox:
@@ -112,7 +112,7 @@ async def test_under_every_fault_each_activity_has_one_true_outcome() -> None:
     assert states["accepted"] + states["uncertain"] + states["rejected"] == 1000
 
 
-async def test_a_refusal_reaches_the_caller_only_when_patience_is_out() -> None:
+async def test_a_refusal_reaches_the_caller_only_after_max_time() -> None:
     with Sandbox(limit=1, period=30) as sandbox:
         poster = AsyncActivityPoster(
             sandbox.account(), bucket=TokenBucket(period=0.1), retry=RetryPolicy(max_time=0.5)
@@ -149,7 +149,7 @@ async def test_posts_whose_callers_leave_are_never_refused_and_all_arrive_once(
     assert report.taken >= 50 - left
 
 
-async def test_cancelled_posts_leave_the_poster_whole() -> None:
+async def test_cancelled_posts_leave_the_poster_usable() -> None:
     with Sandbox(delay=0.2) as sandbox:
         bucket = TokenBucket()
         async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:

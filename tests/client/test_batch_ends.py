@@ -242,7 +242,7 @@ def test_a_source_that_yields_within_a_time_out_ends_the_batch_without_losing_a_
 def test_a_base_exception_of_the_source_or_client_ends_the_batch_without_a_hang(
     where: str,
 ) -> None:
-    """Such as `pytest.fail` in the handler of a mock transport."""
+    """As `pytest.fail` does in the handler of a mock transport."""
 
     class Failed(BaseException):
         pass

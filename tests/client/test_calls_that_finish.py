@@ -1,4 +1,4 @@
-"""A call that has left is finished, whatever its caller does; its outcome is logged and emitted."""
+"""A call that has left finishes, whatever its caller does; its outcome is logged and emitted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Cancel = Callable[[Awaitable[Any], float], Awaitable[None]]
 
 @pytest.fixture
 def unhandled() -> Iterator[Callable[[], list[str]]]:
-    """Return a function that records what the running loop's exception handler hears."""
+    """Yield a function that records what the running loop's exception handler receives."""
     messages: list[str] = []
 
     def record() -> list[str]:
@@ -145,7 +145,7 @@ def full_backlog() -> Generator[str]:
 
 @contextmanager
 def silent_tls() -> Generator[str]:
-    """Yield the URL of a server that accepts connections and never says hello."""
+    """Yield the URL of a server that accepts connections and sends nothing."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(10)
@@ -276,7 +276,7 @@ async def test_a_post_cut_off_over_a_real_connection_is_uncertain() -> None:
         (httpx.ConnectError("no"), "failed", "ConnectionFailed"),
     ],
 )
-def test_what_became_of_an_abandoned_call_is_logged_and_it_is_not_retried(
+def test_the_outcome_of_an_abandoned_call_is_logged_and_it_is_not_retried(
     answer: Any,
     state: str,
     error: str,
@@ -690,7 +690,7 @@ async def draw_one() -> Activity:
     return activity(1)
 
 
-def test_a_call_in_flight_that_is_cut_off_is_in_doubt_and_leaves_nothing_behind(
+def test_a_call_that_is_cut_off_in_flight_is_uncertain_and_leaves_nothing_behind(
     unhandled: Callable[[], list[str]],
 ) -> None:
     events: list[Event] = []

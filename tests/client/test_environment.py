@@ -39,7 +39,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused_configuration() -> str:
-    """Return why no poster can be made, once it is sure that this shows no secret."""
+    """Return why no poster can be made, after checking that it shows no secret."""
     with pytest.raises(ConfigurationError) as caught:
         AsyncActivityPoster(account(host=HOST))
     assert caught.value.__cause__ is None
@@ -131,7 +131,7 @@ def test_variables_that_httpx_can_use_are_accepted(
     assert PASSWORD not in repr(AsyncActivityPoster(account(host=HOST)))
 
 
-def test_an_error_of_the_machine_is_not_blamed_on_a_variable(
+def test_an_unrelated_error_is_not_blamed_on_a_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(**_: object) -> httpx.AsyncClient:
@@ -171,7 +171,7 @@ async def test_an_injected_client_is_used_whatever_the_environment(
 async def failure_through(
     behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[LeadpostError, TokenBucket, RawServer]:
-    """Post through a proxy that does not let it pass."""
+    """Post through a proxy that does not forward."""
     bucket = TokenBucket()
     async with RawServer(behaviour) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("://", f"://jo:{PASSWORD}@"))

@@ -1,4 +1,4 @@
-"""Hooks: the events of posts and buckets, and that no hook can hurt a post."""
+"""Hooks: the events of posts and buckets, and that no hook can affect a post."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ POLICY = RetryPolicy(initial_wait=1.0, jitter=0.0)
 def events_of(
     use: Callable[[AsyncActivityPoster], Awaitable[Any]], vendor: Vendor, **options: Any
 ) -> list[Event]:
-    """Use a poster on a virtual clock, and return the events that a hook heard."""
+    """Use a poster on a virtual clock, and return the events that a hook received."""
     events: list[Event] = []
 
     async def main() -> None:
@@ -64,7 +64,7 @@ async def post(poster: AsyncActivityPoster) -> str:
 
 
 def operation_of(events: list[Event]) -> Operation:
-    """Return the one operation that all of these events are about."""
+    """Return the operation of these events, after checking that there is only one."""
     (operation,) = {e.operation for e in events if not isinstance(e, Paused | Resized)}
     return operation
 
@@ -140,7 +140,7 @@ def test_ended_names_the_error_of_a_post_that_failed(
         (httpx.ReadTimeout("late"), 6.5, "uncertain", 1, "CancelledError"),  # after one in doubt
     ],
 )
-def test_ended_of_a_cancelled_post_says_what_became_of_it(
+def test_ended_of_a_cancelled_post_has_its_outcome(
     answer: Any, after: float, state: Any, attempts: int, error: str | None
 ) -> None:
     async def use(poster: AsyncActivityPoster) -> None:
@@ -254,7 +254,7 @@ class Broken:
         raise ValueError(f"{NOTE} {event}")
 
 
-def test_a_hook_that_raises_hurts_no_post_and_is_logged_once(
+def test_a_hook_that_raises_affects_no_post_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events: list[Event] = []

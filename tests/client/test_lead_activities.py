@@ -145,7 +145,7 @@ async def test_a_query_without_an_answer_is_retried(fault: str) -> None:
     ("fault", "kind"),
     [("cut-after", ConnectionFailed), ("502-after", ServerError), ("504-before", ServerError)],
 )
-async def test_a_query_is_never_in_doubt(fault: str, kind: type[Exception]) -> None:
+async def test_a_query_is_never_uncertain(fault: str, kind: type[Exception]) -> None:
     with Sandbox(faults=Faults({fault: 1.0})) as sandbox:
         async with poster_to(sandbox) as poster:
             with pytest.raises(kind) as caught:

@@ -39,7 +39,7 @@ OTHERS = [
     for name, value in vars(module).items()
     if isinstance(value, type) and value.__module__ == module.__name__
 ]
-"""Public too, in their own modules: the events for hooks, and OpenTelemetry's hook."""
+"""Also public, in their own modules: the events for hooks, and OpenTelemetry's hook."""
 CLASSES = [param for param in OBJECTS if isinstance(param.values[1], type)]
 
 

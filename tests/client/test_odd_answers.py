@@ -37,7 +37,7 @@ from leadpost import (
 )
 
 ONCE = RetryPolicy(max_attempts=1, max_time=0.001, initial_wait=1)
-"""No second attempt, not even after a refusal."""
+"""Make no second attempt, not even after a refusal."""
 QUICK = RetryPolicy(initial_wait=0.01, jitter=0)
 MEBIBYTE = 2**20
 LIMIT_TEXT = "API calls exceeded the limit of 1 in 5 second(s)"
@@ -131,7 +131,7 @@ async def test_a_query_with_a_cut_answer_is_unexpected() -> None:
 @pytest.mark.parametrize(
     "reply", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-", b"\0" * 99]
 )
-async def test_a_post_without_a_status_line_is_in_doubt(reply: bytes) -> None:
+async def test_a_post_without_a_status_line_is_uncertain(reply: bytes) -> None:
     error = await error_from(reply)
     assert type(error) is DeliveryUncertain
     assert error.status is None
@@ -160,7 +160,7 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_unreadable(encoding: 
 
 
 def bomb(decoded_size: int) -> bytes:
-    """Compress JSON that would be an acceptance, if anybody read it to its end."""
+    """Compress JSON that would be an acceptance if it were read to its end."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     parts = [compressor.compress(ACCEPTED[:-1] + b', "x": "')]
     parts += [compressor.compress(b" " * MEBIBYTE) for _ in range(decoded_size // MEBIBYTE)]
@@ -204,7 +204,7 @@ async def test_a_body_without_an_end_is_read_up_to_a_mebibyte() -> None:
 
 
 async def error_and_peak_of(behaviour: Behaviour) -> tuple[LeadpostError, int]:
-    """Return what a post raises, and the bytes that it used at most."""
+    """Return what a post raises, and its peak memory in bytes."""
     async with RawServer(answers()) as server, poster_to(server) as poster:
         await poster.post(activity())  # what is imported and cached once
     tracemalloc.start()
@@ -240,7 +240,7 @@ async def test_cookies_are_neither_kept_nor_sent(*, injected: bool) -> None:
 
 @pytest.fixture
 def log_above_the_transport() -> Iterator[io.StringIO]:
-    """All logs, of any level, but those of httpcore, which is below the transport."""
+    """All logs of any level, except those of httpcore, which is below the transport."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(lambda record: not record.name.startswith("httpcore"))

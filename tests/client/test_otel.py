@@ -41,7 +41,7 @@ VALUE = "jo.doe@example.com"
 
 
 class Started(SpanProcessor):
-    """Sees spans as they begin, ended or not."""
+    """Records spans as they begin, whether they end or not."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -74,7 +74,7 @@ class Telemetry:
         return self.exporter.get_finished_spans()
 
     def metrics(self) -> dict[str, dict[tuple[Any, ...], Any]]:
-        """Return the values of each metric, of a histogram count and sum, by their attributes."""
+        """Return the values of each metric by attributes; count and sum for a histogram."""
         data = self.reader.get_metrics_data()
         found = self._found  # older SDKs report a gauge only when it was set again
         for resource in data.resource_metrics if data else ():
@@ -224,7 +224,7 @@ def test_a_caller_that_leaves_a_call_in_flight_leaves_its_span_open_until_the_an
     assert metrics["leadpost.tokens.in_use {token}"] == {(): 0}
 
 
-def test_there_are_metrics_of_posts_tokens_and_the_bucket() -> None:
+def test_posts_tokens_and_the_bucket_have_metrics() -> None:
     seen: list[dict[str, dict[tuple[Any, ...], Any]]] = []
     telemetry = Telemetry()
     refusal = httpx.Response(429, headers={"Retry-After": "7"})

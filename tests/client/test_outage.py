@@ -1,4 +1,4 @@
-"""Outages: posts wait, one at a time tries, and nothing is lost or duplicated."""
+"""Outages: posts wait, one at a time is tried, and nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ class Outage(Vendor):
 
 
 async def attempt(poster: AsyncActivityPoster, *numbers: int) -> None:
-    """Post some activities one after the other, whatever comes of them."""
+    """Post activities one after the other, ignoring their errors."""
     for number in numbers:
         await asyncio.gather(poster.post(activity(number)), return_exceptions=True)
 
 
 @asynccontextmanager
 async def away(vendor: Outage, **options: Any) -> AsyncGenerator[AsyncActivityPoster]:
-    """Open a poster to which LeadSquared is away, because three posts have just failed."""
+    """Open a poster in an outage: three of its posts have just failed."""
     options.setdefault("bucket", OpenBucket())
     async with poster_to(vendor, **options) as poster:
         posts = [asyncio.create_task(poster.post(activity(n))) for n in (901, 902, 903)]
@@ -262,7 +262,7 @@ def test_one_activity_that_always_fails_is_no_outage() -> None:
 
 
 @pytest.mark.parametrize("use", ["post_many", "post_stream"])
-def test_one_activity_that_always_fails_among_good_ones_is_no_outage(
+def test_one_activity_that_always_fails_among_successful_ones_is_no_outage(
     use: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -315,7 +315,7 @@ def test_an_activity_that_cannot_be_drawn_does_not_end_an_outage() -> None:
 # While LeadSquared is away.
 
 
-def test_one_post_at_a_time_tries_after_growing_pauses_each_time_another() -> None:
+def test_one_post_at_a_time_is_tried_after_growing_pauses_each_time_another() -> None:
     async def main() -> None:
         vendor = Outage(httpx.Response(500))
         async with poster_to(vendor, retry=PATIENT, bucket=OpenBucket()) as poster:
@@ -333,7 +333,7 @@ def test_one_post_at_a_time_tries_after_growing_pauses_each_time_another() -> No
     run_virtual(main())
 
 
-def test_another_activity_tries_before_the_one_that_failed_last() -> None:
+def test_another_activity_is_tried_before_the_one_that_failed_last() -> None:
     async def main() -> None:
         vendor = Outage(httpx.Response(500))
         async with away(vendor, retry=PATIENT) as poster:
@@ -387,7 +387,7 @@ def test_an_answer_to_a_post_from_before_an_outage_does_not_end_it(
     assert "answers posts again" not in caplog.text
 
 
-def test_a_trial_that_leaves_its_post_in_doubt_makes_the_pauses_grow_to_five_minutes() -> None:
+def test_an_uncertain_trial_makes_the_pauses_grow_to_five_minutes() -> None:
     async def main() -> None:
         vendor = Outage(httpx.Response(502), metrics="up")
         async with away(vendor, retry=PATIENT) as poster:
@@ -406,7 +406,7 @@ def test_a_trial_that_leaves_its_post_in_doubt_makes_the_pauses_grow_to_five_min
 
 
 @pytest.mark.parametrize("fault", IN_DOUBT, ids=name_of)
-def test_after_doubt_no_post_is_tried_before_a_query_is_answered(fault: Fault) -> None:
+def test_after_an_uncertain_post_no_post_is_tried_before_a_query_is_answered(fault: Fault) -> None:
     async def main() -> None:
         vendor = Outage(fault, ends=200)
         async with away(vendor, retry=PATIENT) as poster:
@@ -543,7 +543,7 @@ def test_a_stopped_batch_does_not_wait_for_the_end_of_an_outage() -> None:
 async def outcomes_of(
     use: str, poster: AsyncActivityPoster, count: int, **options: Any
 ) -> list[Outcome]:
-    """Post that many activities in one of both ways; return the outcomes in input order."""
+    """Post `count` activities by either method, and return the outcomes in input order."""
     if use == "post_stream":
         outcomes = [o async for o in poster.post_stream(numbered(count), **options)]
         return sorted(outcomes, key=lambda outcome: outcome.index)
@@ -682,7 +682,7 @@ def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
     assert NOTE not in caplog.text
 
 
-def test_late_failures_of_posts_sent_before_the_end_of_an_outage_do_not_open_it_again() -> None:
+def test_late_failures_of_posts_sent_before_the_end_of_an_outage_do_not_reopen_it() -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         if number_in(request) > 3:
             return await accept(request)

@@ -1,4 +1,4 @@
-"""The client against the sandbox, over real sockets: the five APIs and what they promise."""
+"""The client against the sandbox, over real sockets: every API call."""
 
 from __future__ import annotations
 

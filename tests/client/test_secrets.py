@@ -73,7 +73,7 @@ def everything_logged() -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def log_above_the_transport() -> Iterator[io.StringIO]:
-    """Without the log of httpcore, which at DEBUG shows what a server sent to the letter."""
+    """All logs except httpcore's, which at DEBUG quotes what a server sent."""
     yield from logged(lambda record: not record.name.startswith("httpcore"))
 
 
@@ -207,7 +207,7 @@ async def test_no_key_shows_where_a_caller_leaves_and_its_call_is_cut_off(
 @pytest.mark.parametrize("keys_in", ["query", "headers"])
 @pytest.mark.parametrize("ended_by", ["its time-out", "closing"])
 @pytest.mark.parametrize("head", HEADS, ids=["no answer", "no body"])
-async def test_no_key_shows_where_a_call_is_left_in_doubt(
+async def test_no_key_shows_where_a_call_is_uncertain(
     everything_logged: io.StringIO, head: bytes, ended_by: str, keys_in: Any
 ) -> None:
     server = Silent(head)

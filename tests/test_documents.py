@@ -1,0 +1,341 @@
+"""The documents: their examples run as they stand, their links and their figures hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from cli_support import LONG, keys_of, put, record, until, url_of, write_csv
+from documents import DOCUMENTS, ROOT, Example, anchor_of, examples, text_of
+from packaging.requirements import Requirement
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import run
+
+import leadpost
+from leadpost.outbox.database import ddl
+from leadpost.sandbox import Faults, Sandbox
+
+README = text_of("README.md")
+SCRIPTS: Mapping[str, Sequence[str]] = {
+    "leadpost/README.md#uncertain-posts": ["cut-after"],
+    "leadpost/outbox/README.md#without-an-outbox": ["ok", "500-mx", "cut-after", "429-retry-after"],
+}
+"""What goes wrong in the sandbox of an example."""
+UNTIL_STOPPED = {"work": 130, "sandbox": 0, "outbox": 0}
+"""Commands that run until Ctrl-C, and their exit codes then."""
+FOR_A_FRESH_MACHINE = "python3 -m venv "
+"""How the two commands of the README begin; `.ci/run` and `nox -s demo` run them."""
+
+
+def place_of(example: Example) -> str:
+    return example.place
+
+
+def test_the_readme_is_at_most_200_lines() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_every_block_is_of_a_language_that_is_tested() -> None:
+    fences = [
+        fence for name in DOCUMENTS for fence in re.findall(r"^```.*$", text_of(name), re.MULTILINE)
+    ]
+    assert set(fences[::2]) == {
+        f"```{name}" for name in ("python", "console", "toml", "sql", "mermaid")
+    }
+    assert set(fences[1::2]) == {"```"}
+
+
+@pytest.mark.parametrize("example", examples("python"), ids=place_of)
+def test_each_python_example_runs(
+    example: Example, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "test_example.py").write_text(example.code, encoding="utf-8")
+    how = [str(Path(__file__).parent / "visit.py"), "test_example.py", example.place]
+    if "def test_" in example.code:
+        how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
+    variables: dict[str, str] = {}
+    if "DATABASE_URL" in example.code:
+        variables["DATABASE_URL"] = request.getfixturevalue("postgresql_url")
+    script = SCRIPTS.get(example.place, ())
+    faults = Faults(script=script, retry_after=30)  # s, longer than any example waits
+    with Sandbox(pace=1000, delay=0.02, faults=faults) as sandbox:
+        put(url_of(tmp_path / "leadpost.db"), account=sandbox.account())  # creates the tables
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *how],
+            env=os.environ | keys_of(sandbox) | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+        assert done.stderr == ""
+        assert done.returncode == 0, done.stdout
+        if "Account.from_env" in example.code and "poster" in example.code:
+            assert sandbox.report().taken > 0
+
+
+def commands() -> list[str]:
+    """Return the commands of the documents whose output is not shown."""
+    blocks = (block.code for block in examples("console"))
+    lines = [line for block in blocks if "$ " not in block for line in block.splitlines() if line]
+    return [line for line in lines if not line.startswith(FOR_A_FRESH_MACHINE)]
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("leadpost ")])
+def test_each_command_runs(line: str, tmp_path: Path) -> None:
+    """Those that run until stopped are stopped once they have printed something."""
+    words = line.split()[1:]
+    stopped = UNTIL_STOPPED.get(words[0])
+    output = tmp_path / "output"
+    with Sandbox(pace=1000) as sandbox, output.open("w") as file:
+        put(url_of(tmp_path / "leadpost.db"), 0, account=sandbox.account())
+        process = subprocess.Popen(
+            [sys.executable, "-m", "leadpost.cli", *words],
+            env=os.environ | keys_of(sandbox) | {"PYTHONUNBUFFERED": "1"},
+            cwd=tmp_path,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            if stopped is not None:
+                until(lambda: bool(output.read_text()))
+                process.send_signal(signal.SIGINT)
+            assert process.wait(LONG) == (stopped or 0), output.read_text()
+        finally:
+            process.kill()
+            process.wait()
+    assert output.read_text()
+
+
+@pytest.mark.parametrize(
+    "example", [each for each in examples("console") if "$ " in each.code], ids=place_of
+)
+def test_the_runs_that_are_shown_are_real(example: Example, tmp_path: Path) -> None:
+    rows = [record(number) for number in range(60)]
+    rows[6]["ActivityEvent"] = "call"  # line 8
+    write_csv(tmp_path / "calls.csv", rows)
+    lines: list[str] = []
+    with Sandbox(pace=1000) as sandbox:
+        for line in example.code.splitlines():
+            if line.startswith("$ "):
+                done = subprocess.run(
+                    [sys.executable, "-m", "leadpost.cli", *line.split()[2:]],
+                    env=os.environ | keys_of(sandbox) | {"LEADPOST_OUTBOX": "leadpost.db"},
+                    cwd=tmp_path,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=LONG,
+                    check=False,
+                )
+                lines += [line, *done.stdout.splitlines()]
+    assert masked(lines) == masked(example.code.splitlines())
+
+
+def masked(lines: list[str]) -> list[str]:
+    """Leave open how long something took, and to whom it was sent."""
+    texts = [re.sub(r" in \d+ s\.|(?<=until )\d\d:\d\d", "…", line).rstrip() for line in lines]
+    texts = [re.sub(r"^account  .*", "account  …", text) for text in texts]
+    return [text for text in texts if text]
+
+
+def test_the_other_commands_name_what_is_there() -> None:
+    sessions = set(re.findall(r"@nox\.session.*\n(?:@.*\n)*def (\w+)", text_of("noxfile.py")))
+    texts = " ".join(text_of(name) for name in DOCUMENTS)
+    named = set(re.findall(r"\bnox -s ([a-z_]+)", texts))
+    assert named
+    assert named <= sessions
+    others = [line for line in commands() if not line.startswith("leadpost ")]
+    assert {line.split()[0] for line in others} == {"nox", "pip", "pre-commit", "python"}
+
+
+@pytest.mark.parametrize("example", examples("toml"), ids=place_of)
+def test_dependencies_can_be_written_like_this(example: Example) -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    for line in tomllib.loads(example.code)["dependencies"]:
+        requirement = Requirement(line)
+        assert requirement.name == project["name"]
+        assert requirement.extras <= project["optional-dependencies"].keys()
+        assert requirement.url
+
+
+@pytest.mark.parametrize("example", examples("sql"), ids=place_of)
+def test_each_sql_example_runs(example: Example, postgresql_url: str) -> None:
+    async def execute() -> None:
+        engine = create_async_engine(postgresql_url)
+        async with engine.connect() as connection:  # rolled back, as roles belong to all databases
+            statements = ["CREATE ROLE worker", *ddl("postgresql").split(";\n\n")]
+            for statement in [*statements, *example.code.split(";\n")]:
+                if statement.strip():
+                    await connection.exec_driver_sql(statement)
+            counted = await connection.execute(sa.text("SELECT count(*) FROM leadpost_entries"))
+            assert counted.scalar_one() == example.code.count("INSERT INTO")
+        await engine.dispose()
+
+    run(execute())
+
+
+def test_the_two_commands_of_the_readme_stand_alone_on_their_lines() -> None:
+    lines = [line for line in README.splitlines() if line.startswith(FOR_A_FRESH_MACHINE)]
+    assert len(lines) == 2
+    assert lines[0].endswith("leadpost demo")
+    assert "-m pytest" in lines[1]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", text_of(document))
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.resolve().exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(anchor_of, headings), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_in_the_text_exist(document: str) -> None:
+    for path in re.findall(r"`((?:leadpost|tests|benchmarks|results)/[\w./-]+)", text_of(document)):
+        assert (ROOT / path).exists() or ((ROOT / document).parent / path).exists(), path
+
+
+def test_the_picture_shows_every_module_of_the_library() -> None:
+    (picture,) = (each.code for each in examples("mermaid"))
+    shown = set(re.findall(r"\b(\w+\.py|\w+/)", picture))
+    package = Path(leadpost.__file__).parent
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert shown == modules | folders
+
+
+def test_what_the_library_needs_is_named() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        needed = tomllib.load(file)["project"]["dependencies"]
+    section = text_of(".github/CONTRIBUTING.md").split("\n## Dependencies\n")[1]
+    named = re.findall(r"(\w+) \(", section.partition(";")[0])
+    assert sorted(named) == sorted(Requirement(line).name for line in needed)
+
+
+def test_no_dependency_has_an_upper_bound() -> None:
+    assert not re.findall(r"\"[\w-]+(?:\[[\w,]+\])?[^\"]*[<~][^\"]*\"", text_of("pyproject.toml"))
+
+
+def test_the_messages_in_the_table_are_those_that_are_logged() -> None:
+    package = Path(leadpost.__file__).parent
+    source = " ".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    table = text_of("leadpost/README.md").split("\n## Logging\n")[1].split("\n## ")[0]
+    messages = re.findall(r"^\| (`.+`) \| (?:WARNING|ERROR) \|", table, re.MULTILINE)
+    assert len(messages) > 10
+    for part in re.findall(r"`([^`]+)`", " ".join(messages)):
+        pattern = ".*".join(map(re.escape, part.split("…")))
+        assert re.search(pattern, source), part
+
+
+def test_the_table_of_the_limit_is_the_benchmarks_own() -> None:
+    table = text_of("benchmarks/results/ceiling.md")
+    assert f"<!-- benchmarks/results/ceiling.md -->\n{table}<!-- end -->" in README
+
+
+def measured(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(text_of(f"benchmarks/results/{name}.json"))
+    return rows
+
+
+def figures() -> list[tuple[str, str]]:
+    """Return documents, and what has to stand there if the saved results are right."""
+    long_run = measured("long_run")
+    slowest = max(row["99 of 100 after, s"] for row in long_run)
+    ceiling = min(row["share of the ceiling"] for row in long_run)
+    refused = max(row["refused"] for row in long_run)
+    outages = [row for row in measured("outage") if row["contender"].startswith("leadpost")]
+    uncertain = max(row["in doubt"] for row in outages)
+    assert all(row["given up"] == row["taken twice"] == 0 for row in outages)
+    others = measured("shared_account")[0]
+    left = others["of what is left of the limit"]
+    eight = [row for row in measured("shared_limit") if row["what"].startswith("8 processes")]
+    shared = min(row["to one process alone"] for row in eight)
+    transactions = max(row["transactions/s of one that waits"] for row in eight)
+    assert all(row["refused"] == 0 for row in eight)
+    assert transactions <= 4
+    refusals = {
+        row["case"]: row["share of what is left"]
+        for row in measured("refusals")
+        if row["client"] == "leadpost"
+    }
+    at_least = min(share for case, share in refusals.items() if case.startswith("another program"))
+    at_random = refusals["429 by chance, 10 %"]
+    cpu = measured("overhead")[0]["CPU, ratio to the bare client"]
+    import_time = measured("imports")[0]["ratio"]
+    memory = measured("memory")[0]["memory grew by, MiB"]
+    worker = min(measured("outbox_worker"), key=lambda row: row["calls a second"])
+    most = worker["most that is never refused"]
+    hooks = measured("telemetry")[1]["CPU, ratio to no hooks"]
+    table = "benchmarks/README.md"
+    return [
+        ("README.md", f"in the middle of 200 posts leave at most {uncertain} of them uncertain"),
+        ("leadpost/README.md", f"sent within about {slowest:.0f} s"),
+        ("leadpost/outbox/README.md", f"reach {shared:.2f} of the calls that one alone makes"),
+        (
+            table,
+            f"{ceiling:.2f} of the ceiling, {refused} refused, sent within about {slowest:.0f} s",
+        ),
+        (table, f"none lost, none posted twice, at most {uncertain} uncertain"),
+        (table, f"{left:.2f} of what they leave, {others['of all calls'] * 100:.0f} % refused"),
+        (
+            table,
+            f"at least {at_least:.2f} of what another program leaves; {at_random:.2f} of the limit",
+        ),
+        (table, f"eight processes make {shared:.2f} of the calls of one, 0 refused"),
+        (table, f"{cpu:.2f} times as much"),
+        (table, f"{import_time:.2f} times as much"),
+        (table, f"{memory:.1f} MiB for 1,000,000 posts"),
+        (table, f"{worker['calls a second']:.2f} calls/s, where the limit allows {most:.2f}"),
+        (table, f"OpenTelemetry: {hooks:.2f} times as much"),
+    ]
+
+
+@pytest.mark.parametrize(("document", "figure"), figures())
+def test_each_figure_is_a_measured_one(document: str, figure: str) -> None:
+    assert figure in " ".join(text_of(document).split())
+
+
+def test_what_refusals_cost_is_what_was_wanted() -> None:
+    for row in measured("refusals"):
+        if row["client"] == "leadpost":
+            assert row["share of what is left"] >= row["wanted"]
+            assert row["refused"] <= row["at most"]
+
+
+def test_every_benchmark_is_in_the_table() -> None:
+    programs = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    named = re.findall(r"^\| `(\w+\.py)` \|", text_of("benchmarks/README.md"), re.MULTILINE)
+    assert set(named) == programs - {"common.py", "contenders.py", "queues.py"}
+
+
+def test_the_newest_version_of_the_changelog_is_this_one_or_to_come() -> None:
+    first, *released = re.findall(r"^## (.*)$", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert first == "[Unreleased]"
+    versions = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", title) for title in released]
+    assert all(versions), released
+    assert not versions or (versions[0] and versions[0][1] == leadpost.__version__)
+
+
+def test_the_changelog_keeps_the_form_that_it_names() -> None:
+    sections = re.findall(r"^### (.*)$", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert sections
+    assert set(sections) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
