@@ -387,7 +387,8 @@ class Caller:
             what += f", HTTP {attempts.status}" if attempts.status else ""
         # A query that nobody waits for has changed nothing, so it is no news.
         level = logging.WARNING if attempts.operation.is_post else logging.DEBUG
-        _log.log(level, "%s: its caller had left before it ended: %s", attempts.operation.name, what)
+        name = attempts.operation.name
+        _log.log(level, "%s: its caller had left before it ended: %s", name, what)
 
     def _enter_loop(self) -> None:
         """Continue in another event loop, where the last one is over, with new connections."""
