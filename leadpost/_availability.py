@@ -1,5 +1,5 @@
 """
-Is LeadSquared away?
+Whether LeadSquared is away.
 
 It is when three posts in a row, of at least two different activities, got no proper answer: no
 connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of HTML. Also when it
@@ -7,8 +7,8 @@ answers 503 with a Retry-After. Only posts are counted: a status or metrics call
 proves nothing about the path that posts take. A failure counts only if its post was sent after the
 last proper answer. One activity that fails while others succeed is at fault itself.
 
-While LeadSquared is away, posts wait and one at a time tries, after growing pauses. Where such a
-trial could leave its post in doubt, a query goes first.
+While LeadSquared is away, posts wait, and one at a time is tried, after growing pauses. Where such
+a trial could leave its post uncertain, a query goes first.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Outage:
 
 class Availability:
     """
-    Let posts go while LeadSquared answers them, and have them wait during an outage.
+    Lets posts through while LeadSquared answers them, and makes them wait during an outage.
 
     Args:
         host: The host, for the log.
@@ -169,7 +169,7 @@ class Availability:
             self._wake_next()
 
     def may_send(self, turn: Turn) -> bool:
-        """Whether this turn may send now: LeadSquared may have gone away since it was let go."""
+        """Whether to send now: an outage may have begun since the wait ended."""
         turn.answers = self._outage.answers
         return not self.is_away or self._trial is turn
 
@@ -208,7 +208,7 @@ class Availability:
         )
 
     def _next(self) -> Turn | None:
-        """Return who may try next: another activity than the one that failed last, if one waits."""
+        """Return whose turn is next: if possible another activity than the one that failed last."""
         if self._trial is not None:
             return None
         last = self._outage.failed[-1] if self._outage.failed else None
@@ -216,7 +216,7 @@ class Availability:
         return next(others, next(iter(self._waiting), None))
 
     async def _may_try(self) -> bool:
-        """Have a query go before a trial that could leave its post in doubt."""
+        """Make a query before a trial whose post could become uncertain."""
         if not self._outage.in_doubt or await self._probe() is not False:
             return True
         if self.is_away:
@@ -230,7 +230,7 @@ class Availability:
         if self.is_away and not was_away:
             self._logged_at = now
             _log.warning(
-                "%s does not answer posts (%s): they wait, and one at a time tries",
+                "%s does not answer posts (%s): posts wait, and one at a time is tried",
                 self._host,
                 _described(error),
             )

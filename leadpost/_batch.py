@@ -1,4 +1,4 @@
-"""Many activities: a bounded set of workers, and what became of each activity."""
+"""A batch: a bounded set of workers, and an outcome for each activity."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Post = Callable[[Item, Terms], Awaitable[str]]
 WORKERS = 50
 """One for each token, and as many again for activities that wait to be retried."""
 LONG = 1000
-"""Activities from which on a batch is long; one of unknown size is after half as many."""
+"""A batch of this size is long; one of unknown size becomes long after half of it."""
 
 _log = logging.getLogger("leadpost")
 
@@ -40,7 +40,7 @@ class Batch:
     """
     Posts from one source, as fast as it is posted and never more than the workers ahead.
 
-    One worker at a time has the turn: it draws an activity and waits for its first token. The
+    One worker at a time holds the turn: it draws an activity and waits for its first token. The
     others are posting, or waiting to retry. So the batch has at most one untried activity in the
     bucket's queue: retries, single posts and other batches get through.
 
@@ -138,7 +138,7 @@ class Batch:
             self._draws = False
 
     async def _next(self) -> tuple[int, Item] | None:
-        # Where nothing else suspends, this lets the other tasks of the loop run between any two.
+        # Let the other tasks of the loop run between two activities, if nothing else suspends.
         await asyncio.sleep(0)
         if not self._draws:
             return None
@@ -206,7 +206,7 @@ class Batch:
 
     async def _stop_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        _log.info("batch is stopped: calls in flight are waited for")
+        _log.info("batch stopped: waiting for calls in flight")
         self._draws = False
         if self._draw is not None:
             self._draw.reschedule(0)
@@ -216,7 +216,7 @@ class Batch:
 
 def _log_unseen(outcome: Outcome) -> None:
     if outcome.request_id is not None:
-        _log.warning("batch left early: accepted all the same, RequestID %s", outcome.request_id)
+        _log.warning("batch left early: accepted, RequestID %s", outcome.request_id)
 
 
 async def numbered(source: Source) -> AsyncGenerator[tuple[int, Item]]:

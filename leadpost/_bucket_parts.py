@@ -44,7 +44,7 @@ class Waiter:
 
 
 class Waiters:
-    """The callers that wait: the highest priority first, and first come, first served within it."""
+    """Waiting callers, by priority, then in order of arrival."""
 
     def __init__(self) -> None:
         self._heap: list[Waiter] = []  # waiters that are over are dropped at its top
@@ -183,10 +183,10 @@ class Brakes:
             self._emit(Resized(change.tokens, change.before))
 
     def _pause(self, seconds: float, now: float) -> None:
-        # Of the refusals of one burst the first is news, and one that asks for much more.
+        # Log the first refusal of a burst, and one that asks for a much longer pause.
         end = now + seconds
         news = now >= self.paused_until or end > self.paused_until + self.rule.period
         self.paused_until = max(self.paused_until, end)
         if news:
-            _log.warning("bucket: no calls for %.1f s after a refusal (429)", seconds)
+            _log.warning("bucket: paused for %.1f s after a refusal (429)", seconds)
             self._emit(Paused(seconds))

@@ -75,7 +75,7 @@ class Draw(Generic[T]):
 @frozen
 class Terms:
     """
-    On what terms a call is made; by default those of a single call.
+    The conditions of a call; the defaults are those of a single call.
 
     Attributes:
         first: The priority of the first attempt.
@@ -84,9 +84,8 @@ class Terms:
         token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
         outage_until: For one of many calls, of a batch or an outbox: given the time at which an
             outage began, the time at which to stop waiting. See `is_one_of_many`.
-        stopped: When it is done, ends all waits; a request that has left is answered all the same.
-        cut_off: When it is done, ends the attempt, even one whose request has left: that one is in
-            doubt then.
+        stopped: Ends all waits once it is done; a call in flight still finishes.
+        cut_off: Ends the attempt once it is done, even a call in flight, which is uncertain then.
         on_token: Called when an attempt has its token.
         check: Called before the token's own check at the last moment before sending; may raise.
     """
@@ -149,7 +148,7 @@ class Caller:
         self._retried = (*RETRIED, DeliveryUncertain) if retry_uncertain else RETRIED
         self._emit = Hooks(hooks)
         self._redact = redactor(account.secrets)
-        # Queries are made whether LeadSquared answers posts or not.
+        # Queries are made even while LeadSquared does not answer posts.
         self._posts = {
             "post": Availability(account.host, partial(self._probe, _endpoints.metrics)),
             "post_sync": Availability(
@@ -173,7 +172,7 @@ class Caller:
         Make a call until it succeeds or is given up.
 
         Raises:
-            LeadpostError: what the attempts came to; `NotSent` if none was made.
+            LeadpostError: the outcome of the attempts; `NotSent` if none was made.
         """
         retried = self._retried if terms.is_retried else ()
         away = partial(self.is_away, call.name)
@@ -344,7 +343,7 @@ class Caller:
         return NotSent("no token came free in the time for this call; nothing was sent")
 
     def _end(self, attempts: Attempts, error: BaseException | None) -> None:
-        """Emit what the attempts came to."""
+        """Emit the end of the operation."""
         state: State
         if attempts.result is not None:  # though the bucket may have raised after it
             state, error = "accepted", None
@@ -375,7 +374,7 @@ class Caller:
         self._emit(Retried(attempts.operation, attempts.made, name, attempts.status, wait))
 
     def _note_abandoned(self, attempts: Attempts, task: asyncio.Task[T]) -> None:
-        """Log and emit what became of a call whose caller has left."""
+        """Log and emit the outcome of a call whose caller has left."""
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if isinstance(error, LeadpostError):
             error = attempts.verdict(error)
@@ -391,7 +390,7 @@ class Caller:
         _log.log(level, "%s: its caller had left before it ended: %s", name, what)
 
     def _enter_loop(self) -> None:
-        """Continue in another event loop, where the last one is over, with new connections."""
+        """Continue in a new event loop, with new connections, if the last loop is not running."""
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return

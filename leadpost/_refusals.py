@@ -2,7 +2,7 @@
 How many tokens to use after LeadSquared refused calls (429).
 
 A refusal does not say why: other programs may use the account, its limit may be lower, or it may be
-chance. So the refused call alone is repeated, until more than 15 % of the latest calls failed so.
+chance. So only the refused call is retried, until more than 15 % of the latest calls failed so.
 Then the bucket shrinks to the share that got through, less one and at most by half, pauses for a
 period, and grows back by a quarter every six periods. Only calls sent after the last cut count, and
 at least 20 of them: the calls of one burst all fail for one reason. Found by trial, see
@@ -136,7 +136,7 @@ class Refusals:
         return self._restart(now, tokens, reason, pause=self.period)
 
     def tick(self, now: float) -> Change | None:
-        """Grow, or try again what a named limit forbade, if it is time; call it now and then."""
+        """Grow back, or lift a named limit, when it is time. Call this regularly."""
         if self._named_until is not None and now >= self._named_until:
             self._named_until, self._most, self.rest = None, self.limit, self.period
             return self._restart(now, self.limit, "the limit named an hour ago is tried again")

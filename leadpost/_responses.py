@@ -194,7 +194,8 @@ def decoded(body: bytes, encoding: str, largest: int) -> bytes:
 
     Args:
         body: The body as it came.
-        encoding: The Content-Encoding header. leadpost asks for none, but a proxy may not care.
+        encoding: The Content-Encoding header. leadpost asks for none, but a proxy may compress all
+            the same.
         largest: Bytes; what decodes to more is taken to be unreadable.
     """
     match encoding.strip().lower():
@@ -213,7 +214,7 @@ def decoded(body: bytes, encoding: str, largest: int) -> bytes:
 
 def raise_for_error(response: ApiResponse, *, changes: bool) -> None:
     """
-    Raise the error that an answer stands for, if it stands for one.
+    Raise the error that an answer means, if any.
 
     Args:
         response: The answer.

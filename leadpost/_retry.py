@@ -1,4 +1,4 @@
-"""When to call again, and after how long: a `RetryPolicy` in tenacity's terms."""
+"""When to retry, and after how long: a `RetryPolicy` in tenacity's terms."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RetryPolicy:
     jitter: float = field(default=0.5, validator=[_SECONDS, ge(0)])
 
     def wait_after(self, attempts: int) -> float:
-        """Return the seconds to wait after so many `attempts`, jitter included."""
+        """Return the seconds to wait after this number of `attempts`, jitter included."""
         state = RetryCallState(AsyncRetrying(), None, (), {})
         state.attempt_number = attempts
         backoff = wait_exponential(self.initial_wait, self.max_wait)
@@ -65,7 +65,7 @@ class RetryPolicy:
 @define(eq=False)
 class Attempts:
     """
-    The attempts at one operation: how far it is, and what tenacity has to know.
+    The attempts of one operation: its progress, and what tenacity has to know.
 
     Args:
         operation: What they are attempts at, for hooks.
@@ -148,7 +148,7 @@ class Attempts:
 
     def _retry(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        # A list of what to retry, never of what not to: CancelledError has to pass.
+        # List what to retry, never what not to retry: CancelledError must pass through.
         if not isinstance(error, self.retried):
             return False
         self.last = error

@@ -46,7 +46,7 @@ CALL_TIMEOUT = 30.0
 
 
 class Priority(IntEnum):
-    """Who gets the next token; first come, first served within one priority."""
+    """Who gets the next token: the lowest number first, then in order of arrival."""
 
     RETRY = 0
     """A further attempt of a single call."""

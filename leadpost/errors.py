@@ -9,7 +9,7 @@ Every error that leadpost raises, and what each means for the activity.
     │   ├── Unauthorized       401, 403: the keys are refused
     │   ├── NotFound           404: the URL is wrong
     │   └── ApplicationError   an MX… exception, whatever the status
-    ├── Unavailable            given up after retries; surely not accepted
+    ├── Unavailable            given up after retries; not accepted
     │   ├── RateLimited        429, or the same with another status
     │   ├── ServerError        500 without an MX… exception, 503 and similar
     │   └── ConnectionFailed   no connection; for calls that change nothing, no answer
@@ -19,7 +19,7 @@ Every error that leadpost raises, and what each means for the activity.
     │   └── TokenLost          a token of a shared bucket was lost before the call was sent
     ├── UnexpectedAnswer       an answer to a query (status, metrics, types) that cannot be read
     ├── StatusTimeout          `wait` ended before the status was final (also a TimeoutError)
-    ├── OutboxError            the outbox's database cannot be used, or not like that
+    ├── OutboxError            the outbox's database cannot be used, or not in this way
     │   ├── OutboxUnavailable  not now: locked, or its server is down
     │   └── KeyConflict        another activity was put under that key (also a ValueError)
     └── BatchError             some of a batch were not accepted (also an ExceptionGroup)
@@ -142,7 +142,7 @@ class ApplicationError(Rejected):
 
 
 class Unavailable(LeadpostError):
-    """Given up after retries; the activity was surely not accepted."""
+    """Given up after retries; the activity was not accepted."""
 
 
 class RateLimited(Unavailable):
@@ -205,7 +205,7 @@ class TokenLost(NotSent):
 
 
 class UnexpectedAnswer(LeadpostError):
-    """A 2xx answer to a query that does not hold what was asked for."""
+    """A 2xx answer to a query without the data that was asked for."""
 
 
 class OutboxError(LeadpostError):

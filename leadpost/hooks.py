@@ -1,5 +1,5 @@
 """
-Hooks: functions that hear what happens to each post and to the bucket, as it happens.
+Hooks: functions that are called with each step of a post, and each change of the bucket.
 
     def count(event: hooks.Event) -> None:
         if isinstance(event, hooks.Ended) and event.operation.is_post:
@@ -40,7 +40,7 @@ class Hook(Protocol):
         """
         Handle an `event`, quickly: this runs on the event loop, between the steps of a post.
 
-        An error that it raises does not hurt the post: its class is logged, the first time.
+        An error that it raises does not affect the post: its class is logged, the first time.
         """
         ...
 
@@ -186,7 +186,7 @@ Event = Waiting | Sent | Answered | Retried | Ended | Paused | Resized
 
 class Hooks:
     """
-    The hooks of one poster or bucket: calls each with an event, and lets none of them hurt a post.
+    The hooks of one poster or bucket: calls each with an event. An error in one affects no post.
 
     Raises:
         TypeError: a hook is not callable, or is an async function.

@@ -672,7 +672,8 @@ def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
     host = "http://127.0.0.1:9"
     begins, *progress, ends = warnings_in(caplog)
     assert begins == (
-        f"{host} does not answer posts (HTTP 500, ServerError): they wait, and one at a time tries"
+        f"{host} does not answer posts (HTTP 500, ServerError):"
+        " posts wait, and one at a time is tried"
     )
     assert [message.split(" (")[0] for message in progress] == [
         f"{host} has not answered posts for {seconds} s" for seconds in (60, 120, 180, 240)
