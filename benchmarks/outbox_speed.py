@@ -185,7 +185,7 @@ class Filled:
         assert len(await self._outbox.find(keys)) == len(set(keys))
 
     async def _page(self) -> None:
-        after = self._random.randrange(self._count - PAGE)  # any page, as the first may be cached
+        after = self._random.randrange(self._count - PAGE)  # any page, not only the first
         page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix=None)
         assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
 

@@ -1,5 +1,5 @@
 """
-Runs an example of the documents, and then does what a visitor of its service would do.
+Runs an example of the documents, and then uses what it defines as its reader would.
 
     python tests/visit.py example.py README.md#a-service
 """
@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import httpx
 from attrs import evolve
 
 from leadpost import Account, Activity
-from leadpost.outbox import Entry, Outbox
+from leadpost.outbox import STATES, Entry, EntryState, Health, Outbox
 
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
 OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
@@ -44,6 +45,20 @@ def client_of(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service", timeout=None
     )
+
+
+async def read_activities(names: Names) -> None:
+    payload = names["activity"].to_payload()
+    assert payload["ActivityDateTime"] == "2026-03-02 09:00:00"
+    assert names["same"].to_payload() == payload
+
+
+async def read_alerts(names: Names) -> None:
+    fine = Health(dict.fromkeys(STATES, 0), oldest_pending=None, is_working=True, away_since=None)
+    assert names["alerts"](fine) == []
+    counts: dict[EntryState, int] = {**fine.counts, "uncertain": 3}
+    bad = Health(counts, oldest_pending=7200, is_working=False, away_since=datetime.now(UTC))
+    assert len(names["alerts"](bad)) == 4
 
 
 async def visit_service(names: Names) -> None:
@@ -141,6 +156,8 @@ async def visit_alembic(names: Names) -> None:
 
 VISITS: Mapping[str, Callable[[Names], Coroutine[Any, Any, None]]] = {
     "README.md#a-service": visit_service,
+    "leadpost/README.md#activities": read_activities,
+    "leadpost/outbox/README.md#health-and-alerts": read_alerts,
     "leadpost/outbox/README.md#a-service": visit_service_with_errors,
     "leadpost/outbox/README.md#without-an-outbox": visit_service_without_outbox,
     "leadpost/outbox/README.md#several-accounts": visit_two_accounts,
