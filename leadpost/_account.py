@@ -40,7 +40,7 @@ _VARIABLES: Mapping[str, str] = {
 _ASYNC_PATHS = ("submit_path", "status_path", "metrics_path")
 _SYNC_PATHS = (
     *("sync_post_path", "lead_activities_path"),
-    *("activity_types_path", "activity_type_path"),
+    *("activity_types_path", "activity_type_path", "activities_between_path"),
 )
 _HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"[\w.-]{1,100}")
@@ -71,6 +71,7 @@ class Account:
         activity_type_path: Path of one activity type, on the sync host.
         sync_post_path: Path of the synchronous post.
         lead_activities_path: Path of the list of a lead's activities, on the sync host.
+        activities_between_path: Path of the list of activities in a span of time, on the sync host.
         name: What the account is called in an outbox, such as `acme-production`: its entries and
             its limit stay together when a key changes, or when several users post. By default a
             fingerprint of host and access key.
@@ -98,6 +99,7 @@ class Account:
     activity_type_path: str = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
     sync_post_path: str = "/v2/ProspectActivity.svc/Create"
     lead_activities_path: str = "/v2/ProspectActivity.svc/Retrieve"
+    activities_between_path: str = "/v2/ProspectActivity.svc/CustomActivity/RetrieveByActivityEvent"
     name: str = ""
     failure_is_final: bool = False
     _urls: dict[str, httpx.URL] = field(init=False, eq=False, factory=dict[str, httpx.URL])

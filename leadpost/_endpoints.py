@@ -26,6 +26,7 @@ from leadpost._models import (
     LeadActivity,
     QueueMetrics,
     RequestStatus,
+    vendor_datetime,
 )
 from leadpost._responses import ApiResponse, error_of, get, raise_for_error
 from leadpost._validation import is_list, is_mapping
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 ROWS = 25
 """Rows of a page of a lead's activities: LeadSquared's own default."""
+LONG_PAGE = 1000
+"""Rows of a page of the activities in a span of time: the most there are."""
 
 
 @frozen
@@ -259,16 +262,16 @@ def _activity_field(raw: Mapping[str, Any]) -> ActivityField:
     )
 
 
-# The activities that a lead has.
+# The activities that leads have.
 
 
 @frozen
 class Page:
     """
-    One page of a lead's activities.
+    One page of activities.
 
     Attributes:
-        record_count: The number on all pages.
+        record_count: LeadSquared's `RecordCount`: the number on all pages.
         activities: Those of this page.
     """
 
@@ -278,20 +281,21 @@ class Page:
 
 def lead_activities(account: Account, lead_id: str, code: int, offset: int) -> Call[Page]:
     """Read one page of a lead's activities of one type. A POST, but it changes nothing."""
-    paging = {"Offset": str(offset), "RowCount": str(ROWS)}
-    body = json.dumps({"Parameter": {"ActivityEvent": code}, "Paging": paging}).encode()
-    params = {"leadId": lead_id}
+    query = {
+        "Parameter": {"ActivityEvent": code},
+        "Paging": {"Offset": str(offset), "RowCount": str(ROWS)},
+    }
     return _build(
         account,
         "lead_activities",
         "lead_activities_path",
-        read_lead_activities,
-        params=params,
-        content=body,
+        partial(read_lead_activities, lead_id=lead_id),
+        params={"leadId": lead_id},
+        content=json.dumps(query).encode(),
     )
 
 
-def read_lead_activities(response: ApiResponse) -> Page:
+def read_lead_activities(response: ApiResponse, lead_id: str | None = None) -> Page:
     """
     Read one page of a lead's activities, in the shape of LeadSquared's page "Get Activities of a
     Lead": `{"RecordCount": n, "ProspectActivities": [{"Id", "EventCode", "CreatedOn", "Data"}]}`.
@@ -300,24 +304,68 @@ def read_lead_activities(response: ApiResponse) -> Page:
         LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an activity left out
             would look like one that never arrived.
     """
+    return _read_page(response, "ProspectActivities", lead_id=lead_id)
+
+
+def activities_between(
+    account: Account, code: int, start: datetime, end: datetime, page: int
+) -> Call[Page]:
+    """
+    Read one page of the activities of one type that were modified in a span of time.
+
+    Sorted by id: rows of the same `CreatedOn` change their places from page to page.
+    """
+    query = {
+        "Parameter": {
+            "ActivityEvent": code,
+            "FromDate": vendor_datetime(start),
+            "ToDate": vendor_datetime(end),
+        },
+        "Paging": {"PageIndex": page, "PageSize": LONG_PAGE},
+        "Sorting": {"ColumnName": "ProspectActivityId", "Direction": 0},
+    }
+    path, read = "activities_between_path", partial(read_activities_between, code=code)
+    body = json.dumps(query).encode()
+    return _build(account, "activities_between", path, read, content=body)
+
+
+def read_activities_between(response: ApiResponse, code: int) -> Page:
+    """
+    Read one page of such activities: `{"RecordCount": n, "List": [{"ProspectActivityId",
+    "RelatedProspectId", "ActivityEvent_Note", "mx_Custom_1", …}]}`.
+
+    Raises:
+        LeadpostError: as `read_lead_activities`.
+    """
+    return _read_page(response, "List", event=code)
+
+
+def _read_page(
+    response: ApiResponse, name: str, *, lead_id: str | None = None, event: int | None = None
+) -> Page:
+    """Read a page; the lead or the type that was asked for is that of rows without one."""
     raise_for_error(response, changes=False)
-    found = get(response.json, "ProspectActivities")
+    found = get(response.json, name)
     if not is_list(found) or response.says_error:
-        _unexpected(response, "ProspectActivities")
+        _unexpected(response, name)
     return Page(
         record_count=int(_number(response, "RecordCount")),
-        activities=tuple(_lead_activity(response, item) for item in found),
+        activities=tuple(_lead_activity(response, row, lead_id, event) for row in found),
     )
 
 
-def _lead_activity(response: ApiResponse, raw: object) -> LeadActivity:
-    activity_id = _text(get(raw, "Id"))
+def _lead_activity(
+    response: ApiResponse, raw: object, lead_id: str | None, event: int | None
+) -> LeadActivity:
+    activity_id = _text(get(raw, "Id")) or _text(get(raw, "ProspectActivityId"))
     if activity_id is None:
         _unexpected(response, "Id of an activity")
     return LeadActivity(
         activity_id=activity_id,
-        event=_code(get(raw, "EventCode")),
+        lead_id=_text(get(raw, "RelatedProspectId")) or lead_id,
+        event=_code(get(raw, "EventCode")) or _code(get(raw, "ActivityEvent")) or event,
         created_on=_moment(get(raw, "CreatedOn")),
+        modified_on=_moment(get(raw, "ModifiedOn")),
         texts=frozenset(texts_in(raw)),
         raw=_mapping(raw),
     )

@@ -174,7 +174,7 @@ class Activity:
         if self.activity_note is not None:
             payload["ActivityNote"] = self.activity_note
         if self.activity_datetime is not None:
-            payload["ActivityDateTime"] = _vendor_datetime(self.activity_datetime)
+            payload["ActivityDateTime"] = vendor_datetime(self.activity_datetime)
         if self.fields:
             payload["Fields"] = [_written_item(name, value) for name, value in self.fields.items()]
         for name, value in self.extra.items():
@@ -182,7 +182,8 @@ class Activity:
         return payload
 
 
-def _vendor_datetime(moment: datetime) -> str:
+def vendor_datetime(moment: datetime) -> str:
+    """Return an aware date-time in LeadSquared's form: `YYYY-MM-DD HH:MM:SS`, UTC."""
     utc = moment.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(sep=" ", timespec="seconds")
 
@@ -201,7 +202,7 @@ def _jsonable(value: object) -> object:
     if isinstance(value, (str, int, float)):
         return value
     if isinstance(value, datetime):
-        return _vendor_datetime(value)
+        return vendor_datetime(value)
     if is_mapping(value):
         return {name: _jsonable(item) for name, item in value.items()}
     if is_list(value):
@@ -330,15 +331,20 @@ class LeadActivity:
 
     Attributes:
         activity_id: The activity's id.
+        lead_id: The lead's id, None if the answer has none.
         event: The activity type's code, None if the answer has none.
-        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none.
+        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none. It was seen
+            to be the activity's own date-time, as it was posted.
+        modified_on: LeadSquared's `ModifiedOn`, the time of the last edit, likewise.
         texts: Every text value anywhere in `raw`. Which of them is the note or the date-time is not
             known, so look for a posted text among all of them. Not in the repr.
         raw: The whole activity, unchanged. Not in the repr.
     """
 
     activity_id: str
+    lead_id: str | None
     event: int | None
     created_on: datetime | None
+    modified_on: datetime | None
     texts: frozenset[str] = field(repr=False)
     raw: Mapping[str, Any] = field(repr=False)

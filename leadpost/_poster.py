@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from itertools import chain, repeat
+from datetime import datetime, timedelta
+from itertools import chain, count, repeat
 from operator import attrgetter
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -416,3 +417,57 @@ class AsyncActivityPoster:
                     return list(found.values())
                 offset += step
         raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+
+    async def activities_between(
+        self, code: int, start: datetime, end: datetime, *, most_calls: int | None = None
+    ) -> list[LeadActivity] | None:
+        """
+        List the activities of one type, of all leads, that were modified in a span of time.
+
+        Args:
+            code: The activity type's code.
+            start: The first moment, aware. LeadSquared compares whole seconds and `ModifiedOn`, so
+                an activity that was edited after the span is not found.
+            end: The last moment, aware, rounded up to a second. Both ends are included:
+                neighbouring spans share their boundary second, and the activities in it.
+            most_calls: Give up where more calls than that would be needed; a call reads up to
+                1,000 activities.
+
+        Returns:
+            Each once, in the order of the ids; None if `most_calls` would not do.
+
+        Raises:
+            LeadpostError: `UnexpectedAnswer` if an answer cannot be read, or if fewer come than
+                LeadSquared counts, as when one is edited meanwhile.
+            ConfigurationError: the account's `sync_host` is not known.
+            ValueError: `start` or `end` is not aware.
+        """
+        if start.utcoffset() is None or end.utcoffset() is None:
+            raise ValueError("start and end: wanted aware date-times")
+        if end.microsecond:
+            end = end.replace(microsecond=0) + timedelta(seconds=1)
+
+        async def read(page: int) -> _endpoints.Page:
+            call = _endpoints.activities_between(self.account, code, start, end, page)
+            return await self._caller(call)
+
+        found: dict[str, LeadActivity] = {}
+        wanted = 0
+        for number in count(1):
+            page = await read(number)
+            known = len(found)
+            found |= {activity.activity_id: activity for activity in page.activities}
+            wanted = max(wanted, page.record_count)
+            # RecordCount may be that of the page: only a page that is not full is surely the last.
+            if len(page.activities) < _endpoints.LONG_PAGE or len(found) == known:
+                break
+            if most_calls is not None and max(wanted, len(found) + 1) > (
+                most_calls * _endpoints.LONG_PAGE
+            ):
+                return None
+        if len(found) < wanted:  # as where the first page has the number 0
+            page = await read(0)
+            found |= {activity.activity_id: activity for activity in page.activities}
+        if len(found) < wanted:
+            raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+        return list(found.values())

@@ -8,7 +8,7 @@ for a lead's activities is from "Get Activities of a Lead".
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 from attrs import frozen
@@ -20,6 +20,7 @@ _EMAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 _DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _MOST_ROWS = 25
+_LONGEST_PAGE = 1000
 
 
 def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
@@ -71,12 +72,60 @@ def read_question(lead: str, content_type: str, body: bytes) -> Question:
     """
     _must(_is_text(lead, _GUID), "leadId must be a GUID")
     content = _read_object(content_type, body)
-    parameter, paging = (_needed(content, name) for name in ("Parameter", "Paging"))
-    _must(isinstance(parameter, dict), "Parameter must be an object")
-    _must(isinstance(paging, dict), "Paging must be an object")
+    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
     rows = _whole(paging, "RowCount")
     _must(1 <= rows <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
     return Question(lead, _event(parameter), _whole(paging, "Offset"), rows)
+
+
+@frozen
+class Span:
+    """
+    Which activities of all leads are asked for.
+
+    Args:
+        code: Event code.
+        start: The first second, UTC.
+        end: The last second, UTC.
+        page: The page's number, from 1.
+        size: Rows of a page.
+    """
+
+    code: int
+    start: datetime
+    end: datetime
+    page: int
+    size: int
+
+
+def read_span(content_type: str, body: bytes) -> Span:
+    """
+    The question for the activities of all leads that were modified in a span of time.
+
+    Raises:
+        RejectedError: As `read_activity`.
+    """
+    content = _read_object(content_type, body)
+    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
+    moments = [_needed(parameter, name) for name in ("FromDate", "ToDate")]
+    wanted = "FromDate and ToDate must be a date and time as YYYY-MM-DD HH:MM:SS"
+    _must(all(map(_is_date_time, moments)), wanted)
+    start, end = (datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in moments)
+    page, size = _whole(paging, "PageIndex"), _whole(paging, "PageSize")
+    _must(page >= 1, "PageIndex must be 1 or more")
+    _must(1 <= size <= _LONGEST_PAGE, f"PageSize must be from 1 to {_LONGEST_PAGE}")
+    sorting = _object(content, "Sorting")
+    _must(
+        sorting == {"ColumnName": "ProspectActivityId", "Direction": 0},
+        "the sandbox sorts by ProspectActivityId in Direction 0 only: others lose rows",
+    )
+    return Span(_event(parameter), start, end, page, size)
+
+
+def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    value = _needed(content, name)
+    _must(isinstance(value, dict), f"{name} must be an object")
+    return cast("dict[str, Any]", value)
 
 
 def _whole(paging: dict[str, Any], name: str) -> int:

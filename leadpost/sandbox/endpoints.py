@@ -14,7 +14,7 @@ from leadpost.sandbox.answers import (
     missing,
     unknown_activity,
 )
-from leadpost.sandbox.checks import read_activity, read_question
+from leadpost.sandbox.checks import read_activity, read_question, read_span
 from leadpost.sandbox.ledger import Ledger, created
 
 ACCEPTED = "Request accepted. Please use below request id to check the status"
@@ -90,6 +90,10 @@ def endpoints(ledger: Ledger, status_path: str, metrics_path: str) -> list[Endpo
         question = read_question(lead, call.headers.get("content-type", ""), call.body)
         return json_answer(200, ledger.lead_activities(question, now))
 
+    def retrieve_by_event(call: Call, now: float) -> Answer:
+        span = read_span(call.headers.get("content-type", ""), call.body)
+        return json_answer(200, ledger.activities_between(span, now))
+
     service = "/v2/ProspectActivity.svc"
     return [
         Endpoint("POST", "/activity/create", gated=True, handle=submit),
@@ -104,6 +108,12 @@ def endpoints(ledger: Ledger, status_path: str, metrics_path: str) -> list[Endpo
         ),
         Endpoint("POST", f"{service}/Create", gated=False, handle=create),
         Endpoint("POST", f"{service}/Retrieve", gated=False, handle=retrieve),
+        Endpoint(
+            "POST",
+            f"{service}/CustomActivity/RetrieveByActivityEvent",
+            gated=False,
+            handle=retrieve_by_event,
+        ),
     ]
 
 

@@ -66,8 +66,10 @@ async def test_a_posted_activity_is_found_with_its_id_its_time_and_its_texts(
         status = await poster.wait(await poster.post(posted))
         (found,) = await poster.lead_activities(LEAD.upper(), 201)
     assert (found.activity_id, found.event) == (status.activity_id, 201)
-    assert found.created_on is not None
-    assert before <= found.created_on <= datetime.now(UTC)
+    assert found.lead_id == LEAD.upper()
+    assert found.created_on == posted.activity_datetime  # the activity's own time
+    assert found.modified_on is not None
+    assert before <= found.modified_on <= datetime.now(UTC)
     assert {NOTE, "2024-05-06 07:08:09", "yes", "A-17"} <= found.texts
     assert found.raw["EventName"] == "Document Upload"
     assert "mx_Custom_2" not in found.texts  # LeadSquared returns non-empty values only
@@ -327,6 +329,7 @@ async def test_the_sandbox_answers_in_leadsquareds_shape(sandbox: Sandbox) -> No
     assert answer == {"RecordCount": 1}
     created_on = found.pop("CreatedOn")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", created_on)
+    assert found.pop("ModifiedOn") == created_on  # no date-time was posted
     assert found == {
         "Id": posted.json()["Message"]["Id"],
         "EventCode": 201,
