@@ -40,6 +40,44 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
     return activity
 
 
+def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, Any], str]:
+    """
+    The lead's attributes in a post to createcustom, and the name of the one that finds it.
+
+    Raises:
+        RejectedError: As `read_activity`.
+    """
+    content = _read_object(content_type, body)
+    attributes = dict[str, Any]()
+    for index, item in enumerate(_list(_needed(content, "LeadDetails"), "LeadDetails")):
+        at = f"LeadDetails[{index}]"
+        name, value = _needed(item, "Attribute"), _needed(item, "Value")
+        _must(isinstance(name, str) and bool(name), f"{at}.Attribute must be a name")
+        _must(not isinstance(value, list | dict), f"{at}.Value must be a single value")
+        _must(name not in attributes, f"{at}.Attribute is there twice")
+        attributes[name] = value
+    search_by = _needed(attributes, "SearchBy")
+    del attributes["SearchBy"]
+    _must(search_by in attributes, "SearchBy must name an attribute of LeadDetails")
+    _must(attributes[search_by] not in ("", None), f"{search_by} must not be empty")
+    _check_content(_object(content, "Activity"))
+    return attributes, search_by
+
+
+def read_dropdown(content_type: str, body: bytes) -> tuple[int, str]:
+    """
+    The event code and the SchemaName of the dropdown whose options are asked for.
+
+    Raises:
+        RejectedError: As `read_activity`.
+    """
+    parameter = _object(_read_object(content_type, body), "Parameter")
+    code, name = (_needed(parameter, key) for key in ("ActivityEventCode", "SchemaName"))
+    _must(type(code) is int, "ActivityEventCode must be an integer")
+    _must(isinstance(name, str), "SchemaName must be a string")
+    return code, name
+
+
 @frozen
 class Question:
     """
@@ -158,6 +196,10 @@ def _check(activity: dict[str, Any]) -> None:
     else:
         address = activity["EmailAddress"]
         _must(_is_text(address, _EMAIL_ADDRESS), "EmailAddress must be an email address")
+    _check_content(activity)
+
+
+def _check_content(activity: dict[str, Any]) -> None:
     _event(activity)
     _must(isinstance(activity.get("ActivityNote", ""), str), "ActivityNote must be a string")
     if "ActivityDateTime" in activity:

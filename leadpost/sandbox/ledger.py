@@ -53,17 +53,27 @@ class Taken:
         time: When it arrived, in seconds of `time.monotonic`.
         request_id: Its RequestID, a UUID as text; see `request_id_of`.
         body: The body of the post, JSON.
+        lead: The id of the lead that was found or created; None where the post names its lead.
     """
 
     time: float
     request_id: str
     body: str
+    lead: str | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
         """The body as a dict, made anew each time: a run of 100,000 posts keeps only the text."""
         payload: dict[str, Any] = json.loads(self.body)
         return payload
+
+    @property
+    def activity(self) -> dict[str, Any]:
+        """The activity alone, without the details of a lead beside it; with the lead's id."""
+        payload = self.payload
+        return (
+            payload if self.lead is None else {"RelatedProspectId": self.lead} | payload["Activity"]
+        )
 
 
 class Ledger:
@@ -90,19 +100,23 @@ class Ledger:
         self._read = 0  # how many of those taken are in there
         self._epoch = time.time() - time.monotonic()  # of the wall clock, for all the run
 
-    def take(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
+    def take(
+        self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
+    ) -> Taken:
         """Take an activity that is done at once."""
         first = request_id_of(activity)
         copy = self._copies.get(first, 0)
         self._copies[first] = copy + 1
         self.duplicates += copy > 0
-        taken = Taken(now, request_id_of(activity, copy) if copy else first, body)
+        taken = Taken(now, request_id_of(activity, copy) if copy else first, body, lead)
         self.taken.append(taken)
         return taken
 
-    def enqueue(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
+    def enqueue(
+        self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
+    ) -> Taken:
         """Take an activity that is done when those before it are."""
-        taken = self.take(activity, body, now)
+        taken = self.take(activity, body, now, lead)
         begun = max(self._done[-1], now) if self._done else now
         self._index[taken.request_id] = len(self._queue)
         self._queue.append(taken)
@@ -123,24 +137,26 @@ class Ledger:
             "ProcessingRatePerMinute": lately / (_RATE_SPAN / 60),
         }
 
-    def status(self, request_id: str, now: float) -> dict[str, Any]:
+    def status(self, request_id: str, now: float, *, custom: bool) -> dict[str, Any]:
         """
-        The answer of the Status API.
+        The answer of the Status API, which has a path of its own for posts to createcustom.
 
         Raises:
             KeyError: If there is no such request.
         """
         index = self._index[request_id]
         taken = self._queue[index]
+        if custom != (taken.lead is not None):
+            raise KeyError(request_id)
         status = (
-            "In-Queue" if now < self._done[index] else self._end(taken.payload["ActivityEvent"])
+            "In-Queue" if now < self._done[index] else self._end(taken.activity["ActivityEvent"])
         )
         queued = status == "In-Queue"
         message = json.dumps(created(taken)) if status == "Success" else None
         return {
             "RequestId": request_id,
             "TaskStatus": {
-                "TaskType": "Activity Create",
+                "TaskType": "Activity Create Custom" if custom else "Activity Create",
                 "Status": status,
                 "StatusReason": _REASONS.get(status),
                 "TaskCurrentStep": "In-Process-Queue" if queued else None,
@@ -177,7 +193,7 @@ class Ledger:
     def _read_bodies(self) -> None:
         """Sort what was taken by lead and type: when it is asked for, not with each post."""
         for taken in self.taken[self._read :]:
-            payload = taken.payload
+            payload = taken.activity
             lead, code = str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"]
             self._of_leads[lead, code].append(taken)
             self._of_types[code].append(taken)
@@ -209,7 +225,7 @@ def _activity_id(taken: Taken) -> str:
 
 def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
     """An activity as the list of a lead's has it; values that are empty are left out."""
-    payload = taken.payload
+    payload = taken.activity
     modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
     created_on = payload.get("ActivityDateTime", modified_on)
     values = {
@@ -229,7 +245,7 @@ def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
 
 def _row(taken: Taken, made: datetime) -> dict[str, Any]:
     """An activity as the list of a span of time has it: flat, numbers as text."""
-    payload = taken.payload
+    payload = taken.activity
     modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
     return {
         "ProspectActivityId": _activity_id(taken),

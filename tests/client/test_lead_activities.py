@@ -9,10 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, activity, answers, run_virtual
+from support import LEAD, Vendor, account, activity, run_virtual
 
 from leadpost import (
-    Account,
     Activity,
     ApplicationError,
     AsyncActivityPoster,
@@ -26,7 +25,7 @@ from leadpost import (
     TokenBucket,
     UnexpectedAnswer,
 )
-from leadpost._endpoints import read_lead_activities
+from leadpost._endpoints.sync_api import read_lead_activities
 from leadpost._responses import ApiResponse
 from leadpost.sandbox import Faults, Sandbox
 
@@ -163,19 +162,11 @@ async def test_a_query_that_times_out_is_retried() -> None:
         assert sandbox.report().arrivals == 2
 
 
-async def test_the_path_is_a_setting_and_the_sync_host_is_required() -> None:
-    options: dict[str, Any] = {"access_key": "aaaa", "secret_key": "bbbb", "api_key": "cccc"}
-    vendor = Vendor(answers(httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})))
-    changed = Account(host="http://127.0.0.1:9", lead_activities_path="/elsewhere", **options)
-    assert await AsyncActivityPoster(changed, client=vendor.client()).lead_activities(LEAD, 1) == []
-    assert vendor.requests[0].url.path == "/elsewhere"
-    assert vendor.requests[0].url.params["leadId"] == LEAD
-    unknown = Account(host="proxy.example.com", **options)
+async def test_the_sync_host_is_required() -> None:
+    unknown = account(host="proxy.example.com")
     async with AsyncActivityPoster(unknown) as poster:
         with pytest.raises(ConfigurationError, match="sync_host"):
             await poster.lead_activities(LEAD, 201)
-    with pytest.raises(ConfigurationError, match="lead_activities_path: found 'elsewhere'"):
-        account(lead_activities_path="elsewhere")
 
 
 # Other ways of paging.
