@@ -142,7 +142,8 @@ class Queries:
         for place, field in enumerate(fields):
             if field.is_dropdown:
                 call = _endpoints.dropdown_options(self.account, code, field.schema_name)
-                fields[place] = evolve(field, options=await self._caller(call))
+                known = await self._caller(call)
+                fields[place] = evolve(field, options=known)
         return evolve(definition, fields=tuple(fields))
 
     async def check(self, activities: Source, *, options: bool = False) -> AsyncGenerator[Checked]:

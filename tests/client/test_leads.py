@@ -69,7 +69,7 @@ def test_an_activity_has_an_id_or_a_lead() -> None:
     by_id = activity()
     assert by_id.lead == by_id.related_prospect_id == LEAD
     number = uuid4()
-    assert Activity(number, 201).related_prospect_id == str(number)  # type: ignore[arg-type]
+    assert Activity(number, 201).related_prospect_id == str(number)
     assert Activity(None, 201, extra={"EmailAddress": "a@b.example"}).lead is None
 
 
@@ -157,24 +157,25 @@ def test_attributes_that_cannot_be_sent_are_invalid(attributes: Any, field: str)
     assert [problem.field for problem in caught.value.problems] == [field]
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"LeadDetails": None}, "LeadDetails"),
-        ({"LeadDetails": {}}, "LeadDetails"),
-        ({"LeadDetails": []}, "LeadDetails"),
-        ({"LeadDetails": [3]}, "LeadDetails[0]"),
-        ({"LeadDetails": CUSTOM["LeadDetails"][:2]}, "LeadDetails"),
-        ({"LeadDetails": CUSTOM["LeadDetails"][1:]}, "LeadDetails"),
-        ({"LeadDetails": [{"Attribute": "SearchBy", "Value": []}]}, "LeadDetails"),
-        ({"LeadDetails": [*CUSTOM["LeadDetails"], {"Attribute": "Phone"}]}, "Lead.Phone"),
-        ({"LeadDetails": CUSTOM["LeadDetails"] * 2}, "EmailAddress"),
-        ({"Activity": None}, "Activity"),
-        ({"Activity": {"ActivityEvent": 0}}, "ActivityEvent"),
-        ({"Activity": {"ActivityEvent": 201, "RelatedProspectId": LEAD}}, "LeadDetails"),
-        ({"ActivityNote": "outside"}, "LeadDetails"),
-    ],
-)
+DETAILS: list[Any] = CUSTOM["LeadDetails"]
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    ({"LeadDetails": None}, "LeadDetails"),
+    ({"LeadDetails": {}}, "LeadDetails"),
+    ({"LeadDetails": []}, "LeadDetails"),
+    ({"LeadDetails": [3]}, "LeadDetails[0]"),
+    ({"LeadDetails": DETAILS[:2]}, "LeadDetails"),
+    ({"LeadDetails": DETAILS[1:]}, "LeadDetails"),
+    ({"LeadDetails": [{"Attribute": "SearchBy", "Value": []}]}, "LeadDetails"),
+    ({"LeadDetails": [*DETAILS, {"Attribute": "Phone"}]}, "Lead.Phone"),
+    ({"LeadDetails": DETAILS * 2}, "EmailAddress"),
+    ({"Activity": None}, "Activity"),
+    ({"Activity": {"ActivityEvent": 0}}, "ActivityEvent"),
+    ({"Activity": {"ActivityEvent": 201, "RelatedProspectId": LEAD}}, "LeadDetails"),
+    ({"ActivityNote": "outside"}, "LeadDetails"),
+]
+
+
+@pytest.mark.parametrize(("changes", "field"), BROKEN)
 def test_a_payload_of_that_shape_with_a_mistake_is_invalid(changes: Any, field: str) -> None:
     with pytest.raises(InvalidActivity) as caught:
         Activity.from_payload(CUSTOM | changes)
