@@ -39,7 +39,13 @@ _POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 class Queries:
-    """What can be asked about an account. Every call takes a token of the poster's bucket."""
+    """
+    What can be asked about an account. Every call takes a token of the poster's bucket.
+
+    Each of them raises a `LeadpostError`, as after any call: `UnexpectedAnswer` if the answer
+    cannot be read; `ConfigurationError` if it asks the synchronous API, and the account's
+    `sync_host` is not known.
+    """
 
     account: Account
     _caller: Caller
@@ -53,9 +59,6 @@ class Queries:
 
         Args:
             request_id: What `post` returned.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
         """
         try:
             return await self._caller(_endpoints.status(self.account, request_id))
@@ -81,7 +84,6 @@ class Queries:
 
         Raises:
             StatusTimeout: it was not final in time; `last` is the last status seen.
-            LeadpostError: as `status`.
         """
         last: RequestStatus | None = None
         pauses = chain(_POLL, repeat(_POLL[-1]))
@@ -105,21 +107,12 @@ class Queries:
 
         Args:
             endpoint: `createcustom` for the queue of posts on a `Lead`.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
         """
         path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
         return await self._caller(_endpoints.metrics(self.account, path))
 
     async def activity_types(self) -> list[ActivityType]:
-        """
-        List the activity types, without their fields, from the synchronous API.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-            ConfigurationError: the account's `sync_host` is not known.
-        """
+        """List the activity types, without their fields, from the synchronous API."""
         return await self._caller(_endpoints.activity_types(self.account))
 
     async def activity_type(self, code: int, *, options: bool = False) -> ActivityType:
@@ -129,10 +122,6 @@ class Queries:
         Args:
             code: Its code, as in `Activity.activity_event`.
             options: Whether to read the options of its dropdowns too: a call for each of them.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if an answer cannot be read.
-            ConfigurationError: the account's `sync_host` is not known.
         """
         found = await self._caller(_endpoints.activity_type(self.account, code))
         return await self._with_options(found, code) if options else found
@@ -199,8 +188,6 @@ class Queries:
 
         Raises:
             AmbiguousLead: several leads have it.
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-            ConfigurationError: the account's `sync_host` is not known.
             ValueError: LeadSquared has no look-up for that field, or the value cannot be right
                 (`InvalidActivity`).
         """
@@ -212,8 +199,6 @@ class Queries:
 
         Raises:
             Unauthorized: LeadSquared does not know the keys, or their user is deactivated.
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-            ConfigurationError: the account's `sync_host` is not known.
         """
         return await self._caller(_endpoints.user(self.account))
 
@@ -231,9 +216,8 @@ class Queries:
             with it.
 
         Raises:
-            LeadpostError: `UnexpectedAnswer` if an answer cannot be read, or if fewer come than
-                LeadSquared counts: a missing one would prove nothing then.
-            ConfigurationError: the account's `sync_host` is not known.
+            UnexpectedAnswer: an answer cannot be read, or fewer come than LeadSquared counts: a
+                missing one would prove nothing then.
         """
         found: dict[str, LeadActivity] = {}
         wanted = 0
@@ -271,9 +255,8 @@ class Queries:
             Each once, in the order of the ids; None if `most_calls` would not do.
 
         Raises:
-            LeadpostError: `UnexpectedAnswer` if an answer cannot be read, or if fewer come than
-                LeadSquared counts, as when one is edited meanwhile.
-            ConfigurationError: the account's `sync_host` is not known.
+            UnexpectedAnswer: an answer cannot be read, or fewer come than LeadSquared counts, as
+                when one is edited meanwhile.
             ValueError: `start` or `end` is not aware.
         """
         if start.utcoffset() is None or end.utcoffset() is None:

@@ -3,7 +3,8 @@ Whether the body of a post is as the vendor specifies, and nothing less.
 
 Source: the vendor's page "Post an Activity on a Lead (Async)"; `EmailAddress` in place of
 `RelatedProspectId` and fields within a field are from its synchronous sister pages, the question
-for a lead's activities is from "Get Activities of a Lead".
+for a lead's activities is from "Get Activities of a Lead". What is not as specified raises
+RejectedError, with an answer of status 400 that names it.
 """
 
 import json
@@ -31,9 +32,6 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
         content_type: The Content-Type of the post, which must be application/json; parameters
             after it are let pass.
         body: JSON in UTF-8.
-
-    Raises:
-        RejectedError: If anything is not as specified; the answer is of status 400 and names it.
     """
     activity = _read_object(content_type, body)
     _check(activity)
@@ -41,12 +39,7 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
 
 
 def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, Any], str]:
-    """
-    The lead's attributes in a post to createcustom, and the name of the one that finds it.
-
-    Raises:
-        RejectedError: As `read_activity`.
-    """
+    """The lead's attributes in a post to createcustom, and the name of the one that finds it."""
     content = _read_object(content_type, body)
     attributes = dict[str, Any]()
     for index, item in enumerate(_list(_needed(content, "LeadDetails"), "LeadDetails")):
@@ -65,12 +58,7 @@ def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, An
 
 
 def read_dropdown(content_type: str, body: bytes) -> tuple[int, str]:
-    """
-    The event code and the SchemaName of the dropdown whose options are asked for.
-
-    Raises:
-        RejectedError: As `read_activity`.
-    """
+    """The event code and the SchemaName of the dropdown whose options are asked for."""
     parameter = _object(_read_object(content_type, body), "Parameter")
     code, name = (_needed(parameter, key) for key in ("ActivityEventCode", "SchemaName"))
     _must(type(code) is int, "ActivityEventCode must be an integer")
@@ -104,9 +92,6 @@ def read_question(lead: str, content_type: str, body: bytes) -> Question:
         lead: The `leadId` of the query string.
         content_type: As for `read_activity`.
         body: As for `read_activity`.
-
-    Raises:
-        RejectedError: As `read_activity`.
     """
     _must(_is_text(lead, _GUID), "leadId must be a GUID")
     content = _read_object(content_type, body)
@@ -137,12 +122,7 @@ class Span:
 
 
 def read_span(content_type: str, body: bytes) -> Span:
-    """
-    The question for the activities of all leads that were modified in a span of time.
-
-    Raises:
-        RejectedError: As `read_activity`.
-    """
+    """The question for the activities of all leads that were modified in a span of time."""
     content = _read_object(content_type, body)
     parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
     moments = [_needed(parameter, name) for name in ("FromDate", "ToDate")]
