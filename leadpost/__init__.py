@@ -9,13 +9,16 @@ Start with `AsyncActivityPoster`; `leadpost.errors` shows what to catch.
 """
 
 from leadpost._account import Account
+from leadpost._findings import Checked, Finding
 from leadpost._models import (
     Activity,
     ActivityField,
     ActivityType,
+    Lead,
     LeadActivity,
     QueueMetrics,
     RequestStatus,
+    User,
 )
 from leadpost._outcomes import BatchError, Outcome, StatusTimeout
 from leadpost._poster import AsyncActivityPoster
@@ -29,6 +32,7 @@ from leadpost.bucket import (
     TokenBucket,
 )
 from leadpost.errors import (
+    AmbiguousLead,
     ApplicationError,
     BadRequest,
     ConfigurationError,
@@ -60,18 +64,22 @@ __all__ = [
     "Activity",
     "ActivityField",
     "ActivityType",
+    "AmbiguousLead",
     "ApplicationError",
     "AsyncActivityPoster",
     "BadRequest",
     "BatchError",
     "Bucket",
     "BucketStatistics",
+    "Checked",
     "ConfigurationError",
     "ConnectionFailed",
     "DeliveryUncertain",
+    "Finding",
     "Hook",
     "InvalidActivity",
     "KeyConflict",
+    "Lead",
     "LeadActivity",
     "LeadpostError",
     "NotFound",
@@ -96,6 +104,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
+    "User",
 ]
 
 # Reprs and tracebacks show the name that is imported and caught: leadpost.RateLimited.

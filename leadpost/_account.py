@@ -36,12 +36,20 @@ _VARIABLES: Mapping[str, str] = {
     "submit_path": "LEADPOST_SUBMIT_PATH",
     "status_path": "LEADPOST_STATUS_PATH",
     "metrics_path": "LEADPOST_METRICS_PATH",
+    "createcustom_path": "LEADPOST_CREATECUSTOM_PATH",
+    "createcustom_status_path": "LEADPOST_CREATECUSTOM_STATUS_PATH",
+    "createcustom_metrics_path": "LEADPOST_CREATECUSTOM_METRICS_PATH",
 }
-_ASYNC_PATHS = ("submit_path", "status_path", "metrics_path")
-_SYNC_PATHS = (
-    *("sync_post_path", "lead_activities_path"),
-    *("activity_types_path", "activity_type_path"),
+_SWITCHES: Mapping[str, str] = {
+    "keys_for_status": "LEADPOST_KEYS_FOR_STATUS",
+    "failure_is_final": "LEADPOST_FAILURE_IS_FINAL",
+}
+STATUS_PATHS = (
+    *("status_path", "metrics_path"),
+    *("createcustom_status_path", "createcustom_metrics_path"),
 )
+"""The calls that are documented to need the `x-api-key` only."""
+_PATHS = ("submit_path", "createcustom_path", *STATUS_PATHS)
 _HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"[\w.-]{1,100}")
 _KEYS = ("access_key", "secret_key", "api_key")
@@ -64,13 +72,14 @@ class Account:
         keys_in: Where AccessKey and SecretKey go: `query` (all of the async pages show it) or
             `headers` (recommended on LeadSquared's page on authentication; unconfirmed on async
             hosts).
+        keys_for_status: Whether AccessKey and SecretKey go with status and metrics calls too. The
+            documented ones need the `x-api-key` only, and every call with keys exposes them.
         submit_path: Path of the async post.
         status_path: Path of the Status API (unconfirmed).
         metrics_path: Path of the Metrics API (unconfirmed).
-        activity_types_path: Path of the list of activity types, on the sync host.
-        activity_type_path: Path of one activity type, on the sync host.
-        sync_post_path: Path of the synchronous post.
-        lead_activities_path: Path of the list of a lead's activities, on the sync host.
+        createcustom_path: Path of the async post that finds or creates the lead.
+        createcustom_status_path: Path of the Status API for those (unconfirmed).
+        createcustom_metrics_path: Path of the Metrics API for those.
         name: What the account is called in an outbox, such as `acme-production`: its entries and
             its limit stay together when a key changes, or when several users post. By default a
             fingerprint of host and access key.
@@ -91,13 +100,13 @@ class Account:
     secret_key: str = ""
     api_key: str = ""
     keys_in: Literal["query", "headers"] = "query"
+    keys_for_status: bool = False
     submit_path: str = "/activity/create"
     status_path: str = "/activity/create/status"
     metrics_path: str = "/activity/create/metrics"
-    activity_types_path: str = "/v2/ProspectActivity.svc/ActivityTypes.Get"
-    activity_type_path: str = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
-    sync_post_path: str = "/v2/ProspectActivity.svc/Create"
-    lead_activities_path: str = "/v2/ProspectActivity.svc/Retrieve"
+    createcustom_path: str = "/activity/createcustom"
+    createcustom_status_path: str = "/activity/createcustom/status"
+    createcustom_metrics_path: str = "/activity/createcustom/metrics"
     name: str = ""
     failure_is_final: bool = False
     _urls: dict[str, httpx.URL] = field(init=False, eq=False, factory=dict[str, httpx.URL])
@@ -116,17 +125,15 @@ class Account:
                 f"keys_in ({_VARIABLES['keys_in']}): found {self.keys_in!r},"
                 " wanted 'query' or 'headers'"
             )
-        for name in (*_ASYNC_PATHS, *_SYNC_PATHS):
+        for name in _PATHS:
             path = getattr(self, name)
             wanted = f"{name}: found {path[:80]!r}, wanted a path such as /a/b"
             if not path.startswith("/"):
                 raise ConfigurationError(wanted)
-            # Parsed once, as every call needs it.
-            if host := self.sync_host if name in _SYNC_PATHS else self.host:
-                try:
-                    self._urls[name] = httpx.URL(host + path)
-                except httpx.InvalidURL:
-                    raise ConfigurationError(wanted) from None
+            try:
+                self._urls[name] = httpx.URL(self.host + path)  # once, as every call needs it
+            except httpx.InvalidURL:
+                raise ConfigurationError(wanted) from None
 
     def __repr__(self) -> str:
         return f"<Account at {self.host}, keys in {self.keys_in}>"
@@ -139,22 +146,21 @@ class Account:
         Args:
             environ: The variables, `os.environ` by default: `LEADPOST_REGION` or `LEADPOST_HOST`,
                 `LEADPOST_ACCESS_KEY`, `LEADPOST_SECRET_KEY`, `LEADPOST_API_KEY`; optionally
-                `LEADPOST_SYNC_HOST`, `LEADPOST_KEYS_IN`, `LEADPOST_SUBMIT_PATH`,
-                `LEADPOST_STATUS_PATH`, `LEADPOST_METRICS_PATH`, `LEADPOST_ACCOUNT`,
-                `LEADPOST_FAILURE_IS_FINAL`.
+                `LEADPOST_SYNC_HOST`, `LEADPOST_KEYS_IN`, `LEADPOST_ACCOUNT`, and for each path its
+                name, such as `LEADPOST_STATUS_PATH`; `true` or `false` for
+                `LEADPOST_KEYS_FOR_STATUS`, `LEADPOST_FAILURE_IS_FINAL`.
 
         Raises:
             ConfigurationError: naming the variable that is missing or wrong.
         """
         environ = os.environ if environ is None else environ
-        failure_is_final = environ.get("LEADPOST_FAILURE_IS_FINAL", "").lower()
-        if failure_is_final not in {"", "true", "false"}:
-            raise ConfigurationError("LEADPOST_FAILURE_IS_FINAL: wanted 'true' or 'false'")
         given: dict[str, Any] = {n: environ[v] for n, v in _VARIABLES.items() if environ.get(v)}
-        return cls(
-            **given,
-            failure_is_final=failure_is_final == "true",
-        )
+        for name, variable in _SWITCHES.items():
+            switch = environ.get(variable, "").lower()
+            if switch not in {"", "true", "false"}:
+                raise ConfigurationError(f"{variable}: wanted 'true' or 'false'")
+            given[name] = switch == "true"
+        return cls(**given)
 
     @property
     def fingerprint(self) -> str:
@@ -183,27 +189,28 @@ class Account:
 
     def url(self, path: str) -> httpx.URL:
         """
-        Return the URL of a path, on the host that it belongs to.
+        Return the URL of a path.
 
         Args:
-            path: The attribute, such as `status_path`.
+            path: An attribute such as `status_path`, on the async host; or a path such as `/v2/a`
+                of the synchronous API.
 
         Raises:
-            ConfigurationError: the path is on the sync host, which is not known.
+            ConfigurationError: the sync host is not known.
         """
-        if path not in self._urls:
+        if path in self._urls:
+            return self._urls[path]
+        if not self.sync_host:
             raise ConfigurationError(
                 f"sync_host ({_VARIABLES['sync_host']}) is missing: this call goes to the"
                 f" synchronous API, whose host does not follow from {self.host}"
             )
-        return self._urls[path]
+        return httpx.URL(self.sync_host + path)
 
     def settings_of(self, path: str) -> str:
         """Name the settings that make up the URL of a path: attributes and their variables."""
-        names = (path, "sync_host") if path in _SYNC_PATHS else (path, "host")
-        return " and ".join(
-            f"{name} ({_VARIABLES[name]})" if name in _VARIABLES else name for name in names
-        )
+        names = (path, "host") if path in self._urls else ("sync_host",)
+        return " and ".join(f"{name} ({_VARIABLES[name]})" for name in names)
 
 
 def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:

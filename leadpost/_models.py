@@ -16,6 +16,8 @@ from leadpost._validation import (
     datetime_problems,
     is_list,
     is_mapping,
+    lead_id_problems,
+    lead_problems,
     name_of,
     problem,
     python_value,
@@ -28,10 +30,6 @@ _VENDOR_DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 _NONE: Mapping[str, Any] = MappingProxyType({})  # a factory would show as NOTHING in help
 
 Payload = dict[str, Any]
-
-
-def _lead_id(value: str | UUID | None) -> str | None:
-    return str(value) if isinstance(value, UUID) else value
 
 
 def _event_code(value: int) -> int:
@@ -62,13 +60,65 @@ def _own_dict(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @frozen(repr=False)
+class Lead:
+    """
+    A lead by what is known of it; see `find_or_create`. The repr shows SchemaNames only.
+
+    Attributes:
+        schema_name: SchemaName of the field that finds it.
+        value: The value of that field.
+        attributes: SchemaName to value of the fields that it gets.
+    """
+
+    schema_name: str
+    value: str
+    attributes: Mapping[str, Any] = field(default=_NONE, converter=_own_dict)
+
+    def __attrs_post_init__(self) -> None:
+        if problems := list(lead_problems(self.schema_name, self.value, self.attributes)):
+            raise InvalidActivity.of(problems)
+
+    def __repr__(self) -> str:
+        names = "".join(f", {name}" for name in self.attributes)
+        return f"<Lead by {self.schema_name}{names}>"
+
+    @classmethod
+    def find_or_create(
+        cls, schema_name: str, value: str, attributes: Mapping[str, Any] = _NONE
+    ) -> Self:
+        """
+        Return the lead for an `Activity` whose lead's id is not known.
+
+        Posting it **changes** the lead that is found: it gets the attributes. If none is found, one
+        is **created**. `AsyncActivityPoster.find_lead` looks only.
+
+        Args:
+            schema_name: SchemaName of the field that finds it: `EmailAddress`, `Phone`,
+                `ProspectID`, or a field of your own whose values are unique.
+            value: The value of that field.
+            attributes: SchemaName to value of further fields. A value is text, a number, true,
+                false or an aware date-time. An empty one is invalid: it would erase what the lead
+                has.
+
+        Raises:
+            InvalidActivity: with every problem.
+        """
+        return cls(schema_name, value, attributes)
+
+
+def _lead(value: str | UUID | Lead | None) -> str | Lead | None:
+    return str(value) if isinstance(value, UUID) else value
+
+
+@frozen(repr=False)
 class Activity:
     """
     One activity on a lead.
 
     Args:
-        related_prospect_id: The lead's id (ProspectId): a GUID, as text or as `uuid.UUID`. None is
-            valid only with an `EmailAddress` in `extra`, the email form of the synchronous API.
+        lead: The lead's id (ProspectId): a GUID, as text or as `uuid.UUID`; or a `Lead` by what is
+            known of it. None is valid only with an `EmailAddress` in `extra`, the email form of the
+            synchronous API.
         activity_event: The activity type's code, a positive integer.
         activity_note: The note, text.
         activity_datetime: When it happened: an aware date-time, or text in LeadSquared's form
@@ -89,7 +139,7 @@ class Activity:
     (Async)". The repr shows no note and no field value.
     """
 
-    related_prospect_id: str | None = field(converter=_lead_id)
+    lead: str | Lead | None = field(converter=_lead)
     activity_event: int = field(converter=_event_code)
     activity_note: str | None = None
     activity_datetime: datetime | None = field(default=None, converter=_utc)
@@ -97,25 +147,26 @@ class Activity:
     extra: Mapping[str, Any] = field(default=_NONE, converter=_own_dict)
 
     def __attrs_post_init__(self) -> None:
-        problems = list(
-            activity_problems(
-                lead=self.related_prospect_id,
-                event=self.activity_event,
-                note=self.activity_note,
-                moment=self.activity_datetime,
-                fields=self.fields,
-                extra=self.extra,
-            )
+        by_id = not isinstance(self.lead, Lead)
+        problems = list(lead_id_problems(self.lead, self.extra)) if by_id else []
+        problems += activity_problems(
+            event=self.activity_event,
+            note=self.activity_note,
+            moment=self.activity_datetime,
+            fields=self.fields,
+            extra=self.extra,
         )
         if problems:
             raise InvalidActivity.of(problems)
 
+    @property
+    def related_prospect_id(self) -> str | None:
+        """The lead's id, None if it is not known."""
+        return self.lead if isinstance(self.lead, str) else None
+
     def __repr__(self) -> str:
         when = f", {self.activity_datetime:%Y-%m-%d %H:%M:%S}Z" if self.activity_datetime else ""
-        return (
-            f"<Activity {self.activity_event} on {self.related_prospect_id}{when},"
-            f" {len(self.fields)} fields>"
-        )
+        return f"<Activity {self.activity_event} on {self.lead}{when}, {len(self.fields)} fields>"
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
@@ -125,16 +176,21 @@ class Activity:
         Args:
             payload: `RelatedProspectId`, `ActivityEvent`, `ActivityNote`, `ActivityDateTime`,
                 `Fields` (a list of `{"SchemaName": …, "Value": …}`); other keys become `extra`.
+                Or, where the lead's id is not known, `Activity` with these in it, and `LeadDetails`
+                (a list of `{"Attribute": …, "Value": …}`, one of them `SearchBy`).
 
         Raises:
             InvalidActivity: with every problem.
         """
         if not is_mapping(payload):
             raise InvalidActivity.of([problem("activity", payload, "an Activity or a mapping")])
-        fields, problems = _read_fields(payload.get("Fields"))
+        lead: str | Lead | None = payload.get("RelatedProspectId")
+        if "LeadDetails" in payload:
+            lead, payload = _read_lead_and_activity(payload)
+        fields, problems = _read_items("Fields", payload.get("Fields"))
         try:
             activity = cls(
-                payload.get("RelatedProspectId"),
+                lead,
                 payload.get("ActivityEvent"),  # type: ignore[arg-type]  # checked by the class
                 payload.get("ActivityNote"),
                 payload.get("ActivityDateTime"),
@@ -174,15 +230,23 @@ class Activity:
         if self.activity_note is not None:
             payload["ActivityNote"] = self.activity_note
         if self.activity_datetime is not None:
-            payload["ActivityDateTime"] = _vendor_datetime(self.activity_datetime)
+            payload["ActivityDateTime"] = vendor_datetime(self.activity_datetime)
         if self.fields:
             payload["Fields"] = [_written_item(name, value) for name, value in self.fields.items()]
         for name, value in self.extra.items():
             payload[name] = _jsonable(value)
+        if isinstance(self.lead, Lead):
+            return {"LeadDetails": _lead_details(self.lead), "Activity": payload}
         return payload
 
 
-def _vendor_datetime(moment: datetime) -> str:
+def _lead_details(lead: Lead) -> list[Payload]:
+    details = {lead.schema_name: lead.value, **lead.attributes, "SearchBy": lead.schema_name}
+    return [{"Attribute": name, "Value": _jsonable(value)} for name, value in details.items()]
+
+
+def vendor_datetime(moment: datetime) -> str:
+    """Return an aware date-time in LeadSquared's form: `YYYY-MM-DD HH:MM:SS`, UTC."""
     utc = moment.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(sep=" ", timespec="seconds")
 
@@ -201,7 +265,7 @@ def _jsonable(value: object) -> object:
     if isinstance(value, (str, int, float)):
         return value
     if isinstance(value, datetime):
-        return _vendor_datetime(value)
+        return vendor_datetime(value)
     if is_mapping(value):
         return {name: _jsonable(item) for name, item in value.items()}
     if is_list(value):
@@ -209,23 +273,44 @@ def _jsonable(value: object) -> object:
     return python_value(value)
 
 
-def _read_fields(items: object) -> tuple[dict[str, Any], list[Problem]]:
-    """Return LeadSquared's list of items as `Activity.fields`, and what is wrong with it."""
+def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[str, Any]]:
+    """Return the lead and the activity of LeadSquared's createcustom shape."""
+    activity = payload.get("Activity")
+    if not is_mapping(activity):
+        wanted = "an object with ActivityEvent beside LeadDetails"
+        raise InvalidActivity.of([problem("Activity", activity, wanted)])
+    if "RelatedProspectId" in activity or len(payload) > len(("LeadDetails", "Activity")):
+        found = "a RelatedProspectId or another key beside it"
+        raise InvalidActivity.of([Problem("LeadDetails", found, "LeadDetails and Activity only")])
+    items, problems = _read_items("LeadDetails", payload["LeadDetails"])
+    details: dict[str, Any] = {
+        attribute: item.get("Value") if is_mapping(item) else item
+        for attribute, item in items.items()
+    }
+    name = details.pop("SearchBy", None)
+    if problems or not isinstance(name, str) or name not in details:
+        wanted = "a SearchBy that names another attribute"
+        raise InvalidActivity.of(problems or [problem("LeadDetails", name, wanted)])
+    return Lead(name, details.pop(name), details), activity
+
+
+def _read_items(where: str, items: object) -> tuple[dict[str, Any], list[Problem]]:
+    """Return LeadSquared's list of items as a mapping, and what is wrong with it."""
     if items is None:
         return {}, []
     if not is_list(items):
-        return {}, [problem("Fields", items, "a list of items with SchemaName and Value")]
-    fields: dict[str, Any] = {}
+        return {}, [problem(where, items, "a list of items with a name and a Value")]
+    values: dict[str, Any] = {}
     problems: list[Problem] = []
     for place, item in enumerate(items):
         name = name_of(item)
         if name is None:
-            problems.append(problem(f"Fields[{place}]", item, "an item with a SchemaName"))
-        elif name in fields:
+            problems.append(problem(f"{where}[{place}]", item, "an item with a SchemaName"))
+        elif name in values:
             problems.append(Problem(name, "the SchemaName a second time", "each SchemaName once"))
         else:
-            fields[name] = _read_item(item)
-    return fields, problems
+            values[name] = _read_item(item)
+    return values, problems
 
 
 def _read_item(item: Payload) -> object:
@@ -295,6 +380,12 @@ class ActivityField:
         display_name: The name that LeadSquared's users see, None if the answer has none.
         data_type: LeadSquared's word, such as `String`, None if the answer has none.
         is_mandatory: Whether LeadSquared refuses a post without it.
+        is_read_only: Whether LeadSquared's users cannot change it.
+        max_length: The most characters, None if the answer does not limit them.
+        is_dropdown: Whether its value is one of several options.
+        is_multiple: Whether its value may be several of them, separated by semicolons.
+        allows_others: Whether other values than the options are valid too.
+        options: The options of a dropdown, None where they were not asked for.
         raw: The whole field, unchanged. Not in the repr.
     """
 
@@ -302,6 +393,12 @@ class ActivityField:
     display_name: str | None
     data_type: str | None
     is_mandatory: bool
+    is_read_only: bool
+    max_length: int | None
+    is_dropdown: bool
+    is_multiple: bool
+    allows_others: bool
+    options: tuple[str, ...] | None
     raw: Mapping[str, Any] = field(repr=False)
 
 
@@ -330,15 +427,47 @@ class LeadActivity:
 
     Attributes:
         activity_id: The activity's id.
+        lead_id: The lead's id, None if the answer has none.
         event: The activity type's code, None if the answer has none.
-        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none.
+        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none. It was seen
+            to be the activity's own date-time, as it was posted.
+        modified_on: LeadSquared's `ModifiedOn`, the time of the last edit, likewise.
         texts: Every text value anywhere in `raw`. Which of them is the note or the date-time is not
             known, so look for a posted text among all of them. Not in the repr.
         raw: The whole activity, unchanged. Not in the repr.
     """
 
     activity_id: str
+    lead_id: str | None
     event: int | None
     created_on: datetime | None
+    modified_on: datetime | None
     texts: frozenset[str] = field(repr=False)
     raw: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class User:
+    """
+    The user whose keys these are. There is an answer only while the user is active.
+
+    Attributes:
+        sync_host: The account's host of the synchronous API, such as `api-in21.leadsquared.com`.
+        app_host: The host of LeadSquared's own pages, None if the answer has none.
+        time_zone: The time zone of the account, such as `Asia/Kolkata`, None if it has none.
+        role: LeadSquared's word, such as `Administrator`, None if the answer has none.
+        org_id: The account's id, None if the answer has none.
+        raw: The whole answer, unchanged: it holds personal data. Not in the repr.
+    """
+
+    sync_host: str
+    app_host: str | None
+    time_zone: str | None
+    role: str | None
+    org_id: str | None
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def async_host(self) -> str:
+        """The account's host of the Async API (unconfirmed where no page names it)."""
+        return f"async{self.sync_host}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from itertools import chain, repeat
 from operator import attrgetter
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -18,30 +17,24 @@ from leadpost._account import Account
 from leadpost._batch import Batch, Item, Source
 from leadpost._call import SINGLE, Caller, Draw, Terms
 from leadpost._endpoints import Call
-from leadpost._models import (
-    Activity,
-    ActivityType,
-    LeadActivity,
-    QueueMetrics,
-    RequestStatus,
-)
-from leadpost._outcomes import BatchError, Outcome, StatusTimeout
+from leadpost._models import Activity
+from leadpost._outcomes import BatchError, Outcome
+from leadpost._queries import Queries
 from leadpost._retry import RetryPolicy
 from leadpost._validation import is_mapping
 from leadpost.bucket import CALL_TIMEOUT, Bucket, OpenableBucket, TokenBucket
-from leadpost.errors import LeadpostError, UnexpectedAnswer
+from leadpost.errors import LeadpostError
 from leadpost.hooks import Hook
 
 OUTAGE_TIMEOUT = 300.0
 """Seconds that a batch waits for the end of an outage, by default."""
 GRACE = 8.0
 """Seconds that closing waits for calls in flight, by default: a container has 10 s in all."""
-_POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
-class AsyncActivityPoster:
+class AsyncActivityPoster(Queries):
     """
-    Posts activities on leads, and asks what became of them.
+    Posts activities on leads, and asks what became of them: its queries are those of `Queries`.
 
     Use it as an async context manager, one for the whole process: its bucket is what keeps the
     account's limit. Every call to LeadSquared takes a token from it, each retry included. With a
@@ -137,7 +130,8 @@ class AsyncActivityPoster:
         Post one activity.
 
         Args:
-            activity: An `Activity`, or a mapping in LeadSquared's JSON shape.
+            activity: An `Activity`, or a mapping in LeadSquared's JSON shape. One on a `Lead`
+                changes or creates the lead.
             token_timeout: Seconds in which the first call has to get its token. By default only
                 the policy's `max_time`, which covers all attempts, limits this wait.
 
@@ -306,113 +300,3 @@ class AsyncActivityPoster:
 
     async def _post(self, activity: Item, terms: Terms) -> str:
         return await self._caller(_endpoints.post(self.account, activity), terms)
-
-    async def status(self, request_id: str) -> RequestStatus:
-        """
-        Ask the Status API once what became of a request.
-
-        Args:
-            request_id: What `post` returned.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-        """
-        return await self._caller(_endpoints.status(self.account, request_id))
-
-    async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
-        """
-        Ask the Status API until the status is final: after 1, 2, 4, 8 s, then every 15 s.
-
-        Args:
-            request_id: What `post` returned.
-            timeout: Seconds to wait at most; None for no end.
-
-        Returns:
-            The final status, whether `succeeded` or `failed`.
-
-        Raises:
-            StatusTimeout: it was not final in time; `last` is the last status seen.
-            LeadpostError: as `status`.
-        """
-        last: RequestStatus | None = None
-        pauses = chain(_POLL, repeat(_POLL[-1]))
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                while True:
-                    last = await self.status(request_id)
-                    if last.final:
-                        return last
-                    await asyncio.sleep(next(pauses))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        seen = last.status if last else "none"
-        raise StatusTimeout(f"not final after {timeout:g} s, last status: {seen}", last=last)
-
-    async def metrics(self) -> QueueMetrics:
-        """
-        Ask the Metrics API how far behind LeadSquared's queue is.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-        """
-        return await self._caller(_endpoints.metrics(self.account))
-
-    async def activity_types(self) -> list[ActivityType]:
-        """
-        List the activity types, without their fields, from the synchronous API.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-            ConfigurationError: the account's `sync_host` is not known.
-        """
-        return await self._caller(_endpoints.activity_types(self.account))
-
-    async def activity_type(self, code: int) -> ActivityType:
-        """
-        Return one activity type with its fields, from the synchronous API.
-
-        Args:
-            code: Its code, as in `Activity.activity_event`.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if the answer cannot be read.
-            ConfigurationError: the account's `sync_host` is not known.
-        """
-        return await self._caller(_endpoints.activity_type(self.account, code))
-
-    async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
-        """
-        List the activities of one type that a lead has by now, from the synchronous API.
-
-        Args:
-            lead_id: The lead's id (ProspectId), a GUID.
-            code: The activity type's code.
-
-        Returns:
-            Each once, in LeadSquared's order, newest first; read page after page of 25, each a
-            call. What is posted asynchronously is among them once LeadSquared's queue is done
-            with it.
-
-        Raises:
-            LeadpostError: `UnexpectedAnswer` if an answer cannot be read, or if fewer come than
-                LeadSquared counts: a missing one would prove nothing then.
-            ConfigurationError: the account's `sync_host` is not known.
-        """
-        found: dict[str, LeadActivity] = {}
-        wanted = 0
-        # By its name Offset counts rows, by LeadSquared's page it counts pages: if rows are missing
-        # after the one way, the other is tried.
-        for first, step in ((0, _endpoints.ROWS), (1, 1)):
-            offset, known = first, -1
-            while len(found) > known:
-                known = len(found)
-                call = _endpoints.lead_activities(self.account, lead_id, code, offset)
-                page = await self._caller(call)
-                found |= {activity.activity_id: activity for activity in page.activities}
-                wanted = page.record_count
-                if len(found) >= wanted:
-                    return list(found.values())
-                offset += step
-        raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from leadpost._account import Account
+from leadpost._account import STATUS_PATHS, Account
 from leadpost._responses import decoded, redactor
 from leadpost.errors import ConfigurationError
 
@@ -79,6 +79,9 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 (b"x-LSQ-AccessKey", account.access_key.encode()),
                 (b"x-LSQ-SecretKey", account.secret_key.encode()),
             ]
+        self._without_keys = frozenset[httpx.URL]()
+        if not account.keys_for_status:
+            self._without_keys = frozenset(map(account.url, STATUS_PATHS))
         # By far the most calls go there, so this URL is built once.
         self._submit_url = account.url("submit_path")
         self._keyed_submit_url = self._with_keys(self._submit_url)
@@ -114,13 +117,19 @@ class KeyedTransport(httpx.AsyncBaseTransport):
     def _keyed(self, request: httpx.Request) -> httpx.Request:
         headers = [header for header in request.headers.raw if header[0].lower() not in _DROPPED]
         headers += _HEADERS
-        headers += self._keys
         if _origin(request.url) == self._async_origin:
             headers += self._api_key
-        is_submit = request.url == self._submit_url
+        if request.url == self._submit_url:
+            headers += self._keys
+            url = self._keyed_submit_url
+        elif request.url.copy_with(query=None) in self._without_keys:
+            url = request.url
+        else:
+            headers += self._keys
+            url = self._with_keys(request.url)
         return httpx.Request(
             request.method,
-            self._keyed_submit_url if is_submit else self._with_keys(request.url),
+            url,
             headers=headers,
             stream=request.stream,
             extensions=self._extensions(dict(request.extensions)),

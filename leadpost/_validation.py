@@ -20,6 +20,14 @@ _LOWERCASE = {name.lower(): name for name in PARAMETERS}
 _SIMILAR = 0.85
 """By difflib's ratio: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_WANTED_GUID = "a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
+_TRIMMED = re.compile(r"\S(.*\S)?", re.DOTALL)
+_FINDS_LEADS = {
+    "EmailAddress": (re.compile(r"[^@\s]+@[^@\s]+"), "an email address"),
+    "Phone": (re.compile(r"[+\d][\d ().-]*\d"), "a phone number such as +91-9812345678"),
+    "ProspectID": (_GUID, _WANTED_GUID),
+}
+"""The form of what finds a lead: a typo there creates one."""
 _MAX_DEPTH = 20
 _SURROGATE = ("text with half a surrogate pair", "text that UTF-8 can hold")
 _WANTED_DATETIME = (
@@ -73,10 +81,9 @@ def name_of(item: object) -> str | None:
 
 
 def activity_problems(
-    *, lead: object, event: object, note: object, moment: object, fields: object, extra: object
+    *, event: object, note: object, moment: object, fields: object, extra: object
 ) -> Iterator[Problem]:
-    """Yield every reason why an activity of these parts cannot be posted."""
-    yield from _lead_problems(lead, extra)
+    """Yield every reason why an activity of these parts cannot be posted, whoever the lead is."""
     yield from _event_problems(event)
     if isinstance(note, str):
         yield from _text_problems("ActivityNote", note)
@@ -88,15 +95,46 @@ def activity_problems(
     yield from _extra_problems(extra)
 
 
-def _lead_problems(lead: object, extra: object) -> Iterator[Problem]:
+def lead_id_problems(lead: object, extra: object) -> Iterator[Problem]:
+    """Yield why an activity of that lead's id, and of these further parameters, has no lead."""
     if lead is None and is_mapping(extra):
         email = extra.get("EmailAddress")
         if isinstance(email, str) and email:
             return
     if not isinstance(lead, str) or not _GUID.fullmatch(lead):
-        yield problem(
-            "RelatedProspectId", lead, "a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
-        )
+        yield problem("RelatedProspectId", lead, _WANTED_GUID)
+
+
+def lead_problems(name: object, value: object, attributes: object) -> Iterator[Problem]:
+    """Yield why a lead cannot be found by a field, or be changed to have these attributes."""
+    if not _is_filled(name):
+        yield problem("Lead", name, "the SchemaName of a field such as EmailAddress")
+        return
+    form, wanted = _FINDS_LEADS.get(name, (_TRIMMED, "text without blanks around it"))
+    if not isinstance(value, str) or not form.fullmatch(value):
+        yield problem(f"Lead.{name}", value, wanted)
+    else:
+        yield from _text_problems(f"Lead.{name}", value)
+    if not is_mapping(attributes):
+        yield problem("Lead", attributes, "a mapping of SchemaName to value")
+        return
+    for attribute, item in attributes.items():
+        where = f"Lead.{attribute}"
+        if not _is_filled(attribute):
+            yield problem("Lead", attribute, "a SchemaName such as FirstName")
+        elif attribute in {name, "SearchBy"}:
+            yield Problem(where, "it among the attributes", "further fields of the lead only")
+        elif item is None or (isinstance(item, str) and not item.strip()):
+            wanted = "a value, or no such attribute: an empty one would erase the lead's"
+            yield problem(where, item, wanted)
+        elif isinstance(item, str):
+            yield from _text_problems(where, item)
+        else:
+            yield from _leaf_problems(where, python_value(item))
+
+
+def _is_filled(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and bool(name.strip()) and _is_encodable(name)
 
 
 def _event_problems(event: object) -> Iterator[Problem]:

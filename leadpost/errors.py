@@ -17,6 +17,7 @@ Every error that leadpost raises, and what each means for the activity.
     ├── NotSent                stopped or timed out before anything was sent
     │   ├── OutageTimeout      LeadSquared did not answer for longer than the post could wait
     │   └── TokenLost          a token of a shared bucket was lost before the call was sent
+    ├── AmbiguousLead          several leads have what `find_lead` looked for
     ├── UnexpectedAnswer       an answer to a query (status, metrics, types) that cannot be read
     ├── StatusTimeout          `wait` ended before the status was final (also a TimeoutError)
     ├── OutboxError            the outbox's database cannot be used, or not in this way
@@ -202,6 +203,10 @@ class OutageTimeout(NotSent):
 
 class TokenLost(NotSent):
     """A token of a shared bucket was lost before the call was sent: the process was frozen."""
+
+
+class AmbiguousLead(LeadpostError):
+    """Several leads have the email address or phone number that was looked up."""
 
 
 class UnexpectedAnswer(LeadpostError):

@@ -54,8 +54,8 @@ class Operation:
     nothing to send once it has a token, because another one was faster; see `Ended.error`.
 
     Attributes:
-        name: The poster's method: `post` (for batches and outboxes too), `post_sync`, `status`,
-            `metrics`, `activity_types`, `activity_type`, `lead_activities`.
+        name: The poster's method: `post` (for batches and outboxes too), `post_sync`, or that of a
+            query, such as `status` or `find_lead`.
     """
 
     name: str

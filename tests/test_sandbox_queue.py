@@ -184,12 +184,17 @@ async def test_a_synchronous_post_has_no_status() -> None:
 
 
 @pytest.mark.parametrize("path", [STATUS, METRICS])
-async def test_status_and_metrics_need_every_key(path: str) -> None:
-    with Sandbox() as sandbox:
-        async with connect(sandbox) as client:
-            forbidden = await client.get(path, headers={"x-api-key": "wrong"})
-            unauthorized = await client.get(path, params={"secretKey": "wrong"})
-    assert (forbidden.status_code, unauthorized.status_code) == (403, 401)
+async def test_status_and_metrics_need_the_api_key_and_the_others_only_as_an_option(
+    path: str,
+) -> None:
+    codes: list[tuple[int, bool]] = []
+    for keys_for_status in (False, True):
+        with Sandbox(keys_for_status=keys_for_status) as sandbox:
+            async with connect(sandbox) as client:
+                forbidden = await client.get(path, headers={"x-api-key": "wrong"})
+                other = await client.get(path, params={"secretKey": "wrong"})
+        codes.append((forbidden.status_code, other.status_code == 401))
+    assert codes == [(403, False), (403, True)]
 
 
 async def test_status_and_metrics_are_where_the_options_say() -> None:
@@ -214,7 +219,7 @@ async def test_the_activity_types_are_listed_without_an_api_key() -> None:
                 for each in types
             ]
             unauthorized = await client.get(TYPES, params={"accessKey": "wrong"})
-    assert [each["ActivityEvent"] for each in types] == [201, 207]
+    assert [each["ActivityEvent"] for each in types] == [201, 207, 210]
     assert [each["DisplayName"] for each in types] == [each["DisplayName"] for each in details]
     assert [field["SchemaName"] for field in details[0]["Fields"]] == [
         f"mx_Custom_{number}" for number in range(1, 16)
@@ -226,9 +231,13 @@ async def test_the_activity_types_are_listed_without_an_api_key() -> None:
         "Value": None,
         "DataType": "String",
         "IsMandatory": True,
+        "IsReadOnly": False,
         "ShowInForm": True,
         "Sequence": 1,
+        "MaxFieldLength": 200,
         "OptionSet": "",
+        "IsMultiSelectDropdown": False,
+        "IncludeOthersOption": False,
     }
     assert unauthorized.status_code == 401
 

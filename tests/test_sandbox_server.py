@@ -89,10 +89,10 @@ async def test_a_call_with_an_unknown_access_key_uses_nothing_of_the_limit() -> 
     with Sandbox(limit=1, period=60.0) as sandbox:
         async with connect(sandbox) as client:
             strangers = [
-                (await client.get(METRICS, params={"accessKey": "wrong"})).status_code
+                (await client.post(SUBMIT, params={"accessKey": "wrong"})).status_code
                 for _ in range(3)
             ]
-            own = [(await client.get(METRICS)).status_code for _ in range(2)]
+            own = [(await client.post(SUBMIT, json=ACTIVITY)).status_code for _ in range(2)]
     assert (strangers, own) == ([401, 401, 401], [200, 429])
 
 
@@ -160,6 +160,8 @@ async def test_the_report_counts_what_happened() -> None:
         taken=3,
         duplicates=2,
         pending=3,
+        leads_created=0,
+        leads_updated=0,
         connections=1,
     )
     assert over_http == attrs.asdict(report)

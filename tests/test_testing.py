@@ -271,7 +271,7 @@ def test_type(leadpost_poster): ...
     code, output = run_pytest(tmp_path, {"test_markers.py": test}, "-p", "no:asyncio")
     assert (code, "6 errors" in output) == (1, True), output
     lines = output.splitlines()
-    known = "known are access_key, api_key, delay, ends, fast, faults, idle_timeout, limit, "
+    known = "known are access_key, api_key, delay, ends, fast, faults, idle_timeout, keys_for_"
     assert any(
         line.startswith(f"@pytest.mark.leadpost: unknown arguments delai, fautls; {known}")
         for line in lines

@@ -164,7 +164,8 @@ def candidates(
 
 
 def _may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
-    is_late = activity.created_on is None or activity.created_on >= since
+    moment = activity.modified_on or activity.created_on  # CreatedOn is the activity's own time
+    is_late = moment is None or moment >= since
     return is_late and activity.event in {None, event}
 
 

@@ -3,12 +3,13 @@ Whether the body of a post is as the vendor specifies, and nothing less.
 
 Source: the vendor's page "Post an Activity on a Lead (Async)"; `EmailAddress` in place of
 `RelatedProspectId` and fields within a field are from its synchronous sister pages, the question
-for a lead's activities is from "Get Activities of a Lead".
+for a lead's activities is from "Get Activities of a Lead". What is not as specified raises
+RejectedError, with an answer of status 400 that names it.
 """
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 from attrs import frozen
@@ -20,6 +21,7 @@ _EMAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 _DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _MOST_ROWS = 25
+_LONGEST_PAGE = 1000
 
 
 def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
@@ -30,13 +32,38 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
         content_type: The Content-Type of the post, which must be application/json; parameters
             after it are let pass.
         body: JSON in UTF-8.
-
-    Raises:
-        RejectedError: If anything is not as specified; the answer is of status 400 and names it.
     """
     activity = _read_object(content_type, body)
     _check(activity)
     return activity
+
+
+def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, Any], str]:
+    """The lead's attributes in a post to createcustom, and the name of the one that finds it."""
+    content = _read_object(content_type, body)
+    attributes = dict[str, Any]()
+    for index, item in enumerate(_list(_needed(content, "LeadDetails"), "LeadDetails")):
+        at = f"LeadDetails[{index}]"
+        name, value = _needed(item, "Attribute"), _needed(item, "Value")
+        _must(isinstance(name, str) and bool(name), f"{at}.Attribute must be a name")
+        _must(not isinstance(value, list | dict), f"{at}.Value must be a single value")
+        _must(name not in attributes, f"{at}.Attribute is there twice")
+        attributes[name] = value
+    search_by = _needed(attributes, "SearchBy")
+    del attributes["SearchBy"]
+    _must(search_by in attributes, "SearchBy must name an attribute of LeadDetails")
+    _must(attributes[search_by] not in ("", None), f"{search_by} must not be empty")
+    _check_content(_object(content, "Activity"))
+    return attributes, search_by
+
+
+def read_dropdown(content_type: str, body: bytes) -> tuple[int, str]:
+    """The event code and the SchemaName of the dropdown whose options are asked for."""
+    parameter = _object(_read_object(content_type, body), "Parameter")
+    code, name = (_needed(parameter, key) for key in ("ActivityEventCode", "SchemaName"))
+    _must(type(code) is int, "ActivityEventCode must be an integer")
+    _must(isinstance(name, str), "SchemaName must be a string")
+    return code, name
 
 
 @frozen
@@ -65,18 +92,58 @@ def read_question(lead: str, content_type: str, body: bytes) -> Question:
         lead: The `leadId` of the query string.
         content_type: As for `read_activity`.
         body: As for `read_activity`.
-
-    Raises:
-        RejectedError: As `read_activity`.
     """
     _must(_is_text(lead, _GUID), "leadId must be a GUID")
     content = _read_object(content_type, body)
-    parameter, paging = (_needed(content, name) for name in ("Parameter", "Paging"))
-    _must(isinstance(parameter, dict), "Parameter must be an object")
-    _must(isinstance(paging, dict), "Paging must be an object")
+    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
     rows = _whole(paging, "RowCount")
     _must(1 <= rows <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
     return Question(lead, _event(parameter), _whole(paging, "Offset"), rows)
+
+
+@frozen
+class Span:
+    """
+    Which activities of all leads are asked for.
+
+    Args:
+        code: Event code.
+        start: The first second, UTC.
+        end: The last second, UTC.
+        page: The page's number, from 1.
+        size: Rows of a page.
+    """
+
+    code: int
+    start: datetime
+    end: datetime
+    page: int
+    size: int
+
+
+def read_span(content_type: str, body: bytes) -> Span:
+    """The question for the activities of all leads that were modified in a span of time."""
+    content = _read_object(content_type, body)
+    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
+    moments = [_needed(parameter, name) for name in ("FromDate", "ToDate")]
+    wanted = "FromDate and ToDate must be a date and time as YYYY-MM-DD HH:MM:SS"
+    _must(all(map(_is_date_time, moments)), wanted)
+    start, end = (datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in moments)
+    page, size = _whole(paging, "PageIndex"), _whole(paging, "PageSize")
+    _must(page >= 1, "PageIndex must be 1 or more")
+    _must(1 <= size <= _LONGEST_PAGE, f"PageSize must be from 1 to {_LONGEST_PAGE}")
+    sorting = _object(content, "Sorting")
+    _must(
+        sorting == {"ColumnName": "ProspectActivityId", "Direction": 0},
+        "the sandbox sorts by ProspectActivityId in Direction 0 only: others lose rows",
+    )
+    return Span(_event(parameter), start, end, page, size)
+
+
+def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    value = _needed(content, name)
+    _must(isinstance(value, dict), f"{name} must be an object")
+    return cast("dict[str, Any]", value)
 
 
 def _whole(paging: dict[str, Any], name: str) -> int:
@@ -109,6 +176,10 @@ def _check(activity: dict[str, Any]) -> None:
     else:
         address = activity["EmailAddress"]
         _must(_is_text(address, _EMAIL_ADDRESS), "EmailAddress must be an email address")
+    _check_content(activity)
+
+
+def _check_content(activity: dict[str, Any]) -> None:
     _event(activity)
     _must(isinstance(activity.get("ActivityNote", ""), str), "ActivityNote must be a string")
     if "ActivityDateTime" in activity:

@@ -1,6 +1,8 @@
 """What each path of the vendor's two hosts answers to a call that has passed keys and limit."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -14,9 +16,17 @@ from leadpost.sandbox.answers import (
     missing,
     unknown_activity,
 )
-from leadpost.sandbox.checks import read_activity, read_question
-from leadpost.sandbox.ledger import Ledger, created
+from leadpost.sandbox.checks import (
+    read_activity,
+    read_dropdown,
+    read_lead_and_activity,
+    read_question,
+    read_span,
+)
+from leadpost.sandbox.leads import Leads
+from leadpost.sandbox.ledger import Ledger, Taken, created
 
+_ACTIVITIES = "ProspectActivity.svc"
 ACCEPTED = "Request accepted. Please use below request id to check the status"
 
 
@@ -36,6 +46,9 @@ class Call:
     body: bytes
 
 
+Handler = Callable[[Call, float], Answer]
+
+
 @frozen
 class Endpoint:
     """
@@ -45,40 +58,90 @@ class Endpoint:
         method: HTTP method.
         path: Path of the URL.
         gated: Whether it needs the `x-api-key`: on the async host, behind the gateway.
+        keyed: Whether it needs AccessKey and SecretKey.
         handle: Answers a call at a time in seconds, or raises RejectedError.
     """
 
     method: str
     path: str
     gated: bool
-    handle: Callable[[Call, float], Answer]
+    keyed: bool
+    handle: Handler
 
 
-def endpoints(ledger: Ledger, status_path: str, metrics_path: str) -> list[Endpoint]:
+def endpoints(
+    ledger: Ledger, leads: Leads, status_path: str, metrics_path: str, *, keys_for_status: bool
+) -> list[Endpoint]:
     """
     The vendor's paths, over what has been taken.
 
     Args:
         ledger: Where activities go and their status comes from.
+        leads: The account's leads.
         status_path: Path of the Status API, not documented.
         metrics_path: Path of the Metrics API, not documented.
+        keys_for_status: Whether status and metrics need AccessKey and SecretKey.
     """
+    return [
+        *_queue_endpoints(
+            ledger, leads, status_path, metrics_path, keys_for_status=keys_for_status
+        ),
+        *_activity_endpoints(ledger),
+        *_lead_endpoints(leads),
+        _sync("GET", f"{_ACTIVITIES}/ActivityTypes.Get", _types),
+        _sync("GET", f"{_ACTIVITIES}/CustomActivity/GetActivitySetting", _type_details),
+        _sync("POST", f"{_ACTIVITIES}/ActivityField/Dropdown/Options/Get", _options),
+        _sync("GET", "Authentication.svc/UserByAccessKey.Get", _user),
+    ]
 
+
+def _sync(method: str, path: str, handle: Handler) -> Endpoint:
+    return Endpoint(method, f"/v2/{path}", gated=False, keyed=True, handle=handle)
+
+
+def _queue_endpoints(
+    ledger: Ledger, leads: Leads, status_path: str, metrics_path: str, *, keys_for_status: bool
+) -> list[Endpoint]:
     def submit(call: Call, now: float) -> Answer:
-        taken = ledger.enqueue(_activity(call), call.body.decode(), now)
+        return accept(ledger.enqueue(_activity(call), call.body.decode(), now))
+
+    def submit_custom(call: Call, now: float) -> Answer:
+        attributes, search_by = read_lead_and_activity(_content_type(call), call.body)
+        lead = leads.find_or_create(attributes, search_by)
+        return accept(ledger.enqueue(json.loads(call.body), call.body.decode(), now, lead))
+
+    def accept(taken: Taken) -> Answer:
         return json_answer(200, {"Status": ACCEPTED, "RequestID": taken.request_id})
 
-    def status(call: Call, now: float) -> Answer:
-        request_id = _parameter(call, "RequestID")
+    def status(call: Call, now: float, *, custom: bool = False) -> Answer:
         try:
-            return json_answer(200, ledger.status(request_id, now))
+            found = ledger.status(_parameter(call, "RequestID"), now, custom=custom)
         except KeyError:
             raise RejectedError(invalid("RequestID is not known")) from None
+        return json_answer(200, found)
 
     def metrics(call: Call, now: float) -> Answer:
         del call
         return json_answer(200, ledger.metrics(now))
 
+    custom = "/activity/createcustom"
+    posts = {"/activity/create": submit, custom: submit_custom}
+    questions: dict[str, Handler] = {
+        status_path: status,
+        metrics_path: metrics,
+        f"{custom}/status": partial(status, custom=True),
+        f"{custom}/metrics": metrics,
+    }
+    return [
+        *(Endpoint("POST", path, gated=True, keyed=True, handle=h) for path, h in posts.items()),
+        *(
+            Endpoint("GET", path, gated=True, keyed=keys_for_status, handle=h)
+            for path, h in questions.items()
+        ),
+    ]
+
+
+def _activity_endpoints(ledger: Ledger) -> list[Endpoint]:
     def create(call: Call, now: float) -> Answer:
         activity = _activity(call)
         if activity["ActivityEvent"] not in activity_types.NAMES:
@@ -87,23 +150,30 @@ def endpoints(ledger: Ledger, status_path: str, metrics_path: str) -> list[Endpo
 
     def retrieve(call: Call, now: float) -> Answer:
         lead = _parameter(call, "leadId")
-        question = read_question(lead, call.headers.get("content-type", ""), call.body)
+        question = read_question(lead, _content_type(call), call.body)
         return json_answer(200, ledger.lead_activities(question, now))
 
-    service = "/v2/ProspectActivity.svc"
+    def retrieve_by_event(call: Call, now: float) -> Answer:
+        span = read_span(_content_type(call), call.body)
+        return json_answer(200, ledger.activities_between(span, now))
+
     return [
-        Endpoint("POST", "/activity/create", gated=True, handle=submit),
-        Endpoint("GET", status_path, gated=True, handle=status),
-        Endpoint("GET", metrics_path, gated=True, handle=metrics),
-        Endpoint("GET", f"{service}/ActivityTypes.Get", gated=False, handle=_types),
-        Endpoint(
-            "GET",
-            f"{service}/CustomActivity/GetActivitySetting",
-            gated=False,
-            handle=_type_details,
-        ),
-        Endpoint("POST", f"{service}/Create", gated=False, handle=create),
-        Endpoint("POST", f"{service}/Retrieve", gated=False, handle=retrieve),
+        _sync("POST", f"{_ACTIVITIES}/Create", create),
+        _sync("POST", f"{_ACTIVITIES}/Retrieve", retrieve),
+        _sync("POST", f"{_ACTIVITIES}/CustomActivity/RetrieveByActivityEvent", retrieve_by_event),
+    ]
+
+
+def _lead_endpoints(leads: Leads) -> list[Endpoint]:
+    def find(call: Call, now: float, *, field: str, parameter: str) -> Answer:
+        del now
+        return json_answer(200, leads.find(field, _parameter(call, parameter)))
+
+    by_email = partial(find, field="EmailAddress", parameter="emailaddress")
+    by_phone = partial(find, field="Phone", parameter="phone")
+    return [
+        _sync("GET", "LeadManagement.svc/Leads.GetByEmailaddress", by_email),
+        _sync("GET", "LeadManagement.svc/RetrieveLeadByPhoneNumber", by_phone),
     ]
 
 
@@ -120,8 +190,38 @@ def _type_details(call: Call, now: float) -> Answer:
         raise RejectedError(unknown_activity()) from None
 
 
+def _options(call: Call, now: float) -> Answer:
+    del now
+    code, name = read_dropdown(_content_type(call), call.body)
+    try:
+        return json_answer(200, {"Options": activity_types.options(code, name)})
+    except KeyError:
+        raise RejectedError(invalid("there is no such dropdown")) from None
+
+
+def _user(call: Call, now: float) -> Answer:
+    del now
+    host = call.headers.get("host", "")
+    return json_answer(
+        200,
+        {
+            "Id": "9a8b7c6d-5e4f-4321-8765-0fedcba98765",
+            "FirstName": "Sandbox",
+            "EmailAddress": "sandbox@example.com",
+            "LSQCommonServiceURLs": {"api": host, "app": host},
+            "TimeZone": "Asia/Kolkata",
+            "Role": "Administrator",
+            "OrgId": "10001",
+        },
+    )
+
+
 def _activity(call: Call) -> dict[str, Any]:
-    return read_activity(call.headers.get("content-type", ""), call.body)
+    return read_activity(_content_type(call), call.body)
+
+
+def _content_type(call: Call) -> str:
+    return call.headers.get("content-type", "")
 
 
 def _parameter(call: Call, name: str) -> str:

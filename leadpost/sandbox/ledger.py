@@ -6,7 +6,6 @@ pace. Times are seconds of the monotonic clock.
 """
 
 import json
-import math
 import time
 from bisect import bisect_right
 from collections import defaultdict
@@ -19,7 +18,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from attrs import frozen
 
 from leadpost.sandbox import activity_types
-from leadpost.sandbox.checks import Question
+from leadpost.sandbox.checks import Question, Span
 
 FINAL_STATUSES = ("Success", "ERROR", "FAILURE")
 _REASONS = {
@@ -54,17 +53,27 @@ class Taken:
         time: When it arrived, in seconds of `time.monotonic`.
         request_id: Its RequestID, a UUID as text; see `request_id_of`.
         body: The body of the post, JSON.
+        lead: The id of the lead that was found or created; None where the post names its lead.
     """
 
     time: float
     request_id: str
     body: str
+    lead: str | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
         """The body as a dict, made anew each time: a run of 100,000 posts keeps only the text."""
         payload: dict[str, Any] = json.loads(self.body)
         return payload
+
+    @property
+    def activity(self) -> dict[str, Any]:
+        """The activity alone, without the details of a lead beside it; with the lead's id."""
+        payload = self.payload
+        return (
+            payload if self.lead is None else {"RelatedProspectId": self.lead} | payload["Activity"]
+        )
 
 
 class Ledger:
@@ -87,22 +96,27 @@ class Ledger:
         self._done: list[float] = []  # when each of the queue is done, never decreasing
         self._index: dict[str, int] = {}  # RequestID to its place in the queue
         self._of_leads = defaultdict[tuple[str, int], list[Taken]](list)  # lead and event code
+        self._of_types = defaultdict[int, list[Taken]](list)
         self._read = 0  # how many of those taken are in there
         self._epoch = time.time() - time.monotonic()  # of the wall clock, for all the run
 
-    def take(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
+    def take(
+        self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
+    ) -> Taken:
         """Take an activity that is done at once."""
         first = request_id_of(activity)
         copy = self._copies.get(first, 0)
         self._copies[first] = copy + 1
         self.duplicates += copy > 0
-        taken = Taken(now, request_id_of(activity, copy) if copy else first, body)
+        taken = Taken(now, request_id_of(activity, copy) if copy else first, body, lead)
         self.taken.append(taken)
         return taken
 
-    def enqueue(self, activity: Mapping[str, Any], body: str, now: float) -> Taken:
+    def enqueue(
+        self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
+    ) -> Taken:
         """Take an activity that is done when those before it are."""
-        taken = self.take(activity, body, now)
+        taken = self.take(activity, body, now, lead)
         begun = max(self._done[-1], now) if self._done else now
         self._index[taken.request_id] = len(self._queue)
         self._queue.append(taken)
@@ -123,24 +137,26 @@ class Ledger:
             "ProcessingRatePerMinute": lately / (_RATE_SPAN / 60),
         }
 
-    def status(self, request_id: str, now: float) -> dict[str, Any]:
+    def status(self, request_id: str, now: float, *, custom: bool) -> dict[str, Any]:
         """
-        The answer of the Status API.
+        The answer of the Status API, which has a path of its own for posts to createcustom.
 
         Raises:
             KeyError: If there is no such request.
         """
         index = self._index[request_id]
         taken = self._queue[index]
+        if custom != (taken.lead is not None):
+            raise KeyError(request_id)
         status = (
-            "In-Queue" if now < self._done[index] else self._end(taken.payload["ActivityEvent"])
+            "In-Queue" if now < self._done[index] else self._end(taken.activity["ActivityEvent"])
         )
         queued = status == "In-Queue"
         message = json.dumps(created(taken)) if status == "Success" else None
         return {
             "RequestId": request_id,
             "TaskStatus": {
-                "TaskType": "Activity Create",
+                "TaskType": "Activity Create Custom" if custom else "Activity Create",
                 "Status": status,
                 "StatusReason": _REASONS.get(status),
                 "TaskCurrentStep": "In-Process-Queue" if queued else None,
@@ -152,32 +168,47 @@ class Ledger:
 
     def lead_activities(self, question: Question, now: float) -> dict[str, Any]:
         """The answer to the question which activities a lead has: what is done, newest first."""
-        for taken in self.taken[self._read :]:  # read when it is asked for, not with each post
-            payload = taken.payload
-            lead = str(payload.get("RelatedProspectId")).lower()
-            self._of_leads[lead, payload["ActivityEvent"]].append(taken)
-        self._read = len(self.taken)
-        made = [
-            (time_made, taken)
-            for taken in reversed(self._of_leads[question.lead.lower(), question.code])
-            if (time_made := self._made(taken, question.code)) <= now
-        ]
+        self._read_bodies()
+        made = self._made(self._of_leads[question.lead.lower(), question.code], question.code, now)
         made.sort(key=itemgetter(0), reverse=True)
         page = made[question.offset : question.offset + question.rows]
         return {
             "RecordCount": len(made),
-            "ProspectActivities": [
-                _lead_activity(taken, datetime.fromtimestamp(self._epoch + time_made, UTC))
-                for time_made, taken in page
-            ],
+            "ProspectActivities": [_lead_activity(taken, when) for when, taken in page],
         }
 
-    def _made(self, taken: Taken, code: int) -> float:
-        """When the lead gets it; infinite for never."""
-        if taken.request_id not in self._index:
-            return taken.time
+    def activities_between(self, span: Span, now: float) -> dict[str, Any]:
+        """The answer to the question which activities were modified in a span, sorted by id."""
+        self._read_bodies()
+        made = self._made(self._of_types[span.code], span.code, now)
+        rows = [
+            _row(taken, when)
+            for when, taken in made
+            if span.start <= when.replace(microsecond=0) <= span.end
+        ]
+        rows.sort(key=itemgetter("ProspectActivityId"))
+        first = (span.page - 1) * span.size
+        return {"RecordCount": len(rows), "List": rows[first : first + span.size]}
+
+    def _read_bodies(self) -> None:
+        """Sort what was taken by lead and type: when it is asked for, not with each post."""
+        for taken in self.taken[self._read :]:
+            payload = taken.activity
+            lead, code = str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"]
+            self._of_leads[lead, code].append(taken)
+            self._of_types[code].append(taken)
+        self._read = len(self.taken)
+
+    def _made(self, many: list[Taken], code: int, now: float) -> list[tuple[datetime, Taken]]:
+        """Those of some activities of a type that leads have by now, and since when, UTC."""
         succeeds = self._end(code) == "Success"
-        return self._done[self._index[taken.request_id]] if succeeds else math.inf
+        made: list[tuple[datetime, Taken]] = []
+        for taken in reversed(many):
+            place = self._index.get(taken.request_id)
+            done = taken.time if place is None else self._done[place]
+            if done <= now and (succeeds or place is None):
+                made.append((datetime.fromtimestamp(self._epoch + done, UTC), taken))
+        return made
 
     def _end(self, code: int) -> str:
         return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
@@ -193,20 +224,42 @@ def _activity_id(taken: Taken) -> str:
 
 
 def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
-    """An activity as a lead has it; values that are empty are left out."""
-    payload = taken.payload
-    created_on = f"{made:%Y-%m-%d %H:%M:%S}"
+    """An activity as the list of a lead's has it; values that are empty are left out."""
+    payload = taken.activity
+    modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
+    created_on = payload.get("ActivityDateTime", modified_on)
     values = {
         "NotableEventDescription": payload.get("ActivityNote"),
-        "ActivityDateTime": payload.get("ActivityDateTime", created_on),
+        "ActivityDateTime": created_on,
+        **_fields(payload),
     }
-    for item in payload.get("Fields", ()):
-        name = item.get("SchemaName", item.get("Attribute"))
-        values[name] = item.get("Fields", item.get("Value"))
     return {
         "Id": _activity_id(taken),
         "EventCode": payload["ActivityEvent"],
         "EventName": activity_types.NAMES.get(payload["ActivityEvent"]),
         "CreatedOn": created_on,
+        "ModifiedOn": modified_on,
         "Data": [{"Key": k, "Value": v} for k, v in values.items() if v not in (None, "")],
+    }
+
+
+def _row(taken: Taken, made: datetime) -> dict[str, Any]:
+    """An activity as the list of a span of time has it: flat, numbers as text."""
+    payload = taken.activity
+    modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
+    return {
+        "ProspectActivityId": _activity_id(taken),
+        "RelatedProspectId": payload.get("RelatedProspectId"),
+        "ActivityEvent": str(payload["ActivityEvent"]),
+        "ActivityEvent_Note": payload.get("ActivityNote"),
+        "CreatedOn": payload.get("ActivityDateTime", modified_on),
+        "ModifiedOn": modified_on,
+        **_fields(payload),
+    }
+
+
+def _fields(payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        item.get("SchemaName", item.get("Attribute")): item.get("Fields", item.get("Value"))
+        for item in payload.get("Fields", ())
     }

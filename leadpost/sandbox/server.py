@@ -24,6 +24,7 @@ from leadpost.sandbox.app import create_app
 from leadpost.sandbox.connection import Connection, load_config
 from leadpost.sandbox.endpoints import endpoints
 from leadpost.sandbox.faults import Faults
+from leadpost.sandbox.leads import Leads
 from leadpost.sandbox.ledger import FINAL_STATUSES, Ledger, Taken
 from leadpost.sandbox.vendor import Keys, Limit, Report, Vendor
 from leadpost.sandbox.windows import WINDOWS
@@ -56,6 +57,8 @@ class Sandbox:
         port: Port on 127.0.0.1; 0 for a free one.
         status_path: Path of the Status API, which the vendor does not document.
         metrics_path: Path of the Metrics API, likewise.
+        keys_for_status: Whether status and metrics calls need AccessKey and SecretKey too; the
+            documented ones need the `x-api-key` only.
         access_key: The account's AccessKey. Real ones contain a `$`.
         secret_key: The account's SecretKey.
         api_key: The account's `x-api-key`.
@@ -79,6 +82,7 @@ class Sandbox:
         port: int = 0,
         status_path: str = "/activity/create/status",
         metrics_path: str = "/activity/create/metrics",
+        keys_for_status: bool = False,
         access_key: str = "u$rsandbox-access",
         secret_key: str = "sandbox-secret",  # noqa: S107  made up, opens nothing
         api_key: str = "sandbox-api",
@@ -102,12 +106,13 @@ class Sandbox:
         self.api_key = api_key
         self._status_path = status_path
         self._metrics_path = metrics_path
+        self._keys_for_status = keys_for_status
         # Delays and faults from two sources: the fates of a run depend on the seed alone, not on
         # how its calls interleave.
         source = Random(seed)  # noqa: S311  chance, not secrets
         draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311  as above
         self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
-        ledger = Ledger(pace, ends)
+        ledger, leads = Ledger(pace, ends), Leads()
         self._vendor = Vendor(
             Keys(access_key, secret_key, api_key),
             Limit(
@@ -117,11 +122,12 @@ class Sandbox:
             ),
             faults or Faults(),
             ledger,
-            draw_fates,
+            leads,
+            random=draw_fates,
         )
         self._app = create_app(
             self._vendor,
-            endpoints(ledger, status_path, metrics_path),
+            endpoints(ledger, leads, status_path, metrics_path, keys_for_status=keys_for_status),
             _drawn("delay", delay, draw_times),
         )
         self._port = port
@@ -179,8 +185,25 @@ class Sandbox:
         Args:
             lead: Only those on this lead: its id, or its email address where the post had that.
         """
-        payloads = [taken.payload for taken in self.taken]
-        return payloads if lead is None else [p for p in payloads if _is_on(p, str(lead))]
+        taken = self.taken
+        return [one.payload for one in taken if lead is None or _is_on(one, str(lead))]
+
+    def add_lead(self, **attributes: Any) -> str:
+        """
+        Add a lead to the account.
+
+        Args:
+            attributes: SchemaName to value, such as `EmailAddress="ada@example.com"`.
+
+        Returns:
+            Its id, which is the `ProspectID` if one is given.
+        """
+        return self._vendor.add_lead(attributes)
+
+    @property
+    def leads(self) -> list[dict[str, Any]]:
+        """The account's leads, SchemaName to value: those added, and those that posts created."""
+        return self._vendor.leads()
 
     @property
     def arrival_times(self) -> list[float]:
@@ -201,6 +224,7 @@ class Sandbox:
             api_key=self.api_key,
             status_path=self._status_path,
             metrics_path=self._metrics_path,
+            keys_for_status=self._keys_for_status,
         )
 
     def fail(self, *faults: str | Answer) -> None:
@@ -254,8 +278,11 @@ class Sandbox:
         await asyncio.sleep(0)
 
 
-def _is_on(payload: Mapping[str, Any], lead: str) -> bool:
-    names = (payload.get("RelatedProspectId"), payload.get("EmailAddress"))
+def _is_on(taken: Taken, lead: str) -> bool:
+    payload = taken.payload
+    details = payload.get("LeadDetails", ())
+    addresses = [item["Value"] for item in details if item["Attribute"] == "EmailAddress"]
+    names = [payload.get("RelatedProspectId"), payload.get("EmailAddress"), taken.lead, *addresses]
     return any(isinstance(name, str) and name.lower() == lead.lower() for name in names)
 
 

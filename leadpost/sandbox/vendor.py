@@ -8,6 +8,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from random import Random
+from typing import Any
 
 from attrs import frozen
 
@@ -20,6 +21,7 @@ from leadpost.sandbox.answers import (
 )
 from leadpost.sandbox.endpoints import Call, Endpoint
 from leadpost.sandbox.faults import AFTER, CUTS, OK, Faults
+from leadpost.sandbox.leads import Leads
 from leadpost.sandbox.ledger import Ledger, Taken
 from leadpost.sandbox.windows import Window, fullest_window
 
@@ -76,6 +78,8 @@ class Report:
         taken: Activities taken.
         duplicates: Those of them whose body had been taken before.
         pending: Those of them still in the queue.
+        leads_created: Leads created by posts.
+        leads_updated: Times that a post changed a lead.
         connections: Connections opened.
     """
 
@@ -86,6 +90,8 @@ class Report:
     taken: int
     duplicates: int
     pending: int
+    leads_created: int
+    leads_updated: int
     connections: int
 
 
@@ -97,12 +103,20 @@ class Vendor:
     """
 
     def __init__(
-        self, keys: Keys, limit: Limit, faults: Faults, ledger: Ledger, random: Random
+        self,
+        keys: Keys,
+        limit: Limit,
+        faults: Faults,
+        ledger: Ledger,
+        leads: Leads,
+        *,
+        random: Random,
     ) -> None:
         self._keys = keys
         self._limit = limit
         self._faults = faults
         self._ledger = ledger
+        self._leads = leads
         self._told: deque[str | Answer] = deque()
         self._fates = faults.fates(random)
         self._fault_answers = faults.answers(limit.calls, limit.period)
@@ -152,18 +166,26 @@ class Vendor:
         """
         The answer to a call that gets no further than the gateway and the keys.
 
-        The access key comes first: the limit is the account's it names.
+        Access key or x-api-key come first: the limit is the account's that they name.
         """
-        if _key(call, "accessKey") != self._keys.access_key:
+        if endpoint.keyed and _key(call, "accessKey") != self._keys.access_key:
             return unauthorized()
         if self._limit.window is not None and not self._limit.window.take(now):
             self._refused += 1
             return rate_limited(self._limit.calls, self._limit.period)
         if endpoint.gated and call.headers.get("x-api-key") != self._keys.api_key:
             return forbidden()
-        if _key(call, "secretKey") != self._keys.secret_key:
+        if endpoint.keyed and _key(call, "secretKey") != self._keys.secret_key:
             return unauthorized()
         return None
+
+    def add_lead(self, attributes: Mapping[str, Any]) -> str:
+        with self._lock:
+            return self._leads.add(attributes)
+
+    def leads(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [lead.copy() for lead in self._leads.all]
 
     def taken(self) -> list[Taken]:
         with self._lock:
@@ -183,6 +205,8 @@ class Vendor:
                 taken=len(self._ledger.taken),
                 duplicates=self._ledger.duplicates,
                 pending=self._ledger.pending(now),
+                leads_created=self._leads.created,
+                leads_updated=self._leads.updated,
                 connections=self._connections,
             )
 

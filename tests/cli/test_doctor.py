@@ -59,6 +59,15 @@ def test_keys_that_are_taken_in_the_other_way(
     assert found["keys"]["remedy"] == f"set LEADPOST_KEYS_IN={other}"
 
 
+def test_an_account_that_wants_keys_with_status_calls_is_found(desk: Desk) -> None:
+    with Sandbox(limit=None, keys_for_status=True) as sandbox:
+        code, found = doctor(desk, LEADPOST_HOST=sandbox.url)
+        assert code == 1
+        assert found["status keys"]["remedy"] == "set LEADPOST_KEYS_FOR_STATUS=true"
+        environment = {"LEADPOST_HOST": sandbox.url, "LEADPOST_KEYS_FOR_STATUS": "true"}
+        assert doctor(desk, **environment)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("variable", "check", "remedy"),
     [
@@ -95,7 +104,7 @@ def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
 
 
 def test_an_answer_that_says_neither_is_unknown(desk: Desk) -> None:
-    desk.sandbox.fail("503", "ok", "503")
+    desk.sandbox.fail("503", "ok", "ok", "ok", "503")
     code, found = doctor(desk)
     assert code == 0
     assert found["keys"]["verdict"] == "unknown"
@@ -115,7 +124,7 @@ def test_one_activity_is_posted_and_followed(desk: Desk) -> None:
 
 
 def test_a_post_that_goes_wrong_is_not_repeated(desk: Desk) -> None:
-    desk.sandbox.fail("ok", "ok", "ok", "cut-after")
+    desk.sandbox.fail(*["ok"] * 5, "cut-after")
     code, found = doctor(desk, "--post", lead(0), "--yes")
     assert (code, found["test activity"]["verdict"]) == (0, "unknown")
     assert found["test activity"]["remedy"] == "look at the lead"

@@ -163,6 +163,7 @@ def test_types(sandbox: Sandbox) -> None:
     assert [(kind["code"], kind["name"]) for kind in found] == [
         (201, "Document Upload"),
         (207, "Demo Call"),
+        (210, "Phone Call"),
     ]
 
 
@@ -193,9 +194,12 @@ def test_a_type_that_is_not_there_is_one_line_of_error(sandbox: Sandbox) -> None
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("args", [["status", "x"], ["metrics"], ["types"]])
-def test_refused_keys_end_with_3(sandbox: Sandbox, args: list[str]) -> None:
-    env = {**keys_of(sandbox), "LEADPOST_ACCESS_KEY": "wrong"}
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [(["status", "x"], "API_KEY"), (["metrics"], "API_KEY"), (["types"], "ACCESS_KEY")],
+)
+def test_refused_keys_end_with_3(sandbox: Sandbox, args: list[str], key: str) -> None:
+    env = {**keys_of(sandbox), f"LEADPOST_{key}": "wrong"}
     assert run(*args, env=env).exit_code == 3
 
 

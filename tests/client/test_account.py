@@ -54,12 +54,12 @@ def test_a_host_is_https_unless_loopback(host: str, url: str, sync_url: str) -> 
 
 def test_a_sync_host_may_be_given() -> None:
     made = account(host="proxy.example.com", sync_host="api-in21.leadsquared.com")
-    assert str(made.url("sync_post_path")).startswith("https://api-in21.leadsquared.com/v2/")
+    assert str(made.url("/v2/a")) == "https://api-in21.leadsquared.com/v2/a"
 
 
 def test_a_sync_call_without_its_host_says_what_to_set() -> None:
     with pytest.raises(ConfigurationError, match=r"sync_host \(LEADPOST_SYNC_HOST\) is missing"):
-        account(host="proxy.example.com").url("lead_activities_path")
+        account(host="proxy.example.com").url("/v2/a")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"keys_in": "cookie"}, "found 'cookie', wanted 'query' or 'headers'"),
         ({"status_path": "status"}, "status_path: found 'status', wanted a path such as /a/b"),
         ({"status_path": "/a\nb"}, r"status_path: found '/a\\nb', wanted a path such as /a/b"),
-        ({"sync_post_path": "/" + "a" * 99_999}, "wanted a path such as /a/b"),
+        ({"createcustom_path": "/" + "a" * 99_999}, "wanted a path such as /a/b"),
     ],
 )
 def test_each_mistake_names_the_setting_and_what_is_expected(
@@ -113,14 +113,21 @@ def test_from_env_reads_every_variable() -> None:
             "LEADPOST_SUBMIT_PATH": "/a",
             "LEADPOST_STATUS_PATH": "/b",
             "LEADPOST_METRICS_PATH": "/c",
+            "LEADPOST_CREATECUSTOM_PATH": "/d",
+            "LEADPOST_CREATECUSTOM_STATUS_PATH": "/e",
+            "LEADPOST_CREATECUSTOM_METRICS_PATH": "/f",
             "LEADPOST_FAILURE_IS_FINAL": "TRUE",
+            "LEADPOST_KEYS_FOR_STATUS": "true",
         }
     )
     assert (made.access_key, made.secret_key, made.api_key) == KEYS
     assert made.keys_in == "headers"
     assert made.sync_host == "https://api.example.com"
     assert (made.submit_path, made.status_path, made.metrics_path) == ("/a", "/b", "/c")
+    assert (made.createcustom_path, made.createcustom_status_path) == ("/d", "/e")
+    assert made.createcustom_metrics_path == "/f"
     assert made.failure_is_final is True
+    assert made.keys_for_status is True
 
 
 def test_from_env_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +145,10 @@ def test_from_env_names_the_variable_that_is_missing(missing: str) -> None:
         Account.from_env(environment)
 
 
-def test_from_env_refuses_a_boolean_that_is_neither_true_nor_false() -> None:
-    with pytest.raises(ConfigurationError, match="LEADPOST_FAILURE_IS_FINAL: wanted 'true' or"):
-        Account.from_env(ENVIRONMENT | {"LEADPOST_FAILURE_IS_FINAL": "maybe"})
+@pytest.mark.parametrize("name", ["LEADPOST_FAILURE_IS_FINAL", "LEADPOST_KEYS_FOR_STATUS"])
+def test_from_env_refuses_a_boolean_that_is_neither_true_nor_false(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}: wanted 'true' or"):
+        Account.from_env(ENVIRONMENT | {name: "maybe"})
 
 
 def test_repr_shows_no_key() -> None:
@@ -151,7 +159,7 @@ def test_each_path_is_on_the_host_it_belongs_to() -> None:
     made = account(host="", region="india", status_path="/a")
     assert made.url("status_path") == "https://asyncapi-in21.leadsquared.com/a"
     assert made.url("submit_path") == "https://asyncapi-in21.leadsquared.com/activity/create"
-    assert str(made.url("activity_types_path")).startswith("https://api-in21.leadsquared.com/v2/")
+    assert made.url("/v2/a") == "https://api-in21.leadsquared.com/v2/a"
 
 
 def test_the_settings_of_a_path_are_named_with_their_variables() -> None:
@@ -159,9 +167,10 @@ def test_the_settings_of_a_path_are_named_with_their_variables() -> None:
     assert made.settings_of("metrics_path") == (
         "metrics_path (LEADPOST_METRICS_PATH) and host (LEADPOST_HOST)"
     )
-    assert made.settings_of("activity_type_path") == (
-        "activity_type_path and sync_host (LEADPOST_SYNC_HOST)"
+    assert made.settings_of("createcustom_status_path") == (
+        "createcustom_status_path (LEADPOST_CREATECUSTOM_STATUS_PATH) and host (LEADPOST_HOST)"
     )
+    assert made.settings_of("/v2/a") == "sync_host (LEADPOST_SYNC_HOST)"
 
 
 def test_the_secrets_are_the_three_keys() -> None:

@@ -14,12 +14,8 @@ from leadpost import (
     ServerError,
     UnexpectedAnswer,
 )
-from leadpost._endpoints import (
-    read_activity_type,
-    read_activity_types,
-    read_metrics,
-    read_status,
-)
+from leadpost._endpoints.async_api import read_metrics, read_status
+from leadpost._endpoints.sync_api import read_activity_type, read_activity_types
 from leadpost._responses import ApiResponse, redactor
 
 REQUEST_ID = "b7a1c0de-1111-4222-8333-944455556666"

@@ -9,10 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, activity, answers, run_virtual
+from support import LEAD, Vendor, account, activity, run_virtual
 
 from leadpost import (
-    Account,
     Activity,
     ApplicationError,
     AsyncActivityPoster,
@@ -26,7 +25,7 @@ from leadpost import (
     TokenBucket,
     UnexpectedAnswer,
 )
-from leadpost._endpoints import read_lead_activities
+from leadpost._endpoints.sync_api import read_lead_activities
 from leadpost._responses import ApiResponse
 from leadpost.sandbox import Faults, Sandbox
 
@@ -66,8 +65,10 @@ async def test_a_posted_activity_is_found_with_its_id_its_time_and_its_texts(
         status = await poster.wait(await poster.post(posted))
         (found,) = await poster.lead_activities(LEAD.upper(), 201)
     assert (found.activity_id, found.event) == (status.activity_id, 201)
-    assert found.created_on is not None
-    assert before <= found.created_on <= datetime.now(UTC)
+    assert found.lead_id == LEAD.upper()
+    assert found.created_on == posted.activity_datetime  # the activity's own time
+    assert found.modified_on is not None
+    assert before <= found.modified_on <= datetime.now(UTC)
     assert {NOTE, "2024-05-06 07:08:09", "yes", "A-17"} <= found.texts
     assert found.raw["EventName"] == "Document Upload"
     assert "mx_Custom_2" not in found.texts  # LeadSquared returns non-empty values only
@@ -161,19 +162,11 @@ async def test_a_query_that_times_out_is_retried() -> None:
         assert sandbox.report().arrivals == 2
 
 
-async def test_the_path_is_a_setting_and_the_sync_host_is_required() -> None:
-    options: dict[str, Any] = {"access_key": "aaaa", "secret_key": "bbbb", "api_key": "cccc"}
-    vendor = Vendor(answers(httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})))
-    changed = Account(host="http://127.0.0.1:9", lead_activities_path="/elsewhere", **options)
-    assert await AsyncActivityPoster(changed, client=vendor.client()).lead_activities(LEAD, 1) == []
-    assert vendor.requests[0].url.path == "/elsewhere"
-    assert vendor.requests[0].url.params["leadId"] == LEAD
-    unknown = Account(host="proxy.example.com", **options)
+async def test_the_sync_host_is_required() -> None:
+    unknown = account(host="proxy.example.com")
     async with AsyncActivityPoster(unknown) as poster:
         with pytest.raises(ConfigurationError, match="sync_host"):
             await poster.lead_activities(LEAD, 201)
-    with pytest.raises(ConfigurationError, match="lead_activities_path: found 'elsewhere'"):
-        account(lead_activities_path="elsewhere")
 
 
 # Other ways of paging.
@@ -327,6 +320,7 @@ async def test_the_sandbox_answers_in_leadsquareds_shape(sandbox: Sandbox) -> No
     assert answer == {"RecordCount": 1}
     created_on = found.pop("CreatedOn")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", created_on)
+    assert found.pop("ModifiedOn") == created_on  # no date-time was posted
     assert found == {
         "Id": posted.json()["Message"]["Id"],
         "EventCode": 201,

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import DOCUMENT, Vendor, account, activity, run, within
+from support import API_KEY, DOCUMENT, SECRET_KEY, Vendor, account, activity, run, within
 
 from leadpost import (
     Account,
@@ -341,8 +341,8 @@ async def test_each_host_gets_only_its_own_keys(keys_in: Any) -> None:
     )
     async with client, AsyncActivityPoster(account, client=client) as poster:
         await poster.activity_types()
-        with pytest.raises(UnexpectedAnswer):
-            await poster.metrics()
+        with pytest.raises(DeliveryUncertain):
+            await poster.post(activity())
     for request, host, api_key in zip(sent, ("api", "asyncapi"), (None, "cccc"), strict=True):
         assert request.url.host == f"{host}-in21.leadsquared.com"
         assert request.headers.get("x-api-key") == api_key
@@ -353,6 +353,38 @@ async def test_each_host_gets_only_its_own_keys(keys_in: Any) -> None:
             assert request.url.query == b""
             assert request.headers["x-LSQ-AccessKey"] == "u$ra"
             assert request.headers["x-LSQ-SecretKey"] == "bbbb"
+
+
+@pytest.mark.parametrize("keys_in", ["query", "headers"])
+@pytest.mark.parametrize("keys_for_status", [False, True])
+async def test_status_and_metrics_calls_carry_the_other_keys_only_if_told_so(
+    keys_in: Any, *, keys_for_status: bool
+) -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json=[])
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    made = account(keys_in=keys_in, keys_for_status=keys_for_status)
+    async with client, AsyncActivityPoster(made, client=client) as poster:
+        for query in (poster.status("r1"), poster.metrics(), poster.metrics("createcustom")):
+            with pytest.raises(UnexpectedAnswer):
+                await query
+    assert [request.url.path for request in sent] == [
+        "/activity/create/status",
+        "/activity/createcustom/status",
+        "/activity/create/metrics",
+        "/activity/createcustom/metrics",
+    ]
+    for request in sent:
+        assert request.headers["x-api-key"] == API_KEY
+        in_query = {"accessKey", "secretKey"} <= set(request.url.params)
+        in_headers = {"x-lsq-accesskey", "x-lsq-secretkey"} <= set(request.headers)
+        assert in_query is (keys_for_status and keys_in == "query")
+        assert in_headers is (keys_for_status and keys_in == "headers")
+        assert (SECRET_KEY in f"{request.url} {request.headers.raw!r}") is keys_for_status
 
 
 async def test_redirects_are_not_followed_even_if_the_client_would() -> None:

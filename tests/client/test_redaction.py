@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support import KEYS, Vendor, account, activity, answers, run_virtual
 
 from leadpost import ApplicationError, AsyncActivityPoster, BadRequest
-from leadpost._endpoints import read_request_id
+from leadpost._endpoints.async_api import read_request_id
 from leadpost._responses import ApiResponse, redactor
 
 KEY = "u$r<\"&'/\\+=A0"

@@ -26,7 +26,8 @@ from leadpost import (
     ServerError,
     Unauthorized,
 )
-from leadpost._endpoints import read_activity_id, read_request_id
+from leadpost._endpoints.async_api import read_request_id
+from leadpost._endpoints.sync_api import read_activity_id
 from leadpost._responses import ApiResponse, decoded, parse_retry_after, redactor
 
 REQUEST_ID = "b7a1c0de-1111-4222-8333-944455556666"

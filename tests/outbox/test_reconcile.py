@@ -176,14 +176,14 @@ def test_which_activities_may_be_it(
     event: int | None, created: timedelta | None, texts: set[str], *, is_one: bool
 ) -> None:
     made = None if created is None else WHEN + created
-    has = [LeadActivity("a1", event, made, frozenset(texts), {})]
+    has = [LeadActivity("a1", LEAD, event, None, made, frozenset(texts), {})]
     assert candidates(noted(1).to_payload(), WHEN, has) == (["a1"] if is_one else [])
     assert timedelta(hours=12) == _reconciler.SETTLE
 
 
 def test_line_ends_and_blanks_make_no_difference() -> None:
     posted = Activity(LEAD, 201, "one\r\ntwo  three ").to_payload()
-    has = [LeadActivity("a1", 201, WHEN, frozenset({"one\ntwo three"}), {})]
+    has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"one\ntwo three"}), {})]
     assert candidates(posted, WHEN, has) == ["a1"]
 
 
@@ -256,7 +256,7 @@ async def test_one_of_long_ago_is_not_reckoned_with(outbox: Outbox, doubted: Dou
 
 def test_a_note_of_blanks_says_nothing() -> None:
     blank = Activity(LEAD, 201, " \r\n ", WHEN).to_payload()
-    has = [LeadActivity("a1", 201, WHEN, frozenset({"", "anything"}), {})]
+    has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"", "anything"}), {})]
     assert candidates(blank, WHEN, has) == []
 
 

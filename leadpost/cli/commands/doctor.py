@@ -132,6 +132,11 @@ async def _checks(
     """Ask one thing after another, as far as the answers before make sense of it."""
     from leadpost.errors import ConnectionFailed, NotFound, Unauthorized
 
+    keys = await _keys(account, poster, other) if account.sync_host else None
+    if keys is not None:
+        yield keys
+        if keys.verdict == "failed":
+            return
     error = await _asked(poster, lambda p: p.metrics())
     match error:
         case ConnectionFailed():
@@ -141,29 +146,53 @@ async def _checks(
             yield Check("x-api-key", "failed", f"refused: {error}", "correct LEADPOST_API_KEY")
             return
         case Unauthorized():
-            way = "headers" if account.keys_in == "query" else "query"
-            if await _asked(other(keys_in=way), lambda p: p.metrics()) is None:
-                meaning = f"taken in the {way}, refused in the {account.keys_in}"
-                yield Check("keys", "failed", meaning, f"set LEADPOST_KEYS_IN={way}")
+            if await _asked(other(keys_for_status=True), lambda p: p.metrics()) is None:
+                meaning = "status and metrics calls are refused without AccessKey and SecretKey"
+                remedy = "set LEADPOST_KEYS_FOR_STATUS=true"
+                yield Check("status keys", "failed", meaning, remedy)
             else:
-                remedy = f"correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or {_HOST}"
-                yield Check("keys", "failed", f"refused: {error}", remedy)
+                yield Check("x-api-key", "failed", f"refused: {error}", "correct LEADPOST_API_KEY")
             return
         case None:
-            yield Check("keys", "ok", f"{account.host} takes them, with the x-api-key")
             yield Check("metrics path", "ok", account.metrics_path)
         case NotFound():
             meaning = f"{account.metrics_path} is not there: {error}"
             remedy = f"set LEADPOST_METRICS_PATH; if more is missing, {_HOST}"
             yield Check("metrics path", "failed", meaning, remedy)
         case _:
-            yield Check("keys", "unknown", f"no clear answer: {error}", "try again later")
+            meaning = f"no clear answer: {error}"
+            yield Check("metrics path", "unknown", meaning, "try again later")
     yield await _status_path(account, poster, other)
     if account.sync_host:
         yield await _types(account, poster)
     else:
         meaning = f"not known for {account.host}; needed by `types`, `reconcile` and `post_sync`"
         yield Check("sync host", "unknown", meaning, "set LEADPOST_SYNC_HOST")
+
+
+async def _keys(
+    account: "Account",
+    poster: "AsyncActivityPoster",
+    other: "Callable[..., AsyncActivityPoster]",
+) -> Check | None:
+    """Ask whose keys these are; None if their host cannot be asked, which another check says."""
+    from leadpost.errors import ConnectionFailed, NotFound, Unauthorized
+
+    error = await _asked(poster, lambda p: p.user())
+    match error:
+        case None:
+            return Check("keys", "ok", f"{account.sync_host} takes them")
+        case ConnectionFailed() | NotFound():
+            return None
+        case Unauthorized():
+            way = "headers" if account.keys_in == "query" else "query"
+            if await _asked(other(keys_in=way), lambda p: p.user()) is None:
+                meaning = f"taken in the {way}, refused in the {account.keys_in}"
+                return Check("keys", "failed", meaning, f"set LEADPOST_KEYS_IN={way}")
+            remedy = f"correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or {_HOST}"
+            return Check("keys", "failed", f"refused: {error}", remedy)
+        case _:
+            return Check("keys", "unknown", f"no clear answer: {error}", "try again later")
 
 
 async def _status_path(

@@ -1,0 +1,42 @@
+"""
+Every call of LeadSquared's API: its path, parameters and body, and how its answer is read.
+
+Pure functions: each takes the account and returns a `Call`. Keys are not part of it; they are added
+below the HTTP client. Readers look keys up without case, as the API varies their spelling.
+"""
+
+from leadpost._endpoints.async_api import metrics, post, status
+from leadpost._endpoints.call import Call
+from leadpost._endpoints.sync_api import (
+    LONG_PAGE,
+    ROWS,
+    Page,
+    activities_between,
+    activity_type,
+    activity_types,
+    dropdown_options,
+    find_lead,
+    lead_activities,
+    post_sync,
+    user,
+)
+from leadpost._endpoints.values import texts_in
+
+__all__ = [
+    "LONG_PAGE",
+    "ROWS",
+    "Call",
+    "Page",
+    "activities_between",
+    "activity_type",
+    "activity_types",
+    "dropdown_options",
+    "find_lead",
+    "lead_activities",
+    "metrics",
+    "post",
+    "post_sync",
+    "status",
+    "texts_in",
+    "user",
+]

@@ -1,0 +1,124 @@
+"""The calls of the async host: post, and ask what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+from leadpost._account import Account
+from leadpost._endpoints.call import Call, build
+from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected, unpacked
+from leadpost._models import Activity, Lead, QueueMetrics, RequestStatus
+from leadpost._responses import ApiResponse, error_of, get, raise_for_error
+from leadpost.errors import ApplicationError, DeliveryUncertain, Rejected
+
+Item = Activity | Mapping[str, Any]
+
+
+def post(account: Account, item: Item) -> Call[str]:
+    """Post an activity into LeadSquared's queue; the result is its RequestID."""
+    activity = read_activity(item)
+    path = "createcustom_path" if isinstance(activity.lead, Lead) else "submit_path"
+    body = written(activity)
+    return build(account, "post", path, read_request_id, content=body, changes=True)
+
+
+def read_activity(item: Item) -> Activity:
+    """Return the activity that is given as it is, or in LeadSquared's JSON shape."""
+    return item if isinstance(item, Activity) else Activity.from_payload(item)
+
+
+def written(activity: Activity) -> bytes:
+    """Return LeadSquared's JSON of an activity."""
+    return json.dumps(activity.to_payload(), ensure_ascii=False).encode()
+
+
+def read_request_id(response: ApiResponse) -> str:
+    """
+    Return the RequestID of an accepted post.
+
+    Success is a 2xx with a RequestID, nothing less: a 200 can carry `"Status": "Error"`.
+
+    Raises:
+        LeadpostError: `DeliveryUncertain` if the answer does not say.
+    """
+    return read_posted(response, get(response.json, "RequestID"))
+
+
+def read_posted(response: ApiResponse, identifier: object) -> str:
+    """Return what the answer to a post identifies it by, or raise what the answer stands for."""
+    found = isinstance(identifier, str) and identifier
+    if response.succeeded and found and not response.says_error:
+        return found
+    raise_for_error(response, changes=True)
+    if response.says_error and identifier is None:
+        known = (response.exception_type or "").startswith("MX")
+        raise error_of(ApplicationError if known else Rejected, response)
+    raise error_of(DeliveryUncertain, response, "the answer cannot be read")
+
+
+def status(account: Account, request_id: str, path: str = "status_path") -> Call[RequestStatus]:
+    """Ask the Status API about one request, at the path of the endpoint that took it."""
+    final = account.failure_is_final
+    read = partial(read_status, request_id=request_id, failure_is_final=final)
+    params = {"RequestID": request_id}
+    return build(account, "status", path, read, params=params)
+
+
+def read_status(response: ApiResponse, request_id: str, *, failure_is_final: bool) -> RequestStatus:
+    """
+    Read an answer of the Status API.
+
+    Args:
+        response: The answer.
+        request_id: The RequestID that was asked for.
+        failure_is_final: Whether `FAILURE` is final. With an `MX…` reason it always is, because
+            LeadSquared never retries those.
+    """
+    raise_for_error(response, changes=False)
+    task = get(response.json, "TaskStatus")
+    word = get(task, "Status")
+    if not isinstance(word, str):
+        unexpected(response, "TaskStatus.Status")
+    reason, message = get(task, "StatusReason"), get(task, "Message")
+    state: Literal["pending", "succeeded", "failed"] = "pending"  # an unknown word means this too
+    final = False
+    match word.strip().lower():
+        case "success":
+            state, final = "succeeded", True
+        case "error":
+            state, final = "failed", True
+        case "failure":
+            state = "failed"
+            final = failure_is_final or names_mx(reason) or names_mx(message)
+        case _:
+            pass
+    return RequestStatus(
+        request_id=text(get(response.json, "RequestId")) or request_id,
+        state=state,
+        final=final,
+        status=response.displayed(word) or word,
+        status_reason=response.displayed(text(reason)),
+        activity_id=text(get(get(unpacked(message), "Message"), "Id")),
+        message=message,
+        request_body=get(task, "RequestBody"),
+        raw=mapping(response.json),
+    )
+
+
+def metrics(account: Account, path: str = "metrics_path") -> Call[QueueMetrics]:
+    """Ask the Metrics API how far behind the queue of an endpoint is."""
+    return build(account, "metrics", path, read_metrics)
+
+
+def read_metrics(response: ApiResponse) -> QueueMetrics:
+    """Read an answer of the Metrics API."""
+    raise_for_error(response, changes=False)
+    return QueueMetrics(
+        pending_messages=int(number(response, "PendingMessages")),
+        max_delay_in_seconds=number(response, "MaxDelayInSeconds"),
+        processing_rate_per_minute=number(response, "ProcessingRatePerMinute"),
+        raw=mapping(response.json),
+    )

@@ -1,0 +1,51 @@
+"""One call of the API, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+import httpx
+from attrs import field, frozen
+
+from leadpost._account import Account
+from leadpost._responses import ApiResponse
+
+T = TypeVar("T")
+
+
+@frozen
+class Call(Generic[T]):
+    """
+    One call of the API.
+
+    Attributes:
+        name: The poster's method, as hooks hear it.
+        url: Where to; without keys.
+        read: Turns the answer into the result, or raises.
+        setting: The path and where it is set, for the error after a 404.
+        params: Parameters of the query string. Not in the repr: they may be personal data.
+        content: The body, JSON; None for a GET. Not in the repr.
+        changes: Whether the call changes something: without an answer it is in doubt then.
+    """
+
+    name: str
+    url: httpx.URL
+    read: Callable[[ApiResponse], T]
+    setting: str
+    params: Mapping[str, str] | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    changes: bool = False
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        return "GET" if self.content is None else "POST"
+
+
+def build(
+    account: Account, name: str, path: str, read: Callable[[ApiResponse], T], **details: Any
+) -> Call[T]:
+    """Build a call of a path: an attribute of the account, or a path of the synchronous API."""
+    url = account.url(path)
+    setting = f"no such path at {url}: see {account.settings_of(path)}"
+    return Call(name, url, read, setting, **details)

@@ -1,0 +1,341 @@
+"""The calls of the synchronous host: post, and read what the account has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from attrs import frozen
+
+from leadpost._account import Account
+from leadpost._endpoints.async_api import Item, read_activity, read_posted, written
+from leadpost._endpoints.call import Call, build
+from leadpost._endpoints.values import (
+    code_in,
+    mapping,
+    moment,
+    number,
+    text,
+    texts_in,
+    unexpected,
+)
+from leadpost._models import (
+    ActivityField,
+    ActivityType,
+    Lead,
+    LeadActivity,
+    User,
+    vendor_datetime,
+)
+from leadpost._responses import ApiResponse, get, raise_for_error
+from leadpost._validation import is_list, is_mapping
+from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
+
+ROWS = 25
+"""Rows of a page of a lead's activities: LeadSquared's own default."""
+LONG_PAGE = 1000
+"""Rows of a page of the activities in a span of time: the most there are."""
+_ACTIVITIES = "/v2/ProspectActivity.svc"
+_LEADS = "/v2/LeadManagement.svc"
+
+
+def post_sync(account: Account, item: Item) -> Call[str]:
+    """Post an activity synchronously; the result is the activity's id."""
+    activity = read_activity(item)
+    if isinstance(activity.lead, Lead):
+        wanted = "a lead's id: use post, or find_lead first"
+        raise InvalidActivity.of([Problem("RelatedProspectId", "a lead to find or create", wanted)])
+    return build(
+        account,
+        "post_sync",
+        f"{_ACTIVITIES}/Create",
+        read_activity_id,
+        content=written(activity),
+        changes=True,
+    )
+
+
+def read_activity_id(response: ApiResponse) -> str:
+    """
+    Return the activity's id of a synchronous post: `{"Status": "Success", "Message": {"Id": …}}`.
+
+    Raises:
+        LeadpostError: `DeliveryUncertain` if the answer does not say.
+    """
+    return read_posted(response, get(get(response.json, "Message"), "Id"))
+
+
+# The account's activity types.
+
+
+def activity_types(account: Account) -> Call[list[ActivityType]]:
+    """List the activity types, without their fields."""
+    path = f"{_ACTIVITIES}/ActivityTypes.Get"
+    return build(account, "activity_types", path, read_activity_types)
+
+
+def read_activity_types(response: ApiResponse) -> list[ActivityType]:
+    """Read the list of activity types: an array, or an object that holds one."""
+    raise_for_error(response, changes=False)
+    found = response.json
+    if is_mapping(found):
+        lists = [value for value in found.values() if is_list(value)]
+        found = lists[0] if len(lists) == 1 else None
+    if not is_list(found) or response.says_error:
+        unexpected(response, "list of activity types")
+    return [_activity_type(kind) for kind in found if is_mapping(kind)]
+
+
+def activity_type(account: Account, code: int) -> Call[ActivityType]:
+    """Read one activity type with its fields, but without the options of dropdowns."""
+    return build(
+        account,
+        "activity_type",
+        f"{_ACTIVITIES}/CustomActivity/GetActivitySetting",
+        partial(read_activity_type, code=code),
+        params={"code": str(code)},
+    )
+
+
+def read_activity_type(response: ApiResponse, code: int) -> ActivityType:
+    """Read one activity type with its fields."""
+    raise_for_error(response, changes=False)
+    found = response.json
+    if not is_mapping(found) or response.says_error:
+        unexpected(response, "activity type")
+    return _activity_type(found, code)
+
+
+def _activity_type(raw: Mapping[str, Any], code: int | None = None) -> ActivityType:
+    for name in ("ActivityEvent", "EventCode", "ActivityEventCode", "Code"):
+        if code is None:
+            code = code_in(get(raw, name))
+    fields = get(raw, "Fields")
+    items = fields if is_list(fields) else ()
+    return ActivityType(
+        code=code,
+        name=text(get(raw, "DisplayName"))
+        or text(get(raw, "ActivityEventName"))
+        or text(get(raw, "Name")),
+        fields=tuple(_activity_field(item) for item in items if get(item, "SchemaName")),
+        raw=raw,
+    )
+
+
+def _activity_field(raw: Mapping[str, Any]) -> ActivityField:
+    data_type = text(get(raw, "DataType"))
+    is_multiple = get(raw, "IsMultiSelectDropdown") is True
+    max_length = get(raw, "MaxFieldLength")
+    return ActivityField(
+        schema_name=str(get(raw, "SchemaName")),
+        display_name=text(get(raw, "DisplayName")),
+        data_type=data_type,
+        is_mandatory=get(raw, "IsMandatory") is True,
+        is_read_only=get(raw, "IsReadOnly") is True,
+        max_length=code_in(max_length) or None,
+        is_dropdown=is_multiple or "dropdown" in (data_type or "").lower(),
+        is_multiple=is_multiple,
+        allows_others=get(raw, "IncludeOthersOption") is True,
+        options=None,
+        raw=raw,
+    )
+
+
+def dropdown_options(account: Account, code: int, schema_name: str) -> Call[tuple[str, ...]]:
+    """Read the options of a field that is a dropdown. A POST, but it changes nothing."""
+    query = {"Parameter": {"SchemaName": schema_name, "ActivityEventCode": code}}
+    return build(
+        account,
+        "activity_type",
+        f"{_ACTIVITIES}/ActivityField/Dropdown/Options/Get",
+        read_dropdown_options,
+        content=json.dumps(query).encode(),
+    )
+
+
+def read_dropdown_options(response: ApiResponse) -> tuple[str, ...]:
+    """Read the options of a dropdown: `{"Options": […]}`, of texts or of objects with a `Value`."""
+    raise_for_error(response, changes=False)
+    found = get(response.json, "Options")
+    if not is_list(found) or response.says_error:
+        unexpected(response, "Options")
+    options = [text(get(option, "Value") if is_mapping(option) else option) for option in found]
+    if None in options:
+        unexpected(response, "Value of an option")
+    return tuple(option for option in options if option)
+
+
+# Leads, and the user.
+
+_LOOK_UPS = {
+    "EmailAddress": (f"{_LEADS}/Leads.GetByEmailaddress", "emailaddress"),
+    "Phone": (f"{_LEADS}/RetrieveLeadByPhoneNumber", "phone"),
+}
+
+
+def find_lead(account: Account, schema_name: str, value: str) -> Call[str | None]:
+    """Look a lead up; the result is its id, None if there is none."""
+    lead = Lead(schema_name, value)  # which checks them
+    if schema_name not in _LOOK_UPS:
+        raise ValueError(f"schema_name: found {schema_name!r}, wanted {' or '.join(_LOOK_UPS)}")
+    path, parameter = _LOOK_UPS[schema_name]
+    params = {parameter: lead.value}
+    read = partial(read_lead, schema_name=schema_name)
+    return build(account, "find_lead", path, read, params=params)
+
+
+def read_lead(response: ApiResponse, schema_name: str) -> str | None:
+    """
+    Read an array of leads that has one lead at most, and return its `ProspectID`.
+
+    Raises:
+        LeadpostError: `AmbiguousLead` if there are several.
+    """
+    raise_for_error(response, changes=False)
+    if not is_list(response.json):
+        unexpected(response, "list of leads")
+    ids = {text(get(lead, "ProspectID")) for lead in response.json}
+    if None in ids:
+        unexpected(response, "ProspectID of a lead")
+    if len(ids) > 1:
+        raise AmbiguousLead(f"{len(ids)} leads have this {schema_name}: post by the id of one")
+    return ids.pop() if ids else None
+
+
+def user(account: Account) -> Call[User]:
+    """Ask whose keys these are."""
+    return build(account, "user", "/v2/Authentication.svc/UserByAccessKey.Get", read_user)
+
+
+def read_user(response: ApiResponse) -> User:
+    """Read the user: `{"LSQCommonServiceURLs": {"api", "app"}, "TimeZone", "Role", "OrgId"}`."""
+    raise_for_error(response, changes=False)
+    urls = get(response.json, "LSQCommonServiceURLs")
+    sync_host = text(get(urls, "api"))
+    if sync_host is None:
+        unexpected(response, "LSQCommonServiceURLs.api")
+    org_id = get(response.json, "OrgId")
+    return User(
+        sync_host=sync_host,
+        app_host=text(get(urls, "app")),
+        time_zone=text(get(response.json, "TimeZone")),
+        role=text(get(response.json, "Role")),
+        org_id=None if org_id is None else str(org_id),
+        raw=mapping(response.json),
+    )
+
+
+# The activities that leads have.
+
+
+@frozen
+class Page:
+    """
+    One page of activities.
+
+    Attributes:
+        record_count: LeadSquared's `RecordCount`: the number on all pages.
+        activities: Those of this page.
+    """
+
+    record_count: int
+    activities: tuple[LeadActivity, ...]
+
+
+def lead_activities(account: Account, lead_id: str, code: int, offset: int) -> Call[Page]:
+    """Read one page of a lead's activities of one type. A POST, but it changes nothing."""
+    query = {
+        "Parameter": {"ActivityEvent": code},
+        "Paging": {"Offset": str(offset), "RowCount": str(ROWS)},
+    }
+    return build(
+        account,
+        "lead_activities",
+        f"{_ACTIVITIES}/Retrieve",
+        partial(read_lead_activities, lead_id=lead_id),
+        params={"leadId": lead_id},
+        content=json.dumps(query).encode(),
+    )
+
+
+def read_lead_activities(response: ApiResponse, lead_id: str | None = None) -> Page:
+    """
+    Read one page of a lead's activities, in the shape of LeadSquared's page "Get Activities of a
+    Lead": `{"RecordCount": n, "ProspectActivities": [{"Id", "EventCode", "CreatedOn", "Data"}]}`.
+
+    Raises:
+        LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an activity left out
+            would look like one that never arrived.
+    """
+    return _read_page(response, "ProspectActivities", lead_id=lead_id)
+
+
+def activities_between(
+    account: Account, code: int, start: datetime, end: datetime, page: int
+) -> Call[Page]:
+    """
+    Read one page of the activities of one type that were modified in a span of time.
+
+    Sorted by id: rows of the same `CreatedOn` change their places from page to page.
+    """
+    query = {
+        "Parameter": {
+            "ActivityEvent": code,
+            "FromDate": vendor_datetime(start),
+            "ToDate": vendor_datetime(end),
+        },
+        "Paging": {"PageIndex": page, "PageSize": LONG_PAGE},
+        "Sorting": {"ColumnName": "ProspectActivityId", "Direction": 0},
+    }
+    return build(
+        account,
+        "activities_between",
+        f"{_ACTIVITIES}/CustomActivity/RetrieveByActivityEvent",
+        partial(read_activities_between, code=code),
+        content=json.dumps(query).encode(),
+    )
+
+
+def read_activities_between(response: ApiResponse, code: int) -> Page:
+    """
+    Read one page of such activities: `{"RecordCount": n, "List": [{"ProspectActivityId",
+    "RelatedProspectId", "ActivityEvent_Note", "mx_Custom_1", …}]}`.
+
+    Raises:
+        LeadpostError: as `read_lead_activities`.
+    """
+    return _read_page(response, "List", event=code)
+
+
+def _read_page(
+    response: ApiResponse, name: str, *, lead_id: str | None = None, event: int | None = None
+) -> Page:
+    """Read a page; the lead or the type that was asked for is that of rows without one."""
+    raise_for_error(response, changes=False)
+    found = get(response.json, name)
+    if not is_list(found) or response.says_error:
+        unexpected(response, name)
+    return Page(
+        record_count=int(number(response, "RecordCount")),
+        activities=tuple(_lead_activity(response, row, lead_id, event) for row in found),
+    )
+
+
+def _lead_activity(
+    response: ApiResponse, raw: object, lead_id: str | None, event: int | None
+) -> LeadActivity:
+    activity_id = text(get(raw, "Id")) or text(get(raw, "ProspectActivityId"))
+    if activity_id is None:
+        unexpected(response, "Id of an activity")
+    return LeadActivity(
+        activity_id=activity_id,
+        lead_id=text(get(raw, "RelatedProspectId")) or lead_id,
+        event=code_in(get(raw, "EventCode")) or code_in(get(raw, "ActivityEvent")) or event,
+        created_on=moment(get(raw, "CreatedOn")),
+        modified_on=moment(get(raw, "ModifiedOn")),
+        texts=frozenset(texts_in(raw)),
+        raw=mapping(raw),
+    )

@@ -1,0 +1,204 @@
+"""
+What is wrong with an activity by the account's own definition of its type.
+
+LeadSquared's Async API accepts nearly anything, and fails later, in its queue. Pure functions: the
+definitions come from `AsyncActivityPoster.activity_type`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from attrs import frozen
+
+from leadpost._models import Activity, ActivityField, ActivityType
+from leadpost._validation import is_list, is_mapping, python_value
+from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
+
+LONGEST_NOTE = 1800
+"""Characters: public integrations cut notes there, for a limit near 2,000."""
+_EVERYWHERE = frozenset({"Status", "Owner"})
+"""SchemaNames that LeadSquared takes for every type, whether its definition lists them or not."""
+_UNKNOWN_TYPE = {"MXInvalidActivityException", "MXUnknownProspectActivityException"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?", re.ASCII)
+
+Kind = Literal[
+    "invalid",
+    "unknown_type",
+    "unknown_field",
+    "missing_field",
+    "read_only_field",
+    "too_long",
+    "not_a_number",
+    "not_a_date",
+    "not_an_option",
+    "long_note",
+    "unchecked",
+]
+
+
+@frozen
+class Finding:
+    """
+    One thing that is wrong with an activity, or that could not be checked.
+
+    Attributes:
+        kind: What it is: `invalid` (`post` would refuse it), `unknown_type` (or deactivated),
+            `unknown_field`, `missing_field` (a mandatory one), `read_only_field`, `too_long`,
+            `not_a_number`, `not_a_date`, `not_an_option`, `long_note`, or `unchecked`.
+        severity: `error` if LeadSquared would refuse it, as far as is known; `warning` if it might.
+        field: LeadSquared's name of the parameter, or the SchemaName.
+        message: What is wrong, and what is expected. No note and no field value is in it.
+    """
+
+    kind: Kind
+    severity: Literal["error", "warning"]
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+@frozen
+class Checked:
+    """
+    An activity that was checked.
+
+    Attributes:
+        index: Its place in the input, from 0.
+        activity: As it was given.
+        findings: What is wrong with it; empty if nothing was found.
+    """
+
+    index: int
+    activity: Activity | Mapping[str, Any]
+    findings: tuple[Finding, ...]
+
+
+def invalid(error: InvalidActivity) -> tuple[Finding, ...]:
+    """Return the problems for which `post` would refuse an activity."""
+    return tuple(
+        Finding(
+            "invalid", "error", problem.field, f"found {problem.found}, wanted {problem.wanted}"
+        )
+        for problem in error.problems
+    )
+
+
+def findings(
+    activity: Activity, definition: ActivityType | LeadpostError, *, options: bool = False
+) -> tuple[Finding, ...]:
+    """
+    Check an activity.
+
+    Args:
+        activity: The activity.
+        definition: Its type, or the error that came in place of it.
+        options: Whether dropdowns are to be checked.
+
+    The items of a nested set are not checked, as LeadSquared does not list them.
+    """
+    return (
+        *_note_findings(activity.activity_note),
+        *_type_findings(activity, definition, options=options),
+    )
+
+
+def _note_findings(note: str | None) -> Iterator[Finding]:
+    if note is not None and len(note) > LONGEST_NOTE:
+        message = f"has {len(note)} characters; LeadSquared may cut or refuse more than 2,000"
+        yield Finding("long_note", "warning", "ActivityNote", message)
+
+
+def _type_findings(
+    activity: Activity, definition: ActivityType | LeadpostError, *, options: bool
+) -> Iterator[Finding]:
+    code = activity.activity_event
+    if isinstance(definition, LeadpostError):
+        if isinstance(definition, ApplicationError) and definition.exception_type in _UNKNOWN_TYPE:
+            message = f"the account has no activity type {code}, or has deactivated it"
+            yield Finding("unknown_type", "error", "ActivityEvent", message)
+        else:
+            status = f", HTTP {definition.status}" if definition.status else ""
+            message = f"type {code} could not be read: {type(definition).__name__}{status}"
+            yield Finding("unchecked", "warning", "ActivityEvent", message)
+        return
+    if not definition.fields:
+        message = f"the fields of type {code} are not in the account's answer"
+        yield Finding("unchecked", "warning", "Fields", message)
+        return
+    known = {field.schema_name: field for field in definition.fields}
+    for name, item in activity.fields.items():
+        if name in known:
+            yield from _value_findings(known[name], item, options=options)
+        elif name not in _EVERYWHERE:
+            yield Finding("unknown_field", "error", name, _no_such_field(name, code, known))
+    for name, field in known.items():
+        if field.is_mandatory and _is_empty(_value(activity.fields.get(name))):
+            message = f"is mandatory for activity type {code}"
+            yield Finding("missing_field", "error", name, message)
+
+
+def _no_such_field(name: str, code: int, known: Mapping[str, ActivityField]) -> str:
+    spellings = {known_name.lower(): known_name for known_name in known}
+    nearest = get_close_matches(name.lower(), spellings, n=1)
+    hint = f"; did you mean {spellings[nearest[0]]}?" if nearest else ""
+    return f"activity type {code} has no such field{hint}"
+
+
+def _value_findings(field: ActivityField, item: object, *, options: bool) -> Iterator[Finding]:
+    value = _value(item)
+    if _is_empty(value) or is_list(value):
+        return
+    name, text = field.schema_name, str(value).strip()
+    data_type = (field.data_type or "").lower()
+    if field.is_read_only:
+        yield Finding("read_only_field", "warning", name, "is read-only in LeadSquared")
+    if data_type == "number":
+        if isinstance(value, bool) or not _NUMBER.fullmatch(text):
+            yield Finding("not_a_number", "error", name, "wanted a number such as 12.5")
+    elif data_type in {"date", "datetime"}:
+        if not isinstance(value, datetime) and not _is_date(text):
+            example = "2024-05-06" if data_type == "date" else "2024-05-06 07:08:09"
+            yield Finding("not_a_date", "error", name, f"wanted a {data_type} such as {example}")
+    elif field.is_dropdown:
+        if options and not field.allows_others:
+            yield from _option_findings(field, text)
+    elif field.max_length is not None and len(text) > field.max_length:
+        message = f"has {len(text)} characters; the most are {field.max_length}"
+        yield Finding("too_long", "error", name, message)
+
+
+def _option_findings(field: ActivityField, text: str) -> Iterator[Finding]:
+    if field.options is None:
+        yield Finding("unchecked", "warning", field.schema_name, "its options could not be read")
+        return
+    chosen = [part.strip() for part in text.split(";")] if field.is_multiple else [text]
+    wrong = [part for part in chosen if part and part not in field.options]
+    if wrong:
+        nearest = get_close_matches(wrong[0], field.options, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        message = f"is not among its {len(field.options)} options{hint}"
+        yield Finding("not_an_option", "error", field.schema_name, message)
+
+
+def _value(item: object) -> object:
+    """Return the value of a field; the list of items of a nested set."""
+    if is_mapping(item):
+        item = item.get("Fields") or item.get("Value")
+    return python_value(item)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(_DATE.fullmatch(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False

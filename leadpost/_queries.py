@@ -1,0 +1,290 @@
+"""What can be asked about an account: `Queries`, the half of the poster that changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from datetime import datetime, timedelta
+from itertools import chain, count, repeat
+from typing import Literal
+
+from attrs import evolve
+
+from leadpost import _endpoints
+from leadpost._account import Account
+from leadpost._batch import Source, numbered
+from leadpost._call import Caller
+from leadpost._findings import Checked, findings, invalid
+from leadpost._models import (
+    Activity,
+    ActivityType,
+    LeadActivity,
+    QueueMetrics,
+    RequestStatus,
+    User,
+)
+from leadpost._outcomes import StatusTimeout
+from leadpost.errors import (
+    InvalidActivity,
+    LeadpostError,
+    Rejected,
+    Unauthorized,
+    UnexpectedAnswer,
+)
+
+_log = logging.getLogger("leadpost")
+_POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
+
+
+class Queries:
+    """
+    What can be asked about an account. Every call takes a token of the poster's bucket.
+
+    Each of them raises a `LeadpostError`, as after any call: `UnexpectedAnswer` if the answer
+    cannot be read; `ConfigurationError` if it asks the synchronous API, and the account's
+    `sync_host` is not known.
+    """
+
+    account: Account
+    _caller: Caller
+
+    async def status(self, request_id: str) -> RequestStatus:
+        """
+        Ask the Status API what became of a request.
+
+        It takes a second call where the first path does not know the request: a RequestID does not
+        show which endpoint took it.
+
+        Args:
+            request_id: What `post` returned.
+        """
+        try:
+            return await self._caller(_endpoints.status(self.account, request_id))
+        except (Rejected, UnexpectedAnswer) as error:
+            # It may be that of a post on a `Lead`, which another path knows, or this one too.
+            if isinstance(error, Unauthorized):
+                raise
+            other = _endpoints.status(self.account, request_id, "createcustom_status_path")
+            with suppress(Rejected, UnexpectedAnswer):
+                return await self._caller(other)
+            raise
+
+    async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
+        """
+        Ask the Status API until the status is final: after 1, 2, 4, 8 s, then every 15 s.
+
+        Args:
+            request_id: What `post` returned.
+            timeout: Seconds to wait at most; None for no end.
+
+        Returns:
+            The final status, whether `succeeded` or `failed`.
+
+        Raises:
+            StatusTimeout: it was not final in time; `last` is the last status seen.
+        """
+        last: RequestStatus | None = None
+        pauses = chain(_POLL, repeat(_POLL[-1]))
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                while True:
+                    last = await self.status(request_id)
+                    if last.final:
+                        return last
+                    await asyncio.sleep(next(pauses))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        seen = last.status if last else "none"
+        raise StatusTimeout(f"not final after {timeout:g} s, last status: {seen}", last=last)
+
+    async def metrics(self, endpoint: Literal["create", "createcustom"] = "create") -> QueueMetrics:
+        """
+        Ask the Metrics API how far behind LeadSquared's queue is.
+
+        Args:
+            endpoint: `createcustom` for the queue of posts on a `Lead`.
+        """
+        path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
+        return await self._caller(_endpoints.metrics(self.account, path))
+
+    async def activity_types(self) -> list[ActivityType]:
+        """List the activity types, without their fields, from the synchronous API."""
+        return await self._caller(_endpoints.activity_types(self.account))
+
+    async def activity_type(self, code: int, *, options: bool = False) -> ActivityType:
+        """
+        Return one activity type with its fields, from the synchronous API.
+
+        Args:
+            code: Its code, as in `Activity.activity_event`.
+            options: Whether to read the options of its dropdowns too: a call for each of them.
+        """
+        found = await self._caller(_endpoints.activity_type(self.account, code))
+        return await self._with_options(found, code) if options else found
+
+    async def _with_options(self, definition: ActivityType, code: int) -> ActivityType:
+        fields = list(definition.fields)
+        for place, field in enumerate(fields):
+            if field.is_dropdown:
+                call = _endpoints.dropdown_options(self.account, code, field.schema_name)
+                known = await self._caller(call)
+                fields[place] = evolve(field, options=known)
+        return evolve(definition, fields=tuple(fields))
+
+    async def check(self, activities: Source, *, options: bool = False) -> AsyncGenerator[Checked]:
+        """
+        Check activities against the account's own definition of their types; nothing is posted.
+
+        Each activity type is asked for once, when its first activity comes.
+
+        Args:
+            activities: As for `AsyncActivityPoster.post_stream`; drawn one by one.
+            options: Whether to check the values of dropdowns too: a call for each of them.
+
+        Yields:
+            One `Checked` for each activity, in the order of the input. What could not be checked,
+            as the account's answer cannot be had, is among its findings.
+        """
+        types: dict[int, ActivityType | LeadpostError] = {}
+        async with aclosing(numbered(activities)) as items:
+            async for index, item in items:
+                try:
+                    activity = item if isinstance(item, Activity) else Activity.from_payload(item)
+                except InvalidActivity as error:
+                    yield Checked(index, item, invalid(error))
+                    continue
+                code = activity.activity_event
+                if code not in types:
+                    types[code] = await self._definition(code, options=options)
+                yield Checked(index, item, findings(activity, types[code], options=options))
+
+    async def _definition(self, code: int, *, options: bool) -> ActivityType | LeadpostError:
+        """Return an activity type, or the error instead; without options if these cannot be had."""
+        try:
+            definition = await self.activity_type(code)
+        except LeadpostError as error:
+            return error
+        if options:
+            try:
+                return await self._with_options(definition, code)
+            except LeadpostError as error:
+                _log.warning("no options of activity type %d: %s", code, type(error).__name__)
+        return definition
+
+    async def find_lead(self, schema_name: str, value: str) -> str | None:
+        """
+        Look a lead up, through the synchronous API. Nothing is created or changed.
+
+        Args:
+            schema_name: `EmailAddress` or `Phone`.
+            value: The address or number, as LeadSquared has it.
+
+        Returns:
+            The lead's id, for `Activity.lead`; None if there is no such lead.
+
+        Raises:
+            AmbiguousLead: several leads have it.
+            ValueError: LeadSquared has no look-up for that field, or the value cannot be right
+                (`InvalidActivity`).
+        """
+        return await self._caller(_endpoints.find_lead(self.account, schema_name, value))
+
+    async def user(self) -> User:
+        """
+        Ask whose keys these are, from the synchronous API of any region: it names the right one.
+
+        Raises:
+            Unauthorized: LeadSquared does not know the keys, or their user is deactivated.
+        """
+        return await self._caller(_endpoints.user(self.account))
+
+    async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
+        """
+        List the activities of one type that a lead has by now, from the synchronous API.
+
+        Args:
+            lead_id: The lead's id (ProspectId), a GUID.
+            code: The activity type's code.
+
+        Returns:
+            Each once, in LeadSquared's order, newest first; read page after page of 25, each a
+            call. What is posted asynchronously is among them once LeadSquared's queue is done
+            with it.
+
+        Raises:
+            UnexpectedAnswer: an answer cannot be read, or fewer come than LeadSquared counts: a
+                missing one would prove nothing then.
+        """
+        found: dict[str, LeadActivity] = {}
+        wanted = 0
+        # By its name Offset counts rows, by LeadSquared's page it counts pages: if rows are missing
+        # after the one way, the other is tried.
+        for first, step in ((0, _endpoints.ROWS), (1, 1)):
+            offset, known = first, -1
+            while len(found) > known:
+                known = len(found)
+                call = _endpoints.lead_activities(self.account, lead_id, code, offset)
+                page = await self._caller(call)
+                found |= {activity.activity_id: activity for activity in page.activities}
+                wanted = page.record_count
+                if len(found) >= wanted:
+                    return list(found.values())
+                offset += step
+        raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+
+    async def activities_between(
+        self, code: int, start: datetime, end: datetime, *, most_calls: int | None = None
+    ) -> list[LeadActivity] | None:
+        """
+        List the activities of one type, of all leads, that were modified in a span of time.
+
+        Args:
+            code: The activity type's code.
+            start: The first moment, aware. LeadSquared compares whole seconds and `ModifiedOn`, so
+                an activity that was edited after the span is not found.
+            end: The last moment, aware, rounded up to a second. Both ends are included:
+                neighbouring spans share their boundary second, and the activities in it.
+            most_calls: Give up where more calls than that would be needed; a call reads up to
+                1,000 activities.
+
+        Returns:
+            Each once, in the order of the ids; None if `most_calls` would not do.
+
+        Raises:
+            UnexpectedAnswer: an answer cannot be read, or fewer come than LeadSquared counts, as
+                when one is edited meanwhile.
+            ValueError: `start` or `end` is not aware.
+        """
+        if start.utcoffset() is None or end.utcoffset() is None:
+            raise ValueError("start and end: wanted aware date-times")
+        if end.microsecond:
+            end = end.replace(microsecond=0) + timedelta(seconds=1)
+
+        async def read(page: int) -> _endpoints.Page:
+            call = _endpoints.activities_between(self.account, code, start, end, page)
+            return await self._caller(call)
+
+        found: dict[str, LeadActivity] = {}
+        wanted = 0
+        for number in count(1):
+            page = await read(number)
+            known = len(found)
+            found |= {activity.activity_id: activity for activity in page.activities}
+            wanted = max(wanted, page.record_count)
+            # RecordCount may be that of the page: only a page that is not full is surely the last.
+            if len(page.activities) < _endpoints.LONG_PAGE or len(found) == known:
+                break
+            if most_calls is not None and max(wanted, len(found) + 1) > (
+                most_calls * _endpoints.LONG_PAGE
+            ):
+                return None
+        if len(found) < wanted:  # as where the first page has the number 0
+            page = await read(0)
+            found |= {activity.activity_id: activity for activity in page.activities}
+        if len(found) < wanted:
+            raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+        return list(found.values())

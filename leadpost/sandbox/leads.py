@@ -1,0 +1,45 @@
+"""
+The leads of the sandbox's account: found, updated and created.
+
+Any lead's id may be posted to, whether it is among them or not.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+
+class Leads:
+    """The leads, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, Any]] = []
+        self.created = 0
+        self.updated = 0
+
+    def add(self, attributes: Mapping[str, Any]) -> str:
+        """Add a lead and return its id, which is that of its number where none is given."""
+        number = len(self.all) + 1
+        lead_id = str(uuid5(NAMESPACE_URL, f"leadpost-sandbox:lead:{number}"))
+        self.all.append({"ProspectID": lead_id, **attributes})
+        return str(self.all[-1]["ProspectID"])
+
+    def find(self, name: str, value: Any) -> list[dict[str, Any]]:
+        """The leads whose field has that value: without case, a phone number by its digits."""
+        wanted = _plain(name, value)
+        return [lead for lead in self.all if name in lead and _plain(name, lead[name]) == wanted]
+
+    def find_or_create(self, attributes: Mapping[str, Any], search_by: str) -> str:
+        """Update the first lead found, or create one, and return its id."""
+        if found := self.find(search_by, attributes[search_by]):
+            found[0].update(attributes)
+            self.updated += 1
+            return str(found[0]["ProspectID"])
+        self.created += 1
+        return self.add(attributes)
+
+
+def _plain(name: str, value: Any) -> str:
+    text = str(value).strip().casefold()
+    return re.sub(r"\D", "", text) if name == "Phone" else text

@@ -1,0 +1,129 @@
+"""The sandbox's leads: found, matched, updated, created and reported, in the vendor's shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from leadpost.sandbox import Sandbox, request_id_of
+
+CUSTOM = "/activity/createcustom"
+BY_EMAIL = "/v2/LeadManagement.svc/Leads.GetByEmailaddress"
+BY_PHONE = "/v2/LeadManagement.svc/RetrieveLeadByPhoneNumber"
+OPTIONS = "/v2/ProspectActivity.svc/ActivityField/Dropdown/Options/Get"
+LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+
+
+def body(address: str = "a@b.example", **changes: Any) -> dict[str, Any]:
+    return {
+        "LeadDetails": [
+            {"Attribute": "EmailAddress", "Value": address},
+            {"Attribute": "FirstName", "Value": "Ada"},
+            {"Attribute": "SearchBy", "Value": "EmailAddress"},
+        ],
+        "Activity": {"ActivityEvent": 201, "ActivityNote": "Called back"},
+    } | changes
+
+
+def connect(sandbox: Sandbox) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=sandbox.url,
+        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
+        headers={"x-api-key": sandbox.api_key},
+        trust_env=False,
+    )
+
+
+async def test_a_post_creates_the_lead_and_another_one_updates_it(sandbox: Sandbox) -> None:
+    async with connect(sandbox) as client:
+        accepted = (await client.post(CUSTOM, json=body())).json()
+        assert accepted == {
+            "Status": "Request accepted. Please use below request id to check the status",
+            "RequestID": request_id_of(body()),
+        }
+        details = [
+            {"Attribute": "LastName", "Value": "King"},
+            {"Attribute": "EmailAddress", "Value": "A@b.example"},
+            {"Attribute": "SearchBy", "Value": "EmailAddress"},
+        ]
+        await client.post(CUSTOM, json=body(LeadDetails=details))
+        (lead,) = sandbox.leads
+        assert (lead["FirstName"], lead["LastName"]) == ("Ada", "King")
+        assert (await client.get(BY_EMAIL, params={"emailaddress": "a@B.example"})).json() == [lead]
+        status = await client.get(f"{CUSTOM}/status", params={"RequestID": accepted["RequestID"]})
+        task = status.json()["TaskStatus"]
+        assert (task["TaskType"], task["Status"]) == ("Activity Create Custom", "Success")
+        elsewhere = await client.get(
+            "/activity/create/status", params={"RequestID": accepted["RequestID"]}
+        )
+        assert elsewhere.status_code == 400
+        assert (await client.get(f"{CUSTOM}/metrics")).json()["PendingMessages"] == 0
+    assert (sandbox.report().leads_created, sandbox.report().leads_updated) == (1, 1)
+    assert len(sandbox.posted("a@b.example")) == 2
+    assert len(sandbox.posted(lead["ProspectID"])) == 2
+
+
+async def test_leads_that_are_added_are_found_and_a_look_up_changes_nothing(
+    sandbox: Sandbox,
+) -> None:
+    given = sandbox.add_lead(ProspectID=LEAD, EmailAddress="ada@example.com", Phone="+91-98123")
+    other = sandbox.add_lead(Phone="+91 98 123")
+    assert given == LEAD
+    async with connect(sandbox) as client:
+        del client.headers["x-api-key"]
+        found = (await client.get(BY_PHONE, params={"phone": "+91-98123"})).json()
+        assert [lead["ProspectID"] for lead in found] == [LEAD, other]
+        assert (await client.get(BY_EMAIL, params={"emailaddress": "b@example.com"})).json() == []
+        assert (await client.get(BY_EMAIL)).status_code == 400
+    assert len(sandbox.leads) == 2
+    sandbox.leads.clear()
+    assert len(sandbox.leads) == 2  # what is returned is a copy
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"LeadDetails": None}, "LeadDetails must be a list"),
+        ({"LeadDetails": []}, "'SearchBy' is required"),
+        ({"LeadDetails": [{"Attribute": "SearchBy", "Value": "Phone"}]}, "SearchBy must name"),
+        ({"LeadDetails": [{"Value": "x"}]}, "'Attribute' is required"),
+        (
+            {
+                "LeadDetails": [
+                    {"Attribute": "Phone", "Value": ""},
+                    {"Attribute": "SearchBy", "Value": "Phone"},
+                ]
+            },
+            "Phone must not be empty",
+        ),
+        ({"LeadDetails": [{"Attribute": "A", "Value": "x"}] * 2}, "is there twice"),
+        ({"Activity": {}}, "'ActivityEvent' is required"),
+        ({"Activity": [1]}, "Activity must be an object"),
+    ],
+)
+async def test_a_post_that_is_not_as_documented_is_refused_and_changes_no_lead(
+    sandbox: Sandbox, changes: dict[str, Any], message: str
+) -> None:
+    async with connect(sandbox) as client:
+        response = await client.post(CUSTOM, json=body(**changes))
+    assert response.status_code == 400
+    assert message in response.json()["ExceptionMessage"]
+    assert sandbox.leads == []
+
+
+async def test_the_options_of_a_dropdown_are_asked_for_by_type_and_field(sandbox: Sandbox) -> None:
+    def question(code: Any, name: Any) -> dict[str, Any]:
+        return {"Parameter": {"SchemaName": name, "ActivityEventCode": code}}
+
+    async with connect(sandbox) as client:
+        found = (await client.post(OPTIONS, json=question(210, "mx_Custom_7"))).json()
+        assert found == {
+            "Options": [
+                {"Text": "Web", "Value": "Web"},
+                {"Text": "Referral", "Value": "Referral"},
+            ]
+        }
+        for wrong in (question(210, "mx_Custom_2"), question("210", "mx_Custom_1"), {}):
+            assert (await client.post(OPTIONS, json=wrong)).status_code == 400
