@@ -16,6 +16,9 @@ from leadpost import (
     ActivityType,
     AsyncActivityPoster,
     BucketStatistics,
+    Checked,
+    Finding,
+    Lead,
     LeadActivity,
     LeadpostError,
     OpenBucket,
@@ -24,6 +27,7 @@ from leadpost import (
     RequestStatus,
     RetryPolicy,
     TokenBucket,
+    User,
 )
 
 
@@ -40,12 +44,16 @@ def activities(lead: str, form: Mapping[str, Any]) -> None:
     Activity(UUID(lead), 201, "Called back", datetime.now(UTC))
     Activity(lead, 201, activity_datetime="2026-01-31 12:00:00", fields={"mx_Custom_1": True})
     Activity(None, 201, extra={"EmailAddress": "someone@example.com"})
+    Activity(Lead.find_or_create("Phone", "+91-9812345678", attributes={"FirstName": "Ada"}), 201)
+    Lead.find_or_create("Phone", 9812345678)  # type: ignore[arg-type]  # a number is text
     Activity(lead, "201")  # type: ignore[arg-type]  # a code is a number
     activity = Activity.from_payload(form)
     assert_type(activity, Activity)
     assert_type(Activity.from_json(b"{}"), Activity)
     assert_type(activity.to_payload(), dict[str, Any])
     assert_type(activity.activity_datetime, datetime | None)
+    assert_type(activity.lead, str | Lead | None)
+    assert_type(activity.related_prospect_id, str | None)
 
 
 async def one(poster: AsyncActivityPoster, activity: Activity) -> None:
@@ -55,6 +63,16 @@ async def one(poster: AsyncActivityPoster, activity: Activity) -> None:
     assert_type(await poster.post(activity, token_timeout=10), str)
     assert_type(await poster.post_sync(activity), str)
     await poster.post("an activity")  # type: ignore[arg-type]  # a text is no activity
+
+
+async def before(poster: AsyncActivityPoster, batch: list[Activity]) -> None:
+    assert_type(await poster.find_lead("Phone", "+91-9812345678"), str | None)
+    assert_type(await poster.user(), User)
+    async for checked in poster.check(batch, options=True):
+        assert_type(checked, Checked)
+        assert_type(checked.findings, tuple[Finding, ...])
+    now = datetime.now(UTC)
+    assert_type(await poster.activities_between(201, now, now), list[LeadActivity] | None)
 
 
 async def many(poster: AsyncActivityPoster, batch: list[Activity]) -> None:

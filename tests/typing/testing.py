@@ -20,6 +20,8 @@ def sandboxes() -> None:
         assert_type(sandbox.posted(UUID(int=1)), list[dict[str, Any]])
         assert_type(sandbox.report(), Report)
         assert_type(sandbox.report().fullest_window, int)
+        assert_type(sandbox.add_lead(EmailAddress="ada@example.com"), str)
+        assert_type(sandbox.leads, list[dict[str, Any]])
         sandbox.fail("500", Answer(503, b""))
     assert_type(request_id_of({"ActivityEvent": 201}), str)
 
