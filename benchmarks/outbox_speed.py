@@ -40,7 +40,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost import AsyncActivityPoster
 from leadpost.outbox import Outbox
-from leadpost.outbox.database import Database, _calls, _entries, _settling
+from leadpost.outbox.database import Database, _calls, _edits, _entries, _settling
 from leadpost.outbox.database._calls import Claim
 
 ACCOUNT = "speed"
@@ -170,7 +170,7 @@ class Filled:
     async def _record(self) -> None:
         of = self._claims.pop()
         record = partial(_calls.record, of=of, state="accepted", request_id=str(uuid4()))
-        assert await self._database.write(record)
+        assert await self._write(record)
 
     async def _ask(self) -> None:
         check = await self._write(_settling.claim_check, waits=[10.0])
@@ -186,7 +186,7 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix=None)
+        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix="")
         assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
 
     async def _open(self) -> list[float]:
@@ -289,7 +289,7 @@ async def at_a_million(
     async with Outbox(store.url, ACCOUNT) as outbox:
         await database.open()
         fingerprint = sandbox.account.fingerprint
-        await database.write(partial(_calls.register, account=ACCOUNT, fingerprint=fingerprint))
+        await database.write(partial(_edits.register, account=ACCOUNT, fingerprint=fingerprint))
         filled = Filled(store, outbox, database, count)
         put_rate = await filled.fill()
         times = {"pending": await filled.measure()}

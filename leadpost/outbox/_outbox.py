@@ -240,7 +240,7 @@ class Outbox:
         """
         await self._check_poster(poster)
         worker = Worker(
-            self._database, self.account, poster, self._news, key_prefix, outage_timeout
+            self._database, self.account, poster, self._news, key_prefix or "", outage_timeout
         )
         return await worker.drain()
 
@@ -372,7 +372,7 @@ class Outbox:
                 _entries.page,
                 states=states or STATES,
                 after=last,
-                key_prefix=key_prefix,
+                key_prefix=key_prefix or "",
                 limit=PART,
             )
             for entry in page:
@@ -396,10 +396,10 @@ class Outbox:
             keys: Only those of these keys.
         """
         if keys is None:
-            return await self._read(_entries.count, key_prefix)
+            return await self._read(_entries.count, key_prefix or "")
         total = Counter[EntryState]()
         for first in range(0, len(keys), PART):
-            total.update(await self._read(_entries.count, key_prefix, keys[first : first + PART]))
+            total.update(await self._read(_entries.count, keys=keys[first : first + PART]))
         return {state: total[state] for state in STATES}
 
     async def others(self) -> dict[str, int]:
@@ -530,7 +530,7 @@ class Outbox:
             )
         self._fingerprint = poster.account.fingerprint
         if self._posted_by is None:
-            await self._write(_calls.register, self._fingerprint)
+            await self._write(_edits.register, self._fingerprint)
             self._posted_by = await self._read(_edits.fingerprint_of)
         self._check_keys()
 

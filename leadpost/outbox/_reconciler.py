@@ -18,7 +18,7 @@ from leadpost._validation import is_mapping
 from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
 from leadpost.outbox.database import Database, _settling
 from leadpost.outbox.database._entries import EntryState, loaded
-from leadpost.outbox.database._settling import Doubt
+from leadpost.outbox.database._settling import Doubt, Verdict
 
 SETTLE = timedelta(hours=12)
 """
@@ -33,9 +33,6 @@ ZONES_DIFFER = timedelta(days=1)
 """Its times may be so much behind, if they are not in UTC."""
 
 _log = logging.getLogger("leadpost")
-
-Verdict = tuple[EntryState, str, str | None]
-"""The state that an entry is in after all, why, and the id of its activity."""
 
 
 @define
@@ -69,25 +66,16 @@ class Reconciler:
                 if doubt is not None:
                     verdict = await self._verdict(doubt, lead, read)
                     if await self._record(doubt, verdict):
-                        tally[verdict[0]] += 1
+                        tally[verdict.state] += 1
                 done += 1
                 on_progress(done, all_of_them)
         return tally
 
     async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
-        state, note, activity_id = verdict
-        settle = partial(
-            _settling.settle,
-            account=self._account,
-            of=doubt,
-            before="uncertain",
-            state=state,
-            note=note,
-            activity_id=activity_id,
-        )
-        recorded = await self._database.write(settle)
+        settle = partial(_settling.settle, account=self._account, of=doubt, before="uncertain")
+        recorded = await self._database.write(partial(settle, verdict=verdict))
         if recorded:
-            _log.info("entry %d: %s", doubt.id, state)
+            _log.info("entry %d: %s", doubt.id, verdict.state)
         return recorded
 
     async def _verdict(
@@ -95,15 +83,15 @@ class Reconciler:
     ) -> Verdict:
         activity = loaded(doubt.activity)
         if lead is None or not is_mapping(activity):
-            return "uncertain", "it names no lead, so it cannot be looked for", None
+            return Verdict("uncertain", "it names no lead, so it cannot be looked for")
         event = activity.get("ActivityEvent")
         if not isinstance(event, int):
-            return "uncertain", "it has no ActivityEvent, so it cannot be looked for", None
+            return Verdict("uncertain", "it has no ActivityEvent, so it cannot be looked for")
         if event not in read:
             read[event] = await self._activities(lead, event)
         has = read[event]
         if isinstance(has, str):
-            return "uncertain", has, None
+            return Verdict("uncertain", has)
         since = doubt.sent_at - ZONES_DIFFER
         twins = await self._twins(doubt, activity, lead, since)
         of_type = [one for one in has if _may_be(one, event, since)]
@@ -113,18 +101,18 @@ class Reconciler:
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
         if alike and not _words(activity):
-            return "uncertain", "the lead has similar ones, but no note or date-time to tell", None
+            return Verdict("uncertain", "the lead has similar ones, but no note or date-time to tell")
         if len(alike) > twins:
-            return "accepted", "the lead has it", None if twins else alike[-1]
+            return Verdict("accepted", "the lead has it", None if twins else alike[-1])
         if alike:
             why = "the same was posted for another entry, whose activity is not known"
-            return "uncertain", f"{why}: it may be that", None
+            return Verdict("uncertain", f"{why}: it may be that")
         if doubt.age < self._settle_after.total_seconds():
-            return "uncertain", STILL, None
+            return Verdict("uncertain", STILL)
         if free:
             why = "the lead has others of its type and time, of which one may be it: look there"
-            return "uncertain", why, None
-        return "pending", "the lead does not have it, and it cannot come any more", None
+            return Verdict("uncertain", why)
+        return Verdict("pending", "the lead does not have it, and it cannot come any more")
 
     async def _activities(self, lead: str, event: int) -> Sequence[LeadActivity] | str:
         """Read what a lead has, or say why that cannot be read."""

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import partial
 
 from attrs import define, field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT, PERIOD
@@ -15,7 +16,7 @@ from leadpost.errors import NotFound, NotSent, Rejected, Unauthorized, Unavailab
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox.database import Database, _settling
 from leadpost.outbox.database._entries import EntryState
-from leadpost.outbox.database._settling import Check
+from leadpost.outbox.database._settling import Check, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
 """
@@ -45,6 +46,7 @@ class Verifier:
     _account: str
     _poster: AsyncActivityPoster
     tally: Counter[EntryState] = field(factory=Counter[EntryState])
+    _check: Check | None = field(default=None, init=False)  # what to ask next
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
 
     async def ask_next(self) -> float | None:
@@ -58,46 +60,51 @@ class Verifier:
             Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
             OutboxError: the database failed.
         """
-        claim = partial(_settling.claim_check, account=self._account, waits=WAITS)
-        check = await self._database.write(claim)
-        if check is None:
+        if self._check is None:
+            self._check = await self._database.write(self._claim)
+        if self._check is None:
             due = await self._database.read(partial(_settling.next_check, account=self._account))
             return None if due is None else min(due, _POLL)
         try:
-            state, note, activity_id = await self._ask(check)
+            verdict = await self._ask(self._check)
         except (Unavailable, NotSent) as error:
             self._absence.begin(error)
             return _POLL
         self._absence.end()
-        settle = partial(
-            _settling.settle,
-            account=self._account,
-            of=check,
-            before="accepted",
-            state=state,
-            note=note,
-            activity_id=activity_id,
-        )
-        if state != "accepted" and await self._database.write(settle):
-            self.tally[state] += 1
+        settle_and_claim = partial(self._settle_and_claim, self._check, verdict)
+        settled, self._check = await self._database.write(settle_and_claim)
+        if settled:
+            self.tally[verdict.state] += 1
         return 0.0
 
-    async def _ask(self, check: Check) -> tuple[EntryState, str, str | None]:
-        """Return the state that an entry is in, why, and the id of its activity."""
+    async def _claim(self, connection: AsyncConnection) -> Check | None:
+        return await _settling.claim_check(connection, self._account, WAITS)
+
+    async def _settle_and_claim(
+        self, check: Check, verdict: Verdict, connection: AsyncConnection
+    ) -> tuple[bool, Check | None]:
+        """Record an answer, and claim the next question in the same transaction."""
+        settled = verdict.state != "accepted" and await _settling.settle(
+            connection, self._account, check, "accepted", verdict
+        )
+        return settled, await self._claim(connection)
+
+    async def _ask(self, check: Check) -> Verdict:
+        """Return what LeadSquared says of an entry."""
         if check.request_id is None:  # reconciling found the activity itself
-            return "succeeded", "the lead has it", None
+            return Verdict("succeeded", "the lead has it")
         try:
             status = await self._poster.status(check.request_id)
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:
             _log.warning("entry %d: its status cannot be read: %s", check.id, described(error))
-            return "accepted", "", None
+            return Verdict("accepted")
         note = status.status_reason or status.status
         if not status.final:
-            return "accepted", note, None
+            return Verdict("accepted", note)
         state: EntryState = "succeeded" if status.state == "succeeded" else "failed"
-        return state, note, status.activity_id
+        return Verdict(state, note, status.activity_id)
 
 
 async def verify(

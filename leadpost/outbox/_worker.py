@@ -110,7 +110,7 @@ class Worker:
     _account: str
     _poster: AsyncActivityPoster
     _news: asyncio.Event
-    _key_prefix: str | None = None
+    _key_prefix: str = ""
     _outage_timeout: float | None = None
     _drains: bool = False
     _turn: asyncio.Lock = field(factory=asyncio.Lock, init=False)
@@ -378,6 +378,7 @@ class Worker:
         """Record what became of a call, as soon as the database takes it."""
         record = partial(
             _calls.record,
+            account=self._account,
             of=claim,
             state=state,
             request_id=request_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -21,7 +22,6 @@ from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavail
 from leadpost import outbox as outbox_package
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox.database import Database, ddl
-from leadpost.outbox.database._schema import metadata
 
 
 async def numbers(outbox: Outbox) -> list[int]:
@@ -468,9 +468,10 @@ def test_alembic_is_told_to_leave_our_tables_alone() -> None:
     names: dict[str, Any] = {}
     exec(shown("python", "def include_object").partition("\n\n\n")[0], names)
     include: Callable[..., bool] = names["include_object"]
-    assert len(metadata.tables) > 5
-    for name, table in metadata.tables.items():
-        assert not include(table, name, "table", reflected=True, compare_to=None)
+    tables = re.findall(r"CREATE TABLE (\w+)", ddl("postgresql"))
+    assert len(tables) > 5
+    for name in tables:
+        assert not include(None, name, "table", reflected=True, compare_to=None)
     assert include(None, "calls", "table", reflected=True, compare_to=None)
     assert include(None, "leadpost_id", "column", reflected=True, compare_to=None)
 

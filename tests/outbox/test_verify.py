@@ -160,9 +160,7 @@ async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) 
             account=ACME,
             of=_settling.Check(number, call_ids[number - 1], None),
             before="accepted",
-            state="succeeded",
-            note="",
-            activity_id="a1",
+            verdict=_settling.Verdict("succeeded", activity_id="a1"),
         )
         assert await outbox._database.write(settle)
     found = [(entry.state, entry.activity_id) async for entry in outbox.entries()]
@@ -172,7 +170,8 @@ async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) 
 async def test_a_late_answer_says_nothing_of_a_later_call(outbox: Outbox, sandbox: Sandbox) -> None:
     await posted(outbox, sandbox, noted(1))
     await changed(outbox, call_id="second")
-    settle = partial(_settling.settle, account=ACME, before="accepted", state="failed", note="")
+    failed = _settling.Verdict("failed")
+    settle = partial(_settling.settle, account=ACME, before="accepted", verdict=failed)
     for call_id, is_it in (("first", False), ("second", True)):
         of = _settling.Check(1, call_id, None)
         assert await outbox._database.write(partial(settle, of=of)) == is_it
