@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    Awaitable,
     Callable,
     Iterable,
     Mapping,
@@ -19,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, NoReturn, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -33,13 +32,9 @@ from leadpost.errors import OutboxError
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import verify
 from leadpost.outbox._worker import Worker
-from leadpost.outbox.database import Database, _calls, _edits, _entries
+from leadpost.outbox.database import AccountDatabase, Database, _calls, _edits, _entries
 from leadpost.outbox.database._entries import PART, STATES, Change, Entry, EntryState, Health, New
 
-T = TypeVar("T")
-P = ParamSpec("P")
-Statement = Callable[Concatenate[AsyncConnection, str, P], Awaitable[T]]
-"""Is given a connection, the account, and arguments of its own."""
 AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
 AnySync = sa.Connection | Session | scoped_session[Session]
 
@@ -82,6 +77,7 @@ class Outbox:
         self.account = _id(account)
         self._fingerprint = account.fingerprint if isinstance(account, Account) else None
         self._database = Database(url, connections=connections)
+        self._store = AccountDatabase(self._database, self.account)
         self._posted_by: str | None = None  # the fingerprint of the keys, as the database knows it
         self._news = asyncio.Event()
 
@@ -91,7 +87,7 @@ class Outbox:
     async def __aenter__(self) -> Self:
         await self._database.open()
         try:
-            self._posted_by = await self._read(_edits.fingerprint_of)
+            self._posted_by = await self._store.read(_edits.fingerprint_of)
         except BaseException:
             await self._database.aclose()
             raise
@@ -114,16 +110,6 @@ class Outbox:
     def database(self) -> Database:
         """The database, for tables that leadpost's command has beside those of the outbox."""
         return self._database
-
-    async def _read(self, statement: Statement[P, T], *args: P.args, **details: P.kwargs) -> T:
-        return await self._database.read(
-            lambda connection: statement(connection, self.account, *args, **details)
-        )
-
-    async def _write(self, statement: Statement[P, T], *args: P.args, **details: P.kwargs) -> T:
-        return await self._database.write(
-            lambda connection: statement(connection, self.account, *args, **details)
-        )
 
     # Putting.
 
@@ -160,7 +146,7 @@ class Outbox:
         if connection is not None:
             own = await _connection(connection)
             return await own.run_sync(_entries.put_one, self.account, new)
-        put = await self._write(_put_one, new)
+        put = await self._store.write(_put_one, new)
         self._news.set()
         return put
 
@@ -239,9 +225,7 @@ class Outbox:
             ValueError: the poster is of another account.
         """
         await self._check_poster(poster)
-        worker = Worker(
-            self._database, self.account, poster, self._news, key_prefix or "", outage_timeout
-        )
+        worker = Worker(self._store, poster, self._news, key_prefix or "", outage_timeout)
         return await worker.drain()
 
     async def run(
@@ -278,7 +262,7 @@ class Outbox:
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
             if time is not None and time <= timedelta(0):
                 raise ValueError(f"{name}: found {time}, wanted a time above zero")
-        worker = Worker(self._database, self.account, poster, self._news)
+        worker = Worker(self._store, poster, self._news)
         await worker.run(
             begin=partial(self._check_poster, poster),
             verifies=verify,
@@ -306,7 +290,7 @@ class Outbox:
             ValueError: the poster is of another account.
         """
         await self._check_poster(poster)
-        return await verify(self._database, self.account, poster)
+        return await verify(self._store, poster)
 
     async def reconcile(
         self,
@@ -339,8 +323,8 @@ class Outbox:
         if settle < timedelta(0):
             raise ValueError(f"settle: found {settle}, wanted a time of zero or more")
         await self._check_poster(poster)
-        await self._write(_calls.expire)
-        reconciler = Reconciler(self._database, self.account, poster, settle)
+        await self._store.write(_calls.expire)
+        reconciler = Reconciler(self._store, poster, settle)
         return await reconciler.reconcile(on_progress)
 
     # Looking.
@@ -354,7 +338,7 @@ class Outbox:
         """
         if isinstance(keys, str) or len(keys) > PART:
             raise ValueError(f"keys: wanted a list of up to {PART} keys")
-        return await self._read(_entries.find, keys)
+        return await self._store.read(_entries.find, keys)
 
     async def entries(
         self, *states: EntryState, key_prefix: str | None = None
@@ -368,7 +352,7 @@ class Outbox:
         """
         last = 0
         while True:
-            page = await self._read(
+            page = await self._store.read(
                 _entries.page,
                 states=states or STATES,
                 after=last,
@@ -383,7 +367,7 @@ class Outbox:
 
     async def history(self, entry_id: int) -> list[Change]:
         """Return each change of state of the entry `entry_id`, the putting first; [] if unknown."""
-        return await self._read(_entries.history, entry_id)
+        return await self._store.read(_entries.history, entry_id)
 
     async def counts(
         self, key_prefix: str | None = None, *, keys: Sequence[str] | None = None
@@ -396,19 +380,19 @@ class Outbox:
             keys: Only those of these keys.
         """
         if keys is None:
-            return await self._read(_entries.count, key_prefix or "")
+            return await self._store.read(_entries.count, key_prefix or "")
         total = Counter[EntryState]()
         for first in range(0, len(keys), PART):
-            total.update(await self._read(_entries.count, keys=keys[first : first + PART]))
+            total.update(await self._store.read(_entries.count, keys=keys[first : first + PART]))
         return {state: total[state] for state in STATES}
 
     async def others(self) -> dict[str, int]:
         """Count the unfinished entries of other accounts in the same database, by account."""
-        return await self._read(_entries.count_of_others)
+        return await self._store.read(_entries.count_of_others)
 
     async def health(self) -> Health:
         """Return what a health check asks for: counts, oldest pending, worker, outage."""
-        return await self._read(_entries.health, SEEN_WITHIN)
+        return await self._store.read(_entries.health, SEEN_WITHIN)
 
     # Changing by hand.
 
@@ -435,7 +419,9 @@ class Outbox:
         done = 0
         for part in parts:
             last = 0
-            while found := await self._write(_edits.retry, states=states, ids=part, after=last):
+            while found := await self._store.write(
+                _edits.retry, states=states, ids=part, after=last
+            ):
                 done += len(found)
                 last = found[-1]
         self._news.set()
@@ -453,7 +439,7 @@ class Outbox:
             KeyConflict: one is unknown, or may have got through; none was replaced.
         """
         texts = {key: _json(activity) for key, activity in activities.items()}
-        await self._write(_edits.replace, texts)
+        await self._store.write(_edits.replace, texts)
         self._news.set()
 
     async def arrived(self, ids: Sequence[int]) -> int:
@@ -468,7 +454,7 @@ class Outbox:
         """
         done = 0
         for first in range(0, len(ids), PART):
-            done += await self._write(_edits.arrived, ids[first : first + PART])
+            done += await self._store.write(_edits.arrived, ids[first : first + PART])
         return done
 
     async def adopt(self, previous: str) -> int:
@@ -486,8 +472,8 @@ class Outbox:
         Raises:
             KeyConflict: both have entries of the same keys; none was handed over.
         """
-        done = await self._write(_edits.adopt, self._fingerprint, previous)
-        self._posted_by = await self._read(_edits.fingerprint_of)
+        done = await self._store.write(_edits.adopt, self._fingerprint, previous)
+        self._posted_by = await self._store.read(_edits.fingerprint_of)
         self._news.set()
         return done
 
@@ -504,7 +490,7 @@ class Outbox:
         if older_than < timedelta(0):
             raise ValueError(f"older_than: found {older_than}, wanted a time of zero or more")
         done = 0
-        while part := await self._write(_edits.prune, older_than.total_seconds()):
+        while part := await self._store.write(_edits.prune, older_than.total_seconds()):
             done += part
         return done
 
@@ -530,8 +516,8 @@ class Outbox:
             )
         self._fingerprint = poster.account.fingerprint
         if self._posted_by is None:
-            await self._write(_edits.register, self._fingerprint)
-            self._posted_by = await self._read(_edits.fingerprint_of)
+            await self._store.write(_edits.register, self._fingerprint)
+            self._posted_by = await self._store.read(_edits.fingerprint_of)
         self._check_keys()
 
 

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from attrs import define
@@ -16,7 +15,7 @@ from leadpost._models import LeadActivity
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
 from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
-from leadpost.outbox.database import Database, _settling
+from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState, loaded
 from leadpost.outbox.database._settling import Doubt, Verdict
 
@@ -41,28 +40,25 @@ class Reconciler:
     Looks for an account's uncertain entries among the activities of their leads.
 
     Args:
-        database: Where the entries are.
-        account: Whose entries.
+        store: The account's entries.
         poster: What to ask with.
         settle: How long after sending an activity may still arrive.
     """
 
-    _database: Database
-    _account: str
+    _store: AccountDatabase
     _poster: AsyncActivityPoster
     _settle_after: timedelta = SETTLE
 
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
         """Look at every uncertain entry once, lead by lead; see `Outbox.reconcile`."""
         tally = Counter[EntryState]()
-        leads = await self._database.read(partial(_settling.doubts, account=self._account))
+        leads = await self._store.read(_settling.doubts)
         done, all_of_them = 0, sum(map(len, leads.values()))
         for lead, ids in leads.items():
             # The activities of one lead are read once for each type, for all its entries.
             read: dict[int, Sequence[LeadActivity] | str] = {}
             for entry_id in ids:
-                query = partial(_settling.doubt, account=self._account, entry_id=entry_id)
-                doubt = await self._database.read(query)
+                doubt = await self._store.read(_settling.doubt, entry_id)
                 if doubt is not None:
                     verdict = await self._verdict(doubt, lead, read)
                     if await self._record(doubt, verdict):
@@ -72,8 +68,7 @@ class Reconciler:
         return tally
 
     async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
-        settle = partial(_settling.settle, account=self._account, of=doubt, before="uncertain")
-        recorded = await self._database.write(partial(settle, verdict=verdict))
+        recorded = await self._store.write(_settling.settle, doubt, "uncertain", verdict)
         if recorded:
             _log.info("entry %d: %s", doubt.id, verdict.state)
         return recorded
@@ -96,12 +91,13 @@ class Reconciler:
         twins = await self._twins(doubt, activity, lead, since)
         of_type = [one for one in has if _may_be(one, event, since)]
         ids = [one.activity_id for one in of_type]
-        matched = partial(_settling.matched, account=self._account, activity_ids=ids)
-        taken = await self._database.read(matched)
+        taken = await self._store.read(_settling.matched, ids)
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
         if alike and not _words(activity):
-            return Verdict("uncertain", "the lead has similar ones, but no note or date-time to tell")
+            return Verdict(
+                "uncertain", "the lead has similar ones, but no note or date-time to tell"
+            )
         if len(alike) > twins:
             return Verdict("accepted", "the lead has it", None if twins else alike[-1])
         if alike:
@@ -127,10 +123,7 @@ class Reconciler:
         self, doubt: Doubt, activity: Mapping[str, Any], lead: str, since: datetime
     ) -> int:
         """Count the other entries whose activities would be taken for this one's."""
-        query = partial(
-            _settling.others_of, account=self._account, of=doubt, lead=lead, since=since
-        )
-        others = await self._database.read(query)
+        others = await self._store.read(_settling.others_of, doubt, lead, since)
         return sum(_is_twin(loaded(other), activity) for other in others)
 
 

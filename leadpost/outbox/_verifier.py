@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from functools import partial
 
 from attrs import define, field
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +13,7 @@ from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.errors import NotFound, NotSent, Rejected, Unauthorized, Unavailable
 from leadpost.outbox._absence import Absence, described
-from leadpost.outbox.database import Database, _settling
+from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState
 from leadpost.outbox.database._settling import Check, Verdict
 
@@ -36,14 +35,12 @@ class Verifier:
     Asks the Status API about an account's accepted entries, in the order in which they are due.
 
     Args:
-        database: Where the entries are.
-        account: Whose entries.
+        store: The account's entries.
         poster: What to ask with.
         tally: Counts the entries that came into each state.
     """
 
-    _database: Database
-    _account: str
+    _store: AccountDatabase
     _poster: AsyncActivityPoster
     tally: Counter[EntryState] = field(factory=Counter[EntryState])
     _check: Check | None = field(default=None, init=False)  # what to ask next
@@ -61,9 +58,9 @@ class Verifier:
             OutboxError: the database failed.
         """
         if self._check is None:
-            self._check = await self._database.write(self._claim)
+            self._check = await self._store.write(_claim)
         if self._check is None:
-            due = await self._database.read(partial(_settling.next_check, account=self._account))
+            due = await self._store.read(_settling.next_check)
             return None if due is None else min(due, _POLL)
         try:
             verdict = await self._ask(self._check)
@@ -71,23 +68,12 @@ class Verifier:
             self._absence.begin(error)
             return _POLL
         self._absence.end()
-        settle_and_claim = partial(self._settle_and_claim, self._check, verdict)
-        settled, self._check = await self._database.write(settle_and_claim)
-        if settled:
+        is_settled, self._check = await self._store.write(
+            _settle_and_claim, of=self._check, verdict=verdict
+        )
+        if is_settled:
             self.tally[verdict.state] += 1
         return 0.0
-
-    async def _claim(self, connection: AsyncConnection) -> Check | None:
-        return await _settling.claim_check(connection, self._account, WAITS)
-
-    async def _settle_and_claim(
-        self, check: Check, verdict: Verdict, connection: AsyncConnection
-    ) -> tuple[bool, Check | None]:
-        """Record an answer, and claim the next question in the same transaction."""
-        settled = verdict.state != "accepted" and await _settling.settle(
-            connection, self._account, check, "accepted", verdict
-        )
-        return settled, await self._claim(connection)
 
     async def _ask(self, check: Check) -> Verdict:
         """Return what LeadSquared says of an entry."""
@@ -107,18 +93,30 @@ class Verifier:
         return Verdict(state, note, status.activity_id)
 
 
-async def verify(
-    database: Database, account: str, poster: AsyncActivityPoster
-) -> Counter[EntryState]:
+async def _claim(connection: AsyncConnection, account: str) -> Check | None:
+    return await _settling.claim_check(connection, account, WAITS)
+
+
+async def _settle_and_claim(
+    connection: AsyncConnection, account: str, of: Check, verdict: Verdict
+) -> tuple[bool, Check | None]:
+    """Record an answer, and claim the next question in the same transaction."""
+    is_settled = verdict.state != "accepted" and await _settling.settle(
+        connection, account, of, "accepted", verdict
+    )
+    return is_settled, await _claim(connection, account)
+
+
+async def verify(store: AccountDatabase, poster: AsyncActivityPoster) -> Counter[EntryState]:
     """Ask until no answer is open; see `Outbox.verify`."""
-    verifier = Verifier(database, account, poster)
+    verifier = Verifier(store, poster)
     loop = asyncio.get_running_loop()
     while True:
         began = loop.time()
         wait = await verifier.ask_next()
         if wait is None:
             return verifier.tally
-        is_posting = await database.read(partial(_settling.is_posting, account=account))
+        is_posting = await store.read(_settling.is_posting)
         # The bucket keeps the limit; this only leaves most of it to those who post.
         pause = PERIOD / LIMIT * _SHARE if is_posting else 0.0
         await asyncio.sleep(max(wait, began + pause - loop.time()))

@@ -45,7 +45,7 @@ from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import Verifier
-from leadpost.outbox.database import Database, _calls, _edits
+from leadpost.outbox.database import AccountDatabase, _calls, _edits
 from leadpost.outbox.database._calls import Claim
 from leadpost.outbox.database._entries import EntryState, loaded
 
@@ -98,16 +98,14 @@ class Worker:
     Posts an account's entries with one poster, for the time of one `drain` or `run`.
 
     Args:
-        database: Where the entries are.
-        account: Whose entries.
+        store: The account's entries.
         poster: What to post with.
         news: Set when there may be more to do.
         key_prefix: Only entries whose key begins with it.
         outage_timeout: Seconds for which a drain waits while LeadSquared is away, 300 by default.
     """
 
-    _database: Database
-    _account: str
+    _store: AccountDatabase
     _poster: AsyncActivityPoster
     _news: asyncio.Event
     _key_prefix: str = ""
@@ -131,12 +129,12 @@ class Worker:
     def __attrs_post_init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopped, self._cut_off = loop.create_future(), loop.create_future()
-        self._absence = Absence(f"the outbox {self._database.name}")
+        self._absence = Absence(f"the outbox {self._store.database.name}")
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
         self._drains = True
-        await self._database.write(self._look_after)
+        await self._store.write(self._look_after)
         await self._work([self._keep()])
         return self._tally
 
@@ -151,7 +149,7 @@ class Worker:
         """Post until cancelled, after `begin` has been done; see `Outbox.run`."""
         try:
             await self._patiently(begin)
-            _log.info("outbox: a worker for %s begins", self._account)
+            _log.info("outbox: a worker for %s begins", self._store.account)
             await self._work(
                 [
                     self._keep(),
@@ -235,9 +233,7 @@ class Worker:
             self._news.clear()
             posting = self._posting
             try:
-                due = await self._database.read(
-                    partial(_calls.next_due, account=self._account, key_prefix=self._key_prefix)
-                )
+                due = await self._store.read(_calls.next_due, self._key_prefix)
             except OutboxUnavailable as error:
                 due = self._went_away(error)
             except OutboxError as error:
@@ -300,22 +296,20 @@ class Worker:
         """Claim the next entry, now that there is a token for it."""
         call_id = uuid4().hex
         call.claimed_at = boot_time()
-        call_time = _CLAIM_LASTS + self._poster.call_timeout
         claim = partial(
             _calls.claim,
-            account=self._account,
             call_id=call_id,
-            call_time=call_time,
+            call_time=_CLAIM_LASTS + self._poster.call_timeout,
             key_prefix=self._key_prefix,
         )
         # While LeadSquared is away every call is a trial, each with another entry: those that
         # always fail must not keep it away for all the others.
         but = list(self._failed_trials) if self._poster.is_away else []
         try:
-            call.claim = await self._database.write(partial(claim, but=but))
+            call.claim = await self._store.write(partial(claim, but=but))
             if call.claim is None and but:
                 self._failed_trials.clear()
-                call.claim = await self._database.write(claim)
+                call.claim = await self._store.write(claim)
         except OutboxError as error:
             # Was it committed? Its call id will tell; no call is made for it.
             self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
@@ -378,7 +372,6 @@ class Worker:
         """Record what became of a call, as soon as the database takes it."""
         record = partial(
             _calls.record,
-            account=self._account,
             of=claim,
             state=state,
             request_id=request_id,
@@ -391,7 +384,7 @@ class Worker:
         try:
             while recorded is None:
                 try:
-                    recorded = await self._database.write(record)
+                    recorded = await self._store.write(record)
                 except OutboxUnavailable as failure:
                     await asyncio.sleep(self._went_away(failure))
                     if self._failure is not None:
@@ -444,21 +437,21 @@ class Worker:
         """Look after what calls have left behind, and show that this worker is alive."""
         reported_at = boot_time()
         while True:
-            await self._patiently(partial(self._database.write, self._look_after))
+            await self._patiently(partial(self._store.write, self._look_after))
             self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
             await asyncio.sleep(_KEEP_EVERY)
 
-    async def _look_after(self, connection: AsyncConnection) -> None:
-        await _calls.be_seen(connection, self._account, self._poster.away_for)
-        if expired := await _calls.expire(connection, self._account):
+    async def _look_after(self, connection: AsyncConnection, account: str) -> None:
+        await _calls.be_seen(connection, account, self._poster.away_for)
+        if expired := await _calls.expire(connection, account):
             self._tally["uncertain"] += expired
             _log.warning("outbox: %d entries are uncertain: no record of their calls", expired)
-        await _calls.sum_up(connection, self._account)
+        await _calls.sum_up(connection, account)
         if self._unknown:
-            await _calls.release(connection, self._account, list(self._unknown))
+            await _calls.release(connection, account, list(self._unknown))
 
     def _report(self) -> None:
         """Log what happened since the last report: counts only, no content."""
@@ -472,7 +465,7 @@ class Worker:
 
     async def _verify(self) -> None:
         """Ask what became of accepted entries: one question to four posts, while there are any."""
-        verifier = Verifier(self._database, self._account, self._poster, self._tally)
+        verifier = Verifier(self._store, self._poster, self._tally)
         asked, made = 0, 0  # in this row of calls
         while True:
             if not self._in_a_row:
@@ -492,7 +485,7 @@ class Worker:
             await asyncio.sleep(_POLL if due is None else due)
 
     async def _reconcile(self, every: timedelta) -> None:
-        reconciler = Reconciler(self._database, self._account, self._poster, SETTLE)
+        reconciler = Reconciler(self._store, self._poster, SETTLE)
         while True:
             await asyncio.sleep(every.total_seconds())
             try:
@@ -505,10 +498,9 @@ class Worker:
                     _log.info("outbox: reconciled: %s", counts)
 
     async def _prune(self, keep: timedelta) -> None:
-        prune = partial(_edits.prune, account=self._account, older_than=keep.total_seconds())
         while True:
             try:
-                pruned = await self._database.write(prune)
+                pruned = await self._store.write(_edits.prune, keep.total_seconds())
             except OutboxUnavailable as error:
                 await asyncio.sleep(self._went_away(error))
             else:

@@ -710,7 +710,11 @@ async def test_it_is_a_bucket_that_is_opened_and_shows_no_key(
     shown = repr(of)
     await of.aclose()
     async with engine.connect() as connection:
-        names = (await connection.execute(sa.text("SELECT bucket FROM leadpost_buckets"))).scalars().all()
+        names = (
+            (await connection.execute(sa.text("SELECT bucket FROM leadpost_buckets")))
+            .scalars()
+            .all()
+        )
     assert names == [account().id]
     assert names != [account(access_key="other").id]
     assert names[0] in shown

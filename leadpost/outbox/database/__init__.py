@@ -5,7 +5,7 @@ The database below an outbox and a shared bucket, SQLite or PostgreSQL.
 function each, given a connection within a transaction.
 """
 
-from leadpost.outbox.database._database import DEFAULT_URL, Database
+from leadpost.outbox.database._database import DEFAULT_URL, AccountDatabase, Database
 from leadpost.outbox.database._schema import ddl
 
-__all__ = ["DEFAULT_URL", "Database", "ddl"]
+__all__ = ["DEFAULT_URL", "AccountDatabase", "Database", "ddl"]

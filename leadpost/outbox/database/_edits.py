@@ -1,3 +1,4 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """What people change by hand: retry, replace, arrived, adopt, prune; and whose entries they are."""
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ async def _replace(connection: AsyncConnection, account: str, part: Mapping[str,
         SELECT key, id, state, error_type, activity FROM leadpost_entries
         WHERE account = :account AND key IN :keys ORDER BY key {locked}
     """
-    found = {row.key: row for row in await execute(connection, query, account=account, keys=[*part])}
+    found = {
+        row.key: row for row in await execute(connection, query, account=account, keys=[*part])
+    }
     conflicts = [
         key
         for key in part

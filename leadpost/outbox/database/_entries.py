@@ -1,3 +1,4 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """Entries: putting them, and asking for them."""
 
 from __future__ import annotations
@@ -265,14 +266,10 @@ def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) 
     account than look for 500.
     """
     if is_sqlite(connection):  # its CROSS JOIN keeps the order
-        return f"""
-            SELECT {columns} FROM ({wanted}) AS wanted
-            CROSS JOIN leadpost_entries AS entry WHERE {condition}
-        """
-    return f"""
-        SELECT {columns} FROM ({wanted}) AS wanted
-        CROSS JOIN LATERAL (SELECT * FROM leadpost_entries AS entry WHERE {condition} LIMIT 1) AS entry
-    """
+        of_wanted = f"({wanted}) AS wanted CROSS JOIN leadpost_entries AS entry"
+        return f"SELECT {columns} FROM {of_wanted} WHERE {condition}"
+    one = f"SELECT * FROM leadpost_entries WHERE {condition} LIMIT 1"
+    return f"SELECT {columns} FROM ({wanted}) AS wanted CROSS JOIN LATERAL ({one}) AS entry"
 
 
 def _of_keys(connection: AnyConnection, columns: str) -> str:

@@ -108,7 +108,7 @@ CREATE TABLE leadpost_tokens (
 CREATE TABLE leadpost_counts (
     account TEXT NOT NULL,
     state TEXT NOT NULL,
-    part BIGINT NOT NULL, -- 0, or the transaction that changed the number: so none waits for another
+    part BIGINT NOT NULL, -- 0, or the transaction that changed the number: none waits for another
     entries BIGINT NOT NULL,
     PRIMARY KEY (account, state, part)
 );
@@ -196,8 +196,7 @@ def ddl(dialect: str) -> str:
         "sqlite": _TABLES.format_map(_SQLITE_WORDS) + _SQLITE_TRIGGERS,
         "postgresql": _TABLES.format_map(_POSTGRESQL_WORDS) + _POSTGRESQL_TRIGGERS,
     }[dialect]
-    version = f"INSERT INTO leadpost_schema (version) VALUES ({VERSION});"
-    return f"{tables.strip()}\n\n{version}\n\n"
+    return f"{tables.strip()}\n\nINSERT INTO leadpost_schema (version) VALUES ({VERSION});\n\n"
 
 
 async def check_version(connection: AsyncConnection) -> bool:

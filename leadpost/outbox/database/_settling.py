@@ -1,3 +1,4 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """The statements of verifying and reconciling: what became of entries after their calls."""
 
 from __future__ import annotations
@@ -107,8 +108,10 @@ async def next_check(connection: AsyncConnection, account: str) -> float | None:
 async def is_posting(connection: AsyncConnection, account: str) -> bool:
     """Whether any entry is pending or in flight."""
     query = """
-        SELECT EXISTS (SELECT 1 FROM leadpost_entries WHERE account = :account AND state = 'pending')
-            OR EXISTS (SELECT 1 FROM leadpost_entries WHERE account = :account AND state = 'sending')
+        SELECT EXISTS (
+            SELECT 1 FROM leadpost_entries
+            WHERE account = :account AND state IN ('pending', 'sending')
+        )
     """
     return bool((await execute(connection, query, account=account)).scalar_one())
 

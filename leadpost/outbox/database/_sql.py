@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
 
 WORDS = {
     "sqlite": {
@@ -53,7 +55,7 @@ def is_sqlite(connection: AsyncConnection | sa.Connection) -> bool:
     return connection.dialect.name == "sqlite"
 
 
-async def execute(connection: AsyncConnection, sql: str, **values: Any) -> sa.CursorResult[Any]:
+async def execute(connection: AsyncConnection, sql: str, **values: Any) -> Result:
     """Execute a statement, see `prepared`."""
     return await connection.execute(*prepared(connection, sql, values))
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """
 A shared bucket's statements: one row for the bucket, and one for each token with a time.
 
