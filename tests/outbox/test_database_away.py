@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from outbox_support import held_until, poster, states, until, until_accepted
+from outbox_support import changed, held_until, poster, states, until, until_accepted
 from support import Vendor, activity, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
@@ -158,9 +158,11 @@ async def test_a_run_that_ends_while_the_database_is_away_leaves_no_task_behind(
     assert "could not be recorded: entry 1: accepted r1" in caplog.text
 
 
-@pytest.mark.parametrize("is_committed", [True, False])
+@pytest.mark.parametrize(
+    ("is_committed", "is_expired"), [(True, False), (True, True), (False, False)]
+)
 async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was_done(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool, is_expired: bool
 ) -> None:
     monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.1)
     write, lost = AccountDatabase.write, list[object]()
@@ -170,6 +172,10 @@ async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was
             lost.append(work)
             if is_committed:
                 await write(store, work, *args)
+            if is_expired:  # whoever looks takes it for lost
+                await changed(outbox, ends_by=0.0)
+                await write(store, _calls.expire)
+                assert await states(outbox) == ["uncertain"]
             raise OutboxUnavailable("the connection was lost")
         return await write(store, work, *args)
 

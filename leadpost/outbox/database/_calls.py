@@ -165,13 +165,15 @@ async def release(connection: AsyncConnection, account: str, call_ids: Collectio
     """
     Make entries pending again that were claimed for calls which were never made.
 
-    The connection was lost while the claim was committed, and the worker made no call for it.
+    The connection was lost while the claim was committed, and the worker made no call for it. They
+    may be `uncertain` by now, if somebody looked late. A doubt that an earlier call left stays.
     """
     released = await execute(
         connection,
         """
-        UPDATE leadpost_entries SET state = 'pending', changed_at = {now}, due_at = 0
-        WHERE account = :account AND state = 'sending' AND call_id IN :call_ids
+        UPDATE leadpost_entries
+        SET state = 'pending', changed_at = {now}, due_at = 0
+        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id IN :call_ids
         RETURNING id
         """,
         account=account,
