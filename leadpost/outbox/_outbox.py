@@ -69,7 +69,9 @@ class Outbox:
     Raises:
         OutboxError: on entering, if the database cannot be used, or has tables of another version.
             By every method, if the database fails: `OutboxUnavailable` if that may pass. What
-            raises has changed nothing, unless the connection was lost during a COMMIT.
+            raises has changed nothing, unless the connection was lost during a COMMIT. By putting
+            and posting, if the account's entries were put with other keys, see `adopt`.
+        ValueError: by what takes a poster, if it is of another account.
         RuntimeError: by every method, before it is entered and after it is closed.
     """
 
@@ -139,7 +141,6 @@ class Outbox:
             InvalidActivity: it cannot be posted as it is.
             KeyConflict: the entry of this key has another activity.
             ValueError: the key is text that no database takes.
-            OutboxError: the account's entries were put with other keys, see `adopt`.
         """
         self._check_keys()
         new = New(_json(activity), _checked(key), priority)
@@ -179,7 +180,6 @@ class Outbox:
             KeyConflict: the entry of one of the keys has another activity.
             ValueError: there is not one key for each activity, or a key is text that no database
                 takes.
-            OutboxError: the account's entries were put with other keys, see `adopt`.
         """
         self._check_keys()
         news = await _drawn(activities, keys, priority)
@@ -221,8 +221,6 @@ class Outbox:
             ConnectionFailed: no call of this drain was ever answered, and connections failed for 5
                 s: the host may be a wrong one.
             OutageTimeout: LeadSquared was away for longer.
-            OutboxError: the database failed, or the account's entries were put with other keys.
-            ValueError: the poster is of another account.
         """
         await self._check_poster(poster)
         worker = Worker(self._store, poster, self._news, key_prefix or "", outage_timeout)
@@ -255,9 +253,8 @@ class Outbox:
 
         Raises:
             Unauthorized, NotFound: as `drain`.
-            OutboxError: the database fails in a way that does not pass, or the account's entries
-                were put with other keys.
-            ValueError: the poster is of another account, or a time is not above zero.
+            OutboxError: the database fails in a way that does not pass.
+            ValueError: a time is not above zero.
         """
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
             if time is not None and time <= timedelta(0):
@@ -277,17 +274,12 @@ class Outbox:
         One question at a time: at the pace of the limit if nothing is pending, else at a fifth of
         it. LeadSquared may retry a request for hours.
 
-        Args:
-            poster: What to ask with.
-
         Returns:
             How many entries came into each state.
 
         Raises:
             Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
             UnexpectedAnswer: an answer cannot be read.
-            OutboxError: the database failed.
-            ValueError: the poster is of another account.
         """
         await self._check_poster(poster)
         return await verify(self._store, poster)
@@ -317,8 +309,7 @@ class Outbox:
 
         Raises:
             LeadpostError: as `AsyncActivityPoster.lead_activities`.
-            OutboxError: the database failed.
-            ValueError: the poster is of another account, or `settle` is negative.
+            ValueError: `settle` is negative.
         """
         if settle < timedelta(0):
             raise ValueError(f"settle: found {settle}, wanted a time of zero or more")
@@ -330,12 +321,7 @@ class Outbox:
     # Looking.
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """
-        Return the entries of these keys, by key; unknown keys are left out.
-
-        Args:
-            keys: At most 500.
-        """
+        """Return the entries of these keys, 500 at most, by key; unknown ones are left out."""
         if isinstance(keys, str) or len(keys) > PART:
             raise ValueError(f"keys: wanted a list of up to {PART} keys")
         return await self._store.read(_entries.find, keys)
@@ -343,13 +329,7 @@ class Outbox:
     async def entries(
         self, *states: EntryState, key_prefix: str | None = None
     ) -> AsyncGenerator[Entry]:
-        """
-        Yield entries in the order of putting, read in pages of 500.
-
-        Args:
-            states: Only those in these states; by default all.
-            key_prefix: Only those whose key begins with it.
-        """
+        """Yield the entries in these states, by default all, in the order of putting."""
         last = 0
         while True:
             page = await self._store.read(
@@ -369,22 +349,9 @@ class Outbox:
         """Return each change of state of the entry `entry_id`, the putting first; [] if unknown."""
         return await self._store.read(_entries.history, entry_id)
 
-    async def counts(
-        self, key_prefix: str | None = None, *, keys: Sequence[str] | None = None
-    ) -> dict[EntryState, int]:
-        """
-        Count the entries in each state.
-
-        Args:
-            key_prefix: Only those whose key begins with it.
-            keys: Only those of these keys.
-        """
-        if keys is None:
-            return await self._store.read(_entries.count, key_prefix or "")
-        total = Counter[EntryState]()
-        for first in range(0, len(keys), PART):
-            total.update(await self._store.read(_entries.count, keys=keys[first : first + PART]))
-        return {state: total[state] for state in STATES}
+    async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
+        """Count the entries in each state, all or those whose key has this prefix."""
+        return await self._store.read(_entries.count, key_prefix or "")
 
     async def others(self) -> dict[str, int]:
         """Count the unfinished entries of other accounts in the same database, by account."""
@@ -398,18 +365,12 @@ class Outbox:
 
     async def retry(self, *states: EntryState, ids: Sequence[int] | None = None) -> int:
         """
-        Make entries pending again.
+        Make entries pending again, and return their number.
 
         Args:
             states: Those in these states: `failed`, `rejected`, and `uncertain`, which may post it
-                twice.
+                twice. Others are a ValueError.
             ids: Only these entries.
-
-        Returns:
-            The number of entries that are pending now.
-
-        Raises:
-            ValueError: other states, or none, were given.
         """
         if not states or set(states) - {"failed", "rejected", "uncertain"}:
             raise ValueError(
@@ -446,11 +407,8 @@ class Outbox:
         """
         Make `uncertain` entries `succeeded`, because somebody has seen them on the lead.
 
-        Args:
-            ids: The entries.
-
         Returns:
-            The number of entries that were uncertain.
+            The number of these entries that were uncertain.
         """
         done = 0
         for first in range(0, len(ids), PART):
@@ -478,15 +436,7 @@ class Outbox:
         return done
 
     async def prune(self, older_than: timedelta) -> int:
-        """
-        Delete entries that have been `succeeded`, `failed` or `rejected` for so long.
-
-        Returns:
-            The number of entries deleted.
-
-        Raises:
-            ValueError: `older_than` is negative.
-        """
+        """Delete entries that were finished so long ago, and return their number."""
         if older_than < timedelta(0):
             raise ValueError(f"older_than: found {older_than}, wanted a time of zero or more")
         done = 0

@@ -36,18 +36,11 @@ _log = logging.getLogger("leadpost")
 
 @define
 class Reconciler:
-    """
-    Looks for an account's uncertain entries among the activities of their leads.
-
-    Args:
-        store: The account's entries.
-        poster: What to ask with.
-        settle: How long after sending an activity may still arrive.
-    """
+    """Looks for uncertain entries among the activities of their leads."""
 
     _store: AccountDatabase
     _poster: AsyncActivityPoster
-    _settle_after: timedelta = SETTLE
+    _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
 
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
         """Look at every uncertain entry once, lead by lead; see `Outbox.reconcile`."""

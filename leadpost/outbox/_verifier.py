@@ -31,18 +31,11 @@ _log = logging.getLogger("leadpost")
 
 @define
 class Verifier:
-    """
-    Asks the Status API about an account's accepted entries, in the order in which they are due.
-
-    Args:
-        store: The account's entries.
-        poster: What to ask with.
-        tally: Counts the entries that came into each state.
-    """
+    """Asks the Status API about accepted entries, in the order in which they are due."""
 
     _store: AccountDatabase
     _poster: AsyncActivityPoster
-    tally: Counter[EntryState] = field(factory=Counter[EntryState])
+    tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of those it brought there
     _check: Check | None = field(default=None, init=False)  # what to ask next
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
 
@@ -69,7 +62,7 @@ class Verifier:
             return _POLL
         self._absence.end()
         is_settled, self._check = await self._store.write(
-            _settle_and_claim, of=self._check, verdict=verdict
+            settle_and_claim, of=self._check, verdict=verdict
         )
         if is_settled:
             self.tally[verdict.state] += 1
@@ -97,7 +90,7 @@ async def _claim(connection: AsyncConnection, account: str) -> Check | None:
     return await _settling.claim_check(connection, account, WAITS)
 
 
-async def _settle_and_claim(
+async def settle_and_claim(
     connection: AsyncConnection, account: str, of: Check, verdict: Verdict
 ) -> tuple[bool, Check | None]:
     """Record an answer, and claim the next question in the same transaction."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 from attrs import define, field
@@ -67,6 +67,8 @@ _PRUNE_EVERY = 60.0
 _FAILED_TRIALS = 100
 """Entries that failed during an outage and are passed over by its next trials."""
 
+T = TypeVar("T")
+
 _log = logging.getLogger("leadpost")
 
 
@@ -97,12 +99,7 @@ class Worker:
     """
     Posts an account's entries with one poster, for the time of one `drain` or `run`.
 
-    Args:
-        store: The account's entries.
-        poster: What to post with.
-        news: Set when there may be more to do.
-        key_prefix: Only entries whose key begins with it.
-        outage_timeout: Seconds for which a drain waits while LeadSquared is away, 300 by default.
+    `news` is set when there may be more to do; `key_prefix` and `outage_timeout` are `drain`'s.
     """
 
     _store: AccountDatabase
@@ -382,20 +379,14 @@ class Worker:
         what = f"entry {claim.id}: {state} {request_id or ''}".rstrip()
         recorded: bool | None = None
         try:
-            while recorded is None:
-                try:
-                    recorded = await self._store.write(record)
-                except OutboxUnavailable as failure:
-                    await asyncio.sleep(self._went_away(failure))
-                    if self._failure is not None:
-                        return
-                except OutboxError as failure:
-                    self._fail(failure)
-                    return
+            recorded = await self._patiently(partial(self._store.write, record))
+        except OutboxError as failure:
+            self._fail(failure)
         finally:
             if recorded is None:
                 _log.error("outbox: could not be recorded: %s", what)
-        self._absence.end()
+        if recorded is None:
+            return
         if not recorded:
             _log.warning("outbox: not recorded, as another call was made meanwhile: %s", what)
         elif state != "pending":
@@ -423,15 +414,18 @@ class Worker:
 
     # Beside the slots.
 
-    async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do something as soon as the database is there."""
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Do something as soon as the database is there; None if the work failed meanwhile."""
         while True:
             try:
-                return await step()
+                done = await step()
             except OutboxUnavailable as error:
                 await asyncio.sleep(self._went_away(error))
                 if self._failure is not None:
                     return None
+            else:
+                self._absence.end()
+                return done
 
     async def _keep(self) -> None:
         """Look after what calls have left behind, and show that this worker is alive."""
@@ -498,13 +492,10 @@ class Worker:
                     _log.info("outbox: reconciled: %s", counts)
 
     async def _prune(self, keep: timedelta) -> None:
+        seconds = keep.total_seconds()
         while True:
-            try:
-                pruned = await self._store.write(_edits.prune, keep.total_seconds())
-            except OutboxUnavailable as error:
-                await asyncio.sleep(self._went_away(error))
-            else:
-                await asyncio.sleep(1.0 if pruned else min(keep.total_seconds(), _PRUNE_EVERY))
+            pruned = await self._patiently(partial(self._store.write, _edits.prune, seconds))
+            await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
 
 
 async def _for_ever() -> None:

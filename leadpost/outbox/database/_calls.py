@@ -62,15 +62,9 @@ async def claim(
     key_prefix: str = "",
 ) -> Claim | None:
     """
-    Mark the next due entry as `sending`, and return it; None if none is due.
+    Mark the next due entry as `sending`, and return it; None if none is due, `but` these.
 
-    Args:
-        connection: Where.
-        account: Whose entries.
-        call_id: The call's number, made at random.
-        call_time: Seconds in which the call must have ended.
-        but: Not these entries.
-        key_prefix: Only entries whose key begins with it.
+    Its call, of a number made at random, must have ended within `call_time` seconds.
     """
     claimed = await execute(
         connection,
@@ -115,15 +109,8 @@ async def record(
     """
     Record what became of a call.
 
-    Args:
-        connection: Where.
-        account: Whose entry.
-        of: The call.
-        state: The entry's state from now on.
-        request_id: LeadSquared's RequestID.
-        error: Why there is none.
-        due_in: Seconds until the entry is due to be sent again, or its status to be asked for.
-        failed: Whether the call counts as a failure.
+    The entry is in this state from now on, and due `due_in` seconds later: to be sent again, or its
+    status to be asked for. `failed` says whether the call counts as a failure.
 
     Returns:
         Whether it was recorded: not if another call was made for the entry meanwhile, or if what

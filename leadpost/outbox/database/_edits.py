@@ -34,17 +34,9 @@ async def retry(
     after: int,
 ) -> list[int]:
     """
-    Make the first entries in these states whose id is above `after` pending again.
+    Make the first 500 entries in these states whose id is above `after` pending again.
 
-    Args:
-        connection: Where.
-        account: Whose.
-        states: The states.
-        ids: Only these entries, at most 500; None for any.
-        after: An id.
-
-    Returns:
-        The ids of those that are pending now.
+    Of these ids only, at most 500, if there are any. Returns the ids of those that are pending now.
     """
     found = await execute(
         connection,
@@ -68,17 +60,12 @@ async def retry(
 
 async def replace(connection: AsyncConnection, account: str, activities: Mapping[str, str]) -> None:
     """
-    Give entries another activity each, and make them pending again.
-
-    Args:
-        connection: Where.
-        account: Whose.
-        activities: By key, the activity as JSON; in the order of the keys, so that two callers
-            cannot wait for each other.
+    Give entries another activity each, as JSON by their keys, and make them pending again.
 
     Raises:
         KeyConflict: one is not there, or may have got through; then none was replaced.
     """
+    # In the order of the keys, so that two callers cannot wait for each other.
     keys = sorted(activities)
     for first in range(0, len(keys), PART):
         await _replace(connection, account, {k: activities[k] for k in keys[first : first + PART]})
@@ -153,14 +140,8 @@ async def adopt(
     """
     Hand the entries of another account, or of this one's former keys, over to this account.
 
-    Args:
-        connection: Where.
-        account: Whose they are from now on.
-        fingerprint: Of its present keys, None if they are not known.
-        previous: The other account, or the fingerprint of the former keys.
-
-    Returns:
-        The number of entries that changed hands.
+    `fingerprint` is that of its present keys, None if they are not known. Returns the number of
+    entries that changed hands.
 
     Raises:
         KeyConflict: both have entries of the same keys.

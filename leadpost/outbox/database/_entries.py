@@ -273,7 +273,7 @@ def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) 
 
 
 def _of_keys(connection: AnyConnection, columns: str) -> str:
-    """Build the query for the entries of `:keys`, which is a list in JSON."""
+    """Build the query for the entries of `:keys`, a list in JSON."""
     each = "json_each(:keys)"
     if not is_sqlite(connection):
         each = "json_array_elements_text(CAST(:keys AS JSON))"
@@ -324,28 +324,20 @@ async def page(
 
 
 async def count(
-    connection: AsyncConnection,
-    account: str,
-    key_prefix: str = "",
-    keys: Sequence[str] | None = None,
+    connection: AsyncConnection, account: str, key_prefix: str = ""
 ) -> dict[EntryState, int]:
-    """Count the entries by state: all, those with a prefix, or those of at most 500 keys."""
-    values = {"account": account}
-    if keys is not None:
-        of_keys = _of_keys(connection, "entry.state")
-        query = f"SELECT state, count(*) FROM ({of_keys}) AS of_keys GROUP BY state"
-        values["keys"] = json.dumps(keys)
-    elif key_prefix:
+    """Count the entries by state: all, or those with a prefix."""
+    query = """
+        SELECT state, sum(entries) FROM leadpost_counts
+        WHERE account = :account AND :prefix = '' GROUP BY state
+    """
+    if key_prefix:
         query = """
             SELECT state, count(*) FROM leadpost_entries
             WHERE account = :account AND substr(key, 1, length(:prefix)) = :prefix GROUP BY state
         """
-        values["prefix"] = key_prefix
-    else:
-        query = """
-            SELECT state, sum(entries) FROM leadpost_counts WHERE account = :account GROUP BY state
-        """
-    found = {row[0]: int(row[1]) for row in await execute(connection, query, **values)}
+    rows = await execute(connection, query, account=account, prefix=key_prefix)
+    found = {row[0]: int(row[1]) for row in rows}
     return {state: found.get(state, 0) for state in STATES}
 
 

@@ -103,14 +103,9 @@ async def take(
 
     In one statement: a SELECT and an UPDATE after it would hand a token out twice.
 
-    Args:
-        connection: Where.
-        bucket: The bucket.
-        use_id: The id of the reservation, made at random.
-        limit: Tokens to use at most.
-        hold: Seconds from the use of the token until it is back if its process dies.
-        leaves_last: Whether the last token that rests is left to others.
-        is_trial: Whether it is for the trial after a pause.
+    At most `limit` tokens are used. The reservation has an id made at random; `hold` seconds after
+    its use the token is back if its process dies. `leaves_last` leaves the last token that rests to
+    others; `is_trial` says whether it is for the trial after a pause.
 
     Returns:
         Seconds until the token may be used; None if there is none, or none may be taken now.
