@@ -58,6 +58,7 @@ class Verifier:
         try:
             verdict = await self._ask(self._check)
         except (Unavailable, NotSent) as error:
+            self._check = None  # another one is next: it may be only this one that fails
             self._absence.begin(error)
             return _POLL
         self._absence.end()

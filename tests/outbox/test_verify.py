@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, noted, posted, poster, poster_to, told
-from support import LEAD, SECRET_KEY, Vendor, activity, answers, within
+from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
 
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
 from leadpost.outbox import Outbox
@@ -69,6 +69,26 @@ async def test_answers_are_asked_for_in_the_order_in_which_they_are_due(outbox: 
     async with within(20):
         assert await outbox.verify(posting) == {"succeeded": 3}
     assert asked == ["r1", "r2", "r3", "r2", "r2"]
+
+
+async def test_one_whose_status_is_never_answered_keeps_no_other_waiting(outbox: Outbox) -> None:
+    asked: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return await accept(request)
+        asked.append(request.url.params["RequestID"])
+        if asked[-1] == "r1" and "r2" not in asked:
+            return httpx.Response(503)
+        return httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
+
+    posting = poster(Vendor(answer), retry=RetryPolicy(max_attempts=1))
+    for number in (1, 2):
+        await outbox.put(activity(number))
+        await outbox.drain(posting)
+    async with within(20):
+        assert await outbox.verify(posting) == {"succeeded": 2}
+    assert asked == ["r1", "r2", "r1"]
 
 
 async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
