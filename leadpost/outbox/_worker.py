@@ -494,7 +494,7 @@ class Worker:
     async def _prune(self, keep: timedelta) -> None:
         seconds = keep.total_seconds()
         while True:
-            pruned = await self._patiently(partial(self._store.write, _edits.prune, seconds))
+            pruned = await self._patiently(lambda: self._store.write(_edits.prune, seconds))
             await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
 
 

@@ -8,6 +8,8 @@ seconds since 1970.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -243,19 +245,18 @@ class _PrivateText(sa.TypeDecorator[str]):
         return None if value is None else Hidden(value)
 
 
+def _columns(*names: str) -> list[sa.ColumnClause[Any]]:
+    return [sa.column(name) for name in names]
+
+
 # For statements that SQLAlchemy builds: those that insert many rows, and those of the command.
 entries = sa.table(
     "leadpost_entries",
     sa.column("id", sa.BigInteger),
     sa.column("key", _PrivateText),
     sa.column("activity", _PrivateText),
-    *(
-        sa.column(name)
-        for name in (
-            *("account", "priority", "state", "put_at", "changed_at", "due_at", "calls"),
-            *("failures", "checks", "call_id", "sent_at", "ends_by", "request_id"),
-            *("activity_id", "error_type", "message", "lead"),
-        )
-    ),
+    *_columns("account", "priority", "state", "put_at", "changed_at", "due_at", "calls"),
+    *_columns("failures", "checks", "call_id", "sent_at", "ends_by", "request_id"),
+    *_columns("activity_id", "error_type", "message", "lead"),
 )
-changes = sa.table("leadpost_changes", *map(sa.column, ("id", "entry_id", "state", "at", "note")))
+changes = sa.table("leadpost_changes", *_columns("id", "entry_id", "state", "at", "note"))

@@ -88,10 +88,11 @@ def prepared(
 
 @lru_cache(maxsize=256)
 def _statement(sql: str, lists: tuple[str, ...]) -> sa.TextClause:
-    return sa.text(sql).bindparams(*(sa.bindparam(name, expanding=True) for name in lists))
+    several: list[sa.BindParameter[Any]] = [sa.bindparam(name, expanding=True) for name in lists]
+    return sa.text(sql).bindparams(*several)
 
 
-def _hidden(value: Any) -> Any:
+def _hidden(value: str | float | list[str] | list[int] | None) -> Any:
     if isinstance(value, list):
         return [_hidden(one) for one in value]
     return Hidden(value) if isinstance(value, str) else value
