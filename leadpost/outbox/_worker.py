@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -78,12 +78,14 @@ class _Call:
     One call: the entry that it is for, and when it was claimed.
 
     Attributes:
-        claim: The entry, None before it is claimed.
+        claim: The entry, once it is claimed.
+        is_claimed: Whether it is.
         claimed_at: Time of `boot_time` before the claim.
         is_sent: Whether the call may have left.
     """
 
-    claim: Claim | None = None
+    claim: Claim = field(init=False)
+    is_claimed: bool = False
     claimed_at: float = 0.0
     is_sent: bool = False
 
@@ -117,7 +119,7 @@ class Worker:
     _posting: int = field(default=0, init=False)  # slots that hold an entry
     _made: int = field(default=0, init=False)  # calls
     _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
-    _failed_trials: dict[int, None] = field(factory=dict[int, None], init=False)
+    _failed_trials: deque[int] = field(factory=lambda: deque(maxlen=_FAILED_TRIALS), init=False)
     _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
     _absence: Absence = field(init=False)
     _is_answered: bool = field(default=False, init=False)  # whether any call was, by whatever
@@ -269,22 +271,19 @@ class Worker:
         try:
             request_id = await self._poster.post_once(partial(self._claim, call, turn), terms)
         except LeadpostError as error:
-            if call.claim is not None:
+            if call.is_claimed:
                 await self._record_failure(call.claim, error)
             elif isinstance(error, OutageTimeout | OutboxError):
                 self._fail(error)
         except Exception as error:  # a bucket's, or that of a hook of the client's
-            if call.claim is not None:
+            if call.is_claimed:
                 kind = DeliveryUncertain if call.is_sent else NotSent
                 why = kind(f"{type(error).__name__} ended the worker")
                 await self._record_failure(call.claim, why)
             raise
         else:
             self._answered()
-            if call.claim is not None:  # as it is, after a call
-                await self._record(
-                    call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK
-                )
+            await self._record(call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK)
         finally:
             self._posting -= 1
             self._news.set()
@@ -303,10 +302,10 @@ class Worker:
         # always fail must not keep it away for all the others.
         but = list(self._failed_trials) if self._poster.is_away else []
         try:
-            call.claim = await self._store.write(partial(claim, but=but))
-            if call.claim is None and but:
+            found = await self._store.write(partial(claim, but=but))
+            if found is None and but:
                 self._failed_trials.clear()
-                call.claim = await self._store.write(claim)
+                found = await self._store.write(claim)
         except OutboxError as error:
             # Was it committed? Its call id will tell; no call is made for it.
             self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
@@ -317,9 +316,10 @@ class Worker:
         finally:
             turn.pass_on()
         self._absence.end()
-        if call.claim is None:
+        if found is None:
             raise NotSent("nothing is due")
-        activity: Item = loaded(call.claim.activity)
+        call.claim, call.is_claimed = found, True
+        activity: Item = loaded(found.activity)
         return activity
 
     async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
@@ -331,9 +331,7 @@ class Worker:
         )
         is_away = self._poster.is_away  # then its failures say nothing about the entry
         if is_away:
-            self._failed_trials[claim.id] = None
-            while len(self._failed_trials) > _FAILED_TRIALS:
-                del self._failed_trials[next(iter(self._failed_trials))]
+            self._failed_trials.append(claim.id)
         if not isinstance(error, ConnectionFailed | NotSent):
             self._answered()
         because = _with_doubt(claim, error)

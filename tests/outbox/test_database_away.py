@@ -117,6 +117,19 @@ async def test_a_database_that_fails_for_good_ends_a_run_and_the_request_id_is_l
     assert "could not be recorded: entry 1: accepted r1" in caplog.text
 
 
+@pytest.mark.parametrize("statement", ["next_due", "claim"])
+async def test_a_database_in_which_nothing_can_be_found_any_more_ends_a_run(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    monkeypatch.setattr(_calls, statement, damaged)
+    async with within(10):
+        with pytest.raises(OutboxError, match="file is damaged"):
+            await outbox.run(poster(vendor))
+    assert vendor.numbers == []
+
+
 async def test_one_that_could_not_be_recorded_is_not_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_user_and_password(url: str, user: str | None, password: str | None) -> 
         "sslmode=require",
         "sslmode=verify-full&sslrootcert=system",
         "sslmode=require&channel_binding=require",
+        "sslmode=verify-full&channel_binding=require",
         "sslmode=prefer&channel_binding=prefer&gssencmode=disable&client_encoding=utf8",
         "sslmode=require&target_session_attrs=read-write&application_name=billing",
         "options=-c%20search_path%3Dcrm&connect_timeout=5",

@@ -462,6 +462,17 @@ async def test_a_trial_that_is_not_sent_leaves_it_to_another(store_url: str) -> 
     assert times[1] - times[0] >= 0.5
 
 
+async def test_a_trial_for_which_no_token_rests_is_left_for_later(store_url: str) -> None:
+    async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(20):
+        async with one.token() as begin:
+            begin()
+            await one._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            waiting = asyncio.create_task(take(other, []))
+            await asyncio.sleep(0.6)
+            assert not waiting.done()
+        await waiting
+
+
 async def test_a_token_reserved_before_a_pause_is_put_back(store_url: str) -> None:
     async with (
         opened(store_url, limit=3, period=1.0) as one,

@@ -107,8 +107,8 @@ def _connector(
 
 
 def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:
-    if isinstance(thread := getattr(connection.driver_connection, "_thread", None), Thread):
-        threads.add(thread)
+    # Before version 0.22 of aiosqlite, the connection was the thread itself.
+    threads.add(getattr(connection.driver_connection, "_thread", connection.driver_connection))
 
 
 def _set_up(synchronous: str, connection: Any, _: object) -> None:
