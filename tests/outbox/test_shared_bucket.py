@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
@@ -34,6 +34,7 @@ from leadpost import (
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _sql, _tokens
+from leadpost.outbox.database._tokens import State
 
 PERIOD = 0.5
 
@@ -107,11 +108,28 @@ async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int =
         begin()
 
 
+async def until_known(of: SharedTokenBucket, what: Callable[[State], bool]) -> None:
+    """Wait until the database has been told of something."""
+    while not what(await of._database.read(lambda own: _tokens.state(own, "test"))):
+        await asyncio.sleep(0.01)
+
+
+async def test_25_calls_are_in_flight_at_once_and_no_26th(store_url: str) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(30):
+        async with AsyncExitStack() as stack:
+            await all_tokens(one, stack, 12)
+            await all_tokens(other, stack, 13)
+            waiting = [asyncio.create_task(take(of, [])) for of in (one, other)]
+            await asyncio.sleep(2 * PERIOD)
+            assert not any(task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+
+
 async def test_25_calls_leave_and_the_26th_a_period_after_an_answer(store_url: str) -> None:
     arrivals: list[float] = []
     async with opened(store_url, period=2.0) as of, within(20):
         await asyncio.gather(*(take(of, arrivals, 0.05) for _ in range(60)))
-    assert fullest(arrivals, 2.0) == 25
+    assert fullest(arrivals, 2.0) <= 25
     assert arrivals[25] - arrivals[0] >= 2.05
 
 
@@ -122,7 +140,7 @@ async def test_buckets_of_one_name_share_the_limit(store_url: str) -> None:
         calls = (take(of, arrivals, 0.01) for of in of_one_name for _ in range(20))
         await asyncio.gather(*calls)
     assert len(arrivals) == 80
-    assert fullest(arrivals, PERIOD) == 25
+    assert fullest(arrivals, PERIOD) <= 25
 
 
 async def test_buckets_of_other_names_do_not(store_url: str) -> None:
@@ -140,7 +158,7 @@ async def test_tokens_rest_when_their_process_has_closed_and_the_next_one_opens(
     for _ in range(2):
         async with opened(store_url, period=2.0) as of, within(20):
             await asyncio.gather(*(take(of, arrivals) for _ in range(20)))
-    assert fullest(arrivals, 2.0) == 25
+    assert fullest(arrivals, 2.0) <= 25
 
 
 async def test_each_of_them_has_its_share_whatever_its_number_of_callers(store_url: str) -> None:
@@ -398,11 +416,11 @@ async def test_a_limit_that_a_refusal_names_goes_for_all_and_for_calls_made_befo
         arrivals: list[float] = []
         await asyncio.gather(*(take(one, arrivals) for _ in range(9)))
         await end_with(one, RateLimited("5 in 1 s", status=429, limit=(5, 1)))
-        await asyncio.sleep(0.1)
+        await until_known(one, lambda state: state.size.tokens == 5)
         later: list[float] = []
         await asyncio.gather(*(take(of, later) for of in (other, one) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
-    assert fullest(later, 1.0) == 5
+    assert fullest(later, 1.0) <= 5
 
 
 async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
@@ -443,7 +461,7 @@ async def test_after_a_retry_after_one_call_of_all_processes_tries(store_url: st
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         await end_with(one, RateLimited("429", status=429, retry_after=0.6))
         refused = time.monotonic()
-        await asyncio.sleep(0.1)
+        await until_known(one, lambda state: state.has_trial)
         times: list[float] = []
         await asyncio.gather(*(take(of, times, 0.7) for of in (one, other) for _ in range(4)))
     assert times[0] - refused >= 0.59
