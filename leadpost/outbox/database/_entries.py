@@ -299,27 +299,28 @@ async def page(
 ) -> list[Entry]:
     """Return the first entries in these states whose id is above `after`."""
     # State by state: an index has each state's entries in the order of their ids.
-    in_order = "state = '{0}' AND id > :after", "id"
+    condition, order = "state = :state_{0} AND id > :after", "id"
     if not is_sqlite(connection):
         # In the order of state and id, which only that index has. In that of the ids, PostgreSQL
         # might read the primary key, and with it all the entries of other states in between.
-        in_order = "(state, id) > ('{0}', :after) AND state <= '{0}'", "state, id"
-    condition, order = in_order
+        condition = "(state, id) > (:state_{0}, :after) AND state <= :state_{0}"
+        order = "state, id"
     parts = [
         f"""
         SELECT id FROM (
             SELECT id FROM leadpost_entries
-            WHERE account = :account AND {condition.format(state)}
+            WHERE account = :account AND {condition.format(number)}
                 AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
             ORDER BY {order} LIMIT :limit
-        ) AS of_{state}
+        ) AS of_state_{number}
         """
-        for state in states
+        for number in range(len(states))
     ]
     wanted = f"SELECT id AS wanted_id FROM ({' UNION ALL '.join(parts)}) AS found"
     wanted += " ORDER BY id LIMIT :limit"
     query = _each(connection, wanted, "id = wanted_id", _COLUMNS) + " ORDER BY wanted_id"
-    values = {"account": account, "after": after, "prefix": key_prefix, "limit": limit}
+    values: dict[str, Any] = {f"state_{number}": state for number, state in enumerate(states)}
+    values |= {"account": account, "after": after, "prefix": key_prefix, "limit": limit}
     return [_entry(row) for row in await execute(connection, query, **values)]
 
 
@@ -327,16 +328,17 @@ async def count(
     connection: AsyncConnection, account: str, key_prefix: str = ""
 ) -> dict[EntryState, int]:
     """Count the entries by state: all, or those with a prefix."""
-    query = """
-        SELECT state, sum(entries) FROM leadpost_counts
-        WHERE account = :account AND :prefix = '' GROUP BY state
-    """
     if key_prefix:
         query = """
             SELECT state, count(*) FROM leadpost_entries
             WHERE account = :account AND substr(key, 1, length(:prefix)) = :prefix GROUP BY state
         """
-    rows = await execute(connection, query, account=account, prefix=key_prefix)
+        rows = await execute(connection, query, account=account, prefix=key_prefix)
+    else:
+        query = """
+            SELECT state, sum(entries) FROM leadpost_counts WHERE account = :account GROUP BY state
+        """
+        rows = await execute(connection, query, account=account)
     found = {row[0]: int(row[1]) for row in rows}
     return {state: found.get(state, 0) for state in STATES}
 
