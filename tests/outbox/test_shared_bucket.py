@@ -31,6 +31,7 @@ from leadpost import (
     ServerError,
     TokenLost,
 )
+from leadpost._bucket_parts import Use
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _sql, _tokens
@@ -455,6 +456,28 @@ async def test_of_two_that_change_the_size_at_once_one_decides(store_url: str) -
         rules = [of._share._rule for of in (one, other) if of._share is not None]
         sizes = [(rule.tokens, rule.rest) for rule in rules]
     assert sizes in ([(10, 1.0)] * 2, [(25, 1.25)] * 2)
+
+
+async def test_a_refusal_that_comes_while_anothers_decision_is_read_is_newer(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(30):
+        await end_with(other, RateLimited("10 in 1 s", status=429, limit=(10, 1)))
+        await until_known(other, lambda state: state.size.tokens == 10)
+        share, write, refusals = one._share, one._database.write, [(5, 1)]
+        assert share is not None
+
+        async def refused_meanwhile(work: Any) -> Any:
+            found = await write(work)
+            if refusals:
+                refusal = RateLimited("5 in 1 s", status=429, limit=refusals.pop())
+                use = Use(sent_at=boot_time(), is_answered=True, refusal=refusal)
+                share.brakes.take_in(use, boot_time())
+            return found
+
+        monkeypatch.setattr(one._database, "write", refused_meanwhile)
+        await take(one, [])
+        await until_known(one, lambda state: state.size.tokens == 5)
 
 
 async def test_after_a_retry_after_one_call_of_all_processes_tries(store_url: str) -> None:

@@ -170,6 +170,27 @@ async def test_a_database_that_is_away_ends_it(
             assert await outbox.verify(posting) == {"succeeded": 1}
 
 
+async def test_a_run_verifies_again_after_the_database_was_away(
+    outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    async def gone(*_: object) -> None:
+        tried.set()
+        raise OutboxUnavailable("the server is away")
+
+    await posted(outbox, sandbox, noted(1))
+    async with poster_to(sandbox) as posting, within(20):
+        with monkeypatch.context() as away:
+            away.setattr(_settling, "claim_check", gone)
+            running = asyncio.create_task(outbox.run(posting))
+            await tried.wait()
+        while (await outbox.counts())["succeeded"] < 1:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) -> None:
     await posted(outbox, sandbox, noted(1), noted(2))
     query = sa.select(table.c.call_id).order_by(table.c.id)
