@@ -62,9 +62,9 @@ async def claim(
     key_prefix: str = "",
 ) -> Claim | None:
     """
-    Mark the next due entry as `sending`, and return it; None if none is due, `but` these.
+    Mark the next due entry, none of `but`, as `sending`, and return it; None if none is due.
 
-    Its call, of a number made at random, must have ended within `call_time` seconds.
+    `call_id` is made at random. The call must have ended within `call_time` seconds.
     """
     claimed = await execute(
         connection,

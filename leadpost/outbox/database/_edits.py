@@ -34,9 +34,9 @@ async def retry(
     after: int,
 ) -> list[int]:
     """
-    Make the first 500 entries in these states whose id is above `after` pending again.
+    Make the first 500 entries in these states pending again, and return their ids.
 
-    Of these ids only, at most 500, if there are any. Returns the ids of those that are pending now.
+    Only those with an id above `after`, and only those of `ids` (at most 500), unless it is None.
     """
     found = await execute(
         connection,
@@ -140,7 +140,7 @@ async def adopt(
     """
     Hand the entries of another account, or of this one's former keys, over to this account.
 
-    `fingerprint` is that of its present keys, None if they are not known. Returns the number of
+    `fingerprint` is that of its present keys, None if they are not known. Return the number of
     entries that changed hands.
 
     Raises:

@@ -35,9 +35,9 @@ def create_engine(
     """
     Return an engine. It holds no connection yet.
 
-    It notes the open connections to PostgreSQL in `opened`, and the threads of those to SQLite in
-    `threads`. SQLite waits for the disk on every COMMIT if it is `durable`; on PostgreSQL this is
-    a setting of each transaction.
+    Open connections to PostgreSQL are noted in `opened`, the threads of those to SQLite in
+    `threads`. If `durable`, SQLite waits for the disk on every COMMIT; on PostgreSQL this is a
+    setting of each transaction.
     """
     options: dict[str, Any] = {
         "hide_parameters": True,

@@ -71,7 +71,7 @@ async def claim_check(
     """
     Return the accepted entry that is due first to be asked about, and set when it is due next.
 
-    From one question to the next pass so many seconds; the last wait counts for all further ones.
+    `waits` are the seconds between two questions; the last one counts for all further ones.
     """
     cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
     claimed = await execute(

@@ -1,9 +1,9 @@
 """
 SQL as text: the same for SQLite and PostgreSQL, but for a few words in braces.
 
-`{now}` is the database's time in seconds since 1970. A statement that has an entry must not let
-others have it too: `{locked}` and `{or_skipped}` lock rows, or skip those that are locked. SQLite
-needs neither, as it has one writer at a time.
+`{now}` is the database's time in seconds since 1970. `{locked}` locks the rows that a SELECT
+finds; `{or_skipped}` does, too, and skips those that others have locked. SQLite needs neither, as
+it has one writer at a time.
 """
 
 from __future__ import annotations

@@ -103,9 +103,9 @@ async def take(
 
     In one statement: a SELECT and an UPDATE after it would hand a token out twice.
 
-    At most `limit` tokens are used. The reservation has an id made at random; `hold` seconds after
-    its use the token is back if its process dies. `leaves_last` leaves the last token that rests to
-    others; `is_trial` says whether it is for the trial after a pause.
+    At most `limit` tokens are used. `use_id`, that of the reservation, is made at random. The token
+    is back `hold` seconds after its use if its process dies. `leaves_last` leaves the last token
+    that rests to others. `is_trial` says whether it is for the trial after a pause.
 
     Returns:
         Seconds until the token may be used; None if there is none, or none may be taken now.
