@@ -40,8 +40,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost import AsyncActivityPoster
 from leadpost.outbox import Outbox
-from leadpost.outbox.database import Database, _calls, _entries, _settling
+from leadpost.outbox._verifier import settle_and_claim
+from leadpost.outbox.database import Database, _calls, _edits, _entries, _settling
 from leadpost.outbox.database._calls import Claim
+from leadpost.outbox.database._settling import Check, Verdict
 
 ACCOUNT = "speed"
 STATES = ("pending", "accepted", "succeeded")
@@ -104,6 +106,7 @@ class Filled:
         self._keys = iter(range(count, 10 * count))
         self._random = Random(1)
         self._claims: list[Claim] = []
+        self._check: Check | None = None
 
     async def fill(self) -> float:
         """Put the entries, and return the rate, in entries a second."""
@@ -152,6 +155,9 @@ class Filled:
             "least read": partial(self._database.read, _nothing),
             "least write": partial(self._write, _calls.be_seen, away_for=None),
         }
+        await self._claim()
+        await self._record()
+        self._check = await self._write(_settling.claim_check, waits=[10.0])
         times: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():
@@ -170,12 +176,13 @@ class Filled:
     async def _record(self) -> None:
         of = self._claims.pop()
         record = partial(_calls.record, of=of, state="accepted", request_id=str(uuid4()))
-        assert await self._database.write(record)
+        assert await self._write(record)
 
     async def _ask(self) -> None:
-        check = await self._write(_settling.claim_check, waits=[10.0])
-        settled = {"before": "accepted", "state": "succeeded", "activity_id": str(uuid4())}
-        assert await self._write(_settling.settle, of=check, note="", **settled)
+        """Record one answer and claim the next question, as a worker does for each."""
+        verdict = Verdict("succeeded", activity_id=str(uuid4()))
+        settled, self._check = await self._write(settle_and_claim, of=self._check, verdict=verdict)
+        assert settled
 
     async def _put(self) -> None:
         await self._outbox.put(activities(1)[0], key=f"key-{next(self._keys)}")
@@ -186,7 +193,7 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix=None)
+        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix="")
         assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
 
     async def _open(self) -> list[float]:
@@ -289,7 +296,7 @@ async def at_a_million(
     async with Outbox(store.url, ACCOUNT) as outbox:
         await database.open()
         fingerprint = sandbox.account.fingerprint
-        await database.write(partial(_calls.register, account=ACCOUNT, fingerprint=fingerprint))
+        await database.write(partial(_edits.register, account=ACCOUNT, fingerprint=fingerprint))
         filled = Filled(store, outbox, database, count)
         put_rate = await filled.fill()
         times = {"pending": await filled.measure()}

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    Awaitable,
     Callable,
     Iterable,
     Mapping,
@@ -19,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, NoReturn, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -33,13 +32,9 @@ from leadpost.errors import OutboxError
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import verify
 from leadpost.outbox._worker import Worker
-from leadpost.outbox.database import Database, _calls, _edits, _entries
+from leadpost.outbox.database import AccountDatabase, Database, _calls, _edits, _entries
 from leadpost.outbox.database._entries import PART, STATES, Change, Entry, EntryState, Health, New
 
-T = TypeVar("T")
-P = ParamSpec("P")
-Statement = Callable[Concatenate[AsyncConnection, str, P], Awaitable[T]]
-"""Is given a connection, the account, and arguments of its own."""
 AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
 AnySync = sa.Connection | Session | scoped_session[Session]
 
@@ -74,7 +69,9 @@ class Outbox:
     Raises:
         OutboxError: on entering, if the database cannot be used, or has tables of another version.
             By every method, if the database fails: `OutboxUnavailable` if that may pass. What
-            raises has changed nothing, unless the connection was lost during a COMMIT.
+            raises has changed nothing, unless the connection was lost during a COMMIT. By putting
+            and posting, if the account's entries were put with other keys, see `adopt`.
+        ValueError: by what takes a poster, if it is of another account.
         RuntimeError: by every method, before it is entered and after it is closed.
     """
 
@@ -82,6 +79,7 @@ class Outbox:
         self.account = _id(account)
         self._fingerprint = account.fingerprint if isinstance(account, Account) else None
         self._database = Database(url, connections=connections)
+        self._store = AccountDatabase(self._database, self.account)
         self._posted_by: str | None = None  # the fingerprint of the keys, as the database knows it
         self._news = asyncio.Event()
 
@@ -91,7 +89,7 @@ class Outbox:
     async def __aenter__(self) -> Self:
         await self._database.open()
         try:
-            self._posted_by = await self._read(_edits.fingerprint_of)
+            self._posted_by = await self._store.read(_edits.fingerprint_of)
         except BaseException:
             await self._database.aclose()
             raise
@@ -114,16 +112,6 @@ class Outbox:
     def database(self) -> Database:
         """The database, for tables that leadpost's command has beside those of the outbox."""
         return self._database
-
-    async def _read(self, statement: Statement[P, T], *args: P.args, **details: P.kwargs) -> T:
-        return await self._database.read(
-            lambda connection: statement(connection, self.account, *args, **details)
-        )
-
-    async def _write(self, statement: Statement[P, T], *args: P.args, **details: P.kwargs) -> T:
-        return await self._database.write(
-            lambda connection: statement(connection, self.account, *args, **details)
-        )
 
     # Putting.
 
@@ -153,14 +141,13 @@ class Outbox:
             InvalidActivity: it cannot be posted as it is.
             KeyConflict: the entry of this key has another activity.
             ValueError: the key is text that no database takes.
-            OutboxError: the account's entries were put with other keys, see `adopt`.
         """
         self._check_keys()
         new = New(_json(activity), _checked(key), priority)
         if connection is not None:
             own = await _connection(connection)
             return await own.run_sync(_entries.put_one, self.account, new)
-        put = await self._write(_put_one, new)
+        put = await self._store.write(_put_one, new)
         self._news.set()
         return put
 
@@ -193,7 +180,6 @@ class Outbox:
             KeyConflict: the entry of one of the keys has another activity.
             ValueError: there is not one key for each activity, or a key is text that no database
                 takes.
-            OutboxError: the account's entries were put with other keys, see `adopt`.
         """
         self._check_keys()
         news = await _drawn(activities, keys, priority)
@@ -235,13 +221,9 @@ class Outbox:
             ConnectionFailed: no call of this drain was ever answered, and connections failed for 5
                 s: the host may be a wrong one.
             OutageTimeout: LeadSquared was away for longer.
-            OutboxError: the database failed, or the account's entries were put with other keys.
-            ValueError: the poster is of another account.
         """
         await self._check_poster(poster)
-        worker = Worker(
-            self._database, self.account, poster, self._news, key_prefix, outage_timeout
-        )
+        worker = Worker(self._store, poster, self._news, key_prefix or "", outage_timeout)
         return await worker.drain()
 
     async def run(
@@ -271,14 +253,13 @@ class Outbox:
 
         Raises:
             Unauthorized, NotFound: as `drain`.
-            OutboxError: the database fails in a way that does not pass, or the account's entries
-                were put with other keys.
-            ValueError: the poster is of another account, or a time is not above zero.
+            OutboxError: the database fails in a way that does not pass.
+            ValueError: a time is not above zero.
         """
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
             if time is not None and time <= timedelta(0):
                 raise ValueError(f"{name}: found {time}, wanted a time above zero")
-        worker = Worker(self._database, self.account, poster, self._news)
+        worker = Worker(self._store, poster, self._news)
         await worker.run(
             begin=partial(self._check_poster, poster),
             verifies=verify,
@@ -293,20 +274,15 @@ class Outbox:
         One question at a time: at the pace of the limit if nothing is pending, else at a fifth of
         it. LeadSquared may retry a request for hours.
 
-        Args:
-            poster: What to ask with.
-
         Returns:
             How many entries came into each state.
 
         Raises:
             Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
             UnexpectedAnswer: an answer cannot be read.
-            OutboxError: the database failed.
-            ValueError: the poster is of another account.
         """
         await self._check_poster(poster)
-        return await verify(self._database, self.account, poster)
+        return await verify(self._store, poster)
 
     async def reconcile(
         self,
@@ -333,46 +309,34 @@ class Outbox:
 
         Raises:
             LeadpostError: as `AsyncActivityPoster.lead_activities`.
-            OutboxError: the database failed.
-            ValueError: the poster is of another account, or `settle` is negative.
+            ValueError: `settle` is negative.
         """
         if settle < timedelta(0):
             raise ValueError(f"settle: found {settle}, wanted a time of zero or more")
         await self._check_poster(poster)
-        await self._write(_calls.expire)
-        reconciler = Reconciler(self._database, self.account, poster, settle)
+        await self._store.write(_calls.expire)
+        reconciler = Reconciler(self._store, poster, settle)
         return await reconciler.reconcile(on_progress)
 
     # Looking.
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """
-        Return the entries of these keys, by key; unknown keys are left out.
-
-        Args:
-            keys: At most 500.
-        """
+        """Return the entries of these keys, 500 at most, by key; unknown ones are left out."""
         if isinstance(keys, str) or len(keys) > PART:
             raise ValueError(f"keys: wanted a list of up to {PART} keys")
-        return await self._read(_entries.find, keys)
+        return await self._store.read(_entries.find, keys)
 
     async def entries(
         self, *states: EntryState, key_prefix: str | None = None
     ) -> AsyncGenerator[Entry]:
-        """
-        Yield entries in the order of putting, read in pages of 500.
-
-        Args:
-            states: Only those in these states; by default all.
-            key_prefix: Only those whose key begins with it.
-        """
+        """Yield the entries in these states, by default all, in the order of putting."""
         last = 0
         while True:
-            page = await self._read(
+            page = await self._store.read(
                 _entries.page,
                 states=states or STATES,
                 after=last,
-                key_prefix=key_prefix,
+                key_prefix=key_prefix or "",
                 limit=PART,
             )
             for entry in page:
@@ -383,49 +347,30 @@ class Outbox:
 
     async def history(self, entry_id: int) -> list[Change]:
         """Return each change of state of the entry `entry_id`, the putting first; [] if unknown."""
-        return await self._read(_entries.history, entry_id)
+        return await self._store.read(_entries.history, entry_id)
 
-    async def counts(
-        self, key_prefix: str | None = None, *, keys: Sequence[str] | None = None
-    ) -> dict[EntryState, int]:
-        """
-        Count the entries in each state.
-
-        Args:
-            key_prefix: Only those whose key begins with it.
-            keys: Only those of these keys.
-        """
-        if keys is None:
-            return await self._read(_entries.count, key_prefix)
-        total = Counter[EntryState]()
-        for first in range(0, len(keys), PART):
-            total.update(await self._read(_entries.count, key_prefix, keys[first : first + PART]))
-        return {state: total[state] for state in STATES}
+    async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
+        """Count the entries in each state, all or those whose key has this prefix."""
+        return await self._store.read(_entries.count, key_prefix or "")
 
     async def others(self) -> dict[str, int]:
         """Count the unfinished entries of other accounts in the same database, by account."""
-        return await self._read(_entries.count_of_others)
+        return await self._store.read(_entries.count_of_others)
 
     async def health(self) -> Health:
         """Return what a health check asks for: counts, oldest pending, worker, outage."""
-        return await self._read(_entries.health, SEEN_WITHIN)
+        return await self._store.read(_entries.health, SEEN_WITHIN)
 
     # Changing by hand.
 
     async def retry(self, *states: EntryState, ids: Sequence[int] | None = None) -> int:
         """
-        Make entries pending again.
+        Make entries pending again, and return their number.
 
         Args:
             states: Those in these states: `failed`, `rejected`, and `uncertain`, which may post it
-                twice.
+                twice. Others are a ValueError.
             ids: Only these entries.
-
-        Returns:
-            The number of entries that are pending now.
-
-        Raises:
-            ValueError: other states, or none, were given.
         """
         if not states or set(states) - {"failed", "rejected", "uncertain"}:
             raise ValueError(
@@ -435,7 +380,9 @@ class Outbox:
         done = 0
         for part in parts:
             last = 0
-            while found := await self._write(_edits.retry, states=states, ids=part, after=last):
+            while found := await self._store.write(
+                _edits.retry, states=states, ids=part, after=last
+            ):
                 done += len(found)
                 last = found[-1]
         self._news.set()
@@ -453,22 +400,19 @@ class Outbox:
             KeyConflict: one is unknown, or may have got through; none was replaced.
         """
         texts = {key: _json(activity) for key, activity in activities.items()}
-        await self._write(_edits.replace, texts)
+        await self._store.write(_edits.replace, texts)
         self._news.set()
 
     async def arrived(self, ids: Sequence[int]) -> int:
         """
         Make `uncertain` entries `succeeded`, because somebody has seen them on the lead.
 
-        Args:
-            ids: The entries.
-
         Returns:
-            The number of entries that were uncertain.
+            The number of these entries that were uncertain.
         """
         done = 0
         for first in range(0, len(ids), PART):
-            done += await self._write(_edits.arrived, ids[first : first + PART])
+            done += await self._store.write(_edits.arrived, ids[first : first + PART])
         return done
 
     async def adopt(self, previous: str) -> int:
@@ -486,25 +430,17 @@ class Outbox:
         Raises:
             KeyConflict: both have entries of the same keys; none was handed over.
         """
-        done = await self._write(_edits.adopt, self._fingerprint, previous)
-        self._posted_by = await self._read(_edits.fingerprint_of)
+        done = await self._store.write(_edits.adopt, self._fingerprint, previous)
+        self._posted_by = await self._store.read(_edits.fingerprint_of)
         self._news.set()
         return done
 
     async def prune(self, older_than: timedelta) -> int:
-        """
-        Delete entries that have been `succeeded`, `failed` or `rejected` for so long.
-
-        Returns:
-            The number of entries deleted.
-
-        Raises:
-            ValueError: `older_than` is negative.
-        """
+        """Delete entries that were finished so long ago, and return their number."""
         if older_than < timedelta(0):
             raise ValueError(f"older_than: found {older_than}, wanted a time of zero or more")
         done = 0
-        while part := await self._write(_edits.prune, older_than.total_seconds()):
+        while part := await self._store.write(_edits.prune, older_than.total_seconds()):
             done += part
         return done
 
@@ -530,8 +466,8 @@ class Outbox:
             )
         self._fingerprint = poster.account.fingerprint
         if self._posted_by is None:
-            await self._write(_calls.register, self._fingerprint)
-            self._posted_by = await self._read(_edits.fingerprint_of)
+            await self._store.write(_edits.register, self._fingerprint)
+            self._posted_by = await self._store.read(_edits.fingerprint_of)
         self._check_keys()
 
 

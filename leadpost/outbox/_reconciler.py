@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from attrs import define
@@ -16,9 +15,9 @@ from leadpost._models import LeadActivity
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
 from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
-from leadpost.outbox.database import Database, _settling
+from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState, loaded
-from leadpost.outbox.database._settling import Doubt
+from leadpost.outbox.database._settling import Doubt, Verdict
 
 SETTLE = timedelta(hours=12)
 """
@@ -34,60 +33,37 @@ ZONES_DIFFER = timedelta(days=1)
 
 _log = logging.getLogger("leadpost")
 
-Verdict = tuple[EntryState, str, str | None]
-"""The state that an entry is in after all, why, and the id of its activity."""
-
 
 @define
 class Reconciler:
-    """
-    Looks for an account's uncertain entries among the activities of their leads.
+    """Looks for uncertain entries among the activities of their leads."""
 
-    Args:
-        database: Where the entries are.
-        account: Whose entries.
-        poster: What to ask with.
-        settle: How long after sending an activity may still arrive.
-    """
-
-    _database: Database
-    _account: str
+    _store: AccountDatabase
     _poster: AsyncActivityPoster
-    _settle_after: timedelta = SETTLE
+    _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
 
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
         """Look at every uncertain entry once, lead by lead; see `Outbox.reconcile`."""
         tally = Counter[EntryState]()
-        leads = await self._database.read(partial(_settling.doubts, account=self._account))
+        leads = await self._store.read(_settling.doubts)
         done, all_of_them = 0, sum(map(len, leads.values()))
         for lead, ids in leads.items():
             # The activities of one lead are read once for each type, for all its entries.
             read: dict[int, Sequence[LeadActivity] | str] = {}
             for entry_id in ids:
-                query = partial(_settling.doubt, account=self._account, entry_id=entry_id)
-                doubt = await self._database.read(query)
+                doubt = await self._store.read(_settling.doubt, entry_id)
                 if doubt is not None:
                     verdict = await self._verdict(doubt, lead, read)
                     if await self._record(doubt, verdict):
-                        tally[verdict[0]] += 1
+                        tally[verdict.state] += 1
                 done += 1
                 on_progress(done, all_of_them)
         return tally
 
     async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
-        state, note, activity_id = verdict
-        settle = partial(
-            _settling.settle,
-            account=self._account,
-            of=doubt,
-            before="uncertain",
-            state=state,
-            note=note,
-            activity_id=activity_id,
-        )
-        recorded = await self._database.write(settle)
+        recorded = await self._store.write(_settling.settle, doubt, "uncertain", verdict)
         if recorded:
-            _log.info("entry %d: %s", doubt.id, state)
+            _log.info("entry %d: %s", doubt.id, verdict.state)
         return recorded
 
     async def _verdict(
@@ -95,36 +71,37 @@ class Reconciler:
     ) -> Verdict:
         activity = loaded(doubt.activity)
         if lead is None or not is_mapping(activity):
-            return "uncertain", "it names no lead, so it cannot be looked for", None
+            return Verdict("uncertain", "it names no lead, so it cannot be looked for")
         event = activity.get("ActivityEvent")
         if not isinstance(event, int):
-            return "uncertain", "it has no ActivityEvent, so it cannot be looked for", None
+            return Verdict("uncertain", "it has no ActivityEvent, so it cannot be looked for")
         if event not in read:
             read[event] = await self._activities(lead, event)
         has = read[event]
         if isinstance(has, str):
-            return "uncertain", has, None
+            return Verdict("uncertain", has)
         since = doubt.sent_at - ZONES_DIFFER
         twins = await self._twins(doubt, activity, lead, since)
         of_type = [one for one in has if _may_be(one, event, since)]
         ids = [one.activity_id for one in of_type]
-        matched = partial(_settling.matched, account=self._account, activity_ids=ids)
-        taken = await self._database.read(matched)
+        taken = await self._store.read(_settling.matched, ids)
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
         if alike and not _words(activity):
-            return "uncertain", "the lead has similar ones, but no note or date-time to tell", None
+            return Verdict(
+                "uncertain", "the lead has similar ones, but no note or date-time to tell"
+            )
         if len(alike) > twins:
-            return "accepted", "the lead has it", None if twins else alike[-1]
+            return Verdict("accepted", "the lead has it", None if twins else alike[-1])
         if alike:
             why = "the same was posted for another entry, whose activity is not known"
-            return "uncertain", f"{why}: it may be that", None
+            return Verdict("uncertain", f"{why}: it may be that")
         if doubt.age < self._settle_after.total_seconds():
-            return "uncertain", STILL, None
+            return Verdict("uncertain", STILL)
         if free:
             why = "the lead has others of its type and time, of which one may be it: look there"
-            return "uncertain", why, None
-        return "pending", "the lead does not have it, and it cannot come any more", None
+            return Verdict("uncertain", why)
+        return Verdict("pending", "the lead does not have it, and it cannot come any more")
 
     async def _activities(self, lead: str, event: int) -> Sequence[LeadActivity] | str:
         """Read what a lead has, or say why that cannot be read."""
@@ -139,10 +116,7 @@ class Reconciler:
         self, doubt: Doubt, activity: Mapping[str, Any], lead: str, since: datetime
     ) -> int:
         """Count the other entries whose activities would be taken for this one's."""
-        query = partial(
-            _settling.others_of, account=self._account, of=doubt, lead=lead, since=since
-        )
-        others = await self._database.read(query)
+        others = await self._store.read(_settling.others_of, doubt, lead, since)
         return sum(_is_twin(loaded(other), activity) for other in others)
 
 

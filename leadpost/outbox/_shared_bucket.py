@@ -311,16 +311,13 @@ class _Share:
         if use is not None and (self.waiters.first is None or now > use.due + _USE_WITHIN):
             self._put_back(use)
         self.brakes.tick(now)
-        if self._over or self.brakes.is_resized:
-            await self._tell()
+        wants = self._reserved is None and self.waiters.first is not None and self._look_at <= now
+        if wants or self._over or self.brakes.is_resized:
+            await self._exchange(self._new_use() if wants else None)
         if self.waiters.first is None:
             return inf
         if self._reserved is None:
-            if (wait := self._look_at - boot_time()) > 0:
-                return wait
-            await self._reserve()
-            if self._reserved is None:
-                return _LOOK_AGAIN
+            return max(self._look_at - boot_time(), 0.0)
         return await self._hand_out(self._reserved)
 
     async def _hand_out(self, use: _Use) -> float:
@@ -342,70 +339,67 @@ class _Share:
         self._reserved = None
         self._over.append(use)
 
-    async def _reserve(self) -> None:
-        """Reserve the token that is back first, if one rests."""
-        before = boot_time()
-        hold = _USE_WITHIN + self._longest_call + self._rule.rest
-        use = _Use(id=uuid4().hex, hold=hold)
-        leaves_last = before - self._took_at < self._rule.period
+    def _new_use(self) -> _Use:
+        return _Use(id=uuid4().hex, hold=_USE_WITHIN + self._longest_call + self._rule.rest)
 
-        async def reserve(connection: AsyncConnection) -> tuple[State, float | None, bool]:
+    async def _exchange(self, use: _Use | None) -> None:
+        """
+        Tell the database how calls ended and what refusals have taught.
+
+        In the same transaction, reserve the token that is back first for a use, if one rests.
+        """
+        before, rest = boot_time(), self._rule.rest
+        over, is_resized = self._over[:], self.brakes.is_resized
+        self.brakes.is_resized = False
+
+        async def exchange(connection: AsyncConnection) -> tuple[State, float | None]:
+            for ended in over:
+                await self._record_end(connection, ended)
+            if is_resized:
+                pause = max(self.brakes.paused_until - before, 0.0)
+                size = self._rule.size(before)
+                await _tokens.resize(connection, self.name, size, pause, self._version)
             state = await _tokens.state(connection, self.name)
-            if state.is_ahead:
-                await _tokens.follow_clock(connection, self.name)
-            is_trial = state.has_trial and await _tokens.begin_trial(connection, self.name, hold)
-            wait = await _tokens.take(
-                connection,
-                self.name,
-                use.id,
-                limit=self._limit,
-                hold=hold,
-                leaves_last=leaves_last,
-                is_trial=is_trial,
-            )
-            if is_trial and wait is None:
-                await _tokens.end_trial(connection, self.name, was_made=False)
-            return state, wait, is_trial
+            wait = None if use is None else await self._reserve(connection, state, use)
+            return state, wait
 
         try:
-            state, wait, use.is_trial = await self._database.write(reserve)
+            state, wait = await self._database.write(exchange)
         except OutboxError:
-            self._over.append(use)  # it may have been done
+            self.brakes.is_resized |= is_resized
+            if use is not None:
+                self._over.append(use)  # it may have been reserved
             raise
+        del self._over[: len(over)]
         self._adopt(state)
+        if use is None:
+            return
         if wait is None:
             self._look_at = before + _LOOK_AGAIN
         else:
             use.seen_at, use.due = before, boot_time() + wait
-            use.ends_by = before + wait + hold - self._rule.rest
+            use.ends_by = before + wait + use.hold - rest
             self._reserved = use
 
-    @property
-    def _limit(self) -> int:
-        return self._rule.limit
-
-    async def _tell(self) -> None:
-        """Tell the database how calls ended, and what refusals have taught."""
-        over, is_resized = self._over[:], self.brakes.is_resized
-        self.brakes.is_resized = False
-
-        async def tell(connection: AsyncConnection) -> State:
-            for use in over:
-                await self._record_end(connection, use)
-            if is_resized:
-                now = boot_time()
-                pause = max(self.brakes.paused_until - now, 0.0)
-                size = self._rule.size(now)
-                await _tokens.resize(connection, self.name, size, pause, self._version)
-            return await _tokens.state(connection, self.name)
-
-        try:
-            state = await self._database.write(tell)
-        except OutboxError:
-            self.brakes.is_resized |= is_resized
-            raise
-        del self._over[: len(over)]
-        self._adopt(state)
+    async def _reserve(self, connection: AsyncConnection, state: State, use: _Use) -> float | None:
+        """Return the seconds until the token may be used, None if there is none."""
+        if state.is_ahead:
+            await _tokens.follow_clock(connection, self.name)
+        use.is_trial = state.has_trial and await _tokens.begin_trial(
+            connection, self.name, use.hold
+        )
+        wait = await _tokens.take(
+            connection,
+            self.name,
+            use.id,
+            limit=self._rule.limit,
+            hold=use.hold,
+            leaves_last=boot_time() - self._took_at < self._rule.period,
+            is_trial=use.is_trial,
+        )
+        if use.is_trial and wait is None:
+            await _tokens.end_trial(connection, self.name, was_made=False)
+        return wait
 
     async def _record_end(self, connection: AsyncConnection, use: _Use) -> None:
         if use.sent_at is None:

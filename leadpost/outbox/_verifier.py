@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from functools import partial
 
 from attrs import define, field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.errors import NotFound, NotSent, Rejected, Unauthorized, Unavailable
 from leadpost.outbox._absence import Absence, described
-from leadpost.outbox.database import Database, _settling
+from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState
-from leadpost.outbox.database._settling import Check
+from leadpost.outbox.database._settling import Check, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
 """
@@ -31,20 +31,12 @@ _log = logging.getLogger("leadpost")
 
 @define
 class Verifier:
-    """
-    Asks the Status API about an account's accepted entries, in the order in which they are due.
+    """Asks the Status API about accepted entries, in the order in which they are due."""
 
-    Args:
-        database: Where the entries are.
-        account: Whose entries.
-        poster: What to ask with.
-        tally: Counts the entries that came into each state.
-    """
-
-    _database: Database
-    _account: str
+    _store: AccountDatabase
     _poster: AsyncActivityPoster
-    tally: Counter[EntryState] = field(factory=Counter[EntryState])
+    tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of those it brought there
+    _check: Check | None = field(default=None, init=False)  # what to ask next
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
 
     async def ask_next(self) -> float | None:
@@ -58,60 +50,67 @@ class Verifier:
             Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
             OutboxError: the database failed.
         """
-        claim = partial(_settling.claim_check, account=self._account, waits=WAITS)
-        check = await self._database.write(claim)
-        if check is None:
-            due = await self._database.read(partial(_settling.next_check, account=self._account))
+        if self._check is None:
+            self._check = await self._store.write(_claim)
+        if self._check is None:
+            due = await self._store.read(_settling.next_check)
             return None if due is None else min(due, _POLL)
         try:
-            state, note, activity_id = await self._ask(check)
+            verdict = await self._ask(self._check)
         except (Unavailable, NotSent) as error:
+            self._check = None  # another one is next: it may be only this one that fails
             self._absence.begin(error)
             return _POLL
         self._absence.end()
-        settle = partial(
-            _settling.settle,
-            account=self._account,
-            of=check,
-            before="accepted",
-            state=state,
-            note=note,
-            activity_id=activity_id,
+        is_settled, self._check = await self._store.write(
+            settle_and_claim, of=self._check, verdict=verdict
         )
-        if state != "accepted" and await self._database.write(settle):
-            self.tally[state] += 1
+        if is_settled:
+            self.tally[verdict.state] += 1
         return 0.0
 
-    async def _ask(self, check: Check) -> tuple[EntryState, str, str | None]:
-        """Return the state that an entry is in, why, and the id of its activity."""
+    async def _ask(self, check: Check) -> Verdict:
+        """Return what LeadSquared says of an entry."""
         if check.request_id is None:  # reconciling found the activity itself
-            return "succeeded", "the lead has it", None
+            return Verdict("succeeded", "the lead has it")
         try:
             status = await self._poster.status(check.request_id)
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:
             _log.warning("entry %d: its status cannot be read: %s", check.id, described(error))
-            return "accepted", "", None
+            return Verdict("accepted")
         note = status.status_reason or status.status
         if not status.final:
-            return "accepted", note, None
+            return Verdict("accepted", note)
         state: EntryState = "succeeded" if status.state == "succeeded" else "failed"
-        return state, note, status.activity_id
+        return Verdict(state, note, status.activity_id)
 
 
-async def verify(
-    database: Database, account: str, poster: AsyncActivityPoster
-) -> Counter[EntryState]:
+async def _claim(connection: AsyncConnection, account: str) -> Check | None:
+    return await _settling.claim_check(connection, account, WAITS)
+
+
+async def settle_and_claim(
+    connection: AsyncConnection, account: str, of: Check, verdict: Verdict
+) -> tuple[bool, Check | None]:
+    """Record an answer, and claim the next question in the same transaction."""
+    is_settled = verdict.state != "accepted" and await _settling.settle(
+        connection, account, of, "accepted", verdict
+    )
+    return is_settled, await _claim(connection, account)
+
+
+async def verify(store: AccountDatabase, poster: AsyncActivityPoster) -> Counter[EntryState]:
     """Ask until no answer is open; see `Outbox.verify`."""
-    verifier = Verifier(database, account, poster)
+    verifier = Verifier(store, poster)
     loop = asyncio.get_running_loop()
     while True:
         began = loop.time()
         wait = await verifier.ask_next()
         if wait is None:
             return verifier.tally
-        is_posting = await database.read(partial(_settling.is_posting, account=account))
+        is_posting = await store.read(_settling.is_posting)
         # The bucket keeps the limit; this only leaves most of it to those who post.
         pause = PERIOD / LIMIT * _SHARE if is_posting else 0.0
         await asyncio.sleep(max(wait, began + pause - loop.time()))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 from attrs import define, field
@@ -45,7 +45,7 @@ from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import Verifier
-from leadpost.outbox.database import Database, _calls, _edits
+from leadpost.outbox.database import AccountDatabase, _calls, _edits
 from leadpost.outbox.database._calls import Claim
 from leadpost.outbox.database._entries import EntryState, loaded
 
@@ -67,6 +67,8 @@ _PRUNE_EVERY = 60.0
 _FAILED_TRIALS = 100
 """Entries that failed during an outage and are passed over by its next trials."""
 
+T = TypeVar("T")
+
 _log = logging.getLogger("leadpost")
 
 
@@ -76,12 +78,14 @@ class _Call:
     One call: the entry that it is for, and when it was claimed.
 
     Attributes:
-        claim: The entry, None before it is claimed.
+        claim: The entry, once it is claimed.
+        is_claimed: Whether it is.
         claimed_at: Time of `boot_time` before the claim.
         is_sent: Whether the call may have left.
     """
 
-    claim: Claim | None = None
+    claim: Claim = field(init=False)
+    is_claimed: bool = False
     claimed_at: float = 0.0
     is_sent: bool = False
 
@@ -97,20 +101,13 @@ class Worker:
     """
     Posts an account's entries with one poster, for the time of one `drain` or `run`.
 
-    Args:
-        database: Where the entries are.
-        account: Whose entries.
-        poster: What to post with.
-        news: Set when there may be more to do.
-        key_prefix: Only entries whose key begins with it.
-        outage_timeout: Seconds for which a drain waits while LeadSquared is away, 300 by default.
+    `news` is set when there may be more to do; `key_prefix` and `outage_timeout` are `drain`'s.
     """
 
-    _database: Database
-    _account: str
+    _store: AccountDatabase
     _poster: AsyncActivityPoster
     _news: asyncio.Event
-    _key_prefix: str | None = None
+    _key_prefix: str = ""
     _outage_timeout: float | None = None
     _drains: bool = False
     _turn: asyncio.Lock = field(factory=asyncio.Lock, init=False)
@@ -122,7 +119,7 @@ class Worker:
     _posting: int = field(default=0, init=False)  # slots that hold an entry
     _made: int = field(default=0, init=False)  # calls
     _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
-    _failed_trials: dict[int, None] = field(factory=dict[int, None], init=False)
+    _failed_trials: deque[int] = field(factory=lambda: deque(maxlen=_FAILED_TRIALS), init=False)
     _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
     _absence: Absence = field(init=False)
     _is_answered: bool = field(default=False, init=False)  # whether any call was, by whatever
@@ -131,12 +128,12 @@ class Worker:
     def __attrs_post_init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopped, self._cut_off = loop.create_future(), loop.create_future()
-        self._absence = Absence(f"the outbox {self._database.name}")
+        self._absence = Absence(f"the outbox {self._store.database.name}")
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
         self._drains = True
-        await self._database.write(self._look_after)
+        await self._store.write(self._look_after)
         await self._work([self._keep()])
         return self._tally
 
@@ -151,7 +148,7 @@ class Worker:
         """Post until cancelled, after `begin` has been done; see `Outbox.run`."""
         try:
             await self._patiently(begin)
-            _log.info("outbox: a worker for %s begins", self._account)
+            _log.info("outbox: a worker for %s begins", self._store.account)
             await self._work(
                 [
                     self._keep(),
@@ -235,9 +232,7 @@ class Worker:
             self._news.clear()
             posting = self._posting
             try:
-                due = await self._database.read(
-                    partial(_calls.next_due, account=self._account, key_prefix=self._key_prefix)
-                )
+                due = await self._store.read(_calls.next_due, self._key_prefix)
             except OutboxUnavailable as error:
                 due = self._went_away(error)
             except OutboxError as error:
@@ -276,22 +271,19 @@ class Worker:
         try:
             request_id = await self._poster.post_once(partial(self._claim, call, turn), terms)
         except LeadpostError as error:
-            if call.claim is not None:
+            if call.is_claimed:
                 await self._record_failure(call.claim, error)
             elif isinstance(error, OutageTimeout | OutboxError):
                 self._fail(error)
         except Exception as error:  # a bucket's, or that of a hook of the client's
-            if call.claim is not None:
+            if call.is_claimed:
                 kind = DeliveryUncertain if call.is_sent else NotSent
                 why = kind(f"{type(error).__name__} ended the worker")
                 await self._record_failure(call.claim, why)
             raise
         else:
             self._answered()
-            if call.claim is not None:  # as it is, after a call
-                await self._record(
-                    call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK
-                )
+            await self._record(call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK)
         finally:
             self._posting -= 1
             self._news.set()
@@ -300,22 +292,20 @@ class Worker:
         """Claim the next entry, now that there is a token for it."""
         call_id = uuid4().hex
         call.claimed_at = boot_time()
-        call_time = _CLAIM_LASTS + self._poster.call_timeout
         claim = partial(
             _calls.claim,
-            account=self._account,
             call_id=call_id,
-            call_time=call_time,
+            call_time=_CLAIM_LASTS + self._poster.call_timeout,
             key_prefix=self._key_prefix,
         )
         # While LeadSquared is away every call is a trial, each with another entry: those that
         # always fail must not keep it away for all the others.
         but = list(self._failed_trials) if self._poster.is_away else []
         try:
-            call.claim = await self._database.write(partial(claim, but=but))
-            if call.claim is None and but:
+            found = await self._store.write(partial(claim, but=but))
+            if found is None and but:
                 self._failed_trials.clear()
-                call.claim = await self._database.write(claim)
+                found = await self._store.write(claim)
         except OutboxError as error:
             # Was it committed? Its call id will tell; no call is made for it.
             self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
@@ -326,9 +316,10 @@ class Worker:
         finally:
             turn.pass_on()
         self._absence.end()
-        if call.claim is None:
+        if found is None:
             raise NotSent("nothing is due")
-        activity: Item = loaded(call.claim.activity)
+        call.claim, call.is_claimed = found, True
+        activity: Item = loaded(found.activity)
         return activity
 
     async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
@@ -340,9 +331,7 @@ class Worker:
         )
         is_away = self._poster.is_away  # then its failures say nothing about the entry
         if is_away:
-            self._failed_trials[claim.id] = None
-            while len(self._failed_trials) > _FAILED_TRIALS:
-                del self._failed_trials[next(iter(self._failed_trials))]
+            self._failed_trials.append(claim.id)
         if not isinstance(error, ConnectionFailed | NotSent):
             self._answered()
         because = _with_doubt(claim, error)
@@ -388,20 +377,14 @@ class Worker:
         what = f"entry {claim.id}: {state} {request_id or ''}".rstrip()
         recorded: bool | None = None
         try:
-            while recorded is None:
-                try:
-                    recorded = await self._database.write(record)
-                except OutboxUnavailable as failure:
-                    await asyncio.sleep(self._went_away(failure))
-                    if self._failure is not None:
-                        return
-                except OutboxError as failure:
-                    self._fail(failure)
-                    return
+            recorded = await self._patiently(partial(self._store.write, record))
+        except OutboxError as failure:
+            self._fail(failure)
         finally:
             if recorded is None:
                 _log.error("outbox: could not be recorded: %s", what)
-        self._absence.end()
+        if recorded is None:
+            return
         if not recorded:
             _log.warning("outbox: not recorded, as another call was made meanwhile: %s", what)
         elif state != "pending":
@@ -429,35 +412,38 @@ class Worker:
 
     # Beside the slots.
 
-    async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do something as soon as the database is there."""
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Do something as soon as the database is there; None if the work failed meanwhile."""
         while True:
             try:
-                return await step()
+                done = await step()
             except OutboxUnavailable as error:
                 await asyncio.sleep(self._went_away(error))
                 if self._failure is not None:
                     return None
+            else:
+                self._absence.end()
+                return done
 
     async def _keep(self) -> None:
         """Look after what calls have left behind, and show that this worker is alive."""
         reported_at = boot_time()
         while True:
-            await self._patiently(partial(self._database.write, self._look_after))
+            await self._patiently(partial(self._store.write, self._look_after))
             self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
             await asyncio.sleep(_KEEP_EVERY)
 
-    async def _look_after(self, connection: AsyncConnection) -> None:
-        await _calls.be_seen(connection, self._account, self._poster.away_for)
-        if expired := await _calls.expire(connection, self._account):
+    async def _look_after(self, connection: AsyncConnection, account: str) -> None:
+        await _calls.be_seen(connection, account, self._poster.away_for)
+        if expired := await _calls.expire(connection, account):
             self._tally["uncertain"] += expired
             _log.warning("outbox: %d entries are uncertain: no record of their calls", expired)
-        await _calls.sum_up(connection, self._account)
+        await _calls.sum_up(connection, account)
         if self._unknown:
-            await _calls.release(connection, self._account, list(self._unknown))
+            await _calls.release(connection, account, list(self._unknown))
 
     def _report(self) -> None:
         """Log what happened since the last report: counts only, no content."""
@@ -471,7 +457,7 @@ class Worker:
 
     async def _verify(self) -> None:
         """Ask what became of accepted entries: one question to four posts, while there are any."""
-        verifier = Verifier(self._database, self._account, self._poster, self._tally)
+        verifier = Verifier(self._store, self._poster, self._tally)
         asked, made = 0, 0  # in this row of calls
         while True:
             if not self._in_a_row:
@@ -491,7 +477,7 @@ class Worker:
             await asyncio.sleep(_POLL if due is None else due)
 
     async def _reconcile(self, every: timedelta) -> None:
-        reconciler = Reconciler(self._database, self._account, self._poster, SETTLE)
+        reconciler = Reconciler(self._store, self._poster, SETTLE)
         while True:
             await asyncio.sleep(every.total_seconds())
             try:
@@ -504,14 +490,10 @@ class Worker:
                     _log.info("outbox: reconciled: %s", counts)
 
     async def _prune(self, keep: timedelta) -> None:
-        prune = partial(_edits.prune, account=self._account, older_than=keep.total_seconds())
+        seconds = keep.total_seconds()
         while True:
-            try:
-                pruned = await self._database.write(prune)
-            except OutboxUnavailable as error:
-                await asyncio.sleep(self._went_away(error))
-            else:
-                await asyncio.sleep(1.0 if pruned else min(keep.total_seconds(), _PRUNE_EVERY))
+            pruned = await self._patiently(lambda: self._store.write(_edits.prune, seconds))
+            await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
 
 
 async def _for_ever() -> None:

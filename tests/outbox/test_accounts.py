@@ -168,3 +168,22 @@ async def test_two_workers_that_begin_at_once_agree_on_the_keys(store_url: str) 
             return_exceptions=True,
         )
     assert sorted(type(end).__name__ for end in ended) == ["Counter", "OutboxError"]
+
+
+async def test_who_has_only_a_name_adopts_entries_too(store_url: str) -> None:
+    async with Outbox(store_url, "old") as former:
+        await former.put(activity(1), key="call-1")
+    async with Outbox(store_url, "acme") as outbox:
+        assert await outbox.adopt("old") == 1
+        assert await outbox.adopt("acme") == 0
+        assert set(await outbox.find(["call-1"])) == {"call-1"}
+
+
+async def test_an_outbox_whose_account_cannot_be_read_is_not_opened(store_url: str) -> None:
+    async with Outbox(store_url, "acme") as outbox:
+        await executed(outbox, sa.text("DROP TABLE leadpost_accounts"))
+    outbox = Outbox(store_url, "acme")
+    with pytest.raises(OutboxError):
+        await outbox.__aenter__()
+    with pytest.raises(RuntimeError, match="is used within `async with`"):
+        await outbox.counts()

@@ -48,7 +48,6 @@ def nothing_is_left_to_asyncio(caplog: pytest.LogCaptureFixture) -> Iterator[Non
 READS: dict[str, Callable[[Outbox], Awaitable[Any]]] = {
     "find": lambda outbox: outbox.find(["call-1"]),
     "counts": lambda outbox: outbox.counts(),
-    "counts of keys": lambda outbox: outbox.counts(keys=["call-1"]),
     "entries": listed,
     "history": lambda outbox: outbox.history(1),
     "others": lambda outbox: outbox.others(),

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from outbox_support import held_until, poster, states, until, until_accepted
+from outbox_support import changed, held_until, poster, states, until, until_accepted
 from support import Vendor, activity, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox._absence import Absence
-from leadpost.outbox.database import _calls
+from leadpost.outbox.database import AccountDatabase, _calls
 
 
 async def gone(*_: object, **__: object) -> Any:
@@ -117,20 +117,33 @@ async def test_a_database_that_fails_for_good_ends_a_run_and_the_request_id_is_l
     assert "could not be recorded: entry 1: accepted r1" in caplog.text
 
 
+@pytest.mark.parametrize("statement", ["next_due", "claim"])
+async def test_a_database_in_which_nothing_can_be_found_any_more_ends_a_run(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    monkeypatch.setattr(_calls, statement, damaged)
+    async with within(10):
+        with pytest.raises(OutboxError, match="file is damaged"):
+            await outbox.run(poster(vendor))
+    assert vendor.numbers == []
+
+
 async def test_one_that_could_not_be_recorded_is_not_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = outbox._database.write
+    write = AccountDatabase.write
 
-    async def fickle(work: Any, *args: Any, **options: Any) -> Any:
+    async def fickle(store: AccountDatabase, work: Any, *args: Any) -> Any:
         if is_of(work, _calls.record):
             raise OutboxError("the file is damaged")
-        return await write(work, *args, **options)
+        return await write(store, work, *args)
 
     vendor = Vendor()
     await outbox.put(activity(1))
     with monkeypatch.context() as away:
-        away.setattr(outbox._database, "write", fickle)
+        away.setattr(AccountDatabase, "write", fickle)
         with pytest.raises(OutboxError, match="file is damaged"):
             await outbox.drain(poster(vendor))
     assert await outbox.drain(poster(vendor)) == {}
@@ -158,24 +171,30 @@ async def test_a_run_that_ends_while_the_database_is_away_leaves_no_task_behind(
     assert "could not be recorded: entry 1: accepted r1" in caplog.text
 
 
-@pytest.mark.parametrize("is_committed", [True, False])
+@pytest.mark.parametrize(
+    ("is_committed", "is_expired"), [(True, False), (True, True), (False, False)]
+)
 async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was_done(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool, is_expired: bool
 ) -> None:
     monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.1)
-    write, lost = outbox._database.write, list[object]()
+    write, lost = AccountDatabase.write, list[object]()
 
-    async def deaf(work: Any, *args: Any, **options: Any) -> Any:
+    async def deaf(store: AccountDatabase, work: Any, *args: Any) -> Any:
         if is_of(work, _calls.claim) and not lost:
             lost.append(work)
             if is_committed:
-                await write(work, *args, **options)
+                await write(store, work, *args)
+            if is_expired:  # whoever looks takes it for lost
+                await changed(outbox, ends_by=0.0)
+                await write(store, _calls.expire)
+                assert await states(outbox) == ["uncertain"]
             raise OutboxUnavailable("the connection was lost")
-        return await write(work, *args, **options)
+        return await write(store, work, *args)
 
     vendor = Vendor()
     await outbox.put(activity(1))
-    monkeypatch.setattr(outbox._database, "write", deaf)
+    monkeypatch.setattr(AccountDatabase, "write", deaf)
     running = asyncio.create_task(outbox.run(poster(vendor)))
     await until(outbox, accepted=1)
     running.cancel()
@@ -189,10 +208,10 @@ async def test_a_record_whose_commit_was_lost_is_repeated_without_harm(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    write, lost = outbox._database.write, list[object]()
+    write, lost = AccountDatabase.write, list[object]()
 
-    async def deaf(work: Any, *args: Any, **options: Any) -> Any:
-        found = await write(work, *args, **options)
+    async def deaf(store: AccountDatabase, work: Any, *args: Any) -> Any:
+        found = await write(store, work, *args)
         if is_of(work, _calls.record) and not lost:
             lost.append(work)
             raise OutboxUnavailable("the connection was lost")
@@ -200,7 +219,7 @@ async def test_a_record_whose_commit_was_lost_is_repeated_without_harm(
 
     vendor = Vendor()
     await outbox.put(activity(1))
-    monkeypatch.setattr(outbox._database, "write", deaf)
+    monkeypatch.setattr(AccountDatabase, "write", deaf)
     async with within(10):
         assert await outbox.drain(poster(vendor)) == {"accepted": 1}
     assert await states(outbox) == ["accepted"]

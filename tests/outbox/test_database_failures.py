@@ -216,9 +216,11 @@ async def test_what_a_server_says_at_the_door(
 async def test_a_server_without_tls(postgresql: str) -> None:
     folder = str(sa.make_url(postgresql).query["host"])
     async with pooler(folder) as door:
-        for mode in ("require", "verify-full&sslrootcert=system"):
+        for mode in ("require", "verify-full&sslrootcert=system", "prefer&channel_binding=require"):
             url = f"postgresql://ada@127.0.0.1:{door.port}/crm?sslmode={mode}"
-            with fails("the server offers no TLS, which sslmode asks for", passes=False):
+            with fails(
+                "the server offers no TLS, which sslmode or channel_binding asks for", passes=False
+            ):
                 await put(url)
 
 
@@ -336,7 +338,7 @@ def test_a_certificate_that_is_not_trusted_is_permanent() -> None:
     failure = ssl.SSLCertVerificationError("private")
     failure.verify_message = "self-signed certificate"
     error = outbox_error(failure, parse_url("postgresql://db/crm"))
-    assert "not trusted (self-signed certificate): see sslmode" in str(error)
+    assert "not trusted (self-signed certificate): see sslmode, channel_binding" in str(error)
     assert not isinstance(error, OutboxUnavailable)
 
 

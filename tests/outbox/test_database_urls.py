@@ -112,6 +112,8 @@ def test_user_and_password(url: str, user: str | None, password: str | None) -> 
     [
         "sslmode=require",
         "sslmode=verify-full&sslrootcert=system",
+        "sslmode=require&channel_binding=require",
+        "sslmode=verify-full&channel_binding=require",
         "sslmode=prefer&channel_binding=prefer&gssencmode=disable&client_encoding=utf8",
         "sslmode=require&target_session_attrs=read-write&application_name=billing",
         "options=-c%20search_path%3Dcrm&connect_timeout=5",
@@ -125,9 +127,10 @@ def test_options_that_are_understood(options: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("channel_binding=require", "channel_binding: asyncpg can only do prefer or disable"),
-        ("gssencmode=require", "gssencmode: asyncpg can only do prefer or disable"),
-        ("client_encoding=latin1", "client_encoding: asyncpg can only do utf8"),
+        ("channel_binding=always", "channel_binding: wanted one of prefer, disable, require"),
+        ("channel_binding=require&sslmode=disable", "there is none with sslmode=disable"),
+        ("gssencmode=require", "gssencmode: wanted one of prefer, disable"),
+        ("client_encoding=latin1", "client_encoding: wanted one of utf8"),
         ("sslmode=on", "sslmode: wanted one of disable, allow, prefer, require"),
         ("target_session_attrs=prefer-standby", "target_session_attrs: wanted one of any, "),
         ("ssl=require", "ssl: write sslmode instead"),
@@ -137,7 +140,7 @@ def test_options_that_are_understood(options: str) -> None:
         ("sslmode", r"unknown option \(did you mean sslmode\?\)"),
         ("whatever=1", "unknown option: options of libpq are known"),
         ("connect_timeout=soon", "connect_timeout: wanted seconds, such as 10"),
-        ("pgbouncer=yes", "pgbouncer: wanted true or false"),
+        ("pgbouncer=yes", "pgbouncer: wanted one of false, 0, true, 1"),
         ("sslrootcert=/nowhere/root.crt", "sslrootcert: this file cannot be read"),
         ("sslrootcert=system&sslmode=require", "wanted sslmode=verify-full with it"),
         ("sslrootcert=system&sslcert=x", "cannot use it with sslcert"),

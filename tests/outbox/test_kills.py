@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import pytest
 import sqlalchemy as sa
+from database_support import plain_sqlite
 from outbox_processes import Job, template
 from outbox_support import ACME, executed
 from support import activity, run, server_in
 
 from leadpost.outbox import Entry, EntryState, Outbox
+from leadpost.outbox.database import _calls
 from leadpost.sandbox import Faults, Sandbox
 
 KILLS = int(os.environ.get("LEADPOST_TEST_KILLS", "25"))
@@ -117,6 +121,51 @@ def test_one_that_is_frozen_sends_nothing_that_is_no_longer_its_own(store_url: s
         assert len(entries) == rows
         check_nothing_is_lost_or_twice(sandbox, entries)
         assert in_flight(store_url) == 0
+
+
+def test_one_that_is_frozen_beyond_the_time_of_its_calls_still_records_them(
+    store_url: str,
+) -> None:
+    period, rows = 1.0, 60
+    with Sandbox(period=period, delay=(0.3, 0.5)) as sandbox, template() as workers:
+        job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=30.0)
+        run(put(store_url, rows))
+        frozen = workers.start(job)
+        wait_until(lambda: in_flight(store_url) >= 5)
+        frozen.signal(signal.SIGSTOP)
+        while is_locked(store_url):  # it was stopped within a transaction
+            frozen.signal(signal.SIGCONT)
+            time.sleep(0.01)
+            frozen.signal(signal.SIGSTOP)
+        run(let_time_pass(store_url))
+        run(expire(store_url))
+        assert run(counts(store_url))["uncertain"] > 0
+        time.sleep(1.0)  # the answers come meanwhile
+        frozen.signal(signal.SIGCONT)
+        frozen.join()
+        report = sandbox.report()
+        assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
+        entries = run(all_entries(store_url))
+        assert {entry.state for entry in entries} == {"accepted"}
+        check_nothing_is_lost_or_twice(sandbox, entries)
+
+
+async def expire(url: str) -> None:
+    async with Outbox(url, ACME) as outbox:
+        await outbox._database.write(partial(_calls.expire, account=ACME))
+
+
+def is_locked(url: str) -> bool:
+    """Whether somebody is about to write to SQLite."""
+    if not url.startswith("sqlite"):
+        return False
+    try:
+        with plain_sqlite(url) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return True
+    return False
 
 
 def test_a_server_that_is_stopped_in_the_middle_of_a_run_does_no_harm() -> None:

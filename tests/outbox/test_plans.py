@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -37,14 +36,14 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 async def claimed(connection: AsyncConnection, account: str) -> None:
     call = await _calls.claim(connection, account, "call", 40.0, but=[1, 2, 3])
     assert call is not None
-    assert await _calls.record(connection, call, "accepted", request_id="r1")
+    assert await _calls.record(connection, account, call, "accepted", request_id="r1")
 
 
 async def checked(connection: AsyncConnection, account: str) -> None:
     check = await _settling.claim_check(connection, account, [10.0, 20.0])
     assert check is not None
-    settle = partial(_settling.settle, connection, account, check, "accepted", "succeeded")
-    assert await settle(note="", activity_id="a1")
+    verdict = _settling.Verdict("succeeded", activity_id="a1")
+    assert await _settling.settle(connection, account, check, "accepted", verdict)
 
 
 async def looked_after(connection: AsyncConnection, account: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -21,7 +22,6 @@ from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavail
 from leadpost import outbox as outbox_package
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox.database import Database, ddl
-from leadpost.outbox.database._schema import metadata
 
 
 async def numbers(outbox: Outbox) -> list[int]:
@@ -206,7 +206,6 @@ async def test_with_the_option_every_method_works_through_a_pooler(postgresql_ur
         keys = [f"call-{number}" for number in range(1, 1101)]
         assert await outbox.put_many(map(activity, range(1, 1101)), keys=keys) == 1099
         assert set(await outbox.find(keys[:500])) == set(keys[:500])
-        assert (await outbox.counts(keys=keys))["pending"] == 1100
         assert (await outbox.counts())["pending"] == 1100
         await outbox.replace({"call-2": activity(7)})
         second = (await outbox.find(["call-2"]))["call-2"]
@@ -468,9 +467,10 @@ def test_alembic_is_told_to_leave_our_tables_alone() -> None:
     names: dict[str, Any] = {}
     exec(shown("python", "def include_object").partition("\n\n\n")[0], names)
     include: Callable[..., bool] = names["include_object"]
-    assert len(metadata.tables) > 5
-    for name, table in metadata.tables.items():
-        assert not include(table, name, "table", reflected=True, compare_to=None)
+    tables = re.findall(r"CREATE TABLE (\w+)", ddl("postgresql"))
+    assert len(tables) > 5
+    for name in tables:
+        assert not include(None, name, "table", reflected=True, compare_to=None)
     assert include(None, "calls", "table", reflected=True, compare_to=None)
     assert include(None, "leadpost_id", "column", reflected=True, compare_to=None)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -15,9 +16,10 @@ import sqlalchemy as sa
 from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, told
 from support import LEAD, Vendor, answers, within
 
-from leadpost import Activity, LeadActivity, Unauthorized
+from leadpost import Activity, AsyncActivityPoster, LeadActivity, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._reconciler import candidates
+from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Faults, Sandbox
 
@@ -281,3 +283,62 @@ async def test_a_lead_is_read_once_for_all_its_entries(outbox: Outbox) -> None:
     assert found == {"pending": 4}
     assert read == [LEAD, other]
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+async def test_one_without_an_activity_event_cannot_be_looked_for(outbox: Outbox) -> None:
+    insert = (
+        "INSERT INTO leadpost_entries (account, state, activity)"
+        f""" VALUES ('{ACME}', 'uncertain', '{{"RelatedProspectId": "{LEAD}"}}')"""
+    )
+    await outbox._database.write(lambda connection: connection.exec_driver_sql(insert))
+    assert await outbox.reconcile(poster(Vendor())) == {"uncertain": 1}
+    assert await told(outbox) == [
+        ("uncertain", "it has no ActivityEvent, so it cannot be looked for")
+    ]
+
+
+async def test_one_that_is_settled_meanwhile_is_not_looked_for(
+    outbox: Outbox, doubted: Doubted
+) -> None:
+    sandbox = await doubted("cut-after", noted(1), noted(2))
+    second = [entry.id async for entry in outbox.entries()][1]
+    seen: list[tuple[int, int]] = []
+
+    def on_progress(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    read = AccountDatabase.read
+
+    async def first_settle(store: AccountDatabase, work: Any, *args: Any) -> Any:
+        if work is _settling.doubt and args == (second,):
+            await outbox.arrived([second])
+        return await read(store, work, *args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AccountDatabase, "read", first_settle)
+        async with poster_to(sandbox) as posting:
+            found = await outbox.reconcile(posting, settle=NOW, on_progress=on_progress)
+    assert found == {"accepted": 1}
+    assert seen == [(1, 2), (2, 2)]
+
+
+async def test_a_reconciling_that_fails_is_logged_and_the_run_goes_on(
+    outbox: Outbox,
+    doubted: Doubted,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise Unauthorized("not you", status=401)
+
+    sandbox = await doubted("cut-after", noted(1))
+    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", refuse)
+    async with poster_to(sandbox) as posting, within(10):
+        running = asyncio.create_task(
+            outbox.run(posting, verify=False, reconcile_every=timedelta(seconds=0.05))
+        )
+        while caplog.text.count("reconciling failed: Unauthorized, HTTP 401") < 2:
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        running.cancel()
+        await asyncio.wait([running])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
@@ -31,11 +31,11 @@ from leadpost import (
     ServerError,
     TokenLost,
 )
+from leadpost._bucket_parts import Use
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import _schema, _tokens
-from leadpost.outbox.database._schema import buckets
-from leadpost.outbox.database._schema import tokens as table
+from leadpost.outbox.database import _sql, _tokens
+from leadpost.outbox.database._tokens import State
 
 PERIOD = 0.5
 
@@ -109,11 +109,28 @@ async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int =
         begin()
 
 
+async def until_known(of: SharedTokenBucket, what: Callable[[State], bool]) -> None:
+    """Wait until the database has been told of something."""
+    while not what(await of._database.read(lambda own: _tokens.state(own, "test"))):
+        await asyncio.sleep(0.01)
+
+
+async def test_25_calls_are_in_flight_at_once_and_no_26th(store_url: str) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(30):
+        async with AsyncExitStack() as stack:
+            await all_tokens(one, stack, 12)
+            await all_tokens(other, stack, 13)
+            waiting = [asyncio.create_task(take(of, [])) for of in (one, other)]
+            await asyncio.sleep(2 * PERIOD)
+            assert not any(task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+
+
 async def test_25_calls_leave_and_the_26th_a_period_after_an_answer(store_url: str) -> None:
     arrivals: list[float] = []
     async with opened(store_url, period=2.0) as of, within(20):
         await asyncio.gather(*(take(of, arrivals, 0.05) for _ in range(60)))
-    assert fullest(arrivals, 2.0) == 25
+    assert fullest(arrivals, 2.0) <= 25
     assert arrivals[25] - arrivals[0] >= 2.05
 
 
@@ -124,7 +141,7 @@ async def test_buckets_of_one_name_share_the_limit(store_url: str) -> None:
         calls = (take(of, arrivals, 0.01) for of in of_one_name for _ in range(20))
         await asyncio.gather(*calls)
     assert len(arrivals) == 80
-    assert fullest(arrivals, PERIOD) == 25
+    assert fullest(arrivals, PERIOD) <= 25
 
 
 async def test_buckets_of_other_names_do_not(store_url: str) -> None:
@@ -142,7 +159,7 @@ async def test_tokens_rest_when_their_process_has_closed_and_the_next_one_opens(
     for _ in range(2):
         async with opened(store_url, period=2.0) as of, within(20):
             await asyncio.gather(*(take(of, arrivals) for _ in range(20)))
-    assert fullest(arrivals, 2.0) == 25
+    assert fullest(arrivals, 2.0) <= 25
 
 
 async def test_each_of_them_has_its_share_whatever_its_number_of_callers(store_url: str) -> None:
@@ -320,7 +337,8 @@ async def test_a_reserved_token_that_nobody_waits_for_any_more_is_put_back(
         while not await in_use(engine):
             await asyncio.sleep(0.01)
         await end(waiter)
-        await all_returned(engine)
+        while await in_use(engine):
+            await asyncio.sleep(0.01)
         assert time.monotonic() - ended < 2.0
         arrivals: list[float] = []
         await take(of, arrivals)
@@ -328,14 +346,8 @@ async def test_a_reserved_token_that_nobody_waits_for_any_more_is_put_back(
         assert arrivals[0] - ended < 3.0
 
 
-async def all_returned(engine: AsyncEngine) -> None:
-    """Wait until all tokens are back in the table, and with them what their calls have shown."""
-    while await in_use(engine):
-        await asyncio.sleep(0.01)
-
-
 async def in_use(engine: AsyncEngine) -> int:
-    query = sa.select(sa.func.count()).select_from(table).where(table.c.use_id.is_not(None))
+    query = sa.text("SELECT count(*) FROM leadpost_tokens WHERE use_id IS NOT NULL")
     async with engine.connect() as connection:
         return int((await connection.execute(query)).scalar_one())
 
@@ -399,13 +411,13 @@ async def test_a_poster_does_not_send_with_a_lost_token(
 
 
 async def test_a_limit_that_a_refusal_names_goes_for_all_and_for_calls_made_before(
-    store_url: str, engine: AsyncEngine
+    store_url: str,
 ) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         arrivals: list[float] = []
         await asyncio.gather(*(take(one, arrivals) for _ in range(9)))
         await end_with(one, RateLimited("5 in 1 s", status=429, limit=(5, 1)))
-        await all_returned(engine)
+        await until_known(one, lambda state: state.size.tokens == 5)
         later: list[float] = []
         await asyncio.gather(*(take(of, later) for of in (other, one) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
@@ -446,13 +458,33 @@ async def test_of_two_that_change_the_size_at_once_one_decides(store_url: str) -
     assert sizes in ([(10, 1.0)] * 2, [(25, 1.25)] * 2)
 
 
-async def test_after_a_retry_after_one_call_of_all_processes_tries(
-    store_url: str, engine: AsyncEngine
+async def test_a_refusal_that_comes_while_anothers_decision_is_read_is_newer(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(30):
+        await end_with(other, RateLimited("10 in 1 s", status=429, limit=(10, 1)))
+        await until_known(other, lambda state: state.size.tokens == 10)
+        share, write, refusals = one._share, one._database.write, [(5, 1)]
+        assert share is not None
+
+        async def refused_meanwhile(work: Any) -> Any:
+            found = await write(work)
+            if refusals:
+                refusal = RateLimited("5 in 1 s", status=429, limit=refusals.pop())
+                use = Use(sent_at=boot_time(), is_answered=True, refusal=refusal)
+                share.brakes.record(use, boot_time())
+            return found
+
+        monkeypatch.setattr(one._database, "write", refused_meanwhile)
+        await take(one, [])
+        await until_known(one, lambda state: state.size.tokens == 5)
+
+
+async def test_after_a_retry_after_one_call_of_all_processes_tries(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         await end_with(one, RateLimited("429", status=429, retry_after=0.6))
         refused = time.monotonic()
-        await all_returned(engine)
+        await until_known(one, lambda state: state.has_trial)
         times: list[float] = []
         await asyncio.gather(*(take(of, times, 0.7) for of in (one, other) for _ in range(4)))
     assert times[0] - refused >= 0.59
@@ -469,6 +501,17 @@ async def test_a_trial_that_is_not_sent_leaves_it_to_another(store_url: str) -> 
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
     assert times[1] - times[0] >= 0.5
+
+
+async def test_a_trial_for_which_no_token_rests_is_left_for_later(store_url: str) -> None:
+    async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(20):
+        async with one.token() as begin:
+            begin()
+            await one._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            waiting = asyncio.create_task(take(other, []))
+            await asyncio.sleep(0.6)
+            assert not waiting.done()
+        await waiting
 
 
 async def test_a_token_reserved_before_a_pause_is_put_back(store_url: str) -> None:
@@ -528,17 +571,19 @@ async def test_a_refusal_by_leadsquared_pauses_the_poster(store_url: str) -> Non
 async def test_a_clock_that_jumps_back_lets_no_call_more_through_and_stops_none_for_long(
     store_url: str, monkeypatch: pytest.MonkeyPatch, *, paused: bool
 ) -> None:
-    jump = 3600.0
+    now = {dialect: words["now"] for dialect, words in _sql.WORDS.items()}
 
-    def jumping() -> sa.ColumnElement[float]:
-        return _schema.now() + jump
+    def jump_to(seconds: float) -> None:
+        for dialect, words in _sql.WORDS.items():
+            monkeypatch.setitem(words, "now", f"({now[dialect]} + {seconds})")
 
-    monkeypatch.setattr(_tokens, "now", jumping)
+    jump_to(3600.0)
     arrivals: list[float] = []
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         if paused:
             await end_with(one, RateLimited("429", status=429, retry_after=0.1))
-        for jump in (3600.0, 0.0, -3600.0):  # noqa: B007  # `jumping` reads it
+        for jump in (3600.0, 0.0, -3600.0):
+            jump_to(jump)
             calls = (take(of, arrivals) for of in (one, other) for _ in range(25))
             await asyncio.gather(*calls)
     assert fullest(arrivals, PERIOD) <= 25
@@ -658,7 +703,7 @@ async def test_one_that_is_frozen_within_a_transaction_does_not_stop_the_others(
 ) -> None:
     engine = create_async_engine(postgresql_url)
     async with opened(postgresql_url) as of, engine.connect() as frozen, within(20):
-        lock = sa.select(table).where(table.c.number < 5).with_for_update()
+        lock = sa.text("SELECT 1 FROM leadpost_tokens WHERE number < 5 FOR UPDATE")
         await frozen.execute(lock)
         arrivals: list[float] = []
         await asyncio.gather(*(take(of, arrivals) for _ in range(30)))
@@ -718,7 +763,11 @@ async def test_it_is_a_bucket_that_is_opened_and_shows_no_key(
     shown = repr(of)
     await of.aclose()
     async with engine.connect() as connection:
-        names = (await connection.execute(sa.select(buckets.c.bucket))).scalars().all()
+        names = (
+            (await connection.execute(sa.text("SELECT bucket FROM leadpost_buckets")))
+            .scalars()
+            .all()
+        )
     assert names == [account().id]
     assert names != [account(access_key="other").id]
     assert names[0] in shown

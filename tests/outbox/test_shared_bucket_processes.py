@@ -42,7 +42,7 @@ def test_eight_processes_keep_one_limit(store_url: str, workers: Template) -> No
             worker.join()
         report = sandbox.report()
     assert (report.taken, report.refused) == (80, 0)
-    assert report.fullest_window == 25
+    assert report.fullest_window <= 25
 
 
 def test_tokens_of_killed_processes_are_back_when_their_calls_must_have_ended(
@@ -124,4 +124,7 @@ def test_a_bucket_made_before_a_fork_keeps_one_limit_in_the_children(store_url: 
     run = subprocess.run(
         script, env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=False
     )
-    assert run.stdout == "[0, 0, 0, 0] 60 0 25\n", run.stderr
+    codes, _, numbers = run.stdout.partition("] ")
+    taken, refused, fullest = map(int, numbers.split())
+    assert (codes, taken, refused) == ("[0, 0, 0, 0", 60, 0), run.stderr
+    assert fullest <= 25

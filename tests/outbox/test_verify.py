@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, noted, posted, poster, poster_to, told
-from support import LEAD, SECRET_KEY, Vendor, activity, answers, within
+from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
 
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
 from leadpost.outbox import Outbox
@@ -69,6 +69,26 @@ async def test_answers_are_asked_for_in_the_order_in_which_they_are_due(outbox: 
     async with within(20):
         assert await outbox.verify(posting) == {"succeeded": 3}
     assert asked == ["r1", "r2", "r3", "r2", "r2"]
+
+
+async def test_one_whose_status_is_never_answered_keeps_no_other_waiting(outbox: Outbox) -> None:
+    asked: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return await accept(request)
+        asked.append(request.url.params["RequestID"])
+        if asked[-1] == "r1" and "r2" not in asked:
+            return httpx.Response(503)
+        return httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
+
+    posting = poster(Vendor(answer), retry=RetryPolicy(max_attempts=1))
+    for number in (1, 2):
+        await outbox.put(activity(number))
+        await outbox.drain(posting)
+    async with within(20):
+        assert await outbox.verify(posting) == {"succeeded": 2}
+    assert asked == ["r1", "r2", "r1"]
 
 
 async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
@@ -150,6 +170,27 @@ async def test_a_database_that_is_away_ends_it(
             assert await outbox.verify(posting) == {"succeeded": 1}
 
 
+async def test_a_run_verifies_again_after_the_database_was_away(
+    outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    async def gone(*_: object) -> None:
+        tried.set()
+        raise OutboxUnavailable("the server is away")
+
+    await posted(outbox, sandbox, noted(1))
+    async with poster_to(sandbox) as posting, within(20):
+        with monkeypatch.context() as away:
+            away.setattr(_settling, "claim_check", gone)
+            running = asyncio.create_task(outbox.run(posting))
+            await tried.wait()
+        while (await outbox.counts())["succeeded"] < 1:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) -> None:
     await posted(outbox, sandbox, noted(1), noted(2))
     query = sa.select(table.c.call_id).order_by(table.c.id)
@@ -160,9 +201,7 @@ async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) 
             account=ACME,
             of=_settling.Check(number, call_ids[number - 1], None),
             before="accepted",
-            state="succeeded",
-            note="",
-            activity_id="a1",
+            verdict=_settling.Verdict("succeeded", activity_id="a1"),
         )
         assert await outbox._database.write(settle)
     found = [(entry.state, entry.activity_id) async for entry in outbox.entries()]
@@ -172,7 +211,8 @@ async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) 
 async def test_a_late_answer_says_nothing_of_a_later_call(outbox: Outbox, sandbox: Sandbox) -> None:
     await posted(outbox, sandbox, noted(1))
     await changed(outbox, call_id="second")
-    settle = partial(_settling.settle, account=ACME, before="accepted", state="failed", note="")
+    failed = _settling.Verdict("failed")
+    settle = partial(_settling.settle, account=ACME, before="accepted", verdict=failed)
     for call_id, is_it in (("first", False), ("second", True)):
         of = _settling.Check(1, call_id, None)
         assert await outbox._database.write(partial(settle, of=of)) == is_it

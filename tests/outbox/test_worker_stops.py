@@ -109,7 +109,7 @@ async def test_a_worker_that_was_only_slow_brings_uncertain_to_accepted(outbox: 
     call = await claimed(outbox)
     await changed(outbox, ends_by=0)
     assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
-    record = partial(_calls.record, of=call, state="accepted", request_id="r1")
+    record = partial(_calls.record, account=ACME, of=call, state="accepted", request_id="r1")
     assert await outbox._database.write(record)
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id, entry.error_type) == ("accepted", "r1", None)
@@ -121,7 +121,7 @@ async def test_or_to_pending_if_nothing_was_sent(outbox: Outbox) -> None:
     await changed(outbox, state="uncertain")
     error = ConnectionFailed("no route")
     assert await outbox._database.write(
-        partial(_calls.record, of=call, state="pending", error=error)
+        partial(_calls.record, account=ACME, of=call, state="pending", error=error)
     )
     assert await states(outbox) == ["pending"]
 
@@ -134,7 +134,7 @@ async def test_a_late_record_changes_nothing_if_another_call_was_made(outbox: Ou
     vendor = Vendor()
     assert await outbox.drain(poster(vendor)) == {"accepted": 1}
     before = await outbox.history(1)
-    record = partial(_calls.record, of=late, state="accepted", request_id="late")
+    record = partial(_calls.record, account=ACME, of=late, state="accepted", request_id="late")
     assert not await outbox._database.write(record)
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id) == ("accepted", "r1")
@@ -146,7 +146,7 @@ async def test_a_late_record_changes_nothing_that_is_known(outbox: Outbox, state
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, state=state)
-    record = partial(_calls.record, of=call, state="uncertain")
+    record = partial(_calls.record, account=ACME, of=call, state="uncertain")
     assert not await outbox._database.write(record)
     assert await states(outbox) == [state]
 

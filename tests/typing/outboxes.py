@@ -61,7 +61,6 @@ async def look(outbox: Outbox, activity: Activity) -> None:
     assert_type(await outbox.adopt("f3c0ffee00c0ffee"), int)
     assert_type(await outbox.others(), dict[str, int])
     assert_type((await outbox.health()).oldest_pending, float | None)
-    assert_type(await outbox.counts(keys=["call-8812"]), dict[EntryState, int])
     assert_type(await outbox.arrived([1, 2]), int)
     assert_type(await outbox.prune(timedelta(days=30)), int)
 

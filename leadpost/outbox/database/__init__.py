@@ -1,11 +1,11 @@
 """
 The database below an outbox and a shared bucket, SQLite or PostgreSQL.
 
-`_database.py` runs transactions, `_schema.py` has the tables, the others have the statements: one
-function each, given a connection within a transaction.
+`_database.py` runs transactions, `_schema.py` has the tables, `_sql.py` executes statements, the
+others have them: one function each, given a connection within a transaction.
 """
 
-from leadpost.outbox.database._database import DEFAULT_URL, Database
+from leadpost.outbox.database._database import DEFAULT_URL, AccountDatabase, Database
 from leadpost.outbox.database._schema import ddl
 
-__all__ = ["DEFAULT_URL", "Database", "ddl"]
+__all__ = ["DEFAULT_URL", "AccountDatabase", "Database", "ddl"]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import sqlalchemy as sa
 from attrs import field, frozen
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
-from leadpost.outbox.database._entries import EntryState, add_changes, begins_with, insert_into
-from leadpost.outbox.database._schema import accounts, counts, entries, now
+from leadpost.outbox.database._entries import EntryState, add_changes
+from leadpost.outbox.database._sql import execute, is_sqlite, storable
 
 OVERDUE = 30.0
 """Seconds after the end of a call's time at which its entry is `uncertain`, without a record."""
@@ -26,33 +24,31 @@ class Claim:
         id: The entry.
         call_id: The call, by a number made at random.
         activity: The activity as JSON.
-        calls: How many calls were made for it, this one included.
-        failures: How many of the earlier ones count as failures.
+        failures: How many of the earlier calls count as failures.
         in_doubt: Whether an earlier one may have arrived.
     """
 
     id: int
     call_id: str
     activity: str = field(repr=False)
-    calls: int
     failures: int
     in_doubt: bool
 
 
-async def next_due(
-    connection: AsyncConnection, account: str, key_prefix: str | None = None
-) -> float | None:
+async def next_due(connection: AsyncConnection, account: str, key_prefix: str = "") -> float | None:
     """Return the seconds until the next pending entry is due, None if none is pending."""
-    # Written out, as only then a planner knows that the partial index will do.
-    pending = sa.and_(entries.c.account == account, entries.c.state == sa.text("'pending'"))
-    if key_prefix is not None:
-        pending = sa.and_(pending, begins_with(key_prefix))
-    some = sa.select(sa.exists().where(pending, entries.c.due_at <= now()))
-    if (await connection.execute(some)).scalar_one():
+    pending = """
+        FROM leadpost_entries
+        WHERE account = :account AND state = 'pending'
+            AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
+    """
+    values = {"account": account, "prefix": key_prefix}
+    query = f"SELECT EXISTS (SELECT 1 {pending} AND due_at <= {{now}})"
+    if (await execute(connection, query, **values)).scalar_one():
         return 0.0
     # Few are pending and not due: as many as failed within the longest pause.
-    first = sa.select(sa.func.min(entries.c.due_at) - now()).where(pending)
-    seconds: float | None = (await connection.execute(first)).scalar_one()
+    query = f"SELECT min(due_at) - {{now}} {pending}"
+    seconds: float | None = (await execute(connection, query, **values)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
@@ -63,63 +59,45 @@ async def claim(
     call_time: float,
     *,
     but: Collection[int] = (),
-    key_prefix: str | None = None,
+    key_prefix: str = "",
 ) -> Claim | None:
     """
-    Mark the next due entry as `sending`, and return it; None if none is due.
+    Mark the next due entry, none of `but`, as `sending`, and return it; None if none is due.
 
-    Args:
-        connection: Where.
-        account: Whose entries.
-        call_id: The call's number, made at random.
-        call_time: Seconds in which the call must have ended.
-        but: Not these entries.
-        key_prefix: Only entries whose key begins with it.
+    `call_id` is made at random. The call must have ended within `call_time` seconds.
     """
-    first = (
-        sa.select(entries.c.id)
-        .where(
-            entries.c.account == account,
-            entries.c.state == sa.text("'pending'"),
-            entries.c.due_at <= now(),
+    claimed = await execute(
+        connection,
+        """
+        UPDATE leadpost_entries
+        SET state = 'sending', call_id = :call_id, calls = calls + 1,
+            changed_at = {now}, sent_at = {now}, ends_by = {now} + :call_time
+        WHERE id = (
+            SELECT id FROM leadpost_entries
+            WHERE account = :account AND state = 'pending' AND due_at <= {now}
+                AND id NOT IN :but
+                AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
+            ORDER BY priority DESC, id LIMIT 1 {or_skipped}
         )
-        .order_by(entries.c.priority.desc(), entries.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        RETURNING id, activity, calls, failures, error_type
+        """,
+        account=account,
+        call_id=call_id,
+        call_time=call_time,
+        but=[0, *but],
+        prefix=key_prefix,
     )
-    if key_prefix is not None:
-        first = first.where(begins_with(key_prefix))
-    if but:
-        first = first.where(entries.c.id.not_in(but))
-    in_doubt = sa.func.coalesce(entries.c.error_type, "") == DeliveryUncertain.__name__
-    mark = (
-        sa.update(entries)
-        .where(entries.c.id == first.scalar_subquery())
-        .values(
-            state="sending",
-            call_id=call_id,
-            calls=entries.c.calls + 1,
-            changed_at=now(),
-            sent_at=now(),
-            ends_by=now() + call_time,
-        )
-        .returning(
-            entries.c.id,
-            entries.c.activity,
-            entries.c.calls,
-            entries.c.failures,
-            in_doubt.label("in_doubt"),
-        )
-    )
-    row = (await connection.execute(mark)).one_or_none()
+    row = claimed.one_or_none()
     if row is None:
         return None
     await add_changes(connection, [row.id], "sending", f"call {row.calls}")
-    return Claim(row.id, call_id, row.activity, row.calls, row.failures, bool(row.in_doubt))
+    in_doubt = row.error_type == DeliveryUncertain.__name__
+    return Claim(row.id, call_id, row.activity, row.failures, in_doubt)
 
 
 async def record(
     connection: AsyncConnection,
+    account: str,
     of: Claim,
     state: EntryState,
     *,
@@ -131,129 +109,116 @@ async def record(
     """
     Record what became of a call.
 
-    Args:
-        connection: Where.
-        of: The call.
-        state: The entry's state from now on.
-        request_id: LeadSquared's RequestID.
-        error: Why there is none.
-        due_in: Seconds until the entry is due to be sent again, or its status to be asked for.
-        failed: Whether the call counts as a failure.
+    The entry is in this state from now on, and due `due_in` seconds later: to be sent again, or its
+    status to be asked for. `failed` says whether the call counts as a failure.
 
     Returns:
         Whether it was recorded: not if another call was made for the entry meanwhile, or if what
         became of this one is known already.
     """
-    update = (
-        sa.update(entries)
-        .where(
-            entries.c.id == of.id,
-            entries.c.call_id == of.call_id,
-            entries.c.state.in_(("sending", "uncertain", "pending")),
-        )
-        .values(
-            state=state,
-            changed_at=now(),
-            due_at=now() + due_in,
-            failures=entries.c.failures + int(failed),
-            request_id=request_id,
-            error_type=None if error is None else type(error).__name__,
-            message=None if error is None else str(error),
-        )
+    message = None if error is None else storable(str(error))
+    request_id = None if request_id is None else storable(request_id)
+    recorded = await execute(
+        connection,
+        """
+        UPDATE leadpost_entries
+        SET state = :state, changed_at = {now}, due_at = {now} + :due_in,
+            failures = failures + :failed, request_id = :request_id,
+            error_type = :error_type, message = :message
+        WHERE id = :id AND account = :account AND call_id = :call_id
+            AND state IN ('sending', 'uncertain', 'pending')
+        """,
+        account=account,
+        id=of.id,
+        call_id=of.call_id,
+        state=state,
+        due_in=due_in,
+        failed=int(failed),
+        request_id=request_id,
+        error_type=None if error is None else type(error).__name__,
+        message=message,
     )
-    if (await connection.execute(update)).rowcount == 0:
-        # Recorded before, and only its COMMIT was not heard of?
-        same = sa.exists().where(
-            entries.c.id == of.id, entries.c.call_id == of.call_id, entries.c.state == state
-        )
-        return bool((await connection.execute(sa.select(same))).scalar_one())
-    await add_changes(
-        connection, [of.id], state, f"RequestID {request_id}" if request_id else str(error)
-    )
-    return True
+    if recorded.rowcount:
+        note = f"RequestID {request_id}" if request_id else message or ""
+        await add_changes(connection, [of.id], state, note)
+        return True
+    # Recorded before, and only its COMMIT was not heard of?
+    same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
+    found = await execute(connection, same, id=of.id, call_id=of.call_id, state=state)
+    return found.one_or_none() is not None
 
 
 async def release(connection: AsyncConnection, account: str, call_ids: Collection[str]) -> int:
     """
     Make entries pending again that were claimed for calls which were never made.
 
-    The connection was lost while the claim was committed, and the worker made no call for it.
+    The connection was lost while the claim was committed, and the worker made no call for it. They
+    may be `uncertain` by now, if somebody looked late. A doubt that an earlier call left stays.
     """
-    update = (
-        sa.update(entries)
-        .where(
-            entries.c.account == account,
-            entries.c.state == sa.text("'sending'"),
-            entries.c.call_id.in_(call_ids),
-        )
-        .values(state="pending", changed_at=now(), due_at=0)
-        .returning(entries.c.id)
+    released = await execute(
+        connection,
+        """
+        UPDATE leadpost_entries
+        SET state = 'pending', changed_at = {now}, due_at = 0
+        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id IN :call_ids
+        RETURNING id
+        """,
+        account=account,
+        call_ids=list(call_ids),
     )
-    ids = list((await connection.execute(update)).scalars())
-    await add_changes(connection, ids, "pending", "no call was made")
-    return len(ids)
+    return await add_changes(connection, released.scalars(), "pending", "no call was made")
 
 
 async def expire(connection: AsyncConnection, account: str) -> int:
     """Make entries `uncertain` whose call must have ended long ago, and return their number."""
-    update = (
-        sa.update(entries)
-        .where(
-            entries.c.account == account,
-            entries.c.state == sa.text("'sending'"),
-            entries.c.ends_by < now() - OVERDUE,
-        )
-        .values(
-            state="uncertain",
-            changed_at=now(),
-            error_type=DeliveryUncertain.__name__,
-            message="its call has not been recorded: it may have arrived",
-        )
-        .returning(entries.c.id)
+    expired = await execute(
+        connection,
+        """
+        UPDATE leadpost_entries
+        SET state = 'uncertain', changed_at = {now}, error_type = :error_type,
+            message = 'its call has not been recorded: it may have arrived'
+        WHERE account = :account AND state = 'sending' AND ends_by < {now} - :overdue
+        RETURNING id
+        """,
+        account=account,
+        error_type=DeliveryUncertain.__name__,
+        overdue=OVERDUE,
     )
-    ids = list((await connection.execute(update)).scalars())
-    await add_changes(connection, ids, "uncertain", "its call has not been recorded")
-    return len(ids)
-
-
-async def register(connection: AsyncConnection, account: str, fingerprint: str) -> None:
-    """Note with which keys the entries of an account are posted."""
-    await connection.execute(
-        insert_into(connection.dialect, accounts),
-        {"account": account, "fingerprint": fingerprint},
-    )
+    note = "its call has not been recorded"
+    return await add_changes(connection, expired.scalars(), "uncertain", note)
 
 
 async def be_seen(connection: AsyncConnection, account: str, away_for: float | None) -> None:
     """Note that a worker of the account is alive, and for how long LeadSquared has been away."""
-    away_since = None if away_for is None else now() - away_for
-    await connection.execute(
-        sa.update(accounts)
-        .where(accounts.c.account == account)
-        .values(worker_seen_at=now(), away_since=away_since)
+    await execute(
+        connection,
+        """
+        UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = {now} - :away_for
+        WHERE account = :account
+        """,
+        account=account,
+        away_for=away_for,
     )
 
 
 async def sum_up(connection: AsyncConnection, account: str) -> None:
     """Add up the changes of the numbers of entries; only PostgreSQL's triggers leave them apart."""
-    if connection.dialect.name == "sqlite":
+    if is_sqlite(connection):
         return
-    parts = (
-        sa.select(counts.c.state, counts.c.part)
-        .where(counts.c.account == account, counts.c.part != 0)
-        .with_for_update(skip_locked=True)
-    )
-    gone = (
-        sa.delete(counts)
-        .where(counts.c.account == account, sa.tuple_(counts.c.state, counts.c.part).in_(parts))
-        .returning(counts.c.state, counts.c.entries)
-        .cte("gone")
-    )
-    sums = sa.select(
-        sa.literal(account), gone.c.state, sa.literal(0), sa.func.sum(gone.c.entries)
-    ).group_by(gone.c.state)
-    insert = postgresql.insert(counts).from_select(list(counts.c.keys()), sums)
-    total = counts.c.entries + insert.excluded.entries
-    await connection.execute(
-        insert.on_conflict_do_update(index_elements=counts.primary_key, set_={"entries": total})
+    await execute(
+        connection,
+        """
+        WITH gone AS (
+            DELETE FROM leadpost_counts WHERE account = :account AND (state, part) IN (
+                SELECT state, part FROM leadpost_counts
+                WHERE account = :account AND part <> 0 {or_skipped}
+            )
+            RETURNING state, entries
+        )
+        INSERT INTO leadpost_counts AS known (account, state, part, entries)
+        SELECT :account, state, 0, sum(entries) FROM gone GROUP BY state
+        ON CONFLICT (account, state, part)
+            DO UPDATE SET entries = known.entries + excluded.entries
+        """,
+        account=account,
     )

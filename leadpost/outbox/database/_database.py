@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
+from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxUnavailable
@@ -27,8 +28,11 @@ from leadpost.outbox.database._failures import FAILURES, is_locked, outbox_error
 from leadpost.outbox.database._urls import DatabaseUrl, parse_url
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 """Statements within one transaction."""
+AccountWork = Callable[Concatenate[AsyncConnection, str, P], Awaitable[T]]
+"""The same on the entries of one account: is given the account, and arguments of its own."""
 
 DEFAULT_URL = "sqlite:///leadpost.db"
 """A file in the working directory."""
@@ -208,6 +212,26 @@ class Database:
                 again = error
         if again is not None:
             raise again
+
+
+@frozen
+class AccountDatabase:
+    """One account's entries in a database: each work is a transaction of its own."""
+
+    database: Database
+    account: str
+
+    async def read(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """Ask something, see `Database.read`."""
+        return await self.database.read(
+            lambda connection: work(connection, self.account, *args, **details)
+        )
+
+    async def write(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """Do some work, see `Database.write`."""
+        return await self.database.write(
+            lambda connection: work(connection, self.account, *args, **details)
+        )
 
 
 def _begin(*, durable: bool) -> sa.TextClause:

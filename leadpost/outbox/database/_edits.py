@@ -1,10 +1,10 @@
-"""What people change by hand: retry, replace, arrived, adopt, prune."""
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
+"""What people change by hand: retry, replace, arrived, adopt, prune; and whose entries they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, KeyConflict
@@ -15,19 +15,14 @@ from leadpost.outbox.database._entries import (
     add_changes,
     is_same,
 )
-from leadpost.outbox.database._schema import accounts, changes, entries, now
+from leadpost.outbox.database._sql import execute, execute_many
 
 REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")
 """States in which an entry surely did not get through."""
 
-_AGAIN = {
-    "state": "pending",
-    "changed_at": now(),
-    "due_at": 0,
-    "request_id": None,
-    "failures": 0,
-    "checks": 0,
-}
+_AGAIN = """
+    state = 'pending', changed_at = {now}, due_at = 0, request_id = NULL, failures = 0, checks = 0
+"""
 
 
 async def retry(
@@ -39,119 +34,103 @@ async def retry(
     after: int,
 ) -> list[int]:
     """
-    Make the first entries in these states whose id is above `after` pending again.
+    Make the first 500 entries in these states pending again, and return their ids.
 
-    Args:
-        connection: Where.
-        account: Whose.
-        states: The states.
-        ids: Only these entries, at most 500; None for any.
-        after: An id.
-
-    Returns:
-        The ids of those that are pending now.
+    Only those with an id above `after`, and only those of `ids` (at most 500), unless it is None.
     """
-    query = (
-        sa.select(entries.c.id)
-        .where(entries.c.account == account, entries.c.id > after, entries.c.state.in_(states))
-        .order_by(entries.c.id)
-        .limit(PART)
-        .with_for_update()
+    found = await execute(
+        connection,
+        f"""
+        SELECT id FROM leadpost_entries
+        WHERE account = :account AND id > :after AND state IN :states
+            {"" if ids is None else "AND id IN :ids"}
+        ORDER BY id LIMIT {PART} {{locked}}
+        """,
+        account=account,
+        after=after,
+        states=list(states),
+        **({} if ids is None else {"ids": list(ids)}),
     )
-    if ids is not None:
-        query = query.where(entries.c.id.in_(ids))
-    found = list((await connection.execute(query)).scalars())
-    await connection.execute(sa.update(entries).where(entries.c.id.in_(found)).values(_AGAIN))
-    await add_changes(connection, found, "pending", "retried by hand")
-    return found
+    again = list(found.scalars())
+    update = f"UPDATE leadpost_entries SET {_AGAIN} WHERE id IN :ids"
+    await execute(connection, update, ids=again)
+    await add_changes(connection, again, "pending", "retried by hand")
+    return again
 
 
 async def replace(connection: AsyncConnection, account: str, activities: Mapping[str, str]) -> None:
     """
-    Give entries another activity each, and make them pending again.
-
-    Args:
-        connection: Where.
-        account: Whose.
-        activities: By key, the activity as JSON; in the order of the keys, so that two callers
-            cannot wait for each other.
+    Give entries another activity each, as JSON by their keys, and make them pending again.
 
     Raises:
         KeyConflict: one is not there, or may have got through; then none was replaced.
     """
+    # In the order of the keys, so that two callers cannot wait for each other.
     keys = sorted(activities)
     for first in range(0, len(keys), PART):
-        part = keys[first : first + PART]
-        query = (
-            sa.select(
-                entries.c.key,
-                entries.c.id,
-                entries.c.state,
-                entries.c.error_type,
-                entries.c.activity,
-            )
-            .where(entries.c.account == account, entries.c.key.in_(part))
-            .order_by(entries.c.key)
-            .with_for_update()
+        await _replace(connection, account, {k: activities[k] for k in keys[first : first + PART]})
+
+
+async def _replace(connection: AsyncConnection, account: str, part: Mapping[str, str]) -> None:
+    query = """
+        SELECT key, id, state, error_type, activity FROM leadpost_entries
+        WHERE account = :account AND key IN :keys ORDER BY key {locked}
+    """
+    found = {
+        row.key: row for row in await execute(connection, query, account=account, keys=[*part])
+    }
+    conflicts = [
+        key
+        for key in part
+        if key not in found
+        or found[key].state not in REPLACEABLE
+        # A pending entry may be in doubt, if posts in doubt are repeated.
+        or found[key].error_type == DeliveryUncertain.__name__
+    ]
+    if conflicts:
+        raise KeyConflict(
+            f"{len(conflicts)} keys cannot be replaced: unknown, or already sent; nothing was"
+            " replaced",
+            keys=conflicts[:KEYS_SHOWN],
         )
-        found = {row.key: row for row in await connection.execute(query)}
-        conflicts = [
-            key
-            for key in part
-            if key not in found
-            or found[key].state not in REPLACEABLE
-            # A pending entry may be in doubt, if posts in doubt are repeated.
-            or found[key].error_type == DeliveryUncertain.__name__
-        ]
-        if conflicts:
-            raise KeyConflict(
-                f"{len(conflicts)} keys cannot be replaced: unknown, or already sent; nothing was"
-                " replaced",
-                keys=conflicts[:KEYS_SHOWN],
-            )
-        update = (
-            sa.update(entries)
-            .where(entries.c.id == sa.bindparam("of"))
-            .values(
-                **_AGAIN,
-                activity=sa.bindparam("new_activity"),
-                # An answer to an earlier call, if one still comes, is not about this activity.
-                call_id=sa.case(
-                    (entries.c.activity == sa.bindparam("new_activity"), entries.c.call_id),
-                    else_=None,
-                ),
-                error_type=None,
-                message=None,
-            )
-        )
-        values = [{"of": found[key].id, "new_activity": activities[key]} for key in part]
-        await connection.execute(update, values)
-        for note, same in (("retried by hand", True), ("replaced", False)):
-            ids = [
-                row.id
-                for key, row in found.items()
-                if is_same(row.activity, activities[key]) is same
-            ]
-            await add_changes(connection, ids, "pending", note)
+    # An answer to an earlier call, if one still comes, is not about another activity.
+    update = f"""
+        UPDATE leadpost_entries
+        SET {_AGAIN}, activity = :activity, error_type = NULL, message = NULL,
+            call_id = CASE WHEN activity = :activity THEN call_id END
+        WHERE id = :id
+    """
+    rows = [{"id": found[key].id, "activity": activity} for key, activity in part.items()]
+    await execute_many(connection, update, rows)
+    for note, same in (("retried by hand", True), ("replaced", False)):
+        ids = [row.id for key, row in found.items() if is_same(row.activity, part[key]) is same]
+        await add_changes(connection, ids, "pending", note)
 
 
 async def arrived(connection: AsyncConnection, account: str, ids: Sequence[int]) -> int:
     """Make those of at most 500 entries `succeeded` that are uncertain; return their number."""
-    update = (
-        sa.update(entries)
-        .where(entries.c.account == account, entries.c.id.in_(ids), entries.c.state == "uncertain")
-        .values(state="succeeded", changed_at=now(), error_type=None, message=None)
-        .returning(entries.c.id)
-    )
-    found = list((await connection.execute(update)).scalars())
-    await add_changes(connection, found, "succeeded", "seen on the lead")
-    return len(found)
+    update = """
+        UPDATE leadpost_entries
+        SET state = 'succeeded', changed_at = {now}, error_type = NULL, message = NULL
+        WHERE account = :account AND id IN :ids AND state = 'uncertain' RETURNING id
+    """
+    found = await execute(connection, update, account=account, ids=list(ids))
+    return await add_changes(connection, found.scalars(), "succeeded", "seen on the lead")
+
+
+async def register(connection: AsyncConnection, account: str, fingerprint: str) -> None:
+    """Note with which keys the entries of an account are posted, if that is not known."""
+    insert = """
+        INSERT INTO leadpost_accounts (account, fingerprint) VALUES (:account, :fingerprint)
+        ON CONFLICT (account) DO NOTHING
+    """
+    await execute(connection, insert, account=account, fingerprint=fingerprint)
 
 
 async def fingerprint_of(connection: AsyncConnection, account: str) -> str | None:
     """Return the fingerprint of the keys with which an account's entries are posted."""
-    query = sa.select(accounts.c.fingerprint).where(accounts.c.account == account)
-    found: str | None = (await connection.execute(query)).scalar()
+    query = "SELECT fingerprint FROM leadpost_accounts WHERE account = :account"
+    found: str | None = (await execute(connection, query, account=account)).scalar()
     return found
 
 
@@ -161,56 +140,49 @@ async def adopt(
     """
     Hand the entries of another account, or of this one's former keys, over to this account.
 
-    Args:
-        connection: Where.
-        account: Whose they are from now on.
-        fingerprint: Of its present keys, None if they are not known.
-        previous: The other account, or the fingerprint of the former keys.
-
-    Returns:
-        The number of entries that changed hands.
+    `fingerprint` is that of its present keys, None if they are not known. Return the number of
+    entries that changed hands.
 
     Raises:
         KeyConflict: both have entries of the same keys.
     """
+    values = {"account": account, "previous": previous}
     if fingerprint is not None:
-        await connection.execute(
-            sa.update(accounts)
-            .where(accounts.c.account == account, accounts.c.fingerprint == previous)
-            .values(fingerprint=fingerprint)
-        )
+        update = """
+            UPDATE leadpost_accounts SET fingerprint = :fingerprint
+            WHERE account = :account AND fingerprint = :previous
+        """
+        await execute(connection, update, fingerprint=fingerprint, **values)
     if previous == account:
         return 0
-    ours = entries.alias()
-    both = (
-        sa.select(entries.c.key)
-        .join(ours, sa.and_(ours.c.account == account, ours.c.key == entries.c.key))
-        .where(entries.c.account == previous)
-        .limit(KEYS_SHOWN)
-    )
-    if keys := list((await connection.execute(both)).scalars()):
+    both = f"""
+        SELECT theirs.key FROM leadpost_entries AS theirs
+        JOIN leadpost_entries AS ours ON ours.account = :account AND ours.key = theirs.key
+        WHERE theirs.account = :previous LIMIT {KEYS_SHOWN}
+    """
+    if keys := list((await execute(connection, both, **values)).scalars()):
         raise KeyConflict(
             "both accounts have entries of the same keys; none was adopted", keys=keys
         )
-    update = sa.update(entries).where(entries.c.account == previous).values(account=account)
-    return (await connection.execute(update)).rowcount
+    update = "UPDATE leadpost_entries SET account = :account WHERE account = :previous"
+    return (await execute(connection, update, **values)).rowcount
 
 
 async def prune(connection: AsyncConnection, account: str, older_than: float) -> int:
     """Delete at most 500 entries that were finished so many seconds ago; return their number."""
-    old = (
-        sa.select(entries.c.id)
-        .where(
-            entries.c.account == account,
-            # Written out, as only then a planner knows that the partial index will do.
-            sa.text("state IN ('succeeded', 'failed', 'rejected')"),
-            entries.c.changed_at < now() - older_than,
-        )
-        .order_by(entries.c.changed_at)
-        .limit(PART)
-        .with_for_update(skip_locked=True)  # or else one that is retried meanwhile went too
+    old = await execute(
+        connection,
+        # Locked, or else one that is retried meanwhile would go, too.
+        f"""
+        SELECT id FROM leadpost_entries
+        WHERE account = :account AND state IN ('succeeded', 'failed', 'rejected')
+            AND changed_at < {{now}} - :older_than
+        ORDER BY changed_at LIMIT {PART} {{or_skipped}}
+        """,
+        account=account,
+        older_than=older_than,
     )
-    ids = list((await connection.execute(old)).scalars())
-    await connection.execute(sa.delete(changes).where(changes.c.entry_id.in_(ids)))
-    await connection.execute(sa.delete(entries).where(entries.c.id.in_(ids)))
+    ids = list(old.scalars())
+    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=ids)
+    await execute(connection, "DELETE FROM leadpost_entries WHERE id IN :ids", ids=ids)
     return len(ids)

@@ -35,13 +35,9 @@ def create_engine(
     """
     Return an engine. It holds no connection yet.
 
-    Args:
-        url: Which database.
-        connections: How many to keep at most.
-        opened: Where to note the connections to PostgreSQL that are open.
-        threads: Where to note the threads of connections to SQLite.
-        durable: Whether SQLite waits for the disk on every COMMIT. On PostgreSQL this is a setting
-            of each transaction.
+    Open connections to PostgreSQL are noted in `opened`, the threads of those to SQLite in
+    `threads`. If `durable`, SQLite waits for the disk on every COMMIT; on PostgreSQL this is a
+    setting of each transaction.
     """
     options: dict[str, Any] = {
         "hide_parameters": True,
@@ -57,7 +53,7 @@ def create_engine(
         connect_args={"timeout": SQLITE_LOCK_WAIT},
         **options,
     )
-    event.listen(engine.sync_engine, "connect", _set_up_durable if durable else _set_up)
+    event.listen(engine.sync_engine, "connect", partial(_set_up, "FULL" if durable else "NORMAL"))
     event.listen(engine.sync_engine, "connect", partial(_note_thread, threads))
     event.listen(engine.sync_engine, "begin", _begin)
     event.listen(engine.sync_engine, "invalidate", _roll_back)
@@ -111,11 +107,11 @@ def _connector(
 
 
 def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:
-    if isinstance(thread := getattr(connection.driver_connection, "_thread", None), Thread):
-        threads.add(thread)
+    # Before version 0.22 of aiosqlite, the connection was the thread itself.
+    threads.add(getattr(connection.driver_connection, "_thread", connection.driver_connection))
 
 
-def _set_up(connection: Any, _: object, synchronous: str = "NORMAL") -> None:
+def _set_up(synchronous: str, connection: Any, _: object) -> None:
     connection.isolation_level = None  # or else sqlite3 would begin transactions by itself
     cursor = connection.cursor()
     # The file may be locked just now, or read-only; without it, readers and writers wait for each
@@ -128,10 +124,6 @@ def _set_up(connection: Any, _: object, synchronous: str = "NORMAL") -> None:
         connection.close()  # the pool would leave it, and its thread, to the garbage collector
         raise
     cursor.close()
-
-
-def _set_up_durable(connection: Any, record: object) -> None:
-    _set_up(connection, record, "FULL")
 
 
 def _roll_back(connection: Any, *_: object) -> None:

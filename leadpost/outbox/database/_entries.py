@@ -1,7 +1,10 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """Entries: putting them, and asking for them."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -13,14 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._validation import is_mapping
 from leadpost.errors import KeyConflict
-from leadpost.outbox.database._schema import accounts, changes, counts, entries, now
+from leadpost.outbox.database._schema import entries
+from leadpost.outbox.database._sql import execute, execute_many, is_sqlite, prepared, storable
 
 EntryState = Literal[
     "pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"
 ]
 STATES: tuple[EntryState, ...] = get_args(EntryState)
 """Every state, in the order of an entry's life."""
-FINISHED: tuple[EntryState, ...] = ("succeeded", "failed", "rejected")
 PART = 500
 """Entries or keys that one statement is about at most."""
 KEYS_SHOWN = 20
@@ -109,9 +112,10 @@ class New:
     priority: int
 
 
+AnyConnection = AsyncConnection | sa.Connection
+
 _NAMES = tuple(attribute.name for attribute in attrs_of(Entry))
-_KEY = entries.c.account, entries.c.key
-_COLUMNS: list[sa.ColumnElement[Any]] = [entries.c[name] for name in _NAMES]
+_COLUMNS = ", ".join(f"entry.{name}" for name in _NAMES)
 
 
 def moment(seconds: float) -> datetime:
@@ -136,13 +140,20 @@ def _entry(row: sa.Row[Any]) -> Entry:
 
 
 def insert_into(
-    dialect: sa.Dialect, table: sa.Table, *key: sa.Column[Any]
+    dialect: sa.Dialect, table: sa.TableClause, *key: sa.ColumnClause[Any]
 ) -> postgresql.Insert | sqlite.Insert:
-    """Build an INSERT that leaves a row of the same key as it is; by default the primary key."""
-    columns = key or tuple(table.primary_key)
+    """Build an INSERT that leaves a row of the same key as it is."""
     if dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing(columns)
-    return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
+        return sqlite.insert(table).on_conflict_do_nothing(key)
+    return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
+
+
+# Putting. Synchronous, for connections of either kind; built by SQLAlchemy, for drivers of any.
+
+
+def _insert(connection: sa.Connection) -> Any:
+    insert = insert_into(connection.dialect, entries, entries.c.account, entries.c.key)
+    return insert.returning(entries.c.id)
 
 
 def _row(account: str, new: New) -> dict[str, Any]:
@@ -158,14 +169,11 @@ def put_one(connection: sa.Connection, account: str, new: New) -> int:
     """
     Insert an entry, or leave the one of its key as it is, and return its id.
 
-    Synchronous, for connections of either kind.
-
     Raises:
         KeyConflict: the entry of this key has another activity.
     """
     row = _row(account, new)
-    insert = insert_into(connection.dialect, entries, *_KEY).returning(entries.c.id)
-    inserted: int | None = connection.execute(insert, row).scalar()
+    inserted: int | None = connection.execute(_insert(connection), row).scalar()
     return _check_known(connection, account, [row])[0] if inserted is None else inserted
 
 
@@ -180,19 +188,21 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
         KeyConflict: the entry of a key has another activity.
     """
     rows = [_row(account, new) for new in news]
-    if connection.dialect.name == "postgresql":
+    if not is_sqlite(connection):
         # Inserted in the order of their keys, so that two callers cannot wait for each other, but
         # numbered in the order in which they came.
-        numbers = sa.func.nextval(sa.func.pg_get_serial_sequence(entries.name, "id"))
-        query = sa.select(numbers).select_from(sa.func.generate_series(1, len(rows)))
-        for row, number in zip(rows, connection.execute(query).scalars().all(), strict=True):
+        numbers = sa.text(
+            "SELECT nextval(pg_get_serial_sequence('leadpost_entries', 'id'))"
+            " FROM generate_series(1, :count)"
+        )
+        found = connection.execute(numbers, {"count": len(rows)}).scalars().all()
+        for row, number in zip(rows, found, strict=True):
             row["id"] = number
         rows.sort(key=lambda row: row["key"] or "")
-    insert = insert_into(connection.dialect, entries, *_KEY).returning(entries.c.id)
     put = 0
     for first in range(0, len(rows), PART):
         part = rows[first : first + PART]
-        inserted = len(connection.execute(insert, part).all())
+        inserted = len(connection.execute(_insert(connection), part).all())
         if inserted < len(part):
             _check_known(connection, account, part)
         put += inserted
@@ -204,13 +214,9 @@ def _check_known(
 ) -> list[int]:
     """Compare what is put with the entries of its keys, and return their ids."""
     wanted = {row["key"]: row["activity"] for row in rows if row["key"] is not None}
-    query = _of_keys(
-        connection.dialect,
-        account,
-        list(wanted),
-        [entries.c[name] for name in ("key", "id", "activity")],
-    )
-    found = connection.execute(query).all()
+    query = _of_keys(connection, "entry.key, entry.id, entry.activity")
+    values = {"account": account, "keys": json.dumps([*wanted])}
+    found = connection.execute(*prepared(connection, query, values)).all()
     activities = {row.key: row.activity for row in found}
     conflicts = {
         row["key"]: row["activity"]
@@ -228,28 +234,6 @@ def _check_known(
         )
         raise KeyConflict(f"{those}; nothing was put", keys=list(conflicts)[:KEYS_SHOWN])
     return [row.id for row in found]
-
-
-def _of_keys(
-    dialect: sa.Dialect,
-    account: str,
-    keys: Sequence[str],
-    columns: Sequence[sa.ColumnElement[Any]],
-) -> sa.Select[Any]:
-    """Build a query for the entries of at most 500 keys."""
-    if dialect.name == "sqlite":
-        return sa.select(*columns).where(entries.c.account == account, entries.c.key.in_(keys))
-    # Key by key. PostgreSQL has no statistics of what was put just now, and would rather read all
-    # entries of the account than look for 500 keys.
-    array = sa.literal(list(keys), postgresql.ARRAY(sa.Text))
-    wanted = sa.func.unnest(array).table_valued("wanted_key").render_derived()
-    entry = (
-        sa.select(*columns)
-        .where(entries.c.account == account, entries.c.key == wanted.c.wanted_key)
-        .limit(1)
-        .lateral()
-    )
-    return sa.select(entry).select_from(wanted.join(entry, sa.true()))
 
 
 def is_same(one: str, other: str) -> bool:
@@ -271,11 +255,37 @@ def _sorted(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+# Looking.
+
+
+def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) -> str:
+    """
+    Build the query that looks entries up one by one, by an index.
+
+    PostgreSQL has no statistics of what was put just now, and would rather read all entries of the
+    account than look for 500.
+    """
+    if is_sqlite(connection):  # its CROSS JOIN keeps the order
+        of_wanted = f"({wanted}) AS wanted CROSS JOIN leadpost_entries AS entry"
+        return f"SELECT {columns} FROM {of_wanted} WHERE {condition}"
+    one = f"SELECT * FROM leadpost_entries WHERE {condition} LIMIT 1"
+    return f"SELECT {columns} FROM ({wanted}) AS wanted CROSS JOIN LATERAL ({one}) AS entry"
+
+
+def _of_keys(connection: AnyConnection, columns: str) -> str:
+    """Build the query for the entries of `:keys`, a list in JSON."""
+    each = "json_each(:keys)"
+    if not is_sqlite(connection):
+        each = "json_array_elements_text(CAST(:keys AS JSON))"
+    wanted = f"SELECT value AS wanted_key FROM {each}"
+    return _each(connection, wanted, "account = :account AND key = wanted_key", columns)
+
+
 async def find(connection: AsyncConnection, account: str, keys: Sequence[str]) -> dict[str, Entry]:
     """Return the entries of these keys, at most 500, by key."""
-    query = _of_keys(connection.dialect, account, keys, _COLUMNS)
-    found = [_entry(row) for row in await connection.execute(query)]
-    return {entry.key: entry for entry in found if entry.key is not None}
+    query = _of_keys(connection, _COLUMNS)
+    found = await execute(connection, query, account=account, keys=json.dumps(keys))
+    return {entry.key: entry for entry in map(_entry, found) if entry.key is not None}
 
 
 async def page(
@@ -284,133 +294,106 @@ async def page(
     *,
     states: Sequence[EntryState],
     after: int,
-    key_prefix: str | None,
+    key_prefix: str,
     limit: int,
 ) -> list[Entry]:
     """Return the first entries in these states whose id is above `after`."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    parts: list[sa.Select[Any]] = []
-    for state in states:  # one by one: an index has each state's entries in the order of their ids
-        part = _in_order(state, after, is_sqlite=is_sqlite).where(entries.c.account == account)
-        if key_prefix is not None:
-            part = part.where(begins_with(key_prefix))
-        first = part.limit(limit).subquery()
-        parts.append(sa.select(first.c.id))
-    ids = sa.union_all(*parts).subquery()
-    first_ids = sa.select(ids.c.id).order_by(ids.c.id).limit(limit)
-    if is_sqlite:
-        query = sa.select(*_COLUMNS).where(entries.c.id.in_(first_ids)).order_by(entries.c.id)
-    else:
-        # Id by id: PostgreSQL might merge them with all entries, from the very first one on.
-        wanted = first_ids.subquery()
-        entry = sa.select(*_COLUMNS).where(entries.c.id == wanted.c.id).limit(1).lateral()
-        query = sa.select(entry).select_from(wanted.join(entry, sa.true())).order_by(wanted.c.id)
-    return [_entry(row) for row in await connection.execute(query)]
-
-
-def _in_order(state: EntryState, after: int, *, is_sqlite: bool) -> sa.Select[Any]:
-    """Build a query for the ids above `after` of the entries in one state."""
-    if is_sqlite:
-        return (
-            sa.select(entries.c.id)
-            .where(entries.c.state == state, entries.c.id > after)
-            .order_by(entries.c.id)
-        )
-    # In the order of state and id, which only the index of both has. In that of the ids, PostgreSQL
-    # might read the primary key, and with it all the entries of other states that come before.
-    place = sa.tuple_(entries.c.state, entries.c.id)
-    return (
-        sa.select(entries.c.id)
-        .where(place > sa.tuple_(state, after), entries.c.state <= state)
-        .order_by(entries.c.state, entries.c.id)
-    )
-
-
-def begins_with(key_prefix: str) -> sa.ColumnElement[bool]:
-    """Build the condition that an entry's key begins with a prefix."""
-    # SQLite's LIKE takes capital letters for small ones.
-    return sa.func.substr(entries.c.key, 1, len(key_prefix)) == key_prefix
+    # State by state: an index has each state's entries in the order of their ids.
+    condition, order = "state = :state_{0} AND id > :after", "id"
+    if not is_sqlite(connection):
+        # In the order of state and id, which only that index has. In that of the ids, PostgreSQL
+        # might read the primary key, and with it all the entries of other states in between.
+        condition = "(state, id) > (:state_{0}, :after) AND state <= :state_{0}"
+        order = "state, id"
+    parts = [
+        f"""
+        SELECT id FROM (
+            SELECT id FROM leadpost_entries
+            WHERE account = :account AND {condition.format(number)}
+                AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
+            ORDER BY {order} LIMIT :limit
+        ) AS of_state_{number}
+        """
+        for number in range(len(states))
+    ]
+    wanted = f"SELECT id AS wanted_id FROM ({' UNION ALL '.join(parts)}) AS found"
+    wanted += " ORDER BY id LIMIT :limit"
+    query = _each(connection, wanted, "id = wanted_id", _COLUMNS) + " ORDER BY wanted_id"
+    values: dict[str, Any] = {f"state_{number}": state for number, state in enumerate(states)}
+    values |= {"account": account, "after": after, "prefix": key_prefix, "limit": limit}
+    return [_entry(row) for row in await execute(connection, query, **values)]
 
 
 async def count(
-    connection: AsyncConnection,
-    account: str,
-    key_prefix: str | None = None,
-    keys: Sequence[str] | None = None,
+    connection: AsyncConnection, account: str, key_prefix: str = ""
 ) -> dict[EntryState, int]:
-    """Count the entries by state: all, those with a prefix, or those of at most 500 keys."""
-    query = sa.select(counts.c.state, sa.func.sum(counts.c.entries)).where(
-        counts.c.account == account
-    )
-    if keys is not None:
-        of_keys = _of_keys(connection.dialect, account, keys, [entries.c.state]).subquery()
-        query = sa.select(of_keys.c.state, sa.func.count())
-    elif key_prefix is not None:
-        query = sa.select(entries.c.state, sa.func.count()).where(
-            entries.c.account == account, begins_with(key_prefix)
-        )
-    query = query.group_by(sa.text("1"))
-    found = {row[0]: int(row[1]) for row in await connection.execute(query)}
+    """Count the entries by state: all, or those with a prefix."""
+    if key_prefix:
+        query = """
+            SELECT state, count(*) FROM leadpost_entries
+            WHERE account = :account AND substr(key, 1, length(:prefix)) = :prefix GROUP BY state
+        """
+        rows = await execute(connection, query, account=account, prefix=key_prefix)
+    else:
+        query = """
+            SELECT state, sum(entries) FROM leadpost_counts WHERE account = :account GROUP BY state
+        """
+        rows = await execute(connection, query, account=account)
+    found = {row[0]: int(row[1]) for row in rows}
     return {state: found.get(state, 0) for state in STATES}
 
 
 async def count_of_others(connection: AsyncConnection, account: str) -> dict[str, int]:
     """Count the entries of other accounts that are not finished."""
-    number = sa.func.sum(counts.c.entries)
-    query = (
-        sa.select(counts.c.account, number)
-        .where(counts.c.account != account, counts.c.state.not_in(FINISHED))
-        .group_by(counts.c.account)
-        .having(number > 0)
-    )
-    return {row[0]: int(row[1]) for row in await connection.execute(query)}
-
-
-async def oldest_pending(connection: AsyncConnection, account: str) -> float | None:
-    """Return the seconds since the oldest pending entry was put, None if there is none."""
-    query = (
-        sa.select(now() - entries.c.put_at)
-        .where(entries.c.account == account, entries.c.state == "pending")
-        .order_by(entries.c.id)
-        .limit(1)
-    )
-    seconds: float | None = (await connection.execute(query)).scalar()
-    return None if seconds is None else max(seconds, 0.0)
+    query = """
+        SELECT account, sum(entries) FROM leadpost_counts
+        WHERE account <> :account AND state NOT IN ('succeeded', 'failed', 'rejected')
+        GROUP BY account HAVING sum(entries) > 0
+    """
+    return {row[0]: int(row[1]) for row in await execute(connection, query, account=account)}
 
 
 async def health(connection: AsyncConnection, account: str, seen_within: float) -> Health:
     """Return how the account's entries and workers are doing."""
-    query = sa.select(accounts.c.worker_seen_at > now() - seen_within, accounts.c.away_since).where(
-        accounts.c.account == account
-    )
-    row = (await connection.execute(query)).one_or_none()
+    oldest = """
+        SELECT {now} - put_at FROM leadpost_entries
+        WHERE account = :account AND state = 'pending' ORDER BY id LIMIT 1
+    """
+    seconds: float | None = (await execute(connection, oldest, account=account)).scalar()
+    worker = """
+        SELECT away_since FROM leadpost_accounts
+        WHERE account = :account AND worker_seen_at > {now} - :seen_within
+    """
+    values = {"account": account, "seen_within": seen_within}
+    seen = (await execute(connection, worker, **values)).one_or_none()
     return Health(
         counts=await count(connection, account),
-        oldest_pending=await oldest_pending(connection, account),
-        is_working=bool(row and row[0]),
-        away_since=moment(row[1]) if row and row[0] and row[1] is not None else None,
+        oldest_pending=None if seconds is None else max(seconds, 0.0),
+        is_working=seen is not None,
+        away_since=moment(seen[0]) if seen is not None and seen[0] is not None else None,
     )
 
 
 async def history(connection: AsyncConnection, account: str, entry_id: int) -> list[Change]:
     """Return every change of an entry's state, the putting first."""
-    put = sa.select(entries.c.put_at).where(entries.c.account == account, entries.c.id == entry_id)
-    put_at: float | None = (await connection.execute(put)).scalar()
-    if put_at is None:
-        return []
-    query = (
-        sa.select(changes.c.state, changes.c.at, changes.c.note)
-        .where(changes.c.entry_id == entry_id)
-        .order_by(changes.c.id)
-    )
-    found = [Change(row[0], moment(row[1]), row[2]) for row in await connection.execute(query)]
-    return [Change("pending", moment(put_at)), *found]
+    query = """
+        SELECT 'pending' AS state, put_at AS at, NULL AS note, 0 AS id FROM leadpost_entries
+        WHERE account = :account AND id = :id
+        UNION ALL
+        SELECT change.state, change.at, change.note, change.id FROM leadpost_entries AS entry
+        JOIN leadpost_changes AS change ON change.entry_id = entry.id
+        WHERE entry.account = :account AND entry.id = :id
+        ORDER BY 4
+    """
+    found = await execute(connection, query, account=account, id=entry_id)
+    return [Change(row.state, moment(row.at), row.note) for row in found]
 
 
 async def add_changes(
-    connection: AsyncConnection, ids: Sequence[int], state: EntryState, note: str
-) -> None:
-    """Add to the history that these entries came into a state, and why."""
-    if ids:
-        rows = [{"entry_id": id_, "state": state, "note": note} for id_ in ids]
-        await connection.execute(sa.insert(changes), rows)
+    connection: AsyncConnection, ids: Iterable[int], state: EntryState, note: str
+) -> int:
+    """Add to the history that these entries came into a state, and why; return their number."""
+    rows = [{"id": id_, "state": state, "note": storable(note)} for id_ in ids]
+    insert = "INSERT INTO leadpost_changes (entry_id, state, note) VALUES (:id, :state, :note)"
+    await execute_many(connection, insert, rows)
+    return len(rows)

@@ -159,14 +159,12 @@ def _by_system(failure: OSError) -> tuple[type[OutboxError], str]:
     if isinstance(failure, PermissionError):
         return OutboxError, "this user may not use the server's socket"
     if isinstance(failure, ssl.SSLCertVerificationError):
-        return (
-            OutboxError,
-            f"its certificate is not trusted ({failure.verify_message}): see sslmode",
-        )
+        why = failure.verify_message
+        return OutboxError, f"its certificate is not trusted ({why}): see sslmode, channel_binding"
     if isinstance(failure, ssl.SSLError) and not isinstance(failure, ssl.SSLEOFError):
         return OutboxError, f"no TLS connection ({getattr(failure, 'reason', None)}): see sslmode"
     if "SSL upgrade" in str(failure):  # asyncpg's words
-        return OutboxError, "the server offers no TLS, which sslmode asks for"
+        return OutboxError, "the server offers no TLS, which sslmode or channel_binding asks for"
     if isinstance(failure, TimeoutError):
         return OutboxUnavailable, "no answer: is the server running, is a firewall in between?"
     return OutboxUnavailable, f"no connection ({type(failure).__name__}): is the server running?"

@@ -1,252 +1,156 @@
-# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """
 The tables of version 1. No key of an account is in them, only a fingerprint of its access key.
 
 An INSERT of account, key and activity into `leadpost_entries` is all that is needed to put an entry
-in any language: everything else has a default.
+in any language: everything else has a default, and what is not JSON is refused. All times are
+seconds since 1970.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateIndex, CreateTable
-from sqlalchemy.sql.functions import FunctionElement
 
 from leadpost.errors import OutboxError
+from leadpost.outbox.database._sql import WORDS, Hidden, execute
 
 VERSION = 1
 
-metadata = sa.MetaData()
+_TABLES = """
+CREATE TABLE leadpost_schema (version INTEGER PRIMARY KEY);
 
+CREATE TABLE leadpost_accounts (
+    account TEXT NOT NULL PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    worker_seen_at DOUBLE PRECISION,
+    away_since DOUBLE PRECISION
+);
 
-class now(FunctionElement[float]):  # noqa: N801  it is used like a function
-    """The database's time: seconds since 1970, in UTC."""
+CREATE TABLE leadpost_entries (
+    id {entry_id},
+    account TEXT NOT NULL,
+    key TEXT,
+    activity TEXT NOT NULL, -- LeadSquared's JSON
+    priority INTEGER DEFAULT 0 NOT NULL,
+    state TEXT DEFAULT 'pending' NOT NULL CONSTRAINT leadpost_entries_state CHECK (state IN
+        ('pending', 'sending', 'accepted', 'succeeded', 'failed', 'rejected', 'uncertain')),
+    put_at DOUBLE PRECISION DEFAULT {now} NOT NULL,
+    changed_at DOUBLE PRECISION DEFAULT {now} NOT NULL,
+    due_at DOUBLE PRECISION DEFAULT 0 NOT NULL, -- not to be sent, or asked about, before
+    calls INTEGER DEFAULT 0 NOT NULL,
+    failures INTEGER DEFAULT 0 NOT NULL, -- calls that count as failures
+    checks INTEGER DEFAULT 0 NOT NULL, -- of its status
+    call_id TEXT, -- of its latest call
+    sent_at DOUBLE PRECISION,
+    ends_by DOUBLE PRECISION, -- when its latest call must have ended
+    request_id TEXT,
+    activity_id TEXT,
+    error_type TEXT,
+    message TEXT,
+    lead TEXT GENERATED ALWAYS AS ({lead}) STORED,
+    CONSTRAINT leadpost_entries_key UNIQUE (account, key)
+);
 
-    type = sa.Double[float]()
-    inherit_cache = True
+-- One index for each question that is asked all the time, and small where it can be.
+CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DESC, id)
+    WHERE state = 'pending';
 
+CREATE INDEX leadpost_entries_sending ON leadpost_entries (account, ends_by)
+    WHERE state = 'sending';
 
-@compiles(now, "sqlite")
-def _now_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+CREATE INDEX leadpost_entries_accepted ON leadpost_entries (account, due_at)
+    WHERE state = 'accepted';
 
+CREATE INDEX leadpost_entries_finished ON leadpost_entries (account, changed_at)
+    WHERE state IN ('succeeded', 'failed', 'rejected');
 
-@compiles(now, "postgresql")
-def _now_postgresql(*_: Any, **__: Any) -> str:
-    # clock_timestamp() differs from row to row, so that no index can be used for it.
-    return "CAST(extract(epoch FROM statement_timestamp()) AS DOUBLE PRECISION)"
+CREATE INDEX leadpost_entries_state ON leadpost_entries (account, state, id);
 
+CREATE INDEX leadpost_entries_lead ON leadpost_entries (account, lead);
 
-class _lead_of_activity(FunctionElement[str]):  # noqa: N801  it is used like a function
-    """The lead of an entry's activity, in small letters; what is not JSON is refused here."""
+CREATE UNIQUE INDEX leadpost_entries_activity_id ON leadpost_entries (account, activity_id)
+    WHERE activity_id IS NOT NULL;
 
-    type = sa.Text()
-    inherit_cache = True
+CREATE TABLE leadpost_changes (
+    id {id},
+    entry_id BIGINT NOT NULL,
+    state TEXT NOT NULL,
+    at DOUBLE PRECISION DEFAULT {now} NOT NULL,
+    note TEXT
+);
 
+CREATE INDEX leadpost_changes_entry ON leadpost_changes (entry_id);
 
-@compiles(_lead_of_activity, "sqlite")
-def _lead_sqlite(*_: Any, **__: Any) -> str:
-    return "lower(json_extract(activity, '$.RelatedProspectId'))"
+CREATE TABLE leadpost_buckets (
+    bucket TEXT NOT NULL PRIMARY KEY,
+    period DOUBLE PRECISION NOT NULL,
+    version INTEGER NOT NULL, -- of the five columns that follow
+    tokens INTEGER NOT NULL, -- how many to use
+    most INTEGER NOT NULL, -- by the limit that LeadSquared named
+    rest DOUBLE PRECISION NOT NULL, -- seconds
+    named_until DOUBLE PRECISION,
+    grow_at DOUBLE PRECISION NOT NULL,
+    paused_until DOUBLE PRECISION NOT NULL,
+    trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0: it is due
+    set_at DOUBLE PRECISION NOT NULL -- when these times were set
+);
 
+CREATE TABLE leadpost_tokens (
+    bucket TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    back_at DOUBLE PRECISION NOT NULL,
+    use_id TEXT, -- of the call that has it
+    set_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (bucket, number)
+);
 
-@compiles(_lead_of_activity, "postgresql")
-def _lead_postgresql(*_: Any, **__: Any) -> str:
+-- The number of entries in each state, kept by triggers: to count a million takes half a second.
+CREATE TABLE leadpost_counts (
+    account TEXT NOT NULL,
+    state TEXT NOT NULL,
+    part BIGINT NOT NULL, -- 0, or the transaction that changed the number: none waits for another
+    entries BIGINT NOT NULL,
+    PRIMARY KEY (account, state, part)
+);
+"""
+
+_SQLITE_WORDS = {
+    **WORDS["sqlite"],
+    "entry_id": "INTEGER PRIMARY KEY AUTOINCREMENT",  # or one that was pruned could come again
+    "id": "INTEGER PRIMARY KEY",
+    "lead": "lower(json_extract(activity, '$.RelatedProspectId'))",
+}
+_POSTGRESQL_WORDS = {
+    **WORDS["postgresql"],
+    "entry_id": "BIGSERIAL PRIMARY KEY",
+    "id": "BIGSERIAL PRIMARY KEY",
     # JSON may have the NUL character, PostgreSQL's texts may not.
-    return r"lower(CAST(replace(activity, '\u0000', '\u0001') AS json) ->> 'RelatedProspectId')"
+    "lead": r"lower(CAST(replace(activity, '\u0000', '\u0001') AS json) ->> 'RelatedProspectId')",
+}
 
+_SQLITE_TRIGGERS = """
+CREATE TRIGGER leadpost_counts_insert AFTER INSERT ON leadpost_entries BEGIN
+    INSERT INTO leadpost_counts VALUES (NEW.account, NEW.state, 0, 1)
+    ON CONFLICT (account, state, part) DO UPDATE SET entries = entries + 1;
+END;
 
-class _Hidden(str):
-    """Text that no log shows: aiosqlite logs the values of every statement at DEBUG."""
+CREATE TRIGGER leadpost_counts_delete AFTER DELETE ON leadpost_entries BEGIN
+    UPDATE leadpost_counts SET entries = entries - 1
+    WHERE account = OLD.account AND state = OLD.state AND part = 0;
+END;
 
-    __slots__ = ()
+CREATE TRIGGER leadpost_counts_update AFTER UPDATE OF account, state ON leadpost_entries BEGIN
+    UPDATE leadpost_counts SET entries = entries - 1
+    WHERE account = OLD.account AND state = OLD.state AND part = 0;
+    INSERT INTO leadpost_counts VALUES (NEW.account, NEW.state, 0, 1)
+    ON CONFLICT (account, state, part) DO UPDATE SET entries = entries + 1;
+END;
+"""
 
-    def __repr__(self) -> str:
-        return "'…'"
-
-
-class PrivateText(sa.TypeDecorator[str]):
-    """Text of the caller's, or of a person's."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        del dialect
-        return None if value is None else _Hidden(value)
-
-
-class VendorText(PrivateText):
-    """Text of LeadSquared's: characters that no database takes are removed."""
-
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        if value is not None:
-            value = value.replace("\0", "").encode(errors="replace").decode()
-        return super().process_bind_param(value, dialect)
-
-
-_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts only that one up
-_STATES = "'pending', 'sending', 'accepted', 'succeeded', 'failed', 'rejected', 'uncertain'"
-
-
-def _partial(
-    name: str, where: str, *columns: str | sa.TextClause, unique: bool = False
-) -> sa.Index:
-    condition = sa.text(where)
-    return sa.Index(
-        name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition
-    )
-
-
-schema = sa.Table(
-    "leadpost_schema", metadata, sa.Column("version", sa.Integer, nullable=False, primary_key=True)
-)
-
-accounts = sa.Table(
-    "leadpost_accounts",
-    metadata,
-    sa.Column("account", sa.Text, primary_key=True),
-    sa.Column("fingerprint", sa.Text, nullable=False),
-    sa.Column("worker_seen_at", sa.Double),  # all times: seconds since 1970
-    sa.Column("away_since", sa.Double),
-)
-
-entries = sa.Table(
-    "leadpost_entries",
-    metadata,
-    sa.Column("id", _id, primary_key=True),
-    sa.Column("account", sa.Text, nullable=False),
-    sa.Column("key", PrivateText),
-    sa.Column("activity", PrivateText, nullable=False),  # LeadSquared's JSON
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
-    sa.Column("put_at", sa.Double, nullable=False, server_default=now()),
-    sa.Column("changed_at", sa.Double, nullable=False, server_default=now()),
-    sa.Column("due_at", sa.Double, nullable=False, server_default="0"),  # not to be sent before
-    sa.Column("calls", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # calls that count
-    sa.Column("checks", sa.Integer, nullable=False, server_default="0"),  # of its status
-    sa.Column("call_id", sa.Text),  # of its latest call
-    sa.Column("sent_at", sa.Double),
-    sa.Column("ends_by", sa.Double),  # when its latest call must have ended
-    sa.Column("request_id", VendorText),
-    sa.Column("activity_id", VendorText),
-    sa.Column("error_type", sa.Text),
-    sa.Column("message", VendorText),
-    sa.Column("lead", sa.Text, sa.Computed(cast("Any", _lead_of_activity()), persisted=True)),
-    sa.CheckConstraint(f"state IN ({_STATES})", name="leadpost_entries_state"),
-    sa.UniqueConstraint("account", "key", name="leadpost_entries_key"),
-    # One index for each question that is asked all the time, and small where it can be.
-    _partial(
-        "leadpost_entries_pending", "state = 'pending'", "account", sa.text("priority DESC"), "id"
-    ),
-    _partial("leadpost_entries_sending", "state = 'sending'", "account", "ends_by"),
-    _partial("leadpost_entries_accepted", "state = 'accepted'", "account", "due_at"),
-    _partial(
-        "leadpost_entries_finished",
-        "state IN ('succeeded', 'failed', 'rejected')",
-        *("account", "changed_at"),
-    ),
-    sa.Index("leadpost_entries_state", "account", "state", "id"),
-    sa.Index("leadpost_entries_lead", "account", "lead"),
-    _partial(
-        "leadpost_entries_activity_id",
-        "activity_id IS NOT NULL",
-        *("account", "activity_id"),
-        unique=True,
-    ),
-    sqlite_autoincrement=True,  # or an id that was pruned could come again
-)
-
-changes = sa.Table(
-    "leadpost_changes",
-    metadata,
-    sa.Column("id", _id, primary_key=True),
-    sa.Column("entry_id", _id, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("at", sa.Double, nullable=False, server_default=now()),
-    sa.Column("note", VendorText),
-    sa.Index("leadpost_changes_entry", "entry_id"),
-)
-
-
-buckets = sa.Table(
-    "leadpost_buckets",
-    metadata,
-    sa.Column("bucket", sa.Text, primary_key=True),
-    sa.Column("period", sa.Double, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),  # of the five columns that follow
-    sa.Column("tokens", sa.Integer, nullable=False),  # how many to use
-    sa.Column("most", sa.Integer, nullable=False),  # by the limit that LeadSquared named
-    sa.Column("rest", sa.Double, nullable=False),  # seconds
-    sa.Column("named_until", sa.Double),
-    sa.Column("grow_at", sa.Double, nullable=False),
-    sa.Column("paused_until", sa.Double, nullable=False),
-    # After a pause one call is a trial: this is 0 if it is due, or when the present one has ended.
-    sa.Column("trial_until", sa.Double),
-    sa.Column("set_at", sa.Double, nullable=False),  # when these times were set
-)
-
-tokens = sa.Table(
-    "leadpost_tokens",
-    metadata,
-    sa.Column("bucket", sa.Text, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("back_at", sa.Double, nullable=False),
-    sa.Column("use_id", sa.Text),  # of the call that has it
-    sa.Column("set_at", sa.Double, nullable=False),
-)
-
-counts = sa.Table(
-    "leadpost_counts",
-    metadata,
-    sa.Column("account", sa.Text, primary_key=True),
-    sa.Column("state", sa.Text, primary_key=True),
-    # 0, or the transaction that has changed the number: so that none waits for another.
-    sa.Column("part", sa.BigInteger, primary_key=True),
-    sa.Column("entries", sa.BigInteger, nullable=False),
-)
-"""The number of entries in each state, kept by triggers: to count a million takes half a second."""
-
-_COUNT = "INSERT INTO leadpost_counts (account, state, part, entries)"
-_ADD = (
-    " ON CONFLICT (account, state, part)"
-    " DO UPDATE SET entries = leadpost_counts.entries + excluded.entries"
-)
-
-
-def _count_row(row: str, number: int) -> str:
-    return f"{_COUNT} VALUES ({row}.account, {row}.state, 0, {number}){_ADD};"
-
-
-def _count_rows(rows: str, number: str) -> str:
-    return (
-        f"{_COUNT} SELECT account, state, this_transaction, {number} FROM {rows}"
-        f" GROUP BY account, state{_ADD};"
-    )
-
-
-def _trigger(event: str, what: str) -> str:
-    return (
-        f"CREATE TRIGGER leadpost_counts_{event.lower()} AFTER {event} ON leadpost_entries {what}"
-    )
-
-
-_PER_STATEMENT = "FOR EACH STATEMENT EXECUTE FUNCTION leadpost_count()"
-_TRIGGERS: dict[str, list[str]] = {
-    "sqlite": [
-        _trigger("INSERT", f"BEGIN {_count_row('NEW', 1)} END"),
-        _trigger("UPDATE", f"BEGIN {_count_row('OLD', -1)} {_count_row('NEW', 1)} END"),
-        _trigger("DELETE", f"BEGIN {_count_row('OLD', -1)} END"),
-    ],
-    "postgresql": [
-        f"""CREATE FUNCTION leadpost_count() RETURNS trigger
+_POSTGRESQL_TRIGGERS = """
+CREATE FUNCTION leadpost_count() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     this_transaction bigint := CAST(CAST(pg_current_xact_id() AS text) AS bigint);
@@ -256,41 +160,45 @@ BEGIN
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-        {_count_rows("old_rows", "-count(*)")}
+        INSERT INTO leadpost_counts AS known
+        SELECT account, state, this_transaction, -count(*) FROM old_rows GROUP BY account, state
+        ON CONFLICT (account, state, part) DO UPDATE SET entries = known.entries + excluded.entries;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        {_count_rows("new_rows", "count(*)")}
+        INSERT INTO leadpost_counts AS known
+        SELECT account, state, this_transaction, count(*) FROM new_rows GROUP BY account, state
+        ON CONFLICT (account, state, part) DO UPDATE SET entries = known.entries + excluded.entries;
     END IF;
     RETURN NULL;
-END $$""",
-        _trigger("INSERT", f"REFERENCING NEW TABLE AS new_rows {_PER_STATEMENT}"),
-        _trigger(
-            "UPDATE",
-            f"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows {_PER_STATEMENT}",
-        ),
-        _trigger("DELETE", f"REFERENCING OLD TABLE AS old_rows {_PER_STATEMENT}"),
-        _trigger("TRUNCATE", _PER_STATEMENT),
-    ],
-}
+END $$;
+
+CREATE TRIGGER leadpost_counts_insert AFTER INSERT ON leadpost_entries
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION leadpost_count();
+
+CREATE TRIGGER leadpost_counts_update AFTER UPDATE ON leadpost_entries
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION leadpost_count();
+
+CREATE TRIGGER leadpost_counts_delete AFTER DELETE ON leadpost_entries
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION leadpost_count();
+
+CREATE TRIGGER leadpost_counts_truncate AFTER TRUNCATE ON leadpost_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION leadpost_count();
+"""
 
 
 def ddl(dialect: str) -> str:
-    """
-    Return the statements that create the tables.
+    r"""
+    Return the statements that create the tables, each with `;\n\n` at its end.
 
     Args:
         dialect: `sqlite` or `postgresql`.
     """
-    of = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}[dialect]()
-    statements: list[str] = []
-    for table in metadata.sorted_tables:
-        statements.append(str(CreateTable(table).compile(dialect=of)).strip())
-        # Sorted, as a set has no order of its own.
-        indexes = sorted(table.indexes, key=lambda index: str(index.name))
-        statements += [str(CreateIndex(index).compile(dialect=of)).strip() for index in indexes]
-    statements += _TRIGGERS[dialect]
-    statements.append(f"INSERT INTO {schema.name} (version) VALUES ({VERSION})")
-    return "".join(f"{statement};\n\n" for statement in statements)
+    tables = {
+        "sqlite": _TABLES.format_map(_SQLITE_WORDS) + _SQLITE_TRIGGERS,
+        "postgresql": _TABLES.format_map(_POSTGRESQL_WORDS) + _POSTGRESQL_TRIGGERS,
+    }[dialect]
+    return f"{tables.strip()}\n\nINSERT INTO leadpost_schema (version) VALUES ({VERSION});\n\n"
 
 
 async def check_version(connection: AsyncConnection) -> bool:
@@ -300,9 +208,9 @@ async def check_version(connection: AsyncConnection) -> bool:
     Raises:
         OutboxError: they are of another version.
     """
-    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(schema.name)):
+    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table("leadpost_schema")):
         return False
-    found = (await connection.execute(sa.select(schema.c.version))).scalar()
+    found = (await execute(connection, "SELECT version FROM leadpost_schema")).scalar()
     if found is None:
         raise OutboxError(
             "the outbox has no complete set of tables: drop those named leadpost_*, and create them"
@@ -320,9 +228,35 @@ async def create(connection: AsyncConnection) -> None:
     """Create the tables, unless another process has just done so."""
     if connection.dialect.name == "postgresql":
         # Two processes that create them at once would collide; the number is leadpost's own.
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C656164)))
+        await execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
     if not await check_version(connection):
-        await connection.run_sync(metadata.create_all)
-        for trigger in _TRIGGERS[connection.dialect.name]:
-            await connection.exec_driver_sql(trigger)
-        await connection.execute(sa.insert(schema).values(version=VERSION))
+        for statement in ddl(connection.dialect.name).split(";\n\n")[:-1]:
+            await connection.exec_driver_sql(statement)
+
+
+class _PrivateText(sa.TypeDecorator[str]):
+    """Text of the caller's, or of a person's, see `Hidden`."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        del dialect
+        return None if value is None else Hidden(value)
+
+
+def _columns(*names: str) -> list[sa.ColumnClause[Any]]:
+    return [sa.column(name) for name in names]
+
+
+# For statements that SQLAlchemy builds: those that insert many rows, and those of the command.
+entries = sa.table(
+    "leadpost_entries",
+    sa.column("id", sa.BigInteger),
+    sa.column("key", _PrivateText),
+    sa.column("activity", _PrivateText),
+    *_columns("account", "priority", "state", "put_at", "changed_at", "due_at", "calls"),
+    *_columns("failures", "checks", "call_id", "sent_at", "ends_by", "request_id"),
+    *_columns("activity_id", "error_type", "message", "lead"),
+)
+changes = sa.table("leadpost_changes", *_columns("id", "entry_id", "state", "at", "note"))

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """The statements of verifying and reconciling: what became of entries after their calls."""
 
 from __future__ import annotations
@@ -5,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import sqlalchemy as sa
 from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.outbox.database._entries import PART, EntryState, add_changes, moment
-from leadpost.outbox.database._schema import entries, now
+from leadpost.outbox.database._sql import execute, storable
 
 
 @frozen
@@ -49,66 +49,78 @@ class Doubt:
     age: float
 
 
+@frozen
+class Verdict:
+    """
+    What LeadSquared has said of an entry since its call.
+
+    Attributes:
+        state: The state that it is in after all.
+        note: Why.
+        activity_id: The id of its activity, if that is known.
+    """
+
+    state: EntryState
+    note: str = field(default="", repr=False)
+    activity_id: str | None = None
+
+
 async def claim_check(
     connection: AsyncConnection, account: str, waits: Sequence[float]
 ) -> Check | None:
     """
     Return the accepted entry that is due first to be asked about, and set when it is due next.
 
-    Args:
-        connection: Where.
-        account: Whose entries.
-        waits: Seconds from one question to the next; the last one counts for all further ones.
+    `waits` are the seconds between two questions; the last one counts for all further ones.
     """
-    first = (
-        sa.select(entries.c.id)
-        .where(
-            entries.c.account == account,
-            entries.c.state == sa.text("'accepted'"),
-            entries.c.due_at <= now(),
+    cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
+    claimed = await execute(
+        connection,
+        f"""
+        UPDATE leadpost_entries
+        SET checks = checks + 1, due_at = {{now}} + CASE checks {cases} ELSE {waits[-1]} END
+        WHERE id = (
+            SELECT id FROM leadpost_entries
+            WHERE account = :account AND state = 'accepted' AND due_at <= {{now}}
+            ORDER BY due_at LIMIT 1 {{or_skipped}}
         )
-        .order_by(entries.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        RETURNING id, call_id, request_id
+        """,
+        account=account,
     )
-    wait = sa.case(dict(enumerate(waits)), value=entries.c.checks, else_=waits[-1])
-    ask = (
-        sa.update(entries)
-        .where(entries.c.id == first.scalar_subquery())
-        .values(checks=entries.c.checks + 1, due_at=now() + wait)
-        .returning(entries.c.id, entries.c.call_id, entries.c.request_id)
-    )
-    row = (await connection.execute(ask)).one_or_none()
+    row = claimed.one_or_none()
     return None if row is None else Check(*row)
 
 
 async def next_check(connection: AsyncConnection, account: str) -> float | None:
     """Return the seconds until the next question is due, None if no answer is open."""
-    query = sa.select(sa.func.min(entries.c.due_at) - now()).where(
-        entries.c.account == account, entries.c.state == sa.text("'accepted'")
-    )
-    seconds: float | None = (await connection.execute(query)).scalar_one()
+    query = """
+        SELECT min(due_at) - {now} FROM leadpost_entries
+        WHERE account = :account AND state = 'accepted'
+    """
+    seconds: float | None = (await execute(connection, query, account=account)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
 async def is_posting(connection: AsyncConnection, account: str) -> bool:
     """Whether any entry is pending or in flight."""
-    states = [
-        sa.exists().where(entries.c.account == account, entries.c.state == sa.text(state))
-        for state in ("'pending'", "'sending'")
-    ]
-    return bool((await connection.execute(sa.select(sa.or_(*states)))).scalar_one())
+    query = """
+        SELECT EXISTS (
+            SELECT 1 FROM leadpost_entries
+            WHERE account = :account AND state IN ('pending', 'sending')
+        )
+    """
+    return bool((await execute(connection, query, account=account)).scalar_one())
 
 
 async def doubts(connection: AsyncConnection, account: str) -> dict[str | None, list[int]]:
     """Return the ids of all uncertain entries, by the lead that they are about."""
-    query = (
-        sa.select(entries.c.lead, entries.c.id)
-        .where(entries.c.account == account, entries.c.state == "uncertain")
-        .order_by(entries.c.id)
-    )
+    query = """
+        SELECT lead, id FROM leadpost_entries
+        WHERE account = :account AND state = 'uncertain' ORDER BY id
+    """
     found: dict[str | None, list[int]] = {}
-    for lead, id_ in await connection.execute(query):
+    for lead, id_ in await execute(connection, query, account=account):
         found.setdefault(lead, []).append(id_)
     return found
 
@@ -116,11 +128,11 @@ async def doubts(connection: AsyncConnection, account: str) -> dict[str | None, 
 async def doubt(connection: AsyncConnection, account: str, entry_id: int) -> Doubt | None:
     """Return an uncertain entry, None if it is no longer."""
     # Plain SQL may have made one uncertain without a call.
-    sent_at = sa.func.coalesce(entries.c.sent_at, entries.c.put_at)
-    query = sa.select(
-        entries.c.id, entries.c.call_id, entries.c.activity, sent_at, now() - sent_at
-    ).where(entries.c.account == account, entries.c.id == entry_id, entries.c.state == "uncertain")
-    row = (await connection.execute(query)).one_or_none()
+    query = """
+        SELECT id, call_id, activity, coalesce(sent_at, put_at), {now} - coalesce(sent_at, put_at)
+        FROM leadpost_entries WHERE account = :account AND id = :id AND state = 'uncertain'
+    """
+    row = (await execute(connection, query, account=account, id=entry_id)).one_or_none()
     return None if row is None else Doubt(row[0], row[1], row[2], moment(row[3]), row[4])
 
 
@@ -128,28 +140,28 @@ async def others_of(
     connection: AsyncConnection, account: str, of: Doubt, lead: str, since: datetime
 ) -> list[str]:
     """Return the activities of other entries that were posted on a lead and are not matched yet."""
-    query = sa.select(entries.c.activity).where(
-        entries.c.account == account,
-        entries.c.lead == lead.lower(),
-        entries.c.id != of.id,
-        entries.c.state.in_(("sending", "accepted", "succeeded")),
-        entries.c.activity_id.is_(None),
-        entries.c.sent_at >= since.timestamp(),
-    )
-    return list((await connection.execute(query)).scalars())
+    query = """
+        SELECT activity FROM leadpost_entries
+        WHERE account = :account AND lead = :lead AND id <> :id
+            AND state IN ('sending', 'accepted', 'succeeded')
+            AND activity_id IS NULL AND sent_at >= :since
+    """
+    values = {"account": account, "lead": lead.lower(), "id": of.id, "since": since.timestamp()}
+    return list((await execute(connection, query, **values)).scalars())
 
 
 async def matched(
     connection: AsyncConnection, account: str, activity_ids: Sequence[str]
 ) -> set[str]:
     """Return those of these activities that belong to entries."""
+    query = """
+        SELECT activity_id FROM leadpost_entries
+        WHERE account = :account AND activity_id IN :ids
+    """
     found = set[str]()
     for first in range(0, len(activity_ids), PART):
-        query = sa.select(entries.c.activity_id).where(
-            entries.c.account == account,
-            entries.c.activity_id.in_(activity_ids[first : first + PART]),
-        )
-        found.update((await connection.execute(query)).scalars())
+        ids = list(activity_ids[first : first + PART])
+        found.update((await execute(connection, query, account=account, ids=ids)).scalars())
     return found
 
 
@@ -158,10 +170,7 @@ async def settle(
     account: str,
     of: Check | Doubt,
     before: EntryState,
-    state: EntryState,
-    *,
-    note: str,
-    activity_id: str | None = None,
+    verdict: Verdict,
 ) -> bool:
     """
     Change the state of an entry for what LeadSquared has said of it since.
@@ -169,28 +178,30 @@ async def settle(
     Returns:
         Whether it was still in the state that it had before, and no call was made for it since.
     """
-    is_bad = state in {"failed", "uncertain"}
-    values: dict[str, object] = {
-        "state": state,
-        "changed_at": now(),
-        "due_at": 0,
-        "message": note if is_bad else None,
-    }
-    if not is_bad:
-        values["error_type"] = None
-    if activity_id is not None and not await matched(connection, account, [activity_id]):
-        values["activity_id"] = activity_id  # else reconciling took it for another entry's
-    update = (
-        sa.update(entries)
-        .where(
-            entries.c.id == of.id,
-            entries.c.call_id.is_not_distinct_from(of.call_id),
-            entries.c.state == before,
-        )
-        .values(values)
+    note, activity_id = storable(verdict.note), verdict.activity_id
+    if activity_id is not None and await matched(connection, account, [activity_id]):
+        activity_id = None  # reconciling took it for another entry's
+    is_bad = verdict.state in {"failed", "uncertain"}
+    settled = await execute(
+        connection,
+        """
+        UPDATE leadpost_entries
+        SET state = :state, changed_at = {now}, due_at = 0, message = :message,
+            error_type = CASE WHEN CAST(:message AS TEXT) IS NOT NULL THEN error_type END,
+            activity_id = coalesce(:activity_id, activity_id)
+        WHERE account = :account AND id = :id AND state = :before
+            AND coalesce(call_id, '') = :call_id
+        """,
+        account=account,
+        id=of.id,
+        call_id=of.call_id or "",
+        before=before,
+        state=verdict.state,
+        message=note if is_bad else None,
+        activity_id=None if activity_id is None else storable(activity_id),
     )
-    if (await connection.execute(update)).rowcount == 0:
+    if not settled.rowcount:
         return False
-    if state != before:
-        await add_changes(connection, [of.id], state, note)
+    if verdict.state != before:
+        await add_changes(connection, [of.id], verdict.state, note)
     return True

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """
 A shared bucket's statements: one row for the bucket, and one for each token with a time.
 
@@ -7,16 +8,12 @@ process dies: its call must have ended so many seconds before that.
 
 from __future__ import annotations
 
-from typing import Any
-
-import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._refusals import Size
 from leadpost.errors import OutboxError
-from leadpost.outbox.database._entries import insert_into
-from leadpost.outbox.database._schema import buckets, now, tokens
+from leadpost.outbox.database._sql import execute, execute_many
 
 
 @frozen
@@ -46,14 +43,21 @@ async def create(connection: AsyncConnection, bucket: str, limit: int, period: f
     Raises:
         OutboxError: the bucket has another period.
     """
-    row = {"bucket": bucket, "period": period, "version": 0, "tokens": limit, "most": limit}
-    row |= {"rest": period, "grow_at": 0.0, "paused_until": 0.0, "set_at": 0.0}
-    await connection.execute(insert_into(connection.dialect, buckets), row)
-    token = {"bucket": bucket, "back_at": 0.0, "set_at": 0.0}
-    rows = [token | {"number": number} for number in range(limit)]
-    await connection.execute(insert_into(connection.dialect, tokens), rows)
-    known = sa.select(buckets.c.period).where(buckets.c.bucket == bucket)
-    found = float((await connection.execute(known)).scalar_one())
+    insert = """
+        INSERT INTO leadpost_buckets
+            (bucket, period, version, tokens, most, rest, grow_at, paused_until, set_at)
+        VALUES (:bucket, :period, 0, :limit, :limit, :period, 0, 0, 0)
+        ON CONFLICT (bucket) DO NOTHING
+    """
+    await execute(connection, insert, bucket=bucket, period=period, limit=limit)
+    insert = """
+        INSERT INTO leadpost_tokens (bucket, number, back_at, set_at)
+        VALUES (:bucket, :number, 0, 0) ON CONFLICT (bucket, number) DO NOTHING
+    """
+    rows = [{"bucket": bucket, "number": number} for number in range(limit)]
+    await execute_many(connection, insert, rows)
+    query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
+    found = float((await execute(connection, query, bucket=bucket)).scalar_one())
     if found != period:
         raise OutboxError(
             f"the bucket {bucket} has a period of {found:g} s, not {period:g} s:"
@@ -64,19 +68,23 @@ async def create(connection: AsyncConnection, bucket: str, limit: int, period: f
 
 async def state(connection: AsyncConnection, bucket: str) -> State:
     """Return what the processes share."""
-    latest = sa.select(sa.func.max(tokens.c.set_at)).where(tokens.c.bucket == bucket)
-    query = sa.select(buckets, now().label("now"), latest.scalar_subquery().label("latest")).where(
-        buckets.c.bucket == bucket
-    )
-    row = (await connection.execute(query)).one()
-    named_for = None if row.named_until is None else row.named_until - row.now
-    size = Size(row.tokens, row.most, row.rest, named_for, row.grow_at - row.now)
+    query = """
+        SELECT version, tokens, most, rest, named_until - {now} AS named_for,
+            grow_at - {now} AS grow_in, paused_until > {now} AS is_paused,
+            trial_until IS NOT NULL AS has_trial,
+            set_at > {now} OR EXISTS (
+                SELECT 1 FROM leadpost_tokens WHERE bucket = :bucket AND set_at > {now}
+            ) AS is_ahead
+        FROM leadpost_buckets WHERE bucket = :bucket
+    """
+    row = (await execute(connection, query, bucket=bucket)).one()
+    size = Size(row.tokens, row.most, row.rest, row.named_for, row.grow_in)
     return State(
         row.version,
         size,
-        is_paused=row.paused_until > row.now,
-        has_trial=row.trial_until is not None,
-        is_ahead=max(row.set_at, row.latest) > row.now,
+        is_paused=bool(row.is_paused),
+        has_trial=bool(row.has_trial),
+        is_ahead=bool(row.is_ahead),
     )
 
 
@@ -95,143 +103,136 @@ async def take(
 
     In one statement: a SELECT and an UPDATE after it would hand a token out twice.
 
-    Args:
-        connection: Where.
-        bucket: The bucket.
-        use_id: The id of the reservation, made at random.
-        limit: Tokens to use at most.
-        hold: Seconds from the use of the token until it is back if its process dies.
-        leaves_last: Whether the last token that rests is left to others.
-        is_trial: Whether it is for the trial after a pause.
+    At most `limit` tokens are used. `use_id`, that of the reservation, is made at random. The token
+    is back `hold` seconds after its use if its process dies. `leaves_last` leaves the last token
+    that rests to others. `is_trial` says whether it is for the trial after a pause.
 
     Returns:
         Seconds until the token may be used; None if there is none, or none may be taken now.
     """
-    size = sa.select(sa.case((buckets.c.tokens < limit, buckets.c.tokens), else_=limit)).where(
-        buckets.c.bucket == bucket,
-        buckets.c.paused_until <= now(),
-        buckets.c.trial_until.is_(None) | sa.literal(is_trial),
-    )
-    rest = sa.select(buckets.c.rest).where(buckets.c.bucket == bucket).scalar_subquery()
-
-    def rests(table: sa.FromClause) -> sa.ColumnElement[bool]:
-        # Not one of a call without an answer, which is back in half a minute: others are sooner.
-        is_resting = table.c.use_id.is_(None) & (table.c.back_at <= now() + rest)
-        return sa.and_(
-            table.c.bucket == bucket,
-            table.c.number < size.scalar_subquery(),
-            is_resting | (table.c.back_at <= now()),
-        )
-
-    first = (
-        sa.select(tokens.c.number)
-        .where(rests(tokens))
-        .order_by(tokens.c.back_at, tokens.c.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    use_at = sa.case((tokens.c.back_at > now(), tokens.c.back_at), else_=now())
-    update = (
-        sa.update(tokens)
-        .where(tokens.c.bucket == bucket, tokens.c.number == first.scalar_subquery())
-        .values(back_at=use_at + hold, use_id=use_id, set_at=now())
-        .returning(tokens.c.back_at - hold - now())
-    )
-    if leaves_last:
-        others = sa.select(sa.func.count()).where(rests(tokens.alias("others")))
-        update = update.where(others.scalar_subquery() > 1)
-    wait: float | None = (await connection.execute(update)).scalar()
+    # One of a call without an answer is back in half a minute: others are sooner.
+    resting = """
+        FROM leadpost_tokens
+        WHERE bucket = :bucket
+            AND number < (
+                SELECT {least}(tokens, :limit) FROM leadpost_buckets WHERE bucket = :bucket
+                    AND paused_until <= {now} AND (trial_until IS NULL OR :is_trial)
+            )
+            AND back_at <= {now} + CASE WHEN use_id IS NULL
+                THEN (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket) ELSE 0 END
+    """
+    update = f"""
+        UPDATE leadpost_tokens
+        SET back_at = {{greatest}}(back_at, {{now}}) + :hold, use_id = :use_id, set_at = {{now}}
+        WHERE bucket = :bucket
+            AND number = (SELECT number {resting} ORDER BY back_at, number LIMIT 1 {{or_skipped}})
+            AND (SELECT count(*) {resting}) > :left
+        RETURNING back_at - :hold - {{now}}
+    """
+    values = {"limit": limit, "hold": hold, "is_trial": is_trial, "left": int(leaves_last)}
+    taken = await execute(connection, update, bucket=bucket, use_id=use_id, **values)
+    wait: float | None = taken.scalar()
     return wait
 
 
 async def begin_trial(connection: AsyncConnection, bucket: str, hold: float) -> bool:
     """Make this process's next call the trial, if one is due; return whether it is."""
-    due = sa.and_(buckets.c.trial_until <= now(), buckets.c.paused_until <= now())
-    update = sa.update(buckets).where(buckets.c.bucket == bucket, due)
-    return (
-        await connection.execute(update.values(trial_until=now() + hold, set_at=now()))
-    ).rowcount == 1
+    update = """
+        UPDATE leadpost_buckets SET trial_until = {now} + :hold, set_at = {now}
+        WHERE bucket = :bucket AND trial_until <= {now} AND paused_until <= {now}
+    """
+    return (await execute(connection, update, bucket=bucket, hold=hold)).rowcount == 1
 
 
 async def end_trial(connection: AsyncConnection, bucket: str, *, was_made: bool) -> None:
     """Let calls go again; or let another call be the trial, if this one was not made."""
-    update = sa.update(buckets).where(
-        buckets.c.bucket == bucket, buckets.c.trial_until.is_not(None)
-    )
-    await connection.execute(update.values(trial_until=None if was_made else 0.0, set_at=now()))
+    update = """
+        UPDATE leadpost_buckets SET trial_until = :until, set_at = {now}
+        WHERE bucket = :bucket AND trial_until IS NOT NULL
+    """
+    await execute(connection, update, bucket=bucket, until=None if was_made else 0.0)
 
 
 async def put_back(connection: AsyncConnection, bucket: str, use_id: str, hold: float) -> None:
     """Make a token what it was before it was reserved, unless it was taken since."""
-    await _give_back(connection, bucket, use_id, tokens.c.back_at - hold)
+    update = """
+        UPDATE leadpost_tokens SET back_at = back_at - :hold, use_id = NULL, set_at = {now}
+        WHERE bucket = :bucket AND use_id = :use_id
+    """
+    await execute(connection, update, bucket=bucket, use_id=use_id, hold=hold)
 
 
 async def let_rest(connection: AsyncConnection, bucket: str, use_id: str, longer: float) -> None:
     """Let a token rest from now on, so many seconds longer than it has to, if it is still ours."""
-    rest = sa.select(buckets.c.rest).where(buckets.c.bucket == bucket).scalar_subquery()
-    await _give_back(connection, bucket, use_id, now() + rest + longer)
+    update = """
+        UPDATE leadpost_tokens
+        SET back_at = {now} + :longer
+                + (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket),
+            use_id = NULL, set_at = {now}
+        WHERE bucket = :bucket AND use_id = :use_id
+    """
+    await execute(connection, update, bucket=bucket, use_id=use_id, longer=longer)
 
 
-async def _give_back(
-    connection: AsyncConnection, bucket: str, use_id: str, back_at: sa.ColumnElement[Any]
-) -> None:
-    update = sa.update(tokens).where(tokens.c.bucket == bucket, tokens.c.use_id == use_id)
-    await connection.execute(update.values(back_at=back_at, use_id=None, set_at=now()))
+_PAUSE = "paused_until = {greatest}(paused_until, {now} + :pause), set_at = {now}"
 
 
 async def pause(connection: AsyncConnection, bucket: str, seconds: float) -> None:
     """Let no token be taken for so long; then one call has to show that calls may go again."""
-    await _change(connection, bucket, pause=seconds, trial_until=0.0)
+    update = f"UPDATE leadpost_buckets SET trial_until = 0, {_PAUSE} WHERE bucket = :bucket"
+    await execute(connection, update, bucket=bucket, pause=seconds)
 
 
 async def resize(
     connection: AsyncConnection, bucket: str, size: Size, pause: float, version: int
 ) -> bool:
     """Change the size, unless another process has done so since `version`; whether it did."""
-    changed = await _change(
+    changed = await execute(
         connection,
-        bucket,
-        buckets.c.version == version,
-        pause=pause,
-        version=version + 1,
+        f"""
+        UPDATE leadpost_buckets
+        SET version = version + 1, tokens = :tokens, most = :most, rest = :rest,
+            named_until = {{now}} + :named_for, grow_at = {{now}} + :grow_in, {_PAUSE}
+        WHERE bucket = :bucket AND version = :version
+        """,
+        bucket=bucket,
+        version=version,
         tokens=size.tokens,
         most=size.most,
         rest=size.rest,
-        named_until=None if size.named_for is None else now() + size.named_for,
-        grow_at=now() + size.grow_in,
+        named_for=size.named_for,
+        grow_in=size.grow_in,
+        pause=pause,
     )
-    if changed:
-        # Which of the tokens stay does not depend on when they were used: all that rest begin to.
-        # They are back after the pause, or after one rest that is longer or of fewer tokens.
-        begin = sa.update(tokens).where(tokens.c.bucket == bucket, tokens.c.use_id.is_(None))
-        late = begin.where(tokens.c.back_at > now(), tokens.c.back_at < now() + size.rest)
-        await connection.execute(late.values(back_at=now() + size.rest, set_at=now()))
-    return changed
-
-
-async def _change(
-    connection: AsyncConnection,
-    bucket: str,
-    *conditions: sa.ColumnElement[bool],
-    pause: float,
-    **values: Any,
-) -> bool:
-    end = now() + pause
-    paused_until = sa.case((buckets.c.paused_until > end, buckets.c.paused_until), else_=end)
-    update = sa.update(buckets).where(buckets.c.bucket == bucket, *conditions)
-    done = await connection.execute(
-        update.values(**values, paused_until=paused_until, set_at=now())
-    )
-    return done.rowcount == 1
+    if changed.rowcount == 0:
+        return False
+    # Which of the tokens stay does not depend on when they were used: all that rest begin to.
+    # They are back after the pause, or after one rest that is longer or of fewer tokens.
+    begin = """
+        UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
+        WHERE bucket = :bucket AND use_id IS NULL
+            AND back_at > {now} AND back_at < {now} + :rest
+    """
+    await execute(connection, begin, bucket=bucket, rest=size.rest)
+    return True
 
 
 async def follow_clock(connection: AsyncConnection, bucket: str) -> None:
-    """Cut times that are further ahead than can be: the database's clock has jumped back since."""
-    for table, names in (
-        (tokens, ("back_at",)),
-        (buckets, ("named_until", "grow_at", "paused_until", "trial_until")),
-    ):
-        # As they would be if they had been set just now: late, and never early.
-        cut = {name: table.c[name] - (table.c.set_at - now()) for name in names}
-        ahead = sa.update(table).where(table.c.bucket == bucket, table.c.set_at > now())
-        await connection.execute(ahead.values(**cut, set_at=now()))
+    """
+    Cut times that are further ahead than can be: the database's clock has jumped back since.
+
+    They become what they would be if they had been set just now: late, and never early.
+    """
+    update = """
+        UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}
+        WHERE bucket = :bucket AND set_at > {now}
+    """
+    await execute(connection, update, bucket=bucket)
+    update = """
+        UPDATE leadpost_buckets
+        SET named_until = named_until - set_at + {now}, grow_at = grow_at - set_at + {now},
+            paused_until = paused_until - set_at + {now},
+            trial_until = trial_until - set_at + {now}, set_at = {now}
+        WHERE bucket = :bucket AND set_at > {now}
+    """
+    await execute(connection, update, bucket=bucket)

@@ -22,20 +22,9 @@ CONNECT_TIMEOUT = 10
 _SQLITE = {"sqlite", "sqlite+aiosqlite"}
 _POSTGRESQL = {"postgresql", "postgres", "postgresql+asyncpg"}
 _ENCODE = "write : / ? @ and % of a password as %3A %2F %3F %40 and %25"
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _TLS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
-_ALLOWED = {
-    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "sslnegotiation": ("postgres", "direct"),
-    "ssl_min_protocol_version": _TLS,
-    "ssl_max_protocol_version": _TLS,
-    "target_session_attrs": ("any", "read-write", "primary", "read-only", "standby"),
-    "gsslib": ("gssapi", "sspi"),
-}
-"""The values of options that have a few."""
 _HARMLESS = {
-    "channel_binding": ("prefer", "disable"),
     "client_encoding": ("utf8", "UTF8", "auto"),
     "gssencmode": ("prefer", "disable"),
     "load_balance_hosts": ("disable",),
@@ -43,24 +32,37 @@ _HARMLESS = {
     "sslsni": ("1",),
 }
 """Options that ask for nothing that asyncpg lacks, if they have one of these values."""
-_PASSED_ON = {
+_ALLOWED = {
+    **_HARMLESS,
+    "channel_binding": ("prefer", "disable", "require"),
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "ssl_min_protocol_version": _TLS,
+    "ssl_max_protocol_version": _TLS,
+    "target_session_attrs": ("any", "read-write", "primary", "read-only", "standby"),
+    "gsslib": ("gssapi", "sspi"),
+    "pgbouncer": ("false", "0", "true", "1"),
+}
+"""The values of options that have a few, the default first."""
+_POSSIBLE = {
     *_ALLOWED,
     *_FILES,
+    *("host", "port", "user", "password", "dbname", "connect_timeout"),
     *("application_name", "options", "passfile", "service", "sslpassword", "krbsrvname"),
 }
-"""Options that asyncpg understands as libpq does, or the server at the start of a session."""
-_OURS = ("host", "port", "user", "password", "dbname", "connect_timeout", "pgbouncer")
-_NOT_POSSIBLE = (
+"""Options that leadpost, asyncpg, or the server at the start of a session understands."""
+_NOT_POSSIBLE = {
     *("hostaddr", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
     *("tcp_user_timeout", "require_auth", "requirepeer", "requiressl", "replication"),
     *("sslcertmode", "sslcrldir", "gssdelegation", "min_protocol_version"),
     *("max_protocol_version", "fallback_application_name", "ssl", "search_path", "schema"),
     *("prepared_statement_cache_size", "statement_cache_size", "statement_timeout"),
     *("pool_timeout", "connection_limit", "pool_size"),
-)
+}
 """Options that people do use, with other drivers. Only names that are listed here are shown."""
-_KNOWN = sorted({*_PASSED_ON, *_OURS, *_HARMLESS, *_NOT_POSSIBLE})
 _PLAIN = re.compile(r"[\w.-]*")
+_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
+"""The name of a host: Python raises on longer parts."""
 
 
 @frozen
@@ -136,7 +138,7 @@ def _postgresql(rest: str) -> DatabaseUrl:
     user = options.pop("user", unquote(user))
     password = options.pop("password", unquote(password))
     database = options.pop("dbname", unquote(database))
-    is_pooled = _boolean("pgbouncer", options.pop("pgbouncer", "false"))
+    is_pooled = options.pop("pgbouncer", "false") in {"true", "1"}
     host, port = options.pop("host", hosts), options.pop("port", "")
     places = _hosts(host, port, has_login=bool(at))
     connect: dict[str, Any] = {
@@ -146,7 +148,6 @@ def _postgresql(rest: str) -> DatabaseUrl:
         "timeout": _seconds(options.pop("connect_timeout", CONNECT_TIMEOUT)),
         **_tls(options),
     }
-    _check(options)
     options.setdefault("application_name", "leadpost")
     # asyncpg reads these as libpq does, but only from a URL of its own.
     connect["dsn"] = f"postgresql://?{urlencode(options)}"
@@ -160,57 +161,55 @@ def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for option in query.split("&") if query else ():
         name, separator, value = option.partition("=")
-        if name not in _KNOWN or not separator:
-            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
+        if name not in _POSSIBLE | _NOT_POSSIBLE or not separator:
+            known = sorted(_POSSIBLE | _NOT_POSSIBLE)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise _invalid(
                 f"it has an unknown option{meant}: options of libpq are known; {_ENCODE}"
             )
+        if name == "ssl":
+            raise _invalid("ssl: write sslmode instead")
+        if name in _NOT_POSSIBLE:
+            raise _invalid(
+                f"{name}: leadpost cannot do this, leave it out; settings of the server go into"
+                " options=-c%20NAME=VALUE"
+            )
         if name == "options":
             value = value.replace("+", " ")  # SQLAlchemy writes blanks like this, libpq as %20
         value = unquote(value)
+        if name in _ALLOWED and value not in _ALLOWED[name]:
+            raise _invalid(f"{name}: wanted one of {', '.join(_ALLOWED[name])}")
         if name == "host" and name in options:  # how SQLAlchemy writes several
             value = f"{options[name]},{value}"
         options[name] = value
-    return options
-
-
-def _check(options: dict[str, str]) -> None:
-    """See that only options are left that asyncpg understands; drop those that ask for nothing."""
-    for name, values in _HARMLESS.items():
-        if options.pop(name, values[0]) not in values:
-            raise _invalid(f"{name}: asyncpg can only do {' or '.join(values)}")
-    for name, values in _ALLOWED.items():
-        if options.get(name, values[0]) not in values:
-            raise _invalid(f"{name}: wanted one of {', '.join(values)}")
-    for name in _FILES:
-        if name in options and not os.access(options[name], os.R_OK):
-            raise _invalid(f"{name}: this file cannot be read")
-    if "ssl" in options:
-        raise _invalid("ssl: write sslmode instead")
-    if impossible := sorted(set(options) - _PASSED_ON):
-        raise _invalid(
-            f"{', '.join(impossible)}: leadpost cannot do this, leave it out; settings of the"
-            " server go into options=-c%20NAME=VALUE"
-        )
+    return {name: value for name, value in options.items() if name not in _HARMLESS}
 
 
 def _tls(options: dict[str, str]) -> dict[str, Any]:
-    """Return what asyncpg needs for the system's certificates, which it does not know by itself."""
-    if options.get("sslrootcert") != "system":
-        return {}
-    del options["sslrootcert"]
-    if options.pop("sslmode", "verify-full") != "verify-full":
-        raise _invalid("sslrootcert=system: wanted sslmode=verify-full with it")
-    if "sslcert" in options:
-        raise _invalid("sslrootcert=system: leadpost cannot use it with sslcert")
-    return {"ssl": ssl.create_default_context()}
+    """
+    Return what asyncpg needs for TLS, where it does not follow libpq by itself.
 
-
-def _boolean(name: str, value: str) -> bool:
-    if value.lower() not in _BOOLEANS:
-        raise _invalid(f"{name}: wanted true or false")
-    return _BOOLEANS[value.lower()]
+    It has no channel binding, which keeps others from sitting between client and server. A verified
+    certificate does the same, so `channel_binding=require` asks for that.
+    """
+    if options.pop("channel_binding", "prefer") == "require":
+        if options.get("sslmode") == "disable":
+            raise _invalid("channel_binding=require: there is none with sslmode=disable")
+        if options.get("sslmode") != "verify-full":
+            options["sslmode"] = "verify-full"
+            options.setdefault("sslrootcert", "system")
+    if options.get("sslrootcert") == "system":
+        del options["sslrootcert"]
+        if options.pop("sslmode", "verify-full") != "verify-full":
+            raise _invalid("sslrootcert=system: wanted sslmode=verify-full with it")
+        if "sslcert" in options:
+            raise _invalid("sslrootcert=system: leadpost cannot use it with sslcert")
+        return {"ssl": ssl.create_default_context()}
+    for name in _FILES:
+        if name in options and not os.access(options[name], os.R_OK):
+            raise _invalid(f"{name}: this file cannot be read")
+    return {}
 
 
 def _seconds(value: str | int) -> float | None:
@@ -233,19 +232,16 @@ def _hosts(hosts: str, ports: str, *, has_login: bool) -> list[tuple[str | None,
 
 
 def _host(text: str, *, has_login: bool) -> tuple[str | None, int | None]:
-    is_valid = _is_name
+    host, port = text, ""
     if text.startswith("["):
         host, _, port = text[1:].partition("]")
         port = port.removeprefix(":")
-        is_valid = _is_ip6
-    elif text.startswith("/"):
-        host, port = text, ""
-    elif text.count(":") > 1:  # IPv6 as an option has it
-        host, port, is_valid = text, "", _is_ip6
-    else:
+    elif not text.startswith("/") and text.count(":") < 2:
         host, _, port = text.partition(":")
     host = unquote(host)
-    if host and not is_valid(host):
+    is_folder = host.startswith("/") and "@" not in host
+    is_ip6 = text.startswith("[") or ":" in host
+    if host and not (is_folder or (_is_ip6(host) if is_ip6 else _NAME.fullmatch(host))):
         raise _invalid(f"its host cannot be one: {_ENCODE}")
     return host or None, _port(port, has_login=has_login) if port else None
 
@@ -256,17 +252,6 @@ def _is_ip6(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_name(host: str) -> bool:
-    """Whether a host is a socket's folder, or can be looked up: Python raises on long labels."""
-    if host.startswith("/"):
-        return "@" not in host
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return re.fullmatch(r"[\w.-]+", host) is not None
 
 
 def _port(text: str, *, has_login: bool) -> int:

@@ -1,0 +1,98 @@
+"""
+SQL as text: the same for SQLite and PostgreSQL, but for a few words in braces.
+
+`{now}` is the database's time in seconds since 1970. `{locked}` locks the rows that a SELECT
+finds; `{or_skipped}` does, too, and skips those that others have locked. SQLite needs neither, as
+it has one writer at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
+
+WORDS = {
+    "sqlite": {
+        "now": "((julianday('now') - 2440587.5) * 86400.0)",
+        "locked": "",
+        "or_skipped": "",
+        "least": "min",
+        "greatest": "max",
+    },
+    "postgresql": {
+        # clock_timestamp() differs from row to row, so that no index can be used for it.
+        "now": "CAST(extract(epoch FROM statement_timestamp()) AS DOUBLE PRECISION)",
+        "locked": "FOR UPDATE",
+        "or_skipped": "FOR UPDATE SKIP LOCKED",
+        "least": "least",
+        "greatest": "greatest",
+    },
+}
+
+
+class Hidden(str):
+    """Text that no log shows: aiosqlite logs the values of every statement at DEBUG."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
+def storable(text: str) -> str:
+    """Return a text of LeadSquared's without the characters that no database takes."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
+def is_sqlite(connection: AsyncConnection | sa.Connection) -> bool:
+    """Whether it is a connection to SQLite."""
+    return connection.dialect.name == "sqlite"
+
+
+async def execute(connection: AsyncConnection, sql: str, **values: Any) -> Result:
+    """Execute a statement, see `prepared`."""
+    return await connection.execute(*prepared(connection, sql, values))
+
+
+async def execute_many(
+    connection: AsyncConnection, sql: str, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Execute a statement once for each row of values; it returns nothing."""
+    if rows:
+        statement, _ = prepared(connection, sql, {})
+        hidden = [{name: _hidden(it) for name, it in row.items()} for row in rows]
+        await connection.execute(statement, hidden)
+
+
+def prepared(
+    connection: AsyncConnection | sa.Connection, sql: str, values: Mapping[str, Any]
+) -> tuple[sa.TextClause, dict[str, Any]]:
+    """
+    Return what a connection executes.
+
+    Args:
+        connection: Where.
+        sql: The statement; `:name` stands for a value, and for several after `IN`.
+        values: The values, by their names.
+    """
+    lists = tuple(name for name, value in values.items() if isinstance(value, list))
+    statement = _statement(sql.format_map(WORDS[connection.dialect.name]), lists)
+    return statement, {name: _hidden(value) for name, value in values.items()}
+
+
+@lru_cache(maxsize=256)
+def _statement(sql: str, lists: tuple[str, ...]) -> sa.TextClause:
+    several: list[sa.BindParameter[Any]] = [sa.bindparam(name, expanding=True) for name in lists]
+    return sa.text(sql).bindparams(*several)
+
+
+def _hidden(value: str | float | list[str] | list[int] | None) -> Any:
+    if isinstance(value, list):
+        return [_hidden(one) for one in value]
+    return Hidden(value) if isinstance(value, str) else value
