@@ -133,10 +133,14 @@ async def test_only_calls_with_the_right_keys_and_within_the_limit_fail() -> Non
     with Sandbox(limit=2, period=60.0, faults=Faults(script=["503", "503"])) as sandbox:
         async with connect(sandbox) as client:
             codes = [
-                (await client.get(METRICS, params={"accessKey": "wrong"})).status_code,
-                (await client.get(METRICS, params={"secretKey": "wrong"})).status_code,
-                (await client.get(METRICS)).status_code,
-                (await client.get(METRICS)).status_code,
+                (
+                    await client.post(SUBMIT, json=ACTIVITY, params={"accessKey": "wrong"})
+                ).status_code,
+                (
+                    await client.post(SUBMIT, json=ACTIVITY, params={"secretKey": "wrong"})
+                ).status_code,
+                (await client.post(SUBMIT, json=ACTIVITY)).status_code,
+                (await client.post(SUBMIT, json=ACTIVITY)).status_code,
             ]
     assert codes == [401, 401, 503, 429]
     assert sandbox.report().faults == {"503": 1}

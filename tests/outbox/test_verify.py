@@ -98,7 +98,7 @@ async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
     final = {"TaskStatus": {"Status": "Success"}}
     script = answers(
         httpx.Response(200, json={"RequestID": "r1"}),
-        httpx.Response(400, json=unknown),
+        *[httpx.Response(400, json=unknown)] * 2,  # one for each path of statuses
         httpx.Response(503),
         httpx.Response(200, json=final),
     )
@@ -145,7 +145,8 @@ async def test_alone_it_leaves_four_fifths_of_the_limit_to_those_who_post(
 async def test_keys_and_paths_that_are_wrong_end_it(
     outbox: Outbox, status: int, error: type[Exception]
 ) -> None:
-    script = answers(httpx.Response(200, json={"RequestID": "r1"}), httpx.Response(status))
+    refusals = [httpx.Response(status)] * 2  # one for each path of statuses
+    script = answers(httpx.Response(200, json={"RequestID": "r1"}), *refusals)
     posting = poster(Vendor(script))
     await outbox.put(activity(1))
     await outbox.drain(posting)
