@@ -1,5 +1,6 @@
 """The entries of an outbox, as `leadpost outbox` shows and changes them."""
 
+import csv
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from rich.text import Text
 from leadpost._validation import is_mapping
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.console import at_time, spoken
-from leadpost.cli.files.outputs import csv_line, replacing
+from leadpost.cli.files.outputs import replacing
 from leadpost.outbox import Entry, EntryState, Outbox
 
 COLUMNS = ("id", "key", "state", "request_id", "activity_id", "calls", "error_type", "message")
@@ -108,11 +109,11 @@ async def arrived(outbox: Outbox, keys: Sequence[str], ids: Sequence[int]) -> bo
 async def export(outbox: Outbox, path: Path) -> None:
     """Write all entries to a CSV file, without their activities."""
     count = 0
-    with replacing(path) as file:
-        file.write(csv_line(COLUMNS))
+    with replacing(path, "utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
         async for entry in outbox.entries():
-            values = (getattr(entry, name) for name in COLUMNS)
-            file.write(csv_line(["" if value is None else str(value) for value in values]))
+            table.writerow(getattr(entry, name) for name in COLUMNS)
             count += 1
     typer.echo(f"{path}: entries: {count:,}")
 

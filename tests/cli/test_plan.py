@@ -6,9 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from leadpost.cli.files.plan import Known, Plan, Verdict
 from leadpost.cli.files.reading import Fault
 from leadpost.cli.files.rows import Row
-from leadpost.cli.files.snapshot import Known, KnownRow, Plan, Snapshot, Verdict
+from leadpost.cli.files.snapshot import Snapshot
+
+KnownRow = tuple[object, ...]
+ENTRIES: dict[Known, tuple[str | None, str | None]] = {
+    "waiting": ("pending", None),
+    "refused": ("rejected", None),
+    "failed": ("failed", "id"),
+    "invalid": (None, None),
+    "withdrawn": (None, None),
+}
+"""The state and RequestID of the entry of a row; of one that was posted, `accepted`."""
 
 
 @pytest.fixture
@@ -35,8 +46,11 @@ def known(  # noqa: PLR0917  a table's columns
     lead: str = "",
     number: int = 1,
 ) -> KnownRow:
+    entry_state, request_id = ENTRIES.get(state, ("accepted", "id"))
     now = None if state == "invalid" else present or origin
-    return KnownRow(id_, f"K{id_}", origin, now, lead_of(lead or origin), state, number)
+    counted = None if state == "withdrawn" else number
+    values = (id_, f"K{id_}", origin, now, lead_of(lead or origin), counted, None)
+    return (*values, entry_state, request_id, None, None, None)
 
 
 def judged(
@@ -117,8 +131,13 @@ def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(
 def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(snapshot: Snapshot) -> None:
     snapshot.add([row("a"), row("b"), row("b"), row("c")])
     assert sorted(next(snapshot.unmatched(9))) == ["a", "b", "c"]
-    snapshot.add_elsewhere([("a", "other.csv", False), ("c", "mine.csv", True)])
-    snapshot.add_known([known(7, "b", "waiting")], is_moved=True)
+    elsewhere = [
+        (*known(5, "a"), "other.csv", False),
+        (*known(6, "c"), "mine.csv", True),
+        (*known(7, "b", "waiting"), "other.csv", False),
+        (*known(8, "b", "waiting"), "mine.csv", True),
+    ]
+    snapshot.add_known(elsewhere, are_elsewhere=True)
     snapshot.match()
     plan = snapshot.judge(are_rejects=False)
     assert [each.verdict for each in snapshot.rows()] == [

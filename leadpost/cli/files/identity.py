@@ -37,10 +37,9 @@ def cells_digest(cells: object) -> str:
     return _digest(["cells", _canonical(cells)])
 
 
-def lead_digest(payload: Mapping[str, Any]) -> str:
-    """Return what is the same for the same lead."""
-    lead = payload.get("RelatedProspectId") or payload.get("EmailAddress") or ""
-    return blake2b(str(lead).lower().encode(), digest_size=8).hexdigest()
+def lead_digest(lead: str) -> str:
+    """Return the same for a lead's id, in small or in capital letters."""
+    return blake2b(lead.lower().encode(), digest_size=8).hexdigest()
 
 
 def new_key() -> str:
