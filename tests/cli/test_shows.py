@@ -251,7 +251,8 @@ def test_the_command_says_what_to_install(
 
 @pytest.mark.parametrize("command", ["demo", "sandbox"])
 def test_the_sandbox_says_what_to_install(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    for name in [name for name in sys.modules if name.startswith("leadpost.sandbox")]:
+    modules = ("leadpost.sandbox", f"leadpost.cli.commands.{command}")
+    for name in [name for name in sys.modules if name.startswith(modules)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(leadpost, "sandbox")
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -1,28 +1,29 @@
 """`leadpost demo`: the whole way through against the sandbox, without keys or network."""
 
+import asyncio
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import typer
 from attrs import asdict, frozen
+from rich.console import Console
+from rich.table import Table
 
+from leadpost._models import Activity
+from leadpost._poster import AsyncActivityPoster
+from leadpost.bucket import Bucket, TokenBucket
 from leadpost.cli import options
+from leadpost.cli.commands.status import in_order
+from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from leadpost._models import Activity
-    from leadpost.bucket import Bucket
-    from leadpost.sandbox import Sandbox
-
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
+from leadpost.cli.files.progress import Progress, shown
+from leadpost.errors import LeadpostError
+from leadpost.sandbox import Sandbox
 
 COUNT = 50
 _TIMEOUT = 60.0
@@ -44,18 +45,10 @@ def demo(*, as_json: options.Json = False, verbose: options.Verbose = False) -> 
 
     `leadpost demo --json`
     """
-    import asyncio
-
-    from rich.console import Console
-
-    from leadpost.bucket import TokenBucket
-    from leadpost.cli.commands.sandbox import sandbox_module
-    from leadpost.cli.console import logged
-
     console = Console(stderr=True)
     with (
         logged(console, verbose=verbose),
-        sandbox_module().Sandbox(delay=(0.02, 0.15), idle_timeout=(4.9, 5.3)) as sandbox,
+        Sandbox(delay=(0.02, 0.15), idle_timeout=(4.9, 5.3)) as sandbox,
     ):
         summary = asyncio.run(run_demo(sandbox, TokenBucket(), console))
     show(summary, as_json=as_json)
@@ -93,10 +86,8 @@ class DemoSummary:
         return Exit.ALL_ACCEPTED if all_well else Exit.SOME_NOT
 
 
-def samples(count: int) -> Iterator["Activity"]:
+def samples(count: int) -> Iterator[Activity]:
     """Make up activities, each on a lead of its own."""
-    from leadpost._models import Activity
-
     begin = datetime(2025, 1, 1, 9, tzinfo=UTC)
     for number in range(count):
         yield Activity(
@@ -109,14 +100,9 @@ def samples(count: int) -> Iterator["Activity"]:
 
 
 async def run_demo(
-    sandbox: "Sandbox", bucket: "Bucket", console: "Console", count: int = COUNT
+    sandbox: Sandbox, bucket: Bucket, console: Console, count: int = COUNT
 ) -> DemoSummary:
     """Post samples to the sandbox and wait until their status is final."""
-    from leadpost._poster import AsyncActivityPoster
-    from leadpost.cli.commands.status import in_order
-    from leadpost.cli.files.progress import Progress, shown
-    from leadpost.errors import LeadpostError
-
     began = time.monotonic()
     posts = Progress("posting", count, "the sandbox")
     statuses = Progress("asking for the status", 0, "the sandbox", calls="status")
@@ -162,9 +148,6 @@ async def run_demo(
 
 def show(summary: DemoSummary, *, as_json: bool) -> None:
     """Print the summary and what to do next."""
-    from rich.console import Console
-    from rich.table import Table
-
     if summary.error is not None:
         typer.echo(f"error: {summary.error}", err=True)
     if as_json:

@@ -1,8 +1,5 @@
 """`leadpost status`: what became of requests."""
 
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
-
 import asyncio
 import json
 from collections import deque
@@ -16,6 +13,7 @@ from leadpost._models import RequestStatus
 from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.asking import asked
 from leadpost.cli.exits import Exit
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
 
@@ -44,8 +42,6 @@ def status(
 
     `leadpost status $(cut -d, -f4 calls.csv.results.csv | tail -n +2)`
     """
-    from leadpost.cli.asking import asked
-
     ended = asked(
         lambda poster: show_status(poster, request_ids, as_json=as_json),
         env_file,

@@ -406,7 +406,8 @@ def _statement(text: str, values: _Values) -> sa.TextClause:
     """Return a statement in which each list of values is written out."""
     named = {} if isinstance(values, list) else values
     lists = [name for name, value in named.items() if isinstance(value, list | tuple)]
-    return sa.text(text).bindparams(*(sa.bindparam(name, expanding=True) for name in lists))
+    binds: list[Any] = [sa.bindparam(name, expanding=True) for name in lists]
+    return sa.text(text).bindparams(*binds)
 
 
 async def _do(connection: AsyncConnection, statement: str, values: _Values) -> None:
