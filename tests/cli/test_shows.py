@@ -207,7 +207,7 @@ def test_the_help_has_two_examples_for_each_command_and_the_exit_codes() -> None
     for name in (
         *("setup", "post", "results", "verify", "reconcile", "status", "metrics", "types"),
         *("outbox", "work", "doctor", "demo", "sandbox"),
-        *(f"outbox {name}" for name in ("status", "list", "retry", "arrived", "export")),
+        *(f"outbox {name}" for name in ("status", "list", "retry", "arrived")),
         *(f"outbox {name}" for name in ("prune", "adopt", "account", "schema")),
     ):
         shown_help = run(*name.split(), "-h", env={"COLUMNS": "100"})

@@ -18,7 +18,6 @@ from leadpost._models import Activity
 from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import Bucket, TokenBucket
 from leadpost.cli import options
-from leadpost.cli.commands.status import in_order
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
 from leadpost.cli.files.progress import Progress, shown
@@ -130,8 +129,8 @@ async def run_demo(
 
         statuses.total = len(request_ids)
         with shown(statuses, console, quiet=False) as changed:
-            async for state in in_order(request_ids, end_of):
-                ended[state] += 1
+            for ending in asyncio.as_completed(map(end_of, request_ids)):
+                ended[await ending] += 1
                 changed()
     report = sandbox.report()
     return DemoSummary(

@@ -20,10 +20,10 @@ from leadpost._retry import RetryPolicy
 from leadpost._transport import new_client
 from leadpost.cli import options
 from leadpost.cli.account import read_account
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import is_interactive, logged
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.outbox_url import url_of
+from leadpost.outbox import SharedTokenBucket
 
 NOTE = "A test by leadpost doctor, to be deleted"
 _HOST = "check LEADPOST_REGION or LEADPOST_HOST"
@@ -79,7 +79,7 @@ def doctor(
 
     async def diagnose() -> list[Check]:
         retry = RetryPolicy(max_attempts=1, max_time=30)
-        bucket = bucket_of(url_of(outbox))
+        bucket = SharedTokenBucket(url_of(outbox))
         async with new_client(account) as client:
 
             def poster_of(changed: Account) -> AsyncActivityPoster:

@@ -177,28 +177,6 @@ def arrived(
 
 
 @app.command()
-def export(
-    path: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)],
-    *,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-    outbox: options.OutboxUrl = None,
-    account: AccountName = None,
-    env_file: options.EnvFile = None,
-) -> None:
-    """
-    Write all entries to a CSV file: ids, states and errors, not the activities themselves.
-
-    Examples:
-    `leadpost outbox export entries.csv`
-
-    `leadpost outbox export entries.csv --force`
-    """
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; replace it with --force")
-    _with_outbox(lambda opened: outbox_entries.export(opened, path), outbox, account, env_file)
-
-
-@app.command()
 def prune(
     *,
     older_than: Annotated[str, typer.Option(metavar="TIME", help="Such as 30d, 12h, 90m, 5s.")],

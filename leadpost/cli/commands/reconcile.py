@@ -11,12 +11,11 @@ from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import naming, read_account
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import counting, logged
 from leadpost.cli.exits import Exit
 from leadpost.cli.files.looking import look
 from leadpost.cli.outbox_url import existing
-from leadpost.outbox import Outbox
+from leadpost.outbox import Outbox, SharedTokenBucket
 
 
 def reconcile(
@@ -59,7 +58,9 @@ def reconcile(
         return f"{looked[0]:,} of {looked[1]:,} activities in doubt looked for"
 
     async def ask(opened: Outbox) -> dict[str, int]:
-        async with AsyncActivityPoster(account, bucket=bucket_of(url, limit)) as poster:
+        async with AsyncActivityPoster(
+            account, bucket=SharedTokenBucket(url, limit=limit)
+        ) as poster:
             with naming(account, sync=True):
                 async with counting(console, progress):
                     found = await opened.reconcile(poster, settle=age, on_progress=on_progress)

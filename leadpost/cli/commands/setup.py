@@ -12,11 +12,11 @@ from leadpost._account import REGIONS, Account
 from leadpost._poster import AsyncActivityPoster
 from leadpost.cli import options
 from leadpost.cli.account import keys_path
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import logged
 from leadpost.cli.exits import InputError
 from leadpost.cli.outbox_url import url_of
 from leadpost.errors import ConfigurationError, LeadpostError, Unauthorized
+from leadpost.outbox import SharedTokenBucket
 
 
 def setup(*, verbose: options.Verbose = False) -> None:
@@ -74,7 +74,7 @@ def is_terminal() -> bool:
 def _check(account: Account, *, verbose: bool) -> None:
 
     async def asking() -> None:
-        async with AsyncActivityPoster(account, bucket=bucket_of(url_of(None))) as poster:
+        async with AsyncActivityPoster(account, bucket=SharedTokenBucket(url_of(None))) as poster:
             await poster.metrics()
 
     with logged(Console(stderr=True), verbose=verbose):

@@ -1,10 +1,8 @@
 """`leadpost status`: what became of requests."""
 
-import asyncio
 import json
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 from attrs import frozen
@@ -16,11 +14,6 @@ from leadpost.cli import options
 from leadpost.cli.asking import asked
 from leadpost.cli.exits import Exit
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-_WINDOW = 25
 
 
 def status(
@@ -50,24 +43,6 @@ def status(
         verbose=verbose,
     )
     raise typer.Exit(ended)
-
-
-async def in_order(
-    items: Iterable[T], ask: Callable[[T], Awaitable[R]], window: int = _WINDOW
-) -> AsyncGenerator[R]:
-    """Ask about each item, a bounded number at a time, and yield the answers in their order."""
-    tasks = deque[asyncio.Future[R]]()
-    try:
-        for item in items:
-            tasks.append(asyncio.ensure_future(ask(item)))
-            if len(tasks) >= window:
-                yield await tasks.popleft()
-        while tasks:
-            yield await tasks.popleft()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @frozen
@@ -117,7 +92,8 @@ async def show_status(
     answers: list[dict[str, Any]] = []
     all_succeeded = True
     try:
-        async for one in in_order(request_ids, ask):
+        for request_id in request_ids:
+            one = await ask(request_id)
             all_succeeded &= one.status is not None and one.status.state == "succeeded"
             if as_json:
                 answers.append(one.as_json())

@@ -11,12 +11,11 @@ from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import naming, read_account
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import counting, logged
 from leadpost.cli.exits import Exit
 from leadpost.cli.files.looking import look
 from leadpost.cli.outbox_url import existing
-from leadpost.outbox import Outbox
+from leadpost.outbox import Outbox, SharedTokenBucket
 
 
 def verify(
@@ -52,7 +51,7 @@ def verify(
             done = sum(now[state] - before[state] for state in states)
             return f"{done:,} of {total:,} accepted activities are final"
 
-        bucket = bucket_of(url, limit)
+        bucket = SharedTokenBucket(url, limit=limit)
         async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account):
                 async with counting(console, progress):

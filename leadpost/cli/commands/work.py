@@ -15,13 +15,12 @@ from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import read_account
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
 from leadpost.cli.outbox_url import url_of
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import OutboxError, OutboxUnavailable
-from leadpost.outbox import Outbox
+from leadpost.outbox import Outbox, SharedTokenBucket
 from leadpost.outbox._absence import Absence
 
 T = TypeVar("T")
@@ -103,7 +102,9 @@ async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: st
                     await asyncio.sleep(_RETRY)
 
         await entered(lambda: outbox)
-        poster = await entered(lambda: AsyncActivityPoster(account, bucket=bucket_of(url, limit)))
+        poster = await entered(
+            lambda: AsyncActivityPoster(account, bucket=SharedTokenBucket(url, limit=limit))
+        )
         absence.end()
         try:
             await outbox.run(poster, verify=verify, keep=options.span(keep) if keep else None)

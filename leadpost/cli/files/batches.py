@@ -16,54 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.identity import new_key
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.snapshot import KNOWN_COLUMNS, Stored
+from leadpost.cli.files.snapshot import Stored
+from leadpost.cli.files.tables import KNOWN, ROWS, Values, all_of, are_there, create, do
 from leadpost.outbox import Outbox
 
 PART = 500
 """Rows that one statement is about at most."""
 _PAGE = 5000
 """Rows that are read at once."""
-
-_Values = dict[str, Any] | list[dict[str, Any]]
-
-_metadata = sa.MetaData()
-_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-batches = sa.Table(
-    "leadpost_batches",
-    _metadata,
-    sa.Column("id", _id, primary_key=True),
-    sa.Column("account", sa.Text, nullable=False),
-    sa.Column("host", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("file", sa.Text, nullable=False),  # its name without its folder
-    sa.Column("reading", sa.Text, nullable=False),  # JSON, see `Reading`
-    sa.Column("outputs", sa.Text, nullable=False),  # JSON, name to digest of its content
-    sa.Column("posted_at", sa.Double),  # seconds since 1970
-    sa.UniqueConstraint("account", "name"),
-)
-rows = sa.Table(
-    "leadpost_rows",  # see `KNOWN_COLUMNS`
-    _metadata,
-    sa.Column("id", _id, primary_key=True),
-    sa.Column("batch", _id, nullable=False),
-    sa.Column("letters", sa.Text, nullable=False, unique=True),
-    sa.Column("origin", sa.Text, nullable=False),
-    sa.Column("number", sa.Integer),
-    sa.Column("present", sa.Text),
-    sa.Column("lead", sa.Text, nullable=False),
-    sa.Column("last", sa.Text),
-    sa.UniqueConstraint("batch", "origin", "number"),
-    sa.Index("leadpost_rows_present", "present"),
-    sa.Index("leadpost_rows_origin", "origin"),
-)
-_KNOWN = ", ".join(
-    f"{'known' if name in rows.c else 'entry'}.{name} AS {name}" for name in KNOWN_COLUMNS
-)
-_ROWS = """
-leadpost_rows known JOIN leadpost_batches batch ON batch.id = known.batch
-LEFT JOIN leadpost_entries entry
-    ON entry.account = batch.account AND entry.key = batch.name || '/' || known.letters
-"""
 
 
 @frozen
@@ -105,26 +65,16 @@ class Batches:
 
     async def open(self) -> Self:
         """Create the tables, if they are missing."""
-
-        async def exists(connection: AsyncConnection) -> bool:
-            return await connection.run_sync(lambda sync: sa.inspect(sync).has_table(rows.name))
-
-        async def create(connection: AsyncConnection) -> None:
-            if connection.dialect.name == "postgresql":
-                # Two processes that create them at once would collide; the number is leadpost's.
-                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C656164)))
-            await connection.run_sync(_metadata.create_all)
-
-        if not await self._database.read(exists):
+        if not await self._database.read(are_there):
             await self._database.write(create, within=None)
         return self
 
     async def _all(self, query: str, **values: Any) -> list[sa.Row[Any]]:
         values |= {"account": self._account, "host": self._host}
-        return await self._database.read(lambda connection: _all(connection, query, values))
+        return await self._database.read(lambda connection: all_of(connection, query, values))
 
-    async def _execute(self, statement: str, values: _Values) -> None:
-        await self._database.write(lambda own: _do(own, statement, values), within=None)
+    async def _execute(self, statement: str, values: Values) -> None:
+        await self._database.write(lambda own: do(own, statement, values), within=None)
 
     # Batches.
 
@@ -181,7 +131,7 @@ class Batches:
     async def known(self, batch: Batch) -> AsyncGenerator[Sequence[sa.Row[Any]]]:
         """Yield what is known of the rows of a batch, see `KNOWN_COLUMNS`, in parts."""
         last = 0
-        query = f"SELECT {_KNOWN} FROM {_ROWS} WHERE known.batch = :batch AND known.id > :last"
+        query = f"SELECT {KNOWN} FROM {ROWS} WHERE known.batch = :batch AND known.id > :last"
         query += f" ORDER BY known.id LIMIT {_PAGE}"
         while found := await self._all(query, batch=batch.id, last=last):
             yield found
@@ -210,8 +160,8 @@ class Batches:
             `has_other_keys`.
         """
         return await self._all(
-            f"SELECT {_KNOWN}, batch.name AS batch, batch.account != :account AS has_other_keys"
-            f" FROM {_ROWS} WHERE batch.host = :host"
+            f"SELECT {KNOWN}, batch.name AS batch, batch.account != :account AS has_other_keys"
+            f" FROM {ROWS} WHERE batch.host = :host"
             " AND NOT (batch.account = :account AND batch.name = :batch)"
             " AND number IS NOT NULL AND (present IN :digests OR origin IN :digests)",
             batch=batch,
@@ -221,7 +171,7 @@ class Batches:
     async def activities(self, ids: Sequence[int]) -> dict[int, Any]:
         """Return the activities of at most 500 rows by their numbers; not those that are pruned."""
         found = await self._all(
-            f"SELECT known.id, entry.activity FROM {_ROWS} WHERE known.id IN :ids"
+            f"SELECT known.id, entry.activity FROM {ROWS} WHERE known.id IN :ids"
             " AND entry.id IS NOT NULL",
             ids=ids,
         )
@@ -263,14 +213,14 @@ class Batches:
                 for row, activity in part
             ]
             # Another run of the same file gives its rows the same numbers: each is put once.
-            await _do(
+            await do(
                 connection,
                 "INSERT INTO leadpost_rows (batch, letters, origin, number, present, lead)"
                 " VALUES (:batch, :letters, :origin, :number, :present, :lead)"
                 " ON CONFLICT (batch, origin, number) DO NOTHING",
                 values,
             )
-            there = await _all(
+            there = await all_of(
                 connection,
                 "SELECT id, letters, origin, number FROM leadpost_rows"
                 " WHERE batch = :batch AND origin IN :digests",
@@ -303,7 +253,7 @@ class Batches:
 
         async def work(connection: AsyncConnection) -> None:
             await self._outbox.put_many(new.values(), keys=new, connection=connection)
-            await _do(
+            await do(
                 connection,
                 "UPDATE leadpost_rows SET present = :digest, lead = :lead WHERE id = :id",
                 [{"digest": row.digest, "lead": row.lead, "id": row.known} for row, _ in part],
@@ -328,8 +278,8 @@ class Batches:
         self, connection: AsyncConnection, ids: Sequence[int]
     ) -> dict[int, sa.Row[Any]]:
         query = "SELECT known.id, letters, origin, entry.id AS entry"
-        query += f" FROM {_ROWS} WHERE known.id IN :ids ORDER BY known.id"
-        return {row.id: row for row in await _all(connection, query, {"ids": ids})}
+        query += f" FROM {ROWS} WHERE known.id IN :ids ORDER BY known.id"
+        return {row.id: row for row in await all_of(connection, query, {"ids": ids})}
 
     async def withdraw(self, ids: Sequence[int], *, forget: bool = False) -> None:
         """
@@ -343,14 +293,14 @@ class Batches:
         async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
             found = await self._entries(connection, part)
             # One that a worker has just claimed is sent: its row stays.
-            deleted = await _all(
+            deleted = await all_of(
                 connection,
                 "DELETE FROM leadpost_entries WHERE id IN :ids"
                 " AND state IN ('pending', 'rejected', 'failed') RETURNING id",
                 {"ids": [row.entry for row in found.values() if row.entry is not None]},
             )
             gone = [row.id for row in deleted]
-            await _do(
+            await do(
                 connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", {"ids": gone}
             )
             withdrawn = [id_ for id_, row in found.items() if row.entry in {None, *gone}]
@@ -359,7 +309,7 @@ class Batches:
                 if forget
                 else "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
             )
-            await _do(connection, statement, {"ids": withdrawn})
+            await do(connection, statement, {"ids": withdrawn})
 
         for part in _parts(ids):
             await self._database.write(lambda connection, part=part: work(connection, part))
@@ -369,14 +319,14 @@ class Batches:
 
         async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
             for id_, row in (await self._entries(connection, part)).items():
-                await _do(
+                await do(
                     connection,
                     "UPDATE leadpost_rows SET batch = :batch, number = 1 + coalesce((SELECT"
                     " max(number) FROM leadpost_rows WHERE batch = :batch AND origin = :origin), 0)"
                     " WHERE id = :id",
                     {"id": id_, "batch": batch.id, "origin": row.origin},
                 )
-                await _do(
+                await do(
                     connection,
                     "UPDATE leadpost_entries SET key = :key WHERE id = :id",
                     {"id": row.entry, "key": _key(batch, row.letters)},
@@ -400,22 +350,6 @@ def _key(batch: Batch, letters: str | None) -> str:
 
 def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[first : first + PART] for first in range(0, len(items), PART)]
-
-
-def _statement(text: str, values: _Values) -> sa.TextClause:
-    """Return a statement in which each list of values is written out."""
-    named = {} if isinstance(values, list) else values
-    lists = [name for name, value in named.items() if isinstance(value, list | tuple)]
-    binds: list[Any] = [sa.bindparam(name, expanding=True) for name in lists]
-    return sa.text(text).bindparams(*binds)
-
-
-async def _do(connection: AsyncConnection, statement: str, values: _Values) -> None:
-    await connection.execute(_statement(statement, values), values)
-
-
-async def _all(connection: AsyncConnection, query: str, values: _Values) -> list[sa.Row[Any]]:
-    return list((await connection.execute(_statement(query, values), values)).all())
 
 
 def _batch(row: sa.Row[Any]) -> Batch:

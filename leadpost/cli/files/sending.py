@@ -12,7 +12,6 @@ from rich.console import Console
 
 from leadpost._account import Account
 from leadpost._poster import AsyncActivityPoster
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import at_time, number_of
 from leadpost.cli.files.batches import PART, Batch, Batches
 from leadpost.cli.files.comparing import Comparison
@@ -23,7 +22,7 @@ from leadpost.cli.files.snapshot import Stored
 from leadpost.cli.signals import Stop
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.hooks import Ended, Event, Operation, Sent
-from leadpost.outbox import EntryState, Outbox
+from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
 
 MOST_IN_DOUBT = 5
 """Posts one after another that end in doubt, after which nothing more is sent."""
@@ -107,7 +106,7 @@ class Sender:
             await self.batches.correct(self.batch, part)
         before = await self.outbox.counts(self._prefix)
         account, options = self.account, self.options
-        bucket = bucket_of(options.url, options.limit, hooks=[self.progress.hear])
+        bucket = SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.hear])
         hooks = [self.progress.hear, self._hear]
         poster = AsyncActivityPoster(
             account, bucket=bucket, on_uncertain=options.on_uncertain, hooks=hooks

@@ -9,13 +9,14 @@ changed while it is being posted does no harm, and comparing is a few statements
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from attrs import field, frozen
 
-from leadpost.cli.files.plan import DOUBTFUL, SENT, Plan, Verdict
+from leadpost.cli.files import matching
+from leadpost.cli.files.matching import GONE, MOVED
+from leadpost.cli.files.plan import DOUBTFUL, Plan, Verdict
 from leadpost.cli.files.reading import Fault
 from leadpost.cli.files.rows import Row, place_of
 
@@ -54,7 +55,6 @@ CREATE VIEW posted_elsewhere AS
     WHERE batch IS NOT NULL AND kind = 'posted';
 """
 # A row of another batch has that one's name as its `batch`.
-_GONE = "known WHERE NOT is_matched AND batch IS NULL AND kind NOT IN ('posted', 'withdrawn')"
 _POSTPONED = "row JOIN known ON known.id = row.known WHERE verdict = 'later' AND kind = 'waiting'"
 
 
@@ -168,68 +168,11 @@ class Snapshot:
 
     def match_keys(self) -> None:
         """Find the rows of a rejects file by their keys."""
-        self._database.execute(
-            """
-            UPDATE row SET known = k.id, verdict = CASE
-                WHEN k.kind = 'posted' AND row.digest IN (k.origin, k.present) THEN 'posted'
-                WHEN row.faults IS NOT NULL THEN 'invalid'
-                WHEN k.kind IN ('posted', 'withdrawn') THEN 'edit'
-                WHEN row.digest IS NOT k.present THEN 'corrected'
-                WHEN k.kind = 'waiting' THEN 'waiting'
-                ELSE 'again' END
-            FROM known k WHERE row.letters = k.letters
-            """
-        )
-        # One that was fixed in the input too, and posted from there, is that row.
-        self._database.execute(
-            """
-            UPDATE row SET known = NULL, verdict = NULL
-            WHERE verdict IN ('edit', 'corrected') AND EXISTS (
-                SELECT 1 FROM known k WHERE k.kind = 'posted' AND k.present = row.digest
-                AND (row.verdict = 'edit' OR k.id != row.known))
-            """
-        )
-        self._database.execute(
-            "UPDATE row SET known = NULL WHERE verdict = 'edit' OR known IN"
-            " (SELECT id FROM known WHERE kind = 'withdrawn')"
-        )
-        self._mark_matched()
+        matching.match_keys(self._database)
 
     def match(self) -> None:
         """Find the rows that were there before, by what they were and by what they are now."""
-        for column in ("origin", "present"):
-            self._database.execute(
-                f"""
-                UPDATE row SET known = pair.id FROM (
-                    SELECT file.pos, before.id FROM (
-                        SELECT pos, digest,
-                            row_number() OVER (PARTITION BY digest ORDER BY pos) AS number
-                        FROM row WHERE known IS NULL AND verdict IS NULL
-                    ) file JOIN (
-                        SELECT id, {column} AS digest, row_number() OVER (
-                            PARTITION BY {column}
-                            ORDER BY kind != 'posted', kind != 'waiting', kind != 'refused', id
-                        ) AS number
-                        FROM known WHERE NOT is_matched AND kind != 'withdrawn'
-                        AND (batch IS NULL OR kind != 'posted' AND NOT has_other_keys)
-                    ) before USING (digest, number)
-                ) pair WHERE row.pos = pair.pos
-                """
-            )
-            self._mark_matched()
-
-    def _mark_matched(self) -> None:
-        self._database.execute(
-            "UPDATE known SET is_matched = 1 WHERE NOT is_matched AND id IN (SELECT known FROM row)"
-        )
-
-    def unmatched(self, size: int) -> Iterator[list[str]]:
-        """Yield the digests of rows that were not there before, so many at a time."""
-        cursor = self._database.execute(
-            "SELECT DISTINCT digest FROM row WHERE known IS NULL AND verdict IS NULL"
-        )
-        while part := cursor.fetchmany(size):
-            yield [digest for (digest,) in part]
+        matching.match(self._database)
 
     def judge(self, *, are_rejects: bool, first: int | None = None) -> Plan:
         """
@@ -240,76 +183,15 @@ class Snapshot:
                 are not gone.
             first: How many rows are sent at most.
         """
-        self._number()
-        self._database.execute(
-            """
-            UPDATE row SET verdict = CASE (SELECT kind FROM known k WHERE k.id = row.known)
-                WHEN 'posted' THEN 'posted'
-                WHEN 'waiting' THEN 'waiting'
-                WHEN 'refused' THEN 'again'
-                WHEN 'failed' THEN iif(:are_rejects, 'again', 'failed')
-                WHEN 'invalid' THEN 'invalid'
-                ELSE CASE
-                    WHEN faults IS NOT NULL THEN 'invalid'
-                    WHEN digest IN (SELECT digest FROM posted_elsewhere) THEN 'elsewhere'
-                    WHEN NOT :are_rejects AND lead IN (SELECT lead FROM known
-                        WHERE kind = 'posted' AND NOT is_matched AND batch IS NULL) THEN 'edit'
-                    ELSE 'new' END
-                END
-            WHERE verdict IS NULL
-            """,
-            {"are_rejects": are_rejects},
-        )
-        if first is not None:
-            sent = f"verdict IN {SENT}"
-            self._database.execute(
-                f"UPDATE row SET verdict = 'later' WHERE {sent} AND pos NOT IN"
-                f" (SELECT pos FROM row WHERE {sent} ORDER BY pos LIMIT ?)",
-                (first,),
-            )
-        return self._plan(are_rejects=are_rejects)
+        return matching.judge(self._database, are_rejects=are_rejects, first=first)
 
-    def _number(self) -> None:
-        """Number new rows among those of the same digest, above those that are known."""
-        self._database.execute(
-            """
-            UPDATE row SET number = new.number FROM (
-                SELECT pos, coalesce(top, 0)
-                    + row_number() OVER (PARTITION BY digest ORDER BY pos) AS number
-                FROM row LEFT JOIN (
-                    SELECT origin,
-                        coalesce(max(number) FILTER (WHERE batch IS NULL), 0)
-                        + count(*) FILTER (WHERE batch IS NOT NULL AND is_matched) AS top
-                    FROM known WHERE kind != 'withdrawn' GROUP BY origin
-                ) before ON before.origin = row.digest
-                WHERE known IS NULL
-            ) new WHERE row.pos = new.pos
-            """
+    def unmatched(self, size: int) -> Iterator[list[str]]:
+        """Yield the digests of rows that were not there before, so many at a time."""
+        cursor = self._database.execute(
+            "SELECT DISTINCT digest FROM row WHERE known IS NULL AND verdict IS NULL"
         )
-
-    def _plan(self, *, are_rejects: bool) -> Plan:
-        counts = Counter[Verdict](
-            dict(self._database.execute("SELECT verdict, count(*) FROM row GROUP BY verdict"))
-        )
-        batches = self._database.execute(
-            "SELECT DISTINCT batch FROM posted_elsewhere WHERE digest IN"
-            " (SELECT digest FROM row WHERE verdict = 'elsewhere') ORDER BY batch LIMIT 5"
-        )
-        return Plan(
-            counts=counts,
-            newly_invalid=self._count("row WHERE verdict = 'invalid' AND known IS NULL"),
-            withdrawn=0 if are_rejects else self._count(f"{_GONE} AND kind != 'invalid'"),
-            moved=self._count("known WHERE batch IS NOT NULL AND is_matched AND kind != 'invalid'"),
-            batches=tuple(name for (name,) in batches),
-            other_keys=self._count(
-                "row WHERE verdict = 'elsewhere' AND digest IN"
-                " (SELECT digest FROM posted_elsewhere WHERE has_other_keys)"
-            ),
-        )
-
-    def _count(self, of: str) -> int:
-        (number,) = self._database.execute(f"SELECT count(*) FROM {of}").fetchone()
-        return int(number)
+        while part := cursor.fetchmany(size):
+            yield [digest for (digest,) in part]
 
     def _ids(self, of: str) -> list[int]:
         return [id_ for (id_,) in self._database.execute(f"SELECT known.id FROM {of}")]
@@ -322,7 +204,7 @@ class Snapshot:
 
     def gone(self) -> list[int]:
         """Return the numbers of rows of earlier runs that are not in the file, and not posted."""
-        return self._ids(f"{_GONE} ORDER BY id")
+        return self._ids(f"{GONE} ORDER BY id")
 
     def postponed(self) -> list[int]:
         """Return the numbers of rows that are in the outbox, but not to be sent by this run."""
@@ -337,7 +219,7 @@ class Snapshot:
 
     def moved(self) -> list[int]:
         """Return the numbers of rows that move here from other batches."""
-        return self._ids("known WHERE batch IS NOT NULL AND is_matched")
+        return self._ids(MOVED)
 
     def rows(self, *verdicts: Verdict) -> Iterator[Stored]:
         """Yield the rows of these verdicts, or all, in their order."""
