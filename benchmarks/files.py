@@ -44,12 +44,13 @@ def begun(folder: Path, environment: dict[str, str], *args: str) -> subprocess.P
     )
 
 
-def ended(process: subprocess.Popen[bytes], code: int = 0) -> float:
-    """Wait for the end of a process, and return the most memory that it needed, in MB."""
+def ended(process: subprocess.Popen[bytes], code: int = 0) -> tuple[float, float]:
+    """Wait for the end of a process; return the most memory that it needed, in MB, and its CPU."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == code, process.returncode
-    return usage.ru_maxrss / 1024 if sys.platform != "darwin" else usage.ru_maxrss / 2**20
+    memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    return memory, usage.ru_utime + usage.ru_stime
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -61,8 +62,8 @@ def main() -> None:
     wanted = options(__doc__, rows=150_000)
     found: list[dict[str, Any]] = []
 
-    def note(what: str, seconds: float, megabytes: float) -> None:
-        found.append({"what": what, "s": seconds, "MB": megabytes})
+    def note(what: str, seconds: float, used: tuple[float, float]) -> None:
+        found.append({"what": what, "s": seconds, "CPU s": used[1], "MB": used[0]})
 
     with tempfile.TemporaryDirectory() as name, sandbox_process() as sandbox:
         folder = Path(name)
@@ -77,8 +78,8 @@ def main() -> None:
             "LEADPOST_API_KEY": keys.api_key,
         }
         began = time.monotonic()
-        memory = ended(begun(folder, environment, "--dry-run", "--outbox", "none.db"))
-        note("checked", time.monotonic() - began, memory)
+        used = ended(begun(folder, environment, "--dry-run", "--outbox", "none.db"))
+        note("checked", time.monotonic() - began, used)
 
         began = time.monotonic()
         process = begun(folder, environment)
@@ -91,10 +92,10 @@ def main() -> None:
             all_put = time.monotonic() - began
             process.send_signal(signal.SIGTERM)
             stopping = time.monotonic()
-            memory = ended(process, 143)
-            note("first call", first, memory)
-            note("all rows in the outbox", all_put, memory)
-            note("ended after SIGTERM", time.monotonic() - stopping, memory)
+            used = ended(process, 143)
+            note("first call", first, used)
+            note("all rows in the outbox", all_put, used)
+            note("ended after SIGTERM", time.monotonic() - stopping, used)
             # As if the run had gone on for hours.
             database.execute(
                 "UPDATE leadpost_entries SET state = 'accepted', request_id = 'id-' || id"
@@ -103,8 +104,8 @@ def main() -> None:
 
         for what in ("again, all posted", "once more"):
             began = time.monotonic()
-            memory = ended(begun(folder, environment))
-            note(what, time.monotonic() - began, memory)
+            used = ended(begun(folder, environment))
+            note(what, time.monotonic() - began, used)
     name = f"A file of {wanted.rows:,} rows"
     show("files", name, found, save=not wanted.no_save)
 
