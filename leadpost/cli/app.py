@@ -1,5 +1,7 @@
 """The commands of `leadpost`; each is in a module of its own, which is imported when it is run."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -40,7 +42,7 @@ class _Group(TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        if self._is_listing:  # --help is quick
+        if self._is_listing:
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
         try:
             module = import_module(f"leadpost.cli.commands.{cmd_name}")
@@ -55,9 +57,19 @@ class _Group(TyperGroup):
         return typer.main.get_command(one)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._listing():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _listing(self) -> Generator[None]:
+        """Know no more of the commands than their names and what they are for."""
         self._is_listing = True
         try:
-            super().format_help(ctx, formatter)
+            yield
         finally:
             self._is_listing = False
 

@@ -237,6 +237,44 @@ def test_python_m_runs_the_command(
     assert capsys.readouterr().out == f"leadpost {leadpost.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("leadpost re", ["results", "reconcile"]),
+        ("leadpost post --time", ["--timezone"]),
+        ("leadpost outbox ad", ["adopt"]),
+        ("leadpost outbox list --state unc", ["uncertain"]),
+    ],
+)
+def test_a_shell_completes_what_is_typed(tmp_path: Path, words: str, completed: list[str]) -> None:
+    environment = {
+        "_LEADPOST_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    assert start([], environment, tmp_path).wait() == 0
+    assert (tmp_path / "stdout").read_text().split() == completed
+
+
+def test_the_script_for_a_shell_is_printed(tmp_path: Path) -> None:
+    process = start(["--show-completion", "bash"], {"HOME": str(tmp_path)}, tmp_path)
+    assert process.wait() == 0
+    assert "_LEADPOST_COMPLETE=complete_bash" in (tmp_path / "stdout").read_text()
+
+
+def test_help_and_completion_import_no_database(tmp_path: Path) -> None:
+    for environment in ({}, {"_LEADPOST_COMPLETE": "complete_bash", "COMP_WORDS": "leadpost p"}):
+        code = "import sys; sys.argv[1:] = ['--help']\n"
+        code += "from leadpost.cli import main\n"
+        code += "try: main()\nfinally: assert 'sqlalchemy' not in sys.modules"
+        command = [sys.executable, "-c", code]
+        variables = os.environ | {"COMP_CWORD": "1"} | environment
+        done = subprocess.run(
+            command, env=variables, cwd=tmp_path, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", ["typer", "rich", "dotenv"])
 def test_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
