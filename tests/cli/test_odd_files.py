@@ -14,10 +14,9 @@ from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.opening import opened
-from leadpost.cli.files.outputs import outcome_of, posted_by_results
+from leadpost.cli.files.outputs import posted_by_results
 from leadpost.cli.files.reading import Format, Reading, guessed_format, pairs_of
 from leadpost.cli.files.rows import Row
-from leadpost.cli.files.snapshot import FAILED_BY_QUEUE, Stored
 
 LEAD = lead(0)
 HEAD = "Lead Id,ActivityEvent"
@@ -304,23 +303,6 @@ def test_options_as_they_are_typed() -> None:
         "--timezone UTC --date-format '%d' --map 'A b=mx_a' --set 'mx_b=c d' --ignore 'E'"
         " --ignore-others --send-empty"
     )
-
-
-@pytest.mark.parametrize(
-    ("known", "state"),
-    [
-        (("waiting", "pending", None, None, None, None), "not_sent"),
-        (("waiting", "pending", None, None, "DeliveryUncertain", None), "uncertain"),
-        (("posted", "sending", None, None, None, None), "uncertain"),
-        (("failed", FAILED_BY_QUEUE, None, None, None, None), "failed"),
-        (("posted", "succeeded", "id", "id", None, None), "succeeded"),
-    ],
-)
-def test_what_became_of_a_row_in_a_word(known: tuple[str | None, ...], state: str) -> None:
-    row = Stored(0, 2, None, "", "", "", "[]", None, None, 1, "waiting")
-    outcome = outcome_of(row, ("K", *known))
-    assert outcome.state == state
-    assert outcome.is_to_fix is (state == "failed")
 
 
 def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:

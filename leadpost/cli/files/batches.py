@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.identity import new_key
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.snapshot import Stored
+from leadpost.cli.files.records import Stored
 from leadpost.cli.files.tables import KNOWN, ROWS, Values, all_of, are_there, create, do
 from leadpost.outbox import Outbox
 

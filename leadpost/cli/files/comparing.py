@@ -17,8 +17,9 @@ from leadpost.cli.files.opening import STDIN, Opened
 from leadpost.cli.files.outputs import Outputs, posted_by_results
 from leadpost.cli.files.plan import Plan
 from leadpost.cli.files.reading import KEY, REASON, Reading
+from leadpost.cli.files.records import Stored
 from leadpost.cli.files.rows import Source
-from leadpost.cli.files.snapshot import Snapshot, Stored
+from leadpost.cli.files.snapshot import Snapshot
 
 _REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
 _EXAMPLES = 2000

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from itertools import count
@@ -12,79 +12,17 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from leadpost._validation import is_mapping
 from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.plan import DOUBTFUL
 from leadpost.cli.files.reading import KEY, REASON, Format
+from leadpost.cli.files.records import Outcome
 from leadpost.cli.files.rows import UNREADABLE, Source
-from leadpost.cli.files.snapshot import FAILED_BY_QUEUE, Stored
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
 UTF8_WITH_BOM = "utf-8-sig"
 """So that Excel reads it as UTF-8."""
-
-
-@frozen
-class Outcome:
-    """
-    A row, and what became of it.
-
-    Attributes:
-        row: The row.
-        state: `accepted`, `succeeded`, `uncertain`, `rejected`, `failed`, `invalid`, `skipped` or
-            `not_sent`.
-        letters: Its key in rejects files, None if it is not known.
-        is_to_fix: Whether LeadSquared does not have it, and will not have it as it is.
-        request_id, activity_id: LeadSquared's.
-        error: The name of the error class.
-        message: The same in words.
-    """
-
-    row: Stored
-    state: str
-    letters: str | None
-    is_to_fix: bool
-    request_id: str | None
-    activity_id: str | None
-    error: str | None
-    message: str = field(repr=False)
-
-    @property
-    def cells(self) -> tuple[object, ...]:
-        ids = (self.request_id, self.activity_id)
-        return (self.row.line, self.row.lead_id, self.state, *ids, self.error, self.message)
-
-
-def outcome_of(row: Stored, known: Sequence[str | None]) -> Outcome:
-    """Say what became of a row, given what `Snapshot.results` yields with it."""
-    letters, kind, state, request_id, activity_id, error, message = known
-    match state:
-        case None if row.verdict in DOUBTFUL:
-            word = "skipped"
-        case None if not row.is_valid:
-            word, error = "invalid", "InvalidActivity"
-            message = "; ".join(map(str, row.reasons()))
-        case None:
-            word = "accepted" if row.verdict == "posted" else "not_sent"
-        case "pending":
-            word = "uncertain" if error == "DeliveryUncertain" else "not_sent"
-        case "sending":
-            word = "uncertain"
-        case _:
-            word = "failed" if state == FAILED_BY_QUEUE else state
-    is_final = word in {"invalid", "rejected"} or kind == "failed"
-    return Outcome(
-        row,
-        word,
-        letters,
-        is_final and letters is not None,
-        request_id,
-        activity_id,
-        error,
-        " ".join((message or error or "").split()),
-    )
 
 
 @define
@@ -141,11 +79,13 @@ class Outputs:
                 table.writerow((REASON, KEY, *source.header))
             for number, outcome in enumerate(outcomes):
                 self.counts[outcome.state] += 1
-                results.writerow(outcome.cells)
+                ids = (outcome.request_id, outcome.activity_id)
+                what = (outcome.line, outcome.lead_id, outcome.state)
+                results.writerow((*what, *ids, outcome.error, outcome.reason))
                 if outcome.is_to_fix:
                     self.to_fix += 1
-                    added = {REASON: outcome.message, KEY: outcome.letters}
-                    own = outcome.row.own
+                    added = {REASON: outcome.reason, KEY: outcome.letters}
+                    own = outcome.own
                     if is_json:
                         value = own if is_mapping(own) else {UNREADABLE: own}
                         to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")

@@ -18,7 +18,7 @@ from leadpost.cli.files.batches import Batches
 from leadpost.cli.files.comparing import Comparison, compared, differences, load
 from leadpost.cli.files.opening import Opened, opened
 from leadpost.cli.files.options import Options
-from leadpost.cli.files.outputs import Outputs, outcome_of
+from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.progress import Progress, reading
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
@@ -224,8 +224,7 @@ async def write_outputs(found: Comparison, batches: Batches, console: Console) -
     """Write the results and the rejects; where that fails, say how to do it later."""
     outputs, batch = found.outputs, found.batch
     try:
-        outcomes = (outcome_of(*row) for row in found.snapshot.results())
-        await outputs.write(found.source, outcomes)
+        await outputs.write(found.source, found.snapshot.outcomes())
     except OSError as error:
         say(
             console,

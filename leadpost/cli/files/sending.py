@@ -18,7 +18,7 @@ from leadpost.cli.files.comparing import Comparison
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.plan import Verdict
 from leadpost.cli.files.progress import Progress, shown
-from leadpost.cli.files.snapshot import Stored
+from leadpost.cli.files.records import Stored
 from leadpost.cli.signals import Stop
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.hooks import Ended, Event, Operation, Sent

@@ -12,12 +12,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
-from attrs import field, frozen
-
 from leadpost.cli.files import matching
 from leadpost.cli.files.matching import GONE, MOVED
 from leadpost.cli.files.plan import DOUBTFUL, Plan, Verdict
 from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.records import FaultGroup, Outcome, Stored
 from leadpost.cli.files.rows import Row, place_of
 
 KNOWN_COLUMNS = (
@@ -55,59 +54,28 @@ CREATE VIEW posted_elsewhere AS
     WHERE batch IS NOT NULL AND kind = 'posted';
 """
 # A row of another batch has that one's name as its `batch`.
+_OUTCOMES = f"""
+WITH seen AS (
+    SELECT row.*, known.letters AS key, kind, coalesce(state, last) AS state, request_id,
+        activity_id, error_type, message
+    FROM row LEFT JOIN known ON known.id = row.known
+), outcome AS (
+    SELECT *, CASE
+        WHEN state IS NULL AND verdict IN {DOUBTFUL} THEN 'skipped'
+        WHEN state IS NULL AND faults IS NOT NULL THEN 'invalid'
+        WHEN state IS NULL THEN iif(verdict = 'posted', 'accepted', 'not_sent')
+        WHEN state = 'pending' THEN iif(error_type IS 'DeliveryUncertain', 'uncertain', 'not_sent')
+        WHEN state = 'sending' THEN 'uncertain'
+        WHEN state = '{FAILED_BY_QUEUE}' THEN 'failed'
+        ELSE state END AS word
+    FROM seen
+)
+SELECT line, lead_id, word, request_id, activity_id,
+    iif(word = 'invalid', 'InvalidActivity', error_type), message, faults, own, key,
+    key IS NOT NULL AND (word IN ('invalid', 'rejected') OR kind = 'failed')
+FROM outcome ORDER BY pos
+"""
 _POSTPONED = "row JOIN known ON known.id = row.known WHERE verdict = 'later' AND kind = 'waiting'"
-
-
-@frozen
-class Stored:
-    """
-    A row of the snapshot.
-
-    Attributes:
-        pos: Its place in the file, from 0.
-        line, item, digest, own: As those of a `Row`.
-        lead: The digest of its lead.
-        lead_id: The lead.
-        faults: Why it cannot be posted, as JSON; None if it can.
-        letters: The key that a rejects file has for it.
-        known: The number of the row of an earlier run that it is, None if it is new.
-        verdict: What is done with it.
-        number: What a new row is among those of the same digest, from 1; other runs of the same
-            file give it the same one.
-    """
-
-    pos: int
-    line: int
-    item: int | None
-    digest: str
-    lead: str
-    lead_id: str
-    own_json: str = field(repr=False)
-    faults: str | None = field(repr=False)
-    letters: str | None
-    known: int | None
-    verdict: Verdict
-    number: int | None = None
-
-    @property
-    def is_valid(self) -> bool:
-        return self.faults is None
-
-    @property
-    def own(self) -> Any:
-        return json.loads(self.own_json)
-
-    def reasons(self) -> list[Fault]:
-        return [Fault(*parts) for parts in json.loads(self.faults or "[]")]
-
-
-@frozen
-class FaultGroup:
-    """Faults of the same kind: the first, where it is, and how many rows have one."""
-
-    fault: Fault
-    place: str
-    rows: int
 
 
 class Snapshot:
@@ -229,20 +197,10 @@ class Snapshot:
         for values in cursor:
             yield Stored(*values)
 
-    def results(self) -> Iterator[tuple[Stored, Sequence[str | None]]]:
-        """
-        Yield all rows in their order, with what became of each.
-
-        The latter are the letters of its key, what is known of it, the state of its entry, its
-        request_id, activity_id, error_type and message; all None if nothing is known.
-        """
-        cursor = self._database.execute(
-            "SELECT row.*, known.letters, known.kind, coalesce(state, last), request_id,"
-            " activity_id, error_type, message"
-            " FROM row LEFT JOIN known ON known.id = row.known ORDER BY pos"
-        )
-        for values in cursor:
-            yield Stored(*values[:12]), values[12:]
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield what became of each row, in their order."""
+        for values in self._database.execute(_OUTCOMES):
+            yield Outcome(*values)
 
     def changed(self) -> list[tuple[int, str]]:
         """Return the numbers of rows whose entries are not in the state that was seen last."""
