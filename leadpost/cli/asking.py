@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from leadpost._poster import AsyncActivityPoster
+from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming, read_account
 from leadpost.cli.console import logged

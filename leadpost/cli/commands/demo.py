@@ -14,8 +14,7 @@ from attrs import asdict, frozen
 from rich.console import Console
 from rich.table import Table
 
-from leadpost._models import Activity
-from leadpost._poster import AsyncActivityPoster
+from leadpost import Activity, AsyncActivityPoster
 from leadpost.bucket import Bucket, TokenBucket
 from leadpost.cli import options
 from leadpost.cli.console import logged

@@ -10,13 +10,8 @@ import typer
 from attrs import asdict, evolve, frozen
 from rich.console import Console
 
-from leadpost import errors
-from leadpost._account import Account
-from leadpost._models import Activity
-from leadpost._outcomes import StatusTimeout
-from leadpost._poster import AsyncActivityPoster
+from leadpost import Account, Activity, AsyncActivityPoster, RetryPolicy, StatusTimeout, errors
 from leadpost._responses import redactor
-from leadpost._retry import RetryPolicy
 from leadpost._transport import new_client
 from leadpost.cli import options
 from leadpost.cli.account import read_account
@@ -25,7 +20,6 @@ from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.outbox_url import url_of
 from leadpost.outbox import SharedTokenBucket
 
-NOTE = "A test by leadpost doctor, to be deleted"
 _HOST = "check LEADPOST_REGION or LEADPOST_HOST"
 _RIVAL_PATH = "/activity/status"
 _COLOURS = {"ok": "green", "failed": "red", "unknown": "yellow"}
@@ -71,7 +65,7 @@ def doctor(
     `leadpost doctor --post 00727844-51aa-11e2-9e64-12314004ac6b --event 201`
     """
     account = read_account(env_file)
-    activity = None if lead is None else Activity(lead, event, NOTE)
+    activity = None if lead is None else Activity(lead, event, "A test by leadpost doctor, to be deleted")
     if activity is not None and not yes:
         if not is_interactive():
             raise InputError("there is no terminal to ask at: add --yes to post the test")

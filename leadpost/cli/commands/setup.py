@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from leadpost._account import REGIONS, Account
-from leadpost._poster import AsyncActivityPoster
+from leadpost import Account, AsyncActivityPoster
+from leadpost._account import REGIONS
 from leadpost.cli import options
 from leadpost.cli.account import keys_path
 from leadpost.cli.console import logged

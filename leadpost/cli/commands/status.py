@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from attrs import frozen
 
-from leadpost._models import RequestStatus
-from leadpost._poster import AsyncActivityPoster
+from leadpost import AsyncActivityPoster, RequestStatus
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.asking import asked

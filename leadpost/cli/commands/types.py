@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leadpost._models import ActivityType
-from leadpost._poster import AsyncActivityPoster
+from leadpost import ActivityType, AsyncActivityPoster
 from leadpost.cli import options
 from leadpost.cli.asking import asked
 

@@ -7,7 +7,7 @@ from typing import Literal
 import typer
 from rich.console import Console
 
-from leadpost._poster import AsyncActivityPoster
+from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import naming, read_account

@@ -10,8 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from leadpost._account import Account
-from leadpost._poster import AsyncActivityPoster
+from leadpost import Account, AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import read_account

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 from rich.console import Console
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.files.batches import Batches
 from leadpost.cli.files.comparing import compared, name_of_file

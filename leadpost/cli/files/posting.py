@@ -10,7 +10,7 @@ import typer
 from attrs import define
 from rich.console import Console
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told

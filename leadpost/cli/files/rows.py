@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from leadpost._models import Activity
+from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.files.cells import Invalid, Moments, event_code, lead_id, refuse_shortened
 from leadpost.cli.files.columns import PARAMETERS, Columns, check_unique, columns_of, parameter_of

@@ -10,8 +10,7 @@ from typing import Any
 from attrs import define, field
 from rich.console import Console
 
-from leadpost._account import Account
-from leadpost._poster import AsyncActivityPoster
+from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.console import at_time, number_of
 from leadpost.cli.files.batches import PART, Batch, Batches
 from leadpost.cli.files.comparing import Comparison

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.console import at_time, duration, number_of, spoken
 from leadpost.cli.files.comparing import Comparison, Difference
 from leadpost.cli.files.opening import STDIN
