@@ -65,7 +65,8 @@ def doctor(
     `leadpost doctor --post 00727844-51aa-11e2-9e64-12314004ac6b --event 201`
     """
     account = read_account(env_file)
-    activity = None if lead is None else Activity(lead, event, "A test by leadpost doctor, to be deleted")
+    note = "A test by leadpost doctor, to be deleted"
+    activity = None if lead is None else Activity(lead, event, note)
     if activity is not None and not yes:
         if not is_interactive():
             raise InputError("there is no terminal to ask at: add --yes to post the test")
@@ -86,9 +87,9 @@ def doctor(
         return found
 
     with logged(Console(stderr=True), verbose=verbose):
-        checks = asyncio.run(diagnose())
-    without_keys = redactor(account.secrets)
-    checks = [evolve(c, meaning=" ".join(without_keys(c.meaning).split())[:300]) for c in checks]
+        found = asyncio.run(diagnose())
+    safe = redactor(account.secrets)
+    checks = [evolve(c, meaning=" ".join(safe(c.meaning).split())[:300]) for c in found]
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks]))
     for check in () if as_json else checks:
@@ -119,7 +120,7 @@ async def _checks(
             return
         case errors.Unauthorized():
             here = account.keys_in
-            there: Literal["query", "headers"] = "headers" if here == "query" else "query"
+            there: Any = "headers" if here == "query" else "query"
             meaning = f"refused: {error}"
             remedy = f"correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or {_HOST}"
             if await _error_of(poster_of(evolve(settled, keys_in=there)).metrics()) is None:
@@ -128,17 +129,16 @@ async def _checks(
             yield Check("keys", "failed", meaning, remedy)
             return
         case _:
-            is_clear = error is None or isinstance(error, errors.NotFound)
+            is_path = error is None or isinstance(error, errors.NotFound)
+            name = "metrics path" if is_path else "keys"
     if error is None:
         yield Check("keys", "ok", f"{account.host} takes them, with the x-api-key")
-    name = "metrics path" if is_clear else "keys"
     remedy = f"set LEADPOST_METRICS_PATH; if more is missing, {_HOST}"
     yield _check(name, account.metrics_path, error, errors.NotFound, remedy)
-
     # LeadSquared's word that there is no such request shows that the path is right.
     request_id = str(uuid4())
     is_right = errors.ApplicationError | errors.BadRequest | None
-    is_wrong = errors.NotFound | errors.UnexpectedAnswer
+    is_wrong: Any = errors.NotFound | errors.UnexpectedAnswer
     error = await _error_of(poster.status(request_id))
     remedy = "set LEADPOST_STATUS_PATH"
     if isinstance(error, is_wrong):

@@ -8,6 +8,7 @@ A row is known by its digest for good; its entry, which may be pruned, by its ke
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self, cast
 
 import sqlalchemy as sa
@@ -312,7 +313,7 @@ class Batches:
             await do(connection, statement, {"ids": withdrawn})
 
         for part in _parts(ids):
-            await self._database.write(lambda connection, part=part: work(connection, part))
+            await self._database.write(partial(work, part=part))
 
     async def move(self, batch: Batch, ids: Sequence[int]) -> None:
         """Move rows of other batches, with their entries, to this one."""
@@ -333,7 +334,7 @@ class Batches:
                 )
 
         for part in _parts(ids):
-            await self._database.write(lambda connection, part=part: work(connection, part))
+            await self._database.write(partial(work, part=part))
 
     async def adopt(self, previous: str) -> None:
         """Hand over the batches of another account, except those whose names are taken."""
