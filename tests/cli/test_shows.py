@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import inspect
 import io
-import json
 import logging
 import os
 import re
@@ -16,14 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from attrs import evolve
 from cli_support import keys_of, run, start, until, write_rows
 from rich.console import Console
 
 import leadpost
 from leadpost import TokenBucket
 from leadpost.cli import main
-from leadpost.cli.commands.demo import DemoSummary, run_demo
+from leadpost.cli.commands.demo import run_demo
 from leadpost.cli.commands.sandbox import made, sandbox, span_of
 from leadpost.cli.console import at_time, counting, duration, logged, number_of, spoken
 from leadpost.cli.exits import Exit, InputError
@@ -314,41 +312,24 @@ def test_the_demo_as_it_is(tmp_path: Path) -> None:
     assert float(seconds[1]) < 30
 
 
-def test_a_demo_that_goes_wrong_says_so() -> None:
+def test_a_demo_that_goes_wrong_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with Sandbox(period=0.1, pace=1000, faults=Faults(script=["ok", "500-mx"])) as sandbox:
         demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 3)
-        summary = asyncio.run(demo)
-    assert (summary.posted, summary.accepted, summary.succeeded) == (3, 2, 2)
-    assert summary.exit is Exit.SOME_NOT
-    assert summary.error is not None
-    assert summary.error.startswith("ApplicationError: HTTP 500: MXInvalidInputException")
+        assert asyncio.run(demo) is Exit.SOME_NOT
+    shown = capsys.readouterr()
+    assert "accepted, with a RequestID  │ 2" in shown.out
+    assert "status Success              │ 2" in shown.out
+    assert shown.err.startswith("error: ApplicationError: HTTP 500: MXInvalidInputException")
 
 
-def test_a_status_that_is_refused_is_no_success() -> None:
+def test_a_status_that_is_refused_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with Sandbox(period=0.1, pace=1000, faults=Faults(script=["ok", "500-mx"])) as sandbox:
         demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 1)
-        summary = asyncio.run(demo)
-    assert (summary.accepted, summary.succeeded) == (1, 0)
-    assert summary.error is not None
-    assert summary.error.startswith("ApplicationError: HTTP 500")
-
-
-def test_the_demo_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = DemoSummary(50, 50, 0, 25, 25, 50, 15.0)
-
-    async def fast(*args: object) -> DemoSummary:
-        await asyncio.sleep(0)
-        del args
-        return wanted
-
-    monkeypatch.setattr("leadpost.cli.commands.demo.run_demo", fast)
-    result = run("demo", "--json")
-    assert result.exit_code == 0
-    assert DemoSummary(**json.loads(result.stdout)) == wanted
-    assert result.stderr == ""
-    wanted = evolve(wanted, refused=1, error="ConnectionFailed: no way")
-    result = run("demo")
-    assert (result.exit_code, result.stderr) == (1, "error: ConnectionFailed: no way\n")
+        assert asyncio.run(demo) is Exit.SOME_NOT
+    shown = capsys.readouterr()
+    assert "accepted, with a RequestID  │ 1" in shown.out
+    assert "status Success              │ 0" in shown.out
+    assert shown.err.startswith("error: ApplicationError: HTTP 500")
 
 
 def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
