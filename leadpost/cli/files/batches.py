@@ -229,13 +229,13 @@ class Batches:
             )
             found = {(row.origin, row.number): row for row in there}
             new = {value["letters"] for value in values}
-            keys = [found[row.digest, row.number].letters for row, _ in part]
-            to_put = {
-                _key(batch, letters): activity
-                for letters, (_, activity) in zip(keys, part, strict=True)
-                if activity and letters in new
+            letters = [found[row.digest, row.number].letters for row, _ in part]
+            activities = {
+                own: activity
+                for own, (_, activity) in zip(letters, part, strict=True)
+                if activity and own in new
             }
-            await self._outbox.put_many(to_put.values(), keys=to_put, connection=connection)
+            await self._put_entries(connection, batch, activities)
             return [(row.pos, found[row.digest, row.number].id) for row, _ in part]
 
         return await self._database.write(work)
@@ -250,10 +250,14 @@ class Batches:
         activities = {_key(batch, row.letters): activity for row, activity in part}
         known = await self._outbox.find(list(activities))
         await self._outbox.replace({key: activities[key] for key in known})
-        new = {key: activities[key] for key in activities if key not in known}
+        new = {
+            row.letters: activity
+            for row, activity in part
+            if row.letters and _key(batch, row.letters) not in known
+        }
 
         async def work(connection: AsyncConnection) -> None:
-            await self._outbox.put_many(new.values(), keys=new, connection=connection)
+            await self._put_entries(connection, batch, new)
             await do(
                 connection,
                 "UPDATE leadpost_rows SET present = :digest, lead = :lead WHERE id = :id",
@@ -269,11 +273,26 @@ class Batches:
         entries = [row.entry for row in found.values() if row.entry is not None]
         await self._outbox.retry("rejected", "failed", ids=entries)
         pruned = {
-            _key(batch, found[row.known].letters): activity
+            found[row.known].letters: activity
             for row, activity in part
-            if row.known is not None and found[row.known].entry is None
+            if row.known is not None and found[row.known].entry is None and activity
         }
-        await self._outbox.put_many(pruned.values(), keys=pruned)
+        await self._database.write(lambda connection: self._put_entries(connection, batch, pruned))
+
+    async def _put_entries(
+        self, connection: AsyncConnection, batch: Batch, activities: Mapping[str, Any]
+    ) -> None:
+        """Put activities, given by the letters of their rows, with the rows' transaction."""
+        if not activities:
+            return
+        keys = [_key(batch, letters) for letters in activities]
+        await self._outbox.put_many(activities.values(), keys=keys, connection=connection)
+        await do(
+            connection,
+            "UPDATE leadpost_rows SET entry = (SELECT id FROM leadpost_entries WHERE"
+            " account = :account AND key = :name || '/' || letters) WHERE letters IN :letters",
+            {"account": self._account, "name": batch.name, "letters": [*activities]},
+        )
 
     async def _entries(
         self, connection: AsyncConnection, ids: Sequence[int]

@@ -19,7 +19,7 @@ def match_keys(database: sqlite3.Connection) -> None:
         """
         UPDATE row SET known = k.id, verdict = CASE
             WHEN k.kind = 'posted' AND row.digest IN (k.origin, k.present) THEN 'posted'
-            WHEN row.faults IS NOT NULL THEN 'invalid'
+            WHEN NOT row.is_valid THEN 'invalid'
             WHEN k.kind IN ('posted', 'withdrawn') THEN 'edit'
             WHEN row.digest IS NOT k.present THEN 'corrected'
             WHEN k.kind = 'waiting' THEN 'waiting'
@@ -93,7 +93,7 @@ def judge(database: sqlite3.Connection, *, are_rejects: bool, first: int | None 
             WHEN 'failed' THEN iif(:are_rejects, 'again', 'failed')
             WHEN 'invalid' THEN 'invalid'
             ELSE CASE
-                WHEN faults IS NOT NULL THEN 'invalid'
+                WHEN NOT is_valid THEN 'invalid'
                 WHEN digest IN (SELECT digest FROM posted_elsewhere) THEN 'elsewhere'
                 WHEN NOT :are_rejects AND lead IN (SELECT lead FROM known
                     WHERE kind = 'posted' AND NOT is_matched AND batch IS NULL) THEN 'edit'

@@ -31,11 +31,17 @@ and the state that was seen last. The others are those of its entry, None once t
 """
 FAILED_BY_QUEUE = "failed by the queue"
 """In place of the last state of a pruned entry that LeadSquared's queue has failed for good."""
+_CACHE = 8_000
+"""Kilobytes of the database that stay in memory."""
 _TABLES = f"""
 CREATE TABLE row (
-    pos INTEGER PRIMARY KEY, line INT, item INT, digest TEXT, lead TEXT, lead_id TEXT, own TEXT,
-    faults TEXT, letters TEXT, known INT, verdict TEXT, number INT
+    pos INTEGER PRIMARY KEY, line INT, item INT, digest TEXT, lead TEXT, is_valid INT, letters TEXT,
+    known INT, verdict TEXT, number INT
 );
+CREATE TABLE content (pos INTEGER PRIMARY KEY, lead_id TEXT, own TEXT, faults TEXT);
+CREATE VIEW stored AS
+    SELECT pos, line, item, digest, lead, lead_id, own, faults, letters, known, verdict, number
+    FROM row JOIN content USING (pos);
 CREATE TABLE known (
     id INTEGER PRIMARY KEY, letters TEXT, origin TEXT, present TEXT, lead TEXT, number INT,
     last TEXT, state TEXT, request_id TEXT, activity_id TEXT, error_type TEXT, message TEXT,
@@ -56,9 +62,9 @@ CREATE VIEW posted_elsewhere AS
 # A row of another batch has that one's name as its `batch`.
 _OUTCOMES = f"""
 WITH seen AS (
-    SELECT row.*, known.letters AS key, kind, coalesce(state, last) AS state, request_id,
+    SELECT stored.*, known.letters AS key, kind, coalesce(state, last) AS state, request_id,
         activity_id, error_type, message
-    FROM row LEFT JOIN known ON known.id = row.known
+    FROM stored LEFT JOIN known ON known.id = stored.known
 ), outcome AS (
     SELECT *, CASE
         WHEN state IS NULL AND verdict IN {DOUBTFUL} THEN 'skipped'
@@ -83,6 +89,8 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
+        self._database.execute(f"PRAGMA cache_size = -{_CACHE}")
         self._database.executescript(_TABLES)
         self._database.execute("BEGIN")
         self._next = 0
@@ -97,22 +105,29 @@ class Snapshot:
 
     def add(self, rows: Iterable[Row]) -> int:
         """Add rows in their order, and return their number."""
-        values = [
-            (
-                *(pos, row.line, row.item, row.digest, row.lead, row.lead_id),
-                json.dumps(row.own, ensure_ascii=False),
-                json.dumps([f.parts for f in row.faults]) if row.faults else None,
-                row.key,
-            )
-            for pos, row in enumerate(rows, self._next)
-        ]
-        self._next += len(values)
+        numbered = [*enumerate(rows, self._next)]
+        self._next += len(numbered)
         self._database.executemany(
-            "INSERT INTO row (pos, line, item, digest, lead, lead_id, own, faults, letters)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            values,
+            "INSERT INTO row (pos, line, item, digest, lead, is_valid, letters)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (pos, row.line, row.item, row.digest, row.lead, not row.faults, row.key)
+                for pos, row in numbered
+            ],
         )
-        return len(values)
+        self._database.executemany(
+            "INSERT INTO content (pos, lead_id, own, faults) VALUES (?, ?, ?, ?)",
+            [
+                (
+                    pos,
+                    row.lead_id,
+                    json.dumps(row.own, ensure_ascii=False),
+                    json.dumps([f.parts for f in row.faults]) if row.faults else None,
+                )
+                for pos, row in numbered
+            ],
+        )
+        return len(numbered)
 
     def add_known(self, rows: Iterable[Sequence[Any]], *, are_elsewhere: bool = False) -> None:
         """
@@ -193,7 +208,7 @@ class Snapshot:
         """Yield the rows of these verdicts, or all, in their order."""
         marks = ", ".join("?" * len(verdicts))
         where = f"WHERE verdict IN ({marks})" if verdicts else ""
-        cursor = self._database.execute(f"SELECT * FROM row {where} ORDER BY pos", verdicts)
+        cursor = self._database.execute(f"SELECT * FROM stored {where} ORDER BY pos", verdicts)
         for values in cursor:
             yield Stored(*values)
 
@@ -218,7 +233,7 @@ class Snapshot:
         """Yield rows that look like edits, each with the number of the posted row that is gone."""
         cursor = self._database.execute(
             """
-            SELECT row.*, pair.id FROM row JOIN (
+            SELECT stored.*, pair.id FROM stored JOIN (
                 SELECT edit.pos, gone.id FROM (
                     SELECT pos, lead, row_number() OVER (PARTITION BY lead ORDER BY pos) AS number
                     FROM row WHERE verdict = 'edit'
@@ -226,7 +241,7 @@ class Snapshot:
                     SELECT id, lead, row_number() OVER (PARTITION BY lead ORDER BY id) AS number
                     FROM known WHERE kind = 'posted' AND NOT is_matched AND batch IS NULL
                 ) gone USING (lead, number)
-            ) pair USING (pos) ORDER BY row.pos LIMIT ?
+            ) pair USING (pos) ORDER BY pos LIMIT ?
             """,
             (limit,),
         )
@@ -238,7 +253,7 @@ class Snapshot:
         cursor = self._database.execute(
             """
             SELECT fault.value, min(pos), line, item, count(DISTINCT pos)
-            FROM row, json_each(row.faults) fault WHERE verdict = 'invalid'
+            FROM stored, json_each(faults) fault WHERE verdict = 'invalid'
             GROUP BY json_extract(fault.value, '$[0]'), json_extract(fault.value, '$[2]')
             ORDER BY min(pos), fault.key
             """

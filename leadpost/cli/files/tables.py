@@ -35,6 +35,7 @@ rows = sa.Table(
     sa.Column("present", sa.Text),
     sa.Column("lead", sa.Text, nullable=False),
     sa.Column("last", sa.Text),
+    sa.Column("entry", _id),  # its id, which outlives the entry when that is pruned
     sa.UniqueConstraint("batch", "origin", "number"),
     sa.Index("leadpost_rows_present", "present"),
     sa.Index("leadpost_rows_origin", "origin"),
@@ -44,8 +45,7 @@ KNOWN = ", ".join(
 )
 ROWS = """
 leadpost_rows known JOIN leadpost_batches batch ON batch.id = known.batch
-LEFT JOIN leadpost_entries entry
-    ON entry.account = batch.account AND entry.key = batch.name || '/' || known.letters
+LEFT JOIN leadpost_entries entry ON entry.id = known.entry
 """
 
 
