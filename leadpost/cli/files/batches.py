@@ -229,7 +229,7 @@ class Batches:
             )
             found = {(row.origin, row.number): row for row in there}
             new = {value["letters"] for value in values}
-            letters = [found[row.digest, row.number].letters for row, _ in part]
+            letters: list[str] = [found[row.digest, row.number].letters for row, _ in part]
             activities = {
                 own: activity
                 for own, (_, activity) in zip(letters, part, strict=True)

@@ -37,6 +37,7 @@ rows = sa.Table(
     sa.Column("last", sa.Text),
     sa.Column("entry", _id),  # its id, which outlives the entry when that is pruned
     sa.UniqueConstraint("batch", "origin", "number"),
+    sa.Index("leadpost_rows_batch", "batch", "id"),  # a batch is read in the order of putting
     sa.Index("leadpost_rows_present", "present"),
     sa.Index("leadpost_rows_origin", "origin"),
 )
