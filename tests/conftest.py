@@ -111,5 +111,5 @@ def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> D
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("leadpost.cli.files.sending.bucket_of", open_bucket)
+    monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", open_bucket)
     return Desk(folder, sandbox)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.exits import InputError
 from leadpost.cli.outbox_url import folder
 from leadpost.errors import ConfigurationError, ConnectionFailed

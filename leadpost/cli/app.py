@@ -1,32 +1,79 @@
-"""The commands of `leadpost`; each is in a file of its own."""
+"""The commands of `leadpost`; each is in a module of its own, which is imported when it is run."""
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import leadpost
-from leadpost.cli.commands import outbox
-from leadpost.cli.commands.demo import demo
-from leadpost.cli.commands.doctor import doctor
-from leadpost.cli.commands.metrics import metrics
-from leadpost.cli.commands.post import post
-from leadpost.cli.commands.reconcile import reconcile
-from leadpost.cli.commands.results import results
-from leadpost.cli.commands.sandbox import sandbox
-from leadpost.cli.commands.setup import setup
-from leadpost.cli.commands.status import status
-from leadpost.cli.commands.types import types
-from leadpost.cli.commands.verify import verify
-from leadpost.cli.commands.work import work
 from leadpost.cli.exits import EXIT_CODES, Exit, InputError, exit_of, told
+
+COMMANDS = {
+    "setup": "Enter your keys, check them, and keep them in a file.",
+    "post": "Post the activities of a file: CSV, .xlsx or JSON.",
+    "results": "Write what became of the rows of a file, without posting.",
+    "verify": "Ask LeadSquared what became of accepted activities.",
+    "reconcile": "Look for activities in doubt on their leads.",
+    "status": "Ask what became of requests, by their RequestIDs.",
+    "metrics": "Ask how far behind LeadSquared's queue is.",
+    "types": "List the activity types, or the fields of one.",
+    "outbox": "Look at an outbox, and change entries by hand.",
+    "work": "Run a worker: post from an outbox until stopped.",
+    "doctor": "Check keys, hosts and paths, and say which setting to change.",
+    "demo": "Post 50 sample activities to a sandbox: no keys, no network.",
+    "sandbox": "Run a strict stand-in for LeadSquared on this machine.",
+}
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class _Group(TyperGroup):
     """Ends every command with its exit code, and an error with one line."""
 
-    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # click's Any
+    _is_listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+        return [*COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        if self._is_listing:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+        try:
+            module = import_module(f"leadpost.cli.commands.{cmd_name}")
+        except ImportError as error:  # an extra is not installed
+            raise InputError(str(error)) from error
+        if cmd_name == "outbox":
+            return typer.main.get_command(module.app)
+        # Markdown, or else paragraphs keep the line breaks of the docstrings.
+        one = typer.Typer(rich_markup_mode="markdown", add_completion=False)
+        epilog = EXIT_CODES if cmd_name == "post" else None
+        one.command(cmd_name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, cmd_name))
+        return typer.main.get_command(one)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._listing():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _listing(self) -> Generator[None]:
+        """Know no more of the commands than their names and what they are for."""
+        self._is_listing = True
+        try:
+            yield
+        finally:
+            self._is_listing = False
+
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -42,9 +89,9 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    rich_markup_mode="markdown",  # or else paragraphs keep the line breaks of the docstrings
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # they show the locals, keys among them
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
 
 
@@ -68,14 +115,3 @@ def common(
     Start with `leadpost demo`, then `leadpost setup`, then `leadpost post FILE`.
     """
     del version
-
-
-_FIRST: tuple[Callable[..., None], ...] = (
-    *(setup, post, results, verify, reconcile),
-    *(status, metrics, types),
-)
-for _command in _FIRST:
-    app.command(epilog=EXIT_CODES if _command is post else None)(_command)
-app.add_typer(outbox.app, name="outbox")
-for _command in (work, doctor, demo, sandbox):
-    app.command()(_command)

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from leadpost._poster import AsyncActivityPoster
+from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming, read_account
-from leadpost.cli.connect import bucket_of
 from leadpost.cli.console import logged
 from leadpost.cli.outbox_url import url_of
+from leadpost.outbox import SharedTokenBucket
 
 T = TypeVar("T")
 
@@ -41,7 +41,9 @@ def asked(
     url = url_of(outbox)
 
     async def asking() -> T:
-        async with AsyncActivityPoster(account, bucket=bucket_of(url, limit)) as poster:
+        async with AsyncActivityPoster(
+            account, bucket=SharedTokenBucket(url, limit=limit)
+        ) as poster:
             with naming(account, sync=sync):
                 return await question(poster)
 

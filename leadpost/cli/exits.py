@@ -2,9 +2,19 @@
 
 from enum import IntEnum
 
+from leadpost.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    InvalidActivity,
+    LeadpostError,
+    OutageTimeout,
+    OutboxError,
+    Unauthorized,
+)
+
 
 class Exit(IntEnum):
-    """The exit codes, as the help tells them."""
+    """The exit codes, as the help has them."""
 
     ALL_ACCEPTED = 0
     SOME_NOT = 1
@@ -28,16 +38,6 @@ class InputError(Exception):
 
 def exit_of(error: Exception) -> Exit:
     """Return the code for an error that ends the command."""
-    from leadpost.errors import (  # noqa: PLC0415  --help has no need of it
-        ConfigurationError,
-        ConnectionFailed,
-        InvalidActivity,
-        LeadpostError,
-        OutageTimeout,
-        OutboxError,
-        Unauthorized,
-    )
-
     match error:
         case Unauthorized():
             return Exit.KEYS_REFUSED

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import typer
@@ -14,11 +13,8 @@ from rich.text import Text
 from leadpost._validation import is_mapping
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.console import at_time, spoken
-from leadpost.cli.files.outputs import csv_line, replacing
 from leadpost.outbox import Entry, EntryState, Outbox
 
-COLUMNS = ("id", "key", "state", "request_id", "activity_id", "calls", "error_type", "message")
-"""Of an export."""
 _PART = 500
 
 
@@ -103,18 +99,6 @@ async def arrived(outbox: Outbox, keys: Sequence[str], ids: Sequence[int]) -> bo
     if left:
         typer.echo(f"{left:,} left as they are: unknown, or not in doubt", err=True)
     return not left
-
-
-async def export(outbox: Outbox, path: Path) -> None:
-    """Write all entries to a CSV file, without their activities."""
-    count = 0
-    with replacing(path) as file:
-        file.write(csv_line(COLUMNS))
-        async for entry in outbox.entries():
-            values = (getattr(entry, name) for name in COLUMNS)
-            file.write(csv_line(["" if value is None else str(value) for value in values]))
-            count += 1
-    typer.echo(f"{path}: entries: {count:,}")
 
 
 def _json(entry: Entry) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from leadpost.cli.exits import InputError
+from leadpost.outbox.database._urls import parse_url
 
 
 def folder() -> Path:
@@ -28,8 +29,6 @@ def url_of(outbox: str | None) -> str:
 
 def shown_url(url: str) -> str:
     """Return what may be shown of a URL: the file, or the host and the database."""
-    from leadpost.outbox.database._urls import parse_url  # noqa: PLC0415  --help is quick
-
     parsed = parse_url(url)
     if parsed.path is None:
         return parsed.name
@@ -39,8 +38,6 @@ def shown_url(url: str) -> str:
 
 def is_missing(url: str) -> bool:
     """Whether an outbox is a file that is not there."""
-    from leadpost.outbox.database._urls import parse_url  # noqa: PLC0415  --help is quick
-
     path = parse_url(url).path
     return path is not None and not Path(path).exists()
 

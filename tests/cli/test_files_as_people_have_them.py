@@ -12,8 +12,9 @@ from attrs import frozen
 from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
+from leadpost.cli.files.opening import opened
 from leadpost.cli.files.reading import Format, Reading, pairs_of, zone_of
-from leadpost.cli.files.rows import Row, opened
+from leadpost.cli.files.rows import Row
 
 INDIA = Reading(timezone="asia/kolkata")
 LEAD = lead(0)

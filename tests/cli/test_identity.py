@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leadpost.cli.files.identity import is_whole_key, new_key
+from leadpost.cli.files.opening import opened
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.rows import opened
 
 INDIA = Reading(timezone="Asia/Kolkata")
 ROW = cells(0, ActivityNote="Café\nagreed")

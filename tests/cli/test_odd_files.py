@@ -13,11 +13,10 @@ import pytest
 from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.batches import Result
-from leadpost.cli.files.outputs import outcome_of, posted_by_results
+from leadpost.cli.files.opening import opened
+from leadpost.cli.files.outputs import posted_by_results
 from leadpost.cli.files.reading import Format, Reading, guessed_format, pairs_of
-from leadpost.cli.files.rows import Row, opened
-from leadpost.cli.files.snapshot import Stored
+from leadpost.cli.files.rows import Row
 
 LEAD = lead(0)
 HEAD = "Lead Id,ActivityEvent"
@@ -304,21 +303,6 @@ def test_options_as_they_are_typed() -> None:
         "--timezone UTC --date-format '%d' --map 'A b=mx_a' --set 'mx_b=c d' --ignore 'E'"
         " --ignore-others --send-empty"
     )
-
-
-@pytest.mark.parametrize(
-    ("result", "state"),
-    [
-        (Result("pending"), "not_sent"),
-        (Result("pending", error_type="DeliveryUncertain"), "uncertain"),
-        (Result("sending"), "uncertain"),
-        (Result("failed by the queue"), "failed"),
-        (Result("succeeded"), "succeeded"),
-    ],
-)
-def test_what_became_of_a_row_in_a_word(result: Result, state: str) -> None:
-    row = Stored(0, 2, None, "", "", "", "{}", "[]", None, None, 1, "waiting")
-    assert outcome_of(row, "K", result).state == state
 
 
 def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:

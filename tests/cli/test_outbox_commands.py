@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 from cli_support import put, read_jsonl, start, states_in, until, url_of
-from files_support import Desk, cells, keys_of, lead, read_csv, write_csv
+from files_support import Desk, cells, keys_of, lead, write_csv
 
 from leadpost import Account, Activity
 from leadpost.cli.options import span
@@ -162,30 +162,6 @@ def test_what_was_seen_on_the_lead_is_recorded(desk: Desk, outbox: Path, how: li
     assert desk.run("outbox", "arrived", "--outbox", outbox).exit_code == 2
 
 
-def test_an_outbox_is_exported(desk: Desk, outbox: Path) -> None:
-    path = desk.folder / "all.csv"
-    result = desk.run("outbox", "export", path, "--outbox", outbox)
-    assert (result.exit_code, result.stdout) == (0, f"{path}: entries: 4\n")
-    rows = read_csv(path)
-    assert rows[1] == {
-        "id": "2",
-        "key": "call-1",
-        "state": "rejected",
-        "request_id": "",
-        "activity_id": "",
-        "calls": "1",
-        "error_type": "BadRequest",
-        "message": "no\nway",
-    }
-    again = desk.run("outbox", "export", path, "--outbox", outbox)
-    assert (again.exit_code, again.stderr) == (
-        2,
-        f"error: {path} exists; replace it with --force\n",
-    )
-    assert desk.run("outbox", "export", path, "--force", "--outbox", outbox).exit_code == 0
-    assert read_csv(path) == rows
-
-
 def test_old_entries_are_deleted(desk: Desk, outbox: Path) -> None:
     for age, said in (("1d", "entries deleted: 0\n"), ("0s", "entries deleted: 1\n")):
         result = desk.run("outbox", "prune", "--older-than", age, "--outbox", outbox)
@@ -236,7 +212,6 @@ COMMANDS = [
     ["outbox", "status"],
     ["outbox", "list"],
     ["outbox", "retry", "--state", "failed"],
-    ["outbox", "export", "out.csv"],
     ["outbox", "prune", "--older-than", "1d"],
     ["verify"],
     ["reconcile"],

@@ -6,9 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from leadpost.cli.files.plan import Known, Plan, Verdict
 from leadpost.cli.files.reading import Fault
 from leadpost.cli.files.rows import Row
-from leadpost.cli.files.snapshot import Known, KnownRow, Plan, Snapshot, Verdict
+from leadpost.cli.files.snapshot import FAILED_BY_QUEUE, Snapshot
+
+KnownRow = tuple[object, ...]
+ENTRIES: dict[Known, tuple[str | None, str | None]] = {
+    "waiting": ("pending", None),
+    "refused": ("rejected", None),
+    "failed": ("failed", "id"),
+    "invalid": (None, None),
+    "withdrawn": (None, None),
+}
+"""The state and RequestID of the entry of a row; of one that was posted, `accepted`."""
 
 
 @pytest.fixture
@@ -35,8 +46,11 @@ def known(  # noqa: PLR0917  a table's columns
     lead: str = "",
     number: int = 1,
 ) -> KnownRow:
+    entry_state, request_id = ENTRIES.get(state, ("accepted", "id"))
     now = None if state == "invalid" else present or origin
-    return KnownRow(id_, f"K{id_}", origin, now, lead_of(lead or origin), state, number)
+    counted = None if state == "withdrawn" else number
+    values = (id_, f"K{id_}", origin, now, lead_of(lead or origin), counted, None)
+    return (*values, entry_state, request_id, None, None, None)
 
 
 def judged(
@@ -117,8 +131,13 @@ def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(
 def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(snapshot: Snapshot) -> None:
     snapshot.add([row("a"), row("b"), row("b"), row("c")])
     assert sorted(next(snapshot.unmatched(9))) == ["a", "b", "c"]
-    snapshot.add_elsewhere([("a", "other.csv", False), ("c", "mine.csv", True)])
-    snapshot.add_known([known(7, "b", "waiting")], is_moved=True)
+    elsewhere = [
+        (*known(5, "a"), "other.csv", False),
+        (*known(6, "c"), "mine.csv", True),
+        (*known(7, "b", "waiting"), "other.csv", False),
+        (*known(8, "b", "waiting"), "mine.csv", True),
+    ]
+    snapshot.add_known(elsewhere, are_elsewhere=True)
     snapshot.match()
     plan = snapshot.judge(are_rejects=False)
     assert [each.verdict for each in snapshot.rows()] == [
@@ -182,3 +201,38 @@ def test_faults_are_grouped_by_kind(snapshot: Snapshot) -> None:
     (group,) = snapshot.faults()
     assert (group.rows, group.place, str(group.fault)) == (3, "line 2", "A: 0 is wrong; fix it")
     assert plan.newly_invalid == 3
+
+
+@pytest.mark.parametrize(
+    ("last", "state", "request_id", "error_type", "word", "is_to_fix"),
+    [
+        (None, "pending", None, None, "not_sent", False),
+        (None, "pending", None, "DeliveryUncertain", "uncertain", False),
+        (None, "sending", None, None, "uncertain", False),
+        ("accepted", "succeeded", "id", None, "succeeded", False),
+        (None, "rejected", None, "BadRequest", "rejected", True),
+        (None, "failed", None, "OutageTimeout", "failed", False),
+        (None, "failed", "id", None, "failed", True),
+        (FAILED_BY_QUEUE, None, None, None, "failed", True),
+        ("accepted", None, None, None, "accepted", False),
+    ],
+)
+def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's columns
+    snapshot: Snapshot,
+    last: str | None,
+    state: str | None,
+    request_id: str | None,
+    error_type: str | None,
+    word: str,
+    is_to_fix: bool,  # noqa: FBT001  a table's column
+) -> None:
+    entry = (state, request_id, None, error_type, None)
+    judged(snapshot, [row("a")], [(1, "K1", "a", "a", lead_of("a"), 1, last, *entry)])
+    (outcome,) = snapshot.outcomes()
+    assert (outcome.state, outcome.is_to_fix) == (word, is_to_fix)
+
+
+def test_what_is_not_in_the_outbox_is_not_sent_or_skipped(snapshot: Snapshot) -> None:
+    earlier = [known(1, "old", lead="x")]
+    judged(snapshot, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
+    assert [outcome.state for outcome in snapshot.outcomes()] == ["skipped", "not_sent", "invalid"]

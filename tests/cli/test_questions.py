@@ -9,7 +9,6 @@ import pytest
 from cli_support import keys_of, payload, run, until
 
 from leadpost import AsyncActivityPoster, OpenBucket
-from leadpost.cli.commands.status import in_order
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of
 
 
@@ -95,11 +94,11 @@ def test_questions_take_tokens_of_the_bucket_that_all_runs_share(
 ) -> None:
     asked: list[str] = []
 
-    def bucket_of(url: str, limit: int) -> OpenBucket:
+    def bucket(url: str, *, limit: int) -> OpenBucket:
         asked.append(f"{url} {limit}")
         return OpenBucket()
 
-    monkeypatch.setattr("leadpost.cli.asking.bucket_of", bucket_of)
+    monkeypatch.setattr("leadpost.cli.asking.SharedTokenBucket", bucket)
     for args in (["metrics"], ["types"], ["status", SUCCEEDED]):
         assert run(*args, "--outbox", "shared.db", env=keys_of(sandbox)).exit_code == 0
     assert asked == ["sqlite:///shared.db 25"] * 3
@@ -113,31 +112,6 @@ def test_what_was_told_before_the_keys_were_refused_is_not_lost(sandbox: Sandbox
     assert json.loads(result.stdout) == []
     assert result.stderr.startswith("error: HTTP 401")
     del sandbox
-
-
-async def test_a_bounded_number_is_asked_about_at_a_time() -> None:
-    asking = most = 0
-
-    async def ask(item: int) -> int:
-        nonlocal asking, most
-        asking += 1
-        most = max(most, asking)
-        await asyncio.sleep(0.001 * (item % 3))
-        asking -= 1
-        return item
-
-    assert [item async for item in in_order(range(20), ask, window=4)] == list(range(20))
-    assert most == 4
-
-
-async def test_those_left_are_given_up_when_one_fails() -> None:
-    async def ask(item: int) -> None:
-        if item == 0:
-            raise ValueError(item)
-        await asyncio.sleep(600)
-
-    with pytest.raises(ValueError, match="0"):
-        _ = [item async for item in in_order(range(3), ask)]
 
 
 def test_metrics(sandbox: Sandbox) -> None:

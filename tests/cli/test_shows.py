@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import inspect
 import io
-import json
 import logging
 import os
 import re
@@ -16,14 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from attrs import evolve
 from cli_support import keys_of, run, start, until, write_rows
 from rich.console import Console
 
 import leadpost
 from leadpost import TokenBucket
 from leadpost.cli import main
-from leadpost.cli.commands.demo import DemoSummary, run_demo
+from leadpost.cli.commands.demo import run_demo
 from leadpost.cli.commands.sandbox import made, sandbox, span_of
 from leadpost.cli.console import at_time, counting, duration, logged, number_of, spoken
 from leadpost.cli.exits import Exit, InputError
@@ -207,7 +205,7 @@ def test_the_help_has_two_examples_for_each_command_and_the_exit_codes() -> None
     for name in (
         *("setup", "post", "results", "verify", "reconcile", "status", "metrics", "types"),
         *("outbox", "work", "doctor", "demo", "sandbox"),
-        *(f"outbox {name}" for name in ("status", "list", "retry", "arrived", "export")),
+        *(f"outbox {name}" for name in ("status", "list", "retry", "arrived")),
         *(f"outbox {name}" for name in ("prune", "adopt", "account", "schema")),
     ):
         shown_help = run(*name.split(), "-h", env={"COLUMNS": "100"})
@@ -237,6 +235,44 @@ def test_python_m_runs_the_command(
     assert capsys.readouterr().out == f"leadpost {leadpost.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("leadpost re", ["results", "reconcile"]),
+        ("leadpost post --time", ["--timezone"]),
+        ("leadpost outbox ad", ["adopt"]),
+        ("leadpost outbox list --state unc", ["uncertain"]),
+    ],
+)
+def test_a_shell_completes_what_is_typed(tmp_path: Path, words: str, completed: list[str]) -> None:
+    environment = {
+        "_LEADPOST_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    assert start([], environment, tmp_path).wait() == 0
+    assert (tmp_path / "stdout").read_text().split() == completed
+
+
+def test_the_script_for_a_shell_is_printed(tmp_path: Path) -> None:
+    process = start(["--show-completion", "bash"], {"HOME": str(tmp_path)}, tmp_path)
+    assert process.wait() == 0
+    assert "_LEADPOST_COMPLETE=complete_bash" in (tmp_path / "stdout").read_text()
+
+
+def test_help_and_completion_import_no_database(tmp_path: Path) -> None:
+    for environment in ({}, {"_LEADPOST_COMPLETE": "complete_bash", "COMP_WORDS": "leadpost p"}):
+        code = "import sys; sys.argv[1:] = ['--help']\n"
+        code += "from leadpost.cli import main\n"
+        code += "try: main()\nfinally: assert 'sqlalchemy' not in sys.modules"
+        command = [sys.executable, "-c", code]
+        variables = os.environ | {"COMP_CWORD": "1"} | environment
+        done = subprocess.run(
+            command, env=variables, cwd=tmp_path, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", ["typer", "rich", "dotenv"])
 def test_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
@@ -251,7 +287,8 @@ def test_the_command_says_what_to_install(
 
 @pytest.mark.parametrize("command", ["demo", "sandbox"])
 def test_the_sandbox_says_what_to_install(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    for name in [name for name in sys.modules if name.startswith("leadpost.sandbox")]:
+    modules = ("leadpost.sandbox", f"leadpost.cli.commands.{command}")
+    for name in [name for name in sys.modules if name.startswith(modules)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(leadpost, "sandbox")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
@@ -275,41 +312,24 @@ def test_the_demo_as_it_is(tmp_path: Path) -> None:
     assert float(seconds[1]) < 30
 
 
-def test_a_demo_that_goes_wrong_says_so() -> None:
+def test_a_demo_that_goes_wrong_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with Sandbox(period=0.1, pace=1000, faults=Faults(script=["ok", "500-mx"])) as sandbox:
         demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 3)
-        summary = asyncio.run(demo)
-    assert (summary.posted, summary.accepted, summary.succeeded) == (3, 2, 2)
-    assert summary.exit is Exit.SOME_NOT
-    assert summary.error is not None
-    assert summary.error.startswith("ApplicationError: HTTP 500: MXInvalidInputException")
+        assert asyncio.run(demo) is Exit.SOME_NOT
+    shown = capsys.readouterr()
+    assert "accepted, with a RequestID  │ 2" in shown.out
+    assert "status Success              │ 2" in shown.out
+    assert shown.err.startswith("error: ApplicationError: HTTP 500: MXInvalidInputException")
 
 
-def test_a_status_that_is_refused_is_no_success() -> None:
+def test_a_status_that_is_refused_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with Sandbox(period=0.1, pace=1000, faults=Faults(script=["ok", "500-mx"])) as sandbox:
         demo = run_demo(sandbox, TokenBucket(period=0.1), Console(file=io.StringIO()), 1)
-        summary = asyncio.run(demo)
-    assert (summary.accepted, summary.succeeded) == (1, 0)
-    assert summary.error is not None
-    assert summary.error.startswith("ApplicationError: HTTP 500")
-
-
-def test_the_demo_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = DemoSummary(50, 50, 0, 25, 25, 50, 15.0)
-
-    async def fast(*args: object) -> DemoSummary:
-        await asyncio.sleep(0)
-        del args
-        return wanted
-
-    monkeypatch.setattr("leadpost.cli.commands.demo.run_demo", fast)
-    result = run("demo", "--json")
-    assert result.exit_code == 0
-    assert DemoSummary(**json.loads(result.stdout)) == wanted
-    assert result.stderr == ""
-    wanted = evolve(wanted, refused=1, error="ConnectionFailed: no way")
-    result = run("demo")
-    assert (result.exit_code, result.stderr) == (1, "error: ConnectionFailed: no way\n")
+        assert asyncio.run(demo) is Exit.SOME_NOT
+    shown = capsys.readouterr()
+    assert "accepted, with a RequestID  │ 1" in shown.out
+    assert "status Success              │ 0" in shown.out
+    assert shown.err.startswith("error: ApplicationError: HTTP 500")
 
 
 def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dict[str, str]]:

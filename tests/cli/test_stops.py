@@ -148,6 +148,7 @@ def test_two_runs_of_a_file_share_the_work(tmp_path: Path) -> None:
         runs = [start(command, environment, folder) for folder in (tmp_path, other)]
         assert [process.wait() for process in runs] == [0, 0]
         assert (len(sandbox.taken), sandbox.report().refused) == (ROWS, 0)
+        assert len({taken.payload["ActivityNote"] for taken in sandbox.taken}) == ROWS
     assert states(tmp_path) == ["accepted"] * ROWS
 
 

@@ -1,33 +1,26 @@
 """`leadpost demo`: the whole way through against the sandbox, without keys or network."""
 
-import json
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 import typer
-from attrs import asdict, frozen
+from rich.console import Console
+from rich.table import Table
 
+from leadpost import Activity, AsyncActivityPoster, Bucket, LeadpostError, TokenBucket
+from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
+from leadpost.cli.files.progress import Progress, shown
+from leadpost.sandbox import Sandbox
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from leadpost._models import Activity
-    from leadpost.bucket import Bucket
-    from leadpost.sandbox import Sandbox
-
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
-
-COUNT = 50
 _TIMEOUT = 60.0
-
-NEXT = """
+_NEXT = """
 What to do next:
   leadpost post FILE --dry-run   check a CSV, .xlsx or JSON file; needs no keys
   leadpost sandbox               a place to post it for trial
@@ -35,68 +28,25 @@ What to do next:
   leadpost post FILE             post it"""
 
 
-def demo(*, as_json: options.Json = False, verbose: options.Verbose = False) -> None:
+def demo(*, verbose: options.Verbose = False) -> None:
     """
     Post 50 sample activities to a sandbox on this machine: no keys, no network, under 30 s.
 
     Examples:
     `leadpost demo`
 
-    `leadpost demo --json`
+    `leadpost demo --verbose`
     """
-    import asyncio
-
-    from rich.console import Console
-
-    from leadpost.bucket import TokenBucket
-    from leadpost.cli.commands.sandbox import sandbox_module
-    from leadpost.cli.console import logged
-
     console = Console(stderr=True)
     with (
         logged(console, verbose=verbose),
-        sandbox_module().Sandbox(delay=(0.02, 0.15), idle_timeout=(4.9, 5.3)) as sandbox,
+        Sandbox(delay=(0.02, 0.15), idle_timeout=(4.9, 5.3)) as sandbox,
     ):
-        summary = asyncio.run(run_demo(sandbox, TokenBucket(), console))
-    show(summary, as_json=as_json)
-    raise typer.Exit(summary.exit)
+        raise typer.Exit(asyncio.run(run_demo(sandbox, TokenBucket(), console)))
 
 
-@frozen
-class DemoSummary:
-    """
-    What the demo came to.
-
-    Attributes:
-        posted: Activities posted.
-        accepted: Those that got a RequestID.
-        refused: Calls that the sandbox refused as over the limit.
-        fullest_window: The most calls in any 5 s.
-        limit: The most that are allowed.
-        succeeded: Activities whose status came to be Success.
-        seconds: How long it took.
-        error: The first error, None if there was none.
-    """
-
-    posted: int
-    accepted: int
-    refused: int
-    fullest_window: int
-    limit: int
-    succeeded: int
-    seconds: float
-    error: str | None = None
-
-    @property
-    def exit(self) -> Exit:
-        all_well = self.succeeded == self.accepted == self.posted and not self.refused
-        return Exit.ALL_ACCEPTED if all_well else Exit.SOME_NOT
-
-
-def samples(count: int) -> Iterator["Activity"]:
+def samples(count: int) -> Iterator[Activity]:
     """Make up activities, each on a lead of its own."""
-    from leadpost._models import Activity
-
     begin = datetime(2025, 1, 1, 9, tzinfo=UTC)
     for number in range(count):
         yield Activity(
@@ -108,15 +58,8 @@ def samples(count: int) -> Iterator["Activity"]:
         )
 
 
-async def run_demo(
-    sandbox: "Sandbox", bucket: "Bucket", console: "Console", count: int = COUNT
-) -> DemoSummary:
-    """Post samples to the sandbox and wait until their status is final."""
-    from leadpost._poster import AsyncActivityPoster
-    from leadpost.cli.commands.status import in_order
-    from leadpost.cli.files.progress import Progress, shown
-    from leadpost.errors import LeadpostError
-
+async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: int = 50) -> Exit:
+    """Post samples to the sandbox, wait until their status is final, and print what it came to."""
     began = time.monotonic()
     posts = Progress("posting", count, "the sandbox")
     statuses = Progress("asking for the status", 0, "the sandbox", calls="status")
@@ -144,39 +87,23 @@ async def run_demo(
 
         statuses.total = len(request_ids)
         with shown(statuses, console, quiet=False) as changed:
-            async for state in in_order(request_ids, end_of):
-                ended[state] += 1
+            for ending in asyncio.as_completed(map(end_of, request_ids)):
+                ended[await ending] += 1
                 changed()
+    if errors:
+        typer.echo(f"error: {type(errors[0]).__name__}: {errors[0]}", err=True)
     report = sandbox.report()
-    return DemoSummary(
-        posted=count,
-        accepted=posted["accepted"],
-        refused=report.refused,
-        fullest_window=report.fullest_window,
-        limit=25,
-        succeeded=ended["succeeded"],
-        seconds=round(time.monotonic() - began, 1),
-        error=f"{type(errors[0]).__name__}: {errors[0]}" if errors else None,
-    )
-
-
-def show(summary: DemoSummary, *, as_json: bool) -> None:
-    """Print the summary and what to do next."""
-    from rich.console import Console
-    from rich.table import Table
-
-    if summary.error is not None:
-        typer.echo(f"error: {summary.error}", err=True)
-    if as_json:
-        record: dict[str, Any] = asdict(summary)
-        typer.echo(json.dumps(record))
-        return
     table = Table(show_header=False)
-    table.add_row("posted", str(summary.posted))
-    table.add_row("accepted, with a RequestID", str(summary.accepted))
-    table.add_row("refused by the sandbox", str(summary.refused))
-    table.add_row("fullest 5 s", f"{summary.fullest_window} of {summary.limit} calls allowed")
-    table.add_row("status Success", str(summary.succeeded))
-    table.add_row("time, status calls included", f"{summary.seconds:.1f} s")
+    for what, found in (
+        ("posted", f"{count}"),
+        ("accepted, with a RequestID", f"{posted['accepted']}"),
+        ("refused by the sandbox", f"{report.refused}"),
+        ("fullest 5 s", f"{report.fullest_window} of {LIMIT} calls allowed"),
+        ("status Success", f"{ended['succeeded']}"),
+        ("time, status calls included", f"{time.monotonic() - began:.1f} s"),
+    ):
+        table.add_row(what, found)
     Console().print(table)
-    typer.echo(NEXT)
+    typer.echo(_NEXT)
+    is_fine = ended["succeeded"] == count and not report.refused
+    return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT

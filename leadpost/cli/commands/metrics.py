@@ -5,6 +5,7 @@ import json
 import typer
 
 from leadpost.cli import options
+from leadpost.cli.asking import asked
 
 
 def metrics(
@@ -22,8 +23,6 @@ def metrics(
 
     `leadpost metrics --json`
     """
-    from leadpost.cli.asking import asked  # noqa: PLC0415  only where it is used
-
     found = asked(lambda poster: poster.metrics(), env_file, outbox, verbose=verbose)
     if as_json:
         names = ("pending_messages", "max_delay_in_seconds", "processing_rate_per_minute")

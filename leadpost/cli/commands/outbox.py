@@ -3,18 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
-from leadpost.cli import options
+from leadpost.cli import options, outbox_entries
+from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
-
-if TYPE_CHECKING:
-    from leadpost.outbox import Outbox
-
-# What the commands need is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
+from leadpost.cli.files.batches import Batches
+from leadpost.cli.outbox_url import existing
+from leadpost.outbox import Outbox
+from leadpost.outbox.database import ddl
 
 T = TypeVar("T")
 State = Literal["pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"]
@@ -63,9 +62,8 @@ def status(
 
     `leadpost outbox status calls.csv --watch`
     """
-    from leadpost.cli import outbox_entries
 
-    async def show(opened: "Outbox") -> None:
+    async def show(opened: Outbox) -> None:
         while True:
             await outbox_entries.show_status(opened, _prefix(file), as_json=as_json)
             if not watch:
@@ -96,8 +94,6 @@ def list_(
 
     `leadpost outbox list calls.csv --json`
     """
-    from leadpost.cli import outbox_entries
-
     states: list[State] = [state] if state else []
     _with_outbox(
         lambda opened: outbox_entries.show_entries(opened, states, _prefix(file), as_json=as_json),
@@ -128,8 +124,6 @@ def retry(
 
     `leadpost outbox retry --id 4711 --yes`
     """
-    from leadpost.cli import outbox_entries
-
     if not (state or ids):
         raise typer.BadParameter("choose with --state or --id")
     if state == "uncertain" and not yes:
@@ -171,8 +165,6 @@ def arrived(
 
     `leadpost outbox arrived --key call-8812`
     """
-    from leadpost.cli import outbox_entries
-
     if not (keys or ids):
         raise typer.BadParameter("choose with --key or --id")
     if not _with_outbox(
@@ -182,30 +174,6 @@ def arrived(
         env_file,
     ):
         raise typer.Exit(Exit.SOME_NOT)
-
-
-@app.command()
-def export(
-    path: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)],
-    *,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-    outbox: options.OutboxUrl = None,
-    account: AccountName = None,
-    env_file: options.EnvFile = None,
-) -> None:
-    """
-    Write all entries to a CSV file: ids, states and errors, not the activities themselves.
-
-    Examples:
-    `leadpost outbox export entries.csv`
-
-    `leadpost outbox export entries.csv --force`
-    """
-    from leadpost.cli import outbox_entries
-
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; replace it with --force")
-    _with_outbox(lambda opened: outbox_entries.export(opened, path), outbox, account, env_file)
 
 
 @app.command()
@@ -228,7 +196,7 @@ def prune(
     """
     age = options.span(older_than)
 
-    async def deleting(opened: "Outbox") -> None:
+    async def deleting(opened: Outbox) -> None:
         typer.echo(f"entries deleted: {await opened.prune(age):,}")
 
     _with_outbox(deleting, outbox, account, env_file)
@@ -251,12 +219,9 @@ def adopt(
 
     `leadpost outbox adopt acme-staging`
     """
-    from leadpost.cli.account import read_account
-    from leadpost.cli.files.batches import Batches
-
     own = read_account(env_file)
 
-    async def adopting(opened: "Outbox") -> None:
+    async def adopting(opened: Outbox) -> None:
         batches = await Batches(opened, own.host).open()
         count = await opened.adopt(previous)
         await batches.adopt(previous)
@@ -275,8 +240,6 @@ def account_(*, env_file: options.EnvFile = None) -> None:
 
     `leadpost outbox account --env-file staging.env`
     """
-    from leadpost.cli.account import read_account
-
     typer.echo(read_account(env_file).id)
 
 
@@ -290,8 +253,6 @@ def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]
 
     `leadpost outbox schema sqlite`
     """
-    from leadpost.outbox.database import ddl
-
     typer.echo(ddl(dialect))
 
 
@@ -306,9 +267,6 @@ def _with_outbox(
     account: str | None,
     env_file: Path | None,
 ) -> T:
-    from leadpost.cli.account import read_account
-    from leadpost.cli.outbox_url import existing
-    from leadpost.outbox import Outbox
 
     owner = account or read_account(env_file)
 

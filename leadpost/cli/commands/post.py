@@ -8,7 +8,13 @@ from rich.console import Console
 
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.account import read_account, read_account_if_any
+from leadpost.cli.console import logged
+from leadpost.cli.files.options import Options
+from leadpost.cli.files.posting import post_file
+from leadpost.cli.files.reading import Reading, pairs_of, zone_of
 from leadpost.cli.options import OnUncertain
+from leadpost.cli.outbox_url import url_of
 
 
 def post(
@@ -72,13 +78,6 @@ def post(
 
     `leadpost post calls.xlsx --set ActivityEvent=201 --ignore Agent --first 3`
     """
-    from leadpost.cli.account import read_account, read_account_if_any  # noqa: PLC0415  only where it is used
-    from leadpost.cli.console import logged  # noqa: PLC0415  only where it is used
-    from leadpost.cli.files.options import Options  # noqa: PLC0415  only where it is used
-    from leadpost.cli.files.posting import post_file  # noqa: PLC0415  only where it is used
-    from leadpost.cli.files.reading import Reading, pairs_of, zone_of  # noqa: PLC0415  only where it is used
-    from leadpost.cli.outbox_url import url_of  # noqa: PLC0415  only where it is used
-
     if timezone:
         zone_of(timezone)
     reading = Reading(

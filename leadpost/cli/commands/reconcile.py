@@ -5,10 +5,17 @@ import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.account import naming, read_account
+from leadpost.cli.console import counting, logged
 from leadpost.cli.exits import Exit
+from leadpost.cli.files.looking import look
+from leadpost.cli.outbox_url import existing
+from leadpost.outbox import Outbox, SharedTokenBucket
 
 
 def reconcile(
@@ -40,16 +47,6 @@ def reconcile(
 
     `leadpost reconcile --settle 24h`
     """
-    from rich.console import Console  # noqa: PLC0415  only where it is used
-
-    from leadpost._poster import AsyncActivityPoster  # noqa: PLC0415  only where it is used
-    from leadpost.cli.account import naming, read_account  # noqa: PLC0415  only where it is used
-    from leadpost.cli.connect import bucket_of  # noqa: PLC0415  only where it is used
-    from leadpost.cli.console import counting, logged  # noqa: PLC0415  only where it is used
-    from leadpost.cli.files.looking import look  # noqa: PLC0415  only where it is used
-    from leadpost.cli.outbox_url import existing  # noqa: PLC0415  only where it is used
-    from leadpost.outbox import Outbox  # noqa: PLC0415  only where it is used
-
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
     age = options.span(settle)
     looked = [0, 0]
@@ -61,7 +58,9 @@ def reconcile(
         return f"{looked[0]:,} of {looked[1]:,} activities in doubt looked for"
 
     async def ask(opened: Outbox) -> dict[str, int]:
-        async with AsyncActivityPoster(account, bucket=bucket_of(url, limit)) as poster:
+        async with AsyncActivityPoster(
+            account, bucket=SharedTokenBucket(url, limit=limit)
+        ) as poster:
             with naming(account, sync=True):
                 async with counting(console, progress):
                     found = await opened.reconcile(poster, settle=age, on_progress=on_progress)

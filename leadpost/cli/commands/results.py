@@ -3,8 +3,13 @@
 import asyncio
 
 import typer
+from rich.console import Console
 
 from leadpost.cli import options
+from leadpost.cli.account import read_account
+from leadpost.cli.console import logged
+from leadpost.cli.files.looking import look
+from leadpost.cli.outbox_url import existing
 
 
 def results(
@@ -26,13 +31,6 @@ def results(
 
     `leadpost results daily.csv --batch 2026-11-28 --json`
     """
-    from rich.console import Console  # noqa: PLC0415  only where it is used
-
-    from leadpost.cli.account import read_account  # noqa: PLC0415  only where it is used
-    from leadpost.cli.console import logged  # noqa: PLC0415  only where it is used
-    from leadpost.cli.files.looking import look  # noqa: PLC0415  only where it is used
-    from leadpost.cli.outbox_url import existing  # noqa: PLC0415  only where it is used
-
     account = read_account(env_file)
     console = Console(stderr=True)
     with logged(console, verbose=verbose):

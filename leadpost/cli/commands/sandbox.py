@@ -2,43 +2,23 @@
 
 import shlex
 import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from math import inf, nan
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from leadpost.bucket import LIMIT
 from leadpost.cli.exits import InputError
-
-if TYPE_CHECKING:
-    from leadpost.sandbox import Sandbox
-
-N = TypeVar("N")
-V = TypeVar("V")
+from leadpost.sandbox import Faults, Sandbox
 
 
 class Window(StrEnum):
     SLIDING = "sliding"
     FIXED = "fixed"
     BUCKET = "bucket"
-
-
-def sandbox_module() -> ModuleType:
-    """
-    Import the sandbox.
-
-    Raises:
-        InputError: what it needs is not installed.
-    """
-    try:
-        import leadpost.sandbox  # noqa: PLC0415  an extra, and slow to import
-    except ImportError as error:
-        raise InputError(str(error)) from error
-    return leadpost.sandbox
 
 
 def span_of(option: str, text: str) -> float | tuple[float, float]:
@@ -58,94 +38,70 @@ def span_of(option: str, text: str) -> float | tuple[float, float]:
     return span if colon else span[0]
 
 
-def pairs_of(
-    option: str,
-    texts: Sequence[str],
-    wanted: str,
-    name_of: Callable[[str], N],
-    value_of: Callable[[str], V],
-) -> dict[N, V]:
+def pairs_of(option: str, texts: Sequence[str], wanted: str) -> list[tuple[str, str]]:
     """Read options of the form NAME=VALUE."""
-    pairs: dict[N, V] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        with suppress(ValueError):
-            if name and value:
-                pairs[name_of(name)] = value_of(value)
-                continue
-        raise InputError(f"{option}: found {text!r}, wanted {wanted}")
-    return pairs
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, _, value) in zip(texts, pairs, strict=True):
+        if not (name and value):
+            raise InputError(f"{option}: found {text!r}, wanted {wanted}")
+    return [(name, value) for name, _, value in pairs]
 
 
-def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> "Sandbox":
+def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> Sandbox:
     """
     Make a sandbox of the command's options; those not named here are its own.
 
     Raises:
         InputError: one of them cannot be used.
     """
-    module = sandbox_module()
-    lengths: dict[str, float] = {}
-    names = [_named(name, lengths) for name in script.split(",") if name.strip()]
-    shares = pairs_of(
-        "--fault",
-        faults,
-        "NAME=PROBABILITY such as 500=0.02, or NAME:SECONDS=PROBABILITY such as away:20=0.01",
-        lambda name: _named(name, lengths),
-        float,
-    )
-    codes = pairs_of("--end", ends, "CODE=STATUS such as 207=ERROR", int, str)
+    seconds: dict[str, float] = {}
+
+    def named(text: str) -> str:
+        """Return the name of a fault, and note how many seconds it lasts, if that is given."""
+        name, colon, length = text.strip().partition(":")
+        if colon:
+            seconds[name] = float(length)
+        return name
+
+    names = [named(name) for name in script.split(",") if name.strip()]
+    shares: dict[str, float] = {}
+    wanted = "NAME=PROBABILITY such as 500=0.02, or NAME:SECONDS=PROBABILITY such as away:20=0.01"
+    for name, share in pairs_of("--fault", faults, wanted):
+        try:
+            shares[named(name)] = float(share)
+        except ValueError:
+            raise InputError(f"--fault: found '{name}={share}', wanted {wanted}") from None
+    codes: dict[int, str] = {}
+    wanted = "CODE=STATUS such as 207=ERROR"
+    for code, status in pairs_of("--end", ends, wanted):
+        if not code.isdecimal():
+            raise InputError(f"--end: found '{code}={status}', wanted {wanted}")
+        codes[int(code)] = status
+    if unknown := set(seconds) - {"slow", "away", "429-retry-after"}:
+        raise InputError(f"only 429-retry-after, slow and away last; not {', '.join(unknown)}")
+    lengths: dict[str, Any] = dict(seconds)
     if "429-retry-after" in lengths:
         lengths["retry_after"] = int(lengths.pop("429-retry-after"))
-    if unknown := set(lengths) - {"slow", "away", "retry_after"}:
-        raise InputError(f"only 429-retry-after, slow and away last; not {', '.join(unknown)}")
     try:
-        sandbox: Sandbox = module.Sandbox(
-            faults=module.Faults(shares, names, **lengths), ends=codes, **options
-        )
+        return Sandbox(faults=Faults(shares, names, **lengths), ends=codes, **options)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return sandbox
 
 
-def _named(text: str, lengths: dict[str, float]) -> str:
-    """Return the name of a fault, and note how many seconds it lasts, if that is given."""
-    name, colon, seconds = text.strip().partition(":")
-    if colon:
-        lengths[name] = float(seconds)
-    return name
-
-
-def exports(variables: Mapping[str, str]) -> str:
+def exports(**variables: str) -> str:
     """Write variables as a line for a shell. The keys among them are made up and open nothing."""
     return "export " + " ".join(f"{name}={shlex.quote(v)}" for name, v in variables.items())
 
 
-@contextmanager
-def _stopped() -> Generator[None]:
-    """Take SIGTERM for what Ctrl-C is, and both for the end of the context."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _serve(sandbox: "Sandbox") -> None:
+def _serve(sandbox: Sandbox) -> None:
     """Run it until Ctrl-C or SIGTERM; say how to reach it and, in the end, what it has seen."""
     with sandbox:
-        account = sandbox.account()
+        keys = sandbox.account()
         typer.echo(f"# The sandbox runs at {sandbox.url} until Ctrl-C. In another terminal:")
-        typer.echo(
-            exports({"LEADPOST_HOST": sandbox.url, "LEADPOST_ACCESS_KEY": account.access_key})
-        )
-        typer.echo(
-            exports(
-                {"LEADPOST_SECRET_KEY": account.secret_key, "LEADPOST_API_KEY": account.api_key}
-            )
-        )
-        with _stopped():
+        typer.echo(exports(LEADPOST_HOST=sandbox.url, LEADPOST_ACCESS_KEY=keys.access_key))
+        typer.echo(exports(LEADPOST_SECRET_KEY=keys.secret_key, LEADPOST_API_KEY=keys.api_key))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
             sandbox.wait()
         report = sandbox.report()
     typer.echo(

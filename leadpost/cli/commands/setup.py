@@ -1,20 +1,22 @@
 """`leadpost setup`: enter the keys of an account, check them, and keep them in a file."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
 
+from leadpost import Account, AsyncActivityPoster
+from leadpost._account import REGIONS
 from leadpost.cli import options
+from leadpost.cli.account import keys_path
+from leadpost.cli.console import logged
 from leadpost.cli.exits import InputError
-
-if TYPE_CHECKING:
-    from leadpost._account import Account
-
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
+from leadpost.cli.outbox_url import url_of
+from leadpost.errors import ConfigurationError, LeadpostError, Unauthorized
+from leadpost.outbox import SharedTokenBucket
 
 
 def setup(*, verbose: options.Verbose = False) -> None:
@@ -29,10 +31,6 @@ def setup(*, verbose: options.Verbose = False) -> None:
 
     `leadpost setup && leadpost doctor`
     """
-    from leadpost._account import REGIONS, Account
-    from leadpost.cli.account import keys_path
-    from leadpost.errors import ConfigurationError, LeadpostError, Unauthorized
-
     if not is_terminal():
         raise InputError("setup asks at a terminal; elsewhere set LEADPOST_… in the environment")
     path = keys_path()
@@ -73,18 +71,10 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _check(account: "Account", *, verbose: bool) -> None:
-    import asyncio
-
-    from rich.console import Console
-
-    from leadpost._poster import AsyncActivityPoster
-    from leadpost.cli.connect import bucket_of
-    from leadpost.cli.console import logged
-    from leadpost.cli.outbox_url import url_of
+def _check(account: Account, *, verbose: bool) -> None:
 
     async def asking() -> None:
-        async with AsyncActivityPoster(account, bucket=bucket_of(url_of(None))) as poster:
+        async with AsyncActivityPoster(account, bucket=SharedTokenBucket(url_of(None))) as poster:
             await poster.metrics()
 
     with logged(Console(stderr=True), verbose=verbose):

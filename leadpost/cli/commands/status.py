@@ -1,28 +1,18 @@
 """`leadpost status`: what became of requests."""
 
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
-
-import asyncio
 import json
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 from attrs import frozen
 
-from leadpost._models import RequestStatus
-from leadpost._poster import AsyncActivityPoster
+from leadpost import AsyncActivityPoster, RequestStatus
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.asking import asked
 from leadpost.cli.exits import Exit
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-_WINDOW = 25
 
 
 def status(
@@ -44,8 +34,6 @@ def status(
 
     `leadpost status $(cut -d, -f4 calls.csv.results.csv | tail -n +2)`
     """
-    from leadpost.cli.asking import asked
-
     ended = asked(
         lambda poster: show_status(poster, request_ids, as_json=as_json),
         env_file,
@@ -54,24 +42,6 @@ def status(
         verbose=verbose,
     )
     raise typer.Exit(ended)
-
-
-async def in_order(
-    items: Iterable[T], ask: Callable[[T], Awaitable[R]], window: int = _WINDOW
-) -> AsyncGenerator[R]:
-    """Ask about each item, a bounded number at a time, and yield the answers in their order."""
-    tasks = deque[asyncio.Future[R]]()
-    try:
-        for item in items:
-            tasks.append(asyncio.ensure_future(ask(item)))
-            if len(tasks) >= window:
-                yield await tasks.popleft()
-        while tasks:
-            yield await tasks.popleft()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @frozen
@@ -121,7 +91,8 @@ async def show_status(
     answers: list[dict[str, Any]] = []
     all_succeeded = True
     try:
-        async for one in in_order(request_ids, ask):
+        for request_id in request_ids:
+            one = await ask(request_id)
             all_succeeded &= one.status is not None and one.status.state == "succeeded"
             if as_json:
                 answers.append(one.as_json())

@@ -1,18 +1,16 @@
 """`leadpost types`: the activity types, or the fields of one."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from leadpost import ActivityType, AsyncActivityPoster
 from leadpost.cli import options
-
-if TYPE_CHECKING:
-    from leadpost._models import ActivityType
-    from leadpost._poster import AsyncActivityPoster
-
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
+from leadpost.cli.asking import asked
 
 
 def types(
@@ -31,9 +29,8 @@ def types(
 
     `leadpost types 201 --json`
     """
-    from leadpost.cli.asking import asked
 
-    async def show(poster: "AsyncActivityPoster") -> None:
+    async def show(poster: AsyncActivityPoster) -> None:
         if code is None:
             await _list(poster, as_json=as_json)
         else:
@@ -42,12 +39,8 @@ def types(
     asked(show, env_file, outbox, sync=True, verbose=verbose)
 
 
-async def _list(poster: "AsyncActivityPoster", *, as_json: bool) -> None:
+async def _list(poster: AsyncActivityPoster, *, as_json: bool) -> None:
     """Print the activity types."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     kinds = await poster.activity_types()
     if as_json:
         typer.echo(json.dumps([_type_json(kind) for kind in kinds]))
@@ -60,12 +53,8 @@ async def _list(poster: "AsyncActivityPoster", *, as_json: bool) -> None:
     Console().print(table)
 
 
-async def _one(poster: "AsyncActivityPoster", code: int, *, as_json: bool) -> None:
+async def _one(poster: AsyncActivityPoster, code: int, *, as_json: bool) -> None:
     """Print one activity type and its fields."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     kind = await poster.activity_type(code)
     if as_json:
         typer.echo(json.dumps(_type_json(kind)))
@@ -79,7 +68,7 @@ async def _one(poster: "AsyncActivityPoster", code: int, *, as_json: bool) -> No
     Console().print(table)
 
 
-def _type_json(kind: "ActivityType") -> dict[str, Any]:
+def _type_json(kind: ActivityType) -> dict[str, Any]:
     return {
         "code": kind.code,
         "name": kind.name,

@@ -5,10 +5,17 @@ import json
 from typing import Literal
 
 import typer
+from rich.console import Console
 
+from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.account import naming, read_account
+from leadpost.cli.console import counting, logged
 from leadpost.cli.exits import Exit
+from leadpost.cli.files.looking import look
+from leadpost.cli.outbox_url import existing
+from leadpost.outbox import Outbox, SharedTokenBucket
 
 
 def verify(
@@ -32,16 +39,6 @@ def verify(
 
     `leadpost verify --outbox postgresql://db.example.com/crm --json`
     """
-    from rich.console import Console  # noqa: PLC0415  only where it is used
-
-    from leadpost._poster import AsyncActivityPoster  # noqa: PLC0415  only where it is used
-    from leadpost.cli.account import naming, read_account  # noqa: PLC0415  only where it is used
-    from leadpost.cli.connect import bucket_of  # noqa: PLC0415  only where it is used
-    from leadpost.cli.console import counting, logged  # noqa: PLC0415  only where it is used
-    from leadpost.cli.files.looking import look  # noqa: PLC0415  only where it is used
-    from leadpost.cli.outbox_url import existing  # noqa: PLC0415  only where it is used
-    from leadpost.outbox import Outbox  # noqa: PLC0415  only where it is used
-
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
 
     async def ask(opened: Outbox) -> dict[str, int]:
@@ -54,7 +51,7 @@ def verify(
             done = sum(now[state] - before[state] for state in states)
             return f"{done:,} of {total:,} accepted activities are final"
 
-        bucket = bucket_of(url, limit)
+        bucket = SharedTokenBucket(url, limit=limit)
         async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account):
                 async with counting(console, progress):

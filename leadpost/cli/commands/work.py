@@ -1,24 +1,29 @@
 """`leadpost work`: a worker for a service manager."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, TypeVar
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Annotated, TypeVar
 
 import typer
+from rich.console import Console
 
+from leadpost import Account, AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
+from leadpost.cli.account import read_account
+from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from leadpost._account import Account
+from leadpost.cli.outbox_url import url_of
+from leadpost.cli.signals import Stop, exit_of_signal, on_signals
+from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.outbox import Outbox, SharedTokenBucket
+from leadpost.outbox._absence import Absence
 
 T = TypeVar("T")
 
-# What the command needs is imported where it is used, so that --help is quick.
-# ruff: noqa: PLC0415
 
 _LATEST_END = 9.5
 """Seconds after the signal at which the process ends: service managers give it some 10."""
@@ -52,25 +57,14 @@ def work(
 
     `leadpost work --keep 30d --limit 20`
     """
-    from rich.console import Console
-
-    from leadpost.cli.account import read_account
-    from leadpost.cli.console import logged
-    from leadpost.cli.outbox_url import url_of
-
     account = read_account(env_file)
     with logged(Console(stderr=True, force_terminal=False), verbose=True):
         working = _work(url_of(outbox), account, limit, verify=verify, keep=keep)
         raise typer.Exit(asyncio.run(working))
 
 
-async def _work(
-    url: str, account: "Account", limit: int, *, verify: bool, keep: str | None
-) -> Exit:
+async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> Exit:
     """Post until a signal comes; where the database hangs, end the process all the same."""
-    from leadpost.cli.signals import Stop, exit_of_signal, on_signals
-    from leadpost.errors import OutboxError
-
     stop = Stop()
     loop = asyncio.get_running_loop()
 
@@ -92,14 +86,7 @@ async def _work(
     return Exit.ALL_ACCEPTED if ended is Exit.TERMINATED else ended
 
 
-async def _run(url: str, account: "Account", limit: int, *, verify: bool, keep: str | None) -> None:
-    from contextlib import AsyncExitStack
-
-    from leadpost._poster import AsyncActivityPoster
-    from leadpost.cli.connect import bucket_of
-    from leadpost.errors import OutboxUnavailable
-    from leadpost.outbox import Outbox
-    from leadpost.outbox._absence import Absence
+async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> None:
 
     outbox = Outbox(url, account)
     absence = Absence(f"the outbox {outbox.database.name}")
@@ -114,7 +101,9 @@ async def _run(url: str, account: "Account", limit: int, *, verify: bool, keep: 
                     await asyncio.sleep(_RETRY)
 
         await entered(lambda: outbox)
-        poster = await entered(lambda: AsyncActivityPoster(account, bucket=bucket_of(url, limit)))
+        poster = await entered(
+            lambda: AsyncActivityPoster(account, bucket=SharedTokenBucket(url, limit=limit))
+        )
         absence.end()
         try:
             await outbox.run(poster, verify=verify, keep=options.span(keep) if keep else None)
@@ -124,9 +113,6 @@ async def _run(url: str, account: "Account", limit: int, *, verify: bool, keep: 
 
 def _end() -> None:
     """End this process at once: what was not recorded becomes uncertain."""
-    import logging
-    import os
-
     logging.getLogger("leadpost").error("outbox: the database does not answer; ending without it")
     logging.shutdown()
     os._exit(Exit.SOME_NOT)

@@ -1,7 +1,7 @@
 """Reading the cells of the parameters: ids, codes, date-times."""
 
 import re
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 
 from leadpost.cli.files.reading import Fault, Reading, guessed_format
@@ -87,6 +87,7 @@ class Moments:
         self._zone = reading.zone
         self._formats = reading.date_formats
         self._naive_is_utc = naive_is_utc
+        self._guess: str | None = None
 
     def utc(self, cell: str) -> str:
         """
@@ -97,17 +98,23 @@ class Moments:
         """
         text = cell.strip()
         moment = self._parsed(text)
-        if moment.tzinfo is None:
-            if self._zone is not None:
-                moment = in_zone(moment, self._zone, text)
-            elif self._naive_is_utc and "t" not in text.lower():
-                moment = moment.replace(tzinfo=UTC)
-            else:
-                raise Invalid(text, "has no time zone", "name it, such as --timezone Asia/Kolkata")
         try:
-            return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "seconds")
+            if moment.tzinfo is None:
+                moment -= self._offset(moment, text)
+            else:
+                moment = moment.astimezone(UTC).replace(tzinfo=None)
         except OverflowError:
             raise Invalid(text, "is out of range") from None
+        return moment.isoformat(" ", "seconds")
+
+    def _offset(self, moment: datetime, text: str) -> timedelta:
+        if self._zone is None:
+            if self._naive_is_utc and "t" not in text.lower():
+                return timedelta()
+            raise Invalid(text, "has no time zone", "name it, such as --timezone Asia/Kolkata")
+        if (day := _offset_of_day(self._zone, moment.date())) is not None:
+            return day
+        return offset_in(moment, self._zone, text)
 
     def _parsed(self, text: str) -> datetime:
         if found := _ISO.fullmatch(text):
@@ -121,30 +128,41 @@ class Moments:
                 return datetime.strptime(text, form)  # noqa: DTZ007  the zone comes after
             except ValueError:
                 continue
-        guess = guessed_format(text)
-        if guess is None:
+        self._guess = guessed_format(text, self._guess)
+        if self._guess is None:
             raise Invalid(
                 text, "is not a date-time", "write it as 2026-11-28 14:05, or add --date-format"
             )
-        raise Invalid(text, "is not in the form 2026-11-28 14:05", f"add --date-format '{guess}'")
+        raise Invalid(
+            text, "is not in the form 2026-11-28 14:05", f"add --date-format '{self._guess}'"
+        )
 
 
-def in_zone(moment: datetime, zone: tzinfo, text: str) -> datetime:
+@lru_cache
+def _offset_of_day(zone: tzinfo, day: date) -> timedelta | None:
+    """Return the offset that a zone has all day long, None if it changes its clocks."""
+    begin = datetime.combine(day, time(), zone)
+    offsets = {(begin + timedelta(hours=hours)).utcoffset() for hours in (-24, 0, 24, 48)}
+    return offsets.pop() if len(offsets) == 1 else None
+
+
+def offset_in(moment: datetime, zone: tzinfo, text: str) -> timedelta:
     """
-    Return a date-time without an offset as that of a zone.
+    Return the offset that a date-time has in a zone.
 
     Raises:
         Invalid: the zone skips that time, or has it twice, as clocks are changed.
     """
-    first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
-    before, after = first.utcoffset(), second.utcoffset()
-    if before != after and before is not None and after is not None:
-        if before < after:
-            raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
+    before, after = (
+        moment.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta() for fold in (0, 1)
+    )
+    if before < after:
+        raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
+    if before > after:
         raise Invalid(
             text, f"is there twice in {zone}, where clocks went back", _with_offsets(before, after)
         )
-    return first
+    return before
 
 
 def _with_offsets(*offsets: timedelta) -> str:

@@ -7,7 +7,7 @@ from attrs import frozen
 
 from leadpost._validation import parameter_like
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading import OWN, Reading
+from leadpost.cli.files.reading import Reading
 
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 _NAMES = {
@@ -36,18 +36,11 @@ class Columns:
         sent: Place, heading and target of each column that is sent.
         constants: Target to value, the same for all rows.
         ignored: Headings that are not sent.
-        own: leadpost's own column to its place, in a rejects file.
     """
 
     sent: tuple[tuple[int, str, str], ...]
     constants: dict[str, str]
     ignored: tuple[str, ...]
-    own: dict[str, int]
-
-    def heading_of(self, target: str) -> str:
-        """Return the heading of a parameter or SchemaName, or where else its value comes from."""
-        found = next((heading for _, heading, name in self.sent if name == target), None)
-        return found or (f"--set {target}" if target in self.constants else target)
 
 
 def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
@@ -57,7 +50,6 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
     Raises:
         InputError: a heading is unknown, one of two for the same parameter, or one is missing.
     """
-    _check_unique(name, header)
     mapped = _found_headings(name, header, reading)
     constants = {parameter_of(text): value for text, value in reading.constants.items()}
     ignored_names = {text.strip().casefold() for text in reading.ignored}
@@ -66,8 +58,6 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
     unknown: list[str] = []
     for place, heading in enumerate(header):
         target = mapped.get(heading) or known_target(heading)
-        if heading in OWN:
-            continue
         if heading.casefold() in ignored_names or target in constants or not heading:
             ignored += [heading] if heading else []
         elif target is not None:
@@ -79,8 +69,7 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
     if unknown:
         raise InputError(_unknown(name, unknown))
     _check_targets(name, sent, constants)
-    own = {heading: header.index(heading) for heading in OWN if heading in header}
-    return Columns(tuple(sent), constants, tuple(ignored), own)
+    return Columns(tuple(sent), constants, tuple(ignored))
 
 
 def known_target(heading: str) -> str | None:
@@ -115,7 +104,8 @@ def _found_headings(name: str, header: Sequence[str], reading: Reading) -> dict[
     return found
 
 
-def _check_unique(name: str, header: Sequence[str]) -> None:
+def check_unique(name: str, header: Sequence[str]) -> None:
+    """Raise `InputError` if two columns have the same heading."""
     seen = set[str]()
     for heading in header:
         if heading and heading in seen:

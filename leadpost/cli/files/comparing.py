@@ -2,21 +2,24 @@
 
 import asyncio
 import re
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from attrs import define, field
 
 from leadpost._validation import is_list, name_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.batches import PART, Batch, Batches, Result
+from leadpost.cli.files.batches import PART, Batch, Batches
 from leadpost.cli.files.identity import is_whole_key
-from leadpost.cli.files.outputs import Outcome, Outputs, outcome_of, posted_by_results
+from leadpost.cli.files.opening import STDIN, Opened
+from leadpost.cli.files.outputs import Outputs, posted_by_results
+from leadpost.cli.files.plan import Plan
 from leadpost.cli.files.reading import KEY, REASON, Reading
-from leadpost.cli.files.rows import STDIN, Opened, Source
-from leadpost.cli.files.snapshot import Plan, Snapshot
+from leadpost.cli.files.records import Stored
+from leadpost.cli.files.rows import Source
+from leadpost.cli.files.snapshot import Snapshot
 
 _REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
 _EXAMPLES = 2000
@@ -62,6 +65,11 @@ class Comparison:
     def outputs(self) -> Outputs:
         return Outputs(self.path, dict(self.batch.outputs) if self.batch else {})
 
+    def activity(self, row: Stored) -> dict[str, Any]:
+        """Return what a valid row sends."""
+        payload, _ = self.source.payload(row.own)
+        return payload or {}
+
 
 async def compared(
     path: str,
@@ -94,9 +102,9 @@ async def compared(
     """
     if use_stored and batches and (stored := await batches.find(batch or name_of_file(path))):
         reading = reading.over(stored.reading, are_rejects=False)
-    own = file.own(reading)
+    own, keys = file.own_columns(reading)
     are_rejects = bool(own)
-    name = await _name(path, own, batches, batch)
+    name = await _name(path, batches, batch, own, keys)
     known = await batches.find(name) if batches else None
     if known is not None and are_rejects:
         reading = reading.over(known.reading, are_rejects=True)
@@ -125,8 +133,7 @@ async def compared(
 async def _compare(found: Comparison, batches: Batches, *, has_keys: bool) -> None:
     snapshot = found.snapshot
     if found.batch is not None:
-        async for part in batches.known(found.batch):
-            snapshot.add_known(part)
+        await load(found.batch, snapshot, batches)
     if has_keys:
         snapshot.match_keys()
     snapshot.match()
@@ -147,12 +154,17 @@ async def _look_elsewhere(found: Comparison, batches: Batches) -> bool:
     if not await batches.has_others(found.name):
         return False
     for digests in snapshot.unmatched(PART):
-        unsent, posted = await batches.elsewhere(found.name, digests)
-        snapshot.add_known(unsent, is_moved=True)
-        snapshot.add_elsewhere(posted)
-        is_known |= bool(unsent or posted)
+        rows = await batches.elsewhere(found.name, digests)
+        snapshot.add_known(rows, are_elsewhere=True)
+        is_known |= bool(rows)
     snapshot.match()
     return is_known
+
+
+async def load(batch: Batch, snapshot: Snapshot, batches: Batches) -> None:
+    """Bring into the snapshot what the outbox knows of a batch at this moment."""
+    async for part in batches.known(batch):
+        snapshot.add_known(part)
 
 
 async def _check_results(found: Comparison, batches: Batches) -> None:
@@ -176,9 +188,10 @@ def name_of_file(path: str) -> str:
 
 async def _name(
     path: str,
-    own: dict[str, list[tuple[int, str]]],
     batches: Batches | None,
     given: str | None,
+    own: set[str],
+    keys: Sequence[tuple[int, str]],
 ) -> str:
     """Return the name of the batch: of a rejects file, the one that its keys say."""
     file = name_of_file(path)
@@ -188,8 +201,7 @@ async def _name(
     if not own or batches is None:
         return name
     if KEY in own:
-        found = await _batches_of(file, own[KEY], batches)
-        return found or name
+        return await _batch_of(file, keys, batches) or name
     stripped = _REJECTS.fullmatch(file)
     name = given or (stripped[1] if stripped else file)
     if await batches.find(name) is None:
@@ -200,7 +212,7 @@ async def _name(
     return name
 
 
-async def _batches_of(file: str, keys: Sequence[tuple[int, str]], batches: Batches) -> str | None:
+async def _batch_of(file: str, keys: Sequence[tuple[int, str]], batches: Batches) -> str | None:
     letters: dict[str, int] = {}
     for line, text in keys:
         key = text.strip().upper()
@@ -232,27 +244,18 @@ async def _batches_of(file: str, keys: Sequence[tuple[int, str]], batches: Batch
 
 async def differences(found: Comparison, batches: Batches) -> list[Difference]:
     """Return how rows that look like edits differ from the posted ones, the most frequent first."""
-    pairs = list(found.snapshot.edits(_EXAMPLES))
     groups: dict[tuple[str, ...], Difference] = {}
-    counts = Counter[tuple[str, ...]]()
-    for start in range(0, len(pairs), PART):
-        part = pairs[start : start + PART]
+    edits = found.snapshot.edits(_EXAMPLES)
+    while part := list(islice(edits, PART)):
         activities = await batches.activities([id_ for _, id_ in part])
         for row, id_ in part:
             if id_ not in activities:
                 continue
-            before, after = _named(activities[id_]), _named(row.activity())
-            names = tuple(
-                name for name in {**before, **after} if before.get(name) != after.get(name)
-            )
-            counts[names] += 1
-            if names and names not in groups:
-                first = names[0]
-                groups[names] = Difference(
-                    names, str(before.get(first, "")), str(after.get(first, "")), row.line
-                )
-    for names, group in groups.items():
-        group.rows = counts[names]
+            before, after = _named(activities[id_]), _named(found.activity(row))
+            names = tuple(n for n in {**before, **after} if before.get(n) != after.get(n))
+            if names:
+                old, new = (str(parts.get(names[0], "")) for parts in (before, after))
+                groups.setdefault(names, Difference(names, old, new, row.line)).rows += 1
     return sorted(groups.values(), key=lambda group: -group.rows)
 
 
@@ -261,13 +264,3 @@ def _named(activity: dict[str, object]) -> dict[str, object]:
     items = fields if is_list(fields) else []
     named = {name: value for name, value in activity.items() if name != "Fields"}
     return named | {str(name_of(item)): item.get("Value") for item in items}
-
-
-async def outcomes(found: Comparison, batches: Batches) -> AsyncGenerator[list[Outcome]]:
-    """Yield the rows, in parts, with what became of each."""
-    rows = found.snapshot.rows()
-    while part := list(islice(rows, PART)):
-        ids = [row.known for row in part if row.known is not None]
-        known = await batches.results(ids) if ids else {}
-        nothing = (None, Result(None))
-        yield [outcome_of(row, *known.get(row.known or 0, nothing)) for row in part]

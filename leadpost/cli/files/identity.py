@@ -25,11 +25,12 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     The order of fields, the case of the lead's id, blanks around texts, their line ends and their
     Unicode normalisation do not matter, nor whether an empty value is there.
     """
-    named = {name: value for name, value in payload.items() if name != "Fields"}
-    if isinstance(lead := named.get("RelatedProspectId"), str):
-        named["RelatedProspectId"] = lead.lower()
-    fields = {name_of(item): _value(item) for item in payload.get("Fields") or ()}
-    return _digest([_without_empty(named), _without_empty(fields)])
+    parts = {name: _canonical(value) for name, value in payload.items() if name != "Fields"}
+    if isinstance(lead := parts.get("RelatedProspectId"), str):
+        parts["RelatedProspectId"] = lead.lower()
+    for item in payload.get("Fields") or ():
+        parts[f"Fields.{name_of(item)}"] = _canonical(_value(item))
+    return _digest([part for part in sorted(parts.items()) if _counts(part[1])])
 
 
 def cells_digest(cells: object) -> str:
@@ -37,10 +38,9 @@ def cells_digest(cells: object) -> str:
     return _digest(["cells", _canonical(cells)])
 
 
-def lead_digest(payload: Mapping[str, Any]) -> str:
-    """Return what is the same for the same lead."""
-    lead = payload.get("RelatedProspectId") or payload.get("EmailAddress") or ""
-    return blake2b(str(lead).lower().encode(), digest_size=8).hexdigest()
+def lead_digest(lead: str) -> str:
+    """Return the same for a lead's id, in small or in capital letters."""
+    return blake2b(lead.lower().encode(), digest_size=8).hexdigest()
 
 
 def new_key() -> str:
@@ -89,12 +89,13 @@ def _canonical(value: object) -> object:
 
 
 def _without_empty(values: Mapping[Any, Any]) -> dict[str, object]:
-    parts: dict[str, object] = {}
-    for name, value in values.items():
-        part = _text(value) if isinstance(value, str) else _canonical(value)  # most are text
-        if part or part is False:
-            parts[str(name)] = part
-    return parts
+    parts = {str(name): _canonical(value) for name, value in values.items()}
+    return {name: part for name, part in parts.items() if _counts(part)}
+
+
+def _counts(part: object) -> bool:
+    """Whether a value is no empty one."""
+    return bool(part) or part is False
 
 
 def _text(text: str) -> str:

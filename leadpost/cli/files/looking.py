@@ -3,18 +3,16 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-import typer
 from rich.console import Console
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.files.batches import Batches
 from leadpost.cli.files.comparing import compared, name_of_file
-from leadpost.cli.files.posting import write
+from leadpost.cli.files.opening import opened
+from leadpost.cli.files.posting import report, write_outputs
 from leadpost.cli.files.progress import reading as reading_shown
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.rows import opened
-from leadpost.cli.files.showing import as_line, done_json, done_lines
 from leadpost.cli.files.snapshot import Snapshot
 from leadpost.outbox import Outbox
 
@@ -52,7 +50,7 @@ async def look(
         batches = await Batches(outbox, account.host).open()
         file = stack.enter_context(opened(path))
         name = batch or name_of_file(path)
-        if await batches.find(name) is None and not file.own(Reading()):
+        if await batches.find(name) is None and not file.own_columns(Reading())[0]:
             raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
         if before is not None:
             await before(outbox)
@@ -68,14 +66,6 @@ async def look(
                 use_stored=True,
                 on_row=on_row,
             )
-        outputs = found.outputs
-        if found.batch is not None:
-            await write(found, outputs, batches, found.batch, console)
-        if as_json:
-            typer.echo(as_line(done_json(found, outputs)))
-        else:
-            for line in done_lines(found, outputs):
-                typer.echo(line)
-        counts = outputs.counts
-        done = sum(counts[state] for state in ("accepted", "succeeded", "skipped"))
-        return Exit.ALL_ACCEPTED if done == counts.total() else Exit.SOME_NOT
+        outputs = await write_outputs(found, batches, console)
+        report(found, outputs, as_json=as_json)
+        return Exit.ALL_ACCEPTED if outputs.accepted == found.plan.rows else Exit.SOME_NOT

@@ -1,81 +1,28 @@
 """FILE.results.csv says what became of each row, FILE.rejects.csv has the rows to fix."""
 
+import asyncio
 import csv
-import io
 import json
 from collections import Counter
-from collections.abc import AsyncIterable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from leadpost._validation import is_mapping
-from leadpost.cli.files.batches import Result
+from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.reading import KEY, REASON, Format
-from leadpost.cli.files.rows import STDIN, UNREADABLE, Source
-from leadpost.cli.files.snapshot import DOUBTFUL, Stored
+from leadpost.cli.files.records import Outcome
+from leadpost.cli.files.rows import UNREADABLE, Source
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
-TO_FIX = ("invalid", "rejected", "failed")
-"""States of rows that LeadSquared does not have, and will not have as they are."""
-_BOM = b"\xef\xbb\xbf"
-
-
-@frozen
-class Outcome:
-    """
-    A row, and what became of it.
-
-    Attributes:
-        row: The row.
-        state: `accepted`, `succeeded`, `uncertain`, `rejected`, `failed`, `invalid`, `skipped` or
-            `not_sent`.
-        result: What the outbox says.
-        letters: Its key in rejects files, None if it is not known.
-        is_to_fix: Whether it belongs into the rejects.
-    """
-
-    row: Stored
-    state: str
-    result: Result
-    letters: str | None
-
-    @property
-    def is_to_fix(self) -> bool:
-        is_final = self.state != "failed" or self.result.request_id is not None
-        return self.state in TO_FIX and is_final and self.letters is not None
-
-    @property
-    def reason(self) -> str:
-        if self.state == "invalid":
-            return "; ".join(map(str, self.row.reasons()))
-        return " ".join((self.result.message or self.result.error_type or "").split())
-
-
-def outcome_of(row: Stored, letters: str | None, result: Result) -> Outcome:
-    """Say what became of a row in one word."""
-    match result.state:
-        case None if row.verdict in DOUBTFUL:
-            state = "skipped"
-        case None if row.payload is None:
-            state = "invalid"
-        case None:
-            state = "accepted" if row.verdict == "posted" else "not_sent"
-        case "pending":
-            in_doubt = result.error_type == "DeliveryUncertain"
-            state = "uncertain" if in_doubt else "not_sent"
-        case "sending":
-            state = "uncertain"
-        case "failed by the queue":
-            state, result = "failed", Result("failed", request_id="")
-        case known:
-            state = known
-    return Outcome(row, state, result, letters)
+UTF8_WITH_BOM = "utf-8-sig"
+"""So that Excel reads it as UTF-8."""
 
 
 @define
@@ -100,6 +47,11 @@ class Outputs:
     rejects: Path | None = None
 
     @property
+    def accepted(self) -> int:
+        """How many rows need no more attention."""
+        return sum(self.counts[state] for state in ("accepted", "succeeded", "skipped"))
+
+    @property
     def base(self) -> Path:
         return Path("stdin" if self.path == STDIN else self.path)
 
@@ -107,32 +59,43 @@ class Outputs:
     def results(self) -> Path:
         return self.base.with_name(f"{self.base.name}.results.csv")
 
-    async def write(self, source: Source, outcomes: AsyncIterable[Sequence[Outcome]]) -> None:
+    async def write(self, source: Source, outcomes: Iterable[Outcome]) -> None:
         """
         Write both files, each by replacing it.
 
         Raises:
             OSError: one cannot be written, as when it is open elsewhere.
         """
-        self.counts.clear()
-        self.to_fix = 0
-        suffix = "jsonl" if source.form in {Format.JSON, Format.JSONL} else "csv"
-        rejects = self._rejects_path(suffix)
-        digest = blake2b(digest_size=16)
-        with replacing(self.results) as results, replacing(rejects) as to_fix:
-            _write(results, _BOM + csv_line(COLUMNS, source.delimiter))
-            head = _BOM + csv_line((REASON, KEY, *source.header), source.delimiter)
-            _write(to_fix, head if suffix == "csv" else b"", digest)
-            async for part in outcomes:
-                for outcome in part:
-                    self.counts[outcome.state] += 1
-                    _write(results, csv_line(_result(outcome), source.delimiter))
-                    if outcome.is_to_fix:
-                        self.to_fix += 1
-                        _write(to_fix, _reject(outcome, source, suffix), digest)
+        is_json = source.form in {Format.JSON, Format.JSONL}
+        rejects = self._rejects_path("jsonl" if is_json else "csv")
+        with ExitStack() as stack:
+            file = stack.enter_context(replacing(self.results, UTF8_WITH_BOM))
+            results = csv.writer(file, delimiter=source.delimiter)
+            results.writerow(COLUMNS)
+            encoding = "utf-8" if is_json else UTF8_WITH_BOM
+            to_fix = stack.enter_context(replacing(rejects, encoding))
+            table = csv.writer(to_fix, delimiter=source.delimiter)
+            if not is_json:
+                table.writerow((REASON, KEY, *source.header))
+            for number, outcome in enumerate(outcomes):
+                self.counts[outcome.state] += 1
+                ids = (outcome.request_id, outcome.activity_id)
+                what = (outcome.line, outcome.lead_id, outcome.state)
+                results.writerow((*what, *ids, outcome.error, outcome.reason))
+                if outcome.is_to_fix:
+                    self.to_fix += 1
+                    added = {REASON: outcome.reason, KEY: outcome.letters}
+                    own = outcome.own
+                    if is_json:
+                        value = own if is_mapping(own) else {UNREADABLE: own}
+                        to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")
+                    else:
+                        table.writerow((*added.values(), *own))
+                if number % 500 == 0:
+                    await asyncio.sleep(0)  # a signal is heard between two parts
         if self.to_fix:
             self.rejects = rejects
-            self.written[rejects.name] = digest.hexdigest()
+            self.written[rejects.name] = digest_of(rejects)
         else:
             rejects.unlink(missing_ok=True)
             self.written.pop(rejects.name, None)
@@ -161,7 +124,7 @@ def posted_by_results(path: Path) -> int:
     posted = ("accepted", "succeeded", "uncertain")
     with (
         suppress(UnicodeDecodeError, csv.Error),
-        path.open(encoding="utf-8-sig", newline="") as file,
+        path.open(encoding=UTF8_WITH_BOM, newline="") as file,
     ):
         first = file.readline()
         file.seek(0)
@@ -170,40 +133,10 @@ def posted_by_results(path: Path) -> int:
     return 0
 
 
-def csv_line(cells: Sequence[str], delimiter: str = ",") -> bytes:
-    """Write cells as a line of CSV."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter).writerow(cells)  # CRLF, or a lone CR would be unquoted
-    return text.getvalue().encode(errors="backslashreplace")
-
-
-def _result(outcome: Outcome) -> tuple[str, ...]:
-    result, row = outcome.result, outcome.row
-    error = "InvalidActivity" if outcome.state == "invalid" else result.error_type
-    ids = (result.request_id or "", result.activity_id or "")
-    return (str(row.line), row.lead_id, outcome.state, *ids, error or "", outcome.reason)
-
-
-def _reject(outcome: Outcome, source: Source, suffix: str) -> bytes:
-    own: Any = json.loads(outcome.row.own)
-    added = {REASON: outcome.reason, KEY: outcome.letters or ""}
-    if suffix == "csv":
-        return csv_line((*added.values(), *own), source.delimiter)
-    value = own if is_mapping(own) else {UNREADABLE: own}
-    line = json.dumps({**added, **value}, ensure_ascii=False) + "\n"
-    return line.encode(errors="backslashreplace")
-
-
-def _write(file: IO[bytes], text: bytes, digest: Any = None) -> None:
-    file.write(text)
-    if digest is not None:
-        digest.update(text)
-
-
 @contextmanager
-def replacing(path: Path) -> Generator[IO[bytes]]:
+def replacing(path: Path, encoding: str) -> Generator[IO[Any]]:
     """
-    Write a file under another name, and put it in its place when it is complete.
+    Write a text file under another name, and put it in its place when it is complete.
 
     It may hold personal data, so that no other user may read it, from the beginning. What a run
     that was killed has left is removed.
@@ -212,11 +145,18 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
         if left.name.startswith(f"{path.name}.") and left.suffix == ".tmp":
             left.unlink(missing_ok=True)
     with NamedTemporaryFile(
-        dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False
+        "w",
+        dir=path.parent,
+        prefix=f"{path.name}.",
+        suffix=".tmp",
+        delete=False,
+        encoding=encoding,
+        errors="backslashreplace",  # half a surrogate pair
+        newline="",  # CRLF, as CSV has it, or a lone CR would be unquoted
     ) as file:
         new = Path(file.name)
         try:
-            yield file.file
+            yield file
             file.close()
             new.replace(path)
         finally:

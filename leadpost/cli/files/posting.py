@@ -1,36 +1,37 @@
 """`leadpost post FILE`: compare it with the outbox, show the plan, post, and say what was done."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import typer
 from attrs import define
 from rich.console import Console
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told
-from leadpost.cli.files.batches import Batch, Batches
-from leadpost.cli.files.comparing import Comparison, compared, differences, outcomes
+from leadpost.cli.files.batches import Batches
+from leadpost.cli.files.comparing import Comparison, compared, differences, load
+from leadpost.cli.files.opening import Opened, opened
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.progress import Progress, reading
-from leadpost.cli.files.rows import Opened, opened
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
-    Shown,
     account_shown,
-    as_line,
     done_json,
     done_lines,
     doubt_lines,
     fault_lines,
     nothing_new,
+    plan_json,
+    plan_table,
 )
-from leadpost.cli.files.snapshot import DOUBTFUL, Snapshot
+from leadpost.cli.files.snapshot import Snapshot
 from leadpost.cli.outbox_url import is_missing, shown_url
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (
@@ -107,16 +108,12 @@ class _Run:
         """Show the plan, and ask where needed; return how the run ends if it sends nothing."""
         options, plan = self._options, found.plan
         edits = await differences(found, batches) if batches and plan.counts["edit"] else []
-        shown = Shown(
-            found=found,
-            account=self._account,
-            outbox=shown_url(options.url),
-            limit=options.limit,
-        )
+        shown = found, self._account, shown_url(options.url), options.limit
         if options.dry_run and options.as_json:
-            typer.echo(as_line(shown.as_json(edits)))
+            echo_json(plan_json(*shown, edits))
         elif options.dry_run or ((plan.sent or plan.doubtful) and not options.quiet):
-            shown.plan(Console() if options.dry_run else self._console)
+            console = Console() if options.dry_run else self._console
+            console.print(plan_table(*shown))
         for line in [*fault_lines(found), *doubt_lines(found, edits)]:
             say(self._console, line)
         if options.dry_run:
@@ -126,7 +123,7 @@ class _Run:
         if refused is None:
             return None
         if options.as_json:
-            typer.echo(as_line(shown.as_json(edits)))
+            echo_json(plan_json(*shown, edits))
         say(self._console, refused)
         return Exit.BAD_INPUT
 
@@ -149,9 +146,7 @@ class _Run:
             )
         if answer == "post":
             found.snapshot.post_doubtful()
-            plan.counts["new"] += plan.doubtful
-            for verdict in DOUBTFUL:
-                del plan.counts[verdict]
+            plan.post_doubtful()
         return None
 
     def _confirm(self, found: Comparison) -> str | None:
@@ -208,43 +203,52 @@ class _Run:
                 f" results {options.path}",
             )
             return exit_of_signal(self._stop.signal)
-        outputs = Outputs(options.path, dict(batch.outputs))
-        await write(found, outputs, batches, batch, self._console)
-        self._report(found, outputs, sender)
-        return _exit(found, outputs, sender)
-
-    def _report(self, found: Comparison, outputs: Outputs, sender: Sender) -> None:
-        seconds = sender.progress.elapsed
+        if plan.counts["posted"] < plan.rows:
+            await load(batch, found.snapshot, batches)
+        outputs = await write_outputs(found, batches, self._console)
         if sender.error is not None:
-            say(self._console, _said_of(sender.error, sender.account))
+            say(self._console, _said_of(sender.error, account))
         elif sender.is_in_doubt:
-            count = sender.in_doubt
             say(
                 self._console,
-                f"{count} posts in a row ended in doubt; nothing more was sent",
+                f"{sender.in_doubt} posts in a row ended in doubt; nothing more was sent",
             )
-        if self._options.as_json:
-            typer.echo(as_line(done_json(found, outputs, seconds)))
-            return
-        is_nothing = not found.plan.sent and found.plan.counts["posted"] == found.plan.rows
-        lines = nothing_new(found) if is_nothing else done_lines(found, outputs, seconds)
-        for line in lines:
-            typer.echo(line)
+        if not options.as_json and plan.counts["posted"] == plan.rows:
+            typer.echo("\n".join(nothing_new(found)))
+        else:
+            report(found, outputs, sender.progress.elapsed, as_json=options.as_json)
+        return _exit(found, outputs, sender)
 
 
-async def write(
-    found: Comparison, outputs: Outputs, batches: Batches, batch: Batch, console: Console
-) -> None:
+async def write_outputs(found: Comparison, batches: Batches, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
+    outputs, batch = found.outputs, found.batch
     try:
-        await outputs.write(found.source, outcomes(found, batches))
+        await outputs.write(found.source, found.snapshot.outcomes())
     except OSError as error:
         say(
             console,
             f"The results could not be written: {told(error)}. Close it, then: leadpost results"
             f" {found.path}",
         )
-    await batches.note(batch, outputs=outputs.written)
+    if batch is not None:
+        await batches.note_seen(found.snapshot.changed())
+        await batches.note_outputs(batch, outputs.written)
+    return outputs
+
+
+def report(
+    found: Comparison, outputs: Outputs, seconds: float | None = None, *, as_json: bool
+) -> None:
+    """Print what became of the rows."""
+    if as_json:
+        echo_json(done_json(found, outputs, seconds))
+    else:
+        typer.echo("\n".join(done_lines(found, outputs, seconds)))
+
+
+def echo_json(record: dict[str, Any]) -> None:
+    typer.echo(json.dumps(record, ensure_ascii=False))
 
 
 def _ask_about_doubt() -> Literal["skip", "post"] | None:
@@ -281,7 +285,5 @@ def _said_of(error: LeadpostError, account: Account) -> str:
 def _exit(found: Comparison, outputs: Outputs, sender: Sender) -> Exit:
     if sender.error is not None:
         return exit_of(sender.error)
-    counts = outputs.counts
-    done = sum(counts[state] for state in ("accepted", "succeeded", "skipped"))
-    left = counts.total() - done - found.plan.counts["later"]
+    left = found.plan.rows - outputs.accepted - found.plan.counts["later"]
     return Exit.SOME_NOT if left > 0 else Exit.ALL_ACCEPTED

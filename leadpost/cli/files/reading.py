@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
 from functools import lru_cache
@@ -157,6 +158,10 @@ class Fault:
     what: str
     remedy: str = ""
 
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        return self.column, self.value, self.what, self.remedy
+
     def __str__(self) -> str:
         said = " ".join(part for part in (shortened(self.value), self.what) if part)
         return f"{self.column}: {said}" + (f"; {self.remedy}" if self.remedy else "")
@@ -186,18 +191,21 @@ def pairs_of(option: str, texts: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def guessed_format(text: str) -> str | None:
+def guessed_format(text: str, first: str | None = None) -> str | None:
     """
     Return the `strptime` format that a date-time is probably written in, day before month.
+
+    Args:
+        text: The date-time.
+        first: What is tried before all others: the format of other cells.
 
     >>> guessed_format("28/11/2026 14:05"), guessed_format("11/28/2026 2:05 PM")
     ('%d/%m/%Y %H:%M', '%m/%d/%Y %I:%M %p')
     """
-    for date in _DATES:
-        for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p"):
-            try:
-                datetime.strptime(text.strip(), f"{date} {time}")  # noqa: DTZ007  only its form is looked at
-            except ValueError:
-                continue
-            return f"{date} {time}"
+    times = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
+    forms = [f"{date} {time}" for date in _DATES for time in times]
+    for form in [first, *forms] if first else forms:
+        with suppress(ValueError):
+            datetime.strptime(text.strip(), form)  # noqa: DTZ007  only its form is looked at
+            return form
     return None

@@ -1,40 +1,30 @@
 """The rows of a file, whatever its format: each is the activity it would send, or its faults."""
 
-import shutil
-import sys
-import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from leadpost._models import Activity
+from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Invalid, Moments, event_code, lead_id, refuse_shortened
-from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, parameter_of
-from leadpost.cli.files.csv_file import CsvFile, Record
+from leadpost.cli.files.columns import PARAMETERS, Columns, check_unique, columns_of, parameter_of
+from leadpost.cli.files.csv_file import CsvFile
 from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
 from leadpost.cli.files.json_file import JsonFile, Value
 from leadpost.cli.files.reading import KEY, OWN, Fault, Format, Reading
 from leadpost.cli.files.workbook import Broken, Workbook
 from leadpost.errors import InvalidActivity
 
-STDIN = "-"
 UNREADABLE = "leadpost_row"
 """In JSON rejects, what holds a row that is no object."""
-_SUFFIXES = {
-    ".csv": Format.CSV,
-    ".tsv": Format.CSV,
-    ".txt": Format.CSV,
-    ".xlsx": Format.XLSX,
-    ".xlsm": Format.XLSX,
-    ".jsonl": Format.JSONL,
-    ".ndjson": Format.JSONL,
-    ".json": Format.JSON,
-}
+Payload = dict[str, Any] | None
+"""An activity in LeadSquared's shape, None if it cannot be posted."""
+
+
+def place_of(line: int, item: int | None) -> str:
+    """Name a row for a message."""
+    return f"line {line}" + (f", item {item}" if item else "")
 
 
 @frozen
@@ -62,11 +52,16 @@ class Row:
 
     @property
     def place(self) -> str:
-        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
+        return place_of(self.line, self.item)
+
+    @property
+    def lead_id(self) -> str:
+        payload = self.payload or {}
+        return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
 
     @property
     def lead(self) -> str:
-        return "" if self.payload is None else lead_digest(self.payload)
+        return lead_digest(self.lead_id) if self.payload else ""
 
 
 class Source(Protocol):
@@ -79,7 +74,6 @@ class Source(Protocol):
         delimiter: Of its rejects.
         header: Its headings without leadpost's own; empty for JSON.
         columns: Which column goes where; None for JSON.
-        own: leadpost's own columns that it has.
     """
 
     name: str
@@ -87,7 +81,6 @@ class Source(Protocol):
     delimiter: str
     header: Sequence[str]
     columns: Columns | None
-    own: Sequence[str]
 
     def rows(self) -> Iterator[Row]:
         """
@@ -98,161 +91,50 @@ class Source(Protocol):
         """
         ...
 
-
-class Opened:
-    """A file that can be read several times, in different ways."""
-
-    def __init__(self, path: str, file: BinaryIO) -> None:
-        self._name = "standard input" if path == STDIN else Path(path).name
-        self._path = path
-        self._file = file
-
-    def source(self, reading: Reading) -> Source:
-        """
-        Return its rows.
-
-        Raises:
-            InputError: it cannot be used.
-        """
-        form = self._form(reading)
-        if form in {Format.JSON, Format.JSONL}:
-            file = JsonFile(self._file, self._name, reading, lines=form is Format.JSONL)
-            return _Json(self._name, form, file, reading)
-        return _Table(self._name, form, self._table(form, reading), reading)
-
-    def own(self, reading: Reading) -> dict[str, list[tuple[int, str]]]:
-        """
-        Return leadpost's own columns, as a rejects file has them, with their cells by line.
-
-        Raises:
-            InputError: the file cannot be used.
-        """
-        form = self._form(reading)
-        found: dict[str, list[tuple[int, str]]] = {}
-        if form in {Format.JSON, Format.JSONL}:
-            file = JsonFile(self._file, self._name, reading, lines=form is Format.JSONL)
-            for value in file.values():
-                for name in OWN if is_mapping(value.value) else ():
-                    if name in value.value:
-                        found.setdefault(name, []).append((value.line, str(value.value[name])))
-            return found
-        table = self._table(form, reading)
-        places = {name: table.header.index(name) for name in OWN if name in table.header}
-        for name in places:
-            found[name] = []
-        for line, cells in table.records() if places else ():
-            for name, place in places.items():
-                found[name].append((line, cells[place] if place < len(cells) else ""))
-        return found
-
-    def _form(self, reading: Reading) -> Format:
-        self._file.seek(0)
-        form = reading.form or _format_of(self._path, self._file)
-        self._file.seek(0)
-        return form
-
-    def _table(self, form: Format, reading: Reading) -> CsvFile | Workbook:
-        reader = CsvFile if form is Format.CSV else Workbook
-        return reader(self._file, self._name, reading)
+    def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
+        """Return the activity of a row, or its faults, from what stands there."""
+        ...
 
 
-@contextmanager
-def opened(path: str) -> Generator[Opened]:
-    """
-    Open a file, or standard input as `-`.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with _seekable(path) as file:
-        yield Opened(path, file)
-
-
-@contextmanager
-def _seekable(path: str) -> Generator[BinaryIO]:
-    """Open a file, or a copy of what can be read once only: standard input, a pipe."""
-    if path != STDIN and Path(path).is_file():
-        with Path(path).open("rb") as file:
-            yield file
-        return
-    with tempfile.TemporaryFile() as copy:
-        if path == STDIN:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-        else:
-            with Path(path).open("rb") as pipe:
-                shutil.copyfileobj(pipe, copy)
-        copy.seek(0)
-        yield copy
-
-
-def _format_of(path: str, file: BinaryIO) -> Format:
-    """Find the format from the first bytes and the name."""
-    start = file.read(4096)
-    if start.startswith(b"PK\x03\x04"):
-        return Format.XLSX
-    if start.startswith(b"\xd0\xcf\x11\xe0"):
-        raise InputError(f"{path}: an old or protected workbook; save it as .xlsx without password")
-    form = _SUFFIXES.get(Path(path).suffix.lower())
-    if form is Format.XLSX:
-        raise InputError(f"{path}: not a workbook; name its format, such as --format csv")
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    found = Format.CSV
-    if text[:1] in {b"[", b"{"}:
-        found = Format.JSON if text[:1] == b"[" else Format.JSONL
-        first, _, _ = text.partition(b"\n")
-        if found is Format.JSONL and not first.rstrip().endswith(b"}") and b"\n" in text:
-            found = Format.JSON  # an object over several lines
-    if form is None:
-        return found
-    if (form is Format.CSV) != (found is Format.CSV) and text:
-        # A JSON file that begins with neither bracket is reported as such, line by line.
-        if form is not Format.CSV and text[:1] not in {b'"', b"R", b"A", b"L", b"P"}:
-            return form
-        raise InputError(f"{path}: this looks like {found.value}; add --format {found.value}")
-    return form if form is not Format.JSON or found is not Format.JSONL else Format.JSON
-
-
-class _Table:
+class Table:
     """A CSV file or the sheet of a workbook."""
 
     def __init__(self, name: str, form: Format, file: CsvFile | Workbook, reading: Reading) -> None:
         self.name = name
         self.form = form
         self.delimiter = file.delimiter
-        self._columns = columns_of(name, file.header, reading)
-        self.columns: Columns | None = self._columns
-        self.own: Sequence[str] = [*self._columns.own]
-        self._all = file.header
+        check_unique(name, file.header)
         self._file = file
+        self._width = len(file.header)
+        self._key_place = file.header.index(KEY) if KEY in file.header else None
         self._kept = [n for n, heading in enumerate(file.header) if heading not in OWN]
         self.header: Sequence[str] = [file.header[place] for place in self._kept]
-        self._moments = Moments(reading, naive_is_utc=False)
-        self._send_empty = reading.send_empty
-        self._constants = self._columns.constants.items()
+        columns = columns_of(name, self.header, reading)
+        self.columns: Columns | None = columns
+        self._constants = [*columns.constants.values()]
+        self._readers = _readers(columns, len(self.header), reading)
 
     def rows(self) -> Iterator[Row]:
-        for record in self._file.records():
-            yield self._row(record)
-
-    def _row(self, record: Record) -> Row:
-        line, cells = record
-        width = len(self._all)
-        key_place = self._columns.own.get(KEY)
-        has_key = key_place is not None and key_place < len(cells)
-        key = cells[key_place].strip().upper() if has_key and key_place is not None else None
-        faults = self._misfits(cells)
-        if faults:
-            return Row(line, cells, None, cells_digest(cells), faults, key=key)
-        cells = cells[:width]
-        own = [cells[place] for place in self._kept]
-        payload, faults = self._payload(cells)
-        if payload is None:
-            named = dict(zip(self.header, own, strict=True))
-            return Row(line, own, None, cells_digest(named), faults, key=key)
-        return Row(line, own, payload, activity_digest(payload), key=key)
+        kept = self._kept if len(self._kept) < self._width else None
+        for line, cells in self._file.records():
+            key = None
+            if self._key_place is not None and self._key_place < len(cells):
+                key = cells[self._key_place].strip().upper()
+            if len(cells) != self._width:
+                if faults := self._misfits(cells):
+                    yield Row(line, cells, None, cells_digest(cells), faults, key=key)
+                    continue
+                cells = cells[: self._width]  # noqa: PLW2901  without empty ones at its end
+            own = cells if kept is None else [cells[place] for place in kept]
+            payload, faults = self.payload(own)
+            if payload is None:
+                digest = cells_digest(dict(zip(self.header, own, strict=True)))
+            else:
+                digest = activity_digest(payload)
+            yield Row(line, own, payload, digest, faults, key=key)
 
     def _misfits(self, cells: Sequence[str]) -> tuple[Fault, ...]:
-        width = len(self._all)
+        width = self._width
         if len(cells) < width:
             what = f"has {len(cells)} cells, and the header has {width}"
             return (Fault("row", "", what, "is a delimiter or a quotation mark missing?"),)
@@ -261,42 +143,65 @@ class _Table:
             return (Fault("row", extra, what, "quote cells that contain the delimiter"),)
         return ()
 
-    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, tuple[Fault, ...]]:
+    def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
+        cells = [*own, *self._constants]
         payload: dict[str, Any] = {}
-        fields: list[dict[str, str]] = []
+        fields: list[dict[str, Any]] = []
         faults: list[Fault] = []
-        placed = [(target, cells[place]) for place, _, target in self._columns.sent]
-        for target, cell in (*placed, *self._constants):
+        for place, heading, target, read in self._readers:
+            cell = cells[place]
+            if isinstance(cell, Broken):
+                faults.append(Fault(heading, cell, *cell.fault))
+                continue
             try:
-                self._put(payload, fields, target, cell)
+                value = read(cell)
             except Invalid as error:
-                faults.append(error.fault(self._columns.heading_of(target)))
+                faults.append(error.fault(heading))
+                continue
+            if value is None:
+                continue
+            if target in PARAMETERS:
+                payload[target] = value
+            else:
+                fields.append({"SchemaName": target, "Value": value})
         if fields:
             payload["Fields"] = fields
         return (None if faults else payload), tuple(faults)
 
-    def _put(
-        self, payload: dict[str, Any], fields: list[dict[str, str]], target: str, cell: str
-    ) -> None:
-        if isinstance(cell, Broken):
-            raise Invalid(cell, *cell.fault)
-        if target == "RelatedProspectId":
-            payload[target] = lead_id(cell)
-        elif target == "ActivityEvent":
-            payload[target] = event_code(cell)
-        elif not cell.strip():
-            if target not in PARAMETERS and self._send_empty:
-                fields.append({"SchemaName": target, "Value": ""})
-        elif target == "ActivityDateTime":
-            payload[target] = self._moments.utc(cell)
-        elif target == "ActivityNote":
-            payload[target] = cell
-        else:
-            refuse_shortened(cell)
-            fields.append({"SchemaName": target, "Value": cell})
+
+_Reader = tuple[int, str, str, Callable[[str], object]]
+"""The place of a cell, its heading, its target, and what reads it: None for an empty one."""
 
 
-class _Json:
+def _readers(columns: Columns, width: int, reading: Reading) -> list[_Reader]:
+    """Return how each column is read; constants are columns to the right of the others."""
+    moments = Moments(reading, naive_is_utc=False)
+
+    def note(cell: str) -> str | None:
+        return cell if cell.strip() else None
+
+    def field_value(cell: str) -> str | None:
+        if not cell.strip():
+            return "" if reading.send_empty else None
+        refuse_shortened(cell)
+        return cell
+
+    readers: dict[str, Callable[[str], object]] = {
+        "RelatedProspectId": lead_id,
+        "ActivityEvent": event_code,
+        "ActivityDateTime": lambda cell: moments.utc(cell) if cell.strip() else None,
+        "ActivityNote": note,
+    }
+    constants = [
+        (place, f"--set {target}", target) for place, target in enumerate(columns.constants, width)
+    ]
+    return [
+        (place, heading, target, readers.get(target, field_value))
+        for place, heading, target in (*columns.sent, *constants)
+    ]
+
+
+class Json:
     """A JSON file."""
 
     header: Sequence[str] = ()
@@ -306,35 +211,29 @@ class _Json:
         self.name = name
         self.form = form
         self.delimiter = file.delimiter
-        self.own: Sequence[str] = []
         self._file = file
         self._moments = Moments(reading, naive_is_utc=True)
         self._constants = {parameter_of(name): v for name, v in reading.constants.items()}
 
     def rows(self) -> Iterator[Row]:
-        for value in self._file.values():
-            yield self._row(value)
+        return map(self._row, self._file.values())
 
     def _row(self, found: Value) -> Row:
         line, item, value = found.line, found.item, found.value
         key: str | None = None
         if is_mapping(value):
-            if not self.own and any(name in value for name in OWN):
-                self.own = [name for name in OWN if name in value]
             key = str(value[KEY]).strip().upper() if KEY in value else None
             value = {name: part for name, part in value.items() if name not in OWN}
             if value.keys() == {UNREADABLE}:
                 value = value[UNREADABLE]
-        if found.fault is not None:
-            return Row(line, value, None, cells_digest(value), (found.fault,), item, key)
-        payload, faults = self._payload(value)
+        payload, faults = (None, (found.fault,)) if found.fault else self.payload(value)
         digest = cells_digest(value) if payload is None else activity_digest(payload)
         return Row(line, value, payload, digest, faults, item, key)
 
-    def _payload(self, value: Any) -> tuple[dict[str, Any] | None, tuple[Fault, ...]]:
-        if not is_mapping(value):
-            return None, (Fault("row", str(value), "is not a JSON object"),)
-        payload = _with_constants(value, self._constants)
+    def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
+        if not is_mapping(own):
+            return None, (Fault("row", str(own), "is not a JSON object"),)
+        payload = _with_constants(own, self._constants)
         faults: list[Fault] = []
         for name, read in (
             ("RelatedProspectId", lead_id),

@@ -1,27 +1,27 @@
 """Sending the rows of a file: into the outbox, and from there to LeadSquared, at the same time."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Any
 
 from attrs import define, field
 from rich.console import Console
 
-from leadpost._account import Account
-from leadpost._poster import AsyncActivityPoster
-from leadpost.cli.connect import bucket_of
+from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.console import at_time, number_of
 from leadpost.cli.files.batches import PART, Batch, Batches
 from leadpost.cli.files.comparing import Comparison
 from leadpost.cli.files.options import Options
+from leadpost.cli.files.plan import Verdict
 from leadpost.cli.files.progress import Progress, shown
-from leadpost.cli.files.snapshot import Verdict
+from leadpost.cli.files.records import Stored
 from leadpost.cli.signals import Stop
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.hooks import Ended, Event, Operation, Sent
-from leadpost.outbox import EntryState, Outbox
+from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
 
 MOST_IN_DOUBT = 5
 """Posts one after another that end in doubt, after which nothing more is sent."""
@@ -87,7 +87,10 @@ class Sender:
 
     async def put(self) -> None:
         """Put the rows that are new, and give those of invalid ones a key, without sending."""
-        await self._put("new", "invalid")
+        async for part in self._parts("new", "invalid"):
+            if fresh := [row for row in part if row[0].known is None]:
+                self.found.snapshot.keep(await self.batches.put(self.batch, fresh))
+        self._is_put = True
 
     async def send(self) -> None:
         """
@@ -96,11 +99,13 @@ class Sender:
         Raises:
             OutboxError: the outbox failed.
         """
-        await self._put("again")
-        await self._put("corrected")
+        async for part in self._parts("again"):
+            await self.batches.retry(self.batch, part)
+        async for part in self._parts("corrected"):
+            await self.batches.correct(self.batch, part)
         before = await self.outbox.counts(self._prefix)
         account, options = self.account, self.options
-        bucket = bucket_of(options.url, options.limit, hooks=[self.progress.hear])
+        bucket = SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.hear])
         hooks = [self.progress.hear, self._hear]
         poster = AsyncActivityPoster(
             account, bucket=bucket, on_uncertain=options.on_uncertain, hooks=hooks
@@ -120,7 +125,7 @@ class Sender:
                 posting.cancel()
                 await asyncio.wait([putting, posting])
                 await poster.aclose(grace=0)  # its calls were waited for
-        await self.batches.note(self.batch, posted=True)
+        await self.batches.note_posted(self.batch)
         for task in (putting, posting):
             error = None if task.cancelled() else task.exception()
             if isinstance(error, LeadpostError) and not isinstance(error, OutboxError):
@@ -128,18 +133,14 @@ class Sender:
             elif error is not None:
                 raise error
 
-    async def _put(self, *verdicts: Verdict) -> None:
-        snapshot = self.found.snapshot
-        rows = snapshot.rows(*verdicts)
+    async def _parts(
+        self, *verdicts: Verdict
+    ) -> AsyncGenerator[list[tuple[Stored, dict[str, Any] | None]]]:
+        """Yield rows with their activities, in parts, until it is stopped."""
+        rows = self.found.snapshot.rows(*verdicts)
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._is_stopped and (part := list(islice(rows, PART))):
-            if verdicts == ("again",):
-                await self.batches.retry(self.batch, part)
-            elif verdicts == ("corrected",):
-                await self.batches.correct(self.batch, part)
-            elif fresh := [row for row in part if row.known is None]:
-                snapshot.keep(await self.batches.put(self.batch, fresh))
-        self._is_put = "new" in verdicts
+            yield [(row, self.found.activity(row) if row.is_valid else None) for row in part]
 
     async def _drain(self, poster: AsyncActivityPoster) -> None:
         """Post until nothing is left: neither to be put, nor to be sent, nor another run's call."""

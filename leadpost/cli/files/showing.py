@@ -1,6 +1,5 @@
 """What a run says: the plan before it, what is wrong, and what was done."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,17 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import frozen
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leadpost._account import Account
+from leadpost import Account
 from leadpost.cli.console import at_time, duration, number_of, spoken
 from leadpost.cli.files.comparing import Comparison, Difference
+from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
+from leadpost.cli.files.plan import DOUBTFUL, SENT
 from leadpost.cli.files.reading import shortened
-from leadpost.cli.files.rows import STDIN
 
 _GROUPS = 20
 _KEY_END = 4
@@ -31,129 +29,121 @@ def account_shown(account: Account) -> str:
     return f"{urlsplit(account.host).netloc} (access key …{end})"
 
 
-@frozen(kw_only=True)
-class Shown:
-    """
-    What the plan is shown with.
+def plan_table(found: Comparison, account: Account | None, outbox: str, limit: int) -> Table:
+    """Return the plan, as people see it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    if account is None:
+        grid.add_row("account", "no keys: only the file is checked")
+    else:
+        grid.add_row("account", Text(account_shown(account)))
+        grid.add_row("outbox", Text(outbox))
+        grid.add_row("batch", Text(found.name))
+    for label, lines in (
+        ("rows", _rows(found)),
+        ("columns", _columns(found)),
+        ("first", _first(found)),
+    ):
+        for number, line in enumerate(lines):
+            grid.add_row("" if number else label, Text(line))
+    if sent := found.plan.sent:
+        seconds = duration(sent, limit)
+        end = at_time(datetime.now(UTC) + timedelta(seconds=seconds))
+        grid.add_row("time", f"{spoken(seconds)} at best, until {end}")
+    return grid
 
-    Attributes:
-        found: The file, compared.
-        account: Where it is posted, None without keys.
-        outbox: The name of the outbox.
-        limit: Calls per 5 s.
-    """
 
-    found: Comparison
-    account: Account | None
-    outbox: str
-    limit: int
+def _rows(found: Comparison) -> list[str]:
+    plan, counts = found.plan, found.plan.counts
+    words = (
+        (counts["new"], "new"),
+        (counts["waiting"], "not sent yet by an earlier run"),
+        (counts["again"], "refused before, tried again"),
+        (counts["corrected"], "corrected"),
+        (counts["posted"], "posted before"),
+        (plan.doubtful, "doubtful"),
+        (counts["failed"], "failed by LeadSquared, in the rejects"),
+        (counts["invalid"], "invalid"),
+        (counts["later"], "left for the next run"),
+    )
+    parts = [f"{number:,} {word}" for number, word in words if number]
+    lines = [f"{plan.rows:,}: {', '.join(parts)}" if parts else "0"]
+    if plan.withdrawn:
+        gone = number_of(plan.withdrawn, "unsent row")
+        lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
+    if plan.moved:
+        lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
+    return lines
 
-    def plan(self, console: Console) -> None:
-        """Print the plan."""
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")
-        if self.account is None:
-            grid.add_row("account", "no keys: only the file is checked")
-        else:
-            grid.add_row("account", Text(account_shown(self.account)))
-            grid.add_row("outbox", Text(self.outbox))
-            grid.add_row("batch", Text(self.found.name))
-        for label, lines in (
-            ("rows", self._rows()),
-            ("columns", self._columns()),
-            ("first", self._first()),
-        ):
-            for number, line in enumerate(lines):
-                grid.add_row("" if number else label, Text(line))
-        if sent := self.found.plan.sent:
-            seconds = duration(sent, self.limit)
-            end = at_time(datetime.now(UTC) + timedelta(seconds=seconds))
-            grid.add_row("time", f"{spoken(seconds)} at best, until {end}")
-        console.print(grid)
 
-    def _rows(self) -> list[str]:
-        plan = self.found.plan
-        counts = plan.counts
-        words = (
-            (counts["new"], "new"),
-            (counts["waiting"], "not sent yet by an earlier run"),
-            (counts["again"], "refused before, tried again"),
-            (counts["corrected"], "corrected"),
-            (counts["posted"], "posted before"),
-            (plan.doubtful, "doubtful"),
-            (counts["failed"], "failed by LeadSquared, in the rejects"),
-            (counts["invalid"], "invalid"),
-            (counts["later"], "left for the next run"),
-        )
-        parts = [f"{number:,} {word}" for number, word in words if number]
-        lines = [f"{plan.rows:,}: {', '.join(parts)}" if parts else "0"]
-        if plan.withdrawn:
-            lines.append(
-                f"{number_of(plan.withdrawn, 'unsent row')} of an earlier run, gone from the"
-                " file: withdrawn"
-            )
-        if plan.moved:
-            lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
-        return lines
+def _columns(found: Comparison) -> list[str]:
+    columns = found.source.columns
+    if columns is None:
+        return []
+    lines = [
+        heading if heading == target else f"{heading} → {target}"
+        for _, heading, target in columns.sent
+    ]
+    lines += [f"{value} → {name}" for name, value in columns.constants.items()]
+    if columns.ignored:
+        lines.append(f"not sent: {', '.join(columns.ignored)}")
+    return lines
 
-    def _columns(self) -> list[str]:
-        columns = self.found.source.columns
-        if columns is None:
-            return []
-        lines = [
-            heading if heading == target else f"{heading} → {target}"
-            for _, heading, target in columns.sent
-        ]
-        lines += [f"{value} → {name}" for name, value in columns.constants.items()]
-        if columns.ignored:
-            lines.append(f"not sent: {', '.join(columns.ignored)}")
-        return lines
 
-    def _first(self) -> list[str]:
-        found = self.found.snapshot.rows("new", "waiting", "again", "corrected")
-        row = next(found, None)
-        if row is None:
-            return []
-        activity = row.activity()
-        fields = activity.pop("Fields", [])
-        parts = {**activity, **{item.get("SchemaName"): item.get("Value") for item in fields}}
-        return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
+def _first(found: Comparison) -> list[str]:
+    row = next(found.snapshot.rows(*SENT), None)
+    if row is None:
+        return []
+    activity = found.activity(row)
+    fields = activity.pop("Fields", [])
+    parts = {**activity, **{item.get("SchemaName"): item.get("Value") for item in fields}}
+    return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
 
-    def as_json(self, differences: Sequence[Difference] = ()) -> dict[str, Any]:
-        """Return the plan for machines."""
-        found, plan = self.found, self.found.plan
-        groups = found.snapshot.faults()
-        return {
-            "account": None if self.account is None else urlsplit(self.account.host).netloc,
-            "outbox": self.outbox,
-            "batch": found.name,
-            "rows": plan.rows,
-            "send": plan.sent,
-            **{str(verdict): number for verdict, number in plan.counts.items()},
-            "withdrawn": plan.withdrawn,
-            "moved": plan.moved,
-            "seconds": duration(plan.sent, self.limit),
-            "problems": [
-                {
-                    "column": group.fault.column,
-                    "place": group.place,
-                    "value": shortened(group.fault.value),
-                    "problem": group.fault.what,
-                    "remedy": group.fault.remedy,
-                    "rows": group.rows,
-                }
-                for group in groups
-            ],
-            "doubtful_rows": [
-                {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
-                for row in found.snapshot.rows("elsewhere", "edit")
-            ],
-            "differences": [
-                {"names": d.names, "before": d.before, "after": d.after, "rows": d.rows}
-                for d in differences
-            ],
-        }
+
+def plan_json(
+    found: Comparison,
+    account: Account | None,
+    outbox: str,
+    limit: int,
+    differences: Sequence[Difference],
+) -> dict[str, Any]:
+    """Return the plan for machines."""
+    plan = found.plan
+    return {
+        "account": None if account is None else urlsplit(account.host).netloc,
+        "outbox": outbox,
+        "batch": found.name,
+        "rows": plan.rows,
+        "send": plan.sent,
+        **{str(verdict): number for verdict, number in plan.counts.items()},
+        "withdrawn": plan.withdrawn,
+        "moved": plan.moved,
+        "seconds": duration(plan.sent, limit),
+        "problems": [
+            {
+                "column": group.fault.column,
+                "place": group.place,
+                "value": shortened(group.fault.value),
+                "problem": group.fault.what,
+                "remedy": group.fault.remedy,
+                "rows": group.rows,
+            }
+            for group in found.snapshot.faults()
+        ],
+        "doubtful_rows": _doubtful_rows(found),
+        "differences": [
+            {"names": d.names, "before": d.before, "after": d.after, "rows": d.rows}
+            for d in differences
+        ],
+    }
+
+
+def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
+    return [
+        {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
+        for row in found.snapshot.rows(*DOUBTFUL)
+    ]
 
 
 def fault_lines(found: Comparison) -> list[str]:
@@ -169,8 +159,8 @@ def fault_lines(found: Comparison) -> list[str]:
         remedy = f"; {fault.remedy}" if fault.remedy else ""
         rows = number_of(group.rows, "row")
         lines.append(f"{fault.column}: {rows}, such as {group.place}{value} {fault.what}{remedy}")
-    if more := len(groups) - _GROUPS:
-        lines += [f"and {more} other kinds of problems"] if more > 0 else []
+    if (more := len(groups) - _GROUPS) > 0:
+        lines.append(f"and {more} other kinds of problems")
     if found.batch is not None and groups:
         options = found.batch.reading.as_options()
         if options and options != found.reading.as_options():
@@ -181,24 +171,19 @@ def fault_lines(found: Comparison) -> list[str]:
 def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[str]:
     """Say which rows look like posted ones, and how they differ."""
     plan = found.plan
-    edits, elsewhere = plan.counts["edit"], plan.counts["elsewhere"]
+    edits, elsewhere, new = (plan.counts[name] for name in ("edit", "elsewhere", "new"))
     lines: list[str] = []
     if edits:
-        look = (
-            "row looks like an edit of a posted one"
-            if edits == 1
-            else ("rows look like edits of posted ones")
-        )
-        new = plan.counts["new"]
+        one, many = "row looks like an edit of a posted one", "rows look like edits of posted ones"
         rest = f", {new:,} {'is' if new == 1 else 'are'} new" if new else ""
-        lines.append(f"{edits:,} {look}{rest}")
-        for difference in differences[:5]:
-            before, after = shortened(difference.before), shortened(difference.after)
-            others = ", ".join(difference.names[1:])
-            lines.append(
-                f"  {difference.names[0]} {before} → {after} (line {difference.line}) in"
-                f" {number_of(difference.rows, 'row')}" + (f", and {others}" if others else "")
-            )
+        lines.append(f"{edits:,} {one if edits == 1 else many}{rest}")
+    for difference in differences[:5]:
+        before, after = shortened(difference.before), shortened(difference.after)
+        others = ", ".join(difference.names[1:])
+        lines.append(
+            f"  {difference.names[0]} {before} → {after} (line {difference.line}) in"
+            f" {number_of(difference.rows, 'row')}" + (f", and {others}" if others else "")
+        )
     if elsewhere:
         was = "row was" if elsewhere == 1 else "rows were"
         keys = f", {plan.other_keys:,} of them with other keys" if plan.other_keys else ""
@@ -221,7 +206,7 @@ def nothing_new(found: Comparison) -> list[str]:
 
 def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None) -> list[str]:
     """Say what is done, in how many seconds, and what to do next."""
-    counts = outputs.counts
+    counts, sent = outputs.counts, found.plan.sent
     path = _quoted(found.path)
     words = (
         ("accepted", "accepted, not yet processed"),
@@ -233,22 +218,21 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
         ("invalid", "invalid"),
         ("not_sent", "not sent"),
     )
-    said = [f"{counts[state]:,} {word}" for state, word in words if counts[state]]
-    lines = [", ".join(said)]
-    if seconds is not None and found.plan.sent:
-        lines = [f"{number_of(found.plan.sent, 'row')} in {spoken(seconds)}. In all:", *lines]
-        if found.plan.sent == found.plan.rows:
-            lines = [f"{', '.join(said)}, in {spoken(seconds)}"]
+    said = ", ".join(f"{counts[state]:,} {word}" for state, word in words if counts[state])
+    if seconds is None or not sent:
+        lines = [said]
+    elif sent == found.plan.rows:
+        lines = [f"{said}, in {spoken(seconds)}"]
+    else:
+        lines = [f"{number_of(sent, 'row')} in {spoken(seconds)}. In all:", said]
     lines.append(f"Results: {_quoted(outputs.results)}")
-    if outputs.to_fix and outputs.rejects:
-        rejects = _quoted(outputs.rejects)
-        rows = number_of(outputs.to_fix, "row")
+    if outputs.rejects:
+        rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
         lines.append(f"{rows} to fix. Edit {rejects}, then: leadpost post {rejects}")
     if counts["uncertain"]:
         lines.append(f"Look for those in doubt on their leads: leadpost reconcile {path}")
     given_up = counts["failed"] + counts["rejected"] + counts["invalid"] - outputs.to_fix
-    if given_up > 0 or counts["not_sent"]:
-        left = counts["not_sent"] + max(given_up, 0)
+    if left := counts["not_sent"] + max(given_up, 0):
         lines.append(f"{number_of(left, 'row')} left. Run the same command again")
     elif counts["accepted"]:
         lines.append(f"See what reaches the leads: leadpost verify {path}")
@@ -265,16 +249,9 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
         "results": str(outputs.results),
         "rejects": str(outputs.rejects) if outputs.rejects else None,
         "to_fix": outputs.to_fix,
-        "doubtful_rows": [
-            {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
-            for row in found.snapshot.rows("elsewhere", "edit")
-        ],
+        "doubtful_rows": _doubtful_rows(found),
     }
 
 
 def _quoted(path: str | Path) -> str:
     return "-" if path == STDIN else shlex.quote(str(path))
-
-
-def as_line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)

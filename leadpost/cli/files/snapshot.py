@@ -1,168 +1,87 @@
+# ruff: noqa: S608  the statements are made of fixed texts
 """
 The rows of a file as they were when it was read, compared with what the outbox knows.
 
-The rows are in a database of their own, which SQLite keeps in memory and, where it grows, in a
-temporary file without a name: a file of any size needs the same memory, nothing stays behind, and a
-file that is changed while it is being posted does no harm.
+Both are in one private database, which SQLite keeps in memory and, where it grows, in a temporary
+file without a name: a file of any size needs the same memory, nothing stays behind, a file that is
+changed while it is being posted does no harm, and comparing is a few statements.
 """
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from attrs import define, field, frozen
-
+from leadpost.cli.files import matching
+from leadpost.cli.files.matching import GONE, MOVED
+from leadpost.cli.files.plan import DOUBTFUL, Plan, Verdict
 from leadpost.cli.files.reading import Fault
-from leadpost.cli.files.rows import Row
+from leadpost.cli.files.records import FaultGroup, Outcome, Stored
+from leadpost.cli.files.rows import Row, place_of
 
-Known = Literal["posted", "waiting", "refused", "failed", "invalid", "withdrawn"]
+KNOWN_COLUMNS = (
+    *("id", "letters", "origin", "present", "lead", "number", "last"),
+    *("state", "request_id", "activity_id", "error_type", "message"),
+)
 """
-What is known of a row of an earlier run: `posted` (accepted, or in doubt), `waiting` (not sent
-yet), `refused` (or given up), `failed` (by LeadSquared's queue, for good), `invalid`, `withdrawn`.
+What the outbox knows of a row: the letters of its key, which rejects files have; the digest that it
+had in the file that it came from, and the one that its entry has now (None without an entry); the
+digest of its lead; its number among those of the same origin, from 1 (None once it is withdrawn);
+and the state that was seen last. The others are those of its entry, None once that is pruned.
 """
-Verdict = Literal[
-    "new",
-    "posted",
-    "waiting",
-    "again",
-    "corrected",
-    "failed",
-    "invalid",
-    "elsewhere",
-    "edit",
-    "later",
-]
-"""
-What a run does with a row. It sends those that are `new`, `waiting` (in the outbox already),
-`again` (refused before) or `corrected` (in a rejects file). It does not send those that are
-`posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
-(posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
-"""
-DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
-_RANK: dict[Known, int] = {
-    "posted": 0,
-    "waiting": 1,
-    "refused": 2,
-    "failed": 3,
-    "invalid": 4,
-    "withdrawn": 5,
-}
-_TABLES = """
+FAILED_BY_QUEUE = "failed by the queue"
+"""In place of the last state of a pruned entry that LeadSquared's queue has failed for good."""
+_CACHE = 8_000
+"""Kilobytes of the database that stay in memory."""
+_TABLES = f"""
 CREATE TABLE row (
-    pos INTEGER PRIMARY KEY, line INT, item INT, digest TEXT, lead TEXT, lead_id TEXT,
-    payload TEXT, own TEXT, faults TEXT, letters TEXT, known INT, verdict TEXT, number INT
+    pos INTEGER PRIMARY KEY, line INT, item INT, digest TEXT, lead TEXT, is_valid INT, letters TEXT,
+    known INT, verdict TEXT, number INT
 );
+CREATE TABLE content (pos INTEGER PRIMARY KEY, lead_id TEXT, own TEXT, faults TEXT);
+CREATE VIEW stored AS
+    SELECT pos, line, item, digest, lead, lead_id, own, faults, letters, known, verdict, number
+    FROM row JOIN content USING (pos);
 CREATE TABLE known (
-    id INTEGER PRIMARY KEY, letters TEXT, origin TEXT, present TEXT, lead TEXT,
-    state TEXT, number INT, rank INT, is_moved INT, is_matched INT DEFAULT 0
+    id INTEGER PRIMARY KEY, letters TEXT, origin TEXT, present TEXT, lead TEXT, number INT,
+    last TEXT, state TEXT, request_id TEXT, activity_id TEXT, error_type TEXT, message TEXT,
+    batch TEXT, has_other_keys INT, is_matched INT DEFAULT 0,
+    kind TEXT AS (CASE
+        WHEN number IS NULL THEN 'withdrawn'
+        WHEN present IS NULL THEN 'invalid'
+        WHEN state = 'pending' THEN 'waiting'
+        WHEN state = 'failed' AND request_id IS NOT NULL THEN 'failed'
+        WHEN coalesce(state, last) = '{FAILED_BY_QUEUE}' THEN 'failed'
+        WHEN coalesce(state, last) IN ('rejected', 'failed') THEN 'refused'
+        ELSE 'posted' END) STORED
 );
-CREATE TABLE elsewhere (digest TEXT PRIMARY KEY, batch TEXT, has_other_keys INT);
+CREATE VIEW posted_elsewhere AS
+    SELECT present AS digest, batch, has_other_keys FROM known
+    WHERE batch IS NOT NULL AND kind = 'posted';
 """
-
-
-@frozen
-class KnownRow:
-    """
-    A row of an earlier run.
-
-    Attributes:
-        id: Its number in the database.
-        letters: Its key in rejects files.
-        origin: The digest of the row in the file that it came from.
-        present: The digest of the activity that its entry has now; None without an entry.
-        lead: The digest of its lead.
-        state: See `Known`.
-        number: Its number among those of the same origin, from 1.
-    """
-
-    id: int
-    letters: str
-    origin: str
-    present: str | None
-    lead: str
-    state: Known
-    number: int = 1
-
-
-@frozen
-class Stored:
-    """
-    A row of the snapshot.
-
-    Attributes:
-        pos: Its place in the file, from 0.
-        known: The number of the row of an earlier run that it is, None if it is new.
-        number: What a new row is among those of the same digest, from 1; other runs of the same
-            file give it the same one.
-    """
-
-    pos: int
-    line: int
-    item: int | None
-    digest: str
-    lead: str
-    lead_id: str
-    payload: str | None = field(repr=False)
-    own: str = field(repr=False)
-    faults: str | None = field(repr=False)
-    letters: str | None
-    known: int | None
-    verdict: Verdict
-    number: int | None = None
-
-    def activity(self) -> dict[str, Any]:
-        activity: dict[str, Any] = json.loads(self.payload or "{}")
-        return activity
-
-    def reasons(self) -> list[Fault]:
-        return [Fault(*parts) for parts in json.loads(self.faults or "[]")]
-
-
-@frozen
-class FaultGroup:
-    """Faults of the same kind: the first, where it is, and how many rows have one."""
-
-    fault: Fault
-    place: str
-    rows: int
-
-
-@define
-class Plan:
-    """
-    What a run would do.
-
-    Attributes:
-        counts: The number of rows of each verdict.
-        newly_invalid: How many invalid rows no earlier run has left to the rejects.
-        withdrawn: How many unsent rows of earlier runs are gone from the file.
-        moved: How many unsent rows of other batches are in this file.
-        batches: The other batches that doubtful rows were posted in.
-        other_keys: How many doubtful rows were posted with other keys of the same host.
-    """
-
-    counts: Counter[Verdict] = field(factory=Counter[Verdict])
-    newly_invalid: int = 0
-    withdrawn: int = 0
-    moved: int = 0
-    batches: tuple[str, ...] = ()
-    other_keys: int = 0
-
-    @property
-    def rows(self) -> int:
-        return self.counts.total()
-
-    @property
-    def sent(self) -> int:
-        """How many rows are sent by this run, if nothing is doubtful."""
-        counts = self.counts
-        return counts["new"] + counts["waiting"] + counts["again"] + counts["corrected"]
-
-    @property
-    def doubtful(self) -> int:
-        return self.counts["elsewhere"] + self.counts["edit"]
+# A row of another batch has that one's name as its `batch`.
+_OUTCOMES = f"""
+WITH seen AS (
+    SELECT stored.*, known.letters AS key, kind, coalesce(state, last) AS state, request_id,
+        activity_id, error_type, message
+    FROM stored LEFT JOIN known ON known.id = stored.known
+), outcome AS (
+    SELECT *, CASE
+        WHEN state IS NULL AND verdict IN {DOUBTFUL} THEN 'skipped'
+        WHEN state IS NULL AND faults IS NOT NULL THEN 'invalid'
+        WHEN state IS NULL THEN iif(verdict = 'posted', 'accepted', 'not_sent')
+        WHEN state = 'pending' THEN iif(error_type IS 'DeliveryUncertain', 'uncertain', 'not_sent')
+        WHEN state = 'sending' THEN 'uncertain'
+        WHEN state = '{FAILED_BY_QUEUE}' THEN 'failed'
+        ELSE state END AS word
+    FROM seen
+)
+SELECT line, lead_id, word, request_id, activity_id,
+    iif(word = 'invalid', 'InvalidActivity', error_type), message, faults, own, key,
+    key IS NOT NULL AND (word IN ('invalid', 'rejected') OR kind = 'failed')
+FROM outcome ORDER BY pos
+"""
+_POSTPONED = "row JOIN known ON known.id = row.known WHERE verdict = 'later' AND kind = 'waiting'"
 
 
 class Snapshot:
@@ -170,6 +89,8 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
+        self._database.execute(f"PRAGMA cache_size = -{_CACHE}")
         self._database.executescript(_TABLES)
         self._database.execute("BEGIN")
         self._next = 0
@@ -184,111 +105,57 @@ class Snapshot:
 
     def add(self, rows: Iterable[Row]) -> int:
         """Add rows in their order, and return their number."""
-        values = [
-            (
-                *(self._next + n, row.line, row.item, row.digest, row.lead, _lead_id(row)),
-                None if row.payload is None else json.dumps(row.payload, ensure_ascii=False),
-                json.dumps(row.own),
-                json.dumps([(f.column, f.value, f.what, f.remedy) for f in row.faults])
-                if row.faults
-                else None,
-                row.key,
-            )
-            for n, row in enumerate(rows)
-        ]
-        self._next += len(values)
+        numbered = [*enumerate(rows, self._next)]
+        self._next += len(numbered)
         self._database.executemany(
-            "INSERT INTO row"
-            " (pos, line, item, digest, lead, lead_id, payload, own, faults, letters)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            values,
+            "INSERT INTO row (pos, line, item, digest, lead, is_valid, letters)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (pos, row.line, row.item, row.digest, row.lead, not row.faults, row.key)
+                for pos, row in numbered
+            ],
         )
-        return len(values)
-
-    def add_known(self, rows: Iterable[KnownRow], *, is_moved: bool = False) -> None:
-        """Add rows of earlier runs of this batch; or of others, which move if they match."""
         self._database.executemany(
-            "INSERT OR IGNORE INTO known"
-            " (id, letters, origin, present, lead, state, number, rank, is_moved)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
+            "INSERT INTO content (pos, lead_id, own, faults) VALUES (?, ?, ?, ?)",
+            [
                 (
-                    *(r.id, r.letters, r.origin, r.present, r.lead),
-                    *(r.state, r.number, _RANK[r.state], is_moved),
+                    pos,
+                    row.lead_id,
+                    json.dumps(row.own, ensure_ascii=False),
+                    json.dumps([f.parts for f in row.faults]) if row.faults else None,
                 )
-                for r in rows
-            ),
+                for pos, row in numbered
+            ],
         )
+        return len(numbered)
 
-    def add_elsewhere(self, digests: Iterable[tuple[str, str, bool]]) -> None:
-        """Add digests that were posted elsewhere: with the batch, and whether with other keys."""
-        self._database.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?, ?)", digests)
+    def add_known(self, rows: Iterable[Sequence[Any]], *, are_elsewhere: bool = False) -> None:
+        """
+        Add rows of earlier runs; those that were added before are changed.
+
+        Args:
+            rows: The values of `KNOWN_COLUMNS` for each.
+            are_elsewhere: Whether they are of other batches: then the name of the batch, and
+                whether it was posted with other keys, come after these values.
+        """
+        columns = KNOWN_COLUMNS + (("batch", "has_other_keys") if are_elsewhere else ())
+        marks = ", ".join("?" * len(columns))
+        changed = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
+        self._database.executemany(
+            f"INSERT INTO known ({', '.join(columns)}) VALUES ({marks})"
+            f" ON CONFLICT (id) DO UPDATE SET {changed}",
+            rows,
+        )
 
     # Comparing.
 
     def match_keys(self) -> None:
         """Find the rows of a rejects file by their keys."""
-        self._database.execute(
-            """
-            UPDATE row SET known = k.id, verdict = CASE
-                WHEN k.state = 'posted' AND row.digest IN (k.origin, k.present) THEN 'posted'
-                WHEN row.payload IS NULL THEN 'invalid'
-                WHEN k.state IN ('posted', 'withdrawn') THEN 'edit'
-                WHEN row.digest IS NOT k.present THEN 'corrected'
-                WHEN k.state = 'waiting' THEN 'waiting'
-                ELSE 'again' END
-            FROM known k WHERE row.letters = k.letters
-            """
-        )
-        # One that was fixed in the input too, and posted from there, is that row.
-        self._database.execute(
-            """
-            UPDATE row SET known = NULL, verdict = NULL
-            WHERE verdict IN ('edit', 'corrected') AND EXISTS (
-                SELECT 1 FROM known k WHERE k.state = 'posted' AND k.present = row.digest
-                AND (row.verdict = 'edit' OR k.id != row.known))
-            """
-        )
-        self._database.execute(
-            "UPDATE row SET known = NULL WHERE verdict = 'edit' OR known IN"
-            " (SELECT id FROM known WHERE state = 'withdrawn')"
-        )
-        self._mark_matched()
+        matching.match_keys(self._database)
 
     def match(self) -> None:
         """Find the rows that were there before, by what they were and by what they are now."""
-        for column in ("origin", "present"):
-            self._database.execute(
-                f"""
-                CREATE TEMP TABLE pair AS SELECT file.pos, before.id FROM (
-                    SELECT pos, digest,
-                        row_number() OVER (PARTITION BY digest ORDER BY pos) AS number
-                    FROM row WHERE known IS NULL AND verdict IS NULL
-                ) file JOIN (
-                    SELECT id, {column} AS digest,
-                        row_number() OVER (PARTITION BY {column} ORDER BY rank, id) AS number
-                    FROM known WHERE NOT is_matched AND state != 'withdrawn'
-                ) before USING (digest, number)
-                """  # noqa: S608  of two names
-            )
-            self._database.execute(
-                "UPDATE row SET known = pair.id FROM temp.pair WHERE row.pos = pair.pos"
-            )
-            self._database.execute("DROP TABLE temp.pair")
-            self._mark_matched()
-
-    def _mark_matched(self) -> None:
-        self._database.execute(
-            "UPDATE known SET is_matched = 1 WHERE id IN (SELECT known FROM row)"
-        )
-
-    def unmatched(self, size: int) -> Iterator[list[str]]:
-        """Yield the digests of rows that were not there before, so many at a time."""
-        cursor = self._database.execute(
-            "SELECT DISTINCT digest FROM row WHERE known IS NULL AND verdict IS NULL"
-        )
-        while part := cursor.fetchmany(size):
-            yield [digest for (digest,) in part]
+        matching.match(self._database)
 
     def judge(self, *, are_rejects: bool, first: int | None = None) -> Plan:
         """
@@ -299,97 +166,18 @@ class Snapshot:
                 are not gone.
             first: How many rows are sent at most.
         """
-        self._number()
-        again = "'again'" if are_rejects else "'failed'"
-        gone = (
-            ""
-            if are_rejects
-            else (
-                "WHEN lead IN (SELECT lead FROM known WHERE state = 'posted' AND NOT is_matched"
-                " AND NOT is_moved) THEN 'edit'"
-            )
-        )
-        self._database.execute(
-            f"""
-            UPDATE row SET verdict = CASE (SELECT state FROM known k WHERE k.id = row.known)
-                WHEN 'posted' THEN 'posted'
-                WHEN 'waiting' THEN 'waiting'
-                WHEN 'refused' THEN 'again'
-                WHEN 'failed' THEN {again}
-                WHEN 'invalid' THEN 'invalid'
-                ELSE CASE
-                    WHEN payload IS NULL THEN 'invalid'
-                    WHEN digest IN (SELECT digest FROM elsewhere) THEN 'elsewhere'
-                    {gone}
-                    ELSE 'new' END
-                END
-            WHERE verdict IS NULL
-            """  # noqa: S608  of fixed texts
-        )
-        if first is not None:
-            self._database.execute(
-                """
-                UPDATE row SET verdict = 'later'
-                WHERE verdict IN ('new', 'waiting', 'again', 'corrected') AND pos NOT IN (
-                    SELECT pos FROM row WHERE verdict IN ('new', 'waiting', 'again', 'corrected')
-                    ORDER BY pos LIMIT ?)
-                """,
-                (first,),
-            )
-        return self._plan(are_rejects=are_rejects)
+        return matching.judge(self._database, are_rejects=are_rejects, first=first)
 
-    def _number(self) -> None:
-        """Number new rows among those of the same digest, above those that are known."""
-        self._database.execute(
-            """
-            UPDATE row SET number = new.number FROM (
-                SELECT pos, coalesce(top, 0)
-                    + row_number() OVER (PARTITION BY digest ORDER BY pos) AS number
-                FROM row LEFT JOIN (
-                    SELECT origin,
-                        coalesce(max(number) FILTER (WHERE NOT is_moved), 0)
-                        + count(*) FILTER (WHERE is_moved AND is_matched) AS top
-                    FROM known WHERE state != 'withdrawn' GROUP BY origin
-                ) before ON before.origin = row.digest
-                WHERE known IS NULL
-            ) new WHERE row.pos = new.pos
-            """
-        )
-
-    def _plan(self, *, are_rejects: bool) -> Plan:
-        counts = Counter[Verdict]()
-        for verdict, number in self._database.execute(
-            "SELECT verdict, count(*) FROM row GROUP BY verdict"
-        ):
-            counts[verdict] = number
-        (moved,) = self._database.execute(
-            "SELECT count(*) FROM known WHERE is_moved AND is_matched AND state != 'invalid'"
-        ).fetchone()
-        found = self._database.execute(
-            "SELECT DISTINCT batch FROM elsewhere ORDER BY batch LIMIT 5"
-        ).fetchall()
-        (other_keys,) = self._database.execute(
-            "SELECT count(*) FROM row JOIN elsewhere USING (digest)"
-            " WHERE verdict = 'elsewhere' AND has_other_keys"
-        ).fetchone()
-        (newly_invalid,) = self._database.execute(
-            "SELECT count(*) FROM row WHERE verdict = 'invalid' AND known IS NULL"
-        ).fetchone()
-        return Plan(
-            counts=counts,
-            newly_invalid=newly_invalid,
-            withdrawn=0 if are_rejects else len(self._gone("state NOT IN ('posted', 'invalid')")),
-            moved=moved,
-            batches=tuple(name for (name,) in found),
-            other_keys=other_keys,
-        )
-
-    def _gone(self, condition: str) -> list[int]:
+    def unmatched(self, size: int) -> Iterator[list[str]]:
+        """Yield the digests of rows that were not there before, so many at a time."""
         cursor = self._database.execute(
-            f"SELECT id FROM known WHERE NOT is_matched AND NOT is_moved AND {condition}"  # noqa: S608  of fixed texts
-            " AND state != 'withdrawn' ORDER BY id"
+            "SELECT DISTINCT digest FROM row WHERE known IS NULL AND verdict IS NULL"
         )
-        return [id_ for (id_,) in cursor]
+        while part := cursor.fetchmany(size):
+            yield [digest for (digest,) in part]
+
+    def _ids(self, of: str) -> list[int]:
+        return [id_ for (id_,) in self._database.execute(f"SELECT known.id FROM {of}")]
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""
@@ -399,79 +187,83 @@ class Snapshot:
 
     def gone(self) -> list[int]:
         """Return the numbers of rows of earlier runs that are not in the file, and not posted."""
-        return self._gone("state != 'posted'")
+        return self._ids(f"{GONE} ORDER BY id")
 
     def postponed(self) -> list[int]:
         """Return the numbers of rows that are in the outbox, but not to be sent by this run."""
-        cursor = self._database.execute(
-            "SELECT known.id FROM row JOIN known ON known.id = row.known"
-            " WHERE verdict = 'later' AND state = 'waiting'"
-        )
-        return [id_ for (id_,) in cursor]
+        return self._ids(f"{_POSTPONED} ORDER BY pos")
 
     def forget_postponed(self) -> None:
         """Note that the rows of `postponed` are not in the outbox any more."""
         self._database.execute(
             "UPDATE row SET known = NULL WHERE verdict = 'later'"
-            " AND known IN (SELECT id FROM known WHERE state = 'waiting')"
+            f" AND known IN (SELECT known.id FROM {_POSTPONED})"
         )
 
     def moved(self) -> list[int]:
         """Return the numbers of rows that move here from other batches."""
-        cursor = self._database.execute("SELECT id FROM known WHERE is_moved AND is_matched")
-        return [id_ for (id_,) in cursor]
+        return self._ids(MOVED)
 
     def rows(self, *verdicts: Verdict) -> Iterator[Stored]:
         """Yield the rows of these verdicts, or all, in their order."""
         marks = ", ".join("?" * len(verdicts))
         where = f"WHERE verdict IN ({marks})" if verdicts else ""
-        cursor = self._database.execute(f"SELECT * FROM row {where} ORDER BY pos", verdicts)  # noqa: S608  of fixed texts
+        cursor = self._database.execute(f"SELECT * FROM stored {where} ORDER BY pos", verdicts)
         for values in cursor:
             yield Stored(*values)
 
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield what became of each row, in their order."""
+        for values in self._database.execute(_OUTCOMES):
+            yield Outcome(*values)
+
+    def changed(self) -> list[tuple[int, str]]:
+        """Return the numbers of rows whose entries are not in the state that was seen last."""
+        cursor = self._database.execute(
+            f"SELECT id, iif(kind = 'failed', '{FAILED_BY_QUEUE}', state) AS seen FROM known"
+            " WHERE state IS NOT NULL AND seen IS NOT last"
+        )
+        return cursor.fetchall()
+
     def keep(self, ids: Sequence[tuple[int, int]]) -> None:
         """Note under which numbers rows are known from now on, by their place."""
-        self._database.executemany(
-            "UPDATE row SET known = ? WHERE pos = ?", [(known, pos) for pos, known in ids]
-        )
+        self._database.executemany("UPDATE row SET known = ?2 WHERE pos = ?1", ids)
 
     def edits(self, limit: int) -> Iterator[tuple[Stored, int]]:
         """Yield rows that look like edits, each with the number of the posted row that is gone."""
         cursor = self._database.execute(
             """
-            SELECT row.*, pair.id FROM row JOIN (
+            SELECT stored.*, pair.id FROM stored JOIN (
                 SELECT edit.pos, gone.id FROM (
                     SELECT pos, lead, row_number() OVER (PARTITION BY lead ORDER BY pos) AS number
                     FROM row WHERE verdict = 'edit'
                 ) edit JOIN (
                     SELECT id, lead, row_number() OVER (PARTITION BY lead ORDER BY id) AS number
-                    FROM known WHERE state = 'posted' AND NOT is_matched AND NOT is_moved
+                    FROM known WHERE kind = 'posted' AND NOT is_matched AND batch IS NULL
                 ) gone USING (lead, number)
-            ) pair USING (pos) ORDER BY row.pos LIMIT ?
+            ) pair USING (pos) ORDER BY pos LIMIT ?
             """,
             (limit,),
         )
         for values in cursor:
-            yield Stored(*values[:13]), values[-1]
+            yield Stored(*values[:12]), values[12]
 
     def faults(self) -> list[FaultGroup]:
         """Return the faults of invalid rows in groups, in the order of their first rows."""
-        groups: dict[tuple[str, str], list[Any]] = {}
-        for row in self.rows("invalid"):
-            place = f"line {row.line}" + (f", item {row.item}" if row.item else "")
-            for fault in row.reasons():
-                group = groups.setdefault((fault.column, fault.what), [fault, place, 0])
-                group[2] += 1
-        return [FaultGroup(*group) for group in groups.values()]
+        cursor = self._database.execute(
+            """
+            SELECT fault.value, min(pos), line, item, count(DISTINCT pos)
+            FROM stored, json_each(faults) fault WHERE verdict = 'invalid'
+            GROUP BY json_extract(fault.value, '$[0]'), json_extract(fault.value, '$[2]')
+            ORDER BY min(pos), fault.key
+            """
+        )
+        return [
+            FaultGroup(Fault(*json.loads(fault)), place_of(line, item), rows)
+            for fault, _, line, item, rows in cursor
+        ]
 
     def unknown_row(self) -> int | None:
         """Return the line of the first row that is not known, None if all are."""
-        found = self._database.execute(
-            "SELECT line FROM row WHERE known IS NULL ORDER BY pos LIMIT 1"
-        ).fetchone()
-        return None if found is None else int(found[0])
-
-
-def _lead_id(row: Row) -> str:
-    payload = row.payload or {}
-    return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+        (line,) = self._database.execute("SELECT min(line) FROM row WHERE known IS NULL").fetchone()
+        return None if line is None else int(line)

@@ -24,7 +24,10 @@ _HIDDEN = re.compile(rb'\bhidden="(?:1|true)"')
 _ERROR = re.compile(rb'\bt="e"')
 _VALUE = re.compile(rb"<(?:\w+:)?v>([^<]+)</")
 _FORMULA = re.compile(rb"<(?:\w+:)?f[\s>/]")
-_RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_RELATION = (
+    "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id",
+    "{http://purl.oclc.org/ooxml/officeDocument/relationships}id",  # "Strict Open XML" of Excel
+)
 _EXACT = 10**15
 _NO_VALUE = "a formula"
 
@@ -125,7 +128,7 @@ def _sheets(archive: zipfile.ZipFile) -> dict[str, str]:
     book = ET.fromstring(archive.read("xl/workbook.xml"))  # noqa: S314  as above
     found: dict[str, str] = {}
     for sheet in book.iter():
-        target = targets.get(sheet.get(_RELATION))
+        target = next((targets.get(sheet.get(name)) for name in _RELATION if sheet.get(name)), "")
         if sheet.tag.endswith("}sheet") and target and "worksheets/" in target:
             part = target.lstrip("/") if target.startswith("/") else posixpath.join("xl", target)
             found[sheet.get("name", "")] = part
