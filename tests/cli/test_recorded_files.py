@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from leadpost.cli.exits import InputError
+from leadpost.cli.files.opening import opened
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.rows import Row, opened
+from leadpost.cli.files.rows import Row
 
 RECORDED = Path(__file__).parent / "recorded"
 SHEET = Reading(timezone="Asia/Kolkata")
@@ -70,13 +71,22 @@ def test_a_row_that_a_filter_hides_is_refused_unless_it_is_wanted() -> None:
     assert [row.payload for row in rows_of("libreoffice_filtered.xlsx", hidden_too)] == WANTED
 
 
-def test_errors_of_the_spreadsheet_are_refused_by_cell() -> None:
-    rows = rows_of("libreoffice_errors.xlsx", SHEET)
+@pytest.mark.parametrize(
+    ("name", "reading", "third"),
+    [
+        ("libreoffice_errors.xlsx", SHEET, 4),
+        ("libreoffice_errors.csv", TEXT, 5),  # the second row has two lines
+    ],
+)
+def test_errors_of_the_spreadsheet_are_refused_by_cell(
+    name: str, reading: Reading, third: int
+) -> None:
+    rows = rows_of(name, reading)
     said = [f"{row.place}, {fault}" for row in rows for fault in row.faults]
     remedy = "is an error of the spreadsheet; correct the formula, or delete the cell"
     assert said == [
         f"line 2, mx_Custom_1: #N/A {remedy}",
         f"line 3, mx_Custom_1: #DIV/0! {remedy}",
-        f"line 4, Note: #N/A {remedy}",
+        f"line {third}, Note: #N/A {remedy}",
     ]
     assert not any(row.payload for row in rows)

@@ -110,24 +110,11 @@ async def _checks(
 ) -> AsyncGenerator[Check]:
     """Run the checks in order; skip those that depend on a failed one."""
     settled = evolve(account, region=None)  # its hosts are known
-    error = await _error_of(poster.user()) if account.sync_host else None
-    match error:
-        case None if account.sync_host:
-            yield Check("keys", "ok", f"{account.sync_host} takes them")
-        case errors.Unauthorized():
-            here = account.keys_in
-            there: Any = "headers" if here == "query" else "query"
-            meaning = f"refused: {error}"
-            remedy = f"correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or {_HOST}"
-            if await _error_of(poster_of(evolve(settled, keys_in=there)).user()) is None:
-                meaning = f"taken in the {there}, refused in the {here}"
-                remedy = f"set LEADPOST_KEYS_IN={there}"
-            yield Check("keys", "failed", meaning, remedy)
+    keys = await _keys(account, poster, poster_of) if account.sync_host else None
+    if keys is not None:
+        yield keys
+        if keys.verdict == "failed":
             return
-        case None | errors.ConnectionFailed() | errors.NotFound():
-            pass  # another check says so
-        case _:
-            yield Check("keys", "unknown", f"no clear answer: {error}", "try again later")
     error = await _error_of(poster.metrics())
     match error:
         case errors.ConnectionFailed():
@@ -165,6 +152,33 @@ async def _checks(
     error = await _error_of(poster.activity_types())
     is_wrong = errors.ConnectionFailed | errors.NotFound | errors.Unauthorized
     yield _check("sync host", account.sync_host, error, is_wrong, "correct LEADPOST_SYNC_HOST")
+
+
+async def _keys(
+    account: Account,
+    poster: AsyncActivityPoster,
+    poster_of: Callable[[Account], AsyncActivityPoster],
+) -> Check | None:
+    """Ask whose keys these are; None if their host cannot be asked, which another check says."""
+    error = await _error_of(poster.user())
+    match error:
+        case None:
+            return Check("keys", "ok", f"{account.sync_host} takes them")
+        case errors.ConnectionFailed() | errors.NotFound():
+            return None
+        case errors.Unauthorized():
+            here = account.keys_in
+            there: Any = "headers" if here == "query" else "query"
+            if (
+                await _error_of(poster_of(evolve(account, region=None, keys_in=there)).user())
+                is None
+            ):
+                meaning = f"taken in the {there}, refused in the {here}"
+                return Check("keys", "failed", meaning, f"set LEADPOST_KEYS_IN={there}")
+            remedy = f"correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or {_HOST}"
+            return Check("keys", "failed", f"refused: {error}", remedy)
+        case _:
+            return Check("keys", "unknown", f"no clear answer: {error}", "try again later")
 
 
 def _check(name: str, setting: str, error: Exception | None, is_wrong: Any, remedy: str) -> Check:

@@ -13,7 +13,7 @@ from leadpost.cli.files.csv_file import CsvFile
 from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
 from leadpost.cli.files.json_file import JsonFile, Value
 from leadpost.cli.files.reading import KEY, OWN, Fault, Format, Reading
-from leadpost.cli.files.workbook import Broken, Workbook
+from leadpost.cli.files.workbook import ERRORS, Broken, Workbook
 from leadpost.errors import InvalidActivity
 
 UNREADABLE = "leadpost_row"
@@ -150,8 +150,8 @@ class Table:
         faults: list[Fault] = []
         for place, heading, target, read in self._readers:
             cell = cells[place]
-            if isinstance(cell, Broken):
-                faults.append(Fault(heading, cell, *cell.fault))
+            if isinstance(cell, Broken) or cell in ERRORS:
+                faults.append(Fault(heading, cell, *Broken(cell).fault))
                 continue
             try:
                 value = read(cell)

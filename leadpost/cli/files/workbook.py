@@ -30,6 +30,10 @@ _RELATION = (
 )
 _EXACT = 10**15
 _NO_VALUE = "a formula"
+ERRORS = frozenset(
+    {"#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!"}
+)
+"""What spreadsheets show in place of a value, and write into CSV as if it were one."""
 
 
 class Broken(str):
