@@ -27,7 +27,7 @@ from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
 from leadpost._retry import RETRIED, Attempts, RetryPolicy
-from leadpost._transport import BEGIN, LARGEST_BODY, keyed, new_client
+from leadpost._transport import BEGIN, LARGEST_BODY, PARAMS, keyed, new_client
 from leadpost.bucket import Bucket, Priority
 from leadpost.errors import (
     ConnectionFailed,
@@ -284,9 +284,8 @@ class Caller:
         request = self._client.build_request(
             call.method,
             call.url,
-            params=call.params,
             content=call.content,
-            extensions={BEGIN: begin},
+            extensions={PARAMS: call.params, BEGIN: begin},
         )
         try:
             response = await self._client.send(request, follow_redirects=False)

@@ -179,8 +179,6 @@ class Queries:
         """
         Look a lead up, through the synchronous API. Nothing is created or changed.
 
-        The URL holds the value, and httpx logs URLs at INFO: set its logger to WARNING.
-
         Args:
             schema_name: `EmailAddress` or `Phone`.
             value: The address or number, as LeadSquared has it.

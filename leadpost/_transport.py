@@ -1,9 +1,10 @@
 """
 Below the HTTP client: the keys are added, the time-out is kept, the answer is read.
 
-httpx logs every URL, keys included, and puts the request on its exceptions and answers. So the
-client is given requests without keys; the transport under it sends a new request that has them. Its
-answer is complete, within bounds: whatever hooks the client has, they cannot read it half.
+httpx logs every URL, keys and parameters included, and puts the request on its exceptions and
+answers. So the client is given requests without both; the transport under it sends a new request
+that has them. Its answer is complete, within bounds: whatever hooks the client has, they cannot read
+it half.
 """
 
 # pyright: reportPrivateUsage=false
@@ -32,6 +33,8 @@ doubt. So idle connections are dropped after 2 s: 5 s less the longest usual rou
 """
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 """Seconds of silence; the whole call has a time-out of its own."""
+PARAMS = "leadpost.params"
+"""The extension of a request that holds the parameters of its query, which may be personal data."""
 BEGIN = "leadpost.begin"
 """The extension of a request that holds what to call right before it is sent."""
 
@@ -119,20 +122,21 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         headers += _HEADERS
         if _origin(request.url) == self._async_origin:
             headers += self._api_key
-        if request.url == self._submit_url:
+        extensions = dict(request.extensions)
+        params: Mapping[str, str] | None = extensions.pop(PARAMS, None)
+        url = request.url.copy_merge_params(params) if params else request.url
+        if url == self._submit_url:
             headers += self._keys
             url = self._keyed_submit_url
-        elif request.url.copy_with(query=None) in self._without_keys:
-            url = request.url
-        else:
+        elif url.copy_with(query=None) not in self._without_keys:
             headers += self._keys
-            url = self._with_keys(request.url)
+            url = self._with_keys(url)
         return httpx.Request(
             request.method,
             url,
             headers=headers,
             stream=request.stream,
-            extensions=self._extensions(dict(request.extensions)),
+            extensions=self._extensions(extensions),
         )
 
     def _with_keys(self, url: httpx.URL) -> httpx.URL:

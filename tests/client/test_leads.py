@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,16 @@ async def test_each_queue_has_its_metrics(sandbox: Sandbox) -> None:
 
 
 # Looking a lead up.
+
+
+async def test_a_look_up_leaves_no_address_in_any_log(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with AsyncActivityPoster(sandbox.account()) as poster:
+        await poster.find_lead("EmailAddress", "ada@example.com")
+    assert "HTTP Request: GET" in caplog.text  # httpx did log
+    assert "ada" not in caplog.text
 
 
 async def test_find_lead_finds_and_neither_creates_nor_changes(sandbox: Sandbox) -> None:
