@@ -176,7 +176,7 @@ class Batches:
 
     async def note_seen(self, states: Sequence[tuple[int, str]]) -> None:
         """Note the states of entries by the numbers of their rows, for when they are pruned."""
-        for part in parts_of(states):
+        for part in parts_of(states, _PAGE):
             await self._execute(
                 "UPDATE leadpost_rows SET last = :last WHERE id = :id",
                 [{"id": id_, "last": last} for id_, last in part],
@@ -191,9 +191,9 @@ class Batches:
         )
 
 
-def parts_of(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """Cut a sequence into parts of at most 500."""
-    return [items[first : first + PART] for first in range(0, len(items), PART)]
+def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:
+    """Cut a sequence into parts."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def _batch(row: sa.Row[Any]) -> Batch:
