@@ -3,8 +3,8 @@ Below the HTTP client: the keys are added, the time-out is kept, the answer is r
 
 httpx logs every URL, keys and parameters included, and puts the request on its exceptions and
 answers. So the client is given requests without both; the transport under it sends a new request
-that has them. Its answer is complete, within bounds: whatever hooks the client has, they cannot read
-it half.
+that has them. Its answer is complete, within bounds: whatever hooks the client has, they cannot
+read it half.
 """
 
 # pyright: reportPrivateUsage=false
