@@ -1,12 +1,12 @@
 """
 Bulk files: a row is the activity it would send. The path of a file, from top to bottom:
 
-1. **Read.** `opening` finds the format; `csv_file`, `workbook` and `json_file` yield cells or values;
-   `columns` says which column goes where, and `rows` makes an activity of each row (`cells`), or
-   says what is wrong with it. `reading` has the options.
-2. **Compare.** `comparing` puts the rows into a private SQLite database without a name (`snapshot`),
-   and beside them what `batches` knows of earlier runs, in two tables of the outbox's database
-   (`tables`). `matching` is SQL: each row gets a verdict (`plan`).
+1. **Read.** `opening` finds the format; `csv_file`, `workbook` and `json_file` yield cells or
+   values; `columns` says which column goes where, and `rows` makes an activity of each row
+   (`cells`), or says what is wrong with it. `reading` has the options.
+2. **Compare.** `comparing` puts the rows into a private SQLite database without a name
+   (`snapshot`), and beside them what `batches` knows of earlier runs, in two tables of the outbox's
+   database (`tables`). `matching` is SQL: each row gets a verdict (`plan`).
 3. **Plan.** `posting` shows it (`showing`), and asks where a guess could lose or duplicate an
    activity. A step that a run takes before it sends belongs here.
 4. **Send.** `sending` puts new rows into the outbox (`entries`) and posts from there at the same
