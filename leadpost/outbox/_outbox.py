@@ -274,6 +274,9 @@ class Outbox:
         One question at a time: at the pace of the limit if nothing is pending, else at a fifth of
         it. LeadSquared may retry a request for hours.
 
+        Args:
+            poster: What to ask with.
+
         Returns:
             How many entries came into each state.
 

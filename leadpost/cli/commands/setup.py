@@ -75,7 +75,9 @@ def _check(account: Account, *, verbose: bool) -> None:
 
     async def asking() -> None:
         async with AsyncActivityPoster(account, bucket=SharedTokenBucket(url_of(None))) as poster:
-            await poster.metrics()
+            if account.sync_host:
+                await poster.user()  # shows AccessKey and SecretKey
+            await poster.metrics()  # shows the x-api-key
 
     with logged(Console(stderr=True), verbose=verbose):
         asyncio.run(asking())
