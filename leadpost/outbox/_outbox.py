@@ -332,7 +332,13 @@ class Outbox:
     async def entries(
         self, *states: EntryState, key_prefix: str | None = None
     ) -> AsyncGenerator[Entry]:
-        """Yield the entries in these states, by default all, in the order of putting."""
+        """
+        Yield the entries in these states, by default all, in the order of putting.
+
+        Args:
+            states: As in `Entry.state`.
+            key_prefix: Only entries whose key begins with it.
+        """
         last = 0
         while True:
             page = await self._store.read(
@@ -353,7 +359,7 @@ class Outbox:
         return await self._store.read(_entries.history, entry_id)
 
     async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state, all or those whose key has this prefix."""
+        """Count the entries in each state, all or those whose key begins with `key_prefix`."""
         return await self._store.read(_entries.count, key_prefix or "")
 
     async def others(self) -> dict[str, int]:
