@@ -416,6 +416,9 @@ class Outbox:
         """
         Make `uncertain` entries `succeeded`, because somebody has seen them on the lead.
 
+        Args:
+            ids: The entries' ids.
+
         Returns:
             The number of these entries that were uncertain.
         """
@@ -445,7 +448,7 @@ class Outbox:
         return done
 
     async def prune(self, older_than: timedelta) -> int:
-        """Delete entries that were finished so long ago, and return their number."""
+        """Delete entries that finished longer ago than `older_than`, and return their number."""
         if older_than < timedelta(0):
             raise ValueError(f"older_than: found {older_than}, wanted a time of zero or more")
         done = 0
