@@ -84,6 +84,7 @@ async def test_under_every_fault_each_activity_has_the_right_outcome() -> None:
             sandbox.account(),
             client=client,
             bucket=TokenBucket(period=0.05),
+            call_timeout=1.0,  # the token of a call without an answer rests that long
             retry=RetryPolicy(initial_wait=0.05, jitter=0.05),
         )
         outcomes: dict[int, Outcome] = {}
