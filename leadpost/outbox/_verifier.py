@@ -11,7 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT, PERIOD
-from leadpost.errors import NotFound, NotSent, Rejected, Unauthorized, Unavailable
+from leadpost.errors import (
+    LeadpostError,
+    NotFound,
+    NotSent,
+    Rejected,
+    Unauthorized,
+    Unavailable,
+)
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState
@@ -48,6 +55,7 @@ class Verifier:
 
         Raises:
             Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
+            UnexpectedAnswer: an answer cannot be read; `postpone` goes on after it.
             OutboxError: the database failed.
         """
         if self._check is None:
@@ -58,9 +66,7 @@ class Verifier:
         try:
             verdict = await self._ask(self._check)
         except (Unavailable, NotSent) as error:
-            self._check = None  # another one is next: it may be only this one that fails
-            self._absence.begin(error)
-            return _POLL
+            return self.postpone(error)
         self._absence.end()
         is_settled, self._check = await self._store.write(
             settle_and_claim, of=self._check, verdict=verdict
@@ -68,6 +74,12 @@ class Verifier:
         if is_settled:
             self.tally[verdict.state] += 1
         return 0.0
+
+    def postpone(self, error: LeadpostError) -> float:
+        """Return the seconds to wait after a status could not be had; another one is next."""
+        self._check = None
+        self._absence.begin(error)
+        return _POLL
 
     async def _ask(self, check: Check) -> Verdict:
         """Return what LeadSquared says of an entry."""

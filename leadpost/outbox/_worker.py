@@ -40,6 +40,7 @@ from leadpost.errors import (
     ServerError,
     TokenLost,
     Unauthorized,
+    UnexpectedAnswer,
 )
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._clock import boot_time
@@ -469,6 +470,8 @@ class Worker:
                 due = await verifier.ask_next()
             except OutboxUnavailable as error:
                 due = self._went_away(error)
+            except UnexpectedAnswer as error:  # such as a page of HTML in an outage
+                due = verifier.postpone(error)
             except (Unauthorized, NotFound) as error:
                 what = described(error)
                 _log.error("outbox: accepted entries are not verified any more: %s", what)

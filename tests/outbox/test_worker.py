@@ -492,6 +492,36 @@ async def test_a_status_api_that_is_elsewhere_does_not_end_a_run(
     await asyncio.wait([running])
 
 
+async def test_a_page_of_html_in_place_of_a_status_does_not_end_a_run(
+    outbox: Outbox, sandbox: Sandbox, quick_checks: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    del quick_checks
+    is_maintained = True
+
+    async def behind_a_proxy(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET" and is_maintained:
+            return httpx.Response(200, html="<h1>Maintenance</h1>")
+        async with httpx.AsyncClient() as client:
+            copy = client.build_request(
+                request.method, request.url, headers=request.headers, content=request.content
+            )
+            return await client.send(copy)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(behind_a_proxy))
+    await outbox.put(noted(1))
+    async with client, poster_to(sandbox, client=client) as posting:
+        running = asyncio.create_task(outbox.run(posting))
+        async with within(10):
+            while "the Status API cannot be reached: UnexpectedAnswer" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await outbox.put(noted(2))
+        await until_accepted(outbox, 2)
+        is_maintained = False
+        await until(outbox, succeeded=2)
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def test_while_posts_wait_they_have_four_fifths_of_the_tokens(
     outbox: Outbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
