@@ -79,12 +79,12 @@ async def test_under_every_fault_each_activity_has_the_right_outcome() -> None:
     posted = [activity(201, activity_note=f"call {n}") for n in range(1000)]
     faults = Faults(dict.fromkeys(FAULTS, 0.02), retry_after=0, slow=30)
     with Sandbox(faults=faults, period=0.05, seed=7) as sandbox:
-        client = httpx.AsyncClient(timeout=0.6)
+        client = httpx.AsyncClient(timeout=2.0)
         poster = AsyncActivityPoster(
             sandbox.account(),
             client=client,
             bucket=TokenBucket(period=0.05),
-            call_timeout=1.0,  # the token of a call without an answer rests that long
+            call_timeout=2.0,  # the token of a call without an answer rests that long
             retry=RetryPolicy(initial_wait=0.05, jitter=0.05),
         )
         outcomes: dict[int, Outcome] = {}
