@@ -219,7 +219,7 @@ def test_a_moment_without_a_time_zone_is_refused() -> None:
         ({"Parameter": {"FromDate": "2024-01-02 03:04:05"}}, "'ToDate' is required"),
         ({"Paging": {"PageIndex": 0, "PageSize": 9}}, "PageIndex must be 1 or more"),
         ({"Paging": {"PageIndex": 1, "PageSize": 1001}}, "PageSize must be from 1 to 1000"),
-        ({"Sorting": {"ColumnName": "CreatedOn", "Direction": 1}}, "sorts by ProspectActivityId"),
+        ({"Sorting": {"ColumnName": "CreatedOn", "Direction": 1}}, "sorts only by ProspectActivityId"),
     ],
 )
 async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
