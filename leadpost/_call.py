@@ -348,7 +348,7 @@ class Caller:
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
-        elif attempts.doubt is not None or (attempts.is_sent and attempts.status is None):
+        elif attempts.uncertain is not None or (attempts.is_sent and attempts.status is None):
             state = "uncertain"
         else:
             state = "failed" if attempts.is_sent or attempts.last is not None else "not_sent"

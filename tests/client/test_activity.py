@@ -194,7 +194,7 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ({"Fields": [{"SchemaName": "", "Value": "x"}]}, "Fields[0]: found a value of type dict"),
         (
             {"Fields": [{"SchemaName": "a", "Value": 1}, {"SchemaName": "a", "Value": 2}]},
-            "a: found the SchemaName a second time, wanted each SchemaName once",
+            "a: found a duplicate SchemaName, wanted each SchemaName once",
         ),
         ({"Fields": [{"SchemaName": "a", "Value": math.nan}]}, "a: found the number nan, wanted"),
         ({"Fields": [{"SchemaName": "a", "Value": math.inf}]}, "a: found the number inf, wanted"),
@@ -211,7 +211,7 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ),
         (
             {"Fields": [{"SchemaName": "a", "Value": "", "Fields": [{"SchemaName": "b"}] * 2}]},
-            "a[1]: found a SchemaName a second time, wanted each SchemaName once",
+            "a[1]: found a duplicate SchemaName, wanted each SchemaName once",
         ),
         ({"Fields": [{"SchemaName": "\ud800", "Value": 1}]}, "fields: found text with half a"),
         ({"\ud800": 1}, "extra: found text with half a surrogate pair, wanted text that UTF-8"),

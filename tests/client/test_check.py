@@ -154,7 +154,7 @@ async def test_messages_name_the_nearest_and_show_no_value(sandbox: Sandbox) -> 
     assert [str(finding) for finding in one.findings] == [
         "mx_Custom_1: is not among its 4 options; did you mean 'Connected'?",
         "mx_custom_2: activity type 210 has no such field; did you mean mx_Custom_2?",
-        "mx_Custom_5: has 150 characters; the most are 50",
+        "mx_Custom_5: has 150 characters; the maximum is 50",
     ]
 
 

@@ -67,7 +67,7 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_value(
 ) -> None:
     monkeypatch.setenv(name, value)
     message = refused_configuration()
-    assert message == f"{name}: no proxy URL, wanted one such as http://proxy.example.com:3128"
+    assert message == f"{name}: wanted a proxy URL such as http://proxy.example.com:3128"
 
 
 def test_of_two_proxies_the_one_that_cannot_be_used_is_named(

@@ -203,7 +203,7 @@ def test_a_page_that_repeats_endlessly_ends_the_reading() -> None:
         return httpx.Response(200, json=body)
 
     vendor = Vendor(answer)
-    with pytest.raises(UnexpectedAnswer, match="25 of 999"):
+    with pytest.raises(UnexpectedAnswer, match="counts 999 activities but returned 25;"):
         read_from(vendor)
     assert offsets(vendor) == ["0", "25", "1"]
 
@@ -213,7 +213,7 @@ def test_fewer_activities_than_counted_is_an_error() -> None:
         return httpx.Response(200, json={"RecordCount": 3, "ProspectActivities": []})
 
     vendor = Vendor(answer)
-    with pytest.raises(UnexpectedAnswer, match="0 of 3"):
+    with pytest.raises(UnexpectedAnswer, match="counts 3 activities but returned 0;"):
         read_from(vendor)
     assert offsets(vendor) == ["0", "1"]
 

@@ -1,8 +1,6 @@
 # ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """Entries: putting them, and asking for them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
