@@ -37,7 +37,7 @@ IN_DOUBT = {"cut-before", "cut-after", "slow"}
 
 
 @pytest.mark.parametrize("window", ["sliding", "fixed", "bucket"])
-async def test_200_posts_are_never_refused_and_come_back_in_order(window: str) -> None:
+async def test_200_posts_are_never_refused_and_return_in_order(window: str) -> None:
     posted = [activity(201, activity_note=f"call {n}") for n in range(200)]
     with Sandbox(delay=(0.02, 0.15), window=window) as sandbox:
         async with AsyncActivityPoster(sandbox.account()) as poster:

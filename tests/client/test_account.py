@@ -97,7 +97,7 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"createcustom_path": "/" + "a" * 99_999}, "wanted a path such as /a/b"),
     ],
 )
-def test_each_mistake_names_the_setting_and_what_is_expected(
+def test_each_mistake_names_the_setting_and_the_expected_value(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -149,7 +149,7 @@ def test_from_env_names_the_variable_that_is_missing(missing: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["LEADPOST_FAILURE_IS_FINAL", "LEADPOST_KEYS_FOR_STATUS"])
-def test_from_env_refuses_a_boolean_that_is_neither_true_nor_false(name: str) -> None:
+def test_from_env_raises_for_a_boolean_other_than_true_or_false(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}: wanted 'true' or"):
         Account.from_env(ENVIRONMENT | {name: "maybe"})
 

@@ -68,7 +68,7 @@ async def test_activities_of_all_leads_are_found_with_their_lead(sandbox: Sandbo
     assert NOTE not in repr(note)
 
 
-async def test_what_was_modified_before_or_after_is_not_found_and_both_ends_are(
+async def test_both_ends_of_the_span_are_included_and_nothing_outside(
     sandbox: Sandbox,
 ) -> None:
     async with poster_to(sandbox) as poster:
@@ -113,7 +113,7 @@ def read(vendor: Vendor, **options: Any) -> list[LeadActivity] | None:
     return run_virtual(poster.activities_between(206, START, START, **options))
 
 
-def test_the_question_and_the_answer_have_the_shape_of_public_integrations() -> None:
+def test_the_query_and_the_answer_have_the_shape_of_public_integrations() -> None:
     async def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=ANSWER)
 
@@ -154,7 +154,7 @@ def test_pages_that_are_numbered_from_0_are_read_too(rows: int) -> None:
 
 
 @pytest.mark.parametrize(("counts_pages", "calls"), [(False, 1), (True, 2)])
-def test_too_many_are_given_up_after_the_first_page_that_shows_it(
+def test_most_calls_ends_the_reading_after_the_first_page_that_exceeds_it(
     *, counts_pages: bool, calls: int
 ) -> None:
     vendor = pages_of(2500, counts_pages=counts_pages)
@@ -193,7 +193,7 @@ def test_an_answer_that_cannot_be_read_is_unexpected(body: str) -> None:
         read(Vendor(answer))
 
 
-def test_a_refusal_is_an_error() -> None:
+def test_an_error_of_leadsquareds_is_raised() -> None:
     async def answer(_: httpx.Request) -> httpx.Response:
         body = {"Status": "Error", "ExceptionType": "MXUnAuthorizedAccessException"}
         return httpx.Response(500, json=body)
@@ -202,7 +202,7 @@ def test_a_refusal_is_an_error() -> None:
         read(Vendor(answer))
 
 
-def test_a_moment_without_a_time_zone_is_refused() -> None:
+def test_a_moment_without_a_time_zone_raises() -> None:
     poster = AsyncActivityPoster(account(), bucket=OpenBucket())
     naive = START.replace(tzinfo=None)
     with pytest.raises(ValueError, match="aware"):
@@ -225,7 +225,7 @@ def test_a_moment_without_a_time_zone_is_refused() -> None:
         ),
     ],
 )
-async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
+async def test_the_sandbox_rejects_a_query_that_breaks_the_specification(
     sandbox: Sandbox, changes: dict[str, Any], message: str
 ) -> None:
     query: dict[str, Any] = {

@@ -165,7 +165,7 @@ async def test_an_injected_client_is_used_whatever_the_environment(
         assert await poster.post(activity()) == "r201"
 
 
-# Proxies that do not let a call through.
+# Proxies that do not forward a call.
 
 
 async def failure_through(

@@ -350,7 +350,7 @@ async def test_the_sandbox_answers_in_leadsquareds_shape(sandbox: Sandbox) -> No
         (LEAD, {"Paging": {"Offset": "0", "RowCount": 0}}, "RowCount must be from 1 to 25"),
     ],
 )
-async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
+async def test_the_sandbox_rejects_a_query_that_breaks_the_specification(
     sandbox: Sandbox, lead: str | None, changes: dict[str, Any], message: str
 ) -> None:
     async with connect(sandbox) as client:
@@ -360,7 +360,7 @@ async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
     assert message in response.json()["ExceptionMessage"]
 
 
-async def test_the_sandbox_refuses_a_query_that_is_no_json(sandbox: Sandbox) -> None:
+async def test_the_sandbox_rejects_a_query_that_is_not_json(sandbox: Sandbox) -> None:
     async with connect(sandbox) as client:
         response = await client.post(RETRIEVE, params={"leadId": LEAD}, content=b"x")
     assert response.status_code == 400
