@@ -294,11 +294,12 @@ class Outbox:
         on_progress: Callable[[int, int], None] = lambda _, __: None,
     ) -> Counter[EntryState]:
         """
-        Look once for each `uncertain` entry among the activities that its lead has.
+        Look once for each `uncertain` entry among the activities of its lead.
 
-        One of the same type, note and date-time, created since the entry was sent and not another
-        entry's, is it: `accepted`, with the activity's id. If there surely is none, the entry is
-        `pending` again. What is not clear stays `uncertain`, with the reason in its message.
+        If one has the same type, note and date-time, was created since the call and belongs to no
+        other entry, the entry becomes `accepted`, with the activity's id. If there is none after
+        `settle`, the entry becomes `pending` again. Otherwise it stays `uncertain`, with the reason
+        in its message.
 
         Args:
             poster: The poster for the queries; its account must have a `sync_host`.

@@ -33,7 +33,7 @@ FAULTS = (
     "cut-after",
     "slow",
 )
-IN_DOUBT = {"cut-before", "cut-after", "slow"}
+UNCERTAIN = {"cut-before", "cut-after", "slow"}
 
 
 @pytest.mark.parametrize("window", ["sliding", "fixed", "bucket"])
@@ -107,7 +107,7 @@ async def test_under_every_fault_each_activity_has_the_right_outcome() -> None:
         elif outcome.state != "uncertain":
             assert expected not in taken
     states = Counter(outcome.state for outcome in outcomes.values())
-    assert states["uncertain"] == sum(report.faults[name] for name in IN_DOUBT)
+    assert states["uncertain"] == sum(report.faults[name] for name in UNCERTAIN)
     assert states["rejected"] == report.faults["500-mx"] + report.faults["200-error"]
     assert states["accepted"] + states["uncertain"] + states["rejected"] == 1000
 
