@@ -184,7 +184,7 @@ class Worker:
         self._stop()
         if posting.done():
             return
-        _log.info("outbox: the worker stops: waiting for %d calls in flight", self._posting)
+        _log.info("outbox: the worker stops: it waits for %d calls in flight", self._posting)
         try:
             await asyncio.wait([posting], timeout=GRACE)
         finally:
