@@ -212,3 +212,9 @@ def test_every_name_of_a_fault_is_valid() -> None:
 def test_invalid_options_raise(faults: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         faults()
+
+
+def test_faults_that_are_not_a_mapping_raise() -> None:
+    names: Any = ["500"]
+    with pytest.raises(TypeError, match="faults must map names to shares, such as {'500': 0.1}"):
+        Faults(names)
