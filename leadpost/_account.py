@@ -1,4 +1,4 @@
-"""The account: its hosts, keys and paths, from arguments or from the environment."""
+"""`Account`: its hosts, keys and paths, from arguments or from the environment."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ REGIONS: Mapping[str, str] = {
     "canada": "-ca12",
     "middle-east": "-me61",
 }
-"""Region to the code in its host names. Async hosts are documented for India, USA and Singapore."""
+"""Region to the code in its host names. Documented async hosts: India, USA and Singapore."""
 
 _VARIABLES: Mapping[str, str] = {
     "name": "LEADPOST_ACCOUNT",
@@ -48,7 +48,7 @@ STATUS_PATHS = (
     *("status_path", "metrics_path"),
     *("createcustom_status_path", "createcustom_metrics_path"),
 )
-"""The calls that are documented to need the `x-api-key` only."""
+"""The calls that need only the `x-api-key`, according to LeadSquared's documentation."""
 _PATHS = ("submit_path", "createcustom_path", *STATUS_PATHS)
 _HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"[\w.-]{1,100}")
@@ -62,29 +62,30 @@ class Account:
 
     Args:
         host: The async host, such as `asyncapi-in21.leadsquared.com`; https unless it is loopback.
-        region: Instead of `host`, one of `india`, `hyderabad`, `usa`, `singapore`, `ireland`,
-            `canada`, `middle-east`.
+        region: Instead of `host`: `india`, `hyderabad`, `usa`, `singapore`, `ireland`, `canada` or
+            `middle-east`.
         sync_host: The host of the synchronous API (activity types, `post_sync`). By default the
             region's, or `host` without its `async`.
         access_key: The user's AccessKey.
         secret_key: The user's SecretKey.
         api_key: The `x-api-key` of the Async API.
-        keys_in: Where AccessKey and SecretKey go: `query` (all of the async pages show it) or
-            `headers` (recommended on LeadSquared's page on authentication; unconfirmed on async
-            hosts).
-        keys_for_status: Whether AccessKey and SecretKey go with status and metrics calls too. The
-            documented ones need the `x-api-key` only, and every call with keys exposes them.
+        keys_in: How AccessKey and SecretKey are sent: in the `query` (as on all pages of the Async
+            API) or in `headers` (as LeadSquared's page on authentication recommends; unconfirmed on
+            async hosts).
+        keys_for_status: Whether to send AccessKey and SecretKey with status and metrics calls too.
+            According to LeadSquared's documentation these need only the `x-api-key`, and every
+            call with keys exposes them.
         submit_path: Path of the async post.
         status_path: Path of the Status API (unconfirmed).
         metrics_path: Path of the Metrics API (unconfirmed).
         createcustom_path: Path of the async post that finds or creates the lead.
-        createcustom_status_path: Path of the Status API for those (unconfirmed).
-        createcustom_metrics_path: Path of the Metrics API for those.
-        name: What the account is called in an outbox, such as `acme-production`: its entries and
-            its limit stay together when a key changes, or when several users post. By default a
-            fingerprint of host and access key.
-        failure_is_final: Whether the status `FAILURE` is final. False by default: LeadSquared
-            retries some of those for hours.
+        createcustom_status_path: Path of the Status API for such posts (unconfirmed).
+        createcustom_metrics_path: Path of the Metrics API for such posts.
+        name: The account's name in an outbox, such as `acme-production`. With a name, its entries
+            and its limit stay together when a key changes, or when several users post. By default
+            a fingerprint of host and access key.
+        failure_is_final: Whether the status `FAILURE` is final. False by default, as LeadSquared
+            retries some of these requests for hours.
 
     Raises:
         ConfigurationError: a key is missing or malformed, or a host cannot be right. The message
@@ -118,7 +119,7 @@ class Account:
         _check_keys({name: getattr(self, name) for name in _KEYS})
         if self.name and not _NAME.fullmatch(self.name):
             raise ConfigurationError(
-                f"name ({_VARIABLES['name']}): wanted up to 100 letters, digits, dots or hyphens"
+                f"name ({_VARIABLES['name']}): use up to 100 letters, digits, dots and hyphens"
             )
         if self.keys_in not in {"query", "headers"}:
             raise ConfigurationError(
@@ -165,7 +166,7 @@ class Account:
     @property
     def fingerprint(self) -> str:
         """
-        What tells these keys from others: 16 hexadecimal digits of a digest of host and access key.
+        A fingerprint of host and access key: 16 hexadecimal digits.
 
         The access key cannot be computed from it.
         """
@@ -174,12 +175,12 @@ class Account:
 
     @property
     def id(self) -> str:
-        """What entries in an outbox and a shared bucket belong to: the name, or the fingerprint."""
+        """The owner of entries in an outbox and of a shared bucket: the name or the fingerprint."""
         return self.name or self.fingerprint
 
     @property
     def secrets(self) -> tuple[str, str, str]:
-        """The keys: texts that must not be shown."""
+        """The keys, which must never be shown."""
         return self.access_key, self.secret_key, self.api_key
 
     @property
@@ -203,12 +204,12 @@ class Account:
         if not self.sync_host:
             raise ConfigurationError(
                 f"sync_host ({_VARIABLES['sync_host']}) is missing: this call goes to the"
-                f" synchronous API, whose host does not follow from {self.host}"
+                f" synchronous API, whose host cannot be derived from {self.host}"
             )
         return httpx.URL(self.sync_host + path)
 
     def settings_of(self, path: str) -> str:
-        """Name the settings that make up the URL of a path: attributes and their variables."""
+        """Return the settings that make up the URL of a path: attributes and their variables."""
         names = (path, "host") if path in self._urls else ("sync_host",)
         return " and ".join(f"{name} ({_VARIABLES[name]})" for name in names)
 
@@ -218,12 +219,12 @@ def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
     if region is not None:
         if host:
             raise ConfigurationError(
-                "both host and region are given (LEADPOST_HOST, LEADPOST_REGION): one will do"
+                "host and region: set LEADPOST_HOST or LEADPOST_REGION, not both"
             )
         if region.lower() not in REGIONS:
             raise ConfigurationError(
                 f"region (LEADPOST_REGION): found {region!r}, wanted one of {', '.join(REGIONS)};"
-                " or give the host (LEADPOST_HOST)"
+                " or set the host (LEADPOST_HOST)"
             )
         code = REGIONS[region.lower()]
         host = f"asyncapi{code}.leadsquared.com"
@@ -252,9 +253,7 @@ def _url(name: str, host: str) -> str:
         raise ConfigurationError(f"{where}: {error}; wanted {wanted}") from None
     hostname = parts.hostname or ""
     if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
-        raise ConfigurationError(
-            f"{where}: found more than a host (user, path or query), wanted {wanted}"
-        )
+        raise ConfigurationError(f"{where}: found a user, path or query, wanted only {wanted}")
     if not _HOSTNAME.fullmatch(hostname):
         raise ConfigurationError(f"{where}: found no host, wanted {wanted}")
     if parts.scheme not in {"https", "http"}:
@@ -276,7 +275,7 @@ def _is_loopback(hostname: str) -> bool:
 
 
 def _check_keys(keys: Mapping[str, object]) -> None:
-    """Refuse keys that are missing or that no header can carry, without showing them."""
+    """Raise for keys that are missing or that no header can carry, without showing them."""
     missing = [name for name, key in keys.items() if not isinstance(key, str) or not key]
     if missing:
         names, variables = " and ".join(missing), " and ".join(_VARIABLES[name] for name in missing)
@@ -286,6 +285,6 @@ def _check_keys(keys: Mapping[str, object]) -> None:
         text = str(key)
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ConfigurationError(
-                f"{name} ({_VARIABLES[name]}): found a space or a character that is not printable"
-                " ASCII; was more than the key copied?"
+                f"{name} ({_VARIABLES[name]}): contains a space or a character that is not"
+                " printable ASCII; copy the key again"
             )

@@ -33,9 +33,9 @@ from leadpost.errors import (
 
 FAILURES_IN_A_ROW = 3
 LONGEST_PAUSE = 30.0
-"""Seconds between two trials that leave nothing in doubt."""
-LONGEST_PAUSE_IN_DOUBT = 300.0
-"""Seconds between two trials, if they leave their posts in doubt."""
+"""The most seconds between two trials that leave nothing uncertain."""
+LONGEST_UNCERTAIN_PAUSE = 300.0
+"""The most seconds between two trials, if they leave their posts uncertain."""
 _LOG_EVERY = 60.0
 
 Probe = Callable[[], Awaitable[bool | None]]
@@ -53,7 +53,7 @@ class Outage:
         since: When the outage began, None without one.
         trial_at: When the next trial may begin.
         pause: Seconds between the last trial and the next.
-        in_doubt: Whether posts of this outage were left in doubt.
+        is_uncertain: Whether posts of this outage are uncertain.
         failed: The activities of the posts that failed last, in a row.
         error: What the last of them failed with.
         answers: The number of proper answers so far.
@@ -62,7 +62,7 @@ class Outage:
     since: float | None = None
     trial_at: float = 0.0
     pause: float = 0.0
-    in_doubt: bool = False
+    is_uncertain: bool = False
     failed: deque[int] = field(factory=lambda: deque(maxlen=FAILURES_IN_A_ROW))
     error: LeadpostError | None = None
     answers: int = 0
@@ -71,7 +71,7 @@ class Outage:
         """Record a post without a proper answer."""
         self.failed.append(activity)
         self.error = error
-        self.in_doubt |= isinstance(error, DeliveryUncertain)
+        self.is_uncertain |= isinstance(error, DeliveryUncertain)
         if self.since is None:
             in_a_row = len(self.failed) == FAILURES_IN_A_ROW and len(set(self.failed)) > 1
             if in_a_row or error.retry_after:
@@ -90,13 +90,13 @@ class Outage:
         self.answers += 1
         self.since = self.error = None
         self.pause = 0.0
-        self.in_doubt = False
+        self.is_uncertain = False
         self.failed.clear()
 
     def _pause_before_trial(self, now: float, error: LeadpostError) -> None:
-        doubt = isinstance(error, DeliveryUncertain)
-        first = 2.0 if doubt else 1.0
-        longest = LONGEST_PAUSE_IN_DOUBT if doubt else LONGEST_PAUSE
+        is_uncertain = isinstance(error, DeliveryUncertain)
+        first = 2.0 if is_uncertain else 1.0
+        longest = LONGEST_UNCERTAIN_PAUSE if is_uncertain else LONGEST_PAUSE
         self.pause = min(max(self.pause * 2, first), longest)
         self.trial_at = now + max(self.pause, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
 
@@ -136,11 +136,11 @@ class Availability:
         """
         Wait until a post may be tried, and record how it ended.
 
-        The error that passes through tells how. Without one the post was answered, provided that
-        `Turn.may_send` had returned True.
+        An error that passes through is the result. Without one the post was answered, provided that
+        `Turn.may_send` returned True.
 
         Args:
-            activity: A number that tells activities apart.
+            activity: A number that identifies the activity.
             until: Given the event loop's time at which the outage began, the time at which to stop
                 waiting; None to wait for its end.
 
@@ -217,7 +217,7 @@ class Availability:
 
     async def _may_try(self) -> bool:
         """Make a query before a trial whose post could become uncertain."""
-        if not self._outage.in_doubt or await self._probe() is not False:
+        if not self._outage.is_uncertain or await self._probe() is not False:
             return True
         if self.is_away:
             self._outage.failed_probe(asyncio.get_running_loop().time())
@@ -274,10 +274,10 @@ class Turn:
     One attempt to post.
 
     Attributes:
-        activity: A number that tells activities apart.
-        sends: Whether it was let go to send.
+        activity: A number that identifies the activity.
+        sends: Whether it was allowed to send.
         waited: Whether it had to wait for the end of an outage, or for its trial.
-        answers: The number of proper answers that other posts had had when it was sent.
+        answers: The number of proper answers to other posts when it was sent.
     """
 
     activity: int
@@ -294,7 +294,7 @@ class Turn:
 
 
 def _described(error: LeadpostError) -> str:
-    """Name an error without its text, in which LeadSquared's words may be."""
+    """Name an error without its text, which may be LeadSquared's."""
     name = type(error).__name__
     if error.retry_after:
         name += f", Retry-After {error.retry_after:.0f} s"

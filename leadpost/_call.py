@@ -1,9 +1,9 @@
 """
 One call, in a straight line: retry, token, request, answer.
 
-`Caller.__call__` retries. `Caller._attempt` runs one attempt as a task of its own, so that a call
-that was sent is finished whatever its caller does. `Caller._make` is that task: it waits during an
-outage, takes a token, sends the request (`Caller._exchange`) and reads the answer.
+`Caller.__call__` retries. `Caller._attempt` runs one attempt in its own task, so that a call that
+was sent finishes whatever its caller does. `Caller._make` is that task: it waits during an outage,
+takes a token, sends the request (`Caller._exchange`) and reads the answer.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Draw(Generic[T]):
     A call that is chosen once there is a token for it.
 
     Attributes:
-        name: The poster's method, as hooks hear it.
+        name: The poster's method, for hooks.
         draw: Returns the call; raises `NotSent` if there is none.
     """
 
@@ -201,10 +201,10 @@ class Caller:
 
     async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """
-        Make one attempt, as a task of its own.
+        Make one attempt in its own task.
 
-        Until its request leaves, its caller's cancellation ends it. Until it has a token, a stop or
-        the caller's time limit ends it too. Afterwards only its own time-out, the closing of the
+        Until its request is sent, its caller's cancellation ends it. Until it has a token, a stop
+        or the caller's time limit ends it too. Afterwards only its own time-out, the closing of the
         poster and `Terms.cut_off` do.
         """
         self._enter_loop()
@@ -348,7 +348,7 @@ class Caller:
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
-        elif attempts.doubt is not None or (attempts.is_sent and attempts.status is None):
+        elif attempts.uncertain is not None or (attempts.is_sent and attempts.status is None):
             state = "uncertain"
         else:
             state = "failed" if attempts.is_sent or attempts.last is not None else "not_sent"

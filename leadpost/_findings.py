@@ -1,5 +1,5 @@
 """
-What is wrong with an activity by the account's own definition of its type.
+Checks of an activity against the account's definition of its type.
 
 LeadSquared's Async API accepts nearly anything, and fails later, in its queue. Pure functions: the
 definitions come from `AsyncActivityPoster.activity_type`.
@@ -18,9 +18,9 @@ from leadpost._validation import is_list, is_mapping, python_value
 from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
 
 LONGEST_NOTE = 1800
-"""Characters: public integrations cut notes there, for a limit near 2,000."""
+"""Characters. Public integrations cut notes here, because of a limit near 2,000."""
 _EVERYWHERE = frozenset({"Status", "Owner"})
-"""SchemaNames that LeadSquared takes for every type, whether its definition lists them or not."""
+"""SchemaNames that LeadSquared accepts for every type, even if its definition omits them."""
 _UNKNOWN_TYPE = {"MXInvalidActivityException", "MXUnknownProspectActivityException"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?", re.ASCII)
@@ -43,15 +43,16 @@ Kind = Literal[
 @frozen
 class Finding:
     """
-    One thing that is wrong with an activity, or that could not be checked.
+    A problem of an activity, or a part that could not be checked.
 
     Attributes:
-        kind: What it is: `invalid` (`post` would refuse it), `unknown_type` (or deactivated),
+        kind: `invalid` (`post` would raise `InvalidActivity`), `unknown_type` (or deactivated),
             `unknown_field`, `missing_field` (a mandatory one), `read_only_field`, `too_long`,
             `not_a_number`, `not_a_date`, `not_an_option`, `long_note`, or `unchecked`.
-        severity: `error` if LeadSquared would refuse it, as far as is known; `warning` if it might.
+        severity: `error` if LeadSquared rejects such activities, as far as is known; `warning` if
+            it might.
         field: LeadSquared's name of the parameter, or the SchemaName.
-        message: What is wrong, and what is expected. No note and no field value is in it.
+        message: What is wrong, and what is expected. It contains no note and no field value.
     """
 
     kind: Kind
@@ -66,12 +67,12 @@ class Finding:
 @frozen
 class Checked:
     """
-    An activity that was checked.
+    A checked activity.
 
     Attributes:
         index: Its place in the input, from 0.
-        activity: As it was given.
-        findings: What is wrong with it; empty if nothing was found.
+        activity: The input itself.
+        findings: Its problems; empty if there are none.
     """
 
     index: int
@@ -80,7 +81,7 @@ class Checked:
 
 
 def invalid(error: InvalidActivity) -> tuple[Finding, ...]:
-    """Return the problems for which `post` would refuse an activity."""
+    """Return the problems for which `post` would raise `InvalidActivity`."""
     return tuple(
         Finding(
             "invalid", "error", problem.field, f"found {problem.found}, wanted {problem.wanted}"
@@ -97,8 +98,8 @@ def findings(
 
     Args:
         activity: The activity.
-        definition: Its type, or the error that came in place of it.
-        options: Whether dropdowns are to be checked.
+        definition: Its type, or the error of reading it.
+        options: Whether to check dropdowns.
 
     The items of a nested set are not checked, as LeadSquared does not list them.
     """
@@ -110,7 +111,7 @@ def findings(
 
 def _note_findings(note: str | None) -> Iterator[Finding]:
     if note is not None and len(note) > LONGEST_NOTE:
-        message = f"has {len(note)} characters; LeadSquared may cut or refuse more than 2,000"
+        message = f"has {len(note)} characters; LeadSquared may cut or reject more than 2,000"
         yield Finding("long_note", "warning", "ActivityNote", message)
 
 
@@ -128,7 +129,7 @@ def _type_findings(
             yield Finding("unchecked", "warning", "ActivityEvent", message)
         return
     if not definition.fields:
-        message = f"the fields of type {code} are not in the account's answer"
+        message = f"LeadSquared's answer does not contain the fields of type {code}"
         yield Finding("unchecked", "warning", "Fields", message)
         return
     known = {field.schema_name: field for field in definition.fields}
@@ -169,7 +170,7 @@ def _value_findings(field: ActivityField, item: object, *, options: bool) -> Ite
         if options and not field.allows_others:
             yield from _option_findings(field, text)
     elif field.max_length is not None and len(text) > field.max_length:
-        message = f"has {len(text)} characters; the most are {field.max_length}"
+        message = f"has {len(text)} characters; the maximum is {field.max_length}"
         yield Finding("too_long", "error", name, message)
 
 
@@ -187,7 +188,7 @@ def _option_findings(field: ActivityField, text: str) -> Iterator[Finding]:
 
 
 def _value(item: object) -> object:
-    """Return the value of a field; the list of items of a nested set."""
+    """Return the value of a field, or the list of items of a nested set."""
     if is_mapping(item):
         item = item.get("Fields") or item.get("Value")
     return python_value(item)

@@ -1,4 +1,4 @@
-"""An activity in LeadSquared's JSON shape, and the answers to queries."""
+"""Activities in LeadSquared's JSON shape, and the answers to queries."""
 
 import json
 import re
@@ -62,12 +62,12 @@ def _own_dict(value: Mapping[str, Any]) -> Mapping[str, Any]:
 @frozen(repr=False)
 class Lead:
     """
-    A lead by what is known of it; see `find_or_create`. The repr shows SchemaNames only.
+    A lead whose id is not known; see `find_or_create`. The repr shows only SchemaNames.
 
     Attributes:
         schema_name: SchemaName of the field that finds it.
         value: The value of that field.
-        attributes: SchemaName to value of the fields that it gets.
+        attributes: SchemaName to value of further fields to set.
     """
 
     schema_name: str
@@ -87,18 +87,18 @@ class Lead:
         cls, schema_name: str, value: str, attributes: Mapping[str, Any] = _NONE
     ) -> Self:
         """
-        Return the lead for an `Activity` whose lead's id is not known.
+        Return a lead for an `Activity` whose lead's id is not known.
 
-        Posting it **changes** the lead that is found: it gets the attributes. If none is found, one
-        is **created**. `AsyncActivityPoster.find_lead` looks only.
+        A post on it **changes** the lead that is found: it sets the attributes. If none is found,
+        it **creates** one. `AsyncActivityPoster.find_lead` finds a lead without changing it.
 
         Args:
             schema_name: SchemaName of the field that finds it: `EmailAddress`, `Phone`,
                 `ProspectID`, or a field of your own whose values are unique.
             value: The value of that field.
-            attributes: SchemaName to value of further fields. A value is text, a number, true,
-                false or an aware date-time. An empty one is invalid: it would erase what the lead
-                has.
+            attributes: SchemaName to value of further fields to set. A value is text, a number,
+                true, false or an aware date-time. An empty value is invalid: it would erase the
+                lead's.
 
         Raises:
             InvalidActivity: with every problem.
@@ -116,11 +116,11 @@ class Activity:
     One activity on a lead.
 
     Args:
-        lead: The lead's id (ProspectId): a GUID, as text or as `uuid.UUID`; or a `Lead` by what is
-            known of it. None is valid only with an `EmailAddress` in `extra`, the email form of the
-            synchronous API.
+        lead: The lead's id (ProspectId): a GUID, as text or as `uuid.UUID`; or a `Lead`, if the id
+            is not known. None is valid only with an `EmailAddress` in `extra`, the email form of
+            the synchronous API.
         activity_event: The activity type's code, a positive integer.
-        activity_note: The note, text.
+        activity_note: The text of the note.
         activity_datetime: When it happened: an aware date-time, or text in LeadSquared's form
             (`YYYY-MM-DD HH:MM:SS`, UTC) or in ISO 8601 with an offset. Sent in UTC, to the second.
         fields: SchemaName to value. A value is text, a number, true, false, None or an aware
@@ -129,14 +129,14 @@ class Activity:
             in LeadSquared's shape, with its `SchemaName`.
         extra: Other parameters, sent unchanged (`ProcessFilesAsync`, …).
 
-    Numbers, booleans and texts may be numpy's, date-times may be pandas'. Their missing values
+    Numbers, booleans and texts may be from numpy, date-times from pandas. Their missing values
     (`NaN`, `NaT`, `NA`) are invalid: use None.
 
     Raises:
         InvalidActivity: with every problem. Its message shows no text of the activity.
 
-    The parameters and their forms are those of LeadSquared's page "Post an Activity on a Lead
-    (Async)". The repr shows no note and no field value.
+    The parameters and their forms are from LeadSquared's page "Post an Activity on a Lead (Async)".
+    The repr shows no note and no field value.
     """
 
     lead: str | Lead | None = field(converter=_lead)
@@ -176,8 +176,8 @@ class Activity:
         Args:
             payload: `RelatedProspectId`, `ActivityEvent`, `ActivityNote`, `ActivityDateTime`,
                 `Fields` (a list of `{"SchemaName": …, "Value": …}`); other keys become `extra`.
-                Or, where the lead's id is not known, `Activity` with these in it, and `LeadDetails`
-                (a list of `{"Attribute": …, "Value": …}`, one of them `SearchBy`).
+                Or, if the lead's id is not known, an object `Activity` that contains these, and
+                `LeadDetails` (a list of `{"Attribute": …, "Value": …}`, one of them `SearchBy`).
 
         Raises:
             InvalidActivity: with every problem.
@@ -209,7 +209,7 @@ class Activity:
         Read an activity from JSON text in LeadSquared's shape.
 
         Raises:
-            InvalidActivity: if it is not JSON text, or with every problem.
+            InvalidActivity: with every problem, or because it is not JSON.
         """
         try:
             payload = json.loads(text)
@@ -295,7 +295,7 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
 
 
 def _read_items(where: str, items: object) -> tuple[dict[str, Any], list[Problem]]:
-    """Return LeadSquared's list of items as a mapping, and what is wrong with it."""
+    """Return LeadSquared's list of items as a mapping, and its problems."""
     if items is None:
         return {}, []
     if not is_list(items):
@@ -307,7 +307,7 @@ def _read_items(where: str, items: object) -> tuple[dict[str, Any], list[Problem
         if name is None:
             problems.append(problem(f"{where}[{place}]", item, "an item with a SchemaName"))
         elif name in values:
-            problems.append(Problem(name, "the SchemaName a second time", "each SchemaName once"))
+            problems.append(Problem(name, "a duplicate SchemaName", "each SchemaName once"))
         else:
             values[name] = _read_item(item)
     return values, problems
@@ -326,18 +326,18 @@ def _read_item(item: Payload) -> object:
 @frozen
 class RequestStatus:
     """
-    What became of an accepted request, according to the Status API.
+    The status of a request, according to the Status API.
 
     Attributes:
         request_id: The RequestID.
         state: `pending`, `succeeded` or `failed`.
         final: Whether the state can no longer change.
-        status: LeadSquared's word: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
+        status: LeadSquared's term: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
         status_reason: LeadSquared's reason, None without one. The account's keys are removed; it
             may still quote the activity.
         activity_id: The new activity's id, None if the answer does not contain it.
         message: LeadSquared's `Message`, unchanged: usually JSON in a string. Not in the repr.
-        request_body: What was posted, unchanged. It holds personal data. Not in the repr.
+        request_body: The body of the post, unchanged: personal data. Not in the repr.
         raw: The whole answer, unchanged. Not in the repr.
     """
 
@@ -355,11 +355,11 @@ class RequestStatus:
 @frozen
 class QueueMetrics:
     """
-    How far behind LeadSquared's queue is.
+    The length and delay of LeadSquared's queue.
 
     Attributes:
-        pending_messages: Number of requests waiting.
-        max_delay_in_seconds: The longest wait, seconds.
+        pending_messages: Number of waiting requests.
+        max_delay_in_seconds: The longest wait, in seconds.
         processing_rate_per_minute: Requests processed per minute, over the last 10 minutes.
         raw: The whole answer, unchanged. Not in the repr.
     """
@@ -378,14 +378,14 @@ class ActivityField:
     Attributes:
         schema_name: The key to use in `Activity.fields`.
         display_name: The name that LeadSquared's users see, None if the answer has none.
-        data_type: LeadSquared's word, such as `String`, None if the answer has none.
-        is_mandatory: Whether LeadSquared refuses a post without it.
+        data_type: LeadSquared's term, such as `String`, None if the answer has none.
+        is_mandatory: Whether LeadSquared rejects a post without it.
         is_read_only: Whether LeadSquared's users cannot change it.
         max_length: The most characters, None if the answer does not limit them.
         is_dropdown: Whether its value is one of several options.
-        is_multiple: Whether its value may be several of them, separated by semicolons.
-        allows_others: Whether other values than the options are valid too.
-        options: The options of a dropdown, None where they were not asked for.
+        is_multiple: Whether its value may be several options, separated by semicolons.
+        allows_others: Whether values other than the options are valid too.
+        options: The options of a dropdown, None if they were not requested.
         raw: The whole field, unchanged. Not in the repr.
     """
 
@@ -429,11 +429,11 @@ class LeadActivity:
         activity_id: The activity's id.
         lead_id: The lead's id, None if the answer has none.
         event: The activity type's code, None if the answer has none.
-        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none. It was seen
-            to be the activity's own date-time, as it was posted.
-        modified_on: LeadSquared's `ModifiedOn`, the time of the last edit, likewise.
-        texts: Every text value anywhere in `raw`. Which of them is the note or the date-time is not
-            known, so look for a posted text among all of them. Not in the repr.
+        created_on: LeadSquared's `CreatedOn`, aware, UTC; None if the answer has none. In observed
+            answers it was the date-time of the post itself.
+        modified_on: LeadSquared's `ModifiedOn`, the time of the last edit, aware, UTC; or None.
+        texts: Every text value anywhere in `raw`. LeadSquared does not document which of them is
+            the note or the date-time, so look for a posted text in all of them. Not in the repr.
         raw: The whole activity, unchanged. Not in the repr.
     """
 
@@ -449,15 +449,15 @@ class LeadActivity:
 @frozen
 class User:
     """
-    The user whose keys these are. There is an answer only while the user is active.
+    The user that the keys belong to.
 
     Attributes:
         sync_host: The account's host of the synchronous API, such as `api-in21.leadsquared.com`.
-        app_host: The host of LeadSquared's own pages, None if the answer has none.
-        time_zone: The time zone of the account, such as `Asia/Kolkata`, None if it has none.
-        role: LeadSquared's word, such as `Administrator`, None if the answer has none.
+        app_host: The host of LeadSquared's web pages, None if the answer has none.
+        time_zone: The account's time zone, such as `Asia/Kolkata`, None if the answer has none.
+        role: LeadSquared's term, such as `Administrator`, None if the answer has none.
         org_id: The account's id, None if the answer has none.
-        raw: The whole answer, unchanged: it holds personal data. Not in the repr.
+        raw: The whole answer, unchanged: personal data. Not in the repr.
     """
 
     sync_host: str
@@ -469,5 +469,5 @@ class User:
 
     @property
     def async_host(self) -> str:
-        """The account's host of the Async API (unconfirmed where no page names it)."""
+        """The account's host of the Async API (unconfirmed unless a page names it)."""
         return f"async{self.sync_host}"

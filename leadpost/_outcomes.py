@@ -1,4 +1,4 @@
-"""What became of activities: one outcome each, and the errors that carry results."""
+"""`Outcome`, what became of an activity of a batch, and the errors that contain results."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,12 +35,12 @@ class Outcome:
 
 class BatchError(LeadpostError, ExceptionGroup[Exception]):
     """
-    Some activities of a batch were not accepted. All that could be posted were.
+    Some activities of a batch were not accepted; all that could be posted were.
 
     Attributes:
-        outcomes: One for each input that was drawn, in input order, the accepted ones with their
-            RequestIDs.
-        exceptions: The errors, in input order (`except*` works on them).
+        outcomes: One for each input that was drawn, in input order, with the RequestIDs of the
+            accepted ones.
+        exceptions: The errors, in input order (`except*` works with them).
     """
 
     outcomes: tuple[Outcome, ...]
@@ -55,12 +55,12 @@ class BatchError(LeadpostError, ExceptionGroup[Exception]):
     def __init__(
         self, message: str, exceptions: Sequence[Exception], outcomes: Sequence[Outcome]
     ) -> None:
-        del exceptions, outcomes  # kept by __new__, as ExceptionGroup wants it
+        del exceptions, outcomes  # set by __new__, as in any ExceptionGroup
         LeadpostError.__init__(self, message)
 
-    # typeshed has it generic; the errors of a batch are what they are.
+    # Generic in typeshed; here the type of the errors is fixed.
     def derive(self, excs: Sequence[Exception], /) -> "BatchError":  # type: ignore[override]
-        """Return a group of only these `excs` with all outcomes, for `except*` and `split`."""
+        """Return a group of `excs` with all outcomes, for `except*` and `split`."""
         return BatchError(self.message, excs, self.outcomes)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -90,7 +90,7 @@ class BatchError(LeadpostError, ExceptionGroup[Exception]):
 
 class StatusTimeout(LeadpostError, TimeoutError):
     """
-    The time ended before the status of the request was final.
+    The request's status was not final in time.
 
     Attributes:
         last: The last status seen, None if there was none.

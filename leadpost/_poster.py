@@ -27,41 +27,41 @@ from leadpost.errors import LeadpostError
 from leadpost.hooks import Hook
 
 OUTAGE_TIMEOUT = 300.0
-"""Seconds that a batch waits for the end of an outage, by default."""
+"""Default seconds that a batch waits for the end of an outage."""
 GRACE = 8.0
-"""Seconds that closing waits for calls in flight, by default: a container has 10 s in all."""
+"""Default seconds that closing waits for calls in flight: a container has 10 s in total."""
 
 
 class AsyncActivityPoster(Queries):
     """
-    Posts activities on leads, and asks what became of them: its queries are those of `Queries`.
+    Posts activities on leads, and makes queries about them; the queries are those of `Queries`.
 
-    Use it as an async context manager, one for the whole process: its bucket is what keeps the
-    account's limit. Every call to LeadSquared takes a token from it, each retry included. With a
-    client of its own it can be used in a second event loop when the first one is over.
+    Use it as an async context manager, and only one in a process, because its bucket keeps the
+    account's limit: every call to LeadSquared takes a token from it, including each retry. Without
+    a `client` it can also be used in a second event loop, after the first one is closed.
 
-    A call that has left is finished, whatever happens to its caller: one that is cancelled, or
-    times out, leaves the call behind, and its outcome is logged. While LeadSquared is away posts
-    wait, and one at a time tries.
+    A call in flight always finishes, whatever happens to its caller: if the caller is cancelled, or
+    times out, the call's outcome is logged. During an outage of LeadSquared, posts wait and one at
+    a time is tried.
 
     Args:
         account: Hosts and keys.
-        client: The `httpx.AsyncClient` to send with, if there is one already; its time-outs,
-            proxies and hooks apply, none of them sees a key, and it is never closed here. By
-            default the poster makes its own, set up for this API's rhythm.
-        bucket: The limit; by default a `TokenBucket`, 25 calls per 5 s. Only the default one hears
-            of `hooks`; one of your own has hooks of its own. One that has to be opened, an
-            `OpenableBucket`, is opened on entering and closed at the end.
+        client: An `httpx.AsyncClient` of your own. Its time-outs, proxies and hooks apply, none of
+            them sees a key, and the poster never closes it. By default the poster makes one that
+            suits this API.
+        bucket: The limit; by default a `TokenBucket`, 25 calls per 5 s, which gets the `hooks` too.
+            Pass a bucket of your own its hooks yourself. An `OpenableBucket` is opened when the
+            poster is entered, and closed with it.
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
         call_timeout: Seconds for one call, from connecting to the last byte of the answer.
-        hooks: Functions that hear what happens to each call, see `leadpost.hooks`.
+        hooks: Functions that are called with each step of each call, see `leadpost.hooks`.
 
     Raises:
         ConfigurationError: a proxy or certificate variable of the environment cannot be used.
-        TypeError: a hook cannot be one.
-        ValueError: `on_uncertain` or `call_timeout` cannot be right.
+        TypeError: a hook is not callable, or is a coroutine function.
+        ValueError: `on_uncertain` or `call_timeout` is invalid.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class AsyncActivityPoster(Queries):
 
     async def aclose(self, grace: float = GRACE) -> None:
         """
-        Wait for calls in flight, then close connections and bucket; an injected client stays open.
+        Wait for calls in flight, then close connections and bucket, but no `client` of your own.
 
         Args:
-            grace: Seconds to wait at most. A call that is cut off then may still arrive: it ends as
-                `DeliveryUncertain`, and its token rests accordingly.
+            grace: Seconds to wait at most. A call that is then cut off may still arrive: a post
+                raises `DeliveryUncertain`, and the call's token rests accordingly.
         """
         try:
             await self._caller.aclose(grace)
@@ -132,43 +132,43 @@ class AsyncActivityPoster(Queries):
         Args:
             activity: An `Activity`, or a mapping in LeadSquared's JSON shape. One on a `Lead`
                 changes or creates the lead.
-            token_timeout: Seconds in which the first call has to get its token. By default only
-                the policy's `max_time`, which covers all attempts, limits this wait.
+            token_timeout: Seconds in which the first call must get its token. By default only the
+                policy's `max_time`, which covers all attempts, limits this wait.
 
         Returns:
-            The RequestID. LeadSquared's queue has the activity then, the lead has it later: ask
-            `status`, or `wait` for it.
+            The RequestID. The activity is then in LeadSquared's queue, and later on the lead: see
+            `status` and `wait`.
 
         Raises:
-            InvalidActivity: it cannot be posted as it is; nothing was sent.
-            Rejected: LeadSquared refused it (`BadRequest`, `Unauthorized`, `NotFound`,
+            InvalidActivity: it is invalid; nothing was sent.
+            Rejected: LeadSquared rejected it (`BadRequest`, `Unauthorized`, `NotFound`,
                 `ApplicationError`).
-            Unavailable: given up after retries; surely not accepted.
+            Unavailable: given up after retries; not accepted.
             DeliveryUncertain: it may have arrived.
             NotSent: there was no token in time; nothing was sent.
-            OutageTimeout: LeadSquared was away for all that time; nothing was sent.
+            OutageTimeout: the outage lasted too long; nothing was sent.
         """
         terms = SINGLE if token_timeout is None else Terms(token_timeout=token_timeout)
         return await self._caller(_endpoints.post(self.account, activity), terms)
 
     @property
     def is_away(self) -> bool:
-        """Whether LeadSquared is away: posts wait, and one at a time tries."""
+        """Whether there is an outage: posts wait, and one at a time is tried."""
         return self._caller.is_away("post")
 
     @property
     def away_for(self) -> float | None:
-        """Seconds for which LeadSquared has been away, None if it is not."""
+        """Seconds since the outage began, None without one."""
         return self._caller.away_for("post")
 
     async def post_once(self, draw: Callable[[], Awaitable[Item]], terms: Terms) -> str:
         """
-        Make one attempt, for a queue that retries by itself, as `leadpost.outbox` does.
+        Make one attempt, for a queue that has its own retries, as `leadpost.outbox` has.
 
         Args:
             draw: Called when there is a token; returns the activity. It may raise `NotSent` to make
-                no call: the token stays as it was then.
-            terms: How to wait, and for what.
+                no call; the token then remains unused.
+            terms: The conditions of the call.
 
         Returns:
             The RequestID.
@@ -184,7 +184,7 @@ class AsyncActivityPoster(Queries):
 
     async def post_sync(self, activity: Item) -> str:
         """
-        Post one activity through the synchronous API, which answers when the lead has it.
+        Post one activity through the synchronous API, which answers once the lead has it.
 
         Args:
             activity: As for `post`.
@@ -194,7 +194,7 @@ class AsyncActivityPoster(Queries):
 
         Raises:
             LeadpostError: as `post`.
-            ConfigurationError: the account's `sync_host` is not known.
+            ConfigurationError: the account's `sync_host` is missing.
         """
         return await self._caller(_endpoints.post_sync(self.account, activity))
 
@@ -222,25 +222,25 @@ class AsyncActivityPoster(Queries):
         outage_timeout: float = OUTAGE_TIMEOUT,
     ) -> list[str] | list[str | LeadpostError]:
         """
-        Post all that can be posted, and return the RequestIDs in the order of the inputs.
+        Post every activity that can be posted, and return the RequestIDs in input order.
 
         Args:
-            activities: Any iterable or async iterable of what `post` takes; drawn only as fast as
-                it is posted.
-            return_exceptions: Return the error in the place of the RequestID, as `asyncio.gather`
+            activities: An iterable or async iterable of activities, as for `post`; drawn only as
+                fast as they are posted.
+            return_exceptions: Return errors in the places of their RequestIDs, as `asyncio.gather`
                 does, instead of raising `BatchError`.
-            outage_timeout: Seconds to wait for the end of an outage of LeadSquared; then the rest
-                is `not_sent`.
+            outage_timeout: Seconds to wait for the end of an outage; the remaining activities are
+                then `not_sent`.
 
         Returns:
             A RequestID for each input.
 
         Raises:
-            BatchError: some were not accepted; it carries every outcome, RequestIDs included. When
-                the keys are refused or the URL is wrong, the rest is `not_sent`.
+            BatchError: some were not accepted; it has every outcome, including RequestIDs. If the
+                keys are rejected or the URL is wrong, the remaining activities are `not_sent`.
 
-        A batch that may be cancelled belongs in `post_stream`, whose `stop` ends it in good order:
-        cancelled, this method returns no RequestIDs.
+        For a batch that may have to stop early, use `post_stream` and its `stop`: cancelled, this
+        method returns no RequestIDs.
         """
         batch = self._batch(activities, outage_timeout)
         outcomes: list[Outcome] = []
@@ -266,18 +266,18 @@ class AsyncActivityPoster(Queries):
         outage_timeout: float = OUTAGE_TIMEOUT,
     ) -> AsyncGenerator[Outcome]:
         """
-        Post activities of any number in bounded memory, and yield each outcome when it is known.
+        Post any number of activities in bounded memory, and yield each outcome when it is known.
 
         Args:
             activities: As for `post_many`.
-            stop: Once it is set no new call is made: calls in flight are waited for, retries are
-                given up, and nothing more is drawn from the source.
+            stop: Set it to end the batch early: calls in flight finish, retries are given up, and
+                no more activities are drawn.
             outage_timeout: As for `post_many`.
 
         Yields:
-            One `Outcome` for each activity drawn, in the order in which they become known; `index`
-            is its place in the input. Errors are in the outcomes. Only an error of the source
-            itself is raised, after the outcomes of what was in flight.
+            One `Outcome` for each activity that was drawn, in the order in which they become known;
+            `index` is its place in the input. Errors are in the outcomes. Only an error of the
+            source itself is raised, after the outcomes of the calls in flight.
         """
         async with aclosing(self._batch(activities, outage_timeout, stop).outcomes()) as known:
             async for outcome in known:
@@ -286,7 +286,7 @@ class AsyncActivityPoster(Queries):
     def _batch(
         self, activities: Source, outage_timeout: float, stop: asyncio.Event | None = None
     ) -> Batch:
-        # A single activity in place of many is iterable too, if it is a mapping or text.
+        # A single activity passed by mistake may be iterable too: a mapping, or text.
         if is_mapping(activities) or isinstance(activities, str | bytes | Activity):
             found = type(activities).__name__
             raise TypeError(f"activities: found one {found}, wanted an iterable of activities")

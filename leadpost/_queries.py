@@ -1,4 +1,4 @@
-"""What can be asked about an account: `Queries`, the half of the poster that changes nothing."""
+"""`Queries`: the methods of the poster that change nothing."""
 
 from __future__ import annotations
 
@@ -40,11 +40,10 @@ _POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 class Queries:
     """
-    What can be asked about an account. Every call takes a token of the poster's bucket.
+    Queries about an account, its leads and its activities. Every call takes a token of the bucket.
 
-    Each of them raises a `LeadpostError`, as after any call: `UnexpectedAnswer` if the answer
-    cannot be read; `ConfigurationError` if it asks the synchronous API, and the account's
-    `sync_host` is not known.
+    Every method may raise a `LeadpostError`: `UnexpectedAnswer` if the answer cannot be read;
+    `ConfigurationError` if it calls the synchronous API, and the account's `sync_host` is missing.
     """
 
     account: Account
@@ -52,18 +51,18 @@ class Queries:
 
     async def status(self, request_id: str) -> RequestStatus:
         """
-        Ask the Status API what became of a request.
+        Return the status of a request, from the Status API.
 
-        It takes a second call where the first path does not know the request: a RequestID does not
-        show which endpoint took it.
+        If the first path does not know the request, a second call tries the other: a RequestID
+        does not show which endpoint accepted it.
 
         Args:
-            request_id: What `post` returned.
+            request_id: The RequestID that `post` returned.
         """
         try:
             return await self._caller(_endpoints.status(self.account, request_id))
         except (Rejected, UnexpectedAnswer) as error:
-            # It may be that of a post on a `Lead`, which another path knows, or this one too.
+            # It may be from a post on a `Lead`, which the other path knows, or this one too.
             if isinstance(error, Unauthorized):
                 raise
             other = _endpoints.status(self.account, request_id, "createcustom_status_path")
@@ -73,11 +72,11 @@ class Queries:
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
         """
-        Ask the Status API until the status is final: after 1, 2, 4, 8 s, then every 15 s.
+        Poll the Status API until the status is final: after 1, 2, 4, 8 s, then every 15 s.
 
         Args:
-            request_id: What `post` returned.
-            timeout: Seconds to wait at most; None for no end.
+            request_id: The RequestID that `post` returned.
+            timeout: Seconds to wait at most; None for no limit.
 
         Returns:
             The final status, whether `succeeded` or `failed`.
@@ -103,10 +102,10 @@ class Queries:
 
     async def metrics(self, endpoint: Literal["create", "createcustom"] = "create") -> QueueMetrics:
         """
-        Ask the Metrics API how far behind LeadSquared's queue is.
+        Return the length and delay of LeadSquared's queue, from the Metrics API.
 
         Args:
-            endpoint: `createcustom` for the queue of posts on a `Lead`.
+            endpoint: `create`, or `createcustom` for the queue of posts on a `Lead`.
         """
         path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
         return await self._caller(_endpoints.metrics(self.account, path))
@@ -121,7 +120,7 @@ class Queries:
 
         Args:
             code: Its code, as in `Activity.activity_event`.
-            options: Whether to read the options of its dropdowns too: a call for each of them.
+            options: Whether to read the options of its dropdowns too, with a call for each.
         """
         found = await self._caller(_endpoints.activity_type(self.account, code))
         return await self._with_options(found, code) if options else found
@@ -137,17 +136,17 @@ class Queries:
 
     async def check(self, activities: Source, *, options: bool = False) -> AsyncGenerator[Checked]:
         """
-        Check activities against the account's own definition of their types; nothing is posted.
+        Check activities against the account's definitions of their types, without posting them.
 
-        Each activity type is asked for once, when its first activity comes.
+        Each activity type is read once, with its first activity.
 
         Args:
             activities: As for `AsyncActivityPoster.post_stream`; drawn one by one.
-            options: Whether to check the values of dropdowns too: a call for each of them.
+            options: Whether to check the values of dropdowns too, with a call for each dropdown.
 
         Yields:
-            One `Checked` for each activity, in the order of the input. What could not be checked,
-            as the account's answer cannot be had, is among its findings.
+            One `Checked` for each activity, in the order of the input. If a definition cannot be
+            read, a finding says that this part was not checked.
         """
         types: dict[int, ActivityType | LeadpostError] = {}
         async with aclosing(numbered(activities)) as items:
@@ -163,7 +162,7 @@ class Queries:
                 yield Checked(index, item, findings(activity, types[code], options=options))
 
     async def _definition(self, code: int, *, options: bool) -> ActivityType | LeadpostError:
-        """Return an activity type, or the error instead; without options if these cannot be had."""
+        """Return an activity type, or the error; without options if reading those fails."""
         try:
             definition = await self.activity_type(code)
         except LeadpostError as error:
@@ -177,52 +176,52 @@ class Queries:
 
     async def find_lead(self, schema_name: str, value: str) -> str | None:
         """
-        Look a lead up, through the synchronous API. Nothing is created or changed.
+        Look up a lead through the synchronous API, without creating or changing any.
 
         Args:
             schema_name: `EmailAddress` or `Phone`.
-            value: The address or number, as LeadSquared has it.
+            value: The address or number, in the form that LeadSquared has.
 
         Returns:
             The lead's id, for `Activity.lead`; None if there is no such lead.
 
         Raises:
             AmbiguousLead: several leads have it.
-            ValueError: LeadSquared has no look-up for that field, or the value cannot be right
+            ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """
         return await self._caller(_endpoints.find_lead(self.account, schema_name, value))
 
     async def user(self) -> User:
         """
-        Ask whose keys these are, from the synchronous API of any region: it names the right one.
+        Return the user that the keys belong to, from the synchronous API of any region.
+
+        The answer names the account's own hosts.
 
         Raises:
-            Unauthorized: LeadSquared does not know the keys, or their user is deactivated.
+            Unauthorized: LeadSquared does not know the keys, or the user is deactivated.
         """
         return await self._caller(_endpoints.user(self.account))
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
-        List the activities of one type that a lead has by now, from the synchronous API.
+        List a lead's activities of one type, from the synchronous API: one call for each 25.
 
         Args:
             lead_id: The lead's id (ProspectId), a GUID.
             code: The activity type's code.
 
         Returns:
-            Each once, in LeadSquared's order, newest first; read page after page of 25, each a
-            call. What is posted asynchronously is among them once LeadSquared's queue is done
-            with it.
+            Each activity once, in LeadSquared's order, newest first. An accepted activity is among
+            them once LeadSquared's queue has processed it.
 
         Raises:
-            UnexpectedAnswer: an answer cannot be read, or fewer come than LeadSquared counts: a
-                missing one would prove nothing then.
+            UnexpectedAnswer: an answer cannot be read, or LeadSquared returned fewer activities
+                than it counts, so that a missing one would prove nothing.
         """
         found: dict[str, LeadActivity] = {}
         wanted = 0
-        # By its name Offset counts rows, by LeadSquared's page it counts pages: if rows are missing
-        # after the one way, the other is tried.
+        # The name Offset suggests rows, LeadSquared's page says pages: try rows first, then pages.
         for first, step in ((0, _endpoints.ROWS), (1, 1)):
             offset, known = first, -1
             while len(found) > known:
@@ -234,7 +233,7 @@ class Queries:
                 if len(found) >= wanted:
                     return list(found.values())
                 offset += step
-        raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+        raise _incomplete(wanted, len(found))
 
     async def activities_between(
         self, code: int, start: datetime, end: datetime, *, most_calls: int | None = None
@@ -244,23 +243,22 @@ class Queries:
 
         Args:
             code: The activity type's code.
-            start: The first moment, aware. LeadSquared compares whole seconds and `ModifiedOn`, so
+            start: Start of the span, aware. LeadSquared compares `ModifiedOn` in whole seconds, so
                 an activity that was edited after the span is not found.
-            end: The last moment, aware, rounded up to a second. Both ends are included:
-                neighbouring spans share their boundary second, and the activities in it.
-            most_calls: Give up where more calls than that would be needed; a call reads up to
-                1,000 activities.
+            end: End of the span, aware, rounded up to a second. Both ends are included, so adjacent
+                spans share the activities of their common second.
+            most_calls: Give up if more calls are needed; a call reads up to 1,000 activities.
 
         Returns:
-            Each once, in the order of the ids; None if `most_calls` would not do.
+            Each activity once, sorted by id; None if `most_calls` were not enough.
 
         Raises:
-            UnexpectedAnswer: an answer cannot be read, or fewer come than LeadSquared counts, as
-                when one is edited meanwhile.
+            UnexpectedAnswer: an answer cannot be read, or LeadSquared returned fewer activities
+                than it counts, for example because one was edited meanwhile.
             ValueError: `start` or `end` is not aware.
         """
         if start.utcoffset() is None or end.utcoffset() is None:
-            raise ValueError("start and end: wanted aware date-times")
+            raise ValueError("start and end must be aware date-times")
         if end.microsecond:
             end = end.replace(microsecond=0) + timedelta(seconds=1)
 
@@ -275,16 +273,22 @@ class Queries:
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
             wanted = max(wanted, page.record_count)
-            # RecordCount may be that of the page: only a page that is not full is surely the last.
+            # RecordCount may be the page's, so only a page that is not full proves to be the last.
             if len(page.activities) < _endpoints.LONG_PAGE or len(found) == known:
                 break
             if most_calls is not None and max(wanted, len(found) + 1) > (
                 most_calls * _endpoints.LONG_PAGE
             ):
                 return None
-        if len(found) < wanted:  # as where the first page has the number 0
+        if len(found) < wanted:  # the first page may have the number 0
             page = await read(0)
             found |= {activity.activity_id: activity for activity in page.activities}
         if len(found) < wanted:
-            raise UnexpectedAnswer(f"{len(found)} of {wanted} activities came")
+            raise _incomplete(wanted, len(found))
         return list(found.values())
+
+
+def _incomplete(counted: int, returned: int) -> UnexpectedAnswer:
+    return UnexpectedAnswer(
+        f"LeadSquared counts {counted} activities but returned {returned}; try again"
+    )

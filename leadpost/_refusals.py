@@ -206,5 +206,5 @@ def tokens_within(*limits: tuple[int, float]) -> tuple[int, float]:
 
 
 def _uses(seconds: float, rest: float) -> int:
-    """Return how often a token that rests so long can be used in any span of so many seconds."""
+    """Return how often a token that rests for `rest` can be used in any span of `seconds`."""
     return ceil(seconds / rest - 1e-9)

@@ -218,12 +218,13 @@ def raise_for_error(response: ApiResponse, *, changes: bool) -> None:
 
     Args:
         response: The answer.
-        changes: Whether the call changes something, so that an answer which does not say what
-            happened leaves it in doubt.
+        changes: Whether the call changes something, and is uncertain if the answer does not say
+            what happened.
 
     Raises:
-        LeadpostError: see the table in the README. The rules are those of LeadSquared's page and
-            of what its users saw (a rate limit as 403 or 200, an `MX…` exception as 500).
+        LeadpostError: see "What every outcome means" in the README. The rules are from
+            LeadSquared's page and from answers that users have seen (a rate limit as 403 or 200, an
+            `MX…` exception as 500).
     """
     kind = _error_kind(response, changes=changes)
     if kind is RateLimited:
@@ -242,7 +243,7 @@ def _error_kind(response: ApiResponse, *, changes: bool) -> type[LeadpostError] 
     if status == 429 or "RateLimit" in exception:
         return RateLimited
     if status == 403 and not exception and response.message == "Missing Authentication Token":
-        return NotFound  # what AWS's gateway answers for a path that does not exist
+        return NotFound  # AWS's gateway answers this for a path that does not exist
     if status in {401, 403} or exception == "MXUnAuthorizedAccessException":
         return Unauthorized
     if status == 400:
@@ -262,7 +263,7 @@ def _error_kind(response: ApiResponse, *, changes: bool) -> type[LeadpostError] 
 
 
 def error_of(kind: type[_E], response: ApiResponse, why: str = "", **details: Any) -> _E:
-    """Build an error of a kind with all that the answer says."""
+    """Build an error of the class `kind` with all that the answer says."""
     exception_type = response.displayed(response.exception_type)
     exception_message = response.displayed(response.message)
     said = ": ".join(part for part in (exception_type, exception_message) if part)
@@ -278,7 +279,7 @@ def error_of(kind: type[_E], response: ApiResponse, why: str = "", **details: An
 
 
 def get(value: object, name: str) -> object:
-    """Look a key up without case: LeadSquared writes both RequestID and RequestId."""
+    """Look up a key without case: LeadSquared writes both RequestID and RequestId."""
     if not is_mapping(value):
         return None
     if name in value:

@@ -31,20 +31,21 @@ class RetryPolicy:
     """
     How long to keep trying one activity.
 
-    Retried are: 429 in all its spellings, 500 without an `MX…` exception, 503, and calls that found
-    no connection. Never: 400, 401, 403, 404, `MX…` exceptions. Each attempt takes a token.
+    Retried are 429 in all its spellings, 500 without an `MX…` exception, 503, and failures to
+    connect. Never retried are 400, 401, 403, 404 and `MX…` exceptions. Each attempt takes a token.
 
     Args:
-        max_attempts: Number of calls at most. Refusals (429) and failures during an outage do not
-            count: they say nothing about the activity.
-        max_time: Seconds in which an attempt may begin, from when the first one begins to wait for
-            its token; for an activity of a batch, from its first token, outages left out.
-        initial_wait: Seconds before the second call; doubled for each further one.
-        max_wait: Seconds before any call at most, unless Retry-After asks for more.
-        jitter: Seconds at most that are added to each wait at random.
+        max_attempts: The most calls. Refusals (429) and failures during an outage do not count:
+            they say nothing about the activity.
+        max_time: Seconds in which an attempt may begin. They start when the first one begins to
+            wait for its token; for an activity of a batch, with its first token, and outages do
+            not count.
+        initial_wait: Seconds before the second call, doubled for each further one.
+        max_wait: The most seconds before any call, unless Retry-After asks for more.
+        jitter: The most seconds that are added to each wait, at random.
 
     Raises:
-        TypeError: a value is no number.
+        TypeError: a value is not a number.
         ValueError: a value is out of range.
     """
 
@@ -65,24 +66,24 @@ class RetryPolicy:
 @define(eq=False)
 class Attempts:
     """
-    The attempts of one operation: its progress, and what tenacity has to know.
+    The attempts of one operation: its progress, and the rules for tenacity.
 
     Args:
-        operation: What they are attempts at, for hooks.
+        operation: The operation, for hooks.
         policy: How long to keep trying.
         retried: The errors after which another attempt may follow.
         is_away: Whether LeadSquared is away now, so that a failure does not count.
 
     Attributes:
-        deadline: The event loop's time by which the next attempt has to begin; None until the
-            first attempt begins, where the clock starts only then.
-        made: Calls that had their token and something to send.
-        has_token: Whether the last one has had its token.
-        is_sent: Whether its request has left.
+        deadline: The event loop's time by which the next attempt must begin; None before the first
+            attempt, if its time starts with that.
+        made: Number of calls that had a token and something to send.
+        has_token: Whether the last attempt has its token.
+        is_sent: Whether its request was sent.
         status: The HTTP status of its answer, None without one.
-        result: What it returned, once it has succeeded.
+        result: Its result, once it has succeeded.
         last: The last error that was retried, None without one.
-        doubt: The last error that left it in doubt, None without one.
+        uncertain: The last error after which the post may have arrived, None without one.
         abandoned: Whether its caller has left while a call is in flight.
     """
 
@@ -97,7 +98,7 @@ class Attempts:
     status: int | None = None
     result: object = None
     last: LeadpostError | None = None
-    doubt: DeliveryUncertain | None = None
+    uncertain: DeliveryUncertain | None = None
     abandoned: bool = False
     _failures: int = 0
 
@@ -108,23 +109,23 @@ class Attempts:
         return str(self.result) if is_post else None
 
     def begin(self, *, restart: bool) -> None:
-        """Count a call that is about to be made; the time starts, or starts again."""
+        """Count a call that is about to be made, and start the time, or restart it."""
         self.made += 1
         if self.deadline is None or restart:
             self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
 
     def verdict(self, error: LeadpostError) -> LeadpostError:
         """
-        Return the error that stands for all attempts.
+        Return the error to raise for all attempts.
 
-        An activity that may have arrived stays in doubt, whatever later attempts say; and where no
-        further attempt was made, the error of the last one counts.
+        An activity that may have arrived stays uncertain, however later attempts end. If no further
+        attempt was made, the error of the last one counts.
         """
         if isinstance(error, NotSent) and self.last is not None:
             error = self.last
-        if self.doubt is not None and error is not self.doubt:
+        if self.uncertain is not None and error is not self.uncertain:
             error = DeliveryUncertain(
-                f"an earlier attempt may have arrived ({self.doubt}); the last one: {error}",
+                f"an earlier attempt may have arrived ({self.uncertain}); the last one: {error}",
                 status=error.status,
                 exception_type=error.exception_type,
                 exception_message=error.exception_message,
@@ -136,7 +137,7 @@ class Attempts:
     def retrying(
         self, sleep: Callable[[float], Awaitable[None]], on_retry: Callable[[RetryCallState], None]
     ) -> AsyncRetrying:
-        """Build tenacity's controller of this operation: one shared by tasks loses results."""
+        """Build a tenacity controller for this operation alone: a shared one loses results."""
         return AsyncRetrying(
             sleep=sleep,
             stop=self._stop,
@@ -153,7 +154,7 @@ class Attempts:
             return False
         self.last = error
         if isinstance(error, DeliveryUncertain):
-            self.doubt = error
+            self.uncertain = error
         if not isinstance(error, RateLimited | TokenLost) and not self.is_away():
             self._failures += 1
         return True

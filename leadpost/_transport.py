@@ -1,10 +1,10 @@
 """
-Below the HTTP client: the keys are added, the time-out is kept, the answer is read.
+Below the HTTP client: adds the keys, enforces the time-out, reads the answer.
 
-httpx logs every URL, keys and parameters included, and puts the request on its exceptions and
-answers. So the client is given requests without both; the transport under it sends a new request
-that has them. Its answer is complete, within bounds: whatever hooks the client has, they cannot
-read it half.
+httpx logs every URL with its parameters, and attaches the request to its exceptions and answers. So
+the client gets requests without keys and parameters, and the transport below it sends new ones that
+have them. It reads the whole answer, up to a maximum, so that no hook of the client can read only a
+part.
 """
 
 # pyright: reportPrivateUsage=false
@@ -27,33 +27,33 @@ from leadpost.errors import ConfigurationError
 
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=25, keepalive_expiry=2.0)
 """
-The tokens are the limit, so the pool has none of its own. Many servers close a connection that was
-idle for 5 s, which is this client's rhythm, and a post on a connection that is being closed is in
-doubt. So idle connections are dropped after 2 s: 5 s less the longest usual round trip.
+Tokens limit the number of connections, so the pool does not. Many servers close a connection that
+was idle for 5 s, just when a token returns, and a post on a closing connection becomes uncertain.
+So idle connections are dropped after 2 s: 5 s less the longest usual round trip.
 """
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-"""Seconds of silence; the whole call has a time-out of its own."""
+"""Seconds without a byte; `call_timeout` limits the whole call."""
 PARAMS = "leadpost.params"
-"""The extension of a request that holds the parameters of its query, which may be personal data."""
+"""The request extension with the parameters of the query, which may be personal data."""
 BEGIN = "leadpost.begin"
-"""The extension of a request that holds what to call right before it is sent."""
+"""The request extension with a function to call right before the request is sent."""
 
 LARGEST_BODY = 2**20
-"""Bytes of an answer that are read; LeadSquared's own are far smaller."""
+"""The most bytes to read of an answer; LeadSquared's are far smaller."""
 
 _HEADERS = [
     (b"Content-Type", b"application/json"),
     (b"Accept", b"application/json"),
-    # A compressed answer of some kB can decode to gigabytes.
+    # A compressed answer of a few kB can decode to gigabytes.
     (b"Accept-Encoding", b"identity"),
 ]
-"""Added here, as merging them in the client costs twice as much."""
+"""Added here, because merging them in the client takes twice as long."""
 _DROPPED = {
     *(b"cookie", b"x-api-key", b"x-lsq-accesskey", b"x-lsq-secretkey"),
     *(name.lower() for name, _ in _HEADERS),
 }
-# No redirect is followed with the keys, and httpx fails over some that it only prepares. This API
-# needs no cookies. The others describe a body that is not decoded yet.
+# No redirect is followed with the keys, and httpx raises for some that it only prepares. This API
+# needs no cookies. The other headers describe a body that is not decoded yet.
 _DROPPED_FROM_ANSWERS = {
     *(b"location", b"set-cookie"),
     *(b"content-encoding", b"content-length", b"transfer-encoding"),
@@ -62,7 +62,7 @@ _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 
 
 class KeyedTransport(httpx.AsyncBaseTransport):
-    """Sends each request with the account's keys, which nothing above gets to see."""
+    """Sends each request with the account's keys, which nothing above it can see."""
 
     def __init__(
         self, transport: httpx.AsyncBaseTransport, account: Account, call_timeout: float
@@ -85,7 +85,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         self._without_keys = frozenset[httpx.URL]()
         if not account.keys_for_status:
             self._without_keys = frozenset(map(account.url, STATUS_PATHS))
-        # By far the most calls go there, so this URL is built once.
+        # Nearly all calls use this URL, so it is built once.
         self._submit_url = account.url("submit_path")
         self._keyed_submit_url = self._with_keys(self._submit_url)
 
@@ -95,13 +95,13 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         try:
             async with asyncio.timeout(self._call_timeout):
                 response = await self._transport.handle_async_request(self._keyed(request))
-                if not response.is_closed:  # else its transport has read it, as a mock does
+                if not response.is_closed:  # a mock transport has already read it
                     await _read(cast("httpx.AsyncByteStream", response.stream), body)
-        except BaseException as error:  # noqa: BLE001  # raised again, or a status was read
+        except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
             if response is None or not isinstance(error, httpx.TransportError | TimeoutError):
-                # The frames below hold the keys in their variables, which error trackers read;
-                # those of a cancellation are shown with the TimeoutError that it becomes. A server
-                # that sends the request back is quoted, where that is no HTTP.
+                # Error trackers show the variables of frames, and those below contain the keys;
+                # the frames of a cancellation appear with the TimeoutError that it becomes. If a
+                # server echoes the request and that is not HTTP, the message quotes it.
                 error.__context__ = None
                 if isinstance(error, httpx.TransportError):
                     error.args = (self._redact(str(error)),)
@@ -143,7 +143,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         return httpx.URL(f"{url}{'&' if url.query else '?'}{self._query}") if self._query else url
 
     def _extensions(self, extensions: dict[str, Any]) -> dict[str, Any]:
-        """Have `BEGIN` called at the last moment that this transport lets us know of."""
+        """Call `BEGIN` at the last moment before sending that the transport reveals."""
         begin: Callable[[], None] | None = extensions.pop(BEGIN, None)
         if begin is None:
             return extensions
@@ -152,7 +152,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             return extensions
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:  # httpcore awaits it
-            # Not the CONNECT to a proxy: nothing has left for LeadSquared then.
+            # Not the CONNECT to a proxy: it sends nothing to LeadSquared.
             if event.endswith("send_request_headers.started") and (
                 info["request"].method != b"CONNECT"
             ):
@@ -162,7 +162,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
 
 
 async def _read(stream: httpx.AsyncByteStream, body: bytearray) -> None:
-    """Read a body, but no more of it than any answer of LeadSquared's could have."""
+    """Read a body up to `LARGEST_BODY`."""
     try:
         async for chunk in stream:
             body += chunk[: LARGEST_BODY - len(body)]
@@ -178,13 +178,13 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 def keyed(client: httpx.AsyncClient, account: Account, call_timeout: float) -> httpx.AsyncClient:
     """
-    Return a client that does all that the given one does, over the same connections, with the keys.
+    Return a copy of the client that uses the same connections and adds the keys.
 
-    A call that takes longer than `call_timeout` seconds raises `TimeoutError`, unless a status line
-    was read: that decides, whatever became of the body.
+    A call that takes longer than `call_timeout` seconds raises `TimeoutError`, unless the status
+    line was read: that decides, even if the body is incomplete.
 
-    The given one stays as it was. httpx has no public way to its transports (0.28), hence the two
-    private names here; the test of an injected client guards them.
+    The client itself is unchanged. httpx (0.28) has no public access to its transports, hence the
+    two private names here; the test of an injected client guards them.
     """
     twin = copy.copy(client)
     twin._transport = KeyedTransport(client._transport, account, call_timeout)  # noqa: SLF001  see above
@@ -197,17 +197,17 @@ def keyed(client: httpx.AsyncClient, account: Account, call_timeout: float) -> h
 
 def new_client(account: Account) -> httpx.AsyncClient:
     """
-    Build a client for this API's rhythm.
+    Build a client that suits this API.
 
     Raises:
         ConfigurationError: a proxy or certificate variable of the environment cannot be used.
     """
-    # Calls to this machine do not go through the proxies of the environment.
+    # Calls to this machine use no proxy of the environment.
     if account.is_loopback:
         return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, trust_env=False)
     file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not file and directory and not any(map(os.path.isdir, directory.split(os.pathsep))):
-        # OpenSSL would not complain, and then trust nobody.
+        # OpenSSL would accept it silently, and then trust no certificate.
         raise ConfigurationError("SSL_CERT_DIR: there is no such directory")
     try:
         return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
@@ -217,12 +217,12 @@ def new_client(account: Account) -> httpx.AsyncClient:
         problem = "SSL_CERT_FILE: no certificates can be loaded from this file"
     except (ImportError, httpx.InvalidURL, ValueError):
         problem = _proxy_problem()
-    # Not in the `except`: the error there quotes the proxy, whose URL may hold a password.
+    # Not in the `except`: the error there quotes the proxy, whose URL may contain a password.
     raise ConfigurationError(problem)
 
 
 def _proxy_problem() -> str:
-    """Name the variable that httpx cannot use. Proxies may hold passwords: show no value."""
+    """Name the variable that httpx cannot use, without its value: it may contain a password."""
     for variable in _variables(_PROXIES):
         proxy = os.environ[variable]
         try:
@@ -231,7 +231,7 @@ def _proxy_problem() -> str:
         except ImportError:
             return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"
         except (ValueError, httpx.InvalidURL):
-            return f"{variable}: no proxy URL, wanted one such as http://proxy.example.com:3128"
+            return f"{variable}: wanted a proxy URL such as http://proxy.example.com:3128"
     names = " or ".join(_variables(["NO_PROXY"])) or "NO_PROXY"
     return f"{names}: wanted host names, separated by commas"
 

@@ -1,4 +1,4 @@
-"""The checks of an activity before any call: what is wrong, where, and what is expected."""
+"""Checks of an activity before any call: what is wrong, where, and what is expected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FINDS_LEADS = {
     "Phone": (re.compile(r"[+\d][\d ().-]*\d"), "a phone number such as +91-9812345678"),
     "ProspectID": (_GUID, _WANTED_GUID),
 }
-"""The form of what finds a lead: a typo there creates one."""
+"""The form of a value that finds a lead: a typo in it would create another lead."""
 _MAX_DEPTH = 20
 _SURROGATE = ("text with half a surrogate pair", "text that UTF-8 can hold")
 _WANTED_DATETIME = (
@@ -48,7 +48,7 @@ def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
 
 def python_value(value: Any) -> object:
     """Return a numpy integer, float or boolean as Python's own, and any other value unchanged."""
-    # Not by `numbers.Integral`, which includes numpy's durations. What has a length is an array.
+    # Not by `numbers.Integral`, which includes numpy's durations. An array has a length.
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     is_scalar = kind in {"b", "i", "u", "f"} and not hasattr(value, "__len__")
     return value.item() if is_scalar else value
@@ -62,7 +62,7 @@ def to_utc(moment: datetime) -> datetime:
 @lru_cache
 def parameter_like(name: str) -> str | None:
     """
-    Return LeadSquared's parameter that a column or key was probably meant to be.
+    Return the parameter of LeadSquared's that a column or key probably means.
 
     >>> parameter_like("Activity Notes"), parameter_like("mx_Custom_1")
     ('ActivityNote', None)
@@ -83,7 +83,7 @@ def name_of(item: object) -> str | None:
 def activity_problems(
     *, event: object, note: object, moment: object, fields: object, extra: object
 ) -> Iterator[Problem]:
-    """Yield every reason why an activity of these parts cannot be posted, whoever the lead is."""
+    """Yield every problem of an activity with these parts, except those of its lead."""
     yield from _event_problems(event)
     if isinstance(note, str):
         yield from _text_problems("ActivityNote", note)
@@ -96,7 +96,7 @@ def activity_problems(
 
 
 def lead_id_problems(lead: object, extra: object) -> Iterator[Problem]:
-    """Yield why an activity of that lead's id, and of these further parameters, has no lead."""
+    """Yield the problem of a lead's id; without one, `extra` must have an email address."""
     if lead is None and is_mapping(extra):
         email = extra.get("EmailAddress")
         if isinstance(email, str) and email:
@@ -106,7 +106,7 @@ def lead_id_problems(lead: object, extra: object) -> Iterator[Problem]:
 
 
 def lead_problems(name: object, value: object, attributes: object) -> Iterator[Problem]:
-    """Yield why a lead cannot be found by a field, or be changed to have these attributes."""
+    """Yield the problems of a lead by a field, and of the attributes that it is to get."""
     if not _is_filled(name):
         yield problem("Lead", name, "the SchemaName of a field such as EmailAddress")
         return
@@ -123,9 +123,9 @@ def lead_problems(name: object, value: object, attributes: object) -> Iterator[P
         if not _is_filled(attribute):
             yield problem("Lead", attribute, "a SchemaName such as FirstName")
         elif attribute in {name, "SearchBy"}:
-            yield Problem(where, "it among the attributes", "further fields of the lead only")
+            yield Problem(where, "it among the attributes", "only other fields of the lead there")
         elif item is None or (isinstance(item, str) and not item.strip()):
-            wanted = "a value, or no such attribute: an empty one would erase the lead's"
+            wanted = "a value, or no such attribute: an empty value would erase the lead's"
             yield problem(where, item, wanted)
         elif isinstance(item, str):
             yield from _text_problems(where, item)
@@ -148,7 +148,7 @@ def _event_problems(event: object) -> Iterator[Problem]:
 
 
 def datetime_problems(where: str, value: object) -> Iterator[Problem]:
-    """Yield why a value is not a moment that can be sent in UTC."""
+    """Yield the problem of a value that is not a date-time, or that UTC cannot hold."""
     if not isinstance(value, datetime):
         yield problem(where, value, _WANTED_DATETIME)
         return
@@ -180,7 +180,7 @@ def _field_problems(fields: object) -> Iterator[Problem]:
 
 
 def _item_problems(name: str, value: object) -> Iterator[Problem]:
-    """Yield what is wrong with the form of a whole item, or of a nested set."""
+    """Yield the problems in the form of a whole item, or of a nested set."""
     if is_mapping(value):
         found = name_of(value)
         if found is None:
@@ -202,7 +202,7 @@ def _nested_problems(where: str, items: list[Any] | tuple[Any, ...]) -> Iterator
         if name is None:
             yield problem(f"{where}[{place}]", item, "an item with a SchemaName")
         elif name in seen:
-            yield Problem(f"{where}[{place}]", "a SchemaName a second time", "each SchemaName once")
+            yield Problem(f"{where}[{place}]", "a duplicate SchemaName", "each SchemaName once")
         else:
             seen.add(name)
 
@@ -219,7 +219,7 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
         elif name in PARAMETERS:
             yield Problem(name, "it in extra", "the attribute of that name")
         elif meant := parameter_like(name):
-            # LeadSquared would ignore it, and miss the parameter that was meant.
+            # LeadSquared would ignore it, and the intended parameter would be missing.
             wanted = f"{meant!r}, or an item of Fields if there is such a field"
             yield Problem(meant, f"the key {name!r}", wanted)
         else:
@@ -227,7 +227,7 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
 
 
 def _json_problems(where: str, value: object, depth: int = 0) -> Iterator[Problem]:
-    """Yield why JSON cannot hold a value, at any depth."""
+    """Yield the problems of a value that JSON cannot hold, at any depth."""
     if isinstance(value, str):
         yield from _text_problems(where, value)
     elif not is_mapping(value) and not is_list(value):
@@ -257,7 +257,7 @@ def _leaf_problems(where: str, value: object) -> Iterator[Problem]:
             found = f"an integer of {value.bit_length()} bits"
             yield Problem(where, found, "one of 1024 or fewer")
     elif value is not None:
-        yield problem(where, value, "a value that JSON can hold (text will do for all)")
+        yield problem(where, value, "a value that JSON can hold, such as text")
 
 
 def _text_problems(where: str, text: str) -> Iterator[Problem]:
@@ -276,15 +276,15 @@ def _is_encodable(text: str) -> bool:
 
 
 def problem(where: str, value: object, wanted: str) -> Problem:
-    """Return the problem of a value that is not what is wanted."""
+    """Return the problem of a value that is not the wanted one."""
     return Problem(where, _describe(value), wanted)
 
 
 def _describe(value: object) -> str:
     """
-    Say what a value is without its text, which may be personal data in the wrong column.
+    Describe a value without its text, which may be personal data in the wrong column.
 
-    Of a text, only its form is shown: that of 'Jo 7' is 'aa 9'.
+    Only the form of a text is shown: that of 'Jo 7' is 'aa 9'.
     """
     if value is None:
         return "nothing"

@@ -58,8 +58,8 @@ class Priority(IntEnum):
     """An activity of a batch that was not tried yet."""
     LONG_BATCH = 4
     """
-    The same, of a batch so long that its calls should leave evenly spaced: a single call in the
-    middle of it then finds a token soon. A bucket that does no spacing may treat it as `BATCH`.
+    The same, in a long batch, whose calls should be sent evenly: a single call in the middle of it
+    then finds a token soon. A bucket without spacing may treat it as `BATCH`.
     """
 
 
@@ -158,20 +158,20 @@ class BucketStatistics:
 
 class TokenBucket:
     """
-    25 tokens; each call takes one, and it is back 5 s after the call's answer.
+    25 tokens: each call takes one, which is back 5 s after the call's answer.
 
     The guarantee: no 26th call of this bucket arrives at LeadSquared in any 5 s. A call that was
     sent and never answered may arrive later, so its token rests for the call's time-out and 5 s. A
-    call that was never sent leaves its token as it was.
+    call that was never sent leaves its token unused.
 
-    Callers are served by priority, then in the order in which they came. After refusals (429) the
-    bucket may pause and shrink, see `leadpost._refusals`. It works on one event loop at a time, and
-    in the next one its tokens rest as they did before.
+    Callers are served by priority, then in order of arrival. After refusals (429) the bucket may
+    pause and shrink, see `leadpost._refusals`. It works in one event loop at a time, and in the
+    next one its tokens continue to rest.
 
     Args:
         limit: Tokens, 1 to 25: fewer for an account with a lower limit.
-        period: Seconds; anything but 5 is for a sandbox with the same period.
-        hooks: Functions that hear `Paused` and `Resized`, see `leadpost.hooks`.
+        period: Seconds; use a value other than 5 only with a sandbox of the same period.
+        hooks: Functions that are called with `Paused` and `Resized`, see `leadpost.hooks`.
 
     Raises:
         ValueError: a number is out of range.
@@ -296,7 +296,7 @@ class TokenBucket:
             if self._loop.is_running():
                 raise RuntimeError("this TokenBucket is in use on another event loop")
             now = loop.time()
-            # Loops share the monotonic clock; where one does not, this is surely late enough.
+            # Loops share the monotonic clock. For one that does not, this is late enough.
             latest = now + self._longest_call
             arrived = [*self._arrived, *[latest] * self._in_use]
             self._arrived = sorted(min(time, latest) for time in arrived)

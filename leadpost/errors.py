@@ -3,10 +3,10 @@ Every error that leadpost raises, and what each means for the activity.
 
     LeadpostError
     ├── ConfigurationError     a key is missing, a host or proxy cannot be used (also a ValueError)
-    ├── InvalidActivity        refused by the checks before any call (also a ValueError)
-    ├── Rejected               LeadSquared refused it; the same call would fail again
+    ├── InvalidActivity        found invalid before any call (also a ValueError)
+    ├── Rejected               LeadSquared rejected it; the same call would fail again
     │   ├── BadRequest         400: the body is not as specified
-    │   ├── Unauthorized       401, 403: the keys are refused
+    │   ├── Unauthorized       401, 403: the keys are rejected
     │   ├── NotFound           404: the URL is wrong
     │   └── ApplicationError   an MX… exception, whatever the status
     ├── Unavailable            given up after retries; not accepted
@@ -17,20 +17,20 @@ Every error that leadpost raises, and what each means for the activity.
     ├── NotSent                stopped or timed out before anything was sent
     │   ├── OutageTimeout      LeadSquared did not answer for longer than the post could wait
     │   └── TokenLost          a token of a shared bucket was lost before the call was sent
-    ├── AmbiguousLead          several leads have what `find_lead` looked for
+    ├── AmbiguousLead          several leads have the value that `find_lead` looked for
     ├── UnexpectedAnswer       an answer to a query (status, metrics, types) that cannot be read
     ├── StatusTimeout          `wait` ended before the status was final (also a TimeoutError)
     ├── OutboxError            the outbox's database cannot be used, or not in this way
     │   ├── OutboxUnavailable  not now: locked, or its server is down
-    │   └── KeyConflict        another activity was put under that key (also a ValueError)
+    │   └── KeyConflict        the key belongs to another activity (also a ValueError)
     └── BatchError             some of a batch were not accepted (also an ExceptionGroup)
 
-`StatusTimeout` and `BatchError` carry results, so they are defined beside those; import all of them
-from `leadpost`.
+`StatusTimeout` and `BatchError` contain results, so they are defined beside those; import all of
+them from `leadpost`.
 
-No key of the account is in any of them. `exception_message`, and with it `str()`, is what
-LeadSquared wrote: it may quote what was posted. Everything else is leadpost's own words, without
-notes and field values.
+None of them contains a key of the account. `exception_message`, and with it `str()`, is what
+LeadSquared wrote, and may quote the activity. All other texts are leadpost's own, without notes and
+field values.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ class Problem:
 
 class InvalidActivity(LeadpostError, ValueError):
     """
-    The activity cannot be posted as it is. Raised before any call.
+    The activity is invalid. Raised before any call.
 
     Attributes:
         problems: Every reason, in the order of the fields.
@@ -121,7 +121,7 @@ class InvalidActivity(LeadpostError, ValueError):
 
 
 class Rejected(LeadpostError):
-    """LeadSquared refused the call, and would refuse the same call again."""
+    """LeadSquared rejected the call, and would reject the same call again."""
 
     state: ClassVar[State] = "rejected"
 
@@ -131,7 +131,7 @@ class BadRequest(Rejected):
 
 
 class Unauthorized(Rejected):
-    """401 or 403: the keys are refused, or their user is deactivated. Ends a batch."""
+    """401 or 403: the keys are rejected, or their user is deactivated. Ends a batch."""
 
 
 class NotFound(Rejected):
@@ -139,7 +139,7 @@ class NotFound(Rejected):
 
 
 class ApplicationError(Rejected):
-    """An exception of LeadSquared's own (`MX…`), such as an unknown event code."""
+    """One of LeadSquared's exceptions (`MX…`), such as an unknown event code."""
 
 
 class Unavailable(LeadpostError):
@@ -172,7 +172,7 @@ class ConnectionFailed(Unavailable):
     For a call that changes nothing, also: no answer came.
 
     Attributes:
-        sent: Whether the request had left, which only a call that changes nothing can say here.
+        sent: Whether the request was sent, which is possible only for a call that changes nothing.
     """
 
     def __init__(self, message: str, *, sent: bool = False, **details: Any) -> None:
@@ -185,7 +185,7 @@ class DeliveryUncertain(LeadpostError):
     The post was sent and no readable answer came: it may have arrived.
 
     A time-out or a lost connection after sending, 502, 504, or an answer that cannot be read.
-    LeadSquared knows no idempotency key, so sending it again may post it twice.
+    LeadSquared has no idempotency keys, so a retry may post it twice.
     """
 
     state: ClassVar[State] = "uncertain"
@@ -214,7 +214,7 @@ class UnexpectedAnswer(LeadpostError):
 
 
 class OutboxError(LeadpostError):
-    """The database of an outbox cannot be used; what was put before is still there."""
+    """The database of an outbox cannot be used; entries that were put before are still there."""
 
     state: ClassVar[State] = "not_sent"
 
@@ -225,7 +225,7 @@ class OutboxUnavailable(OutboxError):
 
 class KeyConflict(OutboxError, ValueError):
     """
-    An entry of that key holds another activity, or may not be corrected; nothing was changed.
+    The entry of a key has another activity, or must not be replaced; nothing was changed.
 
     Attributes:
         keys: The first of the keys in conflict.

@@ -158,7 +158,7 @@ class Ended:
 @frozen
 class Paused:
     """
-    LeadSquared refused calls, and the bucket lets none go for a while.
+    LeadSquared refused calls, and the bucket allows none for some time.
 
     Attributes:
         seconds: The length of the pause.

@@ -49,7 +49,7 @@ _NAMES = {
     "status": "http.response.status_code",
     "error": "error.type",
 }
-"""Attributes of our events, named by OpenTelemetry's conventions where there is a name."""
+"""Attribute of our events to OpenTelemetry's, named by its conventions where there is a name."""
 
 _SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -70,7 +70,7 @@ class OpenTelemetryHook:
         leadpost.tokens.in_use   {token}  tokens of calls in flight
         leadpost.tokens.limit    {token}  gauge, set whenever a bucket changes its size
         leadpost.bucket.pauses   {pause}  counter
-        leadpost.outbox.entries  {entry}  gauge, by leadpost.state   (where `observe` runs)
+        leadpost.outbox.entries  {entry}  gauge, by leadpost.state   (needs `observe`)
         leadpost.outbox.oldest   s        gauge, age of the oldest pending entry, 0 without one
 
     Args:
@@ -130,11 +130,11 @@ class OpenTelemetryHook:
 
         Args:
             outbox: The outbox. One process that observes it is enough.
-            every: Seconds between two readings. A reading that fails, because the database is
-                away, is logged; the metrics then keep their last values.
+            every: Seconds between two readings. If the database is unreachable, that is logged, and
+                the metrics keep their last values.
 
         Raises:
-            OutboxError: the database failed for good.
+            OutboxError: the database cannot be used.
         """
         while True:
             try:
@@ -163,7 +163,7 @@ class OpenTelemetryHook:
     def _trace(self, event: Waiting | Sent | Answered | Retried | Ended) -> None:
         operation = event.operation
         if isinstance(event, Waiting) and operation not in self._spans:
-            # The span starts later, with this time: a worker may find nothing to send.
+            # The span is created later, with this start time: a worker may find nothing to send.
             self._began[operation] = event, time_ns()
             return
         began = self._began.pop(operation, None)
@@ -175,7 +175,7 @@ class OpenTelemetryHook:
             span.add_event("leadpost.waiting", _attributes(first), at)
             self._spans[operation] = span
         if operation not in self._spans:
-            return  # it ended before it began: a worker found nothing, or a batch was stopped
+            return  # no span began: a worker found nothing, or a batch was stopped
         span = self._spans[operation]
         if not isinstance(event, Ended):
             span.add_event(f"leadpost.{type(event).__name__.lower()}", _attributes(event))
@@ -188,11 +188,11 @@ class OpenTelemetryHook:
 
 
 def _is_nothing(event: Event) -> bool:
-    """Whether this is a worker that found nothing to send."""
+    """Whether this is the end of a worker's turn that found nothing to send."""
     return isinstance(event, Ended) and event.state == "not_sent" and event.error is None
 
 
 def _attributes(event: Event) -> dict[str, str | int | float]:
-    """Return the attributes that an event has, by OpenTelemetry's names."""
+    """Return the attributes of an event, by OpenTelemetry's names."""
     found = ((attribute, getattr(event, name, None)) for name, attribute in _NAMES.items())
     return {attribute: value for attribute, value in found if value is not None}

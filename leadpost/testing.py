@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from leadpost.sandbox import Sandbox
 
 _FAST: dict[str, Any] = {"period": 0.1, "pace": 1e6, "retry_after": 0}
-"""In this period any machine can make more than 25 calls, so a test can still break the limit."""
+"""Any machine can make more than 25 calls in this period, so tests can still exceed the limit."""
 _OF_FAULTS = ("script", "retry_after", "slow")
 
 
@@ -55,9 +55,9 @@ def leadpost_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     test, class or module takes, by name:
 
         script, retry_after, slow: As in `leadpost.sandbox.Faults`.
-        faults: The name of each fault, and the share of calls, 0 to 1, that it strikes.
-        fast: True for a limit of 25 calls per 0.1 s in place of 5 s, a queue that is processed at
-            once, and a Retry-After of 0. `leadpost_poster` adapts to it; time-outs stay.
+        faults: The name of a fault to the share of calls, 0 to 1, that it affects.
+        fast: True for a limit of 25 calls per 0.1 s instead of 5 s, a queue that is processed at
+            once, and a Retry-After of 0. `leadpost_poster` adapts to it; time-outs are unchanged.
         Every option of `leadpost.sandbox.Sandbox` (`delay`, `limit`, `window`, `seed`, …).
 
     If several markers set the same option, the one nearest to the test wins.
@@ -72,7 +72,7 @@ def leadpost_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     of_faults = {name: options.pop(name) for name in _OF_FAULTS if name in options}
     try:
         sandbox = Sandbox(faults=Faults(probability, **of_faults), **options)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError) as error:
         _refuse(str(error))  # without a traceback: it would show only leadpost's code
     with sandbox:
         yield sandbox
@@ -91,16 +91,16 @@ def leadpost_poster(
     """
     An `AsyncActivityPoster` to `leadpost_sandbox`, for any asyncio event loop.
 
-    Its bucket has 25 tokens in the sandbox's period. If that is not 5 s, the waits of its
-    `RetryPolicy` change in proportion. Closing it is optional: it keeps no connection open.
+    Its bucket has 25 tokens, each for the sandbox's period. If that is not 5 s, the waits of its
+    `RetryPolicy` are scaled in proportion. Closing it is optional: it keeps no connection open.
     """
     if "anyio_backend" in request.fixturenames:
         backend: str = request.getfixturevalue("anyio_backend_name")
         if backend != "asyncio":
             pytest.skip(f"leadpost needs asyncio, not {backend}")
 
-    # With anyio's plugin the loop is gone when the test is over. A connection that is still open
-    # then is left to the garbage collector, which warns.
+    # With anyio's plugin the loop is closed after the test. A connection that is still open then is
+    # left to the garbage collector, which warns.
     client = httpx.AsyncClient(
         limits=httpx.Limits(max_keepalive_connections=0), timeout=TIMEOUT, trust_env=False
     )
@@ -121,7 +121,7 @@ def leadpost_poster(
 
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return the options of the test's markers, and those that `fast` stands for."""
+    """Return the options of the test's markers, with those that `fast` implies."""
     options: dict[str, Any] = {}
     for marker in request.node.iter_markers("leadpost"):  # the nearest first
         if marker.args:

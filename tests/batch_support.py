@@ -1,4 +1,4 @@
-"""What the tests of batches share: a poster, activities by number, refusals."""
+"""Shared by the tests of batches: a poster, activities by number, refusals."""
 
 from __future__ import annotations
 

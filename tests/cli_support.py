@@ -1,4 +1,4 @@
-"""What the tests of the command share: rows, files, and ways to run it."""
+"""Shared by the tests of the command: rows, files, and ways to run it."""
 
 import asyncio
 import csv
@@ -26,7 +26,7 @@ from leadpost.sandbox import Sandbox
 
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 LONG = 60.0
-"""Seconds after which a condition is taken never to come."""
+"""Seconds after which waiting for a condition fails."""
 
 
 def lead(number: int) -> str:
@@ -34,7 +34,7 @@ def lead(number: int) -> str:
 
 
 def payload(number: int) -> dict[str, Any]:
-    """An activity in the vendor's shape, as it is sent."""
+    """Return an activity in LeadSquared's shape, as it is sent."""
     return {
         "RelatedProspectId": lead(number),
         "ActivityEvent": 201,
@@ -45,14 +45,14 @@ def payload(number: int) -> dict[str, Any]:
 
 
 def record(number: int, **changes: str) -> dict[str, str]:
-    """The same activity as a row of CSV."""
+    """Return the same activity as a row of CSV."""
     activity = payload(number)
     cells = {name: str(activity[name]) for name in PARAMETERS}
     return {**cells, "mx_Custom_1": f"value {number}", **changes}
 
 
 def bad(number: int) -> dict[str, str]:
-    """A row that cannot be posted."""
+    """Return a row that cannot be posted."""
     return record(number, ActivityEvent="x")
 
 
@@ -79,7 +79,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def keys_of(sandbox: Sandbox) -> dict[str, str]:
-    """The variables to post to a sandbox with."""
+    """Return the variables for posting to a sandbox."""
     return {
         "LEADPOST_HOST": sandbox.url,
         "LEADPOST_ACCESS_KEY": sandbox.access_key,
@@ -154,13 +154,13 @@ def pressing(condition: Callable[[], bool], number: signal.Signals) -> threading
 
 
 def texts_of(directory: Path) -> str:
-    """All that stands in the files of a directory."""
+    """Return the contents of all files of a directory."""
     files = (path for path in directory.rglob("*") if path.is_file())
     return "\n".join(path.read_text(errors="replace") for path in files)
 
 
 def states_in(outbox: Path) -> Counter[str]:
-    """Count the entries of an outbox by state; none if there is no such outbox yet."""
+    """Count the entries of an outbox by state; none if it does not exist yet."""
     if not outbox.exists():
         return Counter()
     query = "SELECT state, count(*) FROM leadpost_entries GROUP BY state"
@@ -173,12 +173,12 @@ def states_in(outbox: Path) -> Counter[str]:
 
 
 def url_of(path: Path) -> str:
-    """Give the URL of an outbox in a file."""
+    """Return the URL of an outbox in a file."""
     return f"sqlite:///{path}"
 
 
 def put(url: str, *numbers: int, account: Account | str) -> None:
-    """Put payloads into an outbox, where they are not known there by their keys already."""
+    """Put payloads into an outbox, unless their keys exist already."""
 
     async def putting() -> None:
         async with Outbox(url, account) as outbox:

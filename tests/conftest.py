@@ -88,7 +88,7 @@ async def outbox(sqlite_url: str) -> AsyncIterator[Outbox]:
 
 @pytest.fixture
 def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make workers ask for statuses at once, not after minutes."""
+    """Make workers verify at once, not after minutes."""
     monkeypatch.setattr(_verifier, "WAITS", (0.02, 0.05))
     monkeypatch.setattr("leadpost.outbox._worker._FIRST_CHECK", 0.0)
     monkeypatch.setattr(_verifier, "_POLL", 0.05)
@@ -96,7 +96,7 @@ def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Give the command an empty home, so that it uses nobody's outbox."""
+    """Set an empty home for the command, so that it uses no real outbox."""
     if "cli" not in request.path.parts:
         return
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -107,7 +107,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 @pytest.fixture
 def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """A working directory with files, and a bucket that is never empty."""
+    """A working directory with files, and a bucket without a limit."""
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Databases that hang, and what plain SQL sees of them."""
+"""Databases that hang, and connections to them with plain SQL."""
 
 from __future__ import annotations
 

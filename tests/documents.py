@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
     for example in examples("python"):
         code = example.code
         if "django" in code:
-            continue  # it has no types
+            continue  # no types to check
         if re.search(r"^\S.*\bawait ", code, re.MULTILINE):  # a notebook
             code = "async def notebook() -> None:\n" + indent(code, "    ")
         name = re.sub(r"\W+", "_", example.place)

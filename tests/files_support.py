@@ -1,4 +1,4 @@
-"""What the tests of files share: rows, files of every kind, and what the sandbox got of them."""
+"""Shared by the tests of files: rows, files of every kind, and what the sandbox received."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lead(number: int) -> str:
 
 
 def cells(number: int, **changes: str) -> dict[str, str]:
-    """A row, as CSV has it."""
+    """Return a row of CSV."""
     written = f"2026-11-28 14:{number % 60:02}:07"
     values = (lead(number), "201", f"Note {number}", written, f"value {number}")
     return dict(zip(HEADER, values, strict=True)) | changes
@@ -63,7 +63,7 @@ def write_xlsx(path: Path, rows: Sequence[Any], hidden: Sequence[int] = ()) -> P
 
 
 def keys_of(sandbox: Sandbox) -> dict[str, str]:
-    """The variables to post to a sandbox with."""
+    """Return the variables for posting to a sandbox."""
     return {
         "LEADPOST_HOST": sandbox.url,
         "LEADPOST_ACCESS_KEY": sandbox.access_key,
@@ -73,12 +73,12 @@ def keys_of(sandbox: Sandbox) -> dict[str, str]:
 
 
 def open_bucket(*_: object, **__: object) -> OpenBucket:
-    """In place of the bucket that all runs share: one that is never empty."""
+    """Return a bucket without a limit, instead of the one that all runs share."""
     return OpenBucket()
 
 
 class Desk:
-    """Where somebody runs the command: a folder, and keys to a sandbox."""
+    """The place where the command runs: a directory, and the keys of a sandbox."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self.folder = folder
@@ -96,12 +96,12 @@ class Desk:
         )
 
     def post(self, path: Path, *args: object, **environment: str) -> tuple[int, str]:
-        """Post a file, and return the exit code and all that was said."""
+        """Post a file, and return the exit code and the output."""
         done = self.run("post", path, "--timezone", "UTC", *args, **environment)
         return done.exit_code, done.output
 
     def notes(self) -> list[str]:
-        """The notes of all activities that the sandbox has taken, sorted."""
+        """Return the notes of all activities that the sandbox has accepted, sorted."""
         return sorted(str(p.get("ActivityNote")) for p in self.sandbox.posted())
 
     def results(self, path: Path) -> list[dict[str, str]]:
@@ -111,7 +111,7 @@ class Desk:
         return [row["state"] for row in self.results(path)]
 
     def stopped_after(self, count: int, path: Path, *args: object) -> None:
-        """Post so many rows of a file, then be stopped: the others are in the outbox."""
+        """Post `count` rows of a file, then be stopped: the others remain in the outbox."""
         self.sandbox.fail(*["ok"] * count, *["keys-refused"] * 50)
         code, _ = self.post(path, *args)
         assert code == 3

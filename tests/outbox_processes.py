@@ -28,19 +28,19 @@ QUICK = RetryPolicy(max_attempts=20, initial_wait=0.02, max_wait=0.1, jitter=0.0
 
 @frozen(kw_only=True)
 class Job:
-    """What a process does: drain an outbox through a shared bucket, or post by itself."""
+    """The job of a process: drain an outbox through a shared bucket, or only post."""
 
     url: str
     host: str
     period: float
     call_timeout: float = 1.0
-    """A token of a call without an answer rests so much longer, whatever the period."""
+    """Seconds that the token of an unanswered call rests longer, whatever the period."""
     limit: int = 25
     posts: int = 0
 
     @property
     def account(self) -> Account:
-        """The sandbox's account, whose keys are made up and everywhere the same."""
+        """The sandbox's account, with the same made-up keys everywhere."""
         return Account(
             name="acme",
             host=self.host,
@@ -102,7 +102,7 @@ class Template:
 
 @contextmanager
 def template() -> Generator[Template]:
-    """Start it; when it ends, so do its workers."""
+    """Start it; its workers end with it."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, start_new_session=True
@@ -116,7 +116,7 @@ def template() -> Generator[Template]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the workers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the workers
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -1,4 +1,4 @@
-"""What the tests of an outbox share: posters, activities, and what became of them."""
+"""Shared by the tests of an outbox: posters, activities, and the states of entries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Sandbox
 
 ACME = "acme"
-"""The account of most tests, whatever server it posts to."""
+"""The account of most tests, for any server."""
 QUICK = RetryPolicy(max_attempts=3, initial_wait=0.01, max_wait=0.02, jitter=0.0)
 WHEN = datetime(2026, 11, 1, 10, 30, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ def poster_to(sandbox: Sandbox, **options: Any) -> AsyncActivityPoster:
 
 
 def held_until(event: asyncio.Event, started: asyncio.Event) -> Callable[..., Awaitable[Any]]:
-    """Answer when told to."""
+    """Accept posts once `event` is set, and set `started` when one arrives."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         started.set()
@@ -57,12 +57,12 @@ async def posted(outbox: Outbox, sandbox: Sandbox, *posts: Activity) -> None:
 
 
 async def changed(outbox: Outbox, **values: Any) -> None:
-    """Set what LeadSquared, or a clock, would have made of all entries."""
+    """Set columns of all entries, as LeadSquared or the clock would."""
     await executed(outbox, sa.update(table).values(values))
 
 
 async def executed(outbox: Outbox, statement: sa.Executable, **values: Any) -> Any:
-    """Execute a statement as somebody with plain SQL would."""
+    """Execute a statement in plain SQL."""
     return await outbox._database.write(lambda connection: connection.execute(statement, values))
 
 
@@ -71,14 +71,14 @@ async def states(outbox: Outbox) -> list[str]:
 
 
 async def until(outbox: Outbox, **counts: int) -> None:
-    """Wait until there are so many entries in each of these states."""
+    """Wait until each state has this number of entries."""
     async with within(10):
         while not counts.items() <= (await outbox.counts()).items():
             await asyncio.sleep(0.01)
 
 
 async def until_accepted(outbox: Outbox, number: int) -> None:
-    """Wait until all of so many entries are."""
+    """Wait until `number` entries exist, all of them accepted."""
     async with within(10):
         while await states(outbox) != ["accepted"] * number:
             await asyncio.sleep(0.01)

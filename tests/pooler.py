@@ -57,7 +57,7 @@ def _unsupported(parameters: dict[str, str]) -> str | None:
 
 @define
 class Session:
-    """A session of the server."""
+    """A session with the server."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -146,7 +146,7 @@ class Pooler:
         return Session(reader, writer, greeting)
 
     async def replace(self, session: Session, parameters: dict[str, str]) -> None:
-        """End a session whose client has gone within a transaction, and open another."""
+        """Replace a session whose client left in the middle of a transaction."""
         session.writer.close()
         if self.is_closing:
             return
@@ -155,7 +155,7 @@ class Pooler:
 
 @define
 class _Client:
-    """One client, and the session that it has at the moment."""
+    """One client, and its current session."""
 
     pooler: Pooler
     reader: asyncio.StreamReader
@@ -185,7 +185,7 @@ class _Client:
                 await self.pooler.replace(self.session, self.parameters)
 
     async def _answer(self, session: Session) -> None:
-        """Pass answers on until no transaction is open and nothing was asked since."""
+        """Forward answers until no transaction is open and no query is left."""
         while True:
             kind, message = await _message(session.reader)
             self.writer.write(message)
@@ -199,7 +199,7 @@ class _Client:
 
 @asynccontextmanager
 async def pooler(folder: str, size: int = 2) -> AsyncGenerator[Pooler]:
-    """Run a pooler before the server whose socket is in a folder."""
+    """Run a pooler in front of the server whose socket is in a folder."""
     running = Pooler(folder, size)
     server = await asyncio.start_server(running.serve, "127.0.0.1")
     running.port = server.sockets[0].getsockname()[1]

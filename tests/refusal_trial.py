@@ -22,7 +22,7 @@ from leadpost import Priority, RateLimited, RetryPolicy, TokenBucket
 HOUR = 3600.0
 LIMIT, PERIOD = 25, 5.0
 SHORTEST, LONGEST = 0.05, 0.3
-"""Seconds of a post, both ways; it arrives at any moment within."""
+"""Seconds of a post in both directions; it arrives at any moment in between."""
 CALLERS = 60
 _POLICY = RetryPolicy()
 

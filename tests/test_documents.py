@@ -1,4 +1,4 @@
-"""The documents: their examples run as they stand, their links and their figures hold."""
+"""The documents: their examples run unchanged, their links work, their figures are measured."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "leadpost/README.md#uncertain-posts": ["cut-after"],
     "leadpost/outbox/README.md#without-an-outbox": ["ok", "500-mx", "cut-after", "429-retry-after"],
 }
-"""What goes wrong in the sandbox of an example."""
+"""The faults in the sandbox of an example."""
 UNTIL_STOPPED = {"work": 130, "sandbox": 0, "outbox": 0}
 """Commands that run until Ctrl-C, and their exit codes then."""
 FOR_A_FRESH_MACHINE = "python3 -m venv "
-"""How the two commands of the README begin; `.ci/run` and `nox -s demo` run them."""
+"""The start of the README's two commands; `.ci/run` and `nox -s demo` run them."""
 
 
 def place_of(example: Example) -> str:
@@ -96,7 +96,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("leadpost ")])
 def test_each_command_runs(line: str, tmp_path: Path) -> None:
-    """Those that run until stopped are stopped once they have printed something."""
+    """Commands that run until stopped are stopped once they have printed something."""
     words = line.split()[1:]
     stopped = UNTIL_STOPPED.get(words[0])
     output = tmp_path / "output"
@@ -123,7 +123,7 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "example", [each for each in examples("console") if "$ " in each.code], ids=place_of
 )
-def test_the_runs_that_are_shown_are_real(example: Example, tmp_path: Path) -> None:
+def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
     rows = [record(number) for number in range(60)]
     rows[6]["ActivityEvent"] = "call"  # line 8
     write_csv(tmp_path / "calls.csv", rows)
@@ -146,13 +146,13 @@ def test_the_runs_that_are_shown_are_real(example: Example, tmp_path: Path) -> N
 
 
 def masked(lines: list[str]) -> list[str]:
-    """Leave open how long something took, and to whom it was sent."""
+    """Replace durations and the name of the outbox's account by placeholders."""
     texts = [re.sub(r" in \d+ s\.|(?<=until )\d\d:\d\d", "…", line).rstrip() for line in lines]
     texts = [re.sub(r"^account  .*", "account  …", text) for text in texts]
     return [text for text in texts if text]
 
 
-def test_the_other_commands_name_what_is_there() -> None:
+def test_the_other_commands_exist() -> None:
     sessions = set(re.findall(r"@nox\.session.*\n(?:@.*\n)*def (\w+)", text_of("noxfile.py")))
     texts = " ".join(text_of(name) for name in DOCUMENTS)
     named = set(re.findall(r"\bnox -s ([a-z_]+)", texts))
@@ -163,7 +163,7 @@ def test_the_other_commands_name_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("example", examples("toml"), ids=place_of)
-def test_dependencies_can_be_written_like_this(example: Example) -> None:
+def test_the_shown_dependencies_are_valid(example: Example) -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     for line in tomllib.loads(example.code)["dependencies"]:
@@ -197,7 +197,7 @@ def test_the_two_commands_of_the_readme_stand_alone_on_their_lines() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
+def test_every_link_leads_somewhere(document: str) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", text_of(document))
     for link in links:
         if "://" in link:
@@ -225,7 +225,7 @@ def test_the_picture_shows_every_module_of_the_library() -> None:
     assert shown == modules | folders
 
 
-def test_what_the_library_needs_is_named() -> None:
+def test_the_documents_name_the_dependencies() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         needed = tomllib.load(file)["project"]["dependencies"]
     section = text_of(".github/CONTRIBUTING.md").split("\n## Dependencies\n")[1]
@@ -237,7 +237,7 @@ def test_no_dependency_has_an_upper_bound() -> None:
     assert not re.findall(r"\"[\w-]+(?:\[[\w,]+\])?[^\"]*[<~][^\"]*\"", text_of("pyproject.toml"))
 
 
-def test_the_messages_in_the_table_are_those_that_are_logged() -> None:
+def test_the_messages_in_the_table_are_logged() -> None:
     package = Path(leadpost.__file__).parent
     source = " ".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
     table = text_of("leadpost/README.md").split("\n## Logging\n")[1].split("\n## ")[0]
@@ -248,7 +248,7 @@ def test_the_messages_in_the_table_are_those_that_are_logged() -> None:
         assert re.search(pattern, source), part
 
 
-def test_the_table_of_the_limit_is_the_benchmarks_own() -> None:
+def test_the_table_of_the_limit_is_the_benchmarks() -> None:
     table = text_of("benchmarks/results/ceiling.md")
     assert f"<!-- benchmarks/results/ceiling.md -->\n{table}<!-- end -->" in README
 
@@ -259,7 +259,7 @@ def measured(name: str) -> list[dict[str, Any]]:
 
 
 def figures() -> list[tuple[str, str]]:
-    """Return documents, and what has to stand there if the saved results are right."""
+    """Return documents, and the texts that they must contain according to the saved results."""
     long_run = measured("long_run")
     slowest = max(row["99 of 100 after, s"] for row in long_run)
     ceiling = min(row["share of the ceiling"] for row in long_run)
@@ -316,7 +316,7 @@ def test_each_figure_is_a_measured_one(document: str, figure: str) -> None:
     assert figure in " ".join(text_of(document).split())
 
 
-def test_what_refusals_cost_is_what_was_wanted() -> None:
+def test_the_figures_about_refusals_are_those_of_the_trial() -> None:
     for row in measured("refusals"):
         if row["client"] == "leadpost":
             assert row["share of what is left"] >= row["wanted"]

@@ -1,4 +1,4 @@
-"""The calls of the async host: post, and ask what became of it."""
+"""The calls of the async host: posts, statuses and metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def post(account: Account, item: Item) -> Call[str]:
 
 
 def read_activity(item: Item) -> Activity:
-    """Return the activity that is given as it is, or in LeadSquared's JSON shape."""
+    """Return the activity, which may be given in LeadSquared's JSON shape."""
     return item if isinstance(item, Activity) else Activity.from_payload(item)
 
 
@@ -48,7 +48,7 @@ def read_request_id(response: ApiResponse) -> str:
 
 
 def read_posted(response: ApiResponse, identifier: object) -> str:
-    """Return what the answer to a post identifies it by, or raise what the answer stands for."""
+    """Return the identifier in the answer to a post, or raise the error that the answer means."""
     found = isinstance(identifier, str) and identifier
     if response.succeeded and found and not response.says_error:
         return found
@@ -60,7 +60,7 @@ def read_posted(response: ApiResponse, identifier: object) -> str:
 
 
 def status(account: Account, request_id: str, path: str = "status_path") -> Call[RequestStatus]:
-    """Ask the Status API about one request, at the path of the endpoint that took it."""
+    """Read the status of a request, at the path of the endpoint that accepted it."""
     final = account.failure_is_final
     read = partial(read_status, request_id=request_id, failure_is_final=final)
     params = {"RequestID": request_id}
@@ -73,9 +73,9 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
 
     Args:
         response: The answer.
-        request_id: The RequestID that was asked for.
+        request_id: The RequestID in the query.
         failure_is_final: Whether `FAILURE` is final. With an `MX…` reason it always is, because
-            LeadSquared never retries those.
+            LeadSquared never retries such a request.
     """
     raise_for_error(response, changes=False)
     task = get(response.json, "TaskStatus")
@@ -109,7 +109,7 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
 
 
 def metrics(account: Account, path: str = "metrics_path") -> Call[QueueMetrics]:
-    """Ask the Metrics API how far behind the queue of an endpoint is."""
+    """Read the length and delay of an endpoint's queue."""
     return build(account, "metrics", path, read_metrics)
 
 

@@ -20,13 +20,13 @@ class Call(Generic[T]):
     One call of the API.
 
     Attributes:
-        name: The poster's method, as hooks hear it.
-        url: Where to; without keys.
+        name: The poster's method, for hooks.
+        url: The URL, without keys.
         read: Turns the answer into the result, or raises.
-        setting: The path and where it is set, for the error after a 404.
+        setting: The URL and the settings that make it up, for the error after a 404.
         params: Parameters of the query string. Not in the repr: they may be personal data.
         content: The body, JSON; None for a GET. Not in the repr.
-        changes: Whether the call changes something: without an answer it is in doubt then.
+        changes: Whether the call changes something, and is therefore uncertain without an answer.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Call(Generic[T]):
 def build(
     account: Account, name: str, path: str, read: Callable[[ApiResponse], T], **details: Any
 ) -> Call[T]:
-    """Build a call of a path: an attribute of the account, or a path of the synchronous API."""
+    """Build a call of `path`: an attribute of the account, or a path of the synchronous API."""
     url = account.url(path)
     setting = f"no such path at {url}: see {account.settings_of(path)}"
     return Call(name, url, read, setting, **details)

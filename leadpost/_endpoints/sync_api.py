@@ -1,4 +1,4 @@
-"""The calls of the synchronous host: post, and read what the account has."""
+"""The calls of the synchronous host: posts, activity types, leads, the user, activities."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
 ROWS = 25
 """Rows of a page of a lead's activities: LeadSquared's own default."""
 LONG_PAGE = 1000
-"""Rows of a page of the activities in a span of time: the most there are."""
+"""Rows of a page of the activities in a span of time: LeadSquared's maximum."""
 _ACTIVITIES = "/v2/ProspectActivity.svc"
 _LEADS = "/v2/LeadManagement.svc"
 
@@ -60,7 +60,7 @@ def post_sync(account: Account, item: Item) -> Call[str]:
 
 def read_activity_id(response: ApiResponse) -> str:
     """
-    Return the activity's id of a synchronous post: `{"Status": "Success", "Message": {"Id": …}}`.
+    Return the activity's id after a synchronous post, from `{"Message": {"Id": …}, …}`.
 
     Raises:
         LeadpostError: `DeliveryUncertain` if the answer does not say.
@@ -78,7 +78,7 @@ def activity_types(account: Account) -> Call[list[ActivityType]]:
 
 
 def read_activity_types(response: ApiResponse) -> list[ActivityType]:
-    """Read the list of activity types: an array, or an object that holds one."""
+    """Read the list of activity types: an array, or an object that contains one."""
     raise_for_error(response, changes=False)
     found = response.json
     if is_mapping(found):
@@ -90,7 +90,7 @@ def read_activity_types(response: ApiResponse) -> list[ActivityType]:
 
 
 def activity_type(account: Account, code: int) -> Call[ActivityType]:
-    """Read one activity type with its fields, but without the options of dropdowns."""
+    """Read one activity type with its fields, without the options of dropdowns."""
     return build(
         account,
         "activity_type",
@@ -145,7 +145,7 @@ def _activity_field(raw: Mapping[str, Any]) -> ActivityField:
 
 
 def dropdown_options(account: Account, code: int, schema_name: str) -> Call[tuple[str, ...]]:
-    """Read the options of a field that is a dropdown. A POST, but it changes nothing."""
+    """Read the options of a dropdown. A POST, but it changes nothing."""
     query = {"Parameter": {"SchemaName": schema_name, "ActivityEventCode": code}}
     return build(
         account,
@@ -177,8 +177,8 @@ _LOOK_UPS = {
 
 
 def find_lead(account: Account, schema_name: str, value: str) -> Call[str | None]:
-    """Look a lead up; the result is its id, None if there is none."""
-    lead = Lead(schema_name, value)  # which checks them
+    """Look up a lead; the result is its id, None if there is no such lead."""
+    lead = Lead(schema_name, value)  # checks both
     if schema_name not in _LOOK_UPS:
         raise ValueError(f"schema_name: found {schema_name!r}, wanted {' or '.join(_LOOK_UPS)}")
     path, parameter = _LOOK_UPS[schema_name]
@@ -189,7 +189,7 @@ def find_lead(account: Account, schema_name: str, value: str) -> Call[str | None
 
 def read_lead(response: ApiResponse, schema_name: str) -> str | None:
     """
-    Read an array of leads that has one lead at most, and return its `ProspectID`.
+    Read an array of at most one lead, and return its `ProspectID`.
 
     Raises:
         LeadpostError: `AmbiguousLead` if there are several.
@@ -206,7 +206,7 @@ def read_lead(response: ApiResponse, schema_name: str) -> str | None:
 
 
 def user(account: Account) -> Call[User]:
-    """Ask whose keys these are."""
+    """Read the user that the keys belong to."""
     return build(account, "user", "/v2/Authentication.svc/UserByAccessKey.Get", read_user)
 
 
@@ -228,7 +228,7 @@ def read_user(response: ApiResponse) -> User:
     )
 
 
-# The activities that leads have.
+# The activities of leads.
 
 
 @frozen
@@ -237,8 +237,8 @@ class Page:
     One page of activities.
 
     Attributes:
-        record_count: LeadSquared's `RecordCount`: the number on all pages.
-        activities: Those of this page.
+        record_count: LeadSquared's `RecordCount`: the number of activities on all pages.
+        activities: The activities on this page.
     """
 
     record_count: int
@@ -267,7 +267,7 @@ def read_lead_activities(response: ApiResponse, lead_id: str | None = None) -> P
     Lead": `{"RecordCount": n, "ProspectActivities": [{"Id", "EventCode", "CreatedOn", "Data"}]}`.
 
     Raises:
-        LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an activity left out
+        LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an omitted activity
             would look like one that never arrived.
     """
     return _read_page(response, "ProspectActivities", lead_id=lead_id)
@@ -279,7 +279,7 @@ def activities_between(
     """
     Read one page of the activities of one type that were modified in a span of time.
 
-    Sorted by id: rows of the same `CreatedOn` change their places from page to page.
+    Sorted by id, because rows with the same `CreatedOn` move between pages.
     """
     query = {
         "Parameter": {
@@ -313,7 +313,7 @@ def read_activities_between(response: ApiResponse, code: int) -> Page:
 def _read_page(
     response: ApiResponse, name: str, *, lead_id: str | None = None, event: int | None = None
 ) -> Page:
-    """Read a page; the lead or the type that was asked for is that of rows without one."""
+    """Read a page. Rows without a lead or a type get those of the query."""
     raise_for_error(response, changes=False)
     found = get(response.json, name)
     if not is_list(found) or response.says_error:

@@ -16,7 +16,7 @@ from leadpost.errors import Rejected, UnexpectedAnswer
 
 def texts_in(value: object) -> Iterator[str]:
     """Yield every text of a JSON value except the names in objects."""
-    left = [value]  # no recursion: the answer may be nested as deeply as its reader allowed
+    left = [value]  # a stack instead of recursion, as an answer may be deeply nested
     while left:
         value = left.pop()
         if isinstance(value, str):
@@ -28,7 +28,7 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 def moment(value: object) -> datetime | None:
-    """Return a date-time of LeadSquared's, which are in UTC without an offset; None for others."""
+    """Return a date-time of LeadSquared's (UTC without an offset); None for anything else."""
     if not isinstance(value, str):
         return None
     try:
@@ -39,35 +39,35 @@ def moment(value: object) -> datetime | None:
 
 
 def unexpected(response: ApiResponse, wanted: str) -> NoReturn:
-    """Raise the error of a 2xx answer to a query without what was asked for."""
+    """Raise the error of a 2xx answer to a query without the data that was asked for."""
     if response.says_error:
         raise error_of(Rejected, response)
     raise error_of(UnexpectedAnswer, response, f"no {wanted} in the answer")
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """Return a JSON object, an empty one in place of anything else."""
+    """Return a JSON object, or an empty one instead of anything else."""
     return value if is_mapping(value) else {}
 
 
 def code_in(value: object) -> int | None:
-    """Return an event code, which may be a number or text; None for anything else."""
+    """Return an event code from a number or text; None for anything else."""
     if isinstance(value, int | str) and str(value).isdecimal():
         return int(str(value)[:18])
     return None
 
 
 def text(value: object) -> str | None:
-    """Return a text, None for an empty one and for anything else."""
+    """Return a text; None for empty text and for anything else."""
     return value if isinstance(value, str) and value else None
 
 
 def number(response: ApiResponse, name: str) -> float:
     """
-    Return a finite number of an answer.
+    Return the finite number of that name in an answer.
 
     Raises:
-        LeadpostError: there is none under that name.
+        LeadpostError: there is none.
     """
     value = get(response.json, name)
     try:
@@ -90,5 +90,5 @@ def unpacked(message: object) -> object:
 
 
 def names_mx(value: object) -> bool:
-    """Whether a value mentions an `MX…` exception, which LeadSquared never retries."""
+    """Whether a value names an `MX…` exception: LeadSquared never retries such a request."""
     return any(re.search(r"\bMX[A-Z]\w+Exception\b", found) for found in texts_in(value))

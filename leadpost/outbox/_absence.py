@@ -1,4 +1,4 @@
-"""Something that cannot be reached for now: logged once when it goes, and once when it is back."""
+"""Logs once when something becomes unreachable, and once when it is back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _log = logging.getLogger("leadpost")
 
 class Absence:
     """
-    Whether one thing is away, and since when.
+    Whether something is unreachable, and since when.
 
     Args:
-        name: What it is called in the log.
+        name: Its name in the log.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,20 +28,20 @@ class Absence:
         return 0.0 if self._since is None else boot_time() - self._since
 
     def begin(self, error: Exception) -> None:
-        """Note that it cannot be reached."""
+        """Record that it cannot be reached, and log that."""
         if self._since is None:
             self._since = boot_time()
             _log.warning("%s cannot be reached: %s", self._name, described(error))
 
     def end(self) -> None:
-        """Note that it can be reached."""
+        """Record that it can be reached, and log that it can again."""
         if self._since is not None:
             _log.warning("%s can be reached again, after %.0f s", self._name, self.lasts)
             self._since = None
 
 
 def described(error: Exception) -> str:
-    """Describe an error for the log: without its text, if that may hold LeadSquared's words."""
+    """Describe an error for the log, without text that may be LeadSquared's."""
     if isinstance(error, OutboxError):
         return str(error)
     status = error.status if isinstance(error, LeadpostError) else None

@@ -1,4 +1,4 @@
-"""A clock that runs on while the machine is suspended."""
+"""A clock that continues while the machine is suspended."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 
 def boot_time() -> float:
     """
-    Return seconds since some moment before, the time in suspend included.
+    Return seconds since some fixed moment, including suspended time.
 
-    Linux stops CLOCK_MONOTONIC during suspend; other systems do not have CLOCK_BOOTTIME, and go on.
+    Linux stops CLOCK_MONOTONIC during suspend. Other systems have no CLOCK_BOOTTIME, but their
+    monotonic clock continues.
     """
     clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -1,4 +1,4 @@
-"""`Outbox`: activities that are in a database before they are posted, and what became of each."""
+"""`Outbox`: activities stored in a database before they are posted, and the state of each."""
 
 from __future__ import annotations
 
@@ -39,40 +39,39 @@ AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
 AnySync = sa.Connection | Session | scoped_session[Session]
 
 SEEN_WITHIN = 60.0
-"""Seconds after its last sign of life for which a worker is taken to be alive."""
+"""Seconds after its last sign of life until a worker counts as dead."""
 RECONCILE_EVERY = timedelta(hours=1)
 
 
 class Outbox:
     """
-    Activities that are in a database before they are posted, and what became of each.
+    Activities stored in a database before they are posted, and the state of each.
 
-    An entry is marked `sending`, durably, before its call leaves. If its worker dies meanwhile, it
-    becomes `uncertain`, and is never silently sent again. Any number of workers on any number of
-    hosts may post from one outbox; entries leave in the order of putting, those of a higher
-    priority first.
+    An entry is marked `sending`, durably, before its call. If its worker dies during the call, the
+    entry becomes `uncertain`, and is never sent again without being asked to. Any number of workers
+    on any number of hosts may post from one outbox. They post entries in order of priority, then
+    in the order in which they were put.
 
-    Every entry belongs to an account, and only workers of this account post it: several accounts
+    Every entry belongs to an account, and only workers of this account post it, so several accounts
     may use one database. No key of an account is stored.
 
-    Use it as an async context manager. It has to stay open longer than the poster that it is run
-    with, as the last calls are still recorded.
+    Use it as an async context manager, and close it after the poster: it records the last calls.
 
     Args:
         url: `sqlite:///FILE` for one machine, or `postgresql://USER:PASSWORD@HOST/DATABASE` for
-            many, with the options that libpq knows; `pgbouncer=true` for a PgBouncer in transaction
-            mode. SQLite's file is created so that only its owner can read it.
-        account: Whose entries. Its id is enough to put entries and look at them: the `name` of the
-            account, or its fingerprint (`leadpost outbox account` prints it).
-        connections: Connections to keep at most.
+            many, with the options of libpq, and `pgbouncer=true` for a PgBouncer in transaction
+            mode. SQLite's file is created readable only by its owner.
+        account: The account that the entries belong to. To put and read entries its id is enough:
+            the `name` of the account, or its fingerprint (`leadpost outbox account` prints it).
+        connections: The most connections.
 
     Raises:
         OutboxError: on entering, if the database cannot be used, or has tables of another version.
-            By every method, if the database fails: `OutboxUnavailable` if that may pass. What
-            raises has changed nothing, unless the connection was lost during a COMMIT. By putting
-            and posting, if the account's entries were put with other keys, see `adopt`.
-        ValueError: by what takes a poster, if it is of another account.
-        RuntimeError: by every method, before it is entered and after it is closed.
+            By every method, if the database fails: `OutboxUnavailable` if that may be temporary.
+            Nothing was changed then, unless the connection was lost during a COMMIT. By putting
+            and posting, if the account's entries belong to other keys, see `adopt`.
+        ValueError: by methods with a poster, if it belongs to another account.
+        RuntimeError: by every method, if the outbox is not open.
     """
 
     def __init__(self, url: str, account: Account | str, *, connections: int = 4) -> None:
@@ -80,7 +79,7 @@ class Outbox:
         self._fingerprint = account.fingerprint if isinstance(account, Account) else None
         self._database = Database(url, connections=connections)
         self._store = AccountDatabase(self._database, self.account)
-        self._posted_by: str | None = None  # the fingerprint of the keys, as the database knows it
+        self._posted_by: str | None = None  # the fingerprint of the keys in the database
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -110,7 +109,7 @@ class Outbox:
 
     @property
     def database(self) -> Database:
-        """The database, for tables that leadpost's command has beside those of the outbox."""
+        """The database, for the tables of leadpost's command."""
         return self._database
 
     # Putting.
@@ -124,23 +123,23 @@ class Outbox:
         connection: AnyAsync | None = None,
     ) -> int:
         """
-        Put an activity; it is on disk when this returns.
+        Put an activity. It is on disk when this returns.
 
         Args:
             activity: An `Activity`, or a mapping in LeadSquared's JSON shape.
-            key: Your name for it, such as the number of the phone call that it is about. Putting
-                the same key again is idempotent.
-            priority: The higher, the sooner it is sent.
-            connection: A connection or session of SQLAlchemy's to the same database: the entry is
-                there if its transaction is committed, and only then.
+            key: Your name for it, such as the number of a phone call. Putting the same key again is
+                idempotent.
+            priority: Entries with a higher priority are sent sooner.
+            connection: An SQLAlchemy connection or session to the same database: the entry becomes
+                part of its transaction.
 
         Returns:
             The entry's id.
 
         Raises:
-            InvalidActivity: it cannot be posted as it is.
+            InvalidActivity: it is invalid.
             KeyConflict: the entry of this key has another activity.
-            ValueError: the key is text that no database takes.
+            ValueError: the key contains a character that no database stores.
         """
         self._check_keys()
         new = New(_json(activity), _checked(key), priority)
@@ -162,24 +161,24 @@ class Outbox:
         """
         Put activities in one transaction: all of them, or none.
 
-        They are all drawn before the transaction begins, so that a slow source keeps nobody
-        waiting; put millions in parts of some 10,000.
+        They are all drawn before the transaction begins, so that a slow source blocks nobody. Put
+        millions in parts of about 10,000.
 
         Args:
-            activities: An iterable or async iterable of what `put` takes.
+            activities: An iterable or async iterable of activities, as for `put`.
             keys: A key for each, in the same order.
             priority: As for `put`.
-            connection: As for `put`. What raises leaves the transaction as it was, so that the rest
-                of it can be committed.
+            connection: As for `put`. If this raises, your transaction is unchanged and can still be
+                committed.
 
         Returns:
             The number of new entries.
 
         Raises:
-            InvalidActivity: one cannot be posted as it is.
+            InvalidActivity: one is invalid.
             KeyConflict: the entry of one of the keys has another activity.
-            ValueError: there is not one key for each activity, or a key is text that no database
-                takes.
+            ValueError: the number of keys is not that of the activities, or a key contains a
+                character that no database stores.
         """
         self._check_keys()
         news = await _drawn(activities, keys, priority)
@@ -192,7 +191,7 @@ class Outbox:
         self._news.set()
         return put
 
-    # Posting, and what became of it.
+    # Posting and verifying.
 
     async def drain(
         self,
@@ -202,25 +201,25 @@ class Outbox:
         outage_timeout: float | None = None,
     ) -> Counter[EntryState]:
         """
-        Post until nothing is pending, retries included.
+        Post until nothing is pending, including retries.
 
-        Cancelled, it makes no new calls, waits up to 8 s for calls in flight, and records them.
+        When it is cancelled, it makes no new calls, waits up to 8 s for calls in flight, and
+        records them.
 
         Args:
-            poster: What to post with; its bucket holds the limit, its `RetryPolicy` says how often
-                and when an entry is retried.
-            key_prefix: Only entries whose key begins with it.
-            outage_timeout: Seconds for which it waits while LeadSquared is away, 300 by default.
+            poster: The poster; its bucket is the limit, its `RetryPolicy` decides about retries.
+            key_prefix: Post only entries whose key begins with it.
+            outage_timeout: Seconds to wait for the end of an outage, 300 by default.
 
         Returns:
-            How many entries came into each state.
+            The number of entries that reached each state.
 
         Raises:
-            Unauthorized, NotFound: the keys are refused, or the URL is wrong; what was not sent
-                stays pending.
-            ConnectionFailed: no call of this drain was ever answered, and connections failed for 5
-                s: the host may be a wrong one.
-            OutageTimeout: LeadSquared was away for longer.
+            Unauthorized, NotFound: the keys are rejected, or the URL is wrong; entries that were
+                not sent remain pending.
+            ConnectionFailed: no call of this drain was answered, and connections failed for 5 s:
+                the host may be wrong.
+            OutageTimeout: an outage lasted longer.
         """
         await self._check_poster(poster)
         worker = Worker(self._store, poster, self._news, key_prefix or "", outage_timeout)
@@ -235,25 +234,25 @@ class Outbox:
         keep: timedelta | None = None,
     ) -> NoReturn:
         """
-        Post what is pending and what will be, until cancelled; all that a service needs.
+        Run a worker until cancelled; this is all that a service needs.
 
-        It waits out every outage of LeadSquared and of the database. Cancelled, it makes no new
-        calls, waits up to 8 s for calls in flight, and records them; cancelled once more, it cuts
-        them off. (A scope of anyio cancels again at once: calls in flight are `uncertain` then,
-        unless this runs in an asyncio task of its own.)
+        It waits for the end of every outage of LeadSquared and of the database. When it is
+        cancelled, it makes no new calls, waits up to 8 s for calls in flight, and records them;
+        when it is cancelled again, it cuts them off. (anyio's scopes cancel again at once, so that
+        calls in flight become `uncertain`, unless this runs in its own asyncio task.)
 
         Args:
             poster: As for `drain`.
-            verify: Ask LeadSquared what became of accepted entries, as `verify` does. While entries
-                are pending, posts have four fifths of the tokens.
+            verify: Whether to verify accepted entries, as `verify` does. While entries are pending,
+                posts have four fifths of the tokens.
             reconcile_every: How often to look for uncertain entries on their leads, as `reconcile`
                 does; None for never.
-            keep: Delete entries so long after they have finished, as `prune` does; None to keep
+            keep: Delete entries this long after they have finished, as `prune` does; None to keep
                 them all.
 
         Raises:
             Unauthorized, NotFound: as `drain`.
-            OutboxError: the database fails in a way that does not pass.
+            OutboxError: the database cannot be used.
             ValueError: a time is not above zero.
         """
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
@@ -269,19 +268,19 @@ class Outbox:
 
     async def verify(self, poster: AsyncActivityPoster) -> Counter[EntryState]:
         """
-        Ask the Status API what became of accepted entries, until all are `succeeded` or `failed`.
+        Ask the Status API about accepted entries until all are `succeeded` or `failed`.
 
-        One question at a time: at the pace of the limit if nothing is pending, else at a fifth of
-        it. LeadSquared may retry a request for hours.
+        It makes one query at a time, at the pace of the limit, or at a fifth of it while entries
+        are pending. LeadSquared may retry a request for hours.
 
         Args:
-            poster: What to ask with.
+            poster: The poster for the queries.
 
         Returns:
-            How many entries came into each state.
+            The number of entries that reached each state.
 
         Raises:
-            Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
+            Unauthorized, NotFound: the keys are rejected, or the path of the Status API is wrong.
             UnexpectedAnswer: an answer cannot be read.
         """
         await self._check_poster(poster)
@@ -295,20 +294,21 @@ class Outbox:
         on_progress: Callable[[int, int], None] = lambda _, __: None,
     ) -> Counter[EntryState]:
         """
-        Look once for each `uncertain` entry among the activities that its lead has.
+        Look once for each `uncertain` entry among the activities of its lead.
 
-        One of the same type, note and date-time, created since the entry was sent and not another
-        entry's, is it: `accepted`, with the activity's id. If there surely is none, the entry is
-        `pending` again. What is not clear stays `uncertain`, with the reason in its message.
+        If one has the same type, note and date-time, was created since the call and belongs to no
+        other entry, the entry becomes `accepted`, with the activity's id. If there is none after
+        `settle`, the entry becomes `pending` again. Otherwise it stays `uncertain`, with the reason
+        in its message.
 
         Args:
-            poster: What to ask with; needs the account's `sync_host`.
-            settle: How long after sending an activity may still arrive. LeadSquared retries a
+            poster: The poster for the queries; its account must have a `sync_host`.
+            settle: How long after its call an activity may still arrive. LeadSquared retries a
                 request for up to 9 h 20 min.
-            on_progress: Called with the number of entries looked at, and of all.
+            on_progress: Called with the number of entries that were looked for, and of all.
 
         Returns:
-            How many entries are in which state after that.
+            The number of entries in each state afterwards.
 
         Raises:
             LeadpostError: as `AsyncActivityPoster.lead_activities`.
@@ -321,23 +321,23 @@ class Outbox:
         reconciler = Reconciler(self._store, poster, settle)
         return await reconciler.reconcile(on_progress)
 
-    # Looking.
+    # Reading.
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Return the entries of these keys, 500 at most, by key; unknown ones are left out."""
+        """Return the entries of up to 500 `keys`, by key, without unknown ones."""
         if isinstance(keys, str) or len(keys) > PART:
-            raise ValueError(f"keys: wanted a list of up to {PART} keys")
+            raise ValueError(f"keys must be a list of up to {PART} keys")
         return await self._store.read(_entries.find, keys)
 
     async def entries(
         self, *states: EntryState, key_prefix: str | None = None
     ) -> AsyncGenerator[Entry]:
         """
-        Yield the entries in these states, by default all, in the order of putting.
+        Yield entries in the order in which they were put.
 
         Args:
-            states: As in `Entry.state`.
-            key_prefix: Only entries whose key begins with it.
+            states: Only the entries in these states; by default all.
+            key_prefix: Only the entries whose key begins with it.
         """
         last = 0
         while True:
@@ -355,11 +355,11 @@ class Outbox:
             last = page[-1].id
 
     async def history(self, entry_id: int) -> list[Change]:
-        """Return each change of state of the entry `entry_id`, the putting first; [] if unknown."""
+        """Return the changes of state of the entry `entry_id`, oldest first; [] if unknown."""
         return await self._store.read(_entries.history, entry_id)
 
     async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state, all or those whose key begins with `key_prefix`."""
+        """Count the entries in each state; with a `key_prefix`, only those whose key has it."""
         return await self._store.read(_entries.count, key_prefix or "")
 
     async def others(self) -> dict[str, int]:
@@ -367,7 +367,7 @@ class Outbox:
         return await self._store.read(_entries.count_of_others)
 
     async def health(self) -> Health:
-        """Return what a health check asks for: counts, oldest pending, worker, outage."""
+        """Return the data for a health check: counts, oldest pending entry, worker, outage."""
         return await self._store.read(_entries.health, SEEN_WITHIN)
 
     # Changing by hand.
@@ -377,9 +377,12 @@ class Outbox:
         Make entries pending again, and return their number.
 
         Args:
-            states: Those in these states: `failed`, `rejected`, and `uncertain`, which may post it
-                twice. Others are a ValueError.
-            ids: Only these entries.
+            states: Only entries in these states: `failed`, `rejected`, or `uncertain`, which may
+                post an activity twice.
+            ids: Only entries with these ids.
+
+        Raises:
+            ValueError: there is no state, or another one.
         """
         if not states or set(states) - {"failed", "rejected", "uncertain"}:
             raise ValueError(
@@ -399,14 +402,14 @@ class Outbox:
 
     async def replace(self, activities: Mapping[str, Item]) -> None:
         """
-        Give entries that did not get through another activity each, and make them pending again.
+        Replace the activities of entries that were not accepted, and make the entries pending.
 
         Args:
-            activities: By key, what `put` takes.
+            activities: Key to activity, as for `put`.
 
         Raises:
-            InvalidActivity: one cannot be posted as it is; none was replaced.
-            KeyConflict: one is unknown, or may have got through; none was replaced.
+            InvalidActivity: one is invalid; none was replaced.
+            KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
         """
         texts = {key: _json(activity) for key, activity in activities.items()}
         await self._store.write(_edits.replace, texts)
@@ -414,13 +417,13 @@ class Outbox:
 
     async def arrived(self, ids: Sequence[int]) -> int:
         """
-        Make `uncertain` entries `succeeded`, because somebody has seen them on the lead.
+        Make `uncertain` entries `succeeded`, because somebody has seen them on their leads.
 
         Args:
-            ids: The entries' ids.
+            ids: The entries' ids; those that are not uncertain are skipped.
 
         Returns:
-            The number of these entries that were uncertain.
+            The number of changed entries.
         """
         done = 0
         for first in range(0, len(ids), PART):
@@ -429,18 +432,18 @@ class Outbox:
 
     async def adopt(self, previous: str) -> int:
         """
-        Hand entries over to this account, after an access key was rotated or a name was given.
+        Transfer entries to this account, after its access key or its name has changed.
 
-        Stop the workers of the former account first.
+        Stop the workers of the previous account first.
 
         Args:
-            previous: The fingerprint of the former keys, or the former name.
+            previous: The fingerprint of the previous keys, or the previous name.
 
         Returns:
-            The number of entries handed over.
+            The number of transferred entries.
 
         Raises:
-            KeyConflict: both have entries of the same keys; none was handed over.
+            KeyConflict: both accounts have entries of the same keys; none was transferred.
         """
         done = await self._store.write(_edits.adopt, self._fingerprint, previous)
         self._posted_by = await self._store.read(_edits.fingerprint_of)
@@ -456,25 +459,26 @@ class Outbox:
             done += part
         return done
 
-    # Whose entries.
+    # Accounts and keys.
 
     def _check_keys(self) -> None:
         if self._fingerprint and self._posted_by not in {None, self._fingerprint}:
             raise OutboxError(
-                f"the entries of {self.account} were put with other keys. If its keys have changed:"
-                f" leadpost outbox adopt {self._posted_by}"
+                f"the entries of {self.account} belong to other keys. If its keys were changed,"
+                f" run: leadpost outbox adopt {self._posted_by}"
             )
 
     async def _check_poster(self, poster: AsyncActivityPoster) -> None:
-        """See that the poster is the account's, and note with which keys it posts."""
+        """Check that the poster belongs to the account, and record which keys it posts with."""
         if poster.account.id != self.account:
             raise ValueError(
-                f"the outbox has the entries of {self.account}, the poster posts for"
-                f" {poster.account.id}"
+                f"the outbox belongs to {self.account}, the poster to {poster.account.id}; pass the"
+                " same Account to both"
             )
         if self._fingerprint not in {None, poster.account.fingerprint}:
             raise ValueError(
-                f"the poster of {self.account} posts with other keys than the outbox has"
+                f"the poster and the outbox of {self.account} have different keys; pass the same"
+                " Account to both"
             )
         self._fingerprint = poster.account.fingerprint
         if self._posted_by is None:
@@ -492,14 +496,14 @@ def put_sync(
     priority: int = 0,
 ) -> int:
     """
-    Put an activity within a synchronous transaction of SQLAlchemy's, as in Flask or Celery.
+    Put an activity as part of a synchronous SQLAlchemy transaction, as in Flask or Celery.
 
-    The tables have to be there: an `Outbox` creates them, or `leadpost outbox schema` prints them.
+    The tables must exist: an `Outbox` creates them, `leadpost outbox schema` prints them.
 
     Args:
-        connection: A connection or session to the outbox's database; nothing is committed here.
+        connection: A connection or session to the outbox's database; you commit it.
         activity: An `Activity`, or a mapping in LeadSquared's JSON shape.
-        account: Whose entry, as for `Outbox`.
+        account: The account that the entry belongs to, as for `Outbox`.
         key: As for `Outbox.put`.
         priority: As for `Outbox.put`.
 
@@ -507,7 +511,7 @@ def put_sync(
         The entry's id.
 
     Raises:
-        InvalidActivity: it cannot be posted as it is.
+        InvalidActivity: it is invalid.
         KeyConflict: the entry of this key has another activity.
         sqlalchemy.exc.SQLAlchemyError: the database failed.
     """
@@ -518,7 +522,7 @@ def put_sync(
 def _id(account: Account | str) -> str:
     found = account.id if isinstance(account, Account) else account
     if not found:
-        raise ValueError("account: found an empty text, wanted an Account, or its name")
+        raise ValueError("account: found empty text, wanted an Account or its name")
     return found
 
 
@@ -531,10 +535,10 @@ async def _put_one(connection: AsyncConnection, account: str, new: New) -> int:
 
 
 def _put_many_within(connection: sa.Connection, account: str, news: Sequence[New]) -> int:
-    """Put within the caller's transaction: what raises has changed nothing of it."""
+    """Put within the caller's transaction, which is unchanged if this raises."""
     if connection.dialect.name == "sqlite":
-        # sqlite3 begins a transaction only before an INSERT. A savepoint before it would be the
-        # transaction, and its release the COMMIT.
+        # sqlite3 begins a transaction only before an INSERT. A savepoint before that would be the
+        # transaction itself, and its release would commit it.
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             connection.exec_driver_sql("BEGIN")
@@ -557,7 +561,9 @@ async def _drawn(activities: Source, keys: Iterable[str] | None, priority: int) 
 
 def _checked(key: str | None) -> str | None:
     if key is not None and re.search("[\0\ud800-\udfff]", key):
-        raise ValueError("key: found NUL or half a surrogate pair, wanted text")
+        raise ValueError(
+            "key: contains a character that no database stores (NUL or a lone surrogate)"
+        )
     return key
 
 

@@ -1,8 +1,8 @@
 """
-LeadSquared's limit as a bucket of tokens that processes and hosts share: 25 times in a database.
+LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 times in a database.
 
-A process reserves the token that is back first, waits until it is, and hands it to the caller that
-is served first then. One task, `_serve`, does all that with the database; callers only wait.
+A process reserves the token that is back first, waits until it is back, and hands it to the caller
+that is then first in line. One task, `_serve`, uses the database; callers only wait.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from leadpost.outbox.database import Database, _tokens
 from leadpost.outbox.database._tokens import State
 
 _LOOK_AGAIN = 0.25
-"""Seconds after which to look again, if no token rests."""
+"""Seconds until the next look, if no token rests."""
 _USE_WITHIN = 1.0
-"""Seconds in which a reserved token is used once it is back."""
+"""Seconds in which a reserved token must be used once it is back."""
 _RETRY = 0.5
-"""Seconds between two tries while the database is away."""
+"""Seconds between two attempts while the database is unreachable."""
 _CLOSE = 1.0
 """Seconds that closing waits for the database."""
 
@@ -48,25 +48,25 @@ _log = logging.getLogger("leadpost")
 
 class SharedTokenBucket:
     """
-    The same 25 calls in 5 s for every process and host that uses the same database and name.
+    25 calls in 5 s for all processes and hosts together that use the same database and name.
 
-    The guarantee is `TokenBucket`'s: over all of them, no 26th call arrives in any 5 s. The token
-    of a process that dies is back when its call must have ended, and 5 s later; a process that was
-    frozen for so long sends nothing with it. What refusals (429) teach goes for all of them. Up to
-    30 processes get their share. While the database is away, callers wait. If its clock jumps back,
-    calls are late; it must not jump forward.
+    The guarantee is that of `TokenBucket`, for all of them: no 26th call arrives in any 5 s. If a
+    process dies, its token returns 5 s after its call must have ended; if it was only frozen, it
+    sends nothing with that token. What one process learns from a refusal (429) applies to all. Up
+    to 30 processes get their share. While the database is unreachable, callers wait. If its clock
+    jumps back, calls are late; it must not jump forward.
 
     The poster opens the bucket when it is entered, and closes it; a bucket belongs to one poster.
-    It may be made before a fork.
+    It may be created before a fork.
 
     Args:
         url: The database, as for `Outbox`; it may be the same.
-        name: Who shares the limit; by default the account, see `Account.id`. Two users of one
-            account share its limit only by a name.
+        name: Processes with the same name share the limit; by default `Account.id`. Two users of
+            one account share its limit only if they have the same name.
         limit: Tokens, 1 to 25: fewer for an account with a lower limit.
-        period: Seconds; anything but 5 is for a sandbox with the same period.
-        hooks: Functions that hear of `Resized`, and of `Paused` if this process was refused, see
-            `leadpost.hooks`.
+        period: Seconds; use a value other than 5 only with a sandbox of the same period.
+        hooks: Functions that are called with `Resized`, and with `Paused` if this process was
+            refused, see `leadpost.hooks`.
 
     Raises:
         ValueError: a number is out of range.
@@ -87,7 +87,7 @@ class SharedTokenBucket:
         self._limit = limit
         self._period = period
         self._emit = Hooks(hooks)
-        # A token has to outlive its process, not the machine: then it has rested anyway.
+        # A token must survive its process, but not the machine: a restart takes longer than 5 s.
         self._database = Database(url, connections=1, durable=False)
         self._share: _Share | None = None
 
@@ -101,14 +101,14 @@ class SharedTokenBucket:
 
     async def open(self, account: Account) -> None:
         """
-        Make the bucket ready for calls; the poster does it.
+        Open the bucket; the poster calls this.
 
         Args:
-            account: The poster's: whose limit it is.
+            account: The poster's account, which the limit belongs to.
 
         Raises:
-            OutboxError: the database cannot be used, or knows this bucket with another period.
-            RuntimeError: it is open already.
+            OutboxError: the database cannot be used, or has this bucket with another period.
+            RuntimeError: it is already open.
         """
         if self._share is not None:
             raise RuntimeError("this SharedTokenBucket is open: it belongs to one poster")
@@ -125,7 +125,7 @@ class SharedTokenBucket:
         self._share = share
 
     async def aclose(self) -> None:
-        """Record how the last calls ended, and close the connection; the poster does it."""
+        """Record how the last calls ended, and close the connection; the poster calls this."""
         share, self._share = self._share, None
         if share is not None:
             try:
@@ -141,21 +141,21 @@ class SharedTokenBucket:
         Wait for a token, hold it while one call is made, and let it rest; see `Bucket.token`.
 
         Args:
-            priority: Who is served first, of those that wait in this process.
-            call_timeout: Seconds after which the call has ended at the latest.
+            priority: The order of the waiting callers in this process.
+            call_timeout: Seconds after which the call must have ended.
 
         Yields:
-            What to call at the last moment before sending. It raises `TokenLost` if the call could
-            not end in time any more, as after the process was frozen.
+            A function to call at the last moment before sending. It raises `TokenLost` if the call
+            could no longer end in time, because the process was frozen.
 
         Raises:
-            OutboxError: the database failed in a way that does not pass.
+            OutboxError: the database cannot be used.
             RuntimeError: the bucket is not open.
         """
         share = self._share
         if share is None:
             raise RuntimeError(
-                "a SharedTokenBucket is opened by its poster: use the poster with `async with`"
+                "this SharedTokenBucket is not open: use its poster with `async with`"
             )
         if priority is Priority.LONG_BATCH:
             await share.brakes.pacer.acquire()
@@ -174,15 +174,15 @@ class _Use(Use):
     A reserved token, and then its use by one call.
 
     Attributes:
-        id: The reservation's, in the table.
-        hold: Seconds from its use until it is back if this process dies.
-        seen_at: When it was last seen that tokens may be taken.
+        id: The id of the reservation in the table.
+        hold: Seconds from the use of the token until it is back if this process dies.
+        seen_at: When the database was last seen to allow calls.
         due: When the token is back.
         ends_by: When the call must have ended.
-        is_trial: Whether the call shows whether calls may go again.
-        is_ready: Whether it may be handed out.
+        is_trial: Whether the call is the trial after a pause.
+        is_ready: Whether the token may be handed out.
         taken_at: The event loop's time at which it was handed out.
-        call_timeout: Seconds in which the call ends.
+        call_timeout: Seconds after which the call must have ended.
     """
 
     id: str
@@ -196,12 +196,12 @@ class _Use(Use):
     call_timeout: float = 0.0
 
     def begin(self) -> None:
-        """Note that the request is being sent, unless it is too late."""
+        """Record that the request is being sent, unless it is too late."""
         now = boot_time()
-        # In suspend the loop's clock may stand still, and with it the call's own time-out.
+        # The loop's clock, and with it the call's own time-out, may stop during suspend.
         left = self.call_timeout - (asyncio.get_running_loop().time() - self.taken_at)
         if now + max(left, 0.0) > self.ends_by:
-            raise TokenLost("the time of the token was over before the call was sent")
+            raise TokenLost("the token expired before the call was sent")
         self.sent_at = now
 
 
@@ -209,8 +209,8 @@ class _Share:
     """
     One process's share of an open bucket.
 
-    Times are `boot_time`'s. Of the time that a statement takes, deadlines are counted from before
-    it, waits from after it.
+    Times are `boot_time`'s. Deadlines are counted from before a statement, waits from after it, so
+    that its duration errs on the safe side.
     """
 
     def __init__(self, database: Database, name: str, brakes: Brakes) -> None:
@@ -226,7 +226,7 @@ class _Share:
         self._longest_call = 0.0
         self._look_at = -inf
         self._took_at = -inf
-        self._over: list[_Use] = []  # what the database has not been told of yet
+        self._over: list[_Use] = []  # ended, but not yet written to the database
         self._is_ending = False
         self._absence = Absence(f"bucket: the database {database.name}")
 
@@ -235,19 +235,19 @@ class _Share:
         self._serving = asyncio.create_task(self._serve())
 
     async def end(self) -> None:
-        """Tell the database how calls ended, unless it does not answer."""
+        """Write to the database how calls ended, unless it does not answer."""
         self._is_ending = True
         self.waiters.fail(RuntimeError("the SharedTokenBucket is closed"))
         self._news.set()
         await asyncio.wait([self._serving], timeout=_CLOSE)
         if self._serving.cancel() or self._over:
-            _log.warning("bucket: the database did not answer in time: tokens will be back late")
+            _log.warning("bucket: the database did not answer; the last tokens return late")
         await asyncio.wait([self._serving], timeout=_CLOSE)
 
-    # What callers do.
+    # For callers.
 
     async def take(self, priority: Priority, call_timeout: float) -> _Use:
-        """Wait for a token that is back."""
+        """Wait for a token."""
         self._longest_call = max(self._longest_call, call_timeout)
         waiter = self.waiters.join(priority)
         self._news.set()
@@ -269,22 +269,22 @@ class _Share:
         if waiter.error is not None:
             raise waiter.error
         if self._serving.done():
-            self._serving.result()  # raises what has ended it
+            self._serving.result()  # raises the error that ended it
         use = self._reserved
         return use if use is not None and use.is_ready and self.waiters.first is waiter else None
 
     def give_back(self, use: _Use) -> None:
-        """Take in how a call ended."""
+        """Record how a call ended."""
         self.in_use -= 1
         self._look_at = -inf
         self._over.append(use)
         self._news.set()
         self.brakes.record(use, boot_time())
 
-    # What is done with the database.
+    # The task that uses the database.
 
     async def _serve(self) -> None:
-        """Serve the callers until the end."""
+        """Serve the callers until the bucket is closed."""
         while True:
             try:
                 wait = await self._step()
@@ -292,7 +292,7 @@ class _Share:
             except OutboxUnavailable as error:
                 self._absence.begin(error)
                 wait = _RETRY
-            except OutboxError as error:  # perhaps it passes for the next caller
+            except OutboxError as error:  # the next caller may have more luck
                 self.waiters.fail(error)
                 wait = _RETRY
             except Exception as error:
@@ -306,7 +306,7 @@ class _Share:
             self._news.clear()
 
     async def _step(self) -> float:
-        """Do what can be done now, and return the seconds until there is more."""
+        """Do what is possible now, and return the seconds until the next step."""
         use, now = self._reserved, boot_time()
         if use is not None and (self.waiters.first is None or now > use.due + _USE_WITHIN):
             self._put_back(use)
@@ -344,9 +344,9 @@ class _Share:
 
     async def _exchange(self, use: _Use | None) -> None:
         """
-        Tell the database how calls ended and what refusals have taught.
+        Write to the database how calls ended, and the size of the bucket after refusals.
 
-        In the same transaction, reserve the token that is back first for a use, if one rests.
+        In the same transaction, reserve the token that is back first for `use`, if one rests.
         """
         before, rest = boot_time(), self._rule.rest
         over, is_resized = self._over[:], self.brakes.is_resized
@@ -414,8 +414,8 @@ class _Share:
             await _tokens.pause(connection, self.name, use.asked_pause)
 
     def _adopt(self, state: State) -> None:
-        """Follow what was decided, by this process or another."""
+        """Apply the latest size, set by this process or another."""
         if state.version != self._version:
             self._version = state.version
-            if not self.brakes.is_resized:  # else this process has decided something newer
+            if not self.brakes.is_resized:  # or else this process has a newer one
                 self.brakes.adopt(state.size, boot_time())

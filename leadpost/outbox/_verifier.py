@@ -1,4 +1,4 @@
-"""Asks what became of accepted requests, until it is known."""
+"""Asks the Status API about accepted entries until each is final."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from leadpost.outbox.database._settling import Check, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
 """
-Seconds between two questions about one request. LeadSquared retries a failed one after 30 s at
-first, in the end after 3 hours, so it is of no use to ask often for long.
+Seconds between two queries for one request. LeadSquared retries a failed request after 30 s at
+first and after 3 hours at last, so frequent queries soon become useless.
 """
 _POLL = 1.0
 _SHARE = 5
-"""While others post, one call in so many is a question."""
+"""While entries are posted, one call in this many is a query."""
 
 _log = logging.getLogger("leadpost")
 
@@ -42,20 +42,20 @@ class Verifier:
 
     _store: AccountDatabase
     _poster: AsyncActivityPoster
-    tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of those it brought there
-    _check: Check | None = field(default=None, init=False)  # what to ask next
+    tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
+    _check: Check | None = field(default=None, init=False)  # the next query
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
 
     async def ask_next(self) -> float | None:
         """
-        Ask about the entry that is due first, if one is.
+        Ask about the entry that is due first, if one is due.
 
         Returns:
-            Seconds to wait: 0 if there may be more to ask now; None if no answer is open.
+            Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
 
         Raises:
-            Unauthorized, NotFound: the keys are refused, or the Status API is elsewhere.
-            UnexpectedAnswer: an answer cannot be read; `postpone` goes on after it.
+            Unauthorized, NotFound: the keys are rejected, or the path of the Status API is wrong.
+            UnexpectedAnswer: the answer cannot be read; `postpone` continues after it.
             OutboxError: the database failed.
         """
         if self._check is None:
@@ -76,13 +76,13 @@ class Verifier:
         return 0.0
 
     def postpone(self, error: LeadpostError) -> float:
-        """Return the seconds to wait after a status could not be had; another one is next."""
-        self._check = None
+        """Return the seconds to wait after a status could not be read."""
+        self._check = None  # continue with another entry: perhaps only this one fails
         self._absence.begin(error)
         return _POLL
 
     async def _ask(self, check: Check) -> Verdict:
-        """Return what LeadSquared says of an entry."""
+        """Return LeadSquared's answer about an entry."""
         if check.request_id is None:  # reconciling found the activity itself
             return Verdict("succeeded", "the lead has it")
         try:
@@ -106,7 +106,7 @@ async def _claim(connection: AsyncConnection, account: str) -> Check | None:
 async def settle_and_claim(
     connection: AsyncConnection, account: str, of: Check, verdict: Verdict
 ) -> tuple[bool, Check | None]:
-    """Record an answer, and claim the next question in the same transaction."""
+    """Record an answer, and claim the next query in the same transaction."""
     is_settled = verdict.state != "accepted" and await _settling.settle(
         connection, account, of, "accepted", verdict
     )
@@ -114,7 +114,7 @@ async def settle_and_claim(
 
 
 async def verify(store: AccountDatabase, poster: AsyncActivityPoster) -> Counter[EntryState]:
-    """Ask until no answer is open; see `Outbox.verify`."""
+    """Ask until no entry is accepted; see `Outbox.verify`."""
     verifier = Verifier(store, poster)
     loop = asyncio.get_running_loop()
     while True:
@@ -123,6 +123,6 @@ async def verify(store: AccountDatabase, poster: AsyncActivityPoster) -> Counter
         if wait is None:
             return verifier.tally
         is_posting = await store.read(_settling.is_posting)
-        # The bucket keeps the limit; this only leaves most of it to those who post.
+        # The bucket keeps the limit; this only leaves most of it for posts.
         pause = PERIOD / LIMIT * _SHARE if is_posting else 0.0
         await asyncio.sleep(max(wait, began + pause - loop.time()))

@@ -1,10 +1,10 @@
 """
-A worker: takes entries from an outbox, posts them, and records what became of each.
+A worker: claims entries of an outbox, posts them, and records their states.
 
-25 slots, each in a loop: wait until something is due, take a token, claim the next entry, call,
-record. One slot at a time has the turn to wait and to claim, so that entries leave in order and the
-worker has one untried activity in the bucket's queue. `Worker._keep` looks after the rest: entries
-whose calls were never recorded, the signs of life, the log.
+Each of 25 slots loops: wait until an entry is due, take a token, claim the next entry, make the
+call, record its result. One slot at a time has the turn to wait and claim, so that entries are sent
+in order and the worker has one untried activity in the bucket's queue. `Worker._keep` does the
+rest: it expires calls without a record, and reports that the worker is alive.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ from leadpost.outbox.database._calls import Claim
 from leadpost.outbox.database._entries import EntryState, loaded
 
 GRACE = 7.0
-"""Seconds that a cancelled worker waits for calls in flight: a container has 10 s in all."""
+"""Seconds that a cancelled worker waits for calls in flight: a container has 10 s in total."""
 _RECORDING = 1.0
-"""Seconds after that in which what became of calls is still recorded."""
+"""Further seconds in which the results of these calls are recorded."""
 _CLAIM_LASTS = 10.0
-"""Seconds after its claim in which a call must have been sent."""
+"""Seconds after its claim in which a call must be sent."""
 _POLL = 0.5
 """Seconds between two looks at an empty outbox."""
 _UNREACHABLE = 5.0
-"""Seconds of failing connections after which a drain ends, if no call was ever answered."""
+"""Seconds of failing connections after which a drain ends, if no call was answered."""
 _FIRST_CHECK = 5.0
-"""Seconds after which the status of an accepted request is asked for first."""
+"""Seconds from the acceptance of a request to the first query for its status."""
 _KEEP_EVERY = 5.0
 _REPORT_EVERY = 60.0
 _PRUNE_EVERY = 60.0
 _FAILED_TRIALS = 100
-"""Entries that failed during an outage and are passed over by its next trials."""
+"""The most entries that failed during an outage and are skipped by its next trials."""
 
 T = TypeVar("T")
 
@@ -76,13 +76,13 @@ _log = logging.getLogger("leadpost")
 @define
 class _Call:
     """
-    One call: the entry that it is for, and when it was claimed.
+    One call for an entry.
 
     Attributes:
         claim: The entry, once it is claimed.
-        is_claimed: Whether it is.
+        is_claimed: Whether an entry is claimed.
         claimed_at: Time of `boot_time` before the claim.
-        is_sent: Whether the call may have left.
+        is_sent: Whether the call may have been sent.
     """
 
     claim: Claim = field(init=False)
@@ -91,16 +91,16 @@ class _Call:
     is_sent: bool = False
 
     def check(self) -> None:
-        """Keep a process that was frozen or suspended from sending what is others' by now."""
+        """Stop a process that was frozen or suspended from sending an entry it no longer owns."""
         if boot_time() - self.claimed_at > _CLAIM_LASTS:
-            raise TokenLost("the claim on the entry ended before the call was sent")
+            raise TokenLost("the claim on the entry expired before the call was sent")
         self.is_sent = True
 
 
 @define
 class Worker:
     """
-    Posts an account's entries with one poster, for the time of one `drain` or `run`.
+    Posts an account's entries with one poster, for one `drain` or `run`.
 
     `news` is set when there may be more to do; `key_prefix` and `outage_timeout` are `drain`'s.
     """
@@ -117,13 +117,13 @@ class Worker:
     _failure: LeadpostError | None = field(default=None, init=False)
     _tally: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
     _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
-    _posting: int = field(default=0, init=False)  # slots that hold an entry
+    _posting: int = field(default=0, init=False)  # slots with a call
     _made: int = field(default=0, init=False)  # calls
     _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
     _failed_trials: deque[int] = field(factory=lambda: deque(maxlen=_FAILED_TRIALS), init=False)
     _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
     _absence: Absence = field(init=False)
-    _is_answered: bool = field(default=False, init=False)  # whether any call was, by whatever
+    _is_answered: bool = field(default=False, init=False)  # whether any call was answered
     _unreached_since: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -134,7 +134,7 @@ class Worker:
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
         self._drains = True
-        await self._store.write(self._look_after)
+        await self._store.write(self._maintain)
         await self._work([self._keep()])
         return self._tally
 
@@ -146,7 +146,7 @@ class Worker:
         reconcile_every: timedelta | None,
         keep: timedelta | None,
     ) -> NoReturn:
-        """Post until cancelled, after `begin` has been done; see `Outbox.run`."""
+        """Call `begin`, then post until cancelled; see `Outbox.run`."""
         try:
             await self._patiently(begin)
             _log.info("outbox: a worker for %s begins", self._store.account)
@@ -159,12 +159,12 @@ class Worker:
                 ]
             )
         except LeadpostError as error:
-            _log.error("outbox: the worker stops, nothing is posted: %s", described(error))
+            _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
             raise
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
 
     async def _work(self, others: list[Awaitable[None]]) -> None:
-        """Run the slots, and the others beside them, until the slots or any of these end."""
+        """Run the slots, and `others` beside them, until the slots or one of the others end."""
         slots = (self._slot() for _ in range(LIMIT))
         posting = asyncio.ensure_future(asyncio.gather(*slots, return_exceptions=True))
         beside: list[asyncio.Future[Any]] = [asyncio.ensure_future(other) for other in others]
@@ -181,16 +181,16 @@ class Worker:
                 raise error
 
     async def _end(self, posting: asyncio.Future[Any]) -> None:
-        """Let calls in flight end, and have what became of them recorded."""
+        """Wait until calls in flight have ended and are recorded."""
         self._stop()
         if posting.done():
             return
-        _log.info("outbox: the worker ends: it waits for %d calls", self._posting)
+        _log.info("outbox: the worker stops: it waits for %d calls in flight", self._posting)
         try:
             await asyncio.wait([posting], timeout=GRACE)
         finally:
             self._cut_off.set_result(None)
-            # Cancelled again: no longer than that. What is not recorded then becomes uncertain.
+            # Not longer, even if cancelled again. Calls without a record become uncertain.
             ends_at = asyncio.get_running_loop().time() + _RECORDING
             while not posting.done() and (left := ends_at - asyncio.get_running_loop().time()) > 0:
                 with suppress(asyncio.CancelledError):
@@ -198,7 +198,7 @@ class Worker:
             posting.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([posting])
-                posting.exception()  # asyncio logs one that nobody asked for
+                posting.exception()  # or else asyncio would log it
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -206,7 +206,7 @@ class Worker:
         self._news.set()
 
     def _fail(self, error: LeadpostError) -> None:
-        """End the work, for an error that concerns all entries."""
+        """Stop the worker because of an error that concerns all entries."""
         self._failure = self._failure or error
         self._stop()
 
@@ -224,12 +224,12 @@ class Worker:
                 finally:
                     turn.pass_on()
         finally:
-            self._stop()  # whatever ends one slot is for all
+            self._stop()  # what ends one slot ends all
 
     async def _until_due(self) -> bool:
-        """Wait until an entry is due; False if there will be none."""
+        """Wait until an entry is due, and return True; return False if the work is done."""
         while not self._stopped.done():
-            # Both before the question: what ends meanwhile may be pending again, and is news.
+            # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             posting = self._posting
             try:
@@ -261,7 +261,7 @@ class Worker:
         self._in_a_row += 1
         outage = OUTAGE_TIMEOUT if self._outage_timeout is None else self._outage_timeout
         terms = Terms(
-            # The end of a backlog is not known, so it is long once half as much was posted.
+            # The length of a backlog is unknown, so it counts as long after half of `LONG`.
             first=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
             outage_until=lambda since: since + (outage if self._drains else inf),
             stopped=self._stopped,
@@ -276,7 +276,7 @@ class Worker:
                 await self._record_failure(call.claim, error)
             elif isinstance(error, OutageTimeout | OutboxError):
                 self._fail(error)
-        except Exception as error:  # a bucket's, or that of a hook of the client's
+        except Exception as error:  # from a bucket, or from a hook of the HTTP client
             if call.is_claimed:
                 kind = DeliveryUncertain if call.is_sent else NotSent
                 why = kind(f"{type(error).__name__} ended the worker")
@@ -290,7 +290,7 @@ class Worker:
             self._news.set()
 
     async def _claim(self, call: _Call, turn: _Turn) -> Item:
-        """Claim the next entry, now that there is a token for it."""
+        """Claim the next entry, once there is a token for it."""
         call_id = uuid4().hex
         call.claimed_at = boot_time()
         claim = partial(
@@ -299,8 +299,8 @@ class Worker:
             call_time=_CLAIM_LASTS + self._poster.call_timeout,
             key_prefix=self._key_prefix,
         )
-        # While LeadSquared is away every call is a trial, each with another entry: those that
-        # always fail must not keep it away for all the others.
+        # During an outage every call is a trial, each with another entry: entries that always fail
+        # must not make the outage last for all others.
         but = list(self._failed_trials) if self._poster.is_away else []
         try:
             found = await self._store.write(partial(claim, but=but))
@@ -308,7 +308,7 @@ class Worker:
                 self._failed_trials.clear()
                 found = await self._store.write(claim)
         except OutboxError as error:
-            # Was it committed? Its call id will tell; no call is made for it.
+            # It may have been committed: `release` finds it by its call id. No call is made.
             self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
             if not isinstance(error, OutboxUnavailable):
                 raise
@@ -327,15 +327,15 @@ class Worker:
         policy = self._poster.retry
         failures = claim.failures + 1
         wait = max(policy.wait_after(failures), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
-        repeated = isinstance(error, ServerError) or (
+        is_retried = isinstance(error, ServerError) or (
             self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
         )
-        is_away = self._poster.is_away  # then its failures say nothing about the entry
+        is_away = self._poster.is_away  # if so, the failure says nothing about the entry
         if is_away:
             self._failed_trials.append(claim.id)
         if not isinstance(error, ConnectionFailed | NotSent):
             self._answered()
-        because = _with_doubt(claim, error)
+        because = _still_uncertain(claim, error)
         match error:
             case Unauthorized() | NotFound():
                 await self._record(claim, "pending", error=because)
@@ -348,9 +348,9 @@ class Worker:
                 await self._record(claim, "pending", error=because, due_in=wait)
             case RateLimited():
                 await self._record(claim, "pending", error=because, due_in=wait)
-            case _ if repeated and is_away:
+            case _ if is_retried and is_away:
                 await self._record(claim, "pending", error=because)
-            case _ if repeated and failures < policy.max_attempts:
+            case _ if is_retried and failures < policy.max_attempts:
                 await self._record(claim, "pending", error=because, due_in=wait, failed=True)
             case _:
                 await self._record(claim, _state_of(because), error=because, failed=True)
@@ -365,7 +365,7 @@ class Worker:
         due_in: float = 0.0,
         failed: bool = False,
     ) -> None:
-        """Record what became of a call, as soon as the database takes it."""
+        """Record the result of a call, as soon as the database can be reached."""
         record = partial(
             _calls.record,
             of=claim,
@@ -383,11 +383,11 @@ class Worker:
             self._fail(failure)
         finally:
             if recorded is None:
-                _log.error("outbox: could not be recorded: %s", what)
+                _log.error("outbox: not recorded, as the database failed: %s", what)
         if recorded is None:
             return
         if not recorded:
-            _log.warning("outbox: not recorded, as another call was made meanwhile: %s", what)
+            _log.warning("outbox: ignored, as a later call was made: %s", what)
         elif state != "pending":
             self._tally[state] += 1
 
@@ -396,7 +396,7 @@ class Worker:
         self._unreached_since = None
 
     def _not_reached(self, error: ConnectionFailed) -> None:
-        """End a drain soon if it never reached anything: the host may be a wrong one."""
+        """Stop a drain that has reached nothing for `_UNREACHABLE`: the host may be wrong."""
         now = boot_time()
         if self._unreached_since is None:
             self._unreached_since = now
@@ -405,7 +405,7 @@ class Worker:
             self._fail(error)
 
     def _went_away(self, error: OutboxUnavailable) -> float:
-        """Note that the database is away, and return the seconds until the next try."""
+        """Record that the database is unreachable; return the seconds until the next attempt."""
         self._absence.begin(error)
         if self._drains and self._absence.lasts > self._poster.retry.max_time:
             self._fail(error)
@@ -414,7 +414,7 @@ class Worker:
     # Beside the slots.
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
-        """Do something as soon as the database is there; None if the work failed meanwhile."""
+        """Retry `step` until the database is back; return None if the worker failed meanwhile."""
         while True:
             try:
                 done = await step()
@@ -427,27 +427,30 @@ class Worker:
                 return done
 
     async def _keep(self) -> None:
-        """Look after what calls have left behind, and show that this worker is alive."""
+        """Expire calls without a record, and report that this worker is alive."""
         reported_at = boot_time()
         while True:
-            await self._patiently(partial(self._store.write, self._look_after))
+            await self._patiently(partial(self._store.write, self._maintain))
             self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
             await asyncio.sleep(_KEEP_EVERY)
 
-    async def _look_after(self, connection: AsyncConnection, account: str) -> None:
+    async def _maintain(self, connection: AsyncConnection, account: str) -> None:
         await _calls.be_seen(connection, account, self._poster.away_for)
         if expired := await _calls.expire(connection, account):
             self._tally["uncertain"] += expired
-            _log.warning("outbox: %d entries are uncertain: no record of their calls", expired)
+            _log.warning(
+                "outbox: %d entries are uncertain: their worker ended before recording the calls",
+                expired,
+            )
         await _calls.sum_up(connection, account)
         if self._unknown:
             await _calls.release(connection, account, list(self._unknown))
 
     def _report(self) -> None:
-        """Log what happened since the last report: counts only, no content."""
+        """Log the changes since the last report: only counts, no content."""
         now = self._tally - self._reported
         self._reported = self._tally.copy()
         if not now:
@@ -457,9 +460,9 @@ class Worker:
         _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
 
     async def _verify(self) -> None:
-        """Ask what became of accepted entries: one question to four posts, while there are any."""
+        """Verify accepted entries, with one query for every four posts while there are posts."""
         verifier = Verifier(self._store, self._poster, self._tally)
-        asked, made = 0, 0  # in this row of calls
+        asked, made = 0, 0  # since nothing was due
         while True:
             if not self._in_a_row:
                 asked, made = 0, self._made
@@ -474,8 +477,8 @@ class Worker:
                 due = verifier.postpone(error)
             except (Unauthorized, NotFound) as error:
                 what = described(error)
-                _log.error("outbox: accepted entries are not verified any more: %s", what)
-                return await _for_ever()
+                _log.error("outbox: verifying stopped, posting continues: %s", what)
+                return await _until_cancelled()
             asked += due == 0
             await asyncio.sleep(_POLL if due is None else due)
 
@@ -499,12 +502,12 @@ class Worker:
             await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
 
 
-async def _for_ever() -> None:
+async def _until_cancelled() -> None:
     await asyncio.Event().wait()
 
 
 def _errors(posting: asyncio.Future[Any], *tasks: asyncio.Future[Any]) -> list[Any]:
-    """Return what the slots and the tasks beside them have raised."""
+    """Return what the slots, and the tasks beside them, have raised."""
     found: list[Any] = [] if posting.cancelled() else posting.result()
     return found + [task.exception() for task in tasks if not task.cancelled()]
 
@@ -523,7 +526,7 @@ class _Turn:
 
 
 def _state_of(error: LeadpostError) -> EntryState:
-    """Return the state of an entry that is not sent again by itself."""
+    """Return the state of an entry that is not retried."""
     match error.state:
         case "rejected" | "uncertain" as state:
             return state
@@ -531,8 +534,8 @@ def _state_of(error: LeadpostError) -> EntryState:
             return "failed"
 
 
-def _with_doubt(claim: Claim, error: LeadpostError) -> LeadpostError:
-    """Keep the doubt that an earlier call has left, whatever became of this one."""
-    if not claim.in_doubt or isinstance(error, DeliveryUncertain):
+def _still_uncertain(claim: Claim, error: LeadpostError) -> LeadpostError:
+    """Keep an entry uncertain if an earlier call may have arrived, however this one ended."""
+    if not claim.is_uncertain or isinstance(error, DeliveryUncertain):
         return error
     return DeliveryUncertain(f"an earlier call may have arrived; the last one: {error}")

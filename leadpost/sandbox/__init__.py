@@ -1,9 +1,9 @@
 """
-A strict stand-in for LeadSquared's Async API on this machine, over a real socket.
+A strict stand-in for LeadSquared's Async API: a real server on this machine.
 
     with Sandbox(limit=25, period=5.0, seed=1) as sandbox:
         account = sandbox.account()
-        ...  # post to it as to the vendor
+        ...  # post to it as to LeadSquared
         print(sandbox.report())
 
 Needs the extra: pip install 'leadpost[sandbox]'.

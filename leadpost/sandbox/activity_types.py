@@ -1,8 +1,8 @@
 """
 The activity types of the sandbox's account.
 
-The details have the shape of the vendor's page "Get Activity Type Details", with what public
-integrations found in them besides; the shape of the list is theirs too.
+The details have the shape on LeadSquared's page "Get Activity Type Details", and further keys that
+public integrations have seen. The shape of the list is from those integrations too.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 NAMES = {201: "Document Upload", 207: "Demo Call", 210: "Phone Call"}
 """Event code to display name."""
 DEACTIVATED = 208
-"""Event code of a type that was deactivated: the account answers as if it had none."""
+"""Event code of a deactivated type: the account answers as if it did not exist."""
 
 
 def _field(number: int, name: str, data_type: str = "String", **attributes: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ _OPTIONS = {
 
 
 def listed() -> list[dict[str, Any]]:
-    """Every activity type in short."""
+    """Return every activity type without its fields."""
     return [
         {"ActivityEvent": code, "ActivityEventName": name, "DisplayName": name, "EventType": 2}
         for code, name in NAMES.items()
@@ -64,10 +64,10 @@ def listed() -> list[dict[str, Any]]:
 
 def details(code: int) -> dict[str, Any]:
     """
-    One activity type with its fields.
+    Return one activity type with its fields.
 
     Raises:
-        KeyError: If there is none with this event code.
+        KeyError: there is none with this event code.
     """
     return {
         "ID": str(uuid5(NAMESPACE_URL, f"leadpost-sandbox:activity-type:{code}")),
@@ -79,9 +79,9 @@ def details(code: int) -> dict[str, Any]:
 
 def options(code: int, schema_name: str) -> list[dict[str, Any]]:
     """
-    The options of a dropdown.
+    Return the options of a dropdown.
 
     Raises:
-        KeyError: If there is no such dropdown.
+        KeyError: there is no such dropdown.
     """
     return [{"Text": option, "Value": option} for option in _OPTIONS[code, schema_name]]

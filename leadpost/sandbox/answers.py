@@ -1,8 +1,8 @@
 """
-What the vendor answers, as status, body and headers, and the shapes its errors take.
+LeadSquared's answers: status, body and headers, and the shapes of its errors.
 
-Sources: the vendor's page "Post an Activity on a Lead (Async)" and its response codes; the bodies
-of the AWS API gateway the hosts stand behind.
+Sources: LeadSquared's page "Post an Activity on a Lead (Async)" and its response codes; the bodies
+of the AWS API gateway in front of the hosts.
 """
 
 import json
@@ -22,7 +22,7 @@ def _to_bytes(body: bytes | str) -> bytes:
 @frozen
 class Answer:
     """
-    An answer as it is sent.
+    An answer, sent exactly like this.
 
     Args:
         status: HTTP status, 200 to 599.
@@ -30,7 +30,7 @@ class Answer:
         headers: Header fields; Content-Length is added.
 
     Raises:
-        ValueError: If the status is none that can end a call, or has no body and one is given.
+        ValueError: the status cannot end a call, or does not allow the body.
     """
 
     status: int = field()
@@ -39,13 +39,13 @@ class Answer:
 
     def __attrs_post_init__(self) -> None:
         if not 200 <= self.status <= 599:
-            raise ValueError(f"the status of an answer is from 200 to 599, not {self.status}")
+            raise ValueError(f"status must be from 200 to 599; found {self.status}")
         if self.status in (204, 304) and self.body:
-            raise ValueError(f"an answer of status {self.status} has no body")
+            raise ValueError(f"an answer with status {self.status} must not have a body")
 
 
 class RejectedError(Exception):
-    """A call the vendor refuses to do; `answer` says why."""
+    """LeadSquared rejects the call; `answer` says why."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer)
@@ -59,7 +59,7 @@ def json_answer(status: int, content: Any, headers: Mapping[str, str] | None = N
 def error(
     status: int, exception_type: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """The vendor's error envelope."""
+    """Return an error in LeadSquared's envelope."""
     envelope = {"Status": "Error", "ExceptionType": exception_type, "ExceptionMessage": message}
     return json_answer(status, envelope, headers)
 
@@ -77,7 +77,7 @@ def unauthorized() -> Answer:
 
 
 def forbidden() -> Answer:
-    """The gateway's own answer to a wrong `x-api-key`."""
+    """Return the gateway's answer to a wrong `x-api-key`."""
     return json_answer(403, {"message": "Forbidden"})
 
 
@@ -89,7 +89,7 @@ def rate_limited(
     limit: int, period: float, status: int = 429, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """
-    The refusal of a call over the limit, seen in public with status 429, 403 and 200.
+    Return the refusal of a call over the limit, which users have seen with status 429, 403 and 200.
 
     Args:
         limit: Calls allowed in `period` seconds, named in the message.

@@ -1,4 +1,4 @@
-"""The vendor over ASGI: the way there, the vendor's answer, the way back."""
+"""The ASGI application: delay, answer, delay."""
 
 import asyncio
 import json
@@ -21,16 +21,16 @@ def create_app(
     vendor: Vendor, endpoints: Sequence[Endpoint], delay: Callable[[], float]
 ) -> ASGIApp:
     """
-    The vendor's paths and `/_sandbox/report`.
+    Build the application: LeadSquared's paths and `/_sandbox/report`.
 
     Args:
-        vendor: Says what becomes of a call.
-        endpoints: The vendor's paths.
-        delay: Draws the seconds one way takes.
+        vendor: Decides how each call ends.
+        endpoints: LeadSquared's paths.
+        delay: Draws the seconds of one direction.
 
     Returns:
-        An ASGI application for HTTP only. It expects `abort`, which cuts the connection, in the
-        state of each scope.
+        An ASGI application for HTTP only. It expects the function `abort`, which cuts the
+        connection, in the state of each scope.
     """
     routes = [Route(e.path, _route(vendor, e, delay), methods=[e.method]) for e in endpoints]
 
@@ -44,8 +44,8 @@ def create_app(
         try:
             await starlette(scope, receive, send)
         except asyncio.CancelledError:
-            # The sandbox stops and has cut the connection. To end quietly here keeps the server
-            # from logging what is no error.
+            # The sandbox stops and has cut the connection. Raised further, the server would log
+            # this as an error.
             return
 
     return app
@@ -58,7 +58,7 @@ def _route(
         try:
             body = await request.body()
         except ClientDisconnect:
-            return Response()  # goes nowhere
+            return Response()  # nobody receives it
         await asyncio.sleep(delay())
         call = Call(request.query_params, request.headers, body)
         outcome = vendor.arrive(endpoint, call, time.monotonic())
@@ -74,7 +74,7 @@ def _route(
 
 async def _cut(request: Request) -> Response:
     request.state.abort()
-    # The body has been read, so the next event can only be that the server has seen the connection
-    # go. From then on it drops whatever is sent, without a word.
+    # The body has been read, so the next event can only be that the server has noticed the cut.
+    # From then on it silently drops whatever is sent.
     await request.receive()
     return Response()

@@ -1,10 +1,10 @@
 """
-Whether the body of a post is as the vendor specifies, and nothing less.
+Strict checks of bodies against LeadSquared's documentation.
 
-Source: the vendor's page "Post an Activity on a Lead (Async)"; `EmailAddress` in place of
-`RelatedProspectId` and fields within a field are from its synchronous sister pages, the question
-for a lead's activities is from "Get Activities of a Lead". What is not as specified raises
-RejectedError, with an answer of status 400 that names it.
+Sources: LeadSquared's page "Post an Activity on a Lead (Async)"; for `EmailAddress` in place of
+`RelatedProspectId` and for fields within a field, its pages on the synchronous API; for queries,
+"Get Activities of a Lead". A violation raises RejectedError with an answer of status 400 that
+names it.
 """
 
 import json
@@ -26,11 +26,10 @@ _LONGEST_PAGE = 1000
 
 def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
     """
-    The activity in the body of a post.
+    Return the activity in the body of a post.
 
     Args:
-        content_type: The Content-Type of the post, which must be application/json; parameters
-            after it are let pass.
+        content_type: The Content-Type of the post: application/json, with any parameters.
         body: JSON in UTF-8.
     """
     activity = _read_object(content_type, body)
@@ -39,7 +38,7 @@ def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
 
 
 def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, Any], str]:
-    """The lead's attributes in a post to createcustom, and the name of the one that finds it."""
+    """Return the lead's attributes in a post to createcustom, and the name of the search field."""
     content = _read_object(content_type, body)
     attributes = dict[str, Any]()
     for index, item in enumerate(_list(_needed(content, "LeadDetails"), "LeadDetails")):
@@ -47,7 +46,7 @@ def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, An
         name, value = _needed(item, "Attribute"), _needed(item, "Value")
         _must(isinstance(name, str) and bool(name), f"{at}.Attribute must be a name")
         _must(not isinstance(value, list | dict), f"{at}.Value must be a single value")
-        _must(name not in attributes, f"{at}.Attribute is there twice")
+        _must(name not in attributes, f"{at}.Attribute is a duplicate")
         attributes[name] = value
     search_by = _needed(attributes, "SearchBy")
     del attributes["SearchBy"]
@@ -58,7 +57,7 @@ def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, An
 
 
 def read_dropdown(content_type: str, body: bytes) -> tuple[int, str]:
-    """The event code and the SchemaName of the dropdown whose options are asked for."""
+    """Return the event code and the SchemaName in a query for the options of a dropdown."""
     parameter = _object(_read_object(content_type, body), "Parameter")
     code, name = (_needed(parameter, key) for key in ("ActivityEventCode", "SchemaName"))
     _must(type(code) is int, "ActivityEventCode must be an integer")
@@ -69,13 +68,13 @@ def read_dropdown(content_type: str, body: bytes) -> tuple[int, str]:
 @frozen
 class Question:
     """
-    Which of a lead's activities are asked for.
+    A query for activities of one lead.
 
     Args:
         lead: The lead's id.
         code: Event code.
-        offset: Rows to leave out, of the newest ones.
-        rows: Rows to give at most.
+        offset: How many of the newest rows to skip.
+        rows: The most rows to return.
     """
 
     lead: str
@@ -86,7 +85,7 @@ class Question:
 
 def read_question(lead: str, content_type: str, body: bytes) -> Question:
     """
-    The question for a lead's activities.
+    Return the query in a call for a lead's activities.
 
     Args:
         lead: The `leadId` of the query string.
@@ -104,7 +103,7 @@ def read_question(lead: str, content_type: str, body: bytes) -> Question:
 @frozen
 class Span:
     """
-    Which activities of all leads are asked for.
+    A query for the activities of all leads.
 
     Args:
         code: Event code.
@@ -122,7 +121,7 @@ class Span:
 
 
 def read_span(content_type: str, body: bytes) -> Span:
-    """The question for the activities of all leads that were modified in a span of time."""
+    """Return the query in a call for the activities of all leads modified in a span of time."""
     content = _read_object(content_type, body)
     parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
     moments = [_needed(parameter, name) for name in ("FromDate", "ToDate")]
@@ -135,7 +134,7 @@ def read_span(content_type: str, body: bytes) -> Span:
     sorting = _object(content, "Sorting")
     _must(
         sorting == {"ColumnName": "ProspectActivityId", "Direction": 0},
-        "the sandbox sorts by ProspectActivityId in Direction 0 only: others lose rows",
+        "the sandbox sorts only by ProspectActivityId in Direction 0: other orders lose rows",
     )
     return Span(_event(parameter), start, end, page, size)
 
@@ -196,7 +195,7 @@ def _event(content: dict[str, Any]) -> int:
 
 
 def _check_fields(fields: object) -> None:
-    # A list of what is left to check, not recursion: the nesting is the client's to choose.
+    # A stack instead of recursion, as a client may nest without limit.
     left = [("Fields", fields)]
     while left:
         path, items = left.pop()

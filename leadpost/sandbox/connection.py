@@ -1,4 +1,4 @@
-"""One connection of the sandbox: uvicorn's HTTP/1.1, with an idle time of its own."""
+"""One connection of the sandbox: uvicorn's HTTP/1.1, with its own idle time-out."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 
 def load_config(app: ASGIApp) -> Config:
-    """Settings of uvicorn for serving `app`, without a word to the log and without its headers."""
+    """Return uvicorn's settings for serving `app`, without logging and default headers."""
     config = Config(
         app,
         ws="none",
@@ -22,18 +22,18 @@ def load_config(app: ASGIApp) -> Config:
         date_header=False,
     )
     config.load()
-    # Where everything is logged, uvicorn wraps the app to log each scope: keys in the query too.
+    # At the log level TRACE, uvicorn wraps the app to log each scope, and the keys in its query.
     config.loaded_app = app
     return config
 
 
 class Connection(H11Protocol):
     """
-    A connection that closes when idle, from its opening on, and can be cut.
+    A connection that can be cut, and closes when idle, even before its first call.
 
     Args:
         config: uvicorn's settings, loaded.
-        state: What the connections of one server share, themselves and their calls.
+        state: The connections and calls of the server.
         idle_timeout: Seconds.
     """
 
@@ -47,8 +47,8 @@ class Connection(H11Protocol):
         transport: asyncio.Transport,  # type: ignore[override]  # uvicorn's own narrowing
     ) -> None:
         super().connection_made(transport)
-        # asyncio does this only for sockets whose protocol number is given; without it the body of
-        # an answer waits some 40 ms for the client to acknowledge the head.
+        # asyncio sets this only for sockets with an explicit protocol number. Without it the body
+        # of an answer waits about 40 ms for the client to acknowledge the head.
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state["abort"] = transport.abort

@@ -1,4 +1,4 @@
-"""What each path of the vendor's two hosts answers to a call that has passed keys and limit."""
+"""The answer of each path, once a call has passed the limit and the check of its keys."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -33,11 +33,11 @@ ACCEPTED = "Request accepted. Please use below request id to check the status"
 @frozen
 class Call:
     """
-    One HTTP request to the vendor.
+    One HTTP request.
 
     Args:
         query: Parameters of the query string, decoded.
-        headers: Header fields; names are looked up without case.
+        headers: Header fields; names are case-insensitive.
         body: The body.
     """
 
@@ -52,14 +52,14 @@ Handler = Callable[[Call, float], Answer]
 @frozen
 class Endpoint:
     """
-    One path of the vendor's.
+    One path of LeadSquared's API.
 
     Args:
         method: HTTP method.
         path: Path of the URL.
-        gated: Whether it needs the `x-api-key`: on the async host, behind the gateway.
+        gated: Whether it needs the `x-api-key`, like all paths of the async host's gateway.
         keyed: Whether it needs AccessKey and SecretKey.
-        handle: Answers a call at a time in seconds, or raises RejectedError.
+        handle: Answers a call, given its time of arrival, or raises RejectedError.
     """
 
     method: str
@@ -73,10 +73,10 @@ def endpoints(
     ledger: Ledger, leads: Leads, status_path: str, metrics_path: str, *, keys_for_status: bool
 ) -> list[Endpoint]:
     """
-    The vendor's paths, over what has been taken.
+    Return LeadSquared's paths, which read and write the ledger and the leads.
 
     Args:
-        ledger: Where activities go and their status comes from.
+        ledger: The accepted activities and their queue.
         leads: The account's leads.
         status_path: Path of the Status API, not documented.
         metrics_path: Path of the Metrics API, not documented.
@@ -117,7 +117,7 @@ def _queue_endpoints(
         try:
             found = ledger.status(_parameter(call, "RequestID"), now, custom=custom)
         except KeyError:
-            raise RejectedError(invalid("RequestID is not known")) from None
+            raise RejectedError(invalid("RequestID is unknown")) from None
         return json_answer(200, found)
 
     def metrics(call: Call, now: float) -> Answer:

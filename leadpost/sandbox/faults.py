@@ -1,4 +1,4 @@
-"""What can go wrong with a call on purpose: by a script, then by chance."""
+"""Faults: what goes wrong with a call on purpose, first by a script, then by chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
@@ -11,7 +11,7 @@ from leadpost.sandbox.answers import HTML, Answer, error, json_answer, rate_limi
 OK = "ok"
 CUTS = frozenset({"cut-before", "cut-after"})
 AFTER = frozenset({"502-after", "cut-after", "slow"})
-"""The faults that strike once the call has done its work."""
+"""Faults after the call was processed."""
 
 NAMES = (
     "429",
@@ -42,37 +42,38 @@ def _check_names(names: Sequence[str]) -> None:
 @frozen
 class Faults:
     """
-    Which calls fail and how. Only calls with the right keys and within the limit can fail so:
+    Which calls fail, and how. Only calls with valid keys and within the limit are affected:
 
-        "429"               refused as over the limit, without a Retry-After
-        "429-retry-after"   the same with a Retry-After
-        "429-gateway"       refused by the gateway, {"message": "Too Many Requests"}
-        "403-rate-limit"    the vendor's refusal with status 403
-        "200-rate-limit"    the vendor's refusal with status 200
-        "200-error"         an error under status 200
-        "500"               failed without saying why
-        "500-mx"            an application error: the same call gives the same answer
-        "503"               the gateway has no one behind it
-        "504-before"        the gateway gave up waiting; the activity was not taken
-        "502-after"         the gateway lost the answer; the activity was taken
-        "cut-before"        the connection is cut; the activity was not taken
-        "cut-after"         the connection is cut; the activity was taken
-        "slow"              the activity is taken and the answer comes late
-        "keys-refused"      the keys are refused, as after they were changed
-        "away"              this call and all others for some seconds have no one behind the gateway
+        "429"               a refusal without a Retry-After
+        "429-retry-after"   a refusal with a Retry-After
+        "429-gateway"       a refusal by the gateway, {"message": "Too Many Requests"}
+        "403-rate-limit"    a refusal with status 403
+        "200-rate-limit"    a refusal with status 200
+        "200-error"         an error with status 200
+        "500"               an error without a reason
+        "500-mx"            an application error, which a retry would repeat
+        "503"               the gateway reaches no server
+        "504-before"        the gateway timed out; the activity was not accepted
+        "502-after"         the gateway lost the answer; the activity was accepted
+        "cut-before"        the connection is cut; the activity was not accepted
+        "cut-after"         the connection is cut; the activity was accepted
+        "slow"              the activity is accepted, and the answer comes late
+        "keys-refused"      the keys are rejected, as if they had been changed
+        "away"              an outage: 503 for this call, and for all others in the next seconds
 
     Args:
-        probability: The share of calls, 0 to 1, that each fault strikes. The shares add up to 1
-            at most.
-        script: What happens to the first calls, one entry each in order of arrival: the name of a
-            fault, "ok" for a call that is answered as it should be, or an answer to be sent word
-            for word without the call being taken. The probabilities hold once it is used up.
-        retry_after: Whole seconds the Retry-After of "429-retry-after" names.
+        probability: The name of a fault to the share of calls, 0 to 1, that it affects. The shares
+            add up to at most 1.
+        script: The fates of the first calls, in order of arrival: the name of a fault, "ok" for a
+            normal answer, or an `Answer` to send unchanged (the call is not accepted). After the
+            script, the probabilities apply.
+        retry_after: Seconds in the Retry-After of "429-retry-after", a whole number.
         slow: Seconds by which "slow" delays an answer.
-        away: Seconds for which "away" lasts.
+        away: Seconds that "away" lasts.
 
     Raises:
-        ValueError: If a name is unknown or a number out of range.
+        TypeError: `probability` is not a mapping.
+        ValueError: a name is unknown, or a number is out of range.
     """
 
     probability: Mapping[str, float] = field(factory=dict[str, float])
@@ -82,18 +83,20 @@ class Faults:
     away: float = field(default=20.0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.probability, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("faults must map names to shares, such as {'500': 0.1}")
         _check_names([*self.probability])
         _check_names([name for name in self.script if not isinstance(name, Answer) and name != OK])
         if not all(0 <= share <= 1 for share in self.probability.values()):
-            raise ValueError("the probability of a fault is from 0 to 1")
-        # Ten times 0.1 is a little more or less than 1.
+            raise ValueError("the probability of a fault must be from 0 to 1")
+        # In floating point, ten times 0.1 is not exactly 1.
         if sum(self.probability.values()) > 1 + 1e-9:
-            raise ValueError("the probabilities of the faults add up to more than 1")
+            raise ValueError("the probabilities of the faults must not add up to more than 1")
         if self.retry_after < 0 or self.slow < 0 or self.away < 0:
             raise ValueError("retry_after, slow and away are seconds, 0 or more")
 
     def fates(self, random: Random) -> Iterator[str | Answer]:
-        """What happens to each call in turn, without end; chance comes from `random`."""
+        """Yield the fate of each call in turn, without end; chance comes from `random`."""
         yield from self.script
         names = [*self.probability, OK]
         shares = [*self.probability.values()]
@@ -103,10 +106,10 @@ class Faults:
 
     def answers(self, limit: int, period: float) -> Mapping[str, Answer]:
         """
-        The answers of those faults that have one of their own.
+        Return the answers of the faults that have a fixed one.
 
         Args:
-            limit: The calls in `period` seconds that a refusal names.
+            limit: The number of calls in `period` seconds that a refusal names.
             period: Seconds.
         """
         failed = {"Status": "Failed", "Message": {"Message": "Bad event code"}}

@@ -1,7 +1,7 @@
 """
-The leads of the sandbox's account: found, updated and created.
+The leads of the sandbox's account.
 
-Any lead's id may be posted to, whether it is among them or not.
+A post may have any lead's id, even of a lead that is not among them.
 """
 
 import re
@@ -19,19 +19,19 @@ class Leads:
         self.updated = 0
 
     def add(self, attributes: Mapping[str, Any]) -> str:
-        """Add a lead and return its id, which is that of its number where none is given."""
+        """Add a lead and return its id: the `ProspectID`, or else one made from its number."""
         number = len(self.all) + 1
         lead_id = str(uuid5(NAMESPACE_URL, f"leadpost-sandbox:lead:{number}"))
         self.all.append({"ProspectID": lead_id, **attributes})
         return str(self.all[-1]["ProspectID"])
 
     def find(self, name: str, value: Any) -> list[dict[str, Any]]:
-        """The leads whose field has that value: without case, a phone number by its digits."""
+        """Return the leads with that value, compared without case, phone numbers by digits."""
         wanted = _plain(name, value)
         return [lead for lead in self.all if name in lead and _plain(name, lead[name]) == wanted]
 
     def find_or_create(self, attributes: Mapping[str, Any], search_by: str) -> str:
-        """Update the first lead found, or create one, and return its id."""
+        """Update the first matching lead, or create one, and return its id."""
         if found := self.find(search_by, attributes[search_by]):
             found[0].update(attributes)
             self.updated += 1

@@ -1,8 +1,8 @@
 """
-What the sandbox has taken, and the queue it is worked off in.
+Accepted activities, and the queue that processes them.
 
-The queue needs no worker: when each request is done follows from the times of arrival and the
-pace. Times are seconds of the monotonic clock.
+The queue needs no worker: the times of arrival and the pace determine when each request is done.
+Times are seconds of the monotonic clock.
 """
 
 import json
@@ -26,16 +26,16 @@ _REASONS = {
     "ERROR": "MXInvalidActivityException: Event Code is invalid or empty",
     "FAILURE": "The request could not be processed",
 }
-_RATE_SPAN = 600.0  # the vendor's processing rate is over the last 10 minutes
+_RATE_SPAN = 600.0  # LeadSquared's processing rate covers the last 10 minutes
 
 
 def request_id_of(payload: Mapping[str, Any], copy: int = 0) -> str:
     """
-    The RequestID the sandbox gives to an activity, so that a test can tell whose it is.
+    Return the RequestID that the sandbox gives to an activity, so that a test can predict it.
 
     Args:
         payload: The body of the post; the order of its keys does not matter.
-        copy: How many times the same body was taken before.
+        copy: How often the same body was accepted before.
 
     Returns:
         A UUID as text.
@@ -47,13 +47,13 @@ def request_id_of(payload: Mapping[str, Any], copy: int = 0) -> str:
 @frozen
 class Taken:
     """
-    An activity the sandbox has taken.
+    An accepted activity.
 
-    Args:
+    Attributes:
         time: When it arrived, in seconds of `time.monotonic`.
         request_id: Its RequestID, a UUID as text; see `request_id_of`.
         body: The body of the post, JSON.
-        lead: The id of the lead that was found or created; None where the post names its lead.
+        lead: The id of the lead that was found or created; None if the post has the lead's id.
     """
 
     time: float
@@ -63,13 +63,13 @@ class Taken:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The body as a dict, made anew each time: a run of 100,000 posts keeps only the text."""
+        """The body as a dict, parsed each time: a run of 100,000 posts keeps only the text."""
         payload: dict[str, Any] = json.loads(self.body)
         return payload
 
     @property
     def activity(self) -> dict[str, Any]:
-        """The activity alone, without the details of a lead beside it; with the lead's id."""
+        """The activity with its lead's id, without any other details of the lead."""
         payload = self.payload
         return (
             payload if self.lead is None else {"RelatedProspectId": self.lead} | payload["Activity"]
@@ -78,12 +78,12 @@ class Taken:
 
 class Ledger:
     """
-    The activities taken, in order, and the async queue.
+    The accepted activities, in order, and the async queue.
 
     Args:
-        pace: Queued activities worked off a second.
+        pace: Queued activities processed per second.
         ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
-            default "Success" for a known code, "ERROR" for one the account does not have.
+            default "Success" for a code that the account has, "ERROR" for any other.
     """
 
     def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
@@ -93,17 +93,17 @@ class Ledger:
         self._ends = dict(ends)
         self._copies: dict[str, int] = {}
         self._queue: list[Taken] = []
-        self._done: list[float] = []  # when each of the queue is done, never decreasing
+        self._done: list[float] = []  # when each request in the queue is done, never decreasing
         self._index: dict[str, int] = {}  # RequestID to its place in the queue
         self._of_leads = defaultdict[tuple[str, int], list[Taken]](list)  # lead and event code
         self._of_types = defaultdict[int, list[Taken]](list)
-        self._read = 0  # how many of those taken are in there
-        self._epoch = time.time() - time.monotonic()  # of the wall clock, for all the run
+        self._read = 0  # how many accepted activities these two contain
+        self._epoch = time.time() - time.monotonic()  # makes wall-clock times of monotonic ones
 
     def take(
         self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
     ) -> Taken:
-        """Take an activity that is done at once."""
+        """Accept an activity that is processed at once."""
         first = request_id_of(activity)
         copy = self._copies.get(first, 0)
         self._copies[first] = copy + 1
@@ -115,7 +115,7 @@ class Ledger:
     def enqueue(
         self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
     ) -> Taken:
-        """Take an activity that is done when those before it are."""
+        """Accept an activity that is processed after those before it."""
         taken = self.take(activity, body, now, lead)
         begun = max(self._done[-1], now) if self._done else now
         self._index[taken.request_id] = len(self._queue)
@@ -127,7 +127,7 @@ class Ledger:
         return len(self._queue) - bisect_right(self._done, now)
 
     def metrics(self, now: float) -> dict[str, Any]:
-        """The answer of the Metrics API."""
+        """Return the answer of the Metrics API."""
         done = bisect_right(self._done, now)
         lately = done - bisect_right(self._done, now - _RATE_SPAN)
         oldest = self._queue[done].time if done < len(self._queue) else now
@@ -139,10 +139,10 @@ class Ledger:
 
     def status(self, request_id: str, now: float, *, custom: bool) -> dict[str, Any]:
         """
-        The answer of the Status API, which has a path of its own for posts to createcustom.
+        Return the answer of the Status API, which has a separate path for posts to createcustom.
 
         Raises:
-            KeyError: If there is no such request.
+            KeyError: there is no such request.
         """
         index = self._index[request_id]
         taken = self._queue[index]
@@ -167,7 +167,7 @@ class Ledger:
         }
 
     def lead_activities(self, question: Question, now: float) -> dict[str, Any]:
-        """The answer to the question which activities a lead has: what is done, newest first."""
+        """Return the answer to a query for a lead's processed activities, newest first."""
         self._read_bodies()
         made = self._made(self._of_leads[question.lead.lower(), question.code], question.code, now)
         made.sort(key=itemgetter(0), reverse=True)
@@ -178,7 +178,7 @@ class Ledger:
         }
 
     def activities_between(self, span: Span, now: float) -> dict[str, Any]:
-        """The answer to the question which activities were modified in a span, sorted by id."""
+        """Return the answer to a query for the activities modified in a span, sorted by id."""
         self._read_bodies()
         made = self._made(self._of_types[span.code], span.code, now)
         rows = [
@@ -191,7 +191,7 @@ class Ledger:
         return {"RecordCount": len(rows), "List": rows[first : first + span.size]}
 
     def _read_bodies(self) -> None:
-        """Sort what was taken by lead and type: when it is asked for, not with each post."""
+        """Index new activities by lead and type: for queries, so that posts stay fast."""
         for taken in self.taken[self._read :]:
             payload = taken.activity
             lead, code = str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"]
@@ -200,7 +200,7 @@ class Ledger:
         self._read = len(self.taken)
 
     def _made(self, many: list[Taken], code: int, now: float) -> list[tuple[datetime, Taken]]:
-        """Those of some activities of a type that leads have by now, and since when, UTC."""
+        """Return those of `many` that are processed successfully, each with its time, UTC."""
         succeeds = self._end(code) == "Success"
         made: list[tuple[datetime, Taken]] = []
         for taken in reversed(many):
@@ -215,7 +215,7 @@ class Ledger:
 
 
 def created(taken: Taken) -> dict[str, Any]:
-    """The vendor's answer to a synchronous post."""
+    """Return the answer to a synchronous post."""
     return {"Status": "Success", "Message": {"Id": _activity_id(taken)}}
 
 
@@ -224,7 +224,7 @@ def _activity_id(taken: Taken) -> str:
 
 
 def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
-    """An activity as the list of a lead's has it; values that are empty are left out."""
+    """Return an activity as in a lead's list, which has no empty values."""
     payload = taken.activity
     modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
     created_on = payload.get("ActivityDateTime", modified_on)
@@ -244,7 +244,7 @@ def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
 
 
 def _row(taken: Taken, made: datetime) -> dict[str, Any]:
-    """An activity as the list of a span of time has it: flat, numbers as text."""
+    """Return an activity as in the list for a span of time: flat, with numbers as text."""
     payload = taken.activity
     modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
     return {

@@ -1,8 +1,8 @@
 """
-The sandbox itself: the vendor behind a socket on loopback, in a thread and a loop of its own.
+The server of the sandbox, on loopback, in its own thread with its own event loop.
 
-The loop is not the client's, so a client under test that blocks its loop, or leaves it, does not
-disturb the times measured here.
+A client under test that blocks its loop, or leaves it, therefore does not disturb the times
+measured here.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from leadpost.sandbox.vendor import Keys, Limit, Report, Vendor
 from leadpost.sandbox.windows import WINDOWS
 
 Span = float | tuple[float, float]
-"""Seconds: always the same, or drawn evenly from a range (low, high)."""
+"""Seconds: a fixed number, or a range (low, high) from which each value is drawn at random."""
 
 _DOCUMENTED_LIMIT = 25
 _LOOPBACK = "127.0.0.1"
@@ -38,33 +38,33 @@ _LOOPBACK = "127.0.0.1"
 
 class Sandbox:
     """
-    A strict local stand-in for LeadSquared's Async API and the sync paths beside it.
+    A strict local stand-in for LeadSquared's Async API and for parts of its synchronous API.
 
-    It runs between `__enter__` and `__exit__`; what it has seen can be asked for afterwards too.
+    It runs inside its `with` statement; its records remain readable afterwards.
 
     Args:
-        delay: Seconds a call takes to arrive and, drawn anew, its answer to come back.
+        delay: Seconds in each direction: before a call arrives, and before its answer returns.
         idle_timeout: Seconds after which an idle connection is closed, drawn for each connection.
-        limit: Calls taken in `period` seconds for the access key; None for no limit.
+        limit: Calls allowed in `period` seconds; None for no limit.
         period: Seconds.
-        window: How calls are counted: "sliding", "fixed" or "bucket" (see `windows`). The vendor
-            does not say.
+        window: How calls are counted: "sliding", "fixed" or "bucket", see
+            `leadpost.sandbox.windows`. LeadSquared does not document which one it uses.
         faults: What goes wrong on purpose.
-        pace: Queued activities worked off a second.
+        pace: Queued activities processed per second.
         ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
-            default "Success" for a code the account has, "ERROR" for one it has not.
-        seed: Makes the delays and faults of a run come in the same order again.
+            default "Success" for a code that the account has, "ERROR" for any other.
+        seed: Makes the delays and faults of a run repeatable.
         port: Port on 127.0.0.1; 0 for a free one.
-        status_path: Path of the Status API, which the vendor does not document.
+        status_path: Path of the Status API, which LeadSquared does not document.
         metrics_path: Path of the Metrics API, likewise.
-        keys_for_status: Whether status and metrics calls need AccessKey and SecretKey too; the
-            documented ones need the `x-api-key` only.
+        keys_for_status: Whether status and metrics calls need AccessKey and SecretKey too;
+            according to LeadSquared's documentation they need only the `x-api-key`.
         access_key: The account's AccessKey. Real ones contain a `$`.
         secret_key: The account's SecretKey.
         api_key: The account's `x-api-key`.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -89,17 +89,19 @@ class Sandbox:
     ) -> None:
         ends = ends or {}
         if limit is not None and limit < 1:
-            raise ValueError(f"limit is 1 call or more, or None; not {limit}")
+            raise ValueError(f"limit must be at least 1, or None; found {limit}")
         if not 0 < period < inf:
-            raise ValueError(f"period is more than 0 seconds, not {period}")
+            raise ValueError(f"period must be above 0 seconds; found {period}")
         if window not in WINDOWS:
-            raise ValueError(f"window is one of {', '.join(WINDOWS)}; not {window!r}")
+            raise ValueError(f"window must be one of {', '.join(WINDOWS)}; found {window!r}")
         if not 0 < pace < inf:
-            raise ValueError(f"pace is more than 0 a second, not {pace}")
+            raise ValueError(f"pace must be above 0; found {pace}")
         if not set(ends.values()) <= set(FINAL_STATUSES):
-            raise ValueError(f"a request ends as one of {', '.join(FINAL_STATUSES)}; not {ends}")
+            raise ValueError(
+                f"ends must map event codes to {', '.join(FINAL_STATUSES)}; found {ends}"
+            )
         if not (status_path.startswith("/") and metrics_path.startswith("/")):
-            raise ValueError("status_path and metrics_path begin with /")
+            raise ValueError("status_path and metrics_path must begin with /")
 
         self.access_key = access_key
         self.secret_key = secret_key
@@ -107,8 +109,8 @@ class Sandbox:
         self._status_path = status_path
         self._metrics_path = metrics_path
         self._keys_for_status = keys_for_status
-        # Delays and faults from two sources: the fates of a run depend on the seed alone, not on
-        # how its calls interleave.
+        # Delays and faults have separate sources, so that the faults of a run depend only on the
+        # seed, not on how its calls interleave.
         source = Random(seed)  # noqa: S311  chance, not secrets
         draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311  as above
         self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
@@ -138,7 +140,7 @@ class Sandbox:
         self._ended: threading.Event
 
     def __repr__(self) -> str:
-        return f"<Sandbox {self._url or 'not started'}, {len(self._vendor.taken())} taken>"
+        return f"<Sandbox {self._url or 'not started'}, {len(self._vendor.taken())} accepted>"
 
     def __enter__(self) -> Self:
         listener = socket.create_server((_LOOPBACK, self._port), backlog=2048)
@@ -164,10 +166,10 @@ class Sandbox:
     @property
     def url(self) -> str:
         """
-        Where it listens, such as "http://127.0.0.1:8025".
+        Its address, such as "http://127.0.0.1:8025".
 
         Raises:
-            RuntimeError: If it has not been started.
+            RuntimeError: it was never started.
         """
         if self._url is None:
             raise RuntimeError("the sandbox has not been started: use it in a with statement")
@@ -175,15 +177,15 @@ class Sandbox:
 
     @property
     def taken(self) -> list[Taken]:
-        """The activities taken so far, in order of arrival."""
+        """The accepted activities, in order of arrival."""
         return self._vendor.taken()
 
     def posted(self, lead: str | UUID | None = None) -> list[dict[str, Any]]:
         """
-        The bodies of the activities taken so far, in the vendor's JSON shape and order of arrival.
+        Return the bodies of accepted posts, in LeadSquared's JSON shape and in order of arrival.
 
         Args:
-            lead: Only those on this lead: its id, or its email address where the post had that.
+            lead: Only the posts on this lead: its id, or the email address of a post that has one.
         """
         taken = self.taken
         return [one.payload for one in taken if lead is None or _is_on(one, str(lead))]
@@ -196,26 +198,26 @@ class Sandbox:
             attributes: SchemaName to value, such as `EmailAddress="ada@example.com"`.
 
         Returns:
-            Its id, which is the `ProspectID` if one is given.
+            Its id: the `ProspectID` among the attributes, or else a new one.
         """
         return self._vendor.add_lead(attributes)
 
     @property
     def leads(self) -> list[dict[str, Any]]:
-        """The account's leads, SchemaName to value: those added, and those that posts created."""
+        """The account's leads, SchemaName to value: added ones, and those that posts created."""
         return self._vendor.leads()
 
     @property
     def arrival_times(self) -> list[float]:
-        """When each call arrived, refused ones too, in seconds of `time.monotonic`."""
+        """When each call arrived, including refused ones, in seconds of `time.monotonic`."""
         return self._vendor.arrival_times()
 
-    def account(self) -> "leadpost.Account":  # imported only now: a server needs no client
+    def account(self) -> "leadpost.Account":
         """
-        The account to reach the sandbox with.
+        Return the `Account` of the sandbox, for a poster.
 
         Raises:
-            RuntimeError: If it has not been started.
+            RuntimeError: it was never started.
         """
         return leadpost.Account(
             host=self.url,
@@ -229,24 +231,24 @@ class Sandbox:
 
     def fail(self, *faults: str | Answer) -> None:
         """
-        Set what happens to the next calls, ahead of the script and of chance.
+        Make the next calls fail. This goes before the script and the probabilities of `Faults`.
 
         Args:
-            faults: One for each call in order of arrival, as in the script of `Faults`; they come
-                after those set before.
+            faults: One for each call in order of arrival, as in the script of `Faults`. They
+                follow those of earlier calls of this method.
 
         Raises:
-            ValueError: If a name is unknown.
+            ValueError: a name is unknown.
         """
-        self._vendor.tell(Faults(script=faults).script)
+        self._vendor.fail(Faults(script=faults).script)
 
     def report(self) -> Report:
-        """What it has seen so far."""
+        """Return the counts so far."""
         return self._vendor.report(time.monotonic())
 
     def wait(self) -> None:
         """Block until the sandbox is stopped. Ctrl-C raises KeyboardInterrupt here."""
-        # Not `join`: before Python 3.13 one that Ctrl-C interrupts takes the thread to have ended.
+        # Not `join`: before Python 3.13, a `join` that Ctrl-C interrupts marks the thread as ended.
         self._ended.wait()
 
     def _run(self, listener: socket.socket) -> None:
@@ -266,15 +268,15 @@ class Sandbox:
 
         server = await self._loop.create_server(connect, sock=listener)
         await self._stop.wait()
-        # A connection accepted just now becomes known some turns of the loop later, and would be
-        # lost if the server were closed before: so first no more are accepted, then it is closed.
+        # A connection that was just accepted becomes known a few turns of the loop later, and would
+        # be lost if the server were closed before. So stop accepting first, then close.
         self._loop.remove_reader(listener)
         for _ in range(3):
             await asyncio.sleep(0)
         server.close()
         for connection in list(state.connections):
             connection.transport.abort()
-        # The server learns of it, then the runner cancels the calls still under way.
+        # The server notices the aborts; then the runner cancels the remaining calls.
         await asyncio.sleep(0)
 
 
@@ -289,5 +291,5 @@ def _is_on(taken: Taken, lead: str) -> bool:
 def _drawn(name: str, span: Span, random: Random) -> Callable[[], float]:
     low, high = span if isinstance(span, tuple) else (span, span)
     if not 0 <= low <= high:
-        raise ValueError(f"{name} is seconds, 0 or more, or a range (low, high); not {span}")
+        raise ValueError(f"{name} must be seconds, 0 or more, or a range (low, high); found {span}")
     return lambda: random.uniform(low, high)

@@ -1,7 +1,7 @@
 """
-The vendor's side of a call: counted, held against the limit and the keys, then done or failed.
+The server's side of a call: counted, checked against limit and keys, then accepted or failed.
 
-No I/O here; times are seconds of the monotonic clock and come from the caller.
+There is no I/O here. The caller passes times, in seconds of the monotonic clock.
 """
 
 import threading
@@ -43,7 +43,7 @@ class Limit:
     Args:
         calls: Calls allowed in `period` seconds.
         period: Seconds.
-        window: The way of counting; None for no limit.
+        window: Counts the calls; None for no limit.
     """
 
     calls: int
@@ -54,10 +54,10 @@ class Limit:
 @frozen
 class Outcome:
     """
-    What becomes of a call.
+    The result of a call.
 
     Args:
-        answer: The answer; None if the connection is cut without one.
+        answer: The answer; None to cut the connection instead.
         wait: Seconds to wait before it.
     """
 
@@ -68,16 +68,16 @@ class Outcome:
 @frozen
 class Report:
     """
-    What the sandbox has seen so far.
+    What the sandbox has seen so far, in numbers.
 
-    Args:
-        arrivals: Calls that arrived at one of the vendor's paths, whatever became of them.
-        refused: Calls refused by the limit.
-        fullest_window: The most arrivals, refused ones included, in any period of the limit.
-        faults: Name of a fault to how often it struck; "answer" for the answers in a script.
-        taken: Activities taken.
-        duplicates: Those of them whose body had been taken before.
-        pending: Those of them still in the queue.
+    Attributes:
+        arrivals: Calls that arrived at one of LeadSquared's paths, including refused ones.
+        refused: Calls refused because of the limit.
+        fullest_window: The most arrivals, including refused ones, in any period of the limit.
+        faults: Name of a fault to its count; "answer" counts the answers in a script.
+        taken: Accepted activities.
+        duplicates: Accepted activities whose body had been accepted before.
+        pending: Accepted activities that are still in the queue.
         leads_created: Leads created by posts.
         leads_updated: Times that a post changed a lead.
         connections: Connections opened.
@@ -97,9 +97,9 @@ class Report:
 
 class Vendor:
     """
-    The account, its limit and its bad luck.
+    The account, its limit, and the faults.
 
-    Calls come from the server's thread, questions from any: a lock keeps them apart.
+    The server's thread makes the calls, any thread may read: hence the lock.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Vendor:
         self._faults = faults
         self._ledger = ledger
         self._leads = leads
-        self._told: deque[str | Answer] = deque()
+        self._next_fates: deque[str | Answer] = deque()
         self._fates = faults.fates(random)
         self._fault_answers = faults.answers(limit.calls, limit.period)
         self._lock = threading.Lock()
@@ -132,13 +132,13 @@ class Vendor:
         with self._lock:
             self._connections += 1
 
-    def tell(self, fates: Iterable[str | Answer]) -> None:
-        """Set what happens to the next calls, ahead of the script and of chance."""
+    def fail(self, fates: Iterable[str | Answer]) -> None:
+        """Set the fates of the next calls, before those of the script and of chance."""
         with self._lock:
-            self._told.extend(fates)
+            self._next_fates.extend(fates)
 
     def arrive(self, endpoint: Endpoint, call: Call, now: float) -> Outcome:
-        """Do what the vendor does with a call that arrives at `now`."""
+        """Handle a call that arrives at `now`."""
         with self._lock:
             self._arrivals.append(now)
             refusal = self._refusal(endpoint, call, now)
@@ -146,7 +146,7 @@ class Vendor:
                 return Outcome(refusal)
             if now < self._away_until:
                 return Outcome(self._fault_answers["away"])
-            fate = self._told.popleft() if self._told else next(self._fates)
+            fate = self._next_fates.popleft() if self._next_fates else next(self._fates)
             if fate == "away":
                 self._away_until = now + self._faults.away
             if fate == OK:
@@ -212,7 +212,7 @@ class Vendor:
 
 
 def _key(call: Call, name: str) -> str | None:
-    """A key from the query or, as the vendor's page on authentication has it, from a header."""
+    """Return a key from the query or, as LeadSquared's page on authentication says, a header."""
     return call.query.get(name, call.headers.get(f"x-lsq-{name}"))
 
 

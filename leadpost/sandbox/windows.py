@@ -1,8 +1,8 @@
 """
-Ways to count calls against a limit, and the fullest window of a record of arrivals.
+Three ways to count calls against a limit, and the fullest window of recorded arrivals.
 
-The vendor says "25 in 5 second(s)" and not how it counts. These are the three usual ways. Each
-takes the times of arrivals, in seconds of any clock that never goes back, and reads no clock.
+LeadSquared says "25 in 5 second(s)" but not how it counts. These are the three usual ways. They
+read no clock: times of arrivals are arguments, in seconds of any clock that never goes back.
 """
 
 from collections import deque
@@ -15,16 +15,16 @@ class Window(Protocol):
 
     def take(self, now: float) -> bool:
         """
-        Say whether an arrival at `now` is within the limit, and count it if so.
+        Whether an arrival at `now` is within the limit; if so, count it.
 
-        A refused arrival is not counted.
+        Refused arrivals are not counted.
         """
         ...
 
 
 class SlidingWindow:
     """
-    At most `limit` arrivals taken in any `period` seconds.
+    At most `limit` arrivals in any `period` seconds.
 
     Two arrivals exactly `period` seconds apart are in different windows.
     """
@@ -45,9 +45,9 @@ class SlidingWindow:
 
 class FixedWindow:
     """
-    At most `limit` arrivals taken in each stretch of `period` seconds.
+    At most `limit` arrivals in each window of `period` seconds.
 
-    The stretches begin at multiples of `period` on the clock, wherever the arrivals lie.
+    Windows begin at multiples of `period` on the clock, whenever the arrivals are.
     """
 
     def __init__(self, limit: int, period: float) -> None:
@@ -67,7 +67,7 @@ class FixedWindow:
 
 
 class TokenBucket:
-    """A bucket of `limit` tokens, full at first and refilled at `limit / period` a second."""
+    """A bucket of `limit` tokens, full at first and refilled with `limit / period` per second."""
 
     def __init__(self, limit: int, period: float) -> None:
         self.limit = limit
@@ -79,7 +79,7 @@ class TokenBucket:
         refill = (now - self._filled) * self.limit / self.period
         self._tokens = min(float(self.limit), self._tokens + refill)
         self._filled = now
-        # An arrival at the very moment a token is whole again must not fail by a rounding error.
+        # A rounding error must not refuse an arrival at the very moment a token is whole again.
         if self._tokens < 1 - 1e-9:
             return False
         self._tokens -= 1
@@ -95,7 +95,7 @@ WINDOWS: dict[str, type[SlidingWindow | FixedWindow | TokenBucket]] = {
 
 def fullest_window(times: Iterable[float], period: float) -> int:
     """
-    The most arrivals in any `period` seconds, two of them less than `period` apart.
+    Return the most arrivals in any `period` seconds, counting only those less than that apart.
 
     Args:
         times: Times of arrivals in seconds, in any order.

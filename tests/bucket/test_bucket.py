@@ -115,7 +115,7 @@ def test_the_limit_is_never_exceeded_and_no_token_is_lost(calls: list[Call], lim
     priorities=st.lists(st.sampled_from([*Priority][:4]), min_size=2, max_size=30),
     given_up=st.sets(st.integers(0, 29)),
 )
-def test_the_highest_priority_is_served_first_and_within_it_who_came_first(
+def test_callers_are_served_by_priority_then_in_order_of_arrival(
     priorities: list[Priority], given_up: set[int]
 ) -> None:
     served: list[int] = []
@@ -151,7 +151,7 @@ async def take(bucket: TokenBucket, *, sent: bool = True) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(takes=st.lists(st.floats(0, 1), min_size=26, max_size=80))
-def test_a_waiting_call_leaves_as_soon_as_a_token_is_back(
+def test_a_waiting_call_is_sent_as_soon_as_a_token_is_back(
     takes: list[float],
 ) -> None:
     async def main() -> None:
@@ -174,7 +174,7 @@ def test_a_waiting_call_leaves_as_soon_as_a_token_is_back(
     run_virtual(main())
 
 
-def test_twenty_five_leave_at_once_and_the_next_5_s_after_the_first_answer() -> None:
+def test_25_calls_are_sent_at_once_and_the_next_5_s_after_the_first_answer() -> None:
     async def main() -> list[float]:
         bucket = TokenBucket()
         sent: list[float] = []
@@ -224,7 +224,7 @@ def test_a_token_rests_from_the_answer_or_longer_if_none_came(
     run_virtual(main())
 
 
-def test_a_call_that_was_never_sent_leaves_its_token_as_it_was() -> None:
+def test_a_call_that_was_never_sent_leaves_its_token_unused() -> None:
     async def main() -> None:
         bucket = TokenBucket(1)
         await take(bucket)
@@ -383,7 +383,7 @@ def test_a_caller_that_still_waits_in_an_abandoned_loop_raises() -> None:
     asyncio.run(take(bucket))
 
 
-async def test_one_bucket_in_two_running_loops_is_refused() -> None:
+async def test_one_bucket_in_two_running_loops_raises() -> None:
     bucket = TokenBucket()
     await take(bucket)
     with pytest.raises(RuntimeError, match="another event loop"):
@@ -391,7 +391,7 @@ async def test_one_bucket_in_two_running_loops_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(12.0, 12.0), (0.5, 0.5), (40_000, 60.0)])
-def test_a_retry_after_pauses_every_caller_for_at_most_60_s_then_one_call_tries(
+def test_a_retry_after_pauses_every_caller_for_at_most_60_s_then_one_call_is_tried(
     retry_after: float, pause: float
 ) -> None:
     async def main() -> None:
@@ -529,13 +529,13 @@ def test_calls_made_before_the_limit_was_learned_count_against_it() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 26, -1])
-def test_a_limit_outside_1_to_25_is_refused(limit: int) -> None:
+def test_a_limit_outside_1_to_25_raises(limit: int) -> None:
     with pytest.raises(ValueError, match=f"limit: found {limit}, wanted 1 to 25"):
         TokenBucket(limit)
 
 
 @pytest.mark.parametrize("period", [0, -5, float("inf"), float("nan")])
-def test_a_period_that_is_not_positive_is_refused(period: float) -> None:
+def test_a_period_that_is_not_positive_raises(period: float) -> None:
     with pytest.raises(ValueError, match="period: found"):
         TokenBucket(period=period)
 

@@ -53,7 +53,7 @@ async def test_the_poster_opens_it_for_its_account_and_closes_it_at_the_end() ->
     assert bucket.done == ["opened", "taken", "given back", "closed"]
 
 
-async def test_it_is_closed_after_the_calls_that_were_left_behind_have_ended() -> None:
+async def test_it_is_closed_after_abandoned_calls_have_ended() -> None:
     bucket = Noting()
     vendor = Vendor(there=0.2)
     async with AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket) as poster:

@@ -67,7 +67,7 @@ def test_fifteen_of_a_hundred_are_noise_and_one_more_is_not() -> None:
     assert noisy.tokens == 20
 
 
-def test_nothing_is_concluded_from_fewer_than_twenty_calls() -> None:
+def test_fewer_than_twenty_calls_prove_nothing() -> None:
     refused = rule()
     answer(refused, 19)
     assert refused.tokens == 25
@@ -182,7 +182,7 @@ def test_refusals_below_a_named_limit_shrink_it_further_and_it_grows_back_to_it(
     assert named.tokens == 10
 
 
-def test_a_size_that_another_process_decided_on_is_adopted() -> None:
+def test_the_size_set_by_another_process_is_adopted() -> None:
     cut, other = rule(), rule()
     answer(cut, 20, at=0.0)
     change = other.adopt(100.0, cut.size(1.0))  # its clock is another one
@@ -195,7 +195,7 @@ def test_a_size_that_another_process_decided_on_is_adopted() -> None:
     assert other.adopt(134.0, other.size(134.0)) is None
 
 
-def test_with_a_cut_the_results_from_before_are_forgotten_and_with_a_growth_they_stay() -> None:
+def test_a_cut_forgets_earlier_results_and_growth_keeps_them() -> None:
     cut, other = rule(), rule()
     answer(cut, 20, at=0.0)
     answer(other, 19, at=0.0)

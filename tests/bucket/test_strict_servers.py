@@ -33,11 +33,11 @@ FAULTS = (
     "cut-after",
     "slow",
 )
-IN_DOUBT = {"cut-before", "cut-after", "slow"}
+UNCERTAIN = {"cut-before", "cut-after", "slow"}
 
 
 @pytest.mark.parametrize("window", ["sliding", "fixed", "bucket"])
-async def test_200_posts_are_never_refused_and_come_back_in_order(window: str) -> None:
+async def test_200_posts_are_never_refused_and_return_in_order(window: str) -> None:
     posted = [activity(201, activity_note=f"call {n}") for n in range(200)]
     with Sandbox(delay=(0.02, 0.15), window=window) as sandbox:
         async with AsyncActivityPoster(sandbox.account()) as poster:
@@ -108,7 +108,7 @@ async def test_under_every_fault_each_activity_has_the_right_outcome() -> None:
         elif outcome.state != "uncertain":
             assert expected not in taken
     states = Counter(outcome.state for outcome in outcomes.values())
-    assert states["uncertain"] == sum(report.faults[name] for name in IN_DOUBT)
+    assert states["uncertain"] == sum(report.faults[name] for name in UNCERTAIN)
     assert states["rejected"] == report.faults["500-mx"] + report.faults["200-error"]
     assert states["accepted"] + states["uncertain"] + states["rejected"] == 1000
 

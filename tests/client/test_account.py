@@ -72,11 +72,14 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"host": "a b.example.com"}, "found no host, wanted"),
         ({"host": "\u2603.example.com"}, "found no host, wanted"),
         ({"host": "x.example.com:port"}, r"host \(LEADPOST_HOST\): Port could not be cast"),
-        ({"host": "x.example.com/path"}, "found more than a host"),
-        ({"host": "https://user:pass@x.example.com"}, "found more than a host"),
-        ({"host": "x.example.com?accessKey=1"}, "found more than a host"),
+        ({"host": "x.example.com/path"}, "found a user, path or query, wanted only a host"),
+        (
+            {"host": "https://user:pass@x.example.com"},
+            "found a user, path or query, wanted only a host",
+        ),
+        ({"host": "x.example.com?accessKey=1"}, "found a user, path or query, wanted only a host"),
         ({"host": "", "region": "mars"}, "found 'mars', wanted one of india, hyderabad"),
-        ({"region": "india"}, "both host and region are given"),
+        ({"region": "india"}, "set LEADPOST_HOST or LEADPOST_REGION, not both"),
         ({"host": ""}, "host is missing: set LEADPOST_REGION to one of india"),
         ({"sync_host": "http://api.example.com"}, r"sync_host \(LEADPOST_SYNC_HOST\): found http"),
         ({"access_key": ""}, "access_key is missing: give it, or set LEADPOST_ACCESS_KEY"),
@@ -86,15 +89,15 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
             {"access_key": "", "api_key": ""},
             "access_key and api_key are missing: give them, or set LEADPOST_ACCESS_KEY and LEAD",
         ),
-        ({"api_key": "line\r\nbreak"}, r"api_key \(LEADPOST_API_KEY\): found a space or"),
-        ({"secret_key": "clé"}, r"secret_key \(LEADPOST_SECRET_KEY\): found a space or"),
+        ({"api_key": "line\r\nbreak"}, r"api_key \(LEADPOST_API_KEY\): contains a space or"),
+        ({"secret_key": "clé"}, r"secret_key \(LEADPOST_SECRET_KEY\): contains a space or"),
         ({"keys_in": "cookie"}, "found 'cookie', wanted 'query' or 'headers'"),
         ({"status_path": "status"}, "status_path: found 'status', wanted a path such as /a/b"),
         ({"status_path": "/a\nb"}, r"status_path: found '/a\\nb', wanted a path such as /a/b"),
         ({"createcustom_path": "/" + "a" * 99_999}, "wanted a path such as /a/b"),
     ],
 )
-def test_each_mistake_names_the_setting_and_what_is_expected(
+def test_each_mistake_names_the_setting_and_the_expected_value(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -146,7 +149,7 @@ def test_from_env_names_the_variable_that_is_missing(missing: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["LEADPOST_FAILURE_IS_FINAL", "LEADPOST_KEYS_FOR_STATUS"])
-def test_from_env_refuses_a_boolean_that_is_neither_true_nor_false(name: str) -> None:
+def test_from_env_raises_for_a_boolean_other_than_true_or_false(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}: wanted 'true' or"):
         Account.from_env(ENVIRONMENT | {name: "maybe"})
 

@@ -68,7 +68,7 @@ async def test_activities_of_all_leads_are_found_with_their_lead(sandbox: Sandbo
     assert NOTE not in repr(note)
 
 
-async def test_what_was_modified_before_or_after_is_not_found_and_both_ends_are(
+async def test_both_ends_of_the_span_are_included_and_nothing_outside(
     sandbox: Sandbox,
 ) -> None:
     async with poster_to(sandbox) as poster:
@@ -113,7 +113,7 @@ def read(vendor: Vendor, **options: Any) -> list[LeadActivity] | None:
     return run_virtual(poster.activities_between(206, START, START, **options))
 
 
-def test_the_question_and_the_answer_have_the_shape_of_public_integrations() -> None:
+def test_the_query_and_the_answer_have_the_shape_of_public_integrations() -> None:
     async def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=ANSWER)
 
@@ -154,7 +154,7 @@ def test_pages_that_are_numbered_from_0_are_read_too(rows: int) -> None:
 
 
 @pytest.mark.parametrize(("counts_pages", "calls"), [(False, 1), (True, 2)])
-def test_too_many_are_given_up_after_the_first_page_that_shows_it(
+def test_most_calls_ends_the_reading_after_the_first_page_that_exceeds_it(
     *, counts_pages: bool, calls: int
 ) -> None:
     vendor = pages_of(2500, counts_pages=counts_pages)
@@ -167,7 +167,7 @@ def test_fewer_activities_than_counted_is_an_error() -> None:
     async def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"RecordCount": 3, "List": [row(1), row(2)]})
 
-    with pytest.raises(UnexpectedAnswer, match="2 of 3 activities came"):
+    with pytest.raises(UnexpectedAnswer, match="LeadSquared counts 3 activities but returned 2"):
         read(Vendor(answer))
 
 
@@ -177,7 +177,7 @@ def test_a_full_page_that_repeats_endlessly_ends_the_reading() -> None:
         return httpx.Response(200, json={"RecordCount": 5000, "List": rows})
 
     vendor = Vendor(answer)
-    with pytest.raises(UnexpectedAnswer, match="1000 of 5000"):
+    with pytest.raises(UnexpectedAnswer, match="counts 5000 activities but returned 1000;"):
         read(vendor)
     assert len(vendor.requests) == 3
 
@@ -193,7 +193,7 @@ def test_an_answer_that_cannot_be_read_is_unexpected(body: str) -> None:
         read(Vendor(answer))
 
 
-def test_a_refusal_is_an_error() -> None:
+def test_an_error_of_leadsquareds_is_raised() -> None:
     async def answer(_: httpx.Request) -> httpx.Response:
         body = {"Status": "Error", "ExceptionType": "MXUnAuthorizedAccessException"}
         return httpx.Response(500, json=body)
@@ -202,7 +202,7 @@ def test_a_refusal_is_an_error() -> None:
         read(Vendor(answer))
 
 
-def test_a_moment_without_a_time_zone_is_refused() -> None:
+def test_a_moment_without_a_time_zone_raises() -> None:
     poster = AsyncActivityPoster(account(), bucket=OpenBucket())
     naive = START.replace(tzinfo=None)
     with pytest.raises(ValueError, match="aware"):
@@ -219,10 +219,13 @@ def test_a_moment_without_a_time_zone_is_refused() -> None:
         ({"Parameter": {"FromDate": "2024-01-02 03:04:05"}}, "'ToDate' is required"),
         ({"Paging": {"PageIndex": 0, "PageSize": 9}}, "PageIndex must be 1 or more"),
         ({"Paging": {"PageIndex": 1, "PageSize": 1001}}, "PageSize must be from 1 to 1000"),
-        ({"Sorting": {"ColumnName": "CreatedOn", "Direction": 1}}, "sorts by ProspectActivityId"),
+        (
+            {"Sorting": {"ColumnName": "CreatedOn", "Direction": 1}},
+            "sorts only by ProspectActivityId",
+        ),
     ],
 )
-async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
+async def test_the_sandbox_rejects_a_query_that_breaks_the_specification(
     sandbox: Sandbox, changes: dict[str, Any], message: str
 ) -> None:
     query: dict[str, Any] = {

@@ -74,7 +74,7 @@ def test_the_body_on_leadsquareds_page_is_unchanged_in_content_and_order() -> No
     assert json.dumps(written) == json.dumps(json.loads(DOCUMENT))
 
 
-def test_a_payload_holds_the_attributes() -> None:
+def test_from_payload_sets_the_attributes() -> None:
     made = Activity(
         UUID(LEAD),
         207,
@@ -106,7 +106,7 @@ def test_a_list_is_a_nested_set_and_a_mapping_a_whole_item() -> None:
     ]
 
 
-def test_a_payload_leaves_out_what_is_none_or_empty() -> None:
+def test_a_payload_omits_none_and_empty_values() -> None:
     assert Activity(LEAD, 207).to_payload() == {"RelatedProspectId": LEAD, "ActivityEvent": 207}
 
 
@@ -126,7 +126,7 @@ def test_date_times_given_as_text_are_sent_in_utc(text: str, sent: str) -> None:
     assert made.to_payload()["ActivityDateTime"] == sent
 
 
-def test_fractions_of_a_second_are_cut_off() -> None:
+def test_fractions_of_a_second_are_dropped() -> None:
     when = datetime(2025, 3, 4, 9, 15, 0, 999_999, tzinfo=UTC)
     sent = Activity(LEAD, 1, activity_datetime=when).to_payload()["ActivityDateTime"]
     assert sent == "2025-03-04 09:15:00"
@@ -194,7 +194,7 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ({"Fields": [{"SchemaName": "", "Value": "x"}]}, "Fields[0]: found a value of type dict"),
         (
             {"Fields": [{"SchemaName": "a", "Value": 1}, {"SchemaName": "a", "Value": 2}]},
-            "a: found the SchemaName a second time, wanted each SchemaName once",
+            "a: found a duplicate SchemaName, wanted each SchemaName once",
         ),
         ({"Fields": [{"SchemaName": "a", "Value": math.nan}]}, "a: found the number nan, wanted"),
         ({"Fields": [{"SchemaName": "a", "Value": math.inf}]}, "a: found the number inf, wanted"),
@@ -211,7 +211,7 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ),
         (
             {"Fields": [{"SchemaName": "a", "Value": "", "Fields": [{"SchemaName": "b"}] * 2}]},
-            "a[1]: found a SchemaName a second time, wanted each SchemaName once",
+            "a[1]: found a duplicate SchemaName, wanted each SchemaName once",
         ),
         ({"Fields": [{"SchemaName": "\ud800", "Value": 1}]}, "fields: found text with half a"),
         ({"\ud800": 1}, "extra: found text with half a surrogate pair, wanted text that UTF-8"),
@@ -287,7 +287,7 @@ def test_text_that_is_not_json_is_invalid(text: str | bytes) -> None:
     ("value", "found"),
     [(None, "nothing"), (math.nan, "the number nan"), (5, "a value of type int")],
 )
-def test_json_is_read_from_text_only(value: Any, found: str) -> None:
+def test_json_is_read_only_from_text(value: Any, found: str) -> None:
     with pytest.raises(InvalidActivity, match=f"activity: found {found}, wanted JSON text"):
         Activity.from_json(value)
 

@@ -103,7 +103,7 @@ def random_answer(chance: random.Random) -> httpx.Response:
 
 
 class _Body(httpx.AsyncByteStream):
-    """A body as it comes from a socket: decoded only when it is read."""
+    """A body like that of a socket: decoded only when it is read."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content

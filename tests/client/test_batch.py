@@ -39,7 +39,7 @@ def test_200_posts_reach_nine_tenths_of_the_possible_rate_and_leave_in_order() -
 
 
 @pytest.mark.parametrize("source", [numbered, numbered_async, numbered_list])
-def test_request_ids_come_in_the_order_of_the_inputs(source: Callable[[int], Any]) -> None:
+def test_request_ids_are_in_the_order_of_the_inputs(source: Callable[[int], Any]) -> None:
     async def late_for_some(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(number_in(request) % 7)
         return await Vendor().answer(request)
@@ -61,7 +61,7 @@ def test_an_empty_batch_returns_nothing() -> None:
     run_virtual(main())
 
 
-def test_the_source_is_drawn_only_as_fast_as_it_is_posted_with_a_bounded_number_of_tasks() -> None:
+def test_the_source_is_drawn_only_as_fast_as_it_is_posted_by_a_bounded_number_of_tasks() -> None:
     drawn = 0
     most_tasks = 0
 

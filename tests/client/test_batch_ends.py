@@ -1,4 +1,4 @@
-"""What ends a batch early: refusals, a stop, errors, cancellation."""
+"""Early ends of a batch: rejected keys, a stop, errors, cancellation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from leadpost.bucket import Priority
         (httpx.Response(302, headers={"Location": "/login"}), NotFound),
     ],
 )
-def test_refused_keys_or_a_wrong_url_stop_the_batch_at_once(
+def test_rejected_keys_or_a_wrong_url_stop_the_batch_at_once(
     stopping: httpx.Response, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:

@@ -105,7 +105,7 @@ def leaks_in_httpcore(test: Any) -> Any:
 
 
 @pytest.mark.parametrize("cancel", CANCELS)
-def test_cancelled_while_it_waits_for_a_token_a_post_sends_nothing(
+def test_a_post_cancelled_while_it_waits_for_a_token_sends_nothing(
     cancel: Cancel, unhandled: Callable[[], list[str]]
 ) -> None:
     events: list[Event] = []
@@ -155,7 +155,7 @@ def silent_tls() -> Generator[str]:
 @leaks_in_httpcore
 @pytest.mark.parametrize("cancel", CANCELS)
 @pytest.mark.parametrize("server", [full_backlog, silent_tls])
-async def test_cancelled_while_it_connects_a_post_sends_nothing(
+async def test_a_post_cancelled_while_it_connects_sends_nothing(
     server: Any, cancel: Cancel
 ) -> None:
     events: list[Event] = []
@@ -206,7 +206,7 @@ def test_a_post_that_finds_no_connection_leaves_its_token_free() -> None:
 
 @pytest.mark.parametrize("cancel", CANCELS)
 @pytest.mark.parametrize("after", [0.5, 1.5])
-def test_cancelled_in_flight_the_caller_leaves_at_once_and_the_call_finishes(
+def test_a_caller_cancelled_in_flight_leaves_at_once_and_its_call_finishes(
     cancel: Cancel,
     after: float,
     unhandled: Callable[[], list[str]],
@@ -665,7 +665,7 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
         assert second - first >= 0.5 + 0.5 + 0.3 - 0.05
 
 
-def test_a_queue_that_refuses_at_the_last_moment_leaves_the_token_as_it_was() -> None:
+def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() -> None:
     async def draw() -> Activity:
         return activity(1)
 
@@ -683,7 +683,7 @@ def test_a_queue_that_refuses_at_the_last_moment_leaves_the_token_as_it_was() ->
     run_virtual(main())
 
 
-# Cut off by the one who called.
+# Cut off by the caller.
 
 
 async def draw_one() -> Activity:
@@ -737,7 +737,7 @@ def test_an_abandoned_call_that_is_cut_off_is_over_before_the_poster_closes(
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_cut_off_before_its_request_has_left_a_call_sends_nothing(
+def test_a_call_cut_off_before_its_request_is_sent_sends_nothing(
     before: Any, unhandled: Callable[[], list[str]]
 ) -> None:
     async def main() -> None:

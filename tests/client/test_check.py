@@ -1,4 +1,4 @@
-"""Activities against the account's own definition of their types, before anything is posted."""
+"""Checks of activities against the account's definitions of their types."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def found(sandbox: Sandbox, item: Any, *, options: bool = False) -> list[t
     return [(finding.kind, finding.field) for finding in one.findings]
 
 
-# What is found.
+# Findings.
 
 
 async def test_a_valid_activity_has_no_findings(sandbox: Sandbox) -> None:
@@ -93,10 +93,10 @@ async def test_each_mistake_is_found(
     sandbox: Sandbox, fields: dict[str, Any], kind: str, field: str | None
 ) -> None:
     assert await found(sandbox, call(**fields)) == [(kind, field or next(iter(fields)))]
-    assert sandbox.report().arrivals == 1  # dropdowns were not asked for
+    assert sandbox.report().arrivals == 1  # no query for dropdowns
 
 
-async def test_a_mandatory_field_that_is_not_there_is_missing(sandbox: Sandbox) -> None:
+async def test_a_missing_mandatory_field_is_found(sandbox: Sandbox) -> None:
     assert await found(sandbox, activity(CALL)) == [("missing_field", "mx_Custom_1")]
 
 
@@ -110,10 +110,10 @@ async def test_a_code_that_is_unknown_or_deactivated_is_found(sandbox: Sandbox, 
     [
         ({"mx_Custom_1": "Busi"}, ["not_an_option"]),
         ({"mx_Custom_6": "Price;Demos"}, ["not_an_option"]),
-        ({"mx_Custom_7": "a friend of hers"}, []),  # it includes others
+        ({"mx_Custom_7": "a friend of hers"}, []),  # it allows other values
     ],
 )
-async def test_options_of_dropdowns_are_asked_for_only_on_demand(
+async def test_options_of_dropdowns_are_read_only_on_request(
     sandbox: Sandbox, fields: dict[str, Any], kinds: list[str]
 ) -> None:
     assert await found(sandbox, call(**fields)) == []
@@ -139,7 +139,7 @@ async def test_an_activity_on_a_lead_is_checked_like_any_other(sandbox: Sandbox)
     assert sandbox.leads == []
 
 
-async def test_what_post_would_refuse_is_found_too(sandbox: Sandbox) -> None:
+async def test_an_invalid_activity_is_found_too(sandbox: Sandbox) -> None:
     payload = {"RelatedProspectId": "jo", "ActivityEvent": "x"}
     assert await found(sandbox, payload) == [
         ("invalid", "RelatedProspectId"),
@@ -148,17 +148,17 @@ async def test_what_post_would_refuse_is_found_too(sandbox: Sandbox) -> None:
     assert await found(sandbox, activity(CALL, fields=VALID).to_payload()) == []
 
 
-async def test_messages_name_the_nearest_and_show_no_value(sandbox: Sandbox) -> None:
+async def test_messages_suggest_a_similar_name_and_show_no_value(sandbox: Sandbox) -> None:
     item = call(mx_custom_2="x", mx_Custom_1="Mrs Connected", mx_Custom_5="Ada" * 50)
     (one,) = await checked(sandbox, item, options=True)
     assert [str(finding) for finding in one.findings] == [
         "mx_Custom_1: is not among its 4 options; did you mean 'Connected'?",
         "mx_custom_2: activity type 210 has no such field; did you mean mx_Custom_2?",
-        "mx_Custom_5: has 150 characters; the most are 50",
+        "mx_Custom_5: has 150 characters; the maximum is 50",
     ]
 
 
-# Calls, and what could not be checked.
+# Calls, and parts that could not be checked.
 
 
 async def test_each_type_takes_one_call_however_many_activities_there_are() -> None:
@@ -202,7 +202,7 @@ async def test_any_iterable_is_drawn_one_by_one(sandbox: Sandbox) -> None:
         (Answer(200, "[]"), "type 210 could not be read: UnexpectedAnswer, HTTP 200"),
     ],
 )
-async def test_what_could_not_be_checked_is_said(
+async def test_a_part_that_could_not_be_checked_is_reported(
     sandbox: Sandbox, fault: Any, message: str
 ) -> None:
     sandbox.fail(fault)
@@ -218,7 +218,7 @@ async def test_without_a_sync_host_nothing_can_be_checked() -> None:
     assert "ConfigurationError" in finding.message
 
 
-async def test_options_that_cannot_be_had_leave_the_rest_checked(
+async def test_without_its_options_the_rest_of_an_activity_is_checked(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox.fail("ok", "keys-refused")
@@ -236,7 +236,7 @@ def test_a_type_without_fields_in_the_answer_cannot_be_checked() -> None:
     assert (finding.kind, finding.field) == ("unchecked", "Fields")
 
 
-def test_an_exception_that_says_nothing_about_the_type_is_no_unknown_type() -> None:
+def test_another_exception_does_not_mean_an_unknown_type() -> None:
     for error in (
         ApplicationError("x", exception_type="MXInvalidInputException"),
         ServerError("x", exception_type=None),
@@ -244,10 +244,10 @@ def test_an_exception_that_says_nothing_about_the_type_is_no_unknown_type() -> N
         assert findings(call(), error)[0].kind == "unchecked"
 
 
-# What the account says of its types.
+# The account's definitions of types.
 
 
-async def test_a_type_has_what_the_checks_need(sandbox: Sandbox) -> None:
+async def test_a_type_has_the_data_for_the_checks(sandbox: Sandbox) -> None:
     async with poster_to(sandbox) as poster:
         plain = await poster.activity_type(CALL)
         assert [field.options for field in plain.fields] == [None] * 9
@@ -263,7 +263,7 @@ async def test_a_type_has_what_the_checks_need(sandbox: Sandbox) -> None:
     assert by_name["mx_Custom_2"].options is None
 
 
-def test_the_vendors_example_is_read() -> None:
+def test_the_example_on_leadsquareds_page_is_read() -> None:
     body = b"""{
       "ID": "11112222-3333-4444-5555-666677778888",
       "Name": "Demo Call",

@@ -109,7 +109,7 @@ def test_a_long_reason_is_shortened() -> None:
     assert status_of(Status="ERROR", StatusReason="x" * 9999).status_reason == "x" * 500
 
 
-def test_a_status_without_a_request_id_has_the_one_asked_for() -> None:
+def test_a_status_without_a_request_id_has_that_of_the_query() -> None:
     body = {"TaskStatus": {"Status": "In-Queue"}}
     assert read_status(answer(body), "asked", failure_is_final=False).request_id == "asked"
 
@@ -124,7 +124,7 @@ def test_queries_raise_the_same_errors_as_posts() -> None:
     error = {"Status": "Error", "ExceptionType": "MXInvalidInputException"}
     with pytest.raises(ApplicationError):
         read_metrics(answer(error))
-    with pytest.raises(ServerError):  # a query changes nothing, so it is never in doubt
+    with pytest.raises(ServerError):  # a query changes nothing, so it is never uncertain
         read_metrics(answer({}, 504))
     with pytest.raises(Rejected):
         read_metrics(answer({"Status": "Failed", "Message": "no"}))

@@ -67,7 +67,7 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_value(
 ) -> None:
     monkeypatch.setenv(name, value)
     message = refused_configuration()
-    assert message == f"{name}: no proxy URL, wanted one such as http://proxy.example.com:3128"
+    assert message == f"{name}: wanted a proxy URL such as http://proxy.example.com:3128"
 
 
 def test_of_two_proxies_the_one_that_cannot_be_used_is_named(
@@ -165,7 +165,7 @@ async def test_an_injected_client_is_used_whatever_the_environment(
         assert await poster.post(activity()) == "r201"
 
 
-# Proxies that do not let a call through.
+# Proxies that do not forward a call.
 
 
 async def failure_through(

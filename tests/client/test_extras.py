@@ -1,4 +1,4 @@
-"""What works with each extra, and the error where it is missing; runs with any of them."""
+"""What works with each extra, and the error without it; runs with any set of extras."""
 
 from __future__ import annotations
 

@@ -137,7 +137,13 @@ def test_ended_names_the_error_of_a_post_that_failed(
         (None, 6.5, "accepted", 1, None),  # during its call, which finishes
         (httpx.Response(400), 6.5, "rejected", 1, "BadRequest"),  # likewise
         (httpx.Response(503), 7.5, "failed", 1, "CancelledError"),  # between two attempts
-        (httpx.ReadTimeout("late"), 6.5, "uncertain", 1, "CancelledError"),  # after one in doubt
+        (
+            httpx.ReadTimeout("late"),
+            6.5,
+            "uncertain",
+            1,
+            "CancelledError",
+        ),  # uncertain
     ],
 )
 def test_ended_of_a_cancelled_post_has_its_outcome(
@@ -221,7 +227,7 @@ async def test_a_shared_bucket_emits_its_pause_here_and_its_size_in_every_proces
         async with bucket.token() as begin:
             begin()
             raise refusal
-    # The database hears of it before the first of these gets its token.
+    # The database has it before the first of these gets its token.
     for each in (bucket, other, bucket, other):
         async with each.token():
             pass

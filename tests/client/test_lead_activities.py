@@ -203,7 +203,7 @@ def test_a_page_that_repeats_endlessly_ends_the_reading() -> None:
         return httpx.Response(200, json=body)
 
     vendor = Vendor(answer)
-    with pytest.raises(UnexpectedAnswer, match="25 of 999"):
+    with pytest.raises(UnexpectedAnswer, match="counts 999 activities but returned 25;"):
         read_from(vendor)
     assert offsets(vendor) == ["0", "25", "1"]
 
@@ -213,7 +213,7 @@ def test_fewer_activities_than_counted_is_an_error() -> None:
         return httpx.Response(200, json={"RecordCount": 3, "ProspectActivities": []})
 
     vendor = Vendor(answer)
-    with pytest.raises(UnexpectedAnswer, match="0 of 3"):
+    with pytest.raises(UnexpectedAnswer, match="counts 3 activities but returned 0;"):
         read_from(vendor)
     assert offsets(vendor) == ["0", "1"]
 
@@ -350,7 +350,7 @@ async def test_the_sandbox_answers_in_leadsquareds_shape(sandbox: Sandbox) -> No
         (LEAD, {"Paging": {"Offset": "0", "RowCount": 0}}, "RowCount must be from 1 to 25"),
     ],
 )
-async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
+async def test_the_sandbox_rejects_a_query_that_breaks_the_specification(
     sandbox: Sandbox, lead: str | None, changes: dict[str, Any], message: str
 ) -> None:
     async with connect(sandbox) as client:
@@ -360,7 +360,7 @@ async def test_the_sandbox_refuses_a_query_that_breaks_the_specification(
     assert message in response.json()["ExceptionMessage"]
 
 
-async def test_the_sandbox_refuses_a_query_that_is_no_json(sandbox: Sandbox) -> None:
+async def test_the_sandbox_rejects_a_query_that_is_not_json(sandbox: Sandbox) -> None:
     async with connect(sandbox) as client:
         response = await client.post(RETRIEVE, params={"leadId": LEAD}, content=b"x")
     assert response.status_code == 400

@@ -1,4 +1,4 @@
-"""Leads by what is known of them: looked up, found or created, through the sandbox."""
+"""Leads without a known id: looked up, found or created, through the sandbox."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox, request_id_of
 
 ADA = Lead.find_or_create("EmailAddress", "ada@example.com", attributes={"FirstName": "Ada"})
-# The body of the vendor's page "Create Lead and Activity (Async)", with one field.
+# The body on LeadSquared's page "Create Lead and Activity (Async)", with one field.
 CUSTOM: dict[str, Any] = {
     "LeadDetails": [
         {"Attribute": "EmailAddress", "Value": "a@b.example"},
@@ -79,7 +79,7 @@ def test_the_repr_shows_schema_names_only() -> None:
     assert shown == "<Activity 201 on <Lead by EmailAddress, FirstName>, 1 fields>"
 
 
-def test_the_payload_is_the_vendors_createcustom_shape() -> None:
+def test_the_payload_has_leadsquareds_createcustom_shape() -> None:
     made = Activity(
         Lead.find_or_create("EmailAddress", "a@b.example", {"FirstName": "Ada"}),
         201,
@@ -98,7 +98,7 @@ def test_further_parameters_belong_to_the_activity() -> None:
     assert Activity.from_payload(made.to_payload()) == made
 
 
-def test_values_are_written_as_those_of_fields_are() -> None:
+def test_values_are_written_like_those_of_fields() -> None:
     attributes = {"Score": 7, "Since": datetime(2025, 3, 4, 9, 15, tzinfo=UTC), "Vip": True}
     made = Activity(Lead.find_or_create("Phone", "+91-9812345678", attributes), 201)
     assert made.to_payload()["LeadDetails"] == [
@@ -111,7 +111,7 @@ def test_values_are_written_as_those_of_fields_are() -> None:
 
 
 @pytest.mark.parametrize("empty", [None, "", "  "])
-def test_an_empty_attribute_is_invalid_as_it_would_erase_what_the_lead_has(empty: Any) -> None:
+def test_an_empty_attribute_is_invalid_as_it_would_erase_the_leads(empty: Any) -> None:
     with pytest.raises(InvalidActivity, match=r"Lead\.FirstName: .* would erase the lead's"):
         Lead.find_or_create("EmailAddress", "ada@example.com", {"FirstName": empty})
 
@@ -132,7 +132,7 @@ def test_an_empty_attribute_is_invalid_as_it_would_erase_what_the_lead_has(empty
         (7, "7", "Lead"),
     ],
 )
-def test_what_finds_a_lead_must_have_its_form(name: Any, value: Any, field: str) -> None:
+def test_a_value_that_finds_a_lead_must_have_its_form(name: Any, value: Any, field: str) -> None:
     with pytest.raises(InvalidActivity) as caught:
         Lead.find_or_create(name, value)
     (problem,) = caught.value.problems
@@ -235,7 +235,7 @@ async def test_an_outbox_posts_and_verifies_them_like_any_other(
     )
 
 
-async def test_it_is_retried_and_in_doubt_like_any_other_post(sandbox: Sandbox) -> None:
+async def test_it_is_retried_or_uncertain_like_any_other_post(sandbox: Sandbox) -> None:
     async with poster_to(sandbox) as poster:
         sandbox.fail("503")
         assert await poster.post(Activity(ADA, 201))
@@ -260,14 +260,14 @@ def test_the_endpoint_is_chosen_by_the_activity_and_its_path_is_a_setting() -> N
     ]
 
 
-async def test_the_synchronous_api_is_not_asked_to_find_or_create(sandbox: Sandbox) -> None:
+async def test_post_sync_does_not_find_or_create_leads(sandbox: Sandbox) -> None:
     async with poster_to(sandbox) as poster:
         with pytest.raises(InvalidActivity, match="use post, or find_lead first"):
             await poster.post_sync(Activity(ADA, 201))
     assert sandbox.report().arrivals == 0
 
 
-# Their statuses, at whichever path.
+# Statuses, at either path.
 
 
 @pytest.mark.parametrize("kind", [LEAD, ADA])
@@ -309,7 +309,7 @@ def ask(*answers_in_turn: httpx.Response, **settings: Any) -> tuple[Vendor, Any]
 @pytest.mark.parametrize(
     "first", [unknown(), unknown(404), httpx.Response(200, json={"TaskStatus": None})]
 )
-def test_a_request_that_the_first_path_does_not_know_is_asked_for_at_the_other(
+def test_a_request_unknown_at_the_first_path_is_looked_up_at_the_other(
     first: httpx.Response,
 ) -> None:
     vendor, status = ask(first, KNOWN, createcustom_status_path="/other")
@@ -317,7 +317,7 @@ def test_a_request_that_the_first_path_does_not_know_is_asked_for_at_the_other(
     assert [r.url.path for r in vendor.requests] == ["/activity/create/status", "/other"]
 
 
-def test_one_that_the_first_path_knows_takes_one_call() -> None:
+def test_a_request_known_at_the_first_path_takes_one_call() -> None:
     vendor, status = ask(KNOWN)
     assert status.state == "succeeded"
     assert len(vendor.requests) == 1
@@ -329,7 +329,7 @@ def test_one_that_the_first_path_knows_takes_one_call() -> None:
         ([unknown(404), unknown()], NotFound),
         ([unknown(), unknown(404)], BadRequest),
         ([unknown(401)], Unauthorized),
-        ([unknown(), unknown(503)], ServerError),  # it may be known there, later
+        ([unknown(), unknown(503)], ServerError),  # it may be known there later
     ],
 )
 def test_the_error_is_that_of_the_first_path_unless_the_other_may_know(
@@ -346,7 +346,7 @@ async def test_each_queue_has_its_metrics(sandbox: Sandbox) -> None:
         assert (await poster.metrics("createcustom")).processing_rate_per_minute >= 0
 
 
-# Looking a lead up.
+# Look-ups.
 
 
 async def test_a_look_up_leaves_no_address_in_any_log(
@@ -396,7 +396,7 @@ async def test_several_matches_are_an_error_rather_than_a_guess(sandbox: Sandbox
         ),
     ],
 )
-def test_the_question_has_the_shape_of_public_integrations(
+def test_the_look_up_has_the_shape_of_public_integrations(
     name: str, value: str, path: str, query: str
 ) -> None:
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -436,7 +436,7 @@ def test_a_look_up_without_a_readable_answer_is_never_none(
         run_virtual(poster.find_lead("EmailAddress", "ada@example.com"))
 
 
-async def test_a_field_without_a_look_up_and_a_malformed_value_are_refused(
+async def test_a_field_without_a_look_up_and_a_malformed_value_raise(
     sandbox: Sandbox,
 ) -> None:
     async with poster_to(sandbox) as poster:

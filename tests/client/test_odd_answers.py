@@ -1,4 +1,4 @@
-"""Answers that no API should send: cut, compressed, endless, or with more than was asked for."""
+"""Answers that no API should send: cut, compressed, endless, or with too much in them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def cut(status: int, body: bytes = b'{"Status": "Err', **headers: str) -> bytes:
     ],
 )
 @pytest.mark.parametrize("body", [b"", b'{"Status": "Err'])
-async def test_a_status_line_counts_though_the_body_is_cut(
+async def test_a_status_line_counts_even_if_the_body_is_cut(
     status: int, kind: type[LeadpostError], body: bytes
 ) -> None:
     error = await error_from(cut(status, body))
@@ -109,11 +109,11 @@ async def test_a_429_with_a_cut_body_pauses_the_bucket_as_its_retry_after_says()
     assert 25 < bucket.statistics().paused_for <= 30
 
 
-async def test_a_complete_request_id_counts_though_the_body_goes_on() -> None:
+async def test_a_complete_request_id_counts_even_if_the_body_continues() -> None:
     assert await post_to(answers(cut(200, ACCEPTED))) == "r1"
 
 
-async def test_a_body_cut_within_its_chunk_counts_as_far_as_it_came() -> None:
+async def test_a_body_cut_within_a_chunk_counts_as_far_as_it_was_received() -> None:
     head = b"HTTP/1.1 %d X\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%s\r\n" % (len(ACCEPTED), ACCEPTED)
     assert await post_to(answers(head % 200 + chunk)) == "r1"
@@ -137,7 +137,7 @@ async def test_a_post_without_a_status_line_is_uncertain(reply: bytes) -> None:
     assert error.status is None
 
 
-# Compressed bodies, which were not asked for.
+# Compressed bodies, although none were requested.
 
 
 @pytest.mark.parametrize(
@@ -200,13 +200,13 @@ async def test_a_body_without_an_end_is_read_up_to_a_mebibyte() -> None:
     error, peak = await error_and_peak_of(endless)
     assert isinstance(error, DeliveryUncertain)
     assert peak < 8 * MEBIBYTE
-    assert sent < 32 * MEBIBYTE  # the rest of it are the buffers of sockets
+    assert sent < 32 * MEBIBYTE  # sockets buffer a part
 
 
 async def error_and_peak_of(behaviour: Behaviour) -> tuple[LeadpostError, int]:
     """Return what a post raises, and its peak memory in bytes."""
     async with RawServer(answers()) as server, poster_to(server) as poster:
-        await poster.post(activity())  # what is imported and cached once
+        await poster.post(activity())  # imports and caches, once
     tracemalloc.start()
     try:
         with pytest.raises(LeadpostError) as caught:
@@ -288,7 +288,7 @@ async def test_no_redirect_is_followed(status: int, *, injected: bool) -> None:
     assert elsewhere.requests == []
 
 
-# What a status means, and what it does not.
+# What a status means and does not mean.
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ async def test_a_status_that_says_nothing_about_the_activity_is_retried(
 
 
 async def test_a_404_names_the_url_and_its_settings() -> None:
-    # A status is asked for at two paths; the error is that of the first.
+    # A status is looked up at two paths; the error is that of the first.
     async with RawServer(answers(*[answer(404)] * 4)) as server, poster_to(server) as poster:
         with pytest.raises(NotFound) as of_post:
             await poster.post(activity())

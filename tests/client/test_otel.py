@@ -170,7 +170,7 @@ def test_a_post_that_fails_is_a_span_in_error_with_the_type() -> None:
     }
 
 
-async def test_spans_are_below_the_callers_span() -> None:
+async def test_spans_are_children_of_the_callers_span() -> None:
     telemetry = Telemetry()
     tracer = telemetry.tracers.get_tracer("service")
     async with poster(Vendor(), telemetry) as opened:
@@ -273,7 +273,7 @@ def test_a_query_is_a_span_but_no_post() -> None:
 def test_activities_that_a_batch_did_not_begin_are_counted_without_a_span() -> None:
     async def slowly() -> AsyncIterator[Activity]:
         yield activity(1)
-        await asyncio.sleep(1)  # meanwhile the keys are refused
+        await asyncio.sleep(1)  # meanwhile the keys are rejected
         yield activity(2)
 
     async def use(poster: AsyncActivityPoster) -> None:
@@ -331,7 +331,7 @@ async def test_an_outbox_is_observed_until_cancelled(
         await observing
 
 
-async def test_an_outbox_that_can_no_longer_be_used_ends_the_observation(
+async def test_an_unusable_outbox_ends_the_observation(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken() -> None:

@@ -231,7 +231,7 @@ def test_queries_that_fail_are_no_outage() -> None:
     run_virtual(main())
 
 
-def test_the_synchronous_api_has_an_outage_of_its_own() -> None:
+def test_the_synchronous_api_has_its_own_outage() -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/activity/create":
             return httpx.Response(500)
@@ -328,7 +328,7 @@ def test_one_post_at_a_time_is_tried_after_growing_pauses_each_time_another() ->
         assert pauses == pytest.approx([1, 2, 4, 8, 16, 30, 30, 30], abs=0.01)
         assert all(a != b for a, b in pairwise(vendor.posted[2:]))
         assert set(vendor.posted[3:]) >= {1, 2}
-        assert vendor.probes == []  # a 500 leaves nothing in doubt
+        assert vendor.probes == []  # a 500 leaves nothing uncertain
 
     run_virtual(main())
 

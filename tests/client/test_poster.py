@@ -153,7 +153,7 @@ async def test_paths_keys_and_final_statuses_are_settings() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["access_key", "secret_key", "api_key"])
-async def test_refused_keys_raise_unauthorized(sandbox: Sandbox, wrong: str) -> None:
+async def test_rejected_keys_raise_unauthorized(sandbox: Sandbox, wrong: str) -> None:
     keys = keys_of(sandbox)
     keys[wrong] = "another"
     account = Account(host=sandbox.url, **keys)
@@ -164,7 +164,7 @@ async def test_refused_keys_raise_unauthorized(sandbox: Sandbox, wrong: str) -> 
     assert caught.value.attempts == 1
 
 
-async def test_a_refused_body_raises_bad_request_with_leadsquareds_words() -> None:
+async def test_a_rejected_body_raises_bad_request_with_leadsquareds_words() -> None:
     refusal = {
         "Status": "Error",
         "ExceptionType": "MXMandatoryAttributeMissingException",
@@ -180,7 +180,7 @@ async def test_a_refused_body_raises_bad_request_with_leadsquareds_words() -> No
     assert caught.value.exception_message == "'leadId' is required here"
 
 
-async def test_an_invalid_activity_is_refused_before_any_call(sandbox: Sandbox) -> None:
+async def test_an_invalid_activity_raises_before_any_call(sandbox: Sandbox) -> None:
     async with AsyncActivityPoster(sandbox.account()) as poster:
         with pytest.raises(InvalidActivity, match="RelatedProspectId"):
             await poster.post({"ActivityEvent": 201})
@@ -216,7 +216,7 @@ async def test_a_post_without_a_readable_answer_is_uncertain_and_not_retried(fau
         assert sandbox.report().taken == (0 if "before" in fault else 1)
 
 
-async def test_with_on_uncertain_retry_an_uncertain_post_is_repeated_and_may_be_a_duplicate() -> (
+async def test_with_on_uncertain_retry_an_uncertain_post_is_retried_and_may_be_a_duplicate() -> (
     None
 ):
     with Sandbox(faults=Faults(script=["cut-after"])) as sandbox:
@@ -357,7 +357,7 @@ async def test_each_host_gets_only_its_own_keys(keys_in: Any) -> None:
 
 @pytest.mark.parametrize("keys_in", ["query", "headers"])
 @pytest.mark.parametrize("keys_for_status", [False, True])
-async def test_status_and_metrics_calls_carry_the_other_keys_only_if_told_so(
+async def test_status_and_metrics_calls_have_the_other_keys_only_with_keys_for_status(
     keys_in: Any, *, keys_for_status: bool
 ) -> None:
     sent: list[httpx.Request] = []

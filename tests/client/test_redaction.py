@@ -1,4 +1,4 @@
-"""Keys are removed from what LeadSquared wrote, however they are spelled there."""
+"""Keys are removed from LeadSquared's texts, in every spelling."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_key_is_removed_whatever_the_spelling_of_each_character(
 
 
 @given(st.lists(KEY_TEXTS, min_size=1, max_size=3), st.text("123456789 ÄÖ\n"))
-def test_a_text_without_keys_stays_as_it_is(keys: list[str], text: str) -> None:
+def test_a_text_without_keys_is_unchanged(keys: list[str], text: str) -> None:
     assert redactor([f"{key}#" for key in keys])(text) == text
 
 

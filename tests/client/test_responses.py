@@ -1,4 +1,4 @@
-"""What an answer to a post means: the table of LeadSquared's page, and what its users saw."""
+"""What an answer to a post means: the table on LeadSquared's page, and what users have seen."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_2xx_with_a_request_id_in_any_case_is_success(name: str, status: int) 
         (200, {"RequestID": None, "Status": "Request accepted"}, DeliveryUncertain),
         (200, [REQUEST_ID], DeliveryUncertain),
         (200, REQUEST_ID, DeliveryUncertain),
-        # Both a RequestID and an error: nobody can tell.
+        # Both a RequestID and an error: it may have been accepted.
         (200, mx("MXInvalidInputException") | {"RequestID": REQUEST_ID}, DeliveryUncertain),
         (200, {"Status": "Error", "RequestID": REQUEST_ID}, DeliveryUncertain),
         # Whatever the body says: only a 2xx is success.

@@ -169,7 +169,7 @@ def test_retry_after_is_honoured_with_a_bucket_that_knows_no_pause() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_long_retry_after_is_honoured_for_a_minute_then_one_call_tries(status: int) -> None:
+def test_a_long_retry_after_is_honoured_for_a_minute_then_one_call_is_tried(status: int) -> None:
     vendor = Vendor(answers(httpx.Response(status, headers={"Retry-After": "7200"})))
     result, took = post(vendor)
     assert result == "r201"
@@ -308,7 +308,7 @@ def test_wait_raises_a_time_out_of_the_bucket_as_it_is() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"max_attempts": 0}, {"max_time": 0}, {"initial_wait": -1}, {"jitter": -1}]
 )
-def test_a_policy_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+def test_a_policy_out_of_range_raises(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RetryPolicy(**wrong)
 

@@ -186,7 +186,7 @@ HEADS = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"]
 
 @pytest.mark.parametrize("keys_in", ["query", "headers"])
 @pytest.mark.parametrize("head", HEADS, ids=["no answer", "no body"])
-async def test_no_key_shows_where_a_caller_leaves_and_its_call_is_cut_off(
+async def test_no_key_shows_if_a_caller_leaves_and_its_call_is_cut_off(
     everything_logged: io.StringIO, head: bytes, keys_in: Any
 ) -> None:
     server = Silent(head)
@@ -207,7 +207,7 @@ async def test_no_key_shows_where_a_caller_leaves_and_its_call_is_cut_off(
 @pytest.mark.parametrize("keys_in", ["query", "headers"])
 @pytest.mark.parametrize("ended_by", ["its time-out", "closing"])
 @pytest.mark.parametrize("head", HEADS, ids=["no answer", "no body"])
-async def test_no_key_shows_where_a_call_is_uncertain(
+async def test_no_key_shows_if_a_call_is_uncertain(
     everything_logged: io.StringIO, head: bytes, ended_by: str, keys_in: Any
 ) -> None:
     server = Silent(head)
@@ -227,7 +227,7 @@ async def test_no_key_shows_where_a_call_is_uncertain(
 
 @pytest.mark.parametrize("keys_in", ["query", "headers"])
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
-async def test_no_key_shows_where_a_server_sends_the_request_back(
+async def test_no_key_shows_if_a_server_echoes_the_request(
     log_above_the_transport: io.StringIO, before: bytes, keys_in: Any
 ) -> None:
     async def echo(connection: Connection) -> None:
@@ -244,7 +244,7 @@ async def test_no_key_shows_where_a_server_sends_the_request_back(
     assert_without([*shown_by(caught.value), log_above_the_transport.getvalue()], HIDDEN_KEYS)
 
 
-async def test_no_key_shows_where_a_transport_raises_an_error_of_its_own() -> None:
+async def test_no_key_shows_if_a_transport_raises_its_own_error() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise OSError(f"{request.method}: the disk is full")
 

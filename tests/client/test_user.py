@@ -1,4 +1,4 @@
-"""Whose keys these are, and where their account is."""
+"""The user that the keys belong to, and the hosts of the account."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_user_names_the_hosts_and_the_time_zone_and_its_repr_no_person() -> 
     assert "ada@example.com" not in repr(user)
 
 
-async def test_the_sandbox_answers_and_refuses_wrong_keys(sandbox: Sandbox) -> None:
+async def test_the_sandbox_answers_and_rejects_wrong_keys(sandbox: Sandbox) -> None:
     async with AsyncActivityPoster(sandbox.account(), bucket=OpenBucket()) as poster:
         user = await poster.user()
     assert f"http://{user.sync_host}" == sandbox.url

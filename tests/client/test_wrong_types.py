@@ -1,4 +1,4 @@
-"""Arguments of a wrong type that are refused at once."""
+"""Arguments of a wrong type, which raise at once."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ ANY: Any = object()
         (lambda: RetryPolicy(max_time=ANY), "'max_time' must be "),
     ],
 )
-def test_a_wrong_type_is_refused_when_it_is_passed(
-    make: Callable[[], object], message: str
-) -> None:
+def test_a_wrong_type_raises_when_it_is_passed(make: Callable[[], object], message: str) -> None:
     with pytest.raises(TypeError) as caught:
         make()
     assert str(caught.value.args[0]).startswith(message)

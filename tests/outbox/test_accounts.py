@@ -1,4 +1,4 @@
-"""Whose entries: two accounts in one database, rotated keys, borrowed names."""
+"""The owners of entries: two accounts in one database, rotated keys, borrowed names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def poster_of(account: Account, vendor: Vendor) -> AsyncActivityPoster:
     return AsyncActivityPoster(account, client=vendor.client(), bucket=OpenBucket())
 
 
-def test_an_account_is_known_by_its_name_or_by_a_fingerprint_of_host_and_access_key() -> None:
+def test_the_id_of_an_account_is_its_name_or_a_fingerprint_of_host_and_access_key() -> None:
     assert A.id == A.fingerprint
     assert len(A.fingerprint) == 16
     assert A.fingerprint == account(access_key="access-key-of-a", secret_key="another").fingerprint
@@ -60,16 +60,16 @@ def test_a_name_has_letters_digits_dots_and_hyphens(name: str) -> None:
         account(name=name)
 
 
-async def test_entries_are_posted_with_the_keys_of_their_account_alone(store_url: str) -> None:
+async def test_entries_are_posted_only_with_the_keys_of_their_account(store_url: str) -> None:
     of_a, of_b = Vendor(), Vendor()
     async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
         await ours.put_many(map(activity, (1, 2, 3)), keys=["one", "two", "three"])
         await theirs.put(activity(9), key="one")  # keys are unique within an account
-        with pytest.raises(ValueError, match=r"the outbox has the entries of .* posts for"):
+        with pytest.raises(ValueError, match=r"the outbox belongs to .*, the poster to"):
             await ours.drain(poster_of(B, of_b))
         for run in (ours.run, ours.verify, ours.reconcile):
             use: Any = run(poster_of(B, of_b))
-            with pytest.raises(ValueError, match=r"the outbox has the entries of .* posts for"):
+            with pytest.raises(ValueError, match=r"the outbox belongs to .*, the poster to"):
                 await use
         assert await theirs.drain(poster_of(B, of_b)) == {"accepted": 1}
         assert (of_a.requests, of_b.numbers) == ([], [9])
@@ -88,7 +88,7 @@ async def test_entries_are_posted_with_the_keys_of_their_account_alone(store_url
         assert of_a.numbers == [1, 2, 3]
 
 
-async def test_of_other_accounts_nothing_is_settled(store_url: str) -> None:
+async def test_entries_of_other_accounts_are_not_settled(store_url: str) -> None:
     async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
         first = await ours.put(activity(1))
         entries = sa.text("UPDATE leadpost_entries SET state = 'uncertain', ends_by = 0")
@@ -117,7 +117,7 @@ async def test_after_a_rotation_entries_are_adopted(store_url: str) -> None:
         assert sum((await outbox.counts()).values()) == 3
 
 
-async def test_of_two_entries_of_one_key_none_is_adopted(store_url: str) -> None:
+async def test_entries_with_the_same_key_are_not_adopted(store_url: str) -> None:
     async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
         await ours.put_many(map(activity, (1, 2)), keys=["one", "two"])
         await theirs.put(activity(1), key="one")
@@ -127,14 +127,14 @@ async def test_of_two_entries_of_one_key_none_is_adopted(store_url: str) -> None
         assert len(await states(ours)) == 2
 
 
-async def test_a_name_with_other_keys_is_refused_until_it_is_adopted(store_url: str) -> None:
+async def test_a_name_with_other_keys_raises_until_it_is_adopted(store_url: str) -> None:
     """The key of acme was rotated; or somebody copied the name to the staging account."""
     first = account(name="acme", access_key=A.access_key)
     second = account(name="acme", access_key=B.access_key)
     vendor = Vendor()
     async with Outbox(store_url, first) as outbox:
         await outbox.put_many(map(activity, (1, 2)))
-        with pytest.raises(ValueError, match="with other keys than the outbox"):
+        with pytest.raises(ValueError, match="have different keys; pass the same Account"):
             await outbox.drain(poster_of(second, vendor))
         await outbox.drain(poster_of(first, vendor))
         await outbox.put(activity(3))
@@ -148,13 +148,13 @@ async def test_a_name_with_other_keys_is_refused_until_it_is_adopted(store_url: 
         )
         advice = f"leadpost outbox adopt {first.fingerprint}"
         for use in refused:
-            with pytest.raises(OutboxError, match=f"put with other keys.*{advice}"):
+            with pytest.raises(OutboxError, match=f"belong to other keys.*{advice}"):
                 await use
         assert len(vendor.requests) == 2
         assert await outbox.adopt(first.fingerprint) == 0  # they have the right name already
         assert await outbox.drain(poster_of(second, vendor)) == {"accepted": 1}
     async with Outbox(store_url, first) as outbox:
-        with pytest.raises(OutboxError, match="put with other keys"):
+        with pytest.raises(OutboxError, match="belong to other keys"):
             await outbox.put(activity(5))
 
 
@@ -170,7 +170,7 @@ async def test_two_workers_that_begin_at_once_agree_on_the_keys(store_url: str) 
     assert sorted(type(end).__name__ for end in ended) == ["Counter", "OutboxError"]
 
 
-async def test_who_has_only_a_name_adopts_entries_too(store_url: str) -> None:
+async def test_entries_can_be_adopted_by_name_alone(store_url: str) -> None:
     async with Outbox(store_url, "old") as former:
         await former.put(activity(1), key="call-1")
     async with Outbox(store_url, "acme") as outbox:
@@ -179,11 +179,11 @@ async def test_who_has_only_a_name_adopts_entries_too(store_url: str) -> None:
         assert set(await outbox.find(["call-1"])) == {"call-1"}
 
 
-async def test_an_outbox_whose_account_cannot_be_read_is_not_opened(store_url: str) -> None:
+async def test_an_outbox_that_cannot_read_its_account_is_not_opened(store_url: str) -> None:
     async with Outbox(store_url, "acme") as outbox:
         await executed(outbox, sa.text("DROP TABLE leadpost_accounts"))
     outbox = Outbox(store_url, "acme")
     with pytest.raises(OutboxError):
         await outbox.__aenter__()
-    with pytest.raises(RuntimeError, match="is used within `async with`"):
+    with pytest.raises(RuntimeError, match="is not open: use it within `async with`"):
         await outbox.counts()

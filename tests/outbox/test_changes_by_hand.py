@@ -1,4 +1,4 @@
-"""What people change by hand: retry, replace, arrived, prune."""
+"""Changes made by hand: retry, replace, arrived, prune."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused(number: int) -> Vendor:
     return Vendor(answers(*[httpx.Response(400)] * number))
 
 
-async def test_only_what_has_ended_badly_is_retried(outbox: Outbox) -> None:
+async def test_only_failed_rejected_and_uncertain_entries_are_retried(outbox: Outbox) -> None:
     first = await outbox.put(activity(1))
     second = await outbox.put(activity(2))
     assert await outbox.drain(poster(refused(2))) == {"rejected": 2}
@@ -42,7 +42,7 @@ async def test_only_what_has_ended_badly_is_retried(outbox: Outbox) -> None:
     assert await states(outbox) == ["rejected", "pending"]
 
 
-async def test_more_are_retried_than_one_statement_is_about(outbox: Outbox) -> None:
+async def test_more_entries_are_retried_than_one_statement_covers(outbox: Outbox) -> None:
     await outbox.put_many(map(activity, range(1, 1102)))
     await changed(outbox, state="failed", failures=5)
     assert await outbox.retry("failed", "rejected") == 1101
@@ -51,7 +51,7 @@ async def test_more_are_retried_than_one_statement_is_about(outbox: Outbox) -> N
     assert last == [None, "retried by hand"]
 
 
-async def test_only_what_is_finished_and_old_is_deleted(outbox: Outbox) -> None:
+async def test_only_old_finished_entries_are_deleted(outbox: Outbox) -> None:
     await outbox.put_many(map(activity, range(1, 14)))
     await outbox.drain(poster(refused(12)))
     assert await outbox.prune(timedelta(hours=1)) == 0
@@ -64,7 +64,7 @@ async def test_only_what_is_finished_and_old_is_deleted(outbox: Outbox) -> None:
     assert list(rows.scalars()) == [left.id]
 
 
-async def test_one_that_is_retried_is_not_deleted_meanwhile(postgresql_url: str) -> None:
+async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str) -> None:
     retried, both_tried = asyncio.Event(), asyncio.Event()
     async with Outbox(postgresql_url, ACME) as outbox:
         await outbox.put(activity(1))
@@ -83,14 +83,14 @@ async def test_one_that_is_retried_is_not_deleted_meanwhile(postgresql_url: str)
         assert await states(outbox) == ["pending"]
 
 
-async def test_an_id_never_comes_again(outbox: Outbox) -> None:
+async def test_an_id_is_never_reused(outbox: Outbox) -> None:
     first = await outbox.put(activity(1))
     await outbox.drain(poster(refused(1)))
     assert await outbox.prune(timedelta(0)) == 1
     assert await outbox.put(activity(1)) > first
 
 
-async def test_a_rejected_one_is_posted_as_it_was_replaced(outbox: Outbox) -> None:
+async def test_a_rejected_entry_is_posted_with_its_new_activity(outbox: Outbox) -> None:
     await outbox.put(activity(1), key="one")
     assert await outbox.drain(poster(refused(1))) == {"rejected": 1}
     await outbox.replace({"one": activity(2).to_payload()})
@@ -101,13 +101,15 @@ async def test_a_rejected_one_is_posted_as_it_was_replaced(outbox: Outbox) -> No
     assert vendor.numbers == [2]
     notes = [change.note for change in await outbox.history(found.id)]
     assert notes[3] == "replaced"
-    with pytest.raises(KeyConflict):  # what was put at first is another activity now
+    with pytest.raises(KeyConflict):  # the original activity is another one now
         await outbox.put(activity(1), key="one")
     assert await outbox.put(activity(2), key="one") == found.id
 
 
 @pytest.mark.parametrize("state", ["sending", "accepted", "succeeded", "uncertain"])
-async def test_what_may_have_got_through_is_not_replaced(outbox: Outbox, state: str) -> None:
+async def test_an_entry_that_may_have_been_accepted_is_not_replaced(
+    outbox: Outbox, state: str
+) -> None:
     await outbox.put_many(map(activity, (1, 2)), keys=["one", "two"])
     await executed(outbox, sa.text(f"UPDATE leadpost_entries SET state = '{state}' WHERE id = 1"))
     with pytest.raises(KeyConflict, match="1 keys cannot be replaced: unknown, or already") as told:
@@ -117,7 +119,7 @@ async def test_what_may_have_got_through_is_not_replaced(outbox: Outbox, state: 
     assert found == [1, 2]
 
 
-async def test_one_that_is_pending_after_a_doubt_is_not_replaced(outbox: Outbox) -> None:
+async def test_a_pending_entry_that_may_have_arrived_is_not_replaced(outbox: Outbox) -> None:
     await outbox.put(activity(1), key="one")
     await changed(outbox, error_type="DeliveryUncertain")
     with pytest.raises(KeyConflict):
@@ -138,21 +140,21 @@ async def test_all_are_replaced_or_none(outbox: Outbox) -> None:
 
 
 @pytest.mark.parametrize(("new", "state"), [(2, "pending"), (1, "accepted")])
-async def test_a_late_record_is_about_the_activity_that_was_sent(
+async def test_a_late_record_applies_only_to_the_activity_that_was_sent(
     outbox: Outbox, new: int, state: str
 ) -> None:
     await outbox.put(activity(1), key="one")
     claim = partial(_calls.claim, account=ACME, call_id="call", call_time=40.0)
     call = await outbox._database.write(claim)
     assert call is not None
-    await changed(outbox, state="failed")  # as somebody with plain SQL might
+    await changed(outbox, state="failed")  # as plain SQL might
     await outbox.replace({"one": activity(new)})
     record = partial(_calls.record, account=ACME, of=call, state="accepted", request_id="late")
     assert await outbox._database.write(record) is (state == "accepted")
     assert await states(outbox) == [state]
 
 
-async def test_a_worker_that_waits_takes_it_up(outbox: Outbox) -> None:
+async def test_a_waiting_worker_posts_a_retried_entry_at_once(outbox: Outbox) -> None:
     vendor = refused(1)
     await outbox.put(activity(1), key="one")
     running = asyncio.create_task(outbox.run(poster(vendor)))
@@ -163,7 +165,7 @@ async def test_a_worker_that_waits_takes_it_up(outbox: Outbox) -> None:
     await asyncio.wait([running])
 
 
-async def test_what_was_seen_on_the_lead_has_arrived(outbox: Outbox) -> None:
+async def test_an_entry_seen_on_its_lead_has_succeeded(outbox: Outbox) -> None:
     slow = Vendor(answers(httpx.ReadTimeout("slow")))
     await outbox.put_many(map(activity, (1, 2)))
     assert await outbox.drain(poster(slow)) == {"uncertain": 1, "accepted": 1}
@@ -172,7 +174,7 @@ async def test_what_was_seen_on_the_lead_has_arrived(outbox: Outbox) -> None:
     assert (await outbox.history(1))[-1].note == "seen on the lead"
 
 
-async def test_no_log_shows_what_was_replaced(
+async def test_no_log_shows_a_replaced_activity(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -185,8 +187,8 @@ async def test_no_log_shows_what_was_replaced(
     assert "secret" not in str(told.value)
 
 
-async def test_a_call_in_flight_while_it_is_retried_still_counts(outbox: Outbox) -> None:
-    """Retried too early by somebody: the call's own worker still brings its RequestID."""
+async def test_the_result_of_a_call_in_flight_during_a_retry_is_recorded(outbox: Outbox) -> None:
+    """Somebody retried it too early: the worker of the first call still records its RequestID."""
     answer, started = asyncio.Event(), asyncio.Event()
     await outbox.put(activity(1))
     vendor = Vendor(held_until(answer, started))

@@ -1,4 +1,4 @@
-"""What an outbox does to its database, and what it does when the database hangs."""
+"""The database of an outbox: what is promised of it, and what happens when it hangs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def listed(outbox: Outbox) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_to_asyncio(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """See that asyncio finds no task that was destroyed, and no exception that nobody looked at."""
+    """Check that asyncio reports no destroyed task and no exception that was never retrieved."""
     yield
     for phase in ("setup", "call"):
         records = caplog.get_records(phase)
@@ -66,13 +66,13 @@ WRITES: dict[str, Callable[[Outbox], Awaitable[Any]]] = {
 
 
 def alone(main: Coroutine[Any, Any, None]) -> None:
-    """Run something in a loop of its own, whose end shows what was left behind."""
+    """Run something in its own loop, whose end shows what was left behind."""
     run(main)
     gc.collect()
 
 
 async def seconds(work: Awaitable[Any]) -> float:
-    """Do some work that hangs within a time-out of a second, and return how long it took."""
+    """Run work that hangs with a time-out of a second, and return how long it took."""
     begin = time.monotonic()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
@@ -93,11 +93,11 @@ async def close_quickly(outbox: Outbox) -> None:
     assert time.monotonic() - begin < 2.2
 
 
-# PostgreSQL that hangs.
+# A PostgreSQL that hangs.
 
 
 @pytest.mark.parametrize("connections", [20, 1])
-def test_every_method_can_be_timed_out_though_the_server_hangs(
+def test_every_method_can_time_out_while_the_server_hangs(
     postgresql_url: str, connections: int
 ) -> None:
     async def hang() -> None:
@@ -115,7 +115,7 @@ def test_every_method_can_be_timed_out_though_the_server_hangs(
 
 
 async def is_free(url: str) -> None:
-    """See that nothing is locked, and that nothing was done."""
+    """Check that nothing is locked, and that nothing was done."""
     async with within(5):
         async with plain_postgresql(url) as server, server.transaction():
             await server.execute("LOCK TABLE leadpost_entries IN ACCESS EXCLUSIVE MODE")
@@ -170,14 +170,14 @@ async def test_a_statement_that_waits_for_a_lock_is_cancelled_on_the_server(
         assert await listed(outbox) == []
 
 
-# SQLite that hangs.
+# A SQLite that hangs.
 
 
-def test_every_method_can_be_timed_out_though_the_file_is_locked(sqlite_url: str) -> None:
+def test_every_method_can_time_out_while_the_file_is_locked(sqlite_url: str) -> None:
     async def hang() -> None:
         outbox = await outbox_of(sqlite_url, connections=20)
         with locked_file(sqlite_url):
-            assert await outbox.find(["call-1"])  # the lock is against writers
+            assert await outbox.find(["call-1"])  # the lock excludes only writers
             took = await asyncio.gather(*(seconds(write(outbox)) for write in WRITES.values()))
         assert max(took) < 2
         await close_quickly(outbox)
@@ -186,7 +186,7 @@ def test_every_method_can_be_timed_out_though_the_file_is_locked(sqlite_url: str
     run(is_unlocked(sqlite_url))
 
 
-def test_opening_can_be_timed_out_though_nobody_may_read_the_file(sqlite_url: str) -> None:
+def test_opening_can_time_out_while_the_file_is_locked_for_readers(sqlite_url: str) -> None:
     async def hang() -> None:
         await (await outbox_of(sqlite_url)).aclose()
         with plain_sqlite(sqlite_url) as other:
@@ -207,7 +207,7 @@ async def is_unlocked(url: str) -> None:
         await outbox.put(activity(2))
 
 
-async def test_a_lock_is_waited_for(sqlite_url: str) -> None:
+async def test_a_method_waits_for_a_lock(sqlite_url: str) -> None:
     async with Outbox(sqlite_url, account()) as outbox, within(30):
         for put in (outbox.put(activity(1)), outbox.put_many([activity(2)])):
             with locked_file(sqlite_url):
@@ -222,7 +222,7 @@ async def test_a_lock_is_waited_for(sqlite_url: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["put", "put_many", "replace"])
-def test_who_is_cancelled_again_and_again_leaves_no_lock(sqlite_url: str, method: str) -> None:
+def test_a_method_that_is_cancelled_repeatedly_leaves_no_lock(sqlite_url: str, method: str) -> None:
     async def cancel() -> None:
         outbox = await outbox_of(sqlite_url)
         with locked_file(sqlite_url):
@@ -238,7 +238,7 @@ def test_who_is_cancelled_again_and_again_leaves_no_lock(sqlite_url: str, method
     run(is_unlocked(sqlite_url))
 
 
-def test_a_scope_of_anyio_that_is_cancelled_leaves_no_lock(postgresql_url: str) -> None:
+def test_a_cancelled_scope_of_anyio_leaves_no_lock(postgresql_url: str) -> None:
     async def cancel() -> None:
         outbox = await outbox_of(postgresql_url)
         with frozen_server(postgresql_url):
@@ -255,7 +255,7 @@ def test_a_scope_of_anyio_that_is_cancelled_leaves_no_lock(postgresql_url: str) 
     run(is_free(postgresql_url))
 
 
-async def test_a_cancellation_that_comes_while_another_is_carried_out_is_not_lost(
+async def test_a_cancellation_during_another_is_not_lost(
     store_url: str,
 ) -> None:
     database = Database(store_url)
@@ -278,7 +278,7 @@ async def test_a_cancellation_that_comes_while_another_is_carried_out_is_not_los
     await database.aclose()
 
 
-async def test_work_that_takes_too_long_is_given_up(store_url: str) -> None:
+async def test_work_that_takes_too_long_times_out(store_url: str) -> None:
     async def lasting(connection: AsyncConnection) -> None:
         await connection.execute(sa.text("SELECT 1"))
         await asyncio.sleep(30)
@@ -291,7 +291,7 @@ async def test_work_that_takes_too_long_is_given_up(store_url: str) -> None:
     await database.aclose()
 
 
-async def test_work_that_nothing_can_stop_is_left_behind(store_url: str) -> None:
+async def test_work_that_cannot_be_stopped_is_left_behind(store_url: str) -> None:
     async def deaf(_: AsyncConnection) -> None:
         for _turn in range(12):
             try:
@@ -328,11 +328,11 @@ async def test_sqlite_waits_for_the_disk(sqlite_url: str) -> None:
     await quick.aclose()
 
 
-async def test_a_connection_that_was_made_while_the_file_was_locked_is_set_up_too(
+async def test_a_connection_made_while_the_file_is_locked_is_set_up_too(
     sqlite_url: str,
 ) -> None:
     await (await outbox_of(sqlite_url)).aclose()
-    quick = Database(sqlite_url, durable=False)  # as FULL is what SQLite does by itself
+    quick = Database(sqlite_url, durable=False)  # as SQLite's default is FULL
     with plain_sqlite(sqlite_url) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -345,7 +345,7 @@ async def test_a_connection_that_was_made_while_the_file_was_locked_is_set_up_to
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-async def test_the_file_can_be_read_by_its_owner_alone(sqlite_url: str) -> None:
+async def test_only_the_owner_can_read_the_file(sqlite_url: str) -> None:
     async with Outbox(sqlite_url, account()):
         modes = {
             file.name: file.stat().st_mode & 0o777 for file in path_of(sqlite_url).parent.iterdir()
@@ -353,7 +353,7 @@ async def test_the_file_can_be_read_by_its_owner_alone(sqlite_url: str) -> None:
     assert set(modes.values()) == {0o600}, modes
 
 
-async def test_ids_are_never_used_again(store_url: str) -> None:
+async def test_ids_of_deleted_entries_are_never_reused(store_url: str) -> None:
     async with Outbox(store_url, account()) as outbox:
         first = [await outbox.put(activity(number)) for number in (1, 2)]
         await outbox._database.write(
@@ -385,7 +385,7 @@ async def test_opening_does_not_wait_for_writes_to_a_file_with_a_rollback_journa
 
 @asynccontextmanager
 async def uncommitted(url: str) -> AsyncGenerator[None]:
-    """Change every row within a transaction that stays open."""
+    """Change every row in a transaction that remains open."""
     change = "UPDATE leadpost_entries SET priority = priority + 1"
     if url.startswith("sqlite"):
         with locked_file(url, "BEGIN IMMEDIATE"):
@@ -396,7 +396,7 @@ async def uncommitted(url: str) -> AsyncGenerator[None]:
         yield
 
 
-async def test_many_that_open_an_empty_database_at_once_all_find_one_set_of_tables(
+async def test_processes_that_open_an_empty_database_at_once_create_one_set_of_tables(
     store_url: str,
 ) -> None:
     async def put(number: int) -> None:
@@ -417,7 +417,7 @@ async def test_opening_an_existing_file_writes_nothing(sqlite_url: str) -> None:
     assert path_of(sqlite_url).read_bytes() == before
 
 
-async def test_the_schema_of_sqlite_makes_what_an_outbox_would_make(
+async def test_the_printed_schema_of_sqlite_is_the_one_an_outbox_creates(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     with plain_sqlite(sqlite_url) as other:
@@ -434,43 +434,43 @@ def objects_in(url: str) -> set[tuple[str, str, str]]:
     return {(kind, name, " ".join((sql or "").split())) for kind, name, sql in found}
 
 
-async def test_tables_that_are_incomplete_are_not_used(sqlite_url: str) -> None:
+async def test_incomplete_tables_raise(sqlite_url: str) -> None:
     statements = ddl("sqlite")
     with plain_sqlite(sqlite_url) as other:
         other.executescript(statements[: statements.index("INSERT INTO leadpost_schema")])
-    with pytest.raises(OutboxError, match="no complete set of tables: drop those named leadpost_"):
+    with pytest.raises(OutboxError, match="tables of the outbox are incomplete: drop those named"):
         await Outbox(sqlite_url, account()).__aenter__()
 
 
-async def test_tables_of_another_version_are_not_used(store_url: str) -> None:
+async def test_tables_of_another_version_raise(store_url: str) -> None:
     database = Database(store_url)
     await database.open()
     await database.write(
         lambda connection: connection.execute(sa.text("UPDATE leadpost_schema SET version = 7"))
     )
     await database.aclose()
-    with pytest.raises(OutboxError, match="tables of version 7, this leadpost knows version 1"):
+    with pytest.raises(OutboxError, match="tables of version 7, this leadpost needs version 1"):
         await Outbox(store_url, account()).__aenter__()
 
 
-def test_only_schemas_that_are_known_are_printed() -> None:
+def test_the_schema_of_an_unknown_database_raises() -> None:
     with pytest.raises(KeyError):
         ddl("mysql")
 
 
-async def test_a_database_that_is_not_open_says_so(sqlite_url: str) -> None:
+async def test_a_database_that_is_not_open_raises(sqlite_url: str) -> None:
     database = Database(sqlite_url)
-    with pytest.raises(RuntimeError, match="is used within `async with`"):
+    with pytest.raises(RuntimeError, match="is not open: use it within `async with`"):
         await database.read(answer)
     await database.aclose()
 
 
-def test_there_is_at_least_one_connection() -> None:
+def test_connections_must_be_at_least_one() -> None:
     with pytest.raises(ValueError, match="connections: found 0, wanted 1 or more"):
         Database("sqlite:///leadpost.db", connections=0)
 
 
-def test_the_extra_that_is_missing() -> None:
+def test_a_missing_extra_is_named() -> None:
     script = (
         "import sys; sys.modules['aiosqlite'] = None\n"
         "try:\n    import leadpost.outbox\n"

@@ -1,4 +1,4 @@
-"""A worker whose database is away for a while, or fails for good."""
+"""A worker whose database is temporarily unreachable, or fails permanently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def is_of(work: Any, statement: Callable[..., Any]) -> bool:
     return getattr(work, "func", None) is statement
 
 
-def test_an_absence_is_logged_as_it_begins_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_absence_is_logged_when_it_begins_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     absence = Absence("it")
     for _ in range(2):
         absence.begin(OutboxUnavailable("gone"))
@@ -44,7 +46,7 @@ def test_an_absence_is_logged_as_it_begins_and_ends(caplog: pytest.LogCaptureFix
     ]
 
 
-async def test_a_run_begins_although_the_database_is_away(
+async def test_a_run_waits_for_an_unreachable_database_at_its_start(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:
@@ -58,7 +60,7 @@ async def test_a_run_begins_although_the_database_is_away(
     await asyncio.wait([running])
 
 
-async def test_a_database_that_goes_away_is_waited_for_and_no_request_id_is_lost(
+async def test_a_run_waits_for_a_lost_database_and_loses_no_request_id(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
@@ -79,7 +81,7 @@ async def test_a_database_that_goes_away_is_waited_for_and_no_request_id_is_lost
     assert "can be reached again, after 1 s" in said[-1]
 
 
-async def test_a_database_that_stays_away_ends_a_drain(
+async def test_a_database_that_remains_unreachable_ends_a_drain(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
@@ -97,10 +99,10 @@ async def test_a_database_that_stays_away_ends_a_drain(
         async with within(20):
             with pytest.raises(OutboxUnavailable):
                 await draining
-    assert "could not be recorded: entry 1: accepted r1" in caplog.text
+    assert "not recorded, as the database failed: entry 1: accepted r1" in caplog.text
 
 
-async def test_a_database_that_fails_for_good_ends_a_run_and_the_request_id_is_logged(
+async def test_a_permanent_failure_ends_a_run_and_the_request_id_is_logged(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
@@ -114,11 +116,11 @@ async def test_a_database_that_fails_for_good_ends_a_run_and_the_request_id_is_l
         async with within(10):
             with pytest.raises(OutboxError, match="file is damaged"):
                 await running
-    assert "could not be recorded: entry 1: accepted r1" in caplog.text
+    assert "not recorded, as the database failed: entry 1: accepted r1" in caplog.text
 
 
 @pytest.mark.parametrize("statement", ["next_due", "claim"])
-async def test_a_database_in_which_nothing_can_be_found_any_more_ends_a_run(
+async def test_a_database_that_can_no_longer_be_read_ends_a_run(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     vendor = Vendor()
@@ -130,7 +132,7 @@ async def test_a_database_in_which_nothing_can_be_found_any_more_ends_a_run(
     assert vendor.numbers == []
 
 
-async def test_one_that_could_not_be_recorded_is_not_sent_again(
+async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = AccountDatabase.write
@@ -151,7 +153,7 @@ async def test_one_that_could_not_be_recorded_is_not_sent_again(
     assert vendor.numbers == [1]
 
 
-async def test_a_run_that_ends_while_the_database_is_away_leaves_no_task_behind(
+async def test_a_run_that_ends_without_its_database_leaves_no_task_behind(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_worker, "GRACE", 0.1)
@@ -168,13 +170,13 @@ async def test_a_run_that_ends_while_the_database_is_away_leaves_no_task_behind(
             await asyncio.wait([running])
             while asyncio.all_tasks() - {asyncio.current_task()}:
                 await asyncio.sleep(0.01)
-    assert "could not be recorded: entry 1: accepted r1" in caplog.text
+    assert "not recorded, as the database failed: entry 1: accepted r1" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("is_committed", "is_expired"), [(True, False), (True, True), (False, False)]
 )
-async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was_done(
+async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool, is_expired: bool
 ) -> None:
     monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.1)
@@ -185,7 +187,7 @@ async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was
             lost.append(work)
             if is_committed:
                 await write(store, work, *args)
-            if is_expired:  # whoever looks takes it for lost
+            if is_expired:  # another worker expires it
                 await changed(outbox, ends_by=0.0)
                 await write(store, _calls.expire)
                 assert await states(outbox) == ["uncertain"]
@@ -204,7 +206,7 @@ async def test_of_a_claim_whose_commit_was_lost_the_call_id_tells_whether_it_was
     assert ("no call was made" in notes) is is_committed
 
 
-async def test_a_record_whose_commit_was_lost_is_repeated_without_harm(
+async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

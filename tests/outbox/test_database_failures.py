@@ -1,4 +1,4 @@
-"""A database that cannot be used: whether that passes, what to do, and no value of anybody's."""
+"""A database that cannot be used: whether that is temporary, what to do, and no value is shown."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def numbers(url: str) -> list[int]:
 
 @contextmanager
 def fails(reason: str, *, passes: bool) -> Generator[None]:
-    """See that an error says this, and whether it passes."""
+    """Check what an error says, and whether it is temporary."""
     with pytest.raises(OutboxError, match=reason) as caught:
         yield
     assert isinstance(caught.value, OutboxUnavailable) is passes
@@ -57,17 +57,17 @@ def fails(reason: str, *, passes: bool) -> Generator[None]:
 # SQLite.
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with fails("does the folder exist", passes=False):
         run(put(f"sqlite:///{tmp_path}/missing/store.db"))
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     with fails("the file cannot be opened", passes=False):
         run(put(f"sqlite:///{tmp_path}"))
 
 
-def test_a_file_that_is_no_database(sqlite_url: str) -> None:
+def test_a_file_that_is_not_a_database(sqlite_url: str) -> None:
     path_of(sqlite_url).write_text("RelatedProspectId,ActivityEvent\n" * 1000, encoding="utf-8")
     with fails("not a SQLite database: choose another name", passes=False):
         run(put(sqlite_url))
@@ -83,7 +83,7 @@ def test_a_damaged_file(sqlite_url: str) -> None:
         run(numbers(sqlite_url))
 
 
-async def test_a_file_that_another_keeps_locked(sqlite_url: str) -> None:
+async def test_a_file_that_another_process_keeps_locked(sqlite_url: str) -> None:
     await put(sqlite_url)
     database = Database(sqlite_url)
     await database.open()
@@ -95,7 +95,7 @@ async def test_a_file_that_another_keeps_locked(sqlite_url: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions and users of POSIX")
-def test_a_file_that_may_only_be_read(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_read_only_file(sqlite_url: str, tmp_path: Path) -> None:
     run(put(sqlite_url))
     for part in tmp_path.iterdir():
         part.chmod(0o444)
@@ -108,7 +108,7 @@ def test_a_file_that_may_only_be_read(sqlite_url: str, tmp_path: Path) -> None:
 
 @contextmanager
 def unprivileged(folder: Path) -> Generator[None]:
-    """Let root, who may write everything, be nobody for a while."""
+    """Make root, who may write everything, an ordinary user for a while."""
     if os.geteuid() != 0:
         folder.chmod(0o555)
         yield
@@ -125,7 +125,7 @@ def unprivileged(folder: Path) -> Generator[None]:
         os.seteuid(0)
 
 
-def test_a_full_disk_loses_nothing_that_was_put(sqlite_url: str) -> None:
+def test_a_full_disk_loses_no_entry(sqlite_url: str) -> None:
     run(put(sqlite_url))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path_of(sqlite_url).stat().st_size + 4096, hard))
@@ -140,7 +140,7 @@ def test_a_full_disk_loses_nothing_that_was_put(sqlite_url: str) -> None:
 # PostgreSQL.
 
 
-async def test_a_user_and_a_database_that_are_not_there(postgresql_url: str) -> None:
+async def test_a_missing_user_and_a_missing_database(postgresql_url: str) -> None:
     await put(postgresql_url)
     with fails("user or password were refused|does not let this user in", passes=False):
         await put(changed(postgresql_url, username="nobody_of_that_name", password="private"))
@@ -148,7 +148,7 @@ async def test_a_user_and_a_database_that_are_not_there(postgresql_url: str) -> 
         await put(changed(postgresql_url, database="missing"))
 
 
-def test_a_server_that_asks_for_a_password_and_is_stopped() -> None:
+def test_a_wrong_password_and_a_stopped_server() -> None:
     with tempfile.TemporaryDirectory(prefix="leadpost-") as folder, server_in(folder) as server:
         url = f"postgresql://postgres:{{}}@/postgres?host={folder}"
         server.psql("ALTER USER postgres PASSWORD 'right';")
@@ -169,7 +169,7 @@ def test_a_server_that_asks_for_a_password_and_is_stopped() -> None:
             run(put(url.format("right")))
 
 
-async def test_a_server_that_has_no_connection_left(postgresql_url: str) -> None:
+async def test_a_server_without_a_free_connection(postgresql_url: str) -> None:
     name = f"busy_{sa.make_url(postgresql_url).database}"
     async with plain_postgresql(postgresql_url) as server:
         await server.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 0")
@@ -180,7 +180,7 @@ async def test_a_server_that_has_no_connection_left(postgresql_url: str) -> None
             await server.execute(f"DROP ROLE {name}")
 
 
-async def test_a_backend_that_is_killed_during_a_statement(postgresql_url: str) -> None:
+async def test_a_backend_killed_during_a_statement(postgresql_url: str) -> None:
     async with Outbox(postgresql_url, account()) as outbox, within(20):
         async with plain_postgresql(postgresql_url) as server, server.transaction():
             await server.execute("LOCK TABLE leadpost_entries")
@@ -203,7 +203,7 @@ async def test_a_backend_that_is_killed_during_a_statement(postgresql_url: str) 
         ("3D000", 'database "private" does not exist', "there is no such database", False),
     ],
 )
-async def test_what_a_server_says_at_the_door(
+async def test_a_server_that_rejects_the_connection(
     postgresql: str, code: str, words: str, reason: str, *, passes: bool
 ) -> None:
     folder = str(sa.make_url(postgresql).query["host"])
@@ -224,14 +224,14 @@ async def test_a_server_without_tls(postgresql: str) -> None:
                 await put(url)
 
 
-async def test_a_socket_and_a_server_that_are_not_there(tmp_path: Path) -> None:
+async def test_a_missing_socket_and_a_missing_server(tmp_path: Path) -> None:
     with fails("socket is missing: is the server running", passes=True):
         await put(f"postgresql://me@/x?host={tmp_path}")
     with fails("no connection.*: is the server running", passes=True):
         await put("postgresql://me@127.0.0.1:9/x")
 
 
-async def test_a_host_that_is_not_found() -> None:
+async def test_an_unknown_host() -> None:
     with fails("its host is not found: correct the URL, or check the network", passes=True):
         await put("postgresql://me@no-such-host.invalid/x")
 
@@ -243,7 +243,7 @@ async def test_a_host_that_does_not_answer() -> None:
             await put(f"postgresql://me@127.0.0.1:{port}/x?connect_timeout=1")
 
 
-async def test_tables_that_are_gone(store_url: str) -> None:
+async def test_missing_tables(store_url: str) -> None:
     async with Outbox(store_url, account()) as outbox:
         await outbox._database.write(
             lambda connection: connection.execute(sa.text("DROP TABLE leadpost_changes"))
@@ -254,7 +254,7 @@ async def test_tables_that_are_gone(store_url: str) -> None:
             )
 
 
-async def test_a_number_that_is_too_big_is_not_taken_for_a_lost_connection(
+async def test_a_number_that_is_too_large_is_not_a_lost_connection(
     postgresql_url: str,
 ) -> None:
     async with Outbox(postgresql_url, account()) as outbox:
@@ -262,7 +262,7 @@ async def test_a_number_that_is_too_big_is_not_taken_for_a_lost_connection(
             await outbox.put(activity(1), priority=2**40)
 
 
-# Whatever else it is.
+# Other failures.
 
 STATES = {
     "08006": (True, "the connection was lost"),
@@ -285,7 +285,7 @@ STATES = {
 
 
 @pytest.mark.parametrize(("state", "told"), STATES.items(), ids=STATES)
-def test_the_state_of_a_statement_says_whether_it_passes(
+def test_the_sqlstate_decides_whether_a_failure_is_temporary(
     state: str, told: tuple[bool, str]
 ) -> None:
     failure = asyncpg.PostgresError.new({"C": state, "M": "private"})
@@ -325,7 +325,7 @@ SQLITE: list[tuple[Exception, bool, str]] = [
         *(("sqlite:///leadpost.db", *case) for case in SQLITE),
     ],
 )
-def test_what_else_fails_is_named_by_its_kind_alone(
+def test_any_other_failure_is_named_only_by_its_type(
     url: str, failure: Exception, text: str, *, passes: bool
 ) -> None:
     error = outbox_error(failure, parse_url(url))
@@ -334,7 +334,7 @@ def test_what_else_fails_is_named_by_its_kind_alone(
     assert "private" not in str(error)
 
 
-def test_a_certificate_that_is_not_trusted_is_permanent() -> None:
+def test_an_untrusted_certificate_is_a_permanent_failure() -> None:
     failure = ssl.SSLCertVerificationError("private")
     failure.verify_message = "self-signed certificate"
     error = outbox_error(failure, parse_url("postgresql://db/crm"))
@@ -343,7 +343,7 @@ def test_a_certificate_that_is_not_trusted_is_permanent() -> None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all that it came from, also what a traceback would hide."""
+    """Yield an error and all its causes, including those that a traceback would hide."""
     if error is not None:
         yield error
         yield from chain(error.__cause__)
@@ -365,4 +365,4 @@ async def test_no_value_of_a_statement_is_shown(
     assert list(chain(caught.value)) == [caught.value]
     texts = f"{caught.value!r} {vars(caught.value)} {caplog.text}"
     assert "Jones" not in texts
-    assert "Smith" not in texts or "state" in wrong  # our own statements have our own states
+    assert "Smith" not in texts or "state" in wrong  # a state is no caller's value

@@ -1,4 +1,4 @@
-"""A server with TLS: which certificates are trusted, and what `channel_binding` asks for."""
+"""A server with TLS: which certificates are trusted, and what `channel_binding` requires."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def tls_before(folder: Path, certificate: Path) -> AsyncGenerator[int]:
-    """Put TLS before a server's socket, and yield the port."""
+    """Put TLS in front of a server's socket, and yield the port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
@@ -77,10 +77,10 @@ async def tls_before(folder: Path, certificate: Path) -> AsyncGenerator[int]:
         ),
     ],
 )
-async def test_channel_binding_is_a_verified_certificate(
+async def test_channel_binding_requires_a_verified_certificate(
     postgresql_url: str, certificate: Path, options: str, reason: str | None
 ) -> None:
-    """It is not known to asyncpg; either way nobody can sit between client and server."""
+    """It is unknown to asyncpg; a verified certificate prevents a man in the middle as well."""
     parsed = sa.make_url(postgresql_url)
     options = options.format(root=certificate.parent / "root.crt")
     async with tls_before(folder_of(postgresql_url), certificate) as port, within(20):

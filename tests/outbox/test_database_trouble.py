@@ -1,4 +1,4 @@
-"""A worker whose database is in trouble: nothing lost, doubled or refused, and `run` goes on."""
+"""A worker whose database is in trouble: nothing is lost or duplicated, and `run` continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from leadpost.sandbox import Sandbox
 PERIOD = 0.5
 ROWS = 200
 LOCKED = float(os.environ.get("LEADPOST_TEST_LOCKED", "3"))
-"""Seconds for which the file of SQLite is locked."""
+"""Seconds for which SQLite's file is locked."""
 
 
 async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
@@ -52,7 +52,7 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
     return meanwhile
 
 
-async def test_a_server_that_is_read_only_for_a_while(
+async def test_a_server_that_is_temporarily_read_only(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As in a failover."""
@@ -73,7 +73,7 @@ async def test_a_server_that_is_read_only_for_a_while(
     assert "read-only: a standby, or in a failover (25006)" in caplog.text
 
 
-async def test_connections_that_are_killed_all_the_time(postgresql_url: str) -> None:
+async def test_connections_that_are_killed_repeatedly(postgresql_url: str) -> None:
     async def kill() -> None:
         killed = 0
         async with plain_postgresql(postgresql_url) as server:
@@ -90,7 +90,7 @@ async def test_connections_that_are_killed_all_the_time(postgresql_url: str) -> 
     await work_through(postgresql_url, kill)
 
 
-async def test_a_file_that_another_process_locks_for_long(sqlite_url: str) -> None:
+async def test_a_file_that_another_process_keeps_locked_for_long(sqlite_url: str) -> None:
     script = (
         "import sqlite3, sys, time\n"
         "file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n"

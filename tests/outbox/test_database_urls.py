@@ -1,4 +1,4 @@
-"""Which URLs are understood, what each of their options does, and that they give nothing away."""
+"""Database URLs: which are valid, what their options do, and that no message shows a secret."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ async def put(url: str, number: int = 1) -> None:
         ("host=db.example.com dbname=crm", "cannot be read"),
         ("sqlite+pysqlite:///leadpost.db", "names a driver that leadpost does not use"),
         ("postgresql+psycopg://db.example.com/crm", "names a driver that leadpost does not use"),
-        ("mysql://host/database", "of another kind of database"),
+        ("mysql://host/database", "for another kind of database"),
         ("sqlite+aiosqlite://", "names no file"),
         ("sqlite+aiosqlite:///:memory:", "names no file"),
         ("sqlite://leadpost.db", "names no file"),
     ],
 )
-def test_a_url_that_cannot_be_one(url: str, reason: str) -> None:
+def test_an_invalid_url_raises_with_its_reason(url: str, reason: str) -> None:
     with pytest.raises(OutboxError, match=f"{reason}.*wanted sqlite:///FILE"):
         Outbox(url, account())
 
 
-async def test_a_url_of_sqlite_with_and_without_its_driver(tmp_path: Path) -> None:
+async def test_a_url_of_sqlite_with_and_without_a_driver(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     await put(f"sqlite:///{path}")
     assert await numbers(f"sqlite+aiosqlite:///{path}") == [1]
@@ -55,7 +55,7 @@ async def test_a_url_of_sqlite_with_and_without_its_driver(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "POSTGRES"])
-async def test_a_url_as_postgresql_itself_writes_it(postgresql_url: str, scheme: str) -> None:
+async def test_a_url_in_postgresqls_own_form(postgresql_url: str, scheme: str) -> None:
     plain = postgresql_url.replace("postgresql+asyncpg", scheme)
     await put(f" {plain}\n")
     assert await numbers(postgresql_url) == [1]
@@ -120,7 +120,7 @@ def test_user_and_password(url: str, user: str | None, password: str | None) -> 
         "pgbouncer=true&connect_timeout=0",
     ],
 )
-def test_options_that_are_understood(options: str) -> None:
+def test_supported_options(options: str) -> None:
     assert parse_url(f"postgresql://u:p@db/crm?{options}").name == "postgresql://db/crm"
 
 
@@ -128,33 +128,33 @@ def test_options_that_are_understood(options: str) -> None:
     ("options", "reason"),
     [
         ("channel_binding=always", "channel_binding: wanted one of prefer, disable, require"),
-        ("channel_binding=require&sslmode=disable", "there is none with sslmode=disable"),
+        ("channel_binding=require&sslmode=disable", "not possible with sslmode=disable"),
         ("gssencmode=require", "gssencmode: wanted one of prefer, disable"),
         ("client_encoding=latin1", "client_encoding: wanted one of utf8"),
         ("sslmode=on", "sslmode: wanted one of disable, allow, prefer, require"),
         ("target_session_attrs=prefer-standby", "target_session_attrs: wanted one of any, "),
         ("ssl=require", "ssl: write sslmode instead"),
-        ("hostaddr=10.0.0.1", "hostaddr: leadpost cannot do this, leave it out"),
+        ("hostaddr=10.0.0.1", "hostaddr: leadpost does not support this, remove it"),
         ("statement_timeout=5", r"settings of the server go into options=-c%20NAME=VALUE"),
         ("slmode=require", r"unknown option \(did you mean sslmode\?\)"),
         ("sslmode", r"unknown option \(did you mean sslmode\?\)"),
-        ("whatever=1", "unknown option: options of libpq are known"),
+        ("whatever=1", "unknown option: use the options of libpq"),
         ("connect_timeout=soon", "connect_timeout: wanted seconds, such as 10"),
         ("pgbouncer=yes", "pgbouncer: wanted one of false, 0, true, 1"),
-        ("sslrootcert=/nowhere/root.crt", "sslrootcert: this file cannot be read"),
-        ("sslrootcert=system&sslmode=require", "wanted sslmode=verify-full with it"),
-        ("sslrootcert=system&sslcert=x", "cannot use it with sslcert"),
+        ("sslrootcert=/nowhere/root.crt", "sslrootcert: the file cannot be read"),
+        ("sslrootcert=system&sslmode=require", "needs sslmode=verify-full"),
+        ("sslrootcert=system&sslcert=x", "cannot combine it with sslcert"),
         ("port=1,2", "port: wanted one port, or one for each host"),
         ("port=0", "port is not a number from 1 to 65535"),
     ],
 )
-def test_options_that_cannot_be_followed_are_refused_by_name(options: str, reason: str) -> None:
+def test_unsupported_options_raise_by_name(options: str, reason: str) -> None:
     with pytest.raises(OutboxError, match=reason):
         parse_url(f"postgresql://u:p@db/crm?{options}")
 
 
 def test_sqlite_has_no_options() -> None:
-    with pytest.raises(OutboxError, match="SQLite takes no options"):
+    with pytest.raises(OutboxError, match="SQLite has no options"):
         parse_url("sqlite:///leadpost.db?timeout=5")
 
 
@@ -166,7 +166,9 @@ def test_sqlite_has_no_options() -> None:
         ("&options=-c%20application_name%3Dodd", "leadpost"),
     ],
 )
-async def test_the_server_sees_who_it_is(postgresql_url: str, added: str, name: str) -> None:
+async def test_the_server_sees_the_application_name(
+    postgresql_url: str, added: str, name: str
+) -> None:
     async with (
         Outbox(postgresql_url + added, account()),
         plain_postgresql(postgresql_url) as server,
@@ -178,7 +180,7 @@ async def test_the_server_sees_who_it_is(postgresql_url: str, added: str, name: 
         assert await server.fetchval(query) == name
 
 
-async def test_settings_of_the_server_come_from_the_options(postgresql_url: str) -> None:
+async def test_options_set_settings_of_the_server(postgresql_url: str) -> None:
     async with plain_postgresql(postgresql_url) as server:
         await server.execute("CREATE SCHEMA crm")
         for blank in ("%20", "+"):
@@ -263,7 +265,7 @@ MISTYPED = [
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all that it came from, also what a traceback would hide."""
+    """Yield an error and all its causes, including those that a traceback would hide."""
     if error is not None:
         yield error
         yield from chain(error.__cause__)
@@ -271,7 +273,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @pytest.mark.parametrize("url", MISTYPED, ids=range(len(MISTYPED)))
-async def test_no_part_of_a_password_is_shown_however_the_url_is_mistyped(
+async def test_no_mistyped_url_shows_a_part_of_its_password(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(1)
@@ -294,7 +296,7 @@ async def test_no_part_of_a_password_is_shown_however_the_url_is_mistyped(
     assert "x@" not in lines
 
 
-async def test_a_right_url_whose_server_is_away_shows_no_password_either(
+async def test_a_valid_url_of_an_unreachable_server_shows_no_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)

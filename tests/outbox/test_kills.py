@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen or cut off, as real processes: nothing lost, nothing twice."""
+"""Real workers that are killed, frozen or cut off: nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def counts(url: str) -> dict[EntryState, int]:
 
 
 async def let_time_pass(url: str) -> None:
-    """Make it as late as it has to be to take calls in flight for lost."""
+    """Let time pass until calls in flight count as lost."""
     async with Outbox(url, ACME) as outbox:
         await executed(outbox, sa.text("UPDATE leadpost_entries SET ends_by = ends_by - 100"))
 
@@ -67,7 +67,7 @@ def check_nothing_is_lost_or_twice(sandbox: Sandbox, entries: list[Entry]) -> No
 
 
 @pytest.mark.timeout(600)
-def test_killed_again_and_again_no_row_is_lost_or_posted_twice(store_url: str) -> None:
+def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(store_url: str) -> None:
     chance = Random(4)
     period = 0.1
     with (
@@ -92,7 +92,7 @@ def test_killed_again_and_again_no_row_is_lost_or_posted_twice(store_url: str) -
 
 
 def never_recorded(entries: list[Entry]) -> int:
-    message = "its call has not been recorded: it may have arrived"
+    message = "its call was not recorded: it may have arrived"
     return sum(entry.message == message for entry in entries)
 
 
@@ -100,7 +100,7 @@ def in_flight(url: str) -> int:
     return run(counts(url))["sending"]
 
 
-def test_one_that_is_frozen_sends_nothing_that_is_no_longer_its_own(store_url: str) -> None:
+def test_a_frozen_worker_sends_no_entry_that_is_no_longer_its_own(store_url: str) -> None:
     period, rows = 1.0, 150
     with Sandbox(period=period, delay=(0.02, 0.1)) as sandbox, template() as workers:
         job = Job(url=store_url, host=sandbox.url, period=period)
@@ -108,7 +108,7 @@ def test_one_that_is_frozen_sends_nothing_that_is_no_longer_its_own(store_url: s
         frozen, other = workers.start(job), workers.start(job)
         wait_until(lambda: len(sandbox.taken) >= 30)
         frozen.signal(signal.SIGSTOP)
-        time.sleep(4.0)  # its tokens are others' by now; in a transaction, it keeps SQLite locked
+        time.sleep(4.0)  # others have its tokens; in a transaction, it keeps SQLite locked
         frozen.signal(signal.SIGCONT)
         frozen.join()
         other.join()
@@ -123,7 +123,7 @@ def test_one_that_is_frozen_sends_nothing_that_is_no_longer_its_own(store_url: s
         assert in_flight(store_url) == 0
 
 
-def test_one_that_is_frozen_beyond_the_time_of_its_calls_still_records_them(
+def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
     store_url: str,
 ) -> None:
     period, rows = 1.0, 60
@@ -133,14 +133,14 @@ def test_one_that_is_frozen_beyond_the_time_of_its_calls_still_records_them(
         frozen = workers.start(job)
         wait_until(lambda: in_flight(store_url) >= 5)
         frozen.signal(signal.SIGSTOP)
-        while is_locked(store_url):  # it was stopped within a transaction
+        while is_locked(store_url):  # it was stopped in a transaction
             frozen.signal(signal.SIGCONT)
             time.sleep(0.01)
             frozen.signal(signal.SIGSTOP)
         run(let_time_pass(store_url))
         run(expire(store_url))
         assert run(counts(store_url))["uncertain"] > 0
-        time.sleep(1.0)  # the answers come meanwhile
+        time.sleep(1.0)  # meanwhile the answers arrive
         frozen.signal(signal.SIGCONT)
         frozen.join()
         report = sandbox.report()
@@ -156,7 +156,7 @@ async def expire(url: str) -> None:
 
 
 def is_locked(url: str) -> bool:
-    """Whether somebody is about to write to SQLite."""
+    """Whether a process has SQLite's write lock."""
     if not url.startswith("sqlite"):
         return False
     try:
@@ -168,7 +168,7 @@ def is_locked(url: str) -> bool:
     return False
 
 
-def test_a_server_that_is_stopped_in_the_middle_of_a_run_does_no_harm() -> None:
+def test_a_server_stopped_during_a_run_does_no_harm() -> None:
     period, rows = 0.5, 600
     with (
         tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
@@ -189,13 +189,13 @@ def test_a_server_that_is_stopped_in_the_middle_of_a_run_does_no_harm() -> None:
             worker.join()
         report = sandbox.report()
         assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
-        run(job.drain())  # sees to what was under way
+        run(job.drain())  # settles the calls that were in flight
         entries = run(all_entries(url))
         assert len(entries) == rows
         check_nothing_is_lost_or_twice(sandbox, entries)
 
 
-def test_eight_share_one_limit(store_url: str) -> None:
+def test_eight_workers_share_one_limit(store_url: str) -> None:
     period, rows = 2.0, 150
     with Sandbox(period=period, delay=(0.02, 0.15)) as sandbox, template() as workers:
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=30.0)

@@ -1,4 +1,4 @@
-"""The statements of the steady work find their rows by an index, however many entries there are."""
+"""Frequent statements find their rows by an index, however many entries there are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATES = ("pending", "accepted", "succeeded", "uncertain")
 
 @pytest.fixture
 async def outbox(store_url: str) -> AsyncIterator[Outbox]:
-    """Some of each state, put just now, so that no planner has statistics."""
+    """Some of each state, just inserted, so that no planner has statistics."""
     async with Outbox(store_url, ACME) as opened:
         rows = [f"row-{number}" for number in range(ENTRIES)]
         await opened.put_many([activity(1)] * ENTRIES, keys=rows)
@@ -114,8 +114,8 @@ async def test_no_steady_statement_scans_the_table(outbox: Outbox, name: str) ->
         assert "Sort" not in plan
 
 
-async def test_a_page_reads_no_entries_but_its_own(store_url: str) -> None:
-    """Finished entries come before pending ones, which a planner does not know of a queue."""
+async def test_a_page_reads_only_its_own_entries(store_url: str) -> None:
+    """In a queue, finished entries come before pending ones; a planner does not know that."""
     async with Outbox(store_url, ACME) as outbox:
         rows = [f"row-{number}" for number in range(ENTRIES)]
         await outbox.put_many([activity(1)] * ENTRIES, keys=rows)

@@ -1,4 +1,4 @@
-"""What is promised of PostgreSQL: settings, connections, PgBouncer, roles and schema."""
+"""PostgreSQL: settings, connections, PgBouncer, roles and schema."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def setting(name: str) -> Callable[[AsyncConnection], Awaitable[str]]:
         ("idle_in_transaction_session_timeout", "0", "5s"),
     ],
 )
-async def test_whatever_the_defaults_of_the_database_a_transaction_is_what_it_is_written_for(
+async def test_a_transaction_has_its_settings_whatever_the_defaults_of_the_database(
     postgresql_url: str, name: str, default: str, ours: str
 ) -> None:
     of = f"ALTER DATABASE {name_of(postgresql_url)} SET"
@@ -72,7 +72,9 @@ async def test_whatever_the_defaults_of_the_database_a_transaction_is_what_it_is
             assert await outbox._database.read(setting(name)) == ours
 
 
-async def test_what_need_not_survive_the_machine_leaves_the_default(postgresql_url: str) -> None:
+async def test_a_transaction_that_need_not_be_durable_keeps_the_default(
+    postgresql_url: str,
+) -> None:
     await execute(
         postgresql_url, f"ALTER DATABASE {name_of(postgresql_url)} SET synchronous_commit = off"
     )
@@ -106,7 +108,7 @@ async def backends(url: str) -> list[int]:
     return [row["pid"] for row in rows]
 
 
-async def test_connections_that_were_killed_meanwhile_are_replaced(postgresql_url: str) -> None:
+async def test_killed_connections_are_replaced(postgresql_url: str) -> None:
     async with Outbox(postgresql_url, account(), connections=3) as outbox, within(20):
         await outbox.put(activity(1), key="call-1")
         for method in (
@@ -131,7 +133,7 @@ async def kill_backends(url: str) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_process_has_no_more_connections_than_it_may(postgresql_url: str) -> None:
+async def test_a_process_has_at_most_its_number_of_connections(postgresql_url: str) -> None:
     async with Outbox(postgresql_url, account(), connections=3) as outbox, within(20):
         await asyncio.gather(
             *(outbox.put(activity(number)) for number in range(1, 30)),
@@ -172,7 +174,7 @@ async def test_a_run_ends_although_its_table_is_locked(
 async def pooled(
     url: str, *, size: int = 2, option: str = "pgbouncer=true"
 ) -> AsyncGenerator[tuple[str, Pooler]]:
-    """Create the tables, and run a pooler; return its URL, too."""
+    """Create the tables, run a pooler, and return its URL too."""
     async with Outbox(url, account()):
         pass
     login = f"{sa.make_url(url).username}@127.0.0.1"
@@ -190,7 +192,7 @@ async def use_both(one: Outbox, other: Outbox) -> None:
         )
 
 
-async def test_a_pooler_that_lends_sessions_out_needs_the_option(postgresql_url: str) -> None:
+async def test_a_pooler_in_transaction_mode_needs_the_option(postgresql_url: str) -> None:
     async with pooled(postgresql_url, option="") as (url, _):
         with pytest.raises(OutboxError, match="shared: add pgbouncer=true to the URL") as caught:
             async with Outbox(url, account()) as one, Outbox(url, account()) as other:
@@ -287,7 +289,7 @@ async def test_tables_are_created_through_a_pooler(postgresql_url: str) -> None:
         ("&options=-c%20timezone%3DUTC", None),
     ],
 )
-async def test_what_a_pooler_refuses_is_said_in_its_own_words(
+async def test_an_error_of_a_pooler_is_quoted(
     postgresql_url: str, options: str, words: str | None
 ) -> None:
     async with pooled(postgresql_url) as (url, _):
@@ -317,7 +319,7 @@ async def test_what_a_pooler_refuses_is_said_in_its_own_words(
         ("server login has been failing, cached error: gone (server_login_retry)", True),
     ],
 )
-async def test_what_a_pooler_refuses_passes_or_does_not(
+async def test_an_error_of_a_pooler_is_temporary_or_permanent(
     postgresql_url: str, words: str, *, passes: bool
 ) -> None:
     async with pooled(postgresql_url) as (url, running):
@@ -333,7 +335,7 @@ async def test_what_a_pooler_refuses_passes_or_does_not(
 
 @asynccontextmanager
 async def role(url: str, *grants: str) -> AsyncGenerator[str]:
-    """Create a role that may do but little, and return its URL."""
+    """Create a role with few permissions, and return its URL."""
     name = f"role_of_{name_of(url)}"
     await execute(
         url,
@@ -345,7 +347,7 @@ async def role(url: str, *grants: str) -> AsyncGenerator[str]:
     await execute(url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
 
-async def test_a_role_that_may_only_read_can_look_at_everything(postgresql_url: str) -> None:
+async def test_a_read_only_role_can_read_everything(postgresql_url: str) -> None:
     async with Outbox(postgresql_url, account()) as outbox:
         await outbox.put(activity(1), key="call-1")
     async with (
@@ -373,7 +375,7 @@ async def test_opening_existing_tables_writes_nothing(postgresql_url: str) -> No
 
 
 def shown(language: str, beginning: str) -> str:
-    """Return a block of code of the README."""
+    """Return a code block of the README."""
     text = (Path(outbox_package.__file__).parent / "README.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split(f"```{language}\n")[1:]]
     (found,) = [block for block in blocks if block.startswith(beginning)]
@@ -397,14 +399,14 @@ async def test_a_role_with_the_grants_of_the_readme_can_do_a_workers_work(
             assert await outbox.prune(timedelta(0)) == 0
 
 
-async def test_a_role_without_create_is_told_so(postgresql_url: str) -> None:
+async def test_a_role_without_create_raises_with_the_remedy(postgresql_url: str) -> None:
     async with role(postgresql_url) as url:
         with pytest.raises(OutboxError, match="may not create or use the tables") as caught:
             await Outbox(url, account()).__aenter__()
         assert not isinstance(caught.value, OutboxUnavailable)
 
 
-async def test_the_schema_makes_what_an_outbox_would_make(
+async def test_the_printed_schema_is_the_one_an_outbox_creates(
     postgresql_url: str,
 ) -> None:
     await execute(postgresql_url, ddl("postgresql"))
@@ -437,7 +439,7 @@ async def objects_in(url: str) -> set[str]:
     return {row[0] for row in rows}
 
 
-async def test_creating_the_tables_makes_nobody_wait_who_does_not_use_them(
+async def test_creating_the_tables_blocks_nobody_else(
     postgresql_url: str,
 ) -> None:
     await execute(postgresql_url, "CREATE TABLE theirs (id int)", "INSERT INTO theirs VALUES (1)")
@@ -463,7 +465,7 @@ async def test_the_plain_insert_of_the_readme_is_all_that_is_needed(postgresql_u
             )
 
 
-def test_alembic_is_told_to_leave_our_tables_alone() -> None:
+def test_alembic_ignores_our_tables_as_documented() -> None:
     names: dict[str, Any] = {}
     exec(shown("python", "def include_object").partition("\n\n\n")[0], names)
     include: Callable[..., bool] = names["include_object"]
@@ -475,7 +477,7 @@ def test_alembic_is_told_to_leave_our_tables_alone() -> None:
     assert include(None, "leadpost_id", "column", reflected=True, compare_to=None)
 
 
-async def test_all_that_the_schema_creates_is_named_for_leadpost(postgresql_url: str) -> None:
+async def test_the_schema_creates_only_names_with_our_prefix(postgresql_url: str) -> None:
     await execute(postgresql_url, ddl("postgresql"))
     async with plain_postgresql(postgresql_url) as server:
         rows = await server.fetch(
@@ -485,11 +487,11 @@ async def test_all_that_the_schema_creates_is_named_for_leadpost(postgresql_url:
     assert {row[0] for row in rows if not row[0].startswith("leadpost_")} == set()
 
 
-async def test_the_schema_can_be_executed_by_a_migration_of_alembic(postgresql_url: str) -> None:
-    """`op.execute` makes `text()` of it, in which a colon or a percent sign has a meaning."""
+async def test_a_migration_of_alembic_can_execute_the_schema(postgresql_url: str) -> None:
+    """`op.execute` makes it a `text()`, in which colons and percent signs have a meaning."""
     engine = create_async_engine(postgresql_url)
     async with engine.begin() as connection:
-        for statement in ddl("postgresql").split(";\n\n")[:-1]:  # as the README has it
+        for statement in ddl("postgresql").split(";\n\n")[:-1]:  # as in the README
             await connection.execute(sa.text(statement))
     await engine.dispose()
     async with Outbox(postgresql_url, account()) as outbox:

@@ -1,4 +1,4 @@
-"""What becomes of entries that are posted."""
+"""The states of posted entries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_entries_are_posted_in_order_and_by_priority(outbox: Outbox) -> No
         assert entry.calls == 1
 
 
-async def test_each_change_of_state_is_kept_with_its_time(outbox: Outbox) -> None:
+async def test_each_change_of_state_is_stored_with_its_time(outbox: Outbox) -> None:
     entry = await outbox.put(activity(1))
     await outbox.drain(poster(Vendor(answers(httpx.Response(500)))))
     history = await outbox.history(entry)
@@ -49,7 +49,7 @@ async def test_each_change_of_state_is_kept_with_its_time(outbox: Outbox) -> Non
     assert await outbox.history(entry + 1) == []
 
 
-async def test_what_cannot_be_accepted_says_why(outbox: Outbox) -> None:
+async def test_an_entry_that_is_not_accepted_has_its_reason(outbox: Outbox) -> None:
     mx = {
         "Status": "Error",
         "ExceptionType": "MXInvalidActivityException",
@@ -64,7 +64,7 @@ async def test_what_cannot_be_accepted_says_why(outbox: Outbox) -> None:
     assert found["uncertain"].error_type == "DeliveryUncertain"
 
 
-async def test_an_entry_is_given_up_after_as_many_calls_as_the_policy_has(outbox: Outbox) -> None:
+async def test_an_entry_fails_after_the_maximum_of_attempts(outbox: Outbox) -> None:
     vendor = Vendor(answers(*[httpx.Response(500)] * 5))
     await outbox.put(activity(1))
     assert await outbox.drain(poster(vendor, retry=FIVE)) == {"failed": 1}
@@ -73,7 +73,9 @@ async def test_an_entry_is_given_up_after_as_many_calls_as_the_policy_has(outbox
     assert await outbox.drain(poster(vendor)) == {"accepted": 1}
 
 
-async def test_what_leadsquared_says_is_kept_as_far_as_a_database_takes_it(outbox: Outbox) -> None:
+async def test_leadsquareds_reason_is_stored_without_invalid_characters(
+    outbox: Outbox,
+) -> None:
     said = b'{"ExceptionType": "MXError", "ExceptionMessage": "cut \\ud83d here\\u0000."}'
     await outbox.put(activity(1))
     refusing = Vendor(answers(httpx.Response(500, content=said)))

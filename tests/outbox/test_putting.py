@@ -1,4 +1,4 @@
-"""Putting entries and asking for them, on both databases."""
+"""Putting and reading entries, on both databases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 
 
 def asynchronous(url: str) -> str:
-    """Return the URL with the driver that SQLAlchemy has to be told."""
+    """Return the URL with the driver that SQLAlchemy needs."""
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
     parsed = sa.make_url(url)
     with_driver = parsed.set(drivername=drivers[parsed.get_backend_name()])
@@ -49,7 +49,7 @@ async def keys(outbox: Outbox) -> list[str | None]:
     return [entry.key async for entry in outbox.entries()]
 
 
-async def test_what_was_put_is_there_for_the_next_process(store_url: str) -> None:
+async def test_an_entry_is_there_for_the_next_process(store_url: str) -> None:
     async with Outbox(store_url, ACME) as outbox:
         first = await outbox.put(activity(1), key="call-1", priority=2)
     async with Outbox(store_url, ACME) as outbox:
@@ -61,7 +61,7 @@ async def test_what_was_put_is_there_for_the_next_process(store_url: str) -> Non
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-async def test_it_is_used_while_it_is_open(sqlite_url: str, *, is_closed: bool) -> None:
+async def test_an_outbox_that_is_not_open_raises(sqlite_url: str, *, is_closed: bool) -> None:
     outbox = Outbox(sqlite_url, ACME)
     if is_closed:
         async with outbox:
@@ -87,7 +87,7 @@ async def test_it_is_used_while_it_is_open(sqlite_url: str, *, is_closed: bool) 
         anext(outbox.entries()),
     ]
     for use in uses:
-        with pytest.raises(RuntimeError, match="is used within `async with`"):
+        with pytest.raises(RuntimeError, match="is not open: use it within `async with`"):
             await use
     async with outbox:
         assert (await outbox.counts())["pending"] == is_closed
@@ -117,28 +117,28 @@ async def put_text(outbox: Outbox, text: str) -> int:
     return await outbox._database.write(lambda own: own.run_sync(put))
 
 
-async def test_another_activity_under_a_known_key_is_refused(outbox: Outbox) -> None:
+async def test_another_activity_with_a_known_key_raises(outbox: Outbox) -> None:
     await outbox.put(activity(1, activity_note="private"), key="call-1")
     with pytest.raises(KeyConflict) as caught:
         await outbox.put(activity(2), key="call-1")
     assert caught.value.keys == ("call-1",)
     assert str(caught.value) == (
-        "the key is taken by another activity (different: ActivityEvent, ActivityNote); nothing was"
+        "the key belongs to another activity (different: ActivityEvent, ActivityNote); nothing was"
         " put"
     )
-    with pytest.raises(KeyConflict, match=r"1 of the keys .* different: ActivityEvent, Activity"):
+    with pytest.raises(KeyConflict, match=r"1 of the keys .* first one: ActivityEvent, Activity"):
         await outbox.put_many([activity(3), activity(4)], keys=["new", "call-1"])
     assert await keys(outbox) == ["call-1"]
 
 
-async def test_of_a_key_that_is_twice_among_many_both_have_to_be_the_same(outbox: Outbox) -> None:
+async def test_a_duplicate_key_in_a_batch_needs_the_same_activity(outbox: Outbox) -> None:
     assert await outbox.put_many([activity(1), activity(1)], keys=["twice", "twice"]) == 1
     with pytest.raises(KeyConflict):
         await outbox.put_many([activity(1), activity(2)], keys=["other", "other"])
     assert await keys(outbox) == ["twice"]
 
 
-async def test_many_are_put_in_their_order(outbox: Outbox) -> None:
+async def test_put_many_keeps_the_order(outbox: Outbox) -> None:
     async def later() -> AsyncIterator[Activity]:
         for number in range(1, 1202):
             yield activity(number)
@@ -150,7 +150,7 @@ async def test_many_are_put_in_their_order(outbox: Outbox) -> None:
     assert await keys(outbox) == backwards
 
 
-async def test_many_with_keys_are_put_once(outbox: Outbox) -> None:
+async def test_put_many_with_keys_is_idempotent(outbox: Outbox) -> None:
     numbers = range(1, 701)
     rows = [f"row-{number}" for number in numbers]
     assert await outbox.put_many(map(activity, numbers[:300]), keys=rows[:300]) == 300
@@ -163,7 +163,7 @@ async def test_many_with_keys_are_put_once(outbox: Outbox) -> None:
     assert set(await outbox.find(["row-1", "row-7", "unknown"])) == {"row-1", "row-7"}
 
 
-async def test_no_text_of_a_caller_is_part_of_a_statement(store_url: str) -> None:
+async def test_no_text_of_a_caller_becomes_sql(store_url: str) -> None:
     text = "' OR 1 = 1 --"
     async with Outbox(store_url, ACME) as outbox:
         await outbox.put(activity(1), key=text)
@@ -175,7 +175,7 @@ async def test_no_text_of_a_caller_is_part_of_a_statement(store_url: str) -> Non
         assert (await outbox.counts(text))["pending"] == 1
 
 
-async def test_a_bad_one_among_many_puts_none(outbox: Outbox) -> None:
+async def test_put_many_with_an_invalid_activity_puts_nothing(outbox: Outbox) -> None:
     with pytest.raises(InvalidActivity):
         await outbox.put_many([activity(1), {"ActivityEvent": "x"}])
     with pytest.raises(InvalidActivity):
@@ -192,7 +192,7 @@ def broken() -> Iterator[Activity]:
     raise FileNotFoundError("the caller's")
 
 
-async def test_a_slow_source_keeps_nobody_waiting(outbox: Outbox) -> None:
+async def test_a_slow_source_blocks_nobody(outbox: Outbox) -> None:
     drawn = asyncio.Event()
 
     async def endless() -> AsyncIterator[Activity]:
@@ -211,8 +211,8 @@ async def test_a_slow_source_keeps_nobody_waiting(outbox: Outbox) -> None:
     assert await keys(outbox) == ["meanwhile"]
 
 
-async def test_two_who_put_the_same_keys_do_not_wait_for_each_other(postgresql_url: str) -> None:
-    """Each within a transaction of its own, in the opposite order: the usual way to a deadlock."""
+async def test_two_callers_that_put_the_same_keys_do_not_deadlock(postgresql_url: str) -> None:
+    """Each in its own transaction and in the opposite order, which usually deadlocks."""
     rows = [f"{number:03}" for number in range(400)]
     activities = [activity(number + 1) for number in range(400)]
     async with (
@@ -230,10 +230,10 @@ async def test_two_who_put_the_same_keys_do_not_wait_for_each_other(postgresql_u
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud83d"])
-async def test_a_key_that_no_database_takes_is_told(outbox: Outbox, key: str) -> None:
-    with pytest.raises(ValueError, match="key: found NUL or half a surrogate pair"):
+async def test_a_key_that_no_database_stores_raises(outbox: Outbox, key: str) -> None:
+    with pytest.raises(ValueError, match="key: contains a character that no database stores"):
         await outbox.put(activity(1), key=key)
-    with pytest.raises(ValueError, match="key: found NUL or half a surrogate pair"):
+    with pytest.raises(ValueError, match="key: contains a character that no database stores"):
         await outbox.put_many([activity(1)], keys=[key])
     assert await keys(outbox) == []
 
@@ -250,7 +250,7 @@ async def test_find_takes_a_list_of_up_to_500_keys(outbox: Outbox) -> None:
             await outbox.find(wrong)
 
 
-async def test_pages_of_some_states_come_in_the_order_of_putting(outbox: Outbox) -> None:
+async def test_entries_of_some_states_are_yielded_in_the_order_of_putting(outbox: Outbox) -> None:
     await outbox.put_many(map(activity, range(1, 1301)))
     entries = sa.table("leadpost_entries", sa.column("id"), sa.column("state"))
     for state, rest in (("failed", 0), ("rejected", 1)):
@@ -269,7 +269,7 @@ async def test_pages_of_some_states_come_in_the_order_of_putting(outbox: Outbox)
 # Within the caller's transaction.
 
 
-async def test_an_entry_lives_and_dies_with_the_callers_transaction(store_url: str) -> None:
+async def test_an_entry_is_part_of_the_callers_transaction(store_url: str) -> None:
     async with Outbox(store_url, ACME) as outbox:
         engine = create_async_engine(asynchronous(store_url))
         async with engine.begin() as own:
@@ -293,7 +293,7 @@ async def test_an_entry_lives_and_dies_with_the_callers_transaction(store_url: s
 
 
 @pytest.mark.parametrize("begins_with", ["nothing", "select", "insert"])
-async def test_what_raises_leaves_the_callers_transaction_as_it_was(
+async def test_an_error_leaves_the_callers_transaction_unchanged(
     store_url: str, begins_with: str
 ) -> None:
     async with Outbox(store_url, ACME) as outbox:
@@ -317,7 +317,7 @@ async def test_what_raises_leaves_the_callers_transaction_as_it_was(
             await fail(own)
         assert await keys(outbox) == ["taken", "good"]
         async with engine.connect() as own:
-            await fail(own)  # "good" is known by now
+            await fail(own)  # "good" already exists
             await outbox.put_many([activity(5)], keys=["undone"], connection=own)
             await own.rollback()
         assert await keys(outbox) == ["taken", "good"]
@@ -327,7 +327,7 @@ async def test_what_raises_leaves_the_callers_transaction_as_it_was(
         await engine.dispose()
 
 
-def test_a_synchronous_transaction_can_put_too(tmp_path: Path) -> None:
+def test_an_entry_can_be_put_in_a_synchronous_transaction(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/outbox.db"
 
     async def created() -> None:
@@ -348,7 +348,7 @@ def test_a_synchronous_transaction_can_put_too(tmp_path: Path) -> None:
     with engine.begin() as connection:
         with pytest.raises(KeyConflict):
             put_sync(connection, activity(9), account=ACME, key="one")
-        with pytest.raises(ValueError, match="account: found an empty text"):
+        with pytest.raises(ValueError, match="account: found empty text"):
             put_sync(connection, activity(9), account="")
     engine.dispose()
 
@@ -359,7 +359,7 @@ def test_a_synchronous_transaction_can_put_too(tmp_path: Path) -> None:
     assert asyncio.run(found()) == [("one", 3), (None, 0)]
 
 
-# With plain SQL, as from Django or another language.
+# With plain SQL, from Django or another language.
 
 
 async def test_account_key_and_activity_are_all_that_plain_sql_needs(
@@ -384,7 +384,9 @@ async def test_account_key_and_activity_are_all_that_plain_sql_needs(
     assert (await outbox.find(["good"]))["good"].state == "accepted"
 
 
-async def test_what_no_python_can_read_is_rejected_too(outbox: Outbox, sandbox: Sandbox) -> None:
+async def test_json_that_python_cannot_parse_is_rejected_too(
+    outbox: Outbox, sandbox: Sandbox
+) -> None:
     insert = sa.text("INSERT INTO leadpost_entries (account, activity) VALUES (:account, :text)")
     try:
         await executed(outbox, insert, account=ACME, text="[" * 1500 + "]" * 1500)
@@ -413,17 +415,17 @@ async def test_no_key_and_no_text_is_shown(
         assert secret not in shown
 
 
-async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+async def test_only_the_owner_may_read_the_new_file(tmp_path: Path) -> None:
     async with Outbox(f"sqlite:///{tmp_path}/store.db", ACME) as outbox:
         await outbox.put(activity(1))
         for path in tmp_path.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_tables_of_another_version_are_refused(store_url: str) -> None:
+async def test_an_outbox_with_tables_of_another_version_raises(store_url: str) -> None:
     async with Outbox(store_url, ACME) as outbox:
         await outbox.put(activity(1))
         await executed(outbox, sa.text("UPDATE leadpost_schema SET version = 99"))
-    with pytest.raises(OutboxError, match=r"version 99, this leadpost knows version 1: install"):
+    with pytest.raises(OutboxError, match=r"version 99, this leadpost needs version 1: install"):
         async with Outbox(store_url, ACME):
             pass

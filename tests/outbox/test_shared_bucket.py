@@ -103,14 +103,14 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int = 25) -> None:
-    """Hold so many tokens, with calls in flight; the last one is free after a period."""
+    """Hold `number` tokens, with calls in flight; the last one is free after a period."""
     for _ in range(number):
         begin = await stack.enter_async_context(of.token())
         begin()
 
 
 async def until_known(of: SharedTokenBucket, what: Callable[[State], bool]) -> None:
-    """Wait until the database has been told of something."""
+    """Wait until something is written to the database."""
     while not what(await of._database.read(lambda own: _tokens.state(own, "test"))):
         await asyncio.sleep(0.01)
 
@@ -126,7 +126,7 @@ async def test_25_calls_are_in_flight_at_once_and_no_26th(store_url: str) -> Non
         await asyncio.gather(*waiting)
 
 
-async def test_25_calls_leave_and_the_26th_a_period_after_an_answer(store_url: str) -> None:
+async def test_the_26th_call_is_sent_a_period_after_an_answer(store_url: str) -> None:
     arrivals: list[float] = []
     async with opened(store_url, period=2.0) as of, within(20):
         await asyncio.gather(*(take(of, arrivals, 0.05) for _ in range(60)))
@@ -144,7 +144,7 @@ async def test_buckets_of_one_name_share_the_limit(store_url: str) -> None:
     assert fullest(arrivals, PERIOD) <= 25
 
 
-async def test_buckets_of_other_names_do_not(store_url: str) -> None:
+async def test_buckets_of_other_names_do_not_share_it(store_url: str) -> None:
     other = SharedTokenBucket(store_url, "other", limit=1)
     await other.open(account())
     async with opened(store_url, limit=1, period=5.0) as of, within(4):
@@ -152,7 +152,7 @@ async def test_buckets_of_other_names_do_not(store_url: str) -> None:
     await other.aclose()
 
 
-async def test_tokens_rest_when_their_process_has_closed_and_the_next_one_opens(
+async def test_tokens_still_rest_in_the_next_process(
     store_url: str,
 ) -> None:
     arrivals: list[float] = []
@@ -162,7 +162,7 @@ async def test_tokens_rest_when_their_process_has_closed_and_the_next_one_opens(
     assert fullest(arrivals, 2.0) <= 25
 
 
-async def test_each_of_them_has_its_share_whatever_its_number_of_callers(store_url: str) -> None:
+async def test_each_process_has_its_share_whatever_its_number_of_callers(store_url: str) -> None:
     counts = {"many": 0, "few": 0}
     async with opened(store_url) as many, opened(store_url) as few:
 
@@ -177,11 +177,11 @@ async def test_each_of_them_has_its_share_whatever_its_number_of_callers(store_u
         counts["many"] = 0
         await asyncio.sleep(8 * PERIOD)
         await end(*tasks)
-    # By the number of callers it would be one in 51.
+    # In proportion to the callers it would be one in 51.
     assert counts["few"] >= sum(counts.values()) / 10
 
 
-async def test_the_last_resting_token_is_left_to_those_who_had_none(store_url: str) -> None:
+async def test_the_last_resting_token_is_left_to_processes_without_one(store_url: str) -> None:
     async with (
         opened(store_url, limit=2, period=5.0) as greedy,
         opened(store_url, limit=2, period=5.0) as modest,
@@ -196,7 +196,7 @@ async def test_the_last_resting_token_is_left_to_those_who_had_none(store_url: s
         await end(waiter)
 
 
-async def test_a_process_that_waits_makes_at_most_5_transactions_a_second(
+async def test_a_waiting_process_makes_at_most_5_transactions_a_second(
     store_url: str,
 ) -> None:
     begun: list[float] = []
@@ -220,7 +220,7 @@ async def test_a_process_that_waits_makes_at_most_5_transactions_a_second(
     assert 4 <= len(begun) <= 10
 
 
-async def test_what_is_not_in_use_costs_the_database_nothing(shared: SharedTokenBucket) -> None:
+async def test_an_idle_bucket_makes_no_transactions(shared: SharedTokenBucket) -> None:
     begun: list[float] = []
 
     def note(_: sa.Connection) -> None:
@@ -236,7 +236,7 @@ async def test_what_is_not_in_use_costs_the_database_nothing(shared: SharedToken
     assert begun
 
 
-async def test_takers_at_the_same_moment_never_get_the_same_token(store_url: str) -> None:
+async def test_processes_that_reserve_at_once_never_get_the_same_token(store_url: str) -> None:
     async with AsyncExitStack() as stack, within(60):
         many = [await stack.enter_async_context(opened(store_url)) for _ in range(12)]
         arrivals: list[float] = []
@@ -246,7 +246,7 @@ async def test_takers_at_the_same_moment_never_get_the_same_token(store_url: str
         assert fullest(arrivals, PERIOD) <= 25
 
 
-async def test_a_token_for_which_no_call_was_made_is_as_good_as_before(
+async def test_a_token_without_a_call_remains_unused(
     store_url: str,
 ) -> None:
     async with opened(store_url, period=10.0) as of, within(9):
@@ -255,7 +255,7 @@ async def test_a_token_for_which_no_call_was_made_is_as_good_as_before(
         await asyncio.gather(*(take(of, []) for _ in range(24)))
 
 
-async def test_a_token_whose_call_was_not_answered_rests_until_the_call_has_arrived_too(
+async def test_the_token_of_an_unanswered_call_rests_for_its_time_out_too(
     store_url: str,
 ) -> None:
     async with opened(store_url, limit=1) as of, within(20):
@@ -266,7 +266,7 @@ async def test_a_token_whose_call_was_not_answered_rests_until_the_call_has_arri
     assert 1.0 + PERIOD - 0.01 <= arrivals[0] - ended < 1.0 + PERIOD + 1.0
 
 
-async def test_failures_that_were_answered_give_the_token_back(store_url: str) -> None:
+async def test_the_token_of_a_failed_but_answered_call_rests_as_usual(store_url: str) -> None:
     async with opened(store_url, limit=1) as of, within(20):
         await end_with(of, ServerError("500", status=500))
         ended = time.monotonic()
@@ -275,7 +275,7 @@ async def test_failures_that_were_answered_give_the_token_back(store_url: str) -
     assert PERIOD - 0.01 <= arrivals[0] - ended < PERIOD + 0.5
 
 
-async def test_who_waits_here_is_served_by_priority(store_url: str) -> None:
+async def test_waiting_callers_are_served_by_priority(store_url: str) -> None:
     served: list[Priority] = []
 
     async def call(of: SharedTokenBucket, priority: Priority) -> None:
@@ -287,13 +287,13 @@ async def test_who_waits_here_is_served_by_priority(store_url: str) -> None:
         await take(of, [])
         wanted = Priority.BATCH, Priority.SINGLE, Priority.BATCH_RETRY
         tasks = [asyncio.create_task(call(of, priority)) for priority in wanted]
-        await asyncio.sleep(0.3)  # by now the next token is reserved, for whoever is first then
+        await asyncio.sleep(0.3)  # the next token is reserved for whoever is first then
         tasks.append(asyncio.create_task(call(of, Priority.RETRY)))
         await asyncio.gather(*tasks)
     assert served == sorted([*wanted, Priority.RETRY])
 
 
-async def test_long_batches_are_spaced_and_urgent_calls_go_before_them(store_url: str) -> None:
+async def test_long_batches_are_spaced_and_single_calls_go_first(store_url: str) -> None:
     async with opened(store_url, period=2.0) as of, within(30):
         times: list[float] = []
         batch = [
@@ -322,7 +322,7 @@ async def test_a_cancelled_caller_loses_no_token(store_url: str) -> None:
             await asyncio.gather(*(take(of, []) for _ in range(24)))
 
 
-async def test_a_reserved_token_that_nobody_waits_for_any_more_is_put_back(
+async def test_a_reserved_token_without_a_caller_is_put_back(
     store_url: str, engine: AsyncEngine
 ) -> None:
     async with (
@@ -352,7 +352,7 @@ async def in_use(engine: AsyncEngine) -> int:
         return int((await connection.execute(query)).scalar_one())
 
 
-async def test_one_that_was_frozen_for_too_long_makes_no_call(store_url: str) -> None:
+async def test_a_process_that_was_frozen_for_too_long_makes_no_call(store_url: str) -> None:
     async def freeze(of: SharedTokenBucket, other: SharedTokenBucket) -> None:
         async with of.token(call_timeout=0.2) as begin:
             time.sleep(2.0)  # noqa: ASYNC251  # its loop does nothing
@@ -364,15 +364,15 @@ async def test_one_that_was_frozen_for_too_long_makes_no_call(store_url: str) ->
         opened(store_url, limit=1) as other,
         within(20),
     ):
-        with pytest.raises(TokenLost, match="was over before the call was sent"):
+        with pytest.raises(TokenLost, match="the token expired before the call was sent"):
             await freeze(frozen, other)
         ended = time.monotonic()
         arrivals: list[float] = []
-        await take(other, arrivals)  # what `frozen` puts back is no longer its own
+        await take(other, arrivals)  # `frozen` must not put back a token that it no longer has
     assert arrivals[0] - ended >= PERIOD - 0.1
 
 
-async def test_a_token_whose_process_died_is_back_when_its_call_must_have_ended(
+async def test_the_token_of_a_dead_process_returns_when_its_call_must_have_ended(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = bucket(store_url, limit=1)
@@ -384,7 +384,7 @@ async def test_a_token_whose_process_died_is_back_when_its_call_must_have_ended(
     ended = time.monotonic()
     async with opened(store_url, limit=1) as other, within(20):
         await take(other, [])
-    # It might have been used up to a second later than it was.
+    # The process might have used it up to a second later.
     assert 0.5 < time.monotonic() - ended < 0.5 + 1.0 + PERIOD + 0.5
 
 
@@ -410,7 +410,7 @@ async def test_a_poster_does_not_send_with_a_lost_token(
     assert vendor.numbers == [1, 2]
 
 
-async def test_a_limit_that_a_refusal_names_goes_for_all_and_for_calls_made_before(
+async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
     store_url: str,
 ) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
@@ -441,7 +441,7 @@ async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
     assert fullest(arrivals[:20], PERIOD) <= 13
 
 
-async def test_of_two_that_change_the_size_at_once_one_decides(store_url: str) -> None:
+async def test_if_two_processes_change_the_size_at_once_one_wins(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         limits = (10, 1), (100, 5)
         await asyncio.gather(
@@ -458,7 +458,7 @@ async def test_of_two_that_change_the_size_at_once_one_decides(store_url: str) -
     assert sizes in ([(10, 1.0)] * 2, [(25, 1.25)] * 2)
 
 
-async def test_a_refusal_that_comes_while_anothers_decision_is_read_is_newer(
+async def test_a_refusal_during_the_read_of_anothers_size_is_newer(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
@@ -480,7 +480,7 @@ async def test_a_refusal_that_comes_while_anothers_decision_is_read_is_newer(
         await until_known(one, lambda state: state.size.tokens == 5)
 
 
-async def test_after_a_retry_after_one_call_of_all_processes_tries(store_url: str) -> None:
+async def test_after_a_retry_after_one_call_of_all_processes_is_the_trial(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(30):
         await end_with(one, RateLimited("429", status=429, retry_after=0.6))
         refused = time.monotonic()
@@ -488,11 +488,11 @@ async def test_after_a_retry_after_one_call_of_all_processes_tries(store_url: st
         times: list[float] = []
         await asyncio.gather(*(take(of, times, 0.7) for of in (one, other) for _ in range(4)))
     assert times[0] - refused >= 0.59
-    assert times[1] - times[0] >= 0.7  # the first one had been answered
+    assert times[1] - times[0] >= 0.7  # the first one was answered
     assert times[-1] - times[1] < 0.7
 
 
-async def test_a_trial_that_is_not_sent_leaves_it_to_another(store_url: str) -> None:
+async def test_a_trial_that_is_not_sent_is_followed_by_another(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(20):
         await end_with(one, RateLimited("429", status=429, retry_after=0.3))
         await end_with(one, NotSent("nothing to send"), sent=False)
@@ -503,7 +503,7 @@ async def test_a_trial_that_is_not_sent_leaves_it_to_another(store_url: str) -> 
     assert times[1] - times[0] >= 0.5
 
 
-async def test_a_trial_for_which_no_token_rests_is_left_for_later(store_url: str) -> None:
+async def test_a_trial_waits_for_a_resting_token(store_url: str) -> None:
     async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(20):
         async with one.token() as begin:
             begin()
@@ -525,7 +525,7 @@ async def test_a_token_reserved_before_a_pause_is_put_back(store_url: str) -> No
         await asyncio.sleep(0.1)
         await asyncio.gather(take(one, []), take(one, []))
         times: list[float] = []
-        # It reserves the token that is back in a second, and hears of the pause before that.
+        # It reserves the token that is back in a second, and learns of the pause before that.
         waiter = asyncio.create_task(take(one, times))
         await refused
         ended = time.monotonic()
@@ -533,7 +533,7 @@ async def test_a_token_reserved_before_a_pause_is_put_back(store_url: str) -> No
     assert times[0] - ended >= 2.0 - 0.01
 
 
-async def test_calls_that_are_refused_together_are_logged_once(
+async def test_calls_refused_together_are_logged_once(
     shared: SharedTokenBucket, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refused() -> None:
@@ -568,7 +568,7 @@ async def test_a_refusal_by_leadsquared_pauses_the_poster(store_url: str) -> Non
 
 
 @pytest.mark.parametrize("paused", [False, True])
-async def test_a_clock_that_jumps_back_lets_no_call_more_through_and_stops_none_for_long(
+async def test_a_clock_that_jumps_back_neither_exceeds_the_limit_nor_blocks_calls_for_long(
     store_url: str, monkeypatch: pytest.MonkeyPatch, *, paused: bool
 ) -> None:
     now = {dialect: words["now"] for dialect, words in _sql.WORDS.items()}
@@ -595,7 +595,7 @@ async def gone(*_: object, **__: object) -> None:
     raise OutboxUnavailable("the server is away")
 
 
-async def test_a_database_that_goes_away_is_waited_for(
+async def test_callers_wait_for_an_unreachable_database(
     shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await take(shared, [])
@@ -624,11 +624,11 @@ async def test_the_end_of_a_call_is_written_when_the_database_is_back(
         ended = time.monotonic()
         await asyncio.sleep(1.0)
         monkeypatch.setattr(of._database, "write", write)
-        await take(of, [])  # not after 30 s, when the call must have ended
+        await take(of, [])  # not only after 30 s, when the call must have ended
         assert PERIOD <= time.monotonic() - ended < 3.0
 
 
-async def test_a_token_whose_taking_was_not_confirmed_is_not_lost(
+async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(store_url, limit=1) as of, within(20):
@@ -643,7 +643,7 @@ async def test_a_token_whose_taking_was_not_confirmed_is_not_lost(
         await take(of, [])
 
 
-async def test_an_error_that_does_not_pass_is_raised_and_the_next_caller_tries_again(
+async def test_a_permanent_error_is_raised_and_the_next_caller_tries_again(
     shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(_: object) -> None:
@@ -658,7 +658,7 @@ async def test_an_error_that_does_not_pass_is_raised_and_the_next_caller_tries_a
         await take(shared, [])
 
 
-async def test_an_error_of_its_own_is_raised_in_all_callers(
+async def test_an_unexpected_error_is_raised_in_all_callers(
     shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: object) -> None:
@@ -670,7 +670,7 @@ async def test_an_error_of_its_own_is_raised_in_all_callers(
             await take(shared, [])
 
 
-async def test_a_database_that_is_away_at_the_end_is_let_go(
+async def test_closing_gives_up_on_an_unreachable_database(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(store_url) as of:
@@ -679,10 +679,10 @@ async def test_a_database_that_is_away_at_the_end_is_let_go(
             monkeypatch.setattr(of._database, "write", gone)
         begun = time.monotonic()
     assert time.monotonic() - begun < 2.0
-    assert "tokens will be back late" in caplog.text
+    assert "the last tokens return late" in caplog.text
 
 
-async def test_closing_does_not_wait_long_for_a_database_that_hangs(
+async def test_closing_does_not_wait_long_for_a_hanging_database(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_async_engine(postgresql_url)
@@ -693,12 +693,12 @@ async def test_closing_does_not_wait_long_for_a_database_that_hangs(
                 await holder.execute(sa.text("LOCK TABLE leadpost_buckets, leadpost_tokens"))
             begun = time.monotonic()
         assert time.monotonic() - begun < 2.0
-        assert "tokens will be back late" in caplog.text
+        assert "the last tokens return late" in caplog.text
         await holder.rollback()
     await engine.dispose()
 
 
-async def test_one_that_is_frozen_within_a_transaction_does_not_stop_the_others(
+async def test_a_process_frozen_in_a_transaction_does_not_stop_the_others(
     postgresql_url: str,
 ) -> None:
     engine = create_async_engine(postgresql_url)
@@ -717,13 +717,13 @@ async def test_buckets_of_one_name_have_one_period(store_url: str) -> None:
         other = bucket(store_url, period=1.0)
         with pytest.raises(OutboxError, match=r"period of 0.5 s, not 1 s: give it another name"):
             await other.open(account())
-        with pytest.raises(OutboxError, match="another name"):  # and it is not open
+        with pytest.raises(OutboxError, match="another name"):  # and it remains closed
             await other.open(account())
 
 
-async def test_a_bucket_is_used_only_while_it_is_open(store_url: str) -> None:
+async def test_a_bucket_that_is_not_open_raises(store_url: str) -> None:
     of = bucket(store_url)
-    with pytest.raises(RuntimeError, match="use the poster with `async with`"):
+    with pytest.raises(RuntimeError, match="use its poster with `async with`"):
         await take(of, [])
     assert repr(of).endswith("not open>")
     await of.aclose()
@@ -753,7 +753,7 @@ def test_a_bucket_can_be_opened_again_in_another_event_loop(store_url: str) -> N
     assert [asyncio.run(post(number)) for number in (1, 2)] == ["r1", "r2"]
 
 
-async def test_it_is_a_bucket_that_is_opened_and_shows_no_key(
+async def test_it_is_an_openable_bucket_and_shows_no_key(
     store_url: str, engine: AsyncEngine
 ) -> None:
     of = SharedTokenBucket(store_url)
@@ -775,6 +775,6 @@ async def test_it_is_a_bucket_that_is_opened_and_shows_no_key(
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 26}, {"period": 0.0}])
-def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_options_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted"):
         bucket("sqlite+aiosqlite:///x.db", **wrong)

@@ -1,4 +1,4 @@
-"""The shared bucket among real processes that are killed, frozen or forked."""
+"""The shared bucket in real processes that are killed, frozen or forked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_eight_processes_keep_one_limit(store_url: str, workers: Template) -> No
     assert report.fullest_window <= 25
 
 
-def test_tokens_of_killed_processes_are_back_when_their_calls_must_have_ended(
+def test_tokens_of_killed_processes_return_when_their_calls_must_have_ended(
     store_url: str, workers: Template
 ) -> None:
     with Sandbox(period=1.0, delay=DELAY) as sandbox:
@@ -66,15 +66,15 @@ def test_tokens_of_killed_processes_are_back_when_their_calls_must_have_ended(
     assert report.fullest_window <= 25
 
 
-def test_a_process_that_was_frozen_sends_nothing_with_a_token_that_is_no_longer_its_own(
+def test_a_frozen_process_sends_nothing_with_a_token_that_is_no_longer_its_own(
     store_url: str, workers: Template
 ) -> None:
-    # Of two tokens, one call too many shows at once.
+    # With only two tokens, one call too many shows at once.
     with Sandbox(limit=2, period=1.0) as sandbox:
         job = Job(
             url=store_url, host=sandbox.url, posts=1000, period=1.0, limit=2, call_timeout=0.5
         )
-        for offset in (0.3, 0.6, 0.9):  # alone, it has reserved a token in most of these moments
+        for offset in (0.3, 0.6, 0.9):  # alone, it has a token reserved at most of these moments
             frozen = workers.start(job, "post")
             wait_for_arrivals(sandbox, 4)
             time.sleep(offset)
@@ -119,7 +119,7 @@ print(codes, report.taken, report.refused, report.fullest_window)
 """
 
 
-def test_a_bucket_made_before_a_fork_keeps_one_limit_in_the_children(store_url: str) -> None:
+def test_a_bucket_created_before_a_fork_keeps_one_limit_in_the_children(store_url: str) -> None:
     script = [sys.executable, "-W", "ignore", "-c", MADE_BEFORE_A_FORK, store_url]
     run = subprocess.run(
         script, env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=False

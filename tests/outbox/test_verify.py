@@ -1,4 +1,4 @@
-"""Verifying what was accepted, against a real sandbox."""
+"""Verifying accepted entries, with a real sandbox."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield started
 
 
-async def test_what_was_accepted_is_asked_for_until_it_is_final(
+async def test_accepted_entries_are_verified_until_they_are_final(
     outbox: Outbox, sandbox: Sandbox
 ) -> None:
     await outbox.put_many([noted(1), Activity(LEAD, 207), noted(2)])
@@ -51,7 +51,7 @@ async def test_what_was_accepted_is_asked_for_until_it_is_final(
     assert [change.state for change in await outbox.history(found[0].id)][-1] == "succeeded"
 
 
-async def test_answers_are_asked_for_in_the_order_in_which_they_are_due(outbox: Outbox) -> None:
+async def test_entries_are_verified_in_the_order_in_which_they_are_due(outbox: Outbox) -> None:
     asked: list[str] = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -71,7 +71,7 @@ async def test_answers_are_asked_for_in_the_order_in_which_they_are_due(outbox: 
     assert asked == ["r1", "r2", "r3", "r2", "r2"]
 
 
-async def test_one_whose_status_is_never_answered_keeps_no_other_waiting(outbox: Outbox) -> None:
+async def test_an_entry_whose_status_is_never_answered_blocks_no_other(outbox: Outbox) -> None:
     asked: list[str] = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -91,14 +91,14 @@ async def test_one_whose_status_is_never_answered_keeps_no_other_waiting(outbox:
     assert asked == ["r1", "r2", "r1"]
 
 
-async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
+async def test_a_request_that_leadsquared_does_not_know_stays_accepted(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     unknown = {"Status": "Error", "ExceptionType": "MXInvalidInputException"}
     final = {"TaskStatus": {"Status": "Success"}}
     script = answers(
         httpx.Response(200, json={"RequestID": "r1"}),
-        *[httpx.Response(400, json=unknown)] * 2,  # one for each path of statuses
+        *[httpx.Response(400, json=unknown)] * 2,  # one for each path of the Status API
         httpx.Response(503),
         httpx.Response(200, json=final),
     )
@@ -114,7 +114,7 @@ async def test_a_request_that_the_vendor_does_not_know_stays_accepted(
 @pytest.mark.parametrize(
     ("state", "is_posting"), [("pending", True), ("sending", True), ("rejected", False)]
 )
-async def test_alone_it_leaves_four_fifths_of_the_limit_to_those_who_post(
+async def test_verifying_leaves_four_fifths_of_the_limit_to_posts(
     outbox: Outbox,
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,17 +135,17 @@ async def test_alone_it_leaves_four_fifths_of_the_limit_to_those_who_post(
     async with poster_to(sandbox) as posting, within(20):
         monkeypatch.setattr(asyncio, "sleep", slept)
         assert await outbox.verify(posting) == {"succeeded": 2}
-    if is_posting:  # a fifth of 25 calls in 5 s is one a second, the question itself included
+    if is_posting:  # a fifth of 25 calls in 5 s is one a second, including the query itself
         assert 0.5 < max(pauses) < 1.0
     else:
         assert max(pauses) < 0.5
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
-async def test_keys_and_paths_that_are_wrong_end_it(
+async def test_wrong_keys_and_paths_end_verifying(
     outbox: Outbox, status: int, error: type[Exception]
 ) -> None:
-    refusals = [httpx.Response(status)] * 2  # one for each path of statuses
+    refusals = [httpx.Response(status)] * 2  # one for each path of the Status API
     script = answers(httpx.Response(200, json={"RequestID": "r1"}), *refusals)
     posting = poster(Vendor(script))
     await outbox.put(activity(1))
@@ -155,7 +155,7 @@ async def test_keys_and_paths_that_are_wrong_end_it(
     assert (await outbox.counts())["accepted"] == 1
 
 
-async def test_a_database_that_is_away_ends_it(
+async def test_an_unreachable_database_ends_verifying(
     outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def gone(*_: object, **__: object) -> None:
@@ -171,7 +171,7 @@ async def test_a_database_that_is_away_ends_it(
             assert await outbox.verify(posting) == {"succeeded": 1}
 
 
-async def test_a_run_verifies_again_after_the_database_was_away(
+async def test_a_run_verifies_again_once_the_database_is_back(
     outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = asyncio.Event()
@@ -192,7 +192,7 @@ async def test_a_run_verifies_again_after_the_database_was_away(
         await asyncio.wait([running])
 
 
-async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) -> None:
+async def test_an_activity_belongs_to_only_one_entry(outbox: Outbox, sandbox: Sandbox) -> None:
     await posted(outbox, sandbox, noted(1), noted(2))
     query = sa.select(table.c.call_id).order_by(table.c.id)
     call_ids = (await executed(outbox, query)).scalars().all()
@@ -209,7 +209,9 @@ async def test_an_activity_is_one_entrys_only(outbox: Outbox, sandbox: Sandbox) 
     assert found == [("succeeded", "a1"), ("succeeded", None)]
 
 
-async def test_a_late_answer_says_nothing_of_a_later_call(outbox: Outbox, sandbox: Sandbox) -> None:
+async def test_a_late_answer_does_not_apply_to_a_later_call(
+    outbox: Outbox, sandbox: Sandbox
+) -> None:
     await posted(outbox, sandbox, noted(1))
     await changed(outbox, call_id="second")
     failed = _settling.Verdict("failed")
@@ -219,7 +221,7 @@ async def test_a_late_answer_says_nothing_of_a_later_call(outbox: Outbox, sandbo
         assert await outbox._database.write(partial(settle, of=of)) == is_it
 
 
-async def test_the_reason_of_a_failure_is_kept_without_keys_and_not_logged(
+async def test_the_reason_of_a_failure_is_stored_without_keys_and_not_logged(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "leadpost")
@@ -237,7 +239,7 @@ async def test_the_reason_of_a_failure_is_kept_without_keys_and_not_logged(
     assert "private" not in caplog.text
 
 
-async def test_a_status_for_which_no_token_comes_free_is_asked_for_later(
+async def test_a_query_without_a_free_token_is_made_later(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     final = httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
@@ -251,7 +253,7 @@ async def test_a_status_for_which_no_token_comes_free_is_asked_for_later(
     assert "the Status API cannot be reached: NotSent" in caplog.text
 
 
-async def test_one_that_is_posted_again_is_asked_for_anew(outbox: Outbox) -> None:
+async def test_an_entry_that_is_posted_again_is_verified_again(outbox: Outbox) -> None:
     with Sandbox(limit=None, pace=1000, ends={207: "ERROR"}) as sandbox:
         await posted(outbox, sandbox, Activity(LEAD, 207))
         async with poster_to(sandbox) as posting, within(20):

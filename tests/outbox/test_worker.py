@@ -46,7 +46,7 @@ from leadpost.sandbox import Sandbox
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
-async def test_what_goes_for_all_ends_the_run_and_leaves_all_pending(
+async def test_an_error_that_concerns_all_entries_ends_the_run_and_leaves_them_pending(
     outbox: Outbox, caplog: pytest.LogCaptureFixture, status: int, error: type[Exception]
 ) -> None:
     async def refuse(_: httpx.Request) -> httpx.Response:
@@ -59,8 +59,10 @@ async def test_what_goes_for_all_ends_the_run_and_leaves_all_pending(
     with pytest.raises(error):
         async with within(5):
             await outbox.run(poster(Vendor(refuse)))
-    said = [record.message for record in caplog.records if " stops, " in record.message]
-    assert said == [f"outbox: the worker stops, nothing is posted: {error.__name__}, HTTP {status}"]
+    said = [record.message for record in caplog.records if "worker stopped" in record.message]
+    assert said == [
+        f"outbox: the worker stopped; nothing is posted: {error.__name__}, HTTP {status}"
+    ]
     assert "private" not in caplog.text
 
 
@@ -69,7 +71,7 @@ def lost() -> httpx.ConnectError:
 
 
 @pytest.mark.parametrize("number", [1, 10])
-async def test_a_host_that_was_never_reached_ends_a_drain_and_costs_no_entry_a_call(
+async def test_a_host_that_is_never_reached_ends_a_drain_and_costs_no_attempt(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.5)
@@ -85,7 +87,7 @@ async def test_a_host_that_was_never_reached_ends_a_drain_and_costs_no_entry_a_c
 
 
 @pytest.mark.parametrize(("number", "failures"), [(1, 12), (10, 4)])
-async def test_an_outage_is_waited_for_where_a_call_was_answered_before(
+async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_before(
     outbox: Outbox,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -118,8 +120,8 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
 
 
-async def test_while_leadsquared_is_away_each_trial_is_with_another_entry(outbox: Outbox) -> None:
-    """Entries that fail for reasons of their own must not keep it away for the others."""
+async def test_during_an_outage_each_trial_has_another_entry(outbox: Outbox) -> None:
+    """Entries that always fail must not make the outage last for the others."""
 
     async def fail_two(request: httpx.Request) -> httpx.Response:
         if number_in(request) in {1, 2}:
@@ -141,15 +143,13 @@ async def test_while_leadsquared_is_away_each_trial_is_with_another_entry(outbox
 
 
 @pytest.mark.parametrize("on_uncertain", ["raise", "retry"])
-async def test_failures_during_an_outage_cost_no_entry_a_try(
-    outbox: Outbox, on_uncertain: str
-) -> None:
+async def test_failures_during_an_outage_cost_no_attempt(outbox: Outbox, on_uncertain: str) -> None:
     one = RetryPolicy(max_attempts=1)
     away = httpx.Response(503, headers={"Retry-After": "1"})
     doubtful = [httpx.Response(502)] if on_uncertain == "retry" else []
 
     async def healthy(request: httpx.Request) -> httpx.Response:
-        if request.method == "GET":  # the query that goes before a trial
+        if request.method == "GET":  # the query before a trial
             names = ("PendingMessages", "MaxDelayInSeconds", "ProcessingRatePerMinute")
             return httpx.Response(200, json=dict.fromkeys(names, 0))
         return await accept(request)
@@ -161,7 +161,7 @@ async def test_failures_during_an_outage_cost_no_entry_a_try(
     assert found == {"accepted": 1}
 
 
-async def test_a_run_waits_until_the_vendor_is_back(
+async def test_a_run_waits_until_leadsquared_is_back(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.01)
@@ -169,7 +169,7 @@ async def test_a_run_waits_until_the_vendor_is_back(
     await outbox.put(activity(1))
     running = asyncio.create_task(outbox.run(poster(vendor)))
     await until_accepted(outbox, 1)
-    await outbox.put(activity(2))  # and goes on
+    await outbox.put(activity(2))  # and it continues
     await until_accepted(outbox, 2)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -205,7 +205,7 @@ async def test_a_long_retry_after_is_honoured_up_to_a_minute(
         [httpx.Response(429), httpx.ConnectError("refused"), httpx.Response(400)],
     ],
 )
-async def test_a_doubt_stays_whatever_later_calls_come_to(
+async def test_an_entry_stays_uncertain_however_later_calls_end(
     outbox: Outbox, last: list[httpx.Response]
 ) -> None:
     vendor = Vendor(answers(httpx.ReadTimeout("too slow"), *last))
@@ -218,7 +218,7 @@ async def test_a_doubt_stays_whatever_later_calls_come_to(
     assert (entry.message or "").startswith("an earlier call may have arrived; the last one: ")
 
 
-async def test_in_doubt_is_sent_again_only_where_that_is_asked_for(outbox: Outbox) -> None:
+async def test_an_uncertain_post_is_retried_only_on_request(outbox: Outbox) -> None:
     lost = httpx.ReadTimeout("too slow")
     await outbox.put(activity(1))
     again = poster(Vendor(answers(lost)), on_uncertain="retry")
@@ -229,7 +229,7 @@ async def test_in_doubt_is_sent_again_only_where_that_is_asked_for(outbox: Outbo
 
 
 class Broken(OpenBucket):
-    """A bucket that raises, before its token or as the token is given back."""
+    """A bucket that raises before it yields a token, or when the token is returned."""
 
     def __init__(self, *, late: bool) -> None:
         self.late = late
@@ -250,7 +250,7 @@ class Broken(OpenBucket):
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_what_a_bucket_raises_ends_the_run(outbox: Outbox, *, late: bool) -> None:
+async def test_an_error_of_a_bucket_ends_the_run(outbox: Outbox, *, late: bool) -> None:
     await outbox.put_many(map(activity, range(1, 4)))
     vendor = Vendor()
     for posting in (outbox.drain, outbox.run):
@@ -258,7 +258,7 @@ async def test_what_a_bucket_raises_ends_the_run(outbox: Outbox, *, late: bool) 
             with pytest.raises(ZeroDivisionError, match="the bucket's"):
                 await posting(poster(vendor, bucket=Broken(late=late)))
     counts = await outbox.counts()
-    # One that was about to leave is in doubt, which is the safe side.
+    # An entry that was about to be sent is uncertain, which is the safe side.
     assert counts == counts | {"accepted": 0, "sending": 0}
     if not late:
         assert counts["pending"] == 3
@@ -280,7 +280,7 @@ async def test_a_bucket_whose_database_fails_ends_a_run(outbox: Outbox) -> None:
     assert await states(outbox) == ["pending"]
 
 
-async def test_a_token_that_was_lost_costs_the_entry_nothing(outbox: Outbox) -> None:
+async def test_a_lost_token_costs_no_attempt(outbox: Outbox) -> None:
     class Losing(OpenBucket):
         left = 3
 
@@ -304,10 +304,10 @@ async def test_a_token_that_was_lost_costs_the_entry_nothing(outbox: Outbox) -> 
     assert (found, len(vendor.requests)) == ({"accepted": 1}, 1)
 
 
-async def test_a_claim_that_is_too_old_is_not_sent(
+async def test_an_expired_claim_is_not_sent(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process was frozen, or its machine suspended, between the claim and the call."""
+    """The process was frozen, or the machine suspended, between the claim and the call."""
     late = [11.0, 0.0]
     monkeypatch.setattr(_worker, "boot_time", lambda: boot_time() + late[-1])
 
@@ -323,7 +323,7 @@ async def test_a_claim_that_is_too_old_is_not_sent(
     assert changes == ["pending", "sending", "pending", "sending", "accepted"]
 
 
-async def test_a_long_queue_leaves_evenly_and_a_short_one_at_once(
+async def test_a_long_backlog_is_sent_evenly_and_a_short_one_at_once(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_worker, "LONG", 20)
@@ -342,7 +342,7 @@ async def test_a_long_queue_leaves_evenly_and_a_short_one_at_once(
     assert asked[10:12] == [Priority.LONG_BATCH] * 2
 
 
-async def test_nothing_waits_until_the_outbox_is_looked_at_again(
+async def test_a_new_entry_does_not_wait_for_the_next_poll(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -352,7 +352,7 @@ async def test_nothing_waits_until_the_outbox_is_looked_at_again(
         await outbox.put(activity(1))
         assert await outbox.drain(poster(vendor)) == {"rejected": 1}
         running = asyncio.create_task(outbox.run(poster(vendor)))
-        await asyncio.sleep(0.2)  # it finds nothing
+        await asyncio.sleep(0.2)  # it has found nothing
         await outbox.retry("rejected")
         await until_accepted(outbox, 1)
         await outbox.put(activity(2))
@@ -374,7 +374,7 @@ async def test_two_drains_share_the_work(store_url: str) -> None:
     assert sorted(vendor.numbers) == list(range(1, 201))
 
 
-async def test_a_token_that_comes_when_nothing_is_left_is_as_good_as_before(
+async def test_a_token_without_an_entry_remains_unused(
     outbox: Outbox,
 ) -> None:
     events: list[Event] = []
@@ -393,10 +393,10 @@ async def test_a_token_that_comes_when_nothing_is_left_is_as_good_as_before(
     assert (events[-1].state, events[-1].error, events[-1].attempts) == ("not_sent", None, 0)
 
 
-# What a service sees of it.
+# What a service sees.
 
 
-async def test_health_says_what_waits_and_who_works(
+async def test_health_has_counts_oldest_entry_worker_and_outage(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await outbox.health()
@@ -422,7 +422,7 @@ async def test_health_says_what_waits_and_who_works(
     assert not (await outbox.health()).is_working
 
 
-async def test_once_a_minute_the_log_says_what_happened(
+async def test_the_log_has_the_counts_of_each_minute(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -449,7 +449,7 @@ async def test_once_a_minute_the_log_says_what_happened(
     assert "private" not in caplog.text
 
 
-async def test_a_run_verifies_reconciles_and_prunes_by_itself(
+async def test_a_run_verifies_reconciles_and_prunes(
     outbox: Outbox, sandbox: Sandbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del quick_checks
@@ -459,7 +459,7 @@ async def test_a_run_verifies_reconciles_and_prunes_by_itself(
     async with poster_to(sandbox) as posting:
         running = asyncio.create_task(outbox.run(posting, reconcile_every=hour))
         await until(outbox, succeeded=3)
-        # One whose call never reached LeadSquared.
+        # An entry whose call never reached LeadSquared.
         await outbox.put(noted(4))
         await until(outbox, succeeded=4)
         await changed(outbox, state="uncertain", activity_id=None, ends_by=0)
@@ -473,7 +473,7 @@ async def test_a_run_verifies_reconciles_and_prunes_by_itself(
         await asyncio.wait([running])
 
 
-async def test_a_status_api_that_is_elsewhere_does_not_end_a_run(
+async def test_a_wrong_status_path_does_not_end_a_run(
     outbox: Outbox, quick_checks: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     del quick_checks
@@ -484,7 +484,7 @@ async def test_a_status_api_that_is_elsewhere_does_not_end_a_run(
     await outbox.put(activity(1))
     running = asyncio.create_task(outbox.run(poster(Vendor(no_status))))
     async with within(10):
-        while "accepted entries are not verified any more: NotFound, HTTP 404" not in caplog.text:
+        while "verifying stopped, posting continues: NotFound, HTTP 404" not in caplog.text:
             await asyncio.sleep(0.01)
     await outbox.put(activity(2))
     await until_accepted(outbox, 2)
@@ -522,7 +522,7 @@ async def test_a_page_of_html_in_place_of_a_status_does_not_end_a_run(
         await asyncio.wait([running])
 
 
-async def test_while_posts_wait_they_have_four_fifths_of_the_tokens(
+async def test_pending_posts_have_four_fifths_of_the_tokens(
     outbox: Outbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del quick_checks
@@ -548,7 +548,7 @@ async def test_while_posts_wait_they_have_four_fifths_of_the_tokens(
 
 
 @pytest.mark.parametrize("time", [timedelta(0), timedelta(seconds=-1)])
-async def test_times_of_a_run_are_above_zero(outbox: Outbox, time: timedelta) -> None:
+async def test_times_of_a_run_must_be_above_zero(outbox: Outbox, time: timedelta) -> None:
     for name in ("reconcile_every", "keep"):
         options: Any = {name: time}
         with pytest.raises(ValueError, match=f"{name}: found .*, wanted a time above zero"):
@@ -570,4 +570,4 @@ async def test_an_entry_whose_call_was_never_recorded_is_uncertain(outbox: Outbo
     assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
     assert await states(outbox) == ["uncertain", "sending"]
     notes = [change.note for change in await outbox.history(1)]
-    assert notes == [None, "call 1", "its call has not been recorded"]
+    assert notes == [None, "call 1", "its call was not recorded"]

@@ -1,4 +1,4 @@
-"""A worker that is stopped, or whose calls end late: nothing of its is lost, nothing sent twice."""
+"""A worker that is stopped, or whose calls end late: nothing is lost or sent twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def ended(posting: AsyncActivityPoster, draining: asyncio.Task[object]) ->
 async def test_calls_that_outlast_the_grace_are_cut_off(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container has 10 s in all: the poster must not wait for these calls once more."""
+    """A container has 10 s in total: the poster must not wait for these calls again."""
     monkeypatch.setattr(_worker, "GRACE", 0.3)
     await outbox.put_many(map(activity, range(1, 11)))
     vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
@@ -57,7 +57,9 @@ async def test_calls_that_outlast_the_grace_are_cut_off(
     assert counts == counts | {"uncertain": 3, "pending": 7, "sending": 0}
 
 
-async def test_cancelled_twice_it_ends_at_once_and_says_what_is_in_doubt(outbox: Outbox) -> None:
+async def test_cancelled_twice_it_ends_at_once_and_records_what_is_uncertain(
+    outbox: Outbox,
+) -> None:
     await outbox.put_many(map(activity, range(1, 11)))
     vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
     posting = poster(vendor, bucket=TokenBucket(3))
@@ -71,18 +73,18 @@ async def test_cancelled_twice_it_ends_at_once_and_says_what_is_in_doubt(outbox:
     assert counts == counts | {"uncertain": 3, "pending": 7, "sending": 0}
 
 
-async def test_cancelled_again_and_again_it_still_records_what_is_in_doubt(outbox: Outbox) -> None:
+async def test_cancelled_repeatedly_it_still_records_what_is_uncertain(outbox: Outbox) -> None:
     await outbox.put(activity(1))
     vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
     draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1))))
     await until(outbox, sending=1)
-    while not draining.done():  # as a scope of anyio does
+    while not draining.done():  # as anyio's scopes do
         draining.cancel()
         await asyncio.sleep(0)
     assert await states(outbox) == ["uncertain"]
 
 
-async def test_one_that_is_stopped_before_its_call_leaves_stays_pending(outbox: Outbox) -> None:
+async def test_an_entry_whose_call_was_not_sent_stays_pending(outbox: Outbox) -> None:
     await outbox.put(activity(1))
     bucket = TokenBucket(1, period=60.0)
     async with bucket.token() as check:
@@ -97,14 +99,16 @@ async def test_one_that_is_stopped_before_its_call_leaves_stays_pending(outbox: 
 
 
 async def claimed(outbox: Outbox, call_id: str = "call") -> Claim:
-    """Claim an entry, as a worker does that is frozen then."""
+    """Claim an entry, as a worker does before it is frozen."""
     claim = partial(_calls.claim, account=ACME, call_id=call_id, call_time=40.0)
     found = await outbox._database.write(claim)
     assert found is not None
     return found
 
 
-async def test_a_worker_that_was_only_slow_brings_uncertain_to_accepted(outbox: Outbox) -> None:
+async def test_a_late_record_of_a_slow_worker_makes_an_uncertain_entry_accepted(
+    outbox: Outbox,
+) -> None:
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, ends_by=0)
@@ -115,7 +119,7 @@ async def test_a_worker_that_was_only_slow_brings_uncertain_to_accepted(outbox: 
     assert (entry.state, entry.request_id, entry.error_type) == ("accepted", "r1", None)
 
 
-async def test_or_to_pending_if_nothing_was_sent(outbox: Outbox) -> None:
+async def test_or_pending_if_nothing_was_sent(outbox: Outbox) -> None:
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, state="uncertain")
@@ -126,7 +130,7 @@ async def test_or_to_pending_if_nothing_was_sent(outbox: Outbox) -> None:
     assert await states(outbox) == ["pending"]
 
 
-async def test_a_late_record_changes_nothing_if_another_call_was_made(outbox: Outbox) -> None:
+async def test_a_late_record_is_ignored_after_another_call(outbox: Outbox) -> None:
     await outbox.put(activity(1))
     late = await claimed(outbox)
     await changed(outbox, state="uncertain")
@@ -142,7 +146,7 @@ async def test_a_late_record_changes_nothing_if_another_call_was_made(outbox: Ou
 
 
 @pytest.mark.parametrize("state", ["accepted", "succeeded", "failed", "rejected"])
-async def test_a_late_record_changes_nothing_that_is_known(outbox: Outbox, state: str) -> None:
+async def test_a_late_record_changes_no_final_state(outbox: Outbox, state: str) -> None:
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, state=state)
@@ -166,4 +170,4 @@ async def test_a_late_record_is_logged_with_its_request_id(
     assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
     answer.set()
     assert await slow == {}
-    assert "not recorded, as another call was made meanwhile: entry 1: accepted r1" in caplog.text
+    assert "ignored, as a later call was made: entry 1: accepted r1" in caplog.text

@@ -1,8 +1,8 @@
 """
 The database below an outbox and a shared bucket, SQLite or PostgreSQL.
 
-`_database.py` runs transactions, `_schema.py` has the tables, `_sql.py` executes statements, the
-others have them: one function each, given a connection within a transaction.
+`_database.py` runs transactions, `_schema.py` has the tables, `_sql.py` executes statements. The
+other modules contain the statements, as functions that get a connection within a transaction.
 """
 
 from leadpost.outbox.database._database import DEFAULT_URL, AccountDatabase, Database

@@ -1,4 +1,4 @@
-"""A worker's statements: claiming an entry, recording what became of the call, looking after it."""
+"""A worker's statements: claim an entry, record the result of its call, expire it without one."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from leadpost.outbox.database._entries import EntryState, add_changes
 from leadpost.outbox.database._sql import execute, is_sqlite, storable
 
 OVERDUE = 30.0
-"""Seconds after the end of a call's time at which its entry is `uncertain`, without a record."""
+"""Seconds after a call must have ended until its entry is `uncertain`, if it has no record."""
 
 
 @frozen
 class Claim:
     """
-    An entry for which a call is made.
+    An entry claimed for a call.
 
     Attributes:
-        id: The entry.
-        call_id: The call, by a number made at random.
+        id: The entry's id.
+        call_id: The random id of the call.
         activity: The activity as JSON.
         failures: How many of the earlier calls count as failures.
-        in_doubt: Whether an earlier one may have arrived.
+        is_uncertain: Whether an earlier call may have arrived.
     """
 
     id: int
     call_id: str
     activity: str = field(repr=False)
     failures: int
-    in_doubt: bool
+    is_uncertain: bool
 
 
 async def next_due(connection: AsyncConnection, account: str, key_prefix: str = "") -> float | None:
@@ -46,7 +46,7 @@ async def next_due(connection: AsyncConnection, account: str, key_prefix: str = 
     query = f"SELECT EXISTS (SELECT 1 {pending} AND due_at <= {{now}})"
     if (await execute(connection, query, **values)).scalar_one():
         return 0.0
-    # Few are pending and not due: as many as failed within the longest pause.
+    # Only few are pending and not due: those that failed within the longest pause.
     query = f"SELECT min(due_at) - {{now}} {pending}"
     seconds: float | None = (await execute(connection, query, **values)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
@@ -62,9 +62,10 @@ async def claim(
     key_prefix: str = "",
 ) -> Claim | None:
     """
-    Mark the next due entry, none of `but`, as `sending`, and return it; None if none is due.
+    Mark the next due entry as `sending`, and return it; None if none is due.
 
-    `call_id` is made at random. The call must have ended within `call_time` seconds.
+    Entries with an id in `but` are skipped. `call_id` is a new random id. The call must end within
+    `call_time` seconds.
     """
     claimed = await execute(
         connection,
@@ -91,8 +92,8 @@ async def claim(
     if row is None:
         return None
     await add_changes(connection, [row.id], "sending", f"call {row.calls}")
-    in_doubt = row.error_type == DeliveryUncertain.__name__
-    return Claim(row.id, call_id, row.activity, row.failures, in_doubt)
+    is_uncertain = row.error_type == DeliveryUncertain.__name__
+    return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
 
 
 async def record(
@@ -107,14 +108,14 @@ async def record(
     failed: bool = False,
 ) -> bool:
     """
-    Record what became of a call.
+    Record the result of a call.
 
-    The entry is in this state from now on, and due `due_in` seconds later: to be sent again, or its
-    status to be asked for. `failed` says whether the call counts as a failure.
+    The entry gets this state, and is due in `due_in` seconds: for a retry, or for a query of its
+    status. `failed` says whether the call counts as a failure.
 
     Returns:
-        Whether it was recorded: not if another call was made for the entry meanwhile, or if what
-        became of this one is known already.
+        Whether it was recorded. It is not if a later call was made for the entry, or if another
+        result is already recorded.
     """
     message = None if error is None else storable(str(error))
     request_id = None if request_id is None else storable(request_id)
@@ -142,7 +143,7 @@ async def record(
         note = f"RequestID {request_id}" if request_id else message or ""
         await add_changes(connection, [of.id], state, note)
         return True
-    # Recorded before, and only its COMMIT was not heard of?
+    # It may have been recorded already, if the answer to a COMMIT was lost.
     same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
     found = await execute(connection, same, id=of.id, call_id=of.call_id, state=state)
     return found.one_or_none() is not None
@@ -150,10 +151,10 @@ async def record(
 
 async def release(connection: AsyncConnection, account: str, call_ids: Collection[str]) -> int:
     """
-    Make entries pending again that were claimed for calls which were never made.
+    Make entries pending again whose claims were followed by no call.
 
-    The connection was lost while the claim was committed, and the worker made no call for it. They
-    may be `uncertain` by now, if somebody looked late. A doubt that an earlier call left stays.
+    The worker lost the connection during the COMMIT of the claim, and made no call. The entry may
+    already be `uncertain`, because its call expired. That an earlier call may have arrived is kept.
     """
     released = await execute(
         connection,
@@ -170,13 +171,13 @@ async def release(connection: AsyncConnection, account: str, call_ids: Collectio
 
 
 async def expire(connection: AsyncConnection, account: str) -> int:
-    """Make entries `uncertain` whose call must have ended long ago, and return their number."""
+    """Make entries `uncertain` whose call ended long ago without a record; return their number."""
     expired = await execute(
         connection,
         """
         UPDATE leadpost_entries
         SET state = 'uncertain', changed_at = {now}, error_type = :error_type,
-            message = 'its call has not been recorded: it may have arrived'
+            message = 'its call was not recorded: it may have arrived'
         WHERE account = :account AND state = 'sending' AND ends_by < {now} - :overdue
         RETURNING id
         """,
@@ -184,12 +185,12 @@ async def expire(connection: AsyncConnection, account: str) -> int:
         error_type=DeliveryUncertain.__name__,
         overdue=OVERDUE,
     )
-    note = "its call has not been recorded"
+    note = "its call was not recorded"
     return await add_changes(connection, expired.scalars(), "uncertain", note)
 
 
 async def be_seen(connection: AsyncConnection, account: str, away_for: float | None) -> None:
-    """Note that a worker of the account is alive, and for how long LeadSquared has been away."""
+    """Record that a worker of the account is alive, and for how long LeadSquared has been away."""
     await execute(
         connection,
         """
@@ -202,7 +203,7 @@ async def be_seen(connection: AsyncConnection, account: str, away_for: float | N
 
 
 async def sum_up(connection: AsyncConnection, account: str) -> None:
-    """Add up the changes of the numbers of entries; only PostgreSQL's triggers leave them apart."""
+    """Sum up the counts of entries, which PostgreSQL's triggers write as separate rows."""
     if is_sqlite(connection):
         return
     await execute(

@@ -1,4 +1,4 @@
-"""One database, SQLite or PostgreSQL: its connections, transactions that end, errors made clear."""
+"""One database, SQLite or PostgreSQL: its connections, transactions, time-outs and errors."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ P = ParamSpec("P")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 """Statements within one transaction."""
 AccountWork = Callable[Concatenate[AsyncConnection, str, P], Awaitable[T]]
-"""The same on the entries of one account: is given the account, and arguments of its own."""
+"""The same for one account: called with a connection, the account, and its own arguments."""
 
 DEFAULT_URL = "sqlite:///leadpost.db"
 """A file in the working directory."""
 _ROLLBACK_WAIT = 0.75
-"""Seconds in which a cancelled transaction is rolled back; then it is left behind."""
+"""Seconds to wait for the rollback of a cancelled transaction; then it is left behind."""
 _IDLE = "5000"
-"""Milliseconds after which PostgreSQL ends a transaction of ours that does nothing."""
+"""Milliseconds after which PostgreSQL ends an idle transaction of ours."""
 
 
 class Database:
@@ -47,11 +47,11 @@ class Database:
     The tables at one URL.
 
     Args:
-        url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DATABASE`, with the options that
-            libpq knows; `pgbouncer=true` for a PgBouncer in transaction mode.
-        connections: How many to keep at most.
+        url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DATABASE`, with the options of
+            libpq, and `pgbouncer=true` for a PgBouncer in transaction mode.
+        connections: The most connections.
         durable: Whether a transaction is on disk when it returns, whatever the database's default.
-            If not, SQLite's survives the death of the process, but not that of the machine.
+            If not, a transaction of SQLite survives a crash of the process, but not of the machine.
 
     Raises:
         OutboxError: the URL cannot be used.
@@ -75,12 +75,12 @@ class Database:
 
     async def open(self) -> None:
         """
-        Connect, and create the tables if they are missing; nothing is written if they are there.
+        Connect, and create the tables if they are missing; nothing is written if they exist.
 
         Raises:
-            OutboxError: the database cannot be used, or its tables are of another version.
+            OutboxError: the database cannot be used, or has tables of another version.
         """
-        # Here and not in __init__: connections belong to one event loop, and to one process.
+        # Here, not in __init__: connections belong to one event loop, and to one process.
         self._open, self._threads = set[Connection](), set[Thread]()
         self._engine = create_engine(
             self._url, self._connections, self._open, self._threads, durable=self._durable
@@ -95,7 +95,7 @@ class Database:
             raise
 
     async def aclose(self) -> None:
-        """Close the connections; those on which the database hangs are cut."""
+        """Close the connections; cut those on which the database does not answer."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
@@ -108,27 +108,27 @@ class Database:
             if hangs or self._left_behind:
                 for connection in list(self._open):
                     connection.terminate()
-            # aiosqlite's threads say goodbye to the event loop, which may be closed by then.
+            # aiosqlite's threads call the event loop at their end: wait, or it may be closed first.
             ends_at = time.monotonic() + _ROLLBACK_WAIT
             while any(map(Thread.is_alive, self._threads)) and time.monotonic() < ends_at:  # noqa: ASYNC110  nothing tells
                 await asyncio.sleep(0.001)
 
     async def _dispose(self, engine: AsyncEngine) -> None:
-        if self._left_behind:  # they would return their connections to nobody
+        if self._left_behind:  # they could not return their connections afterwards
             await asyncio.wait(self._left_behind, timeout=_ROLLBACK_WAIT)
         await engine.dispose()
 
     async def write(self, work: Work[T], within: float | None = LONGEST_WAIT) -> T:
         """
-        Do some work in a transaction of its own, which is committed when this returns.
+        Run `work` in its own transaction, which is committed when this returns.
 
         Args:
-            work: What to do.
-            within: Seconds in which it has to end, None for as long as each statement ends.
+            work: The statements.
+            within: Seconds in which it must end; None to limit only each statement.
 
         Raises:
-            OutboxError: it was not done; or, if the connection was lost during the COMMIT, nobody
-                can tell. The same after a cancellation during the COMMIT.
+            OutboxError: it was rolled back; but if the connection was lost, or this was cancelled,
+                during the COMMIT, it may have been committed.
         """
 
         async def transaction() -> T:
@@ -139,15 +139,15 @@ class Database:
 
         if not self.is_sqlite:
             return await self._run(transaction(), within)
-        async with self._writes:  # the lock of SQLite is not fair, this one is
+        async with self._writes:  # SQLite's lock is not fair, this one is
             return await self._run(self._once_unlocked(transaction, within), within)
 
     async def read(self, work: Work[T]) -> T:
         """
-        Ask something.
+        Run `work`, which only reads, in a transaction.
 
         Raises:
-            OutboxError: it cannot be asked.
+            OutboxError: the database failed.
         """
 
         async def asking() -> T:
@@ -161,7 +161,7 @@ class Database:
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
-            raise RuntimeError(f"{self!r} is used within `async with`")
+            raise RuntimeError(f"{self!r} is not open: use it within `async with`")
         return self._engine
 
     async def _once_unlocked(
@@ -176,10 +176,10 @@ class Database:
             except FAILURES as failure:
                 if not is_locked(failure) or loop.time() > ends_at:
                     raise
-            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # some locks are refused without any wait
+            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
 
     async def _run(self, work: Coroutine[Any, Any, T], within: float | None = LONGEST_WAIT) -> T:
-        """Run some work in a task, which is left behind if the database does not let it end."""
+        """Run `work` in a task, which is left behind if the database does not let it end."""
         task = asyncio.create_task(work)
         ended = False
         try:
@@ -191,7 +191,7 @@ class Database:
             raise OutboxUnavailable(f"{self.name}: no answer within {within:g} s")
         failure = task.exception()
         if isinstance(failure, FAILURES):
-            # Not `from failure`, nor within an `except`: it shows statements and their values.
+            # Not `from failure`, nor within an `except`: that shows statements and their values.
             raise outbox_error(failure, self._url)
         return task.result()
 
@@ -200,7 +200,7 @@ class Database:
         task.cancel()
         self._left_behind.add(task)
         task.add_done_callback(self._left_behind.discard)
-        # Else asyncio would log its exception.
+        # Or else asyncio would log its exception.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + _ROLLBACK_WAIT
@@ -216,19 +216,19 @@ class Database:
 
 @frozen
 class AccountDatabase:
-    """One account's entries in a database: each work is a transaction of its own."""
+    """One account's entries in a database. Each call runs in its own transaction."""
 
     database: Database
     account: str
 
     async def read(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Ask something, see `Database.read`."""
+        """Run `work`, see `Database.read`."""
         return await self.database.read(
             lambda connection: work(connection, self.account, *args, **details)
         )
 
     async def write(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Do some work, see `Database.write`."""
+        """Run `work`, see `Database.write`."""
         return await self.database.write(
             lambda connection: work(connection, self.account, *args, **details)
         )
@@ -238,10 +238,10 @@ def _begin(*, durable: bool) -> sa.TextClause:
     """
     Build the statement that begins a transaction on PostgreSQL.
 
-    Its settings end with the transaction, as a PgBouncer lends sessions out. Where the database's
-    default is stricter, it stays. The planner is told to keep to the indexes, which the statements
-    are written for: without statistics, after a million entries were put at once, it would sort
-    them all for each claim.
+    Its settings end with the transaction, as PgBouncer shares sessions. If the database's default
+    is stricter, it stays. The planner must use the indexes, which exist for these statements:
+    without statistics, after a million entries were put at once, it would sort them all for each
+    claim.
     """
     durability = (
         "CASE WHEN current_setting('synchronous_commit') = 'off'"
@@ -258,18 +258,18 @@ def _begin(*, durable: bool) -> sa.TextClause:
 
 
 def _create_file(url: DatabaseUrl) -> None:
-    """Create the file of SQLite so that only its owner can read it, if there is none."""
+    """Create SQLite's file, if it is missing, readable only by its owner."""
     if url.path is None:
         return
     failure: OSError | None = None
     try:
         os.close(os.open(Path(url.path), os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        # If aiosqlite cannot open a file, its thread outlives the event loop. It is not opened to
-        # see: closing it would take away the locks that other connections of this process have.
+        # If aiosqlite cannot open a file, its thread outlives the event loop: so check before. Do
+        # not open it for that: closing it would release the locks of this process's connections.
         if Path(url.path).is_dir() or not os.access(url.path, os.R_OK):
             failure = PermissionError(errno.EACCES, "the file cannot be opened")
     except OSError as error:
         failure = error
-    if failure is not None:  # not within the `except`: it shows the whole path
+    if failure is not None:  # not within the `except`: that shows the whole path
         raise outbox_error(failure, url)

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  these are statements, and nothing of a caller's is in them
-"""What people change by hand: retry, replace, arrived, adopt, prune; and whose entries they are."""
+"""Changes made by hand: retry, replace, arrived, adopt, prune; and the keys of an account."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leadpost.outbox.database._entries import (
 from leadpost.outbox.database._sql import execute, execute_many
 
 REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")
-"""States in which an entry surely did not get through."""
+"""States of entries that were not accepted."""
 
 _AGAIN = """
     state = 'pending', changed_at = {now}, due_at = 0, request_id = NULL, failures = 0, checks = 0
@@ -36,7 +36,7 @@ async def retry(
     """
     Make the first 500 entries in these states pending again, and return their ids.
 
-    Only those with an id above `after`, and only those of `ids` (at most 500), unless it is None.
+    Only entries with an id above `after`, and in `ids` (at most 500), unless that is None.
     """
     found = await execute(
         connection,
@@ -60,10 +60,12 @@ async def retry(
 
 async def replace(connection: AsyncConnection, account: str, activities: Mapping[str, str]) -> None:
     """
-    Give entries another activity each, as JSON by their keys, and make them pending again.
+    Replace the activities of entries, and make the entries pending again.
+
+    `activities` maps the keys of the entries to activities as JSON.
 
     Raises:
-        KeyConflict: one is not there, or may have got through; then none was replaced.
+        KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
     """
     # In the order of the keys, so that two callers cannot wait for each other.
     keys = sorted(activities)
@@ -84,7 +86,7 @@ async def _replace(connection: AsyncConnection, account: str, part: Mapping[str,
         for key in part
         if key not in found
         or found[key].state not in REPLACEABLE
-        # A pending entry may be in doubt, if posts in doubt are repeated.
+        # A pending entry may have arrived, if uncertain posts are retried.
         or found[key].error_type == DeliveryUncertain.__name__
     ]
     if conflicts:
@@ -93,7 +95,7 @@ async def _replace(connection: AsyncConnection, account: str, part: Mapping[str,
             " replaced",
             keys=conflicts[:KEYS_SHOWN],
         )
-    # An answer to an earlier call, if one still comes, is not about another activity.
+    # A late answer to an earlier call does not apply to a new activity.
     update = f"""
         UPDATE leadpost_entries
         SET {_AGAIN}, activity = :activity, error_type = NULL, message = NULL,
@@ -108,7 +110,7 @@ async def _replace(connection: AsyncConnection, account: str, part: Mapping[str,
 
 
 async def arrived(connection: AsyncConnection, account: str, ids: Sequence[int]) -> int:
-    """Make those of at most 500 entries `succeeded` that are uncertain; return their number."""
+    """Make uncertain ones of at most 500 entries `succeeded`, and return their number."""
     update = """
         UPDATE leadpost_entries
         SET state = 'succeeded', changed_at = {now}, error_type = NULL, message = NULL
@@ -119,7 +121,7 @@ async def arrived(connection: AsyncConnection, account: str, ids: Sequence[int])
 
 
 async def register(connection: AsyncConnection, account: str, fingerprint: str) -> None:
-    """Note with which keys the entries of an account are posted, if that is not known."""
+    """Record which keys the entries of an account are posted with, if none are recorded."""
     insert = """
         INSERT INTO leadpost_accounts (account, fingerprint) VALUES (:account, :fingerprint)
         ON CONFLICT (account) DO NOTHING
@@ -128,7 +130,7 @@ async def register(connection: AsyncConnection, account: str, fingerprint: str) 
 
 
 async def fingerprint_of(connection: AsyncConnection, account: str) -> str | None:
-    """Return the fingerprint of the keys with which an account's entries are posted."""
+    """Return the fingerprint of the keys that an account's entries are posted with."""
     query = "SELECT fingerprint FROM leadpost_accounts WHERE account = :account"
     found: str | None = (await execute(connection, query, account=account)).scalar()
     return found
@@ -138,13 +140,13 @@ async def adopt(
     connection: AsyncConnection, account: str, fingerprint: str | None, previous: str
 ) -> int:
     """
-    Hand the entries of another account, or of this one's former keys, over to this account.
+    Transfer the entries of another account, or of this one's previous keys, to this account.
 
-    `fingerprint` is that of its present keys, None if they are not known. Return the number of
-    entries that changed hands.
+    `fingerprint` is that of its present keys, None if they are unknown. Return the number of
+    transferred entries.
 
     Raises:
-        KeyConflict: both have entries of the same keys.
+        KeyConflict: both accounts have entries of the same keys.
     """
     values = {"account": account, "previous": previous}
     if fingerprint is not None:
@@ -169,10 +171,10 @@ async def adopt(
 
 
 async def prune(connection: AsyncConnection, account: str, older_than: float) -> int:
-    """Delete at most 500 entries that were finished so many seconds ago; return their number."""
+    """Delete at most 500 entries that finished `older_than` seconds ago; return their number."""
     old = await execute(
         connection,
-        # Locked, or else one that is retried meanwhile would go, too.
+        # Locked, or else an entry that is retried meanwhile would be deleted too.
         f"""
         SELECT id FROM leadpost_entries
         WHERE account = :account AND state IN ('succeeded', 'failed', 'rejected')

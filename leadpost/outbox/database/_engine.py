@@ -1,4 +1,4 @@
-"""The engines of SQLAlchemy, one for SQLite and one for PostgreSQL: how connections are made."""
+"""SQLAlchemy's engines for SQLite and PostgreSQL: how connections are made."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from leadpost.outbox.database._urls import DatabaseUrl
 
 LONGEST_WAIT = 60.0
-"""Seconds for one transaction, the wait for SQLite's lock or a free connection included."""
+"""Seconds for one transaction, including the wait for SQLite's lock or a free connection."""
 SQLITE_LOCK_WAIT = 0.25
 """Seconds to wait for SQLite's lock at a time: nothing can interrupt this wait."""
-Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic in its stubs alone
+Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic only in its stubs
 
 
 def create_engine(
@@ -33,10 +33,10 @@ def create_engine(
     durable: bool,
 ) -> AsyncEngine:
     """
-    Return an engine. It holds no connection yet.
+    Return an engine without any connection yet.
 
-    Open connections to PostgreSQL are noted in `opened`, the threads of those to SQLite in
-    `threads`. If `durable`, SQLite waits for the disk on every COMMIT; on PostgreSQL this is a
+    Open connections to PostgreSQL are added to `opened`, the threads of connections to SQLite to
+    `threads`. If `durable`, SQLite waits for the disk on every COMMIT; for PostgreSQL this is a
     setting of each transaction.
     """
     options: dict[str, Any] = {
@@ -65,7 +65,7 @@ def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, An
     if url.is_pooled:
         # A statement prepared in one session of the server is unknown in the next.
         arguments["prepared_statement_cache_size"] = 0
-        arguments["prepared_statement_name_func"] = str  # none has a name
+        arguments["prepared_statement_name_func"] = str  # returns "": statements have no name
     return create_async_engine(
         "postgresql+asyncpg://",
         connect_args=arguments,
@@ -78,7 +78,7 @@ def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, An
 def _connector(
     url: DatabaseUrl, opened: set[Connection]
 ) -> Callable[[], Coroutine[Any, Any, Connection]]:
-    """Return what connects to the first host that can be used."""
+    """Return a function that connects to the first usable host."""
     options: dict[str, Any] = dict(url.connect)
     if url.is_pooled:
         options["statement_cache_size"] = 0
@@ -86,8 +86,8 @@ def _connector(
     async def connect() -> Connection:
         failures: list[Exception] = []
         for host, port in url.hosts:
-            # One by one: asyncpg's own loop has one time-out for all hosts, so a first one that
-            # does not answer would keep it from the second.
+            # One by one: asyncpg's own loop has one time-out for all hosts, so it would never try
+            # the second host if the first does not answer.
             try:
                 connection: Connection = await asyncpg.connect(
                     host=host,
@@ -114,26 +114,26 @@ def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:
 def _set_up(synchronous: str, connection: Any, _: object) -> None:
     connection.isolation_level = None  # or else sqlite3 would begin transactions by itself
     cursor = connection.cursor()
-    # The file may be locked just now, or read-only; without it, readers and writers wait for each
-    # other, nothing else changes.
+    # The file may be locked at the moment, or read-only. Without WAL, readers and writers wait for
+    # each other; nothing else changes.
     with suppress(sqlite3.DatabaseError):
         cursor.execute("PRAGMA journal_mode = WAL")
     try:
         cursor.execute(f"PRAGMA synchronous = {synchronous}")
-    except sqlite3.DatabaseError:  # locked, damaged or none: not to be used without this setting
+    except sqlite3.DatabaseError:  # locked, damaged or no database: unusable without this setting
         connection.close()  # the pool would leave it, and its thread, to the garbage collector
         raise
     cursor.close()
 
 
 def _roll_back(connection: Any, *_: object) -> None:
-    # SQLAlchemy closes a connection in whose use it was cancelled. SQLite closes it in truth when
-    # its last cursor is gone; until then an open transaction would keep the file locked.
+    # SQLAlchemy closes a connection if its use was cancelled. SQLite really closes it only after
+    # its last cursor, and until then an open transaction would keep the file locked.
     with suppress(sqlite3.Error):
         connection.rollback()
 
 
 def _begin(connection: sa.Connection) -> None:
-    # The write lock is taken at once: two readers that both want to write would be stuck.
+    # Take the write lock at once: two readers that both want to write would deadlock.
     reads = connection.get_execution_options().get("leadpost_reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  these are statements, and nothing of a caller's is in them
-"""Entries: putting them, and asking for them."""
+"""Entries: statements that put and read them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +23,9 @@ EntryState = Literal[
 STATES: tuple[EntryState, ...] = get_args(EntryState)
 """Every state, in the order of an entry's life."""
 PART = 500
-"""Entries or keys that one statement is about at most."""
+"""The most entries or keys of one statement."""
 KEYS_SHOWN = 20
-"""Keys that an error names at most."""
+"""The most keys that an error names."""
 
 
 @frozen
@@ -34,22 +34,22 @@ class Entry:
     One activity in an outbox.
 
     Attributes:
-        id: Its number, in the order of putting.
+        id: Its number, in the order in which entries were put.
         key: The caller's name for it, None without one.
-        priority: The higher, the sooner it is sent.
-        state: `pending` (to be sent), `sending` (a call is in flight), `accepted` (LeadSquared's
-            queue has it, under the RequestID), `succeeded` (the lead has it), `failed` (surely not
-            on the lead), `rejected` (LeadSquared refused it, and would again), `uncertain` (may
-            have arrived).
-        activity: The activity in LeadSquared's JSON shape. One that was inserted by others may be
-            any JSON value.
+        priority: Entries with a higher priority are sent sooner.
+        state: `pending` (to be sent), `sending` (a call is in flight), `accepted` (in LeadSquared's
+            queue, under the RequestID), `succeeded` (on the lead), `failed` (not on the lead),
+            `rejected` (LeadSquared found it wrong, and would again), `uncertain` (may have
+            arrived).
+        activity: The activity in LeadSquared's JSON shape. If plain SQL inserted it, it may be any
+            JSON value.
         put_at: When it was put.
-        changed_at: When its state changed last.
+        changed_at: When its state last changed.
         calls: How many calls were made for it.
         request_id: LeadSquared's RequestID.
-        activity_id: The id of the activity, once it is known.
-        error_type: Why it is in its state: the name of an error class of `leadpost`.
-        message: The same in words, LeadSquared's among them.
+        activity_id: The id of the activity, once known.
+        error_type: The reason for its state: the name of an error class of `leadpost`.
+        message: The reason in words, which may be LeadSquared's.
     """
 
     id: int
@@ -72,9 +72,9 @@ class Change:
     One change of an entry's state.
 
     Attributes:
-        state: The state from then on.
-        at: When it was.
-        note: What there is to say about it.
+        state: The new state.
+        at: When it changed.
+        note: The reason, None without one.
     """
 
     state: EntryState
@@ -85,14 +85,13 @@ class Change:
 @frozen
 class Health:
     """
-    How an account's entries, and whoever posts them, are doing.
+    The condition of an account's entries and workers.
 
     Attributes:
         counts: The number of entries in each state.
         oldest_pending: Seconds since the oldest pending entry was put, None if none is pending.
-        is_working: Whether a worker has been seen within the last minute.
-        away_since: Since when LeadSquared has been away, None if it is not, as far as the workers
-            know.
+        is_working: Whether a worker was alive within the last minute.
+        away_since: When the outage of LeadSquared began, None without one, as far as workers know.
     """
 
     counts: Mapping[EntryState, int]
@@ -103,7 +102,7 @@ class Health:
 
 @frozen
 class New:
-    """What is put: an activity as JSON, with its key and priority."""
+    """An entry to put: an activity as JSON, with its key and priority."""
 
     activity: str = field(repr=False)
     key: str | None
@@ -122,7 +121,7 @@ def moment(seconds: float) -> datetime:
 
 
 def loaded(activity: str) -> Any:
-    """Return an activity of the table; as text, if Python cannot read what the database took."""
+    """Return an activity of the table; as text, if Python cannot parse it."""
     try:
         return json.loads(activity)
     except (ValueError, RecursionError):
@@ -140,13 +139,13 @@ def _entry(row: sa.Row[Any]) -> Entry:
 def insert_into(
     dialect: sa.Dialect, table: sa.TableClause, *key: sa.ColumnClause[Any]
 ) -> postgresql.Insert | sqlite.Insert:
-    """Build an INSERT that leaves a row of the same key as it is."""
+    """Build an INSERT that leaves an existing row of the same key unchanged."""
     if dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing(key)
     return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
 
 
-# Putting. Synchronous, for connections of either kind; built by SQLAlchemy, for drivers of any.
+# Putting: synchronous, for both kinds of connections; built by SQLAlchemy, for any driver.
 
 
 def _insert(connection: sa.Connection) -> Any:
@@ -165,7 +164,7 @@ def _row(account: str, new: New) -> dict[str, Any]:
 
 def put_one(connection: sa.Connection, account: str, new: New) -> int:
     """
-    Insert an entry, or leave the one of its key as it is, and return its id.
+    Insert an entry, or keep the existing one of its key, and return its id.
 
     Raises:
         KeyConflict: the entry of this key has another activity.
@@ -177,10 +176,10 @@ def put_one(connection: sa.Connection, account: str, new: New) -> int:
 
 def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> int:
     """
-    Insert entries, and leave those of known keys as they are.
+    Insert entries, and keep existing ones of the same keys.
 
     Returns:
-        How many are new.
+        The number of new entries.
 
     Raises:
         KeyConflict: the entry of a key has another activity.
@@ -188,7 +187,7 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
     rows = [_row(account, new) for new in news]
     if not is_sqlite(connection):
         # Inserted in the order of their keys, so that two callers cannot wait for each other, but
-        # numbered in the order in which they came.
+        # with ids in the order of the input.
         numbers = sa.text(
             "SELECT nextval(pg_get_serial_sequence('leadpost_entries', 'id'))"
             " FROM generate_series(1, :count)"
@@ -210,7 +209,7 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
 def _check_known(
     connection: sa.Connection, account: str, rows: Sequence[dict[str, Any]]
 ) -> list[int]:
-    """Compare what is put with the entries of its keys, and return their ids."""
+    """Compare rows with the existing entries of their keys, and return the entries' ids."""
     wanted = {row["key"]: row["activity"] for row in rows if row["key"] is not None}
     query = _of_keys(connection, "entry.key, entry.id, entry.activity")
     values = {"account": account, "keys": json.dumps([*wanted])}
@@ -225,10 +224,10 @@ def _check_known(
         key, activity = next(iter(conflicts.items()))
         names = _differing(activities[key], activity)
         those = (
-            f"the key is taken by another activity (different: {names})"
+            f"the key belongs to another activity (different: {names})"
             if len(rows) == 1
-            else f"{len(conflicts)} of the keys are taken by other activities (of the first one,"
-            f" different: {names})"
+            else f"{len(conflicts)} of the keys belong to other activities (different in the first"
+            f" one: {names})"
         )
         raise KeyConflict(f"{those}; nothing was put", keys=list(conflicts)[:KEYS_SHOWN])
     return [row.id for row in found]
@@ -253,15 +252,15 @@ def _sorted(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-# Looking.
+# Reading.
 
 
 def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) -> str:
     """
-    Build the query that looks entries up one by one, by an index.
+    Build a query that looks up entries one by one, by an index.
 
-    PostgreSQL has no statistics of what was put just now, and would rather read all entries of the
-    account than look for 500.
+    PostgreSQL has no statistics yet of new entries, and would rather read all entries of the
+    account than look up 500.
     """
     if is_sqlite(connection):  # its CROSS JOIN keeps the order
         of_wanted = f"({wanted}) AS wanted CROSS JOIN leadpost_entries AS entry"
@@ -296,11 +295,11 @@ async def page(
     limit: int,
 ) -> list[Entry]:
     """Return the first entries in these states whose id is above `after`."""
-    # State by state: an index has each state's entries in the order of their ids.
+    # State by state: an index contains each state's entries in the order of their ids.
     condition, order = "state = :state_{0} AND id > :after", "id"
     if not is_sqlite(connection):
-        # In the order of state and id, which only that index has. In that of the ids, PostgreSQL
-        # might read the primary key, and with it all the entries of other states in between.
+        # Ordered by state and id, as only that index is. Ordered by id, PostgreSQL might read the
+        # primary key, and with it all entries of other states in between.
         condition = "(state, id) > (:state_{0}, :after) AND state <= :state_{0}"
         order = "state, id"
     parts = [
@@ -325,7 +324,7 @@ async def page(
 async def count(
     connection: AsyncConnection, account: str, key_prefix: str = ""
 ) -> dict[EntryState, int]:
-    """Count the entries by state: all, or those with a prefix."""
+    """Count the entries by state: all, or those whose key has a prefix."""
     if key_prefix:
         query = """
             SELECT state, count(*) FROM leadpost_entries
@@ -352,7 +351,7 @@ async def count_of_others(connection: AsyncConnection, account: str) -> dict[str
 
 
 async def health(connection: AsyncConnection, account: str, seen_within: float) -> Health:
-    """Return how the account's entries and workers are doing."""
+    """Return the condition of the account's entries and workers."""
     oldest = """
         SELECT {now} - put_at FROM leadpost_entries
         WHERE account = :account AND state = 'pending' ORDER BY id LIMIT 1
@@ -373,7 +372,7 @@ async def health(connection: AsyncConnection, account: str, seen_within: float) 
 
 
 async def history(connection: AsyncConnection, account: str, entry_id: int) -> list[Change]:
-    """Return every change of an entry's state, the putting first."""
+    """Return every change of an entry's state, oldest first."""
     query = """
         SELECT 'pending' AS state, put_at AS at, NULL AS note, 0 AS id FROM leadpost_entries
         WHERE account = :account AND id = :id
@@ -390,7 +389,7 @@ async def history(connection: AsyncConnection, account: str, entry_id: int) -> l
 async def add_changes(
     connection: AsyncConnection, ids: Iterable[int], state: EntryState, note: str
 ) -> int:
-    """Add to the history that these entries came into a state, and why; return their number."""
+    """Add the new state of entries, and the reason, to their histories; return their number."""
     rows = [{"id": id_, "state": state, "note": storable(note)} for id_ in ids]
     insert = "INSERT INTO leadpost_changes (entry_id, state, note) VALUES (:id, :state, :note)"
     await execute_many(connection, insert, rows)

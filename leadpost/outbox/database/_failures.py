@@ -1,4 +1,4 @@
-"""What a database says when it fails: does it pass, and what to do about it."""
+"""Failures of a database: whether they may be temporary, and what to do about them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAILURES = (
     sqlite3.Error,
     OSError,
 )
-"""What a database raises: OSError and the drivers' own errors come from connecting."""
+"""Errors of a database; OSError and the drivers' own errors come from connecting."""
 
 _MAY_WRITE = "does the folder exist, and may this user write there?"
 
@@ -43,7 +43,7 @@ _SQLITE = {
     "SQLITE_NOTADB": (OutboxError, "the file is not a SQLite database: choose another name"),
     "SQLITE_IOERR": (OutboxUnavailable, "the disk cannot be read or written: is it failing?"),
 }
-"""By the beginning of the name of SQLite's error."""
+"""By the start of the name of SQLite's error."""
 
 _POOLER = "the connections of a pooler such as PgBouncer are shared: add pgbouncer=true to the URL"
 _POSTGRESQL = {
@@ -77,22 +77,22 @@ _POSTGRESQL = {
     "XX001": (OutboxError, "the server's data are damaged"),
     "XX002": (OutboxError, "an index of the server is damaged: REINDEX it"),
 }
-"""By the beginning of the SQLSTATE."""
+"""By the start of the SQLSTATE."""
 
 _PASSES = re.compile(
     r"connections? (exceeded|allowed)|_timeout|shutting down|server conn|server login|pause failed"
     r"|memory|exhaustion|forced disconnect|closed"
 )
-"""What PgBouncer says when it is not the client's fault; all its errors have the same SQLSTATE."""
+"""PgBouncer's errors that are not the client's fault; all its errors have the same SQLSTATE."""
 
 
 def outbox_error(failure: BaseException, url: DatabaseUrl) -> OutboxError:
     """
-    Return the error that says what failed and what to do, without any value of a statement.
+    Return an error that says what failed and what to do, without any value of a statement.
 
     Args:
         failure: One of `FAILURES`.
-        url: The database's.
+        url: The URL of the database.
     """
     kind, what = _sqlite(failure) if url.path is not None else _postgresql(failure, url)
     return kind(f"{url.name}: {what}")
@@ -104,7 +104,7 @@ def is_locked(failure: Exception) -> bool:
 
 
 def _origin(failure: BaseException) -> BaseException:
-    # asyncpg's own error is below SQLAlchemy's adapter, and that below SQLAlchemy's error.
+    # asyncpg's error is the cause of the adapter's error, which SQLAlchemy's error wraps.
     if isinstance(failure, DBAPIError) and failure.orig is not None:
         return failure.orig.__cause__ or failure.orig
     return failure
@@ -134,18 +134,18 @@ def _postgresql(failure: BaseException, url: DatabaseUrl) -> tuple[type[OutboxEr
     if isinstance(origin, asyncpg.ClientConfigurationError):
         return OutboxError, "asyncpg cannot use an option of the URL, the environment or service"
     if isinstance(origin, asyncpg.UnsupportedClientFeatureError | ValueError):
-        return OutboxError, type(origin).__name__  # such as a number that is too big
+        return OutboxError, type(origin).__name__  # such as a number that is too large
     if isinstance(origin, NoConnection):
         return OutboxUnavailable, "no connection was free for too long"
     is_lost = isinstance(failure, DBAPIError) and failure.connection_invalidated
-    # asyncpg calls it an internal error of its own when a server stops in mid-sentence.
+    # asyncpg raises an internal error if a server stops in the middle of a message.
     if is_lost or isinstance(origin, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return OutboxUnavailable, f"no connection ({type(origin).__name__})"
     return OutboxError, type(origin).__name__
 
 
 def _refused(words: str, url: DatabaseUrl) -> tuple[type[OutboxError], str]:
-    """Return what a pooler such as PgBouncer says, in its own words."""
+    """Return the error of a pooler such as PgBouncer, in its own words."""
     for text in url.private:
         words = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "…", words)
     return OutboxUnavailable if _PASSES.search(words) else OutboxError, f"{words} (08P01)"

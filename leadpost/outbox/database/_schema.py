@@ -1,9 +1,8 @@
 """
-The tables of version 1. No key of an account is in them, only a fingerprint of its access key.
+The tables of version 1. They contain no key of an account, only a fingerprint of its access key.
 
-An INSERT of account, key and activity into `leadpost_entries` is all that is needed to put an entry
-in any language: everything else has a default, and what is not JSON is refused. All times are
-seconds since 1970.
+To put an entry from any language, INSERT account, key and activity into `leadpost_entries`: all
+other columns have defaults, and text that is not JSON is an error. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ CREATE TABLE leadpost_entries (
         ('pending', 'sending', 'accepted', 'succeeded', 'failed', 'rejected', 'uncertain')),
     put_at DOUBLE PRECISION DEFAULT {now} NOT NULL,
     changed_at DOUBLE PRECISION DEFAULT {now} NOT NULL,
-    due_at DOUBLE PRECISION DEFAULT 0 NOT NULL, -- not to be sent, or asked about, before
+    due_at DOUBLE PRECISION DEFAULT 0 NOT NULL, -- the earliest time to send or verify it
     calls INTEGER DEFAULT 0 NOT NULL,
     failures INTEGER DEFAULT 0 NOT NULL, -- calls that count as failures
-    checks INTEGER DEFAULT 0 NOT NULL, -- of its status
+    checks INTEGER DEFAULT 0 NOT NULL, -- queries for its status
     call_id TEXT, -- of its latest call
     sent_at DOUBLE PRECISION,
     ends_by DOUBLE PRECISION, -- when its latest call must have ended
@@ -53,7 +52,7 @@ CREATE TABLE leadpost_entries (
     CONSTRAINT leadpost_entries_key UNIQUE (account, key)
 );
 
--- One index for each question that is asked all the time, and small where it can be.
+-- One index for each frequent query, as small as possible.
 CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DESC, id)
     WHERE state = 'pending';
 
@@ -86,14 +85,14 @@ CREATE INDEX leadpost_changes_entry ON leadpost_changes (entry_id);
 CREATE TABLE leadpost_buckets (
     bucket TEXT NOT NULL PRIMARY KEY,
     period DOUBLE PRECISION NOT NULL,
-    version INTEGER NOT NULL, -- of the five columns that follow
+    version INTEGER NOT NULL, -- of the following five columns
     tokens INTEGER NOT NULL, -- how many to use
-    most INTEGER NOT NULL, -- by the limit that LeadSquared named
+    most INTEGER NOT NULL, -- allowed by the limit that LeadSquared named
     rest DOUBLE PRECISION NOT NULL, -- seconds
     named_until DOUBLE PRECISION,
     grow_at DOUBLE PRECISION NOT NULL,
     paused_until DOUBLE PRECISION NOT NULL,
-    trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0: it is due
+    trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0 if it is due
     set_at DOUBLE PRECISION NOT NULL -- when these times were set
 );
 
@@ -101,16 +100,16 @@ CREATE TABLE leadpost_tokens (
     bucket TEXT NOT NULL,
     number INTEGER NOT NULL,
     back_at DOUBLE PRECISION NOT NULL,
-    use_id TEXT, -- of the call that has it
+    use_id TEXT, -- of the call that uses it
     set_at DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (bucket, number)
 );
 
--- The number of entries in each state, kept by triggers: to count a million takes half a second.
+-- The number of entries in each state, kept by triggers: counting a million takes half a second.
 CREATE TABLE leadpost_counts (
     account TEXT NOT NULL,
     state TEXT NOT NULL,
-    part BIGINT NOT NULL, -- 0, or the transaction that changed the number: none waits for another
+    part BIGINT NOT NULL, -- 0, or the transaction of the change, so that none waits for another
     entries BIGINT NOT NULL,
     PRIMARY KEY (account, state, part)
 );
@@ -118,7 +117,7 @@ CREATE TABLE leadpost_counts (
 
 _SQLITE_WORDS = {
     **WORDS["sqlite"],
-    "entry_id": "INTEGER PRIMARY KEY AUTOINCREMENT",  # or one that was pruned could come again
+    "entry_id": "INTEGER PRIMARY KEY AUTOINCREMENT",  # or else ids of pruned entries are reused
     "id": "INTEGER PRIMARY KEY",
     "lead": "lower(json_extract(activity, '$.RelatedProspectId'))",
 }
@@ -126,7 +125,7 @@ _POSTGRESQL_WORDS = {
     **WORDS["postgresql"],
     "entry_id": "BIGSERIAL PRIMARY KEY",
     "id": "BIGSERIAL PRIMARY KEY",
-    # JSON may have the NUL character, PostgreSQL's texts may not.
+    # JSON may contain the NUL character, PostgreSQL's text may not.
     "lead": r"lower(CAST(replace(activity, '\u0000', '\u0001') AS json) ->> 'RelatedProspectId')",
 }
 
@@ -203,23 +202,23 @@ def ddl(dialect: str) -> str:
 
 async def check_version(connection: AsyncConnection) -> bool:
     """
-    Return whether the tables are there.
+    Whether the tables exist.
 
     Raises:
-        OutboxError: they are of another version.
+        OutboxError: they have another version.
     """
     if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table("leadpost_schema")):
         return False
     found = (await execute(connection, "SELECT version FROM leadpost_schema")).scalar()
     if found is None:
         raise OutboxError(
-            "the outbox has no complete set of tables: drop those named leadpost_*, and create them"
+            "the tables of the outbox are incomplete: drop those named leadpost_*, and create them"
             " in one transaction"
         )
     if found != VERSION:
         raise OutboxError(
-            f"the outbox has tables of version {found}, this leadpost knows version {VERSION}:"
-            " install the leadpost that made them, or use another database"
+            f"the outbox has tables of version {found}, this leadpost needs version {VERSION}:"
+            " install the leadpost that created them, or use another database"
         )
     return True
 
@@ -227,7 +226,7 @@ async def check_version(connection: AsyncConnection) -> bool:
 async def create(connection: AsyncConnection) -> None:
     """Create the tables, unless another process has just done so."""
     if connection.dialect.name == "postgresql":
-        # Two processes that create them at once would collide; the number is leadpost's own.
+        # Two processes that create them at once would collide. The number is leadpost's own.
         await execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
     if not await check_version(connection):
         for statement in ddl(connection.dialect.name).split(";\n\n")[:-1]:
@@ -235,7 +234,7 @@ async def create(connection: AsyncConnection) -> None:
 
 
 class _PrivateText(sa.TypeDecorator[str]):
-    """Text of the caller's, or of a person's, see `Hidden`."""
+    """Text that no log shows, see `Hidden`."""
 
     impl = sa.Text
     cache_ok = True
@@ -249,7 +248,7 @@ def _columns(*names: str) -> list[sa.ColumnClause[Any]]:
     return [sa.column(name) for name in names]
 
 
-# For statements that SQLAlchemy builds: those that insert many rows, and those of the command.
+# For statements that SQLAlchemy builds: inserts of many rows, and statements of the command.
 entries = sa.table(
     "leadpost_entries",
     sa.column("id", sa.BigInteger),

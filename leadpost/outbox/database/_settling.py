@@ -1,5 +1,5 @@
 # ruff: noqa: S608  these are statements, and nothing of a caller's is in them
-"""The statements of verifying and reconciling: what became of entries after their calls."""
+"""The statements of verifying and reconciling."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from leadpost.outbox.database._sql import execute, storable
 @frozen
 class Check:
     """
-    An accepted entry whose status is to be asked for.
+    An accepted entry that is due to be verified.
 
     Attributes:
-        id: The entry.
-        call_id: Its latest call.
-        request_id: What to ask for; None if reconciling found the activity itself.
+        id: The entry's id.
+        call_id: The id of its latest call.
+        request_id: Its RequestID; None if reconciling found the activity itself.
     """
 
     id: int
@@ -32,13 +32,13 @@ class Check:
 @frozen
 class Doubt:
     """
-    An entry that may have arrived.
+    An uncertain entry.
 
     Attributes:
-        id: The entry.
-        call_id: Its latest call.
+        id: The entry's id.
+        call_id: The id of its latest call.
         activity: The activity as JSON.
-        sent_at: When its call was made.
+        sent_at: When this call was made.
         age: Seconds since then.
     """
 
@@ -52,12 +52,12 @@ class Doubt:
 @frozen
 class Verdict:
     """
-    What LeadSquared has said of an entry since its call.
+    What LeadSquared says about an entry.
 
     Attributes:
-        state: The state that it is in after all.
-        note: Why.
-        activity_id: The id of its activity, if that is known.
+        state: The entry's state.
+        note: The reason.
+        activity_id: The id of its activity, if known.
     """
 
     state: EntryState
@@ -69,9 +69,9 @@ async def claim_check(
     connection: AsyncConnection, account: str, waits: Sequence[float]
 ) -> Check | None:
     """
-    Return the accepted entry that is due first to be asked about, and set when it is due next.
+    Return the accepted entry that is due first, and set when it is due next.
 
-    `waits` are the seconds between two questions; the last one counts for all further ones.
+    `waits` are the seconds between two queries; the last one applies to all further ones.
     """
     cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
     claimed = await execute(
@@ -93,7 +93,7 @@ async def claim_check(
 
 
 async def next_check(connection: AsyncConnection, account: str) -> float | None:
-    """Return the seconds until the next question is due, None if no answer is open."""
+    """Return the seconds until the next query is due, None if no entry is accepted."""
     query = """
         SELECT min(due_at) - {now} FROM leadpost_entries
         WHERE account = :account AND state = 'accepted'
@@ -114,7 +114,7 @@ async def is_posting(connection: AsyncConnection, account: str) -> bool:
 
 
 async def doubts(connection: AsyncConnection, account: str) -> dict[str | None, list[int]]:
-    """Return the ids of all uncertain entries, by the lead that they are about."""
+    """Return the ids of all uncertain entries, by lead."""
     query = """
         SELECT lead, id FROM leadpost_entries
         WHERE account = :account AND state = 'uncertain' ORDER BY id
@@ -126,7 +126,7 @@ async def doubts(connection: AsyncConnection, account: str) -> dict[str | None, 
 
 
 async def doubt(connection: AsyncConnection, account: str, entry_id: int) -> Doubt | None:
-    """Return an uncertain entry, None if it is no longer."""
+    """Return an entry that is uncertain, None if it no longer is."""
     # Plain SQL may have made one uncertain without a call.
     query = """
         SELECT id, call_id, activity, coalesce(sent_at, put_at), {now} - coalesce(sent_at, put_at)
@@ -153,7 +153,7 @@ async def others_of(
 async def matched(
     connection: AsyncConnection, account: str, activity_ids: Sequence[str]
 ) -> set[str]:
-    """Return those of these activities that belong to entries."""
+    """Return those of `activity_ids` that belong to entries."""
     query = """
         SELECT activity_id FROM leadpost_entries
         WHERE account = :account AND activity_id IN :ids
@@ -173,14 +173,14 @@ async def settle(
     verdict: Verdict,
 ) -> bool:
     """
-    Change the state of an entry for what LeadSquared has said of it since.
+    Change the state of an entry to what LeadSquared says.
 
     Returns:
-        Whether it was still in the state that it had before, and no call was made for it since.
+        Whether it was changed: not if it has left the state `before`, or a later call was made.
     """
     note, activity_id = storable(verdict.note), verdict.activity_id
     if activity_id is not None and await matched(connection, account, [activity_id]):
-        activity_id = None  # reconciling took it for another entry's
+        activity_id = None  # reconciling matched it with another entry
     is_bad = verdict.state in {"failed", "uncertain"}
     settled = await execute(
         connection,

@@ -1,9 +1,9 @@
 """
-SQL as text: the same for SQLite and PostgreSQL, but for a few words in braces.
+SQL as text, the same for SQLite and PostgreSQL except for a few words in braces.
 
 `{now}` is the database's time in seconds since 1970. `{locked}` locks the rows that a SELECT
-finds; `{or_skipped}` does, too, and skips those that others have locked. SQLite needs neither, as
-it has one writer at a time.
+finds; `{or_skipped}` does too, and skips rows that others have locked. SQLite needs neither, as it
+has only one writer at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WORDS = {
         "greatest": "max",
     },
     "postgresql": {
-        # clock_timestamp() differs from row to row, so that no index can be used for it.
+        # clock_timestamp() differs from row to row, so no index can be used for it.
         "now": "CAST(extract(epoch FROM statement_timestamp()) AS DOUBLE PRECISION)",
         "locked": "FOR UPDATE",
         "or_skipped": "FOR UPDATE SKIP LOCKED",
@@ -46,7 +46,7 @@ class Hidden(str):
 
 
 def storable(text: str) -> str:
-    """Return a text of LeadSquared's without the characters that no database takes."""
+    """Return a text of LeadSquared's without characters that no database stores."""
     return text.replace("\0", "").encode(errors="replace").decode()
 
 
@@ -74,12 +74,12 @@ def prepared(
     connection: AsyncConnection | sa.Connection, sql: str, values: Mapping[str, Any]
 ) -> tuple[sa.TextClause, dict[str, Any]]:
     """
-    Return what a connection executes.
+    Return a statement and its values, for a connection to execute.
 
     Args:
-        connection: Where.
-        sql: The statement; `:name` stands for a value, and for several after `IN`.
-        values: The values, by their names.
+        connection: The connection.
+        sql: The statement; `:name` stands for a value, or after `IN` for a list of values.
+        values: The values by name.
     """
     lists = tuple(name for name, value in values.items() if isinstance(value, list))
     statement = _statement(sql.format_map(WORDS[connection.dialect.name]), lists)

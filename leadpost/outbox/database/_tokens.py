@@ -1,9 +1,9 @@
 # ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """
-A shared bucket's statements: one row for the bucket, and one for each token with a time.
+A shared bucket's statements. The bucket has one row, and each token one with a time.
 
-A token that rests is back at its time. One that is in use has the time at which it is back if its
-process dies: its call must have ended so many seconds before that.
+A resting token is back at its time. A token in use is back at its time if its process dies: its
+call must have ended one rest before that.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class State:
         version: Counts the changes of the size.
         size: How many tokens to use, and how long they rest.
         is_paused: Whether no token may be taken now.
-        has_trial: Whether one call has to show first that calls may go again.
-        is_ahead: Whether times are ahead of the clock, as it has jumped back since.
+        has_trial: Whether a trial call must end before other calls.
+        is_ahead: Whether times are ahead of the clock, because it has jumped back.
     """
 
     version: int
@@ -67,7 +67,7 @@ async def create(connection: AsyncConnection, bucket: str, limit: int, period: f
 
 
 async def state(connection: AsyncConnection, bucket: str) -> State:
-    """Return what the processes share."""
+    """Return the state that the processes share."""
     query = """
         SELECT version, tokens, most, rest, named_until - {now} AS named_for,
             grow_at - {now} AS grow_in, paused_until > {now} AS is_paused,
@@ -99,18 +99,18 @@ async def take(
     is_trial: bool,
 ) -> float | None:
     """
-    Reserve the token that is back first, of those that are not in use or should have been back.
+    Reserve the token that is back first, of those that rest or whose process has died.
 
-    In one statement: a SELECT and an UPDATE after it would hand a token out twice.
+    In one statement: a SELECT followed by an UPDATE would hand a token out twice.
 
-    At most `limit` tokens are used. `use_id`, that of the reservation, is made at random. The token
-    is back `hold` seconds after its use if its process dies. `leaves_last` leaves the last token
-    that rests to others. `is_trial` says whether it is for the trial after a pause.
+    Of all tokens, only the first `limit` are used. `use_id` is the reservation's new random id. The
+    token is back `hold` seconds after its use if this process dies. `leaves_last` leaves the last
+    resting token to other processes. `is_trial` says whether it is for the trial after a pause.
 
     Returns:
         Seconds until the token may be used; None if there is none, or none may be taken now.
     """
-    # One of a call without an answer is back in half a minute: others are sooner.
+    # The token of a call without an answer returns after half a minute, so others are sooner.
     resting = """
         FROM leadpost_tokens
         WHERE bucket = :bucket
@@ -136,7 +136,7 @@ async def take(
 
 
 async def begin_trial(connection: AsyncConnection, bucket: str, hold: float) -> bool:
-    """Make this process's next call the trial, if one is due; return whether it is."""
+    """Make this process's next call the trial, if one is due, and return whether it is."""
     update = """
         UPDATE leadpost_buckets SET trial_until = {now} + :hold, set_at = {now}
         WHERE bucket = :bucket AND trial_until <= {now} AND paused_until <= {now}
@@ -145,7 +145,7 @@ async def begin_trial(connection: AsyncConnection, bucket: str, hold: float) -> 
 
 
 async def end_trial(connection: AsyncConnection, bucket: str, *, was_made: bool) -> None:
-    """Let calls go again; or let another call be the trial, if this one was not made."""
+    """Allow calls again; or let another call be the trial, if this one was not made."""
     update = """
         UPDATE leadpost_buckets SET trial_until = :until, set_at = {now}
         WHERE bucket = :bucket AND trial_until IS NOT NULL
@@ -154,7 +154,7 @@ async def end_trial(connection: AsyncConnection, bucket: str, *, was_made: bool)
 
 
 async def put_back(connection: AsyncConnection, bucket: str, use_id: str, hold: float) -> None:
-    """Make a token what it was before it was reserved, unless it was taken since."""
+    """Undo the reservation of a token, unless another process has taken it since."""
     update = """
         UPDATE leadpost_tokens SET back_at = back_at - :hold, use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
@@ -163,7 +163,7 @@ async def put_back(connection: AsyncConnection, bucket: str, use_id: str, hold: 
 
 
 async def let_rest(connection: AsyncConnection, bucket: str, use_id: str, longer: float) -> None:
-    """Let a token rest from now on, so many seconds longer than it has to, if it is still ours."""
+    """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
     update = """
         UPDATE leadpost_tokens
         SET back_at = {now} + :longer
@@ -178,7 +178,7 @@ _PAUSE = "paused_until = {greatest}(paused_until, {now} + :pause), set_at = {now
 
 
 async def pause(connection: AsyncConnection, bucket: str, seconds: float) -> None:
-    """Let no token be taken for so long; then one call has to show that calls may go again."""
+    """Allow no call for some seconds, and then one trial call before all others."""
     update = f"UPDATE leadpost_buckets SET trial_until = 0, {_PAUSE} WHERE bucket = :bucket"
     await execute(connection, update, bucket=bucket, pause=seconds)
 
@@ -186,7 +186,7 @@ async def pause(connection: AsyncConnection, bucket: str, seconds: float) -> Non
 async def resize(
     connection: AsyncConnection, bucket: str, size: Size, pause: float, version: int
 ) -> bool:
-    """Change the size, unless another process has done so since `version`; whether it did."""
+    """Change the size, unless another process has since `version`; return whether it changed."""
     changed = await execute(
         connection,
         f"""
@@ -206,8 +206,8 @@ async def resize(
     )
     if changed.rowcount == 0:
         return False
-    # Which of the tokens stay does not depend on when they were used: all that rest begin to.
-    # They are back after the pause, or after one rest that is longer or of fewer tokens.
+    # Which tokens remain does not depend on when they were used, so all resting tokens begin their
+    # rest again: they are back after the pause, or after the longer rest, or as fewer tokens.
     begin = """
         UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
         WHERE bucket = :bucket AND use_id IS NULL
@@ -219,9 +219,9 @@ async def resize(
 
 async def follow_clock(connection: AsyncConnection, bucket: str) -> None:
     """
-    Cut times that are further ahead than can be: the database's clock has jumped back since.
+    Correct times that are too far ahead, because the database's clock has jumped back.
 
-    They become what they would be if they had been set just now: late, and never early.
+    They become what they would be if they were set now: late, but never early.
     """
     update = """
         UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}

@@ -1,4 +1,4 @@
-"""Database URLs: which database, how to connect to it, and what of them may be shown."""
+"""Database URLs: which database, how to connect to it, and which parts may be shown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HARMLESS = {
     "sslcompression": ("0",),
     "sslsni": ("1",),
 }
-"""Options that ask for nothing that asyncpg lacks, if they have one of these values."""
+"""Options that need nothing from asyncpg if they have one of these values."""
 _ALLOWED = {
     **_HARMLESS,
     "channel_binding": ("prefer", "disable", "require"),
@@ -43,7 +43,7 @@ _ALLOWED = {
     "gsslib": ("gssapi", "sspi"),
     "pgbouncer": ("false", "0", "true", "1"),
 }
-"""The values of options that have a few, the default first."""
+"""The allowed values of options that have only a few, the default first."""
 _POSSIBLE = {
     *_ALLOWED,
     *_FILES,
@@ -59,7 +59,7 @@ _NOT_POSSIBLE = {
     *("prepared_statement_cache_size", "statement_cache_size", "statement_timeout"),
     *("pool_timeout", "connection_limit", "pool_size"),
 }
-"""Options that people do use, with other drivers. Only names that are listed here are shown."""
+"""Options of other drivers. Messages show only names that are listed here or above."""
 _PLAIN = re.compile(r"[\w.-]*")
 _NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 """The name of a host: Python raises on longer parts."""
@@ -68,15 +68,15 @@ _NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 @frozen
 class DatabaseUrl:
     """
-    A URL, understood.
+    A parsed URL.
 
     Attributes:
-        name: What may be shown: no user, no password, no option.
-        path: The file of SQLite; None for PostgreSQL.
-        hosts: PostgreSQL's hosts or folders of sockets, each with its port. None: the default.
+        name: The part that may be shown: no user, no password, no option.
+        path: SQLite's file; None for PostgreSQL.
+        hosts: PostgreSQL's hosts or socket directories, each with its port; None for the default.
         connect: Arguments for asyncpg, the same for each host.
         private: User and password, which a message of the server may quote.
-        is_pooled: Whether a PgBouncer in transaction mode is in between (`pgbouncer=true`).
+        is_pooled: Whether it leads to a PgBouncer in transaction mode (`pgbouncer=true`).
     """
 
     name: str
@@ -89,17 +89,17 @@ class DatabaseUrl:
 
 def parse_url(text: str) -> DatabaseUrl:
     """
-    Understand a database URL, as libpq, SQLAlchemy and hosters write them.
+    Parse a database URL in the forms of libpq, SQLAlchemy and hosting providers.
 
     >>> parse_url("postgres://ada:secret@db.example.com/crm?sslmode=require").name
     'postgresql://db.example.com/crm'
 
     Raises:
-        OutboxError: it cannot be understood. The message quotes nothing of it but the names of
-            options that are known, as anything else may be part of a mistyped password.
+        OutboxError: it is invalid. The message quotes only the names of known options, as anything
+            else may be part of a mistyped password.
     """
     if re.search("[\0\ud800-\udfff]", unquote(text, errors="surrogateescape")):
-        raise _invalid(f"it has characters that are not text: {FORMS}")
+        raise _invalid(f"it contains NUL or a lone surrogate: {FORMS}")
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         raise _invalid(f"it cannot be read: {FORMS}")
@@ -109,8 +109,8 @@ def parse_url(text: str) -> DatabaseUrl:
     if scheme in _POSTGRESQL:
         return _postgresql(rest)
     if scheme.startswith(("sqlite+", "postgresql+", "postgres+")):
-        raise _invalid(f"it names a driver that leadpost does not use, leave it out: {FORMS}")
-    raise _invalid(f"it is of another kind of database: {FORMS}")
+        raise _invalid(f"it names a driver that leadpost does not use; remove it: {FORMS}")
+    raise _invalid(f"it is for another kind of database: {FORMS}")
 
 
 def _invalid(what: str) -> OutboxError:
@@ -122,7 +122,7 @@ def _sqlite(rest: str) -> DatabaseUrl:
     if path == rest or path in {"", ":memory:"}:
         raise _invalid(f"it names no file: {FORMS}")
     if "?" in path:
-        raise _invalid("SQLite takes no options here: leave out what follows the question mark")
+        raise _invalid("SQLite has no options here: remove the question mark and the rest")
     return DatabaseUrl(f"sqlite:///{path}" if "@" not in path else "sqlite", path)
 
 
@@ -132,7 +132,7 @@ def _postgresql(rest: str) -> DatabaseUrl:
     login, at, hosts = authority.rpartition("@")
     # Programs disagree about where such a password ends, and the rest of it would be shown.
     if "@" in login or "@" in database:
-        raise _invalid(f"it has an @ too many: {_ENCODE}")
+        raise _invalid(f"it has one @ too many: {_ENCODE}")
     user, _, password = login.partition(":")
     options = _options(query)
     user = options.pop("user", unquote(user))
@@ -149,7 +149,7 @@ def _postgresql(rest: str) -> DatabaseUrl:
         **_tls(options),
     }
     options.setdefault("application_name", "leadpost")
-    # asyncpg reads these as libpq does, but only from a URL of its own.
+    # asyncpg reads these like libpq, but only from a URL.
     connect["dsn"] = f"postgresql://?{urlencode(options)}"
     shown = ",".join(host or "" for host, _ in places)
     name = f"postgresql://{shown}/{database if _PLAIN.fullmatch(database) else '…'}"
@@ -165,14 +165,12 @@ def _options(query: str) -> dict[str, str]:
             known = sorted(_POSSIBLE | _NOT_POSSIBLE)
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             meant = f" (did you mean {near[0]}?)" if near else ""
-            raise _invalid(
-                f"it has an unknown option{meant}: options of libpq are known; {_ENCODE}"
-            )
+            raise _invalid(f"it has an unknown option{meant}: use the options of libpq; {_ENCODE}")
         if name == "ssl":
             raise _invalid("ssl: write sslmode instead")
         if name in _NOT_POSSIBLE:
             raise _invalid(
-                f"{name}: leadpost cannot do this, leave it out; settings of the server go into"
+                f"{name}: leadpost does not support this, remove it; settings of the server go into"
                 " options=-c%20NAME=VALUE"
             )
         if name == "options":
@@ -188,32 +186,32 @@ def _options(query: str) -> dict[str, str]:
 
 def _tls(options: dict[str, str]) -> dict[str, Any]:
     """
-    Return what asyncpg needs for TLS, where it does not follow libpq by itself.
+    Return the arguments for TLS where asyncpg differs from libpq.
 
-    It has no channel binding, which keeps others from sitting between client and server. A verified
-    certificate does the same, so `channel_binding=require` asks for that.
+    asyncpg has no channel binding, which prevents a man in the middle. A verified certificate does
+    the same, so `channel_binding=require` means that.
     """
     if options.pop("channel_binding", "prefer") == "require":
         if options.get("sslmode") == "disable":
-            raise _invalid("channel_binding=require: there is none with sslmode=disable")
+            raise _invalid("channel_binding=require: not possible with sslmode=disable")
         if options.get("sslmode") != "verify-full":
             options["sslmode"] = "verify-full"
             options.setdefault("sslrootcert", "system")
     if options.get("sslrootcert") == "system":
         del options["sslrootcert"]
         if options.pop("sslmode", "verify-full") != "verify-full":
-            raise _invalid("sslrootcert=system: wanted sslmode=verify-full with it")
+            raise _invalid("sslrootcert=system: needs sslmode=verify-full")
         if "sslcert" in options:
-            raise _invalid("sslrootcert=system: leadpost cannot use it with sslcert")
+            raise _invalid("sslrootcert=system: leadpost cannot combine it with sslcert")
         return {"ssl": ssl.create_default_context()}
     for name in _FILES:
         if name in options and not os.access(options[name], os.R_OK):
-            raise _invalid(f"{name}: this file cannot be read")
+            raise _invalid(f"{name}: the file cannot be read")
     return {}
 
 
 def _seconds(value: str | int) -> float | None:
-    """Return a time-out, None for none."""
+    """Return a time-out in seconds, None for no limit."""
     if not re.fullmatch(r"-?\d{1,6}", str(value)):
         raise _invalid("connect_timeout: wanted seconds, such as 10")
     return float(value) if int(value) > 0 else None
@@ -242,7 +240,7 @@ def _host(text: str, *, has_login: bool) -> tuple[str | None, int | None]:
     is_folder = host.startswith("/") and "@" not in host
     is_ip6 = text.startswith("[") or ":" in host
     if host and not (is_folder or (_is_ip6(host) if is_ip6 else _NAME.fullmatch(host))):
-        raise _invalid(f"its host cannot be one: {_ENCODE}")
+        raise _invalid(f"its host is invalid: {_ENCODE}")
     return host or None, _port(port, has_login=has_login) if port else None
 
 

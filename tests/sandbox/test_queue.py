@@ -1,4 +1,4 @@
-"""What becomes of an accepted post, and the sandbox's account, over a real socket."""
+"""The queue of accepted posts, and the activity types, over a real socket."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def status_of(client: httpx.AsyncClient, body: Mapping[str, Any]) -> dict[
     return answer
 
 
-async def test_a_request_is_in_queue_until_its_turn_has_come() -> None:
+async def test_a_request_is_in_the_queue_until_its_turn() -> None:
     with Sandbox(pace=0.001) as sandbox:
         async with connect(sandbox) as client:
             answer = await status_of(client, activity())
@@ -65,7 +65,7 @@ async def test_a_request_is_in_queue_until_its_turn_has_come() -> None:
     }
 
 
-async def test_a_request_that_is_done_says_so_with_the_activitys_id() -> None:
+async def test_the_status_of_a_processed_request_has_the_activitys_id() -> None:
     with Sandbox(pace=1e9) as sandbox:
         async with connect(sandbox) as client:
             answer = await status_of(client, activity())
@@ -93,7 +93,7 @@ async def test_a_request_that_is_done_says_so_with_the_activitys_id() -> None:
         (998, "Success", "successfully"),
     ],
 )
-async def test_a_request_ends_by_its_code_known_or_as_told(
+async def test_the_code_decides_how_a_request_ends_unless_an_option_does(
     code: int, status: str, reason: str
 ) -> None:
     ends = {201: "FAILURE", 207: "ERROR", 998: "Success"}
@@ -105,7 +105,7 @@ async def test_a_request_ends_by_its_code_known_or_as_told(
     assert (task["Message"] is None) == (status != "Success")
 
 
-async def test_requests_are_worked_off_at_the_pace() -> None:
+async def test_requests_are_processed_at_the_pace() -> None:
     with Sandbox(pace=10.0) as sandbox:
         async with connect(sandbox) as client:
             for number in range(4):
@@ -122,7 +122,7 @@ async def test_requests_are_worked_off_at_the_pace() -> None:
     }
 
 
-async def test_the_metrics_count_what_is_pending() -> None:
+async def test_the_metrics_count_pending_requests() -> None:
     with Sandbox(pace=0.001) as sandbox:
         async with connect(sandbox) as client:
             for number in range(3):
@@ -132,7 +132,7 @@ async def test_the_metrics_count_what_is_pending() -> None:
     assert metrics["ProcessingRatePerMinute"] == 0
 
 
-def test_the_metrics_are_true_over_time() -> None:
+def test_the_metrics_change_over_time() -> None:
     ledger = Ledger(pace=0.1, ends={})
     for number in range(6):
         body = activity(note=str(number))
@@ -149,7 +149,7 @@ def test_the_metrics_are_true_over_time() -> None:
     }
 
 
-def test_a_queue_that_ran_empty_begins_with_the_next_arrival() -> None:
+def test_an_empty_queue_continues_with_the_next_arrival() -> None:
     ledger = Ledger(pace=1.0, ends={})
     body = activity()
     ledger.enqueue(body, json.dumps(body), now=0.0)
@@ -164,7 +164,7 @@ def test_a_queue_that_ran_empty_begins_with_the_next_arrival() -> None:
         ({"RequestId": "another spelling"}, "MXMandatoryAttributeMissingException"),
     ],
 )
-async def test_an_unknown_or_missing_request_id_is_refused(
+async def test_an_unknown_or_missing_request_id_is_rejected(
     params: dict[str, str], exception_type: str
 ) -> None:
     with Sandbox() as sandbox:
@@ -184,7 +184,7 @@ async def test_a_synchronous_post_has_no_status() -> None:
 
 
 @pytest.mark.parametrize("path", [STATUS, METRICS])
-async def test_status_and_metrics_need_the_api_key_and_the_others_only_as_an_option(
+async def test_status_and_metrics_need_the_api_key_and_optionally_the_others(
     path: str,
 ) -> None:
     codes: list[tuple[int, bool]] = []
@@ -197,7 +197,7 @@ async def test_status_and_metrics_need_the_api_key_and_the_others_only_as_an_opt
     assert codes == [(403, False), (403, True)]
 
 
-async def test_status_and_metrics_are_where_the_options_say() -> None:
+async def test_the_options_set_the_paths_of_status_and_metrics() -> None:
     with Sandbox(status_path="/activity/status", metrics_path="/activity/metrics") as sandbox:
         async with connect(sandbox) as client:
             posted = (await client.post(SUBMIT, json=activity())).json()

@@ -46,7 +46,7 @@ def connect(sandbox: Sandbox) -> httpx.AsyncClient:
         ("slow", 200, "Request accepted.", 1),
     ],
 )
-async def test_a_fault_has_its_own_answer_and_strikes_once(
+async def test_a_fault_has_its_own_answer_and_happens_once(
     name: str, status: int, text: str, taken: int
 ) -> None:
     with Sandbox(limit=7, faults=Faults(script=[name], slow=0.01, retry_after=3)) as sandbox:
@@ -64,7 +64,7 @@ async def test_a_fault_has_its_own_answer_and_strikes_once(
 
 
 @pytest.mark.parametrize(("name", "taken"), [("cut-before", 0), ("cut-after", 1)])
-async def test_a_cut_connection_gives_no_answer_and_takes_by_its_name(
+async def test_a_cut_connection_has_no_answer_and_accepts_only_after(
     name: str, taken: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Sandbox(faults=Faults(script=[name])) as sandbox:
@@ -80,7 +80,7 @@ async def test_a_cut_connection_gives_no_answer_and_takes_by_its_name(
 
 
 @pytest.mark.parametrize("name", ["cut-after", "502-after", "slow"])
-async def test_a_body_not_as_specified_is_not_taken_by_any_fault(name: str) -> None:
+async def test_no_fault_accepts_an_invalid_body(name: str) -> None:
     with Sandbox(faults=Faults(script=[name], slow=0.0)) as sandbox:
         async with connect(sandbox) as client:
             try:
@@ -91,7 +91,7 @@ async def test_a_body_not_as_specified_is_not_taken_by_any_fault(name: str) -> N
     assert sandbox.taken == []
 
 
-async def test_slow_answers_late_by_as_much_as_it_is_told() -> None:
+async def test_slow_delays_an_answer_by_its_seconds() -> None:
     with Sandbox(faults=Faults(script=["slow"], slow=0.3)) as sandbox:
         async with connect(sandbox) as client:
             begun = time.monotonic()
@@ -101,7 +101,7 @@ async def test_slow_answers_late_by_as_much_as_it_is_told() -> None:
     assert sandbox.taken[0].time - begun < 0.3
 
 
-async def test_calls_that_are_no_posts_fail_too() -> None:
+async def test_calls_other_than_posts_fail_too() -> None:
     with Sandbox(faults=Faults(script=["503", "cut-after", "502-after"])) as sandbox:
         async with connect(sandbox) as client:
             assert (await client.get(METRICS)).status_code == 503
@@ -111,7 +111,7 @@ async def test_calls_that_are_no_posts_fail_too() -> None:
             assert (await client.get(METRICS)).status_code == 200
 
 
-async def test_an_answer_in_the_script_is_sent_word_for_word() -> None:
+async def test_an_answer_in_the_script_is_sent_unchanged() -> None:
     answer = Answer(418, b"\x00\xff", {"X-Told": "so", "Content-Type": "tea/pot"})
     with Sandbox(faults=Faults(script=["ok", answer, Answer(599, "zu spät")])) as sandbox:
         async with connect(sandbox) as client:
@@ -129,7 +129,7 @@ async def test_an_answer_in_the_script_is_sent_word_for_word() -> None:
     assert sandbox.report().faults == {"answer": 2}
 
 
-async def test_only_calls_with_the_right_keys_and_within_the_limit_fail() -> None:
+async def test_only_calls_with_valid_keys_and_within_the_limit_fail() -> None:
     with Sandbox(limit=2, period=60.0, faults=Faults(script=["503", "503"])) as sandbox:
         async with connect(sandbox) as client:
             codes = [
@@ -146,7 +146,7 @@ async def test_only_calls_with_the_right_keys_and_within_the_limit_fail() -> Non
     assert sandbox.report().faults == {"503": 1}
 
 
-async def test_faults_by_probability_follow_the_script_and_strike_as_often_as_told() -> None:
+async def test_faults_by_probability_follow_the_script_and_have_their_share() -> None:
     faults = Faults({"503": 1.0}, script=["ok"])
     with Sandbox(faults=faults) as sandbox:
         async with connect(sandbox) as client:
@@ -159,7 +159,7 @@ async def test_faults_by_probability_follow_the_script_and_strike_as_often_as_to
     assert set(fates) == {"500", "slow", "ok"}
 
 
-async def test_what_is_told_while_it_runs_comes_before_the_script() -> None:
+async def test_faults_set_while_it_runs_come_before_the_script() -> None:
     with Sandbox(faults=Faults({"500": 1.0}, script=["502-after"])) as sandbox:
         async with connect(sandbox) as client:
 
@@ -178,7 +178,7 @@ async def test_what_is_told_while_it_runs_comes_before_the_script() -> None:
     assert sandbox.report().faults == told
 
 
-async def test_a_seed_brings_the_same_fates_again() -> None:
+async def test_a_seed_makes_faults_repeatable() -> None:
     async def codes(seed: int) -> list[int]:
         with Sandbox(limit=None, seed=seed, faults=Faults({"503": 0.5})) as sandbox:
             async with connect(sandbox) as client:
@@ -188,7 +188,7 @@ async def test_a_seed_brings_the_same_fates_again() -> None:
     assert await codes(1) != await codes(2)
 
 
-def test_every_fault_has_a_name_that_is_taken() -> None:
+def test_every_name_of_a_fault_is_valid() -> None:
     share = 1 / len(NAMES)
     faults = Faults(dict.fromkeys(NAMES, share), script=NAMES)
     assert list(islice(faults.fates(Random(1)), len(NAMES))) == list(NAMES)
@@ -204,11 +204,17 @@ def test_every_fault_has_a_name_that_is_taken() -> None:
         (lambda: Faults({"500": -0.1}), "from 0 to 1"),
         (lambda: Faults(retry_after=-1), "0 or more"),
         (lambda: Faults(slow=-1), "0 or more"),
-        (lambda: Answer(99), "from 200 to 599, not 99"),
-        (lambda: Answer(600), "from 200 to 599, not 600"),
-        (lambda: Answer(204, b"x"), "204 has no body"),
+        (lambda: Answer(99), "from 200 to 599; found 99"),
+        (lambda: Answer(600), "from 200 to 599; found 600"),
+        (lambda: Answer(204, b"x"), "status 204 must not have a body"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(faults: Any, message: str) -> None:
+def test_invalid_options_raise(faults: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         faults()
+
+
+def test_faults_that_are_not_a_mapping_raise() -> None:
+    names: Any = ["500"]
+    with pytest.raises(TypeError, match="faults must map names to shares"):
+        Faults(names)

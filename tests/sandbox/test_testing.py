@@ -1,4 +1,4 @@
-"""The pytest plugin, in small projects: a service, a bulk script, and one that does not use it."""
+"""The pytest plugin in small projects: a service, a bulk script, and one that does not use it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_many_requests_at_once_keep_the_limit(leadpost_poster, leadpost_sa
 
 
 @pytest.mark.leadpost(fast=True, script=["503"])
-async def test_faults_are_got_over(leadpost_poster, leadpost_sandbox):
+async def test_faults_are_overcome(leadpost_poster, leadpost_sandbox):
     leadpost_sandbox.fail("500", "429-retry-after")
     async with serving(leadpost_poster) as client:
         response = await client.post(f"/calls/{LEAD}", params={"note": "Called"})
@@ -217,8 +217,8 @@ def test_modules():
     assert code == 0, output
 
 
-def test_another_event_loop_than_asyncios_is_skipped_with_a_word(tmp_path: Path) -> None:
-    """As the default of anyio's plugin has it, where trio is installed."""
+def test_an_event_loop_other_than_asyncios_is_skipped_with_a_reason(tmp_path: Path) -> None:
+    """The plugin of anyio runs each test on trio too, where that is installed."""
     test = """
 import pytest
 
@@ -239,14 +239,14 @@ def test_it(anyio_backend, leadpost_poster): ...
 
 
 @pytest.mark.leadpost(fast=True)
-def test_fast_is_fast_in_all_proportions(leadpost_poster: AsyncActivityPoster) -> None:
+def test_fast_scales_every_wait(leadpost_poster: AsyncActivityPoster) -> None:
     usual, scaled = RetryPolicy(), leadpost_poster.retry
     for name in ("max_time", "initial_wait", "max_wait", "jitter"):
         assert getattr(scaled, name) == pytest.approx(getattr(usual, name) * 0.1 / 5)
     assert scaled.max_attempts == usual.max_attempts
 
 
-def test_a_marker_that_makes_no_sense_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_an_invalid_marker_is_an_error_with_its_reason(tmp_path: Path) -> None:
     test = """
 import pytest
 
@@ -254,7 +254,7 @@ import pytest
 def test_unknown(leadpost_sandbox): ...
 
 @pytest.mark.leadpost("500")
-def test_by_place(leadpost_sandbox): ...
+def test_by_position(leadpost_sandbox): ...
 
 @pytest.mark.leadpost(script=["tea"])
 def test_fault(leadpost_account): ...
@@ -279,7 +279,8 @@ def test_type(leadpost_poster): ...
     assert "@pytest.mark.leadpost: pass arguments by name, such as fast=True" in lines
     assert any(line.startswith("@pytest.mark.leadpost: unknown faults tea; ") for line in lines)
     assert any(line.startswith("@pytest.mark.leadpost: unknown faults 429; ") for line in lines)
-    assert "@pytest.mark.leadpost: 'list' object has no attribute 'values'" in lines
+    wanted = "faults must map names to shares, such as {'500': 0.1}"
+    assert f"@pytest.mark.leadpost: {wanted}" in lines
     assert any(line.startswith("@pytest.mark.leadpost: '<' not supported") for line in lines)
 
 
@@ -317,7 +318,7 @@ def test_error(leadpost_account, leadpost_poster, leadpost_sandbox):
     assert not any(key in output for key in keys)
 
 
-def test_it_says_what_to_install(tmp_path: Path) -> None:
+def test_without_pytest_the_import_says_what_to_install(tmp_path: Path) -> None:
     script = "import sys; sys.modules['pytest'] = None; import leadpost.testing"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -329,7 +330,7 @@ def test_it_says_what_to_install(tmp_path: Path) -> None:
 @pytest.mark.leadpost(limit=3, fast=True)
 class TestMarkers:
     @pytest.mark.leadpost(limit=2, period=0.2)
-    async def test_the_nearest_marker_holds_and_the_others_add_to_it(
+    async def test_the_nearest_marker_wins_and_the_others_add_to_it(
         self, leadpost_sandbox: Sandbox, leadpost_poster: AsyncActivityPoster
     ) -> None:
         assert "25 per 0.2 s" in repr(leadpost_poster)
@@ -339,11 +340,11 @@ class TestMarkers:
         assert (report.taken, report.pending) == (3, 0)
 
     @pytest.mark.leadpost(fast=False)
-    def test_fast_can_be_taken_back(self, leadpost_poster: AsyncActivityPoster) -> None:
+    def test_fast_can_be_switched_off(self, leadpost_poster: AsyncActivityPoster) -> None:
         assert "25 per 5 s" in repr(leadpost_poster)
 
 
-async def test_without_a_marker_the_limit_is_the_vendors(
+async def test_without_a_marker_the_limit_is_leadsquareds(
     leadpost_poster: AsyncActivityPoster, leadpost_account: Account
 ) -> None:
     assert repr(leadpost_poster) == (
@@ -353,7 +354,7 @@ async def test_without_a_marker_the_limit_is_the_vendors(
 
 
 @pytest.mark.leadpost(fast=True)
-async def test_what_was_posted_is_told_in_order_and_for_one_lead(
+async def test_posted_returns_bodies_in_order_and_of_one_lead(
     leadpost_poster: AsyncActivityPoster, leadpost_sandbox: Sandbox
 ) -> None:
     by_email = {"EmailAddress": "lead@example.com", "ActivityEvent": 203}

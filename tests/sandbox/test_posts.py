@@ -1,4 +1,4 @@
-"""Posts to the sandbox over a real socket: keys, checks of the body, what is taken."""
+"""Posts to the sandbox over a real socket: keys, checks of the body, accepted activities."""
 
 import json
 from typing import Any
@@ -41,7 +41,7 @@ def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in ACTIVITY.items() if key != name}
 
 
-async def test_a_post_is_answered_as_documented_and_taken(sandbox: Sandbox) -> None:
+async def test_a_post_is_accepted_with_the_documented_answer(sandbox: Sandbox) -> None:
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, json=ACTIVITY)
     assert response.status_code == 200
@@ -56,7 +56,7 @@ async def test_a_post_is_answered_as_documented_and_taken(sandbox: Sandbox) -> N
     assert [taken.time] == sandbox.arrival_times
 
 
-async def test_the_same_body_again_is_a_second_activity_with_an_id_of_its_own(
+async def test_the_same_body_again_is_a_second_activity_with_another_id(
     sandbox: Sandbox,
 ) -> None:
     other_order = dict(reversed(ACTIVITY.items()))
@@ -68,7 +68,7 @@ async def test_the_same_body_again_is_a_second_activity_with_an_id_of_its_own(
     assert (report.taken, report.duplicates) == (2, 1)
 
 
-def test_a_request_id_is_a_uuid_told_apart_by_body_and_copy() -> None:
+def test_a_request_id_is_a_uuid_made_of_body_and_copy() -> None:
     ids = {
         request_id_of(ACTIVITY),
         request_id_of(ACTIVITY, 1),
@@ -79,7 +79,7 @@ def test_a_request_id_is_a_uuid_told_apart_by_body_and_copy() -> None:
     assert all(UUID(request_id).version == 5 for request_id in ids)
 
 
-async def test_the_synchronous_post_makes_the_activity_at_once(sandbox: Sandbox) -> None:
+async def test_the_synchronous_post_creates_the_activity_at_once(sandbox: Sandbox) -> None:
     async with connect(sandbox) as client:
         answers = [await client.post(CREATE, json=ACTIVITY) for _ in range(2)]
     assert [answer.json()["Status"] for answer in answers] == ["Success", "Success"]
@@ -98,14 +98,14 @@ async def test_the_synchronous_post_of_an_unknown_code_is_an_application_error(
     assert sandbox.taken == []
 
 
-async def test_an_unknown_code_is_taken_by_the_async_post(sandbox: Sandbox) -> None:
+async def test_the_async_post_accepts_an_unknown_code(sandbox: Sandbox) -> None:
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, json={**ACTIVITY, "ActivityEvent": 999})
     assert response.status_code == 200
     assert len(sandbox.taken) == 1
 
 
-async def test_the_two_keys_may_come_as_headers(sandbox: Sandbox) -> None:
+async def test_the_two_keys_may_be_headers(sandbox: Sandbox) -> None:
     headers = {
         "x-api-key": sandbox.api_key,
         "x-LSQ-AccessKey": sandbox.access_key,
@@ -149,7 +149,7 @@ async def test_a_wrong_or_missing_api_key_is_forbidden_by_the_gateway(
     ("method", "path", "status"),
     [("POST", "/activity/crate", 404), ("GET", "/", 404), ("GET", SUBMIT, 405)],
 )
-async def test_a_path_or_method_that_is_none_of_the_vendors_is_not_found(
+async def test_an_unknown_path_or_method_is_not_found(
     sandbox: Sandbox, method: str, path: str, status: int
 ) -> None:
     async with connect(sandbox) as client:
@@ -159,7 +159,7 @@ async def test_a_path_or_method_that_is_none_of_the_vendors_is_not_found(
 
 @pytest.mark.parametrize("path", [SUBMIT, CREATE])
 @pytest.mark.parametrize("content_type", ["text/plain", "application/jsonp", None])
-async def test_another_content_type_is_refused(
+async def test_another_content_type_is_rejected(
     sandbox: Sandbox, path: str, content_type: str | None
 ) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
@@ -169,7 +169,7 @@ async def test_another_content_type_is_refused(
     assert "Content-Type" in response.json()["ExceptionMessage"]
 
 
-async def test_a_charset_after_the_content_type_is_let_pass(sandbox: Sandbox) -> None:
+async def test_a_charset_after_the_content_type_is_valid(sandbox: Sandbox) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, content=json.dumps(ACTIVITY), headers=headers)
@@ -180,7 +180,7 @@ async def test_a_charset_after_the_content_type_is_let_pass(sandbox: Sandbox) ->
     "body",
     [b"", b"{", b"[]", b'"text"', b"\xff", b'{"ActivityEvent": NaN}', b"[" * 100_000],
 )
-async def test_a_body_that_is_no_json_object_is_refused(sandbox: Sandbox, body: bytes) -> None:
+async def test_a_body_other_than_a_json_object_is_rejected(sandbox: Sandbox, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, content=body, headers=headers)
@@ -214,7 +214,7 @@ async def test_a_body_that_is_no_json_object_is_refused(sandbox: Sandbox, body: 
     ],
 )
 @pytest.mark.parametrize("path", [SUBMIT, CREATE])
-async def test_a_value_not_as_specified_is_refused_by_name(
+async def test_an_invalid_value_is_rejected_by_name(
     sandbox: Sandbox, path: str, changes: dict[str, Any], named: str
 ) -> None:
     async with connect(sandbox) as client:
@@ -240,7 +240,9 @@ async def test_a_value_not_as_specified_is_refused_by_name(
         ),
     ],
 )
-async def test_what_is_missing_is_named(sandbox: Sandbox, body: dict[str, Any], named: str) -> None:
+async def test_a_missing_parameter_is_named(
+    sandbox: Sandbox, body: dict[str, Any], named: str
+) -> None:
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, json=body)
     assert response.status_code == 400
@@ -251,7 +253,7 @@ async def test_what_is_missing_is_named(sandbox: Sandbox, body: dict[str, Any], 
 @pytest.mark.parametrize(
     ("address", "status"), [("asha@example.com", 200), ("asha", 400), (7, 400)]
 )
-async def test_an_email_address_may_stand_in_for_the_lead_id(
+async def test_an_email_address_may_replace_the_lead_id(
     sandbox: Sandbox, address: Any, status: int
 ) -> None:
     body = {**without("RelatedProspectId"), "EmailAddress": address}
@@ -261,7 +263,7 @@ async def test_an_email_address_may_stand_in_for_the_lead_id(
 
 
 @pytest.mark.parametrize("optional", ["ActivityNote", "ActivityDateTime", "Fields"])
-async def test_the_other_parameters_may_be_left_out(sandbox: Sandbox, optional: str) -> None:
+async def test_the_other_parameters_are_optional(sandbox: Sandbox, optional: str) -> None:
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, json=without(optional))
     assert response.status_code == 200

@@ -1,4 +1,4 @@
-"""The sandbox's leads: found, matched, updated, created and reported, in the vendor's shapes."""
+"""The sandbox's leads: found, updated, created and reported, in LeadSquared's shapes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_post_creates_the_lead_and_another_one_updates_it(sandbox: Sandb
     assert len(sandbox.posted(lead["ProspectID"])) == 2
 
 
-async def test_leads_that_are_added_are_found_and_a_look_up_changes_nothing(
+async def test_added_leads_are_found_and_a_look_up_changes_nothing(
     sandbox: Sandbox,
 ) -> None:
     given = sandbox.add_lead(ProspectID=LEAD, EmailAddress="ada@example.com", Phone="+91-98123")
@@ -98,12 +98,12 @@ async def test_leads_that_are_added_are_found_and_a_look_up_changes_nothing(
             },
             "Phone must not be empty",
         ),
-        ({"LeadDetails": [{"Attribute": "A", "Value": "x"}] * 2}, "is there twice"),
+        ({"LeadDetails": [{"Attribute": "A", "Value": "x"}] * 2}, "is a duplicate"),
         ({"Activity": {}}, "'ActivityEvent' is required"),
         ({"Activity": [1]}, "Activity must be an object"),
     ],
 )
-async def test_a_post_that_is_not_as_documented_is_refused_and_changes_no_lead(
+async def test_an_invalid_post_is_rejected_and_changes_no_lead(
     sandbox: Sandbox, changes: dict[str, Any], message: str
 ) -> None:
     async with connect(sandbox) as client:
@@ -113,7 +113,7 @@ async def test_a_post_that_is_not_as_documented_is_refused_and_changes_no_lead(
     assert sandbox.leads == []
 
 
-async def test_the_options_of_a_dropdown_are_asked_for_by_type_and_field(sandbox: Sandbox) -> None:
+async def test_the_options_of_a_dropdown_are_found_by_type_and_field(sandbox: Sandbox) -> None:
     def question(code: Any, name: Any) -> dict[str, Any]:
         return {"Parameter": {"SchemaName": name, "ActivityEventCode": code}}
 

@@ -66,7 +66,7 @@ async def test_calls_over_the_limit_are_refused_until_time_has_passed(window: st
     assert 3 < report.fullest_window <= 10
 
 
-async def test_every_vendor_path_counts_against_the_limit_and_the_report_does_not() -> None:
+async def test_every_path_but_the_report_counts_against_the_limit() -> None:
     service = "/v2/ProspectActivity.svc"
     with Sandbox(limit=6, period=60.0) as sandbox:
         async with connect(sandbox) as client:
@@ -85,7 +85,7 @@ async def test_every_vendor_path_counts_against_the_limit_and_the_report_does_no
     assert sandbox.report().arrivals == 7
 
 
-async def test_a_call_with_an_unknown_access_key_uses_nothing_of_the_limit() -> None:
+async def test_a_call_with_an_unknown_access_key_does_not_count_against_the_limit() -> None:
     with Sandbox(limit=1, period=60.0) as sandbox:
         async with connect(sandbox) as client:
             strangers = [
@@ -106,7 +106,7 @@ async def test_without_a_limit_nothing_is_refused() -> None:
     assert sandbox.report().refused == 0
 
 
-async def test_both_ways_take_the_delay_and_the_arrival_lies_between() -> None:
+async def test_both_directions_have_the_delay_and_the_arrival_is_between_them() -> None:
     with Sandbox(delay=0.2) as sandbox:
         async with connect(sandbox) as client:
             begun = time.monotonic()
@@ -117,7 +117,7 @@ async def test_both_ways_take_the_delay_and_the_arrival_lies_between() -> None:
     assert ended - arrived >= 0.2
 
 
-async def test_without_a_delay_an_answer_comes_at_once() -> None:
+async def test_without_a_delay_the_answer_is_immediate() -> None:
     took: list[float] = []
     with Sandbox(limit=None) as sandbox:
         async with connect(sandbox) as client:
@@ -136,7 +136,7 @@ async def test_a_delay_may_be_drawn_from_a_range() -> None:
     assert max(sandbox.arrival_times) - min(sandbox.arrival_times) > 0.1
 
 
-async def test_the_report_takes_no_delay_and_no_fault() -> None:
+async def test_the_report_has_no_delay_and_no_fault() -> None:
     with Sandbox(delay=60.0, faults=Faults({"503": 1.0})) as sandbox:
         async with httpx.AsyncClient(base_url=sandbox.url) as client:
             response = await client.get("/_sandbox/report", timeout=5)
@@ -165,10 +165,10 @@ async def test_the_report_counts_what_happened() -> None:
         connections=1,
     )
     assert over_http == attrs.asdict(report)
-    assert repr(sandbox) == f"<Sandbox {sandbox.url}, 3 taken>"
+    assert repr(sandbox) == f"<Sandbox {sandbox.url}, 3 accepted>"
 
 
-async def test_a_connection_idle_too_long_is_closed_and_one_in_use_is_not() -> None:
+async def test_an_idle_connection_is_closed_and_one_in_use_is_not() -> None:
     with Sandbox(idle_timeout=0.3) as sandbox:
         async with connect(sandbox) as client:
             await client.get(METRICS)
@@ -181,20 +181,20 @@ async def test_a_connection_idle_too_long_is_closed_and_one_in_use_is_not() -> N
             assert sandbox.report().connections == 2
 
 
-def test_a_connection_never_used_is_idle_too() -> None:
+def test_a_connection_that_was_never_used_is_closed_too() -> None:
     with Sandbox(idle_timeout=(0.1, 0.2)) as sandbox, dial(sandbox) as connection:
         begun = time.monotonic()
         assert connection.recv(1) == b""
         assert 0.05 < time.monotonic() - begun < 30
 
 
-async def test_a_call_that_takes_longer_than_the_idle_time_is_answered() -> None:
+async def test_a_call_longer_than_the_idle_time_is_answered() -> None:
     with Sandbox(idle_timeout=0.05, delay=0.2) as sandbox:
         async with connect(sandbox) as client:
             assert (await client.get(METRICS)).status_code == 200
 
 
-def test_a_client_gone_before_its_body_is_whole_has_not_arrived(
+def test_a_client_that_leaves_before_its_body_is_complete_has_not_arrived(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Sandbox() as sandbox:
@@ -242,7 +242,7 @@ async def test_leaving_stops_it_at_once_and_quietly(
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-async def test_what_it_saw_can_be_asked_after_the_end_and_goes_on_when_started_again() -> None:
+async def test_the_report_remains_after_the_end_and_continues_when_started_again() -> None:
     sandbox = Sandbox()
     for expected in (1, 2):
         with sandbox:
@@ -251,7 +251,7 @@ async def test_what_it_saw_can_be_asked_after_the_end_and_goes_on_when_started_a
         assert (len(sandbox.taken), sandbox.report().connections) == (expected, expected)
 
 
-def test_it_listens_on_loopback_at_the_port_it_is_told() -> None:
+def test_it_listens_on_loopback_at_the_given_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         with pytest.raises(OSError, match="in use"), Sandbox(port=port):
@@ -261,7 +261,7 @@ def test_it_listens_on_loopback_at_the_port_it_is_told() -> None:
         dial(sandbox).close()
 
 
-async def test_no_log_line_holds_a_key_even_when_everything_is_logged(
+async def test_no_log_line_contains_a_key_even_when_everything_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(1), Sandbox() as sandbox:
@@ -283,7 +283,7 @@ def test_waiting_lasts_until_it_is_stopped() -> None:
     assert not waiting.is_alive()
 
 
-def test_ctrl_c_ends_the_waiting_and_then_the_sandbox() -> None:
+def test_ctrl_c_ends_waiting_and_then_the_sandbox() -> None:
     program = (
         "import threading\n"
         "from leadpost.sandbox import Sandbox\n"
@@ -306,20 +306,20 @@ def test_ctrl_c_ends_the_waiting_and_then_the_sandbox() -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
-        time.sleep(0.1)  # it most likely waits by then
+        time.sleep(0.1)  # most likely it is waiting then
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == ("2 threads\nstopped, 1 thread\n", "", 0)
 
 
-def test_before_it_is_started_it_has_no_url() -> None:
+def test_before_its_start_it_has_no_url() -> None:
     sandbox = Sandbox()
-    assert repr(sandbox) == "<Sandbox not started, 0 taken>"
+    assert repr(sandbox) == "<Sandbox not started, 0 accepted>"
     with pytest.raises(RuntimeError, match="with statement"):
         _ = sandbox.url
 
 
-def test_the_account_leads_to_the_sandbox() -> None:
+def test_the_account_has_the_sandboxs_url_and_keys() -> None:
     with Sandbox(status_path="/a/b", metrics_path="/c/d") as sandbox:
         account = sandbox.account()
     assert (account.host, account.sync_host) == (sandbox.url, sandbox.url)
@@ -335,19 +335,19 @@ def test_the_account_leads_to_the_sandbox() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sandbox(limit=0), "limit is 1 call or more"),
-        (lambda: Sandbox(period=0), "period is more than 0"),
-        (lambda: Sandbox(window="leaky"), "sliding, fixed, bucket; not 'leaky'"),
-        (lambda: Sandbox(pace=0), "pace is more than 0"),
+        (lambda: Sandbox(limit=0), "limit must be at least 1, or None; found 0"),
+        (lambda: Sandbox(period=0), "period must be above 0 seconds; found 0"),
+        (lambda: Sandbox(window="leaky"), "sliding, fixed, bucket; found 'leaky'"),
+        (lambda: Sandbox(pace=0), "pace must be above 0; found 0"),
         (lambda: Sandbox(ends={201: "Done"}), "Success, ERROR, FAILURE"),
         (lambda: Sandbox(status_path="status"), "begin with /"),
         (lambda: Sandbox(metrics_path="metrics"), "begin with /"),
-        (lambda: Sandbox(delay=-1), "delay is seconds"),
-        (lambda: Sandbox(delay=(2, 1)), "delay is seconds"),
-        (lambda: Sandbox(idle_timeout=(-1, 1)), "idle_timeout is seconds"),
+        (lambda: Sandbox(delay=-1), "delay must be seconds"),
+        (lambda: Sandbox(delay=(2, 1)), "delay must be seconds"),
+        (lambda: Sandbox(idle_timeout=(-1, 1)), "idle_timeout must be seconds"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(make: Callable[[], Sandbox], message: str) -> None:
+def test_invalid_options_raise(make: Callable[[], Sandbox], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

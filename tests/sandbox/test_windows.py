@@ -1,4 +1,4 @@
-"""The sandbox's ways of counting calls, against counting by brute force."""
+"""The sandbox's ways of counting calls, compared with counting by brute force."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from leadpost.sandbox.windows import FixedWindow, SlidingWindow, TokenBucket, fullest_window
 
-# Quarters are exact in binary, so that "exactly a period apart" comes up and means what it says.
+# Quarters are exact in binary, so "exactly a period apart" does occur.
 times = st.lists(st.integers(0, 400).map(lambda quarters: quarters / 4), max_size=60)
 periods = st.integers(1, 24).map(lambda quarters: quarters / 4)
 limits = st.integers(1, 6)
@@ -25,7 +25,7 @@ def test_the_fullest_window_is_the_fullest_by_brute_force(
 
 
 @given(times, periods, limits)
-def test_sliding_takes_an_arrival_exactly_when_fewer_than_the_limit_lie_a_period_back(
+def test_sliding_allows_an_arrival_exactly_when_fewer_than_the_limit_are_in_the_last_period(
     arrivals: list[float], period: float, limit: int
 ) -> None:
     window = SlidingWindow(limit, period)
@@ -39,7 +39,7 @@ def test_sliding_takes_an_arrival_exactly_when_fewer_than_the_limit_lie_a_period
 
 
 @given(times, periods, limits)
-def test_fixed_takes_the_first_arrivals_of_each_stretch(
+def test_fixed_allows_the_first_arrivals_of_each_window(
     arrivals: list[float], period: float, limit: int
 ) -> None:
     window = FixedWindow(limit, period)
@@ -51,14 +51,14 @@ def test_fixed_takes_the_first_arrivals_of_each_stretch(
 
 
 @given(times, periods, limits)
-def test_bucket_never_takes_more_than_its_size_and_refill_nor_refuses_without_need(
+def test_bucket_allows_exactly_its_size_and_refill(
     arrivals: list[float], period: float, limit: int
 ) -> None:
     bucket = TokenBucket(limit, period)
     taken: list[float] = []
 
     def fits(time: float) -> bool:
-        """Whether no stretch that ends at `time` would hold more than burst and refill."""
+        """Whether no span that ends at `time` would contain more than burst and refill."""
         starts = [earlier for earlier in taken if earlier <= time]
         return all(
             sum(start <= earlier for earlier in taken) + 1
@@ -73,7 +73,7 @@ def test_bucket_never_takes_more_than_its_size_and_refill_nor_refuses_without_ne
             taken.append(time)
 
 
-def test_sliding_counts_no_refused_arrival() -> None:
+def test_sliding_does_not_count_refused_arrivals() -> None:
     window = SlidingWindow(1, 5.0)
     assert [window.take(now) for now in (0.0, 4.9, 5.0)] == [True, False, True]
 
@@ -83,7 +83,7 @@ def test_fixed_allows_twice_the_limit_across_a_border() -> None:
     assert [window.take(now) for now in (4.8, 4.9, 5.0, 5.1, 5.2)] == [True] * 4 + [False]
 
 
-def test_bucket_refills_one_at_a_time() -> None:
+def test_bucket_refills_token_by_token() -> None:
     bucket = TokenBucket(2, 4.0)
     assert [bucket.take(now) for now in (0.0, 0.0, 1.9, 2.0, 2.1)] == [
         True,
@@ -94,7 +94,7 @@ def test_bucket_refills_one_at_a_time() -> None:
     ]
 
 
-def test_a_bucket_filled_in_many_small_steps_is_full_on_time() -> None:
+def test_a_bucket_refilled_in_many_small_steps_is_full_on_time() -> None:
     bucket = TokenBucket(1, 1.0)
     assert bucket.take(0.0)
     assert not any(bucket.take(step / 10) for step in range(1, 10))
