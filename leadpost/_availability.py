@@ -188,6 +188,7 @@ class Availability:
                         if await self._may_try():
                             return
                         self._trial = None
+                        self._wake_next()  # it may be another's turn now
                         continue
                     self._log_progress(now)
                     wake_at = min(wake_at, self._outage.trial_at, self._logged_at + _LOG_EVERY)
@@ -196,7 +197,7 @@ class Availability:
                         await turn.news.wait()
                 turn.news.clear()
         finally:
-            del self._waiting[turn]
+            self._waiting.pop(turn, None)
 
     def timeout(self, now: float) -> OutageTimeout:
         """Build the error of a post that cannot wait any longer."""
@@ -248,6 +249,11 @@ class Availability:
             )
             for waiting in self._waiting:
                 waiting.news.set()
+
+    def leave_loop(self) -> None:
+        """Forget who waits and who tries: their event loop is over."""
+        self._waiting.clear()
+        self._trial = None
 
     def _wake_next(self) -> None:
         if (turn := self._next()) is not None:

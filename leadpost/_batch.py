@@ -155,12 +155,11 @@ class Batch:
 
     async def _outcome(self, index: int, activity: Item, turn: ExitStack) -> Outcome:
         """Post one activity. Its first token passes the turn on."""
-        has_token = False
+        is_sent = False
 
-        def on_token() -> None:
-            nonlocal has_token
-            has_token = True
-            turn.close()
+        def on_send() -> None:
+            nonlocal is_sent
+            is_sent = True
 
         is_long = max(self._size, 2 * self._drawn) >= LONG
         terms = Terms(
@@ -168,7 +167,8 @@ class Batch:
             again=Priority.BATCH_RETRY,
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
-            on_token=on_token,
+            on_token=turn.close,
+            check=on_send,
         )
         try:
             request_id = await self._post(activity, terms)
@@ -179,7 +179,7 @@ class Batch:
             return Outcome(index, activity, error=error)
         except BaseException as error:  # noqa: BLE001  # see _fail
             self._fail(error)
-            kind = DeliveryUncertain if has_token else NotSent
+            kind = DeliveryUncertain if is_sent else NotSent
             return Outcome(index, activity, error=kind(f"{type(error).__name__} ended the batch"))
         return Outcome(index, activity, request_id)
 
@@ -202,7 +202,7 @@ class Batch:
         ):
             raise error
         self._draws = False
-        self._failure = error
+        self._failure = self._failure or error
 
     async def _stop_at(self, stop: asyncio.Event) -> None:
         await stop.wait()

@@ -210,7 +210,7 @@ class Caller:
         self._enter_loop()
         attempts.has_token, attempts.is_sent, attempts.status = False, False, None
         if self._is_closed or terms.are_over:
-            raise self._cut_off(attempts, terms)
+            raise self._ended_early(attempts, terms)
         task = asyncio.create_task(self._make(call, attempts, terms))
         self._in_flight[task] = attempts
         task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
@@ -237,7 +237,7 @@ class Caller:
             raise
         if not task.cancelled():
             return task.result()
-        raise self._cut_off(attempts, terms)
+        raise self._ended_early(attempts, terms)
 
     async def _make(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """Wait until LeadSquared is there, take a token, send the request, read the answer."""
@@ -325,7 +325,7 @@ class Caller:
             return None  # such as a wrong path
         return True
 
-    def _cut_off(self, attempts: Attempts, terms: Terms) -> LeadpostError:
+    def _ended_early(self, attempts: Attempts, terms: Terms) -> LeadpostError:
         """Build the error of an attempt that was ended before its answer."""
         if attempts.is_sent:
             what = "the call was cut off before its answer"
@@ -393,13 +393,16 @@ class Caller:
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return
-        if self._loop is not None and self._owns_client:
+        if self._loop is not None:
             if self._loop.is_running():
                 raise RuntimeError("this poster is in use on another event loop")
-            self._given = new_client(self._account)
-            self._client = keyed(self._given, self._account, self._call_timeout)
+            if self._owns_client:
+                self._given = new_client(self._account)
+                self._client = keyed(self._given, self._account, self._call_timeout)
+            for availability in self._posts.values():
+                availability.leave_loop()
         self._loop = loop
-        self._in_flight.clear()
+        self._in_flight.clear()  # they ended with their loop
 
     async def aclose(self, grace: float) -> None:
         """Wait for the calls in flight, but not longer than `grace` seconds, and close."""

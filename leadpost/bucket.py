@@ -189,7 +189,9 @@ class TokenBucket:
         self._arrived = [-inf] * limit
         self._in_use = 0
         self._waiters = Waiters()
-        self._trial = _Trial.NONE
+        # After a pause a single call has to show that LeadSquared takes calls again.
+        self._needs_trial = False
+        self._trial: _Use | None = None
         self._longest_call = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -212,7 +214,7 @@ class TokenBucket:
             limit=size,
             free=free,
             in_use=self._in_use,
-            resting=max(size - free - self._in_use, 0),
+            resting=min(len(self._arrived) - back, max(size - self._in_use, 0)),
             waiting=len(self._waiters),
             paused_for=pause,
         )
@@ -254,9 +256,9 @@ class TokenBucket:
                         await waiter.news.wait()
                 waiter.news.clear()
             self._in_use += 1
-            use = _Use(loop, self._arrived.pop(0), is_trial=self._trial is _Trial.DUE)
-            if use.is_trial:
-                self._trial = _Trial.IN_FLIGHT
+            use = _Use(loop, self._arrived.pop(0))
+            if self._needs_trial:
+                self._needs_trial, self._trial = False, use
             return use
         finally:
             waiters.leave(waiter)
@@ -265,7 +267,7 @@ class TokenBucket:
         """Return the seconds until this caller may take a token; inf if others are first."""
         if loop is not self._loop:
             raise RuntimeError("this TokenBucket has moved to another event loop")
-        if self._waiters.first is not waiter or self._trial is _Trial.IN_FLIGHT:
+        if self._waiters.first is not waiter or self._trial is not None:
             return inf
         now = loop.time()
         self._brakes.tick(now)
@@ -283,11 +285,11 @@ class TokenBucket:
             insort(self._arrived, use.arrived_before)
         else:
             insort(self._arrived, now + (0.0 if use.is_answered else call_timeout))
-        if use.is_trial:
-            self._trial = _Trial.DUE if use.sent_at is None else _Trial.NONE
+        if self._trial is use:
+            self._trial, self._needs_trial = None, use.sent_at is None
         self._brakes.record(use, now)
         if use.asked_pause:
-            self._trial = _Trial.DUE
+            self._trial, self._needs_trial = None, True
         self._waiters.wake_first()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -302,23 +304,15 @@ class TokenBucket:
             self._arrived = sorted(min(time, latest) for time in arrived)
             latest_pause = now + LONGEST_RETRY_AFTER
             self._brakes.paused_until = min(self._brakes.paused_until, latest_pause)
-            if self._trial is _Trial.IN_FLIGHT:
-                self._trial = _Trial.DUE
+            self._needs_trial = self._needs_trial or self._trial is not None
+            self._trial = None
         self._loop = loop
         self._in_use = 0
         self._waiters = Waiters()
         self._brakes.reset_pacer()
 
 
-class _Trial(IntEnum):
-    """Whether a single call has to show that LeadSquared takes calls again."""
-
-    NONE = 0
-    DUE = 1
-    IN_FLIGHT = 2
-
-
-@define
+@define(eq=False)
 class _Use(Use):
     """
     The use of a token by one call.
@@ -326,12 +320,10 @@ class _Use(Use):
     Attributes:
         loop: The event loop of the call.
         arrived_before: The time by which the token's last call had arrived.
-        is_trial: Whether this call shows whether calls may go again.
     """
 
     loop: asyncio.AbstractEventLoop
     arrived_before: float
-    is_trial: bool
 
     def begin(self) -> None:
         """Note that the request is being sent."""

@@ -176,6 +176,7 @@ class _Use(Use):
     Attributes:
         id: The id of the reservation in the table.
         hold: Seconds from the use of the token until it is back if this process dies.
+        made_at: When its reservation was tried.
         seen_at: When the database was last seen to allow calls.
         due: When the token is back.
         ends_by: When the call must have ended.
@@ -187,6 +188,7 @@ class _Use(Use):
 
     id: str
     hold: float
+    made_at: float
     seen_at: float = 0.0
     due: float = inf
     ends_by: float = 0.0
@@ -291,7 +293,9 @@ class _Share:
                 self._absence.end()
             except OutboxUnavailable as error:
                 self._absence.begin(error)
-                wait = _RETRY
+                self._forget_lapsed()
+                await asyncio.sleep(_RETRY)  # whatever the callers do meanwhile
+                wait = 0.0
             except OutboxError as error:  # the next caller may have more luck
                 self.waiters.fail(error)
                 wait = _RETRY
@@ -340,7 +344,15 @@ class _Share:
         self._over.append(use)
 
     def _new_use(self) -> _Use:
-        return _Use(id=uuid4().hex, hold=_USE_WITHIN + self._longest_call + self._rule.rest)
+        hold = _USE_WITHIN + self._longest_call + self._rule.rest
+        return _Use(id=uuid4().hex, hold=hold, made_at=boot_time())
+
+    def _forget_lapsed(self) -> None:
+        """Drop unsent uses whose tokens are back by themselves: they pile up in an outage."""
+        now = boot_time()
+        self._over = [
+            use for use in self._over if use.sent_at is not None or now < use.made_at + 2 * use.hold
+        ]
 
     async def _exchange(self, use: _Use | None) -> None:
         """

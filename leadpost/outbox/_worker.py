@@ -171,11 +171,13 @@ class Worker:
         try:
             await asyncio.wait([posting, *beside], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await self._end(posting)
-            for task in beside:
-                task.cancel()
-            await asyncio.wait(beside)
-            self._report()
+            try:
+                await self._end(posting)
+            finally:  # `_end` raises if it is cancelled again
+                for task in beside:
+                    task.cancel()
+                await asyncio.wait(beside)
+                self._report()
         for error in (self._failure, *_errors(posting, *beside)):
             if error is not None:
                 raise error

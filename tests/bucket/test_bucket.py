@@ -546,3 +546,43 @@ async def test_an_open_bucket_lets_all_through_at_once() -> None:
         async with bucket.token(Priority.BATCH, CALL_TIMEOUT) as begin:
             begin()
     assert repr(bucket) == "<OpenBucket>"
+
+
+async def use(bucket: TokenBucket, seconds: float, error: Exception | None = None) -> float:
+    """Make a call that takes so long; return when it left."""
+    with suppress(RateLimited):
+        async with bucket.token() as begin:
+            begin()
+            left = now()
+            await asyncio.sleep(seconds)
+            if error is not None:
+                raise error
+    return left
+
+
+def test_the_answer_to_an_earlier_trial_does_not_end_a_later_pause() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        later = RateLimited("429", retry_after=10)
+        slow = asyncio.create_task(use(bucket, 12, later))  # a pause until 22
+        await asyncio.sleep(0)
+        await use(bucket, 1, RateLimited("429", retry_after=9))  # a pause until 10
+        trial = asyncio.create_task(use(bucket, 4))  # leaves at 10, is answered at 14
+        await asyncio.gather(slow, trial)
+        left = await asyncio.gather(*(use(bucket, 3) for _ in range(10)))
+        assert [round(time, 3) for time in sorted(left)] == [22, *[25] * 9]
+
+    run_virtual(main())
+
+
+def test_tokens_that_no_call_has_used_do_not_rest_in_a_pause() -> None:
+    async def main() -> None:
+        bucket = TokenBucket()
+        await use(bucket, 0, RateLimited("429", retry_after=30))
+        at_once = bucket.statistics()
+        assert (at_once.free, at_once.resting) == (0, 1)
+        await asyncio.sleep(6)
+        later = bucket.statistics()
+        assert (later.free, later.resting, round(later.paused_for)) == (0, 0, 24)
+
+    run_virtual(main())

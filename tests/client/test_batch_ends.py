@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from batch_support import numbered, poster_to, refuse
-from support import Vendor, VirtualLoop, accept, activity, answers, now, run_virtual
+from support import Vendor, VirtualLoop, accept, account, activity, answers, now, run_virtual
 
 from leadpost import (
     Activity,
+    AsyncActivityPoster,
     BatchError,
     NotFound,
     NotSent,
@@ -303,5 +304,44 @@ def test_a_batch_can_be_cancelled() -> None:
             await asyncio.sleep(1)  # calls in flight finish
             assert len(asyncio.all_tasks()) == 1
             assert await poster.post(activity(1)) == "r1"
+
+    run_virtual(main())
+
+
+def test_what_a_hook_of_the_client_stops_before_sending_was_not_sent() -> None:
+    vendor = Vendor(accept)
+
+    async def stop(_: httpx.Request) -> None:
+        raise KeyError("a hook")
+
+    async def main() -> None:
+        async with vendor.client() as client:
+            client.event_hooks = {"request": [stop]}
+            poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
+            with pytest.raises(BatchError) as caught:
+                await poster.post_many([activity(1)])
+        assert [outcome.state for outcome in caught.value.outcomes] == ["not_sent"]
+        assert vendor.requests == []
+
+    run_virtual(main())
+
+
+def test_of_several_errors_the_first_is_raised() -> None:
+    vendor = Vendor(accept, there=1.0)
+
+    async def fail(_: httpx.Response) -> None:
+        raise KeyError("the second")
+
+    def source() -> Iterator[Activity]:
+        yield activity(1)
+        raise ValueError("the first")
+
+    async def main() -> None:
+        async with vendor.client() as client:
+            client.event_hooks = {"response": [fail]}
+            poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
+            with pytest.raises(ValueError, match="the first"):
+                async for _ in poster.post_stream(source()):
+                    pass
 
     run_virtual(main())

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from random import Random
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from leadpost import (
     ServerError,
     TokenBucket,
 )
+from leadpost._availability import Availability
 from leadpost._call import Terms
 from leadpost.hooks import Ended, Event
 
@@ -705,3 +706,68 @@ def test_late_failures_of_posts_sent_before_the_end_of_an_outage_do_not_reopen_i
             assert poster.is_away
 
     run_virtual(main())
+
+
+def test_after_a_failed_query_whoever_is_next_is_woken() -> None:
+    async def main() -> None:
+        asked, answered, failing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        answers = iter([False, True])
+
+        async def query() -> bool:
+            asked.set()
+            await answered.wait()
+            return next(answers)
+
+        availability = Availability("host", query)
+
+        async def fail(activity: int, when: asyncio.Event | None = None) -> None:
+            with suppress(DeliveryUncertain):
+                async with availability.turn(activity) as turn:
+                    assert turn.may_send()
+                    if when is not None:
+                        await when.wait()
+                    raise DeliveryUncertain("no answer")
+
+        async def post(activity: int) -> float:
+            async with availability.turn(activity) as turn:
+                assert turn.may_send()
+                return now()
+
+        late = asyncio.create_task(fail(7, failing))
+        await asyncio.sleep(0)
+        for number in (1, 2, 3):
+            await fail(number)
+        posts = [asyncio.create_task(post(7)), asyncio.create_task(post(8))]
+        await asked.wait()  # before a trial with 7, of which an older post fails now
+        failing.set()
+        await late
+        answered.set()
+        async with asyncio.timeout(30):
+            first, second = await asyncio.gather(*posts)
+        assert second <= first
+
+    run_virtual(main())
+
+
+def test_an_outage_goes_on_into_the_next_event_loop_and_is_tried_there() -> None:
+    is_down = True
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(500) if is_down else await accept(request)
+
+    policy = RetryPolicy(max_attempts=1, max_time=120, jitter=0)
+    poster = poster_to(Vendor(answer), retry=policy)
+
+    async def fail() -> None:
+        for number in (1, 2, 3, 4):
+            with suppress(ServerError, NotSent):
+                await poster.post(activity(number))
+        assert poster.is_away
+
+    async def post() -> None:
+        await poster.post(activity(5))
+        assert not poster.is_away
+
+    run_virtual(fail())
+    is_down = False
+    run_virtual(post())

@@ -778,3 +778,26 @@ async def test_it_is_an_openable_bucket_and_shows_no_key(
 def test_invalid_options_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted"):
         bucket("sqlite+aiosqlite:///x.db", **wrong)
+
+
+async def test_callers_do_not_hasten_the_attempts_while_the_database_is_away(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def counted(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OutboxUnavailable("the server is away")
+
+    write = shared._database.write
+    monkeypatch.setattr(shared._database, "write", counted)
+    waiter = asyncio.create_task(take(shared, []))
+    for _ in range(100):
+        another = asyncio.create_task(take(shared, []))
+        await asyncio.sleep(0.01)
+        await end(another)
+    assert 1 <= tries < 50
+    monkeypatch.setattr(shared._database, "write", write)
+    async with within(10):
+        await waiter

@@ -63,12 +63,14 @@ async def test_cancelled_twice_it_ends_at_once_and_records_what_is_uncertain(
     await outbox.put_many(map(activity, range(1, 11)))
     vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
     posting = poster(vendor, bucket=TokenBucket(3))
-    draining = asyncio.create_task(outbox.drain(posting))
+    others = asyncio.all_tasks()
+    running = asyncio.create_task(outbox.run(posting))
     await until(outbox, sending=3)
-    draining.cancel()
+    running.cancel()
     await asyncio.sleep(0.05)
-    draining.cancel()
-    assert await ended(posting, draining) < 5
+    running.cancel()
+    assert await ended(posting, running) < 5
+    assert asyncio.all_tasks() == others
     counts = await outbox.counts()
     assert counts == counts | {"uncertain": 3, "pending": 7, "sending": 0}
 
