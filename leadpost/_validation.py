@@ -21,6 +21,7 @@ _SIMILAR = 0.85
 """By difflib's ratio: 0.96 for ActivityNotes, 0.86 for ActivityDate, 0.83 for ActivityType."""
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WANTED_GUID = "a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
+_WANTED_LEAD = f"{_WANTED_GUID}; for an e-mail address there are Lead.find_or_create and find_lead"
 _TRIMMED = re.compile(r"\S(.*\S)?", re.DOTALL)
 _FINDS_LEADS = {
     "EmailAddress": (re.compile(r"[^@\s]+@[^@\s]+"), "an email address"),
@@ -102,7 +103,8 @@ def lead_id_problems(lead: object, extra: object) -> Iterator[Problem]:
         if isinstance(email, str) and email:
             return
     if not isinstance(lead, str) or not _GUID.fullmatch(lead):
-        yield problem("RelatedProspectId", lead, _WANTED_GUID)
+        is_email = isinstance(lead, str) and "@" in lead
+        yield problem("RelatedProspectId", lead, _WANTED_LEAD if is_email else _WANTED_GUID)
 
 
 def lead_problems(name: object, value: object, attributes: object) -> Iterator[Problem]:

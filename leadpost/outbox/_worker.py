@@ -46,7 +46,7 @@ from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import Verifier
-from leadpost.outbox.database import AccountDatabase, _calls, _edits
+from leadpost.outbox.database import AccountDatabase, _calls, _edits, _entries
 from leadpost.outbox.database._calls import Claim
 from leadpost.outbox.database._entries import EntryState, loaded
 
@@ -124,12 +124,13 @@ class Worker:
     _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
     _absence: Absence = field(init=False)
     _is_answered: bool = field(default=False, init=False)  # whether any call was answered
-    _unreached_since: float | None = field(default=None, init=False)
+    _host_absence: Absence = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopped, self._cut_off = loop.create_future(), loop.create_future()
         self._absence = Absence(f"the outbox {self._store.database.name}")
+        self._host_absence = Absence(f"the host {self._poster.account.host}")
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
@@ -150,6 +151,7 @@ class Worker:
         try:
             await self._patiently(begin)
             _log.info("outbox: a worker for %s begins", self._store.account)
+            await self._patiently(self._report_others)
             await self._work(
                 [
                     self._keep(),
@@ -162,6 +164,13 @@ class Worker:
             _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
             raise
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
+
+    async def _report_others(self) -> None:
+        """Log whose entries are left alone: a key may have changed, or a name was mistyped."""
+        others = await self._store.read(_entries.count_of_others)
+        if others:
+            counts = ", ".join(f"{count} of {account}" for account, count in others.items())
+            _log.warning("outbox: unfinished entries of other accounts are not posted: %s", counts)
 
     async def _work(self, others: list[Awaitable[None]]) -> None:
         """Run the slots, and `others` beside them, until the slots or one of the others end."""
@@ -395,14 +404,12 @@ class Worker:
 
     def _answered(self) -> None:
         self._is_answered = True
-        self._unreached_since = None
+        self._host_absence.end()
 
     def _not_reached(self, error: ConnectionFailed) -> None:
         """Stop a drain that has reached nothing for `_UNREACHABLE`: the host may be wrong."""
-        now = boot_time()
-        if self._unreached_since is None:
-            self._unreached_since = now
-        is_long = now - self._unreached_since >= _UNREACHABLE
+        self._host_absence.begin(error)
+        is_long = self._host_absence.lasts >= _UNREACHABLE
         if self._drains and is_long and not self._is_answered:
             self._fail(error)
 

@@ -19,6 +19,7 @@ from support import Vendor, accept, activity, answers, now, number_in, run_virtu
 from leadpost import (
     AsyncActivityPoster,
     BatchError,
+    ConnectionFailed,
     DeliveryUncertain,
     NotSent,
     OpenBucket,
@@ -749,25 +750,22 @@ def test_after_a_failed_query_whoever_is_next_is_woken() -> None:
     run_virtual(main())
 
 
-def test_an_outage_goes_on_into_the_next_event_loop_and_is_tried_there() -> None:
-    is_down = True
+def test_a_trial_that_its_event_loop_left_behind_stops_no_other() -> None:
+    async def main() -> None:
+        async def query() -> bool:
+            return True
 
-    async def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500) if is_down else await accept(request)
+        availability = Availability("host", query)
+        for number in (1, 2, 3):
+            with suppress(ConnectionFailed):
+                async with availability.turn(number) as turn:
+                    assert turn.may_send()
+                    raise ConnectionFailed("no connection")
+        left_behind = await availability.turn(4).__aenter__()
+        assert left_behind.may_send()
+        availability.leave_loop()
+        async with asyncio.timeout(60), availability.turn(5) as turn:
+            assert turn.may_send()
+        assert not availability.is_away
 
-    policy = RetryPolicy(max_attempts=1, max_time=120, jitter=0)
-    poster = poster_to(Vendor(answer), retry=policy)
-
-    async def fail() -> None:
-        for number in (1, 2, 3, 4):
-            with suppress(ServerError, NotSent):
-                await poster.post(activity(number))
-        assert poster.is_away
-
-    async def post() -> None:
-        await poster.post(activity(5))
-        assert not poster.is_away
-
-    run_virtual(fail())
-    is_down = False
-    run_virtual(post())
+    run_virtual(main())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from outbox_support import executed, states
-from support import Vendor, account, activity
+from support import Vendor, account, activity, within
 
 from leadpost import (
     Account,
@@ -187,3 +187,18 @@ async def test_an_outbox_that_cannot_read_its_account_is_not_opened(store_url: s
         await outbox.__aenter__()
     with pytest.raises(RuntimeError, match="is not open: use it within `async with`"):
         await outbox.counts()
+
+
+async def test_a_worker_logs_that_it_leaves_others_entries_alone(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Outbox(store_url, B) as other:
+        await other.put_many([activity(1), activity(2)])
+    async with Outbox(store_url, A) as outbox, poster_of(A, Vendor()) as poster:
+        running = asyncio.create_task(outbox.run(poster))
+        async with within(10):
+            while "unfinished entries of other accounts" not in caplog.text:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+    assert f"other accounts are not posted: 2 of {B.fingerprint}" in caplog.text

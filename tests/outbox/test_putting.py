@@ -238,6 +238,13 @@ async def test_a_key_that_no_database_stores_raises(outbox: Outbox, key: str) ->
     assert await keys(outbox) == []
 
 
+async def test_a_key_that_is_no_text_raises(outbox: Outbox) -> None:
+    number: Any = 8812
+    with pytest.raises(TypeError, match="key: found int, wanted text"):
+        await outbox.put(activity(1), key=number)
+    assert await keys(outbox) == []
+
+
 async def test_a_note_may_have_any_character(outbox: Outbox) -> None:
     note = "\0 \N{GRINNING FACE} \\u0000 ü"
     await outbox.put(activity(1, activity_note=note), key="one")

@@ -24,7 +24,7 @@ from outbox_support import (
     until,
     until_accepted,
 )
-from support import Vendor, accept, activity, answers, number_in, within
+from support import Vendor, accept, account, activity, answers, number_in, within
 
 from leadpost import (
     ConnectionFailed,
@@ -162,13 +162,16 @@ async def test_failures_during_an_outage_cost_no_attempt(outbox: Outbox, on_unce
 
 
 async def test_a_run_waits_until_leadsquared_is_back(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.01)
     vendor = Vendor(answers(*[lost() for _ in range(8)]))
     await outbox.put(activity(1))
     running = asyncio.create_task(outbox.run(poster(vendor)))
     await until_accepted(outbox, 1)
+    host = account().host
+    assert caplog.text.count(f"the host {host} cannot be reached: ConnectionFailed") == 1
+    assert caplog.text.count(f"the host {host} can be reached again") == 1
     await outbox.put(activity(2))  # and it continues
     await until_accepted(outbox, 2)
     running.cancel()
