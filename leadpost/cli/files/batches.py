@@ -8,16 +8,12 @@ A row is known by its digest for good; its entry, which may be pruned, by its ke
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Self, cast
 
 import sqlalchemy as sa
 from attrs import frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.cli.files.identity import new_key
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.records import Stored
 from leadpost.cli.files.tables import KNOWN, ROWS, Values, all_of, are_there, create, do
 from leadpost.outbox import Outbox
 
@@ -89,7 +85,7 @@ class Batches:
     async def of_letters(self, letters: Iterable[str]) -> dict[str, str]:
         """Return the name of the batch for each key of a rejects file that is known."""
         found: list[sa.Row[Any]] = []
-        for part in _parts(list(letters)):
+        for part in parts_of(list(letters)):
             found += await self._all(
                 "SELECT letters, name FROM leadpost_rows JOIN leadpost_batches batch ON"
                 " batch.id = leadpost_rows.batch WHERE letters IN :letters AND account = :account",
@@ -180,180 +176,11 @@ class Batches:
 
     async def note_seen(self, states: Sequence[tuple[int, str]]) -> None:
         """Note the states of entries by the numbers of their rows, for when they are pruned."""
-        for part in _parts(states):
+        for part in parts_of(states, _PAGE):
             await self._execute(
                 "UPDATE leadpost_rows SET last = :last WHERE id = :id",
                 [{"id": id_, "last": last} for id_, last in part],
             )
-
-    # Changing them.
-
-    async def put(self, batch: Batch, part: Sequence[tuple[Stored, Any]]) -> list[tuple[int, int]]:
-        """
-        Put at most 500 rows that are new, with their entries, in one transaction.
-
-        Args:
-            batch: Their batch.
-            part: Each with its activity. One that cannot be posted has None, and no entry; it gets
-                a key for the rejects all the same.
-
-        Returns:
-            The place of each, and its number from now on.
-        """
-
-        async def work(connection: AsyncConnection) -> list[tuple[int, int]]:
-            values = [
-                {
-                    "batch": batch.id,
-                    "letters": new_key(),
-                    "origin": row.digest,
-                    "number": row.number,
-                    "present": row.digest if activity else None,
-                    "lead": row.lead,
-                }
-                for row, activity in part
-            ]
-            # Another run of the same file gives its rows the same numbers: each is put once.
-            await do(
-                connection,
-                "INSERT INTO leadpost_rows (batch, letters, origin, number, present, lead)"
-                " VALUES (:batch, :letters, :origin, :number, :present, :lead)"
-                " ON CONFLICT (batch, origin, number) DO NOTHING",
-                values,
-            )
-            there = await all_of(
-                connection,
-                "SELECT id, letters, origin, number FROM leadpost_rows"
-                " WHERE batch = :batch AND origin IN :digests",
-                {"batch": batch.id, "digests": [row.digest for row, _ in part]},
-            )
-            found = {(row.origin, row.number): row for row in there}
-            new = {value["letters"] for value in values}
-            letters: list[str] = [found[row.digest, row.number].letters for row, _ in part]
-            activities = {
-                own: activity
-                for own, (_, activity) in zip(letters, part, strict=True)
-                if activity and own in new
-            }
-            await self._put_entries(connection, batch, activities)
-            return [(row.pos, found[row.digest, row.number].id) for row, _ in part]
-
-        return await self._database.write(work)
-
-    async def correct(self, batch: Batch, part: Sequence[tuple[Stored, Any]]) -> None:
-        """
-        Give at most 500 rows of a rejects file the activity that they are now.
-
-        Raises:
-            KeyConflict: one was sent meanwhile.
-        """
-        activities = {_key(batch, row.letters): activity for row, activity in part}
-        known = await self._outbox.find(list(activities))
-        await self._outbox.replace({key: activities[key] for key in known})
-        new = {
-            row.letters: activity
-            for row, activity in part
-            if row.letters and _key(batch, row.letters) not in known
-        }
-
-        async def work(connection: AsyncConnection) -> None:
-            await self._put_entries(connection, batch, new)
-            await do(
-                connection,
-                "UPDATE leadpost_rows SET present = :digest, lead = :lead WHERE id = :id",
-                [{"digest": row.digest, "lead": row.lead, "id": row.known} for row, _ in part],
-            )
-
-        await self._database.write(work)
-
-    async def retry(self, batch: Batch, part: Sequence[tuple[Stored, Any]]) -> None:
-        """Make the entries of at most 500 refused, given-up or failed rows pending again."""
-        ids = [row.known for row, _ in part if row.known is not None]
-        found = await self._database.read(lambda connection: self._entries(connection, ids))
-        entries = [row.entry for row in found.values() if row.entry is not None]
-        await self._outbox.retry("rejected", "failed", ids=entries)
-        pruned = {
-            found[row.known].letters: activity
-            for row, activity in part
-            if row.known is not None and found[row.known].entry is None and activity
-        }
-        await self._database.write(lambda connection: self._put_entries(connection, batch, pruned))
-
-    async def _put_entries(
-        self, connection: AsyncConnection, batch: Batch, activities: Mapping[str, Any]
-    ) -> None:
-        """Put activities, given by the letters of their rows, with the rows' transaction."""
-        if not activities:
-            return
-        keys = [_key(batch, letters) for letters in activities]
-        await self._outbox.put_many(activities.values(), keys=keys, connection=connection)
-        await do(
-            connection,
-            "UPDATE leadpost_rows SET entry = (SELECT id FROM leadpost_entries WHERE"
-            " account = :account AND key = :name || '/' || letters) WHERE letters IN :letters",
-            {"account": self._account, "name": batch.name, "letters": [*activities]},
-        )
-
-    async def _entries(
-        self, connection: AsyncConnection, ids: Sequence[int]
-    ) -> dict[int, sa.Row[Any]]:
-        query = "SELECT known.id, letters, origin, entry.id AS entry"
-        query += f" FROM {ROWS} WHERE known.id IN :ids ORDER BY known.id"
-        return {row.id: row for row in await all_of(connection, query, {"ids": ids})}
-
-    async def withdraw(self, ids: Sequence[int], *, forget: bool = False) -> None:
-        """
-        Take rows back that were not sent: nothing can send them any more.
-
-        Args:
-            ids: The rows.
-            forget: Whether they are as if they had never been put; or else their keys stay known.
-        """
-
-        async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
-            found = await self._entries(connection, part)
-            # One that a worker has just claimed is sent: its row stays.
-            deleted = await all_of(
-                connection,
-                "DELETE FROM leadpost_entries WHERE id IN :ids"
-                " AND state IN ('pending', 'rejected', 'failed') RETURNING id",
-                {"ids": [row.entry for row in found.values() if row.entry is not None]},
-            )
-            gone = [row.id for row in deleted]
-            await do(
-                connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", {"ids": gone}
-            )
-            withdrawn = [id_ for id_, row in found.items() if row.entry in {None, *gone}]
-            statement = (
-                "DELETE FROM leadpost_rows WHERE id IN :ids"
-                if forget
-                else "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
-            )
-            await do(connection, statement, {"ids": withdrawn})
-
-        for part in _parts(ids):
-            await self._database.write(partial(work, part=part))
-
-    async def move(self, batch: Batch, ids: Sequence[int]) -> None:
-        """Move rows of other batches, with their entries, to this one."""
-
-        async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
-            for id_, row in (await self._entries(connection, part)).items():
-                await do(
-                    connection,
-                    "UPDATE leadpost_rows SET batch = :batch, number = 1 + coalesce((SELECT"
-                    " max(number) FROM leadpost_rows WHERE batch = :batch AND origin = :origin), 0)"
-                    " WHERE id = :id",
-                    {"id": id_, "batch": batch.id, "origin": row.origin},
-                )
-                await do(
-                    connection,
-                    "UPDATE leadpost_entries SET key = :key WHERE id = :id",
-                    {"id": row.entry, "key": _key(batch, row.letters)},
-                )
-
-        for part in _parts(ids):
-            await self._database.write(partial(work, part=part))
 
     async def adopt(self, previous: str) -> None:
         """Hand over the batches of another account, except those whose names are taken."""
@@ -364,12 +191,9 @@ class Batches:
         )
 
 
-def _key(batch: Batch, letters: str | None) -> str:
-    return f"{batch.name}/{letters}"
-
-
-def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[first : first + PART] for first in range(0, len(items), PART)]
+def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:
+    """Cut a sequence into parts."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def _batch(row: sa.Row[Any]) -> Batch:

@@ -16,6 +16,7 @@ from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told
 from leadpost.cli.files.batches import Batches
 from leadpost.cli.files.comparing import Comparison, compared, differences, load
+from leadpost.cli.files.entries import Entries
 from leadpost.cli.files.opening import Opened, opened
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import Outputs
@@ -172,11 +173,12 @@ class _Run:
             before.reading if before else found.reading,
         )
         found.batch = batch
+        entries = Entries(outbox, batch)
         if not found.are_rejects:
-            await batches.withdraw(found.snapshot.gone())
-            await batches.withdraw(found.snapshot.postponed(), forget=True)
+            await entries.withdraw(found.snapshot.gone())
+            await entries.withdraw(found.snapshot.postponed(), forget=True)
             found.snapshot.forget_postponed()
-        await batches.move(batch, found.snapshot.moved())
+        await entries.move(found.snapshot.moved())
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
@@ -188,6 +190,7 @@ class _Run:
             batch=batch,
             outbox=outbox,
             batches=batches,
+            entries=entries,
             progress=Progress(found.source.name, plan.sent, host, options.limit),
             console=self._console,
             stop=self._stop,

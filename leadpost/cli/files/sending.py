@@ -14,6 +14,7 @@ from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.console import at_time, number_of
 from leadpost.cli.files.batches import PART, Batch, Batches
 from leadpost.cli.files.comparing import Comparison
+from leadpost.cli.files.entries import Entries
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.plan import Verdict
 from leadpost.cli.files.progress import Progress, shown
@@ -45,7 +46,8 @@ class Sender:
         found: The file.
         batch: Its batch.
         outbox: The outbox.
-        batches: The rows that it has of files.
+        batches: All batches.
+        entries: Those of the batch's rows.
         progress: Where to count.
         console: Where to show that.
         stop: Ends it.
@@ -61,6 +63,7 @@ class Sender:
     batch: Batch
     outbox: Outbox
     batches: Batches
+    entries: Entries
     progress: Progress
     console: Console
     stop: Stop
@@ -89,7 +92,7 @@ class Sender:
         """Put the rows that are new, and give those of invalid ones a key, without sending."""
         async for part in self._parts("new", "invalid"):
             if fresh := [row for row in part if row[0].known is None]:
-                self.found.snapshot.keep(await self.batches.put(self.batch, fresh))
+                self.found.snapshot.keep(await self.entries.put(fresh))
         self._is_put = True
 
     async def send(self) -> None:
@@ -100,9 +103,9 @@ class Sender:
             OutboxError: the outbox failed.
         """
         async for part in self._parts("again"):
-            await self.batches.retry(self.batch, part)
+            await self.entries.retry(part)
         async for part in self._parts("corrected"):
-            await self.batches.correct(self.batch, part)
+            await self.entries.correct(part)
         before = await self.outbox.counts(self._prefix)
         account, options = self.account, self.options
         bucket = SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.hear])
