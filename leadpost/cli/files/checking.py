@@ -247,6 +247,8 @@ def _fault_of(finding: Finding, activity: Activity, source: Source) -> Fault:
     what, _, remedy = finding.message.partition("; ")
     if finding.kind in {"too_long", "long_note"}:
         what, remedy = "is too long", finding.message
-    value = parts_of_activity(activity.to_payload()).get(finding.field, "")
+    value = parts_of_activity(activity.to_payload()).get(finding.field)
+    if finding.kind in {"unknown_type", "unknown_field"}:
+        value = None  # it is not what is wrong
     column = source.columns.heading_of(finding.field) if source.columns else finding.field
     return Fault(column, str(value or ""), what.replace("wanted a", "is not a", 1), remedy)

@@ -6,13 +6,13 @@ lead that was found.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import define, evolve, field
 
 from leadpost import Activity, Lead
-from leadpost._validation import is_list, is_mapping, name_of
+from leadpost._validation import is_list, name_of
 from leadpost.cli.files.cells import Invalid
 from leadpost.errors import AmbiguousLead, LeadpostError
 
@@ -62,14 +62,16 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
 
 def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, fields and what is known of the lead, by their names in a file."""
-    details = payload.get("LeadDetails") or []
-    parts = {f"{COLUMN}{item['Attribute']}": item["Value"] for item in details}
-    parts.pop(f"{COLUMN}SearchBy", None)
-    activity = payload.get("Activity") if details else payload
-    activity = activity if is_mapping(activity) else {}
-    fields = activity.get("Fields")
-    parts |= {name: value for name, value in activity.items() if name != "Fields"}
-    return parts | {str(name_of(i)): i.get("Value") for i in (fields if is_list(fields) else ())}
+    parts: dict[str, Any] = {}
+    if "LeadDetails" in payload:
+        details: Iterable[Mapping[str, Any]] = payload["LeadDetails"]
+        parts = {f"{COLUMN}{name_of(item)}": item["Value"] for item in details}
+        del parts[f"{COLUMN}SearchBy"]
+        payload = payload["Activity"]
+    fields = payload.get("Fields")
+    items = fields if is_list(fields) else []
+    parts |= {name: value for name, value in payload.items() if name != "Fields"}
+    return parts | {str(name_of(item)): item.get("Value") for item in items}
 
 
 @define
