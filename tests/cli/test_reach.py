@@ -17,6 +17,7 @@ HEADER = (
     *("ActivityNote", "ActivityDateTime", "mx_Custom_1", "mx_Custom_2", "mx_Custom_3"),
     *("mx_Custom_5", "mx_Custom_60"),
 )
+HEADER_OF_A_TEMPLATE = ["RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime"]
 ADA, BOB = "ada@example.com", "+91-9812345678"
 
 
@@ -369,3 +370,39 @@ def test_the_accounts_time_zone_is_offered(desk: Desk) -> None:
     done = desk.run("post", path)
     assert done.exit_code == 2
     assert "has no time zone; name it; the account's is --timezone Asia/Kolkata" in done.output
+
+
+def test_a_type_is_shown_with_all_that_is_known_of_it(desk: Desk) -> None:
+    done = desk.run("types", 210)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("210 Phone Call\n")
+    for cells_of_a_line in (
+        ("mx_Custom_1", "Dropdown", "Connected, Busy, No answer, Wrong number", "mandatory"),
+        ("mx_Custom_5", "Remark", "50"),
+        ("mx_Custom_6", "Price, Demo, Contract", "several, separated by ;"),
+        ("mx_Custom_7", "Web, Referral, or others"),
+        ("mx_Custom_8", "read-only"),
+    ):
+        (line,) = (line for line in done.stdout.splitlines() if cells_of_a_line[0] in line)
+        assert all(text in line for text in cells_of_a_line)
+
+
+def test_options_that_cannot_be_read_leave_the_rest_of_a_type(desk: Desk) -> None:
+    desk.sandbox.fail("ok", Answer(404, "", {}))
+    done = desk.run("types", 210)
+    assert done.exit_code == 0
+    assert "mx_Custom_5" in done.stdout
+    assert "The options of dropdowns could not be read" in done.stderr
+
+
+def test_a_template_can_be_filled_and_posted(desk: Desk) -> None:
+    done = desk.run("types", 210, "--csv")
+    assert done.exit_code == 0
+    (header,) = done.stdout.splitlines()
+    columns = header.split(",")
+    assert columns[:5] == [*HEADER_OF_A_TEMPLATE, "mx_Custom_1"]
+    assert "mx_Custom_8" not in columns  # read-only
+    given = {name: value for name, value in row(0, RelatedProspectId=lead(0)).items() if value}
+    path = write_csv(desk.folder / "calls.csv", [dict.fromkeys(columns, "") | given])
+    assert desk.post(path, "--account-check", "strict")[0] == 0
+    assert desk.run("types", "--csv").exit_code == 2
