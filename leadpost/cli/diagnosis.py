@@ -102,7 +102,8 @@ async def _keys(
 
 def hosts_check(account: Account, user: User) -> Check:
     """Compare the hosts with those that LeadSquared names."""
-    wanted, wanted_async = (_host_in(host) for host in (user.sync_host, user.async_host))
+    wanted = _host_in(user.sync_host)
+    wanted_async = f"async{wanted}"
     if account.is_loopback or wanted_async == _host_in(account.host):
         return Check("hosts", "ok", f"{_host_in(account.host)}, {wanted}", "", "LEADPOST_HOST")
     is_other = wanted != _host_in(account.sync_host)

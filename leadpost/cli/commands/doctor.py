@@ -81,18 +81,23 @@ def doctor(
         found = asyncio.run(diagnose())
     safe = redactor(account.secrets)
     checks = [evolve(c, meaning=" ".join(safe(c.meaning).split())[:300]) for c in found]
+    _show(checks, as_json=as_json)
+    failed = {check.name for check in checks if check.verdict == "failed"}
+    if "keys" in failed:
+        raise typer.Exit(Exit.KEYS_REFUSED)
+    raise typer.Exit(Exit.SOME_NOT if failed else Exit.ALL_ACCEPTED)
+
+
+def _show(checks: list[Check], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks]))
-    for check in () if as_json else checks:
+        return
+    for check in checks:
         verdict = typer.style(f"{check.verdict:7}", fg=_COLOURS[check.verdict])
         setting = f" ({check.setting})" if check.setting and check.verdict != "failed" else ""
         typer.echo(f"{verdict}  {check.name:24}  {check.meaning}{setting}")
         if check.remedy:
             typer.echo(f"{'':35}→ {check.remedy}")
-    failed = {check.name for check in checks if check.verdict == "failed"}
-    if "keys" in failed:
-        raise typer.Exit(Exit.KEYS_REFUSED)
-    raise typer.Exit(Exit.SOME_NOT if failed else Exit.ALL_ACCEPTED)
 
 
 async def _test(

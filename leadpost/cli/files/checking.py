@@ -84,7 +84,7 @@ class Checks:
             return False
         self._learned |= wanted
         if "codes" in wanted:
-            self.facts.no_name = "no activity type has that name, see: leadpost types"
+            self.facts.no_name = "no activity type has that name"
             await self._learn_codes(self.poster)
         if "time_zone" in wanted:
             try:

@@ -94,7 +94,7 @@ class _Run:
                 poster=poster,
                 mode=options.account_check,
                 leads=Leads(options.create_leads, options.update_leads),
-                console=self._console,
+                console=Console(quiet=True) if options.quiet else self._console,
                 limit=options.limit,
             )
             if account is None or knows_nothing:
