@@ -52,15 +52,15 @@ def test_each_assumption_that_can_be_set_is_one_line(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "verdict"),
+    ("host", "sync_host", "verdict"),
     [
-        ({"region": "india"}, "ok"),
-        ({"region": "usa"}, "failed"),
-        ({"host": "api.example.com", "sync_host": "api-in21.leadsquared.com"}, "unknown"),
+        ("asyncapi-in21.leadsquared.com", "", "ok"),
+        ("asyncapi-us11.leadsquared.com", "", "failed"),
+        ("api.example.com", "api-in21.leadsquared.com", "unknown"),
     ],
 )
-def test_the_right_hosts_are_named(settings: dict[str, str], verdict: str) -> None:
-    account = Account(**settings, access_key="a", secret_key="b", api_key="c")
+def test_the_right_hosts_are_named(host: str, sync_host: str, verdict: str) -> None:
+    account = Account(host=host, sync_host=sync_host, access_key="a", secret_key="b", api_key="c")
     user = User("https://api-in21.leadsquared.com/v2/", None, "Asia/Kolkata", None, None, {})
     check = hosts_check(account, user)
     assert check.verdict == verdict

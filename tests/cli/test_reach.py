@@ -318,6 +318,15 @@ def test_in_warn_only_unknown_types_and_fields_are_invalid(desk: Desk) -> None:
     assert (code, len(desk.notes())) == (2, 3)
 
 
+def test_each_activity_type_is_asked_for_once(desk: Desk) -> None:
+    rows = [row(n % 50, RelatedProspectId=lead(n), mx_Custom_1="Busy") for n in range(1200)]
+    for each in rows[::2]:
+        each["ActivityEvent"] = "207"
+    path = write_csv(desk.folder / "a.csv", rows)
+    code, found = plan(desk, path)
+    assert (code, found["send"], desk.sandbox.report().arrivals) == (0, 1200, 2)
+
+
 def test_off_asks_nothing(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=lead(0), mx_Custom_60="x")])
     assert desk.post(path, "--account-check", "off")[0] == 0

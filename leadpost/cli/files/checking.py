@@ -88,9 +88,10 @@ class Checks:
             await self._learn_codes(self.poster)
         if "time_zone" in wanted:
             try:
-                zone = (await self.poster.user()).time_zone
-                self.facts.time_zone = zone if zone and zone_of(zone) else None
-            except (LeadpostError, InputError):  # its zone only helps to correct the file
+                zone = (await self.poster.user()).time_zone or ""
+                zone_of(zone)
+                self.facts.time_zone = zone
+            except (LeadpostError, InputError):  # then the message goes without it
                 self.facts.time_zone = None
         return True
 
@@ -117,7 +118,8 @@ class Checks:
             _recall(source, snapshot)
             return
         leads: dict[tuple[str, str], Lead] = {}
-        for part in snapshot.unsettled(PART):
+        may_have_leads = source.columns is None or source.columns.are_of_leads
+        for part in snapshot.unsettled(PART) if may_have_leads else ():
             for _, activity in _activities(source, part, only_leads=True):
                 if isinstance(lead := activity.lead, Lead) and self.leads.is_unknown(lead):
                     leads.setdefault(key_of(lead.schema_name, lead.value), lead)
@@ -127,9 +129,11 @@ class Checks:
             return
         if leads:
             await self._find(self.poster, list(leads.values()))
-        for part in snapshot.unsettled(PART):
-            await self._settle(self.poster, source, snapshot, part)
-            await asyncio.sleep(0)
+        if self.mode == "off":
+            async for _ in self._settled(source, snapshot):
+                pass
+        else:
+            await self._check(self.poster, source, snapshot)
 
     async def _find(self, poster: AsyncActivityPoster, leads: Sequence[Lead]) -> None:
         seconds = spoken(duration(len(leads), self.limit))
@@ -153,52 +157,40 @@ class Checks:
                 for part in parts_of(leads, LIMIT):
                     await asyncio.gather(*map(find, part))
 
-    async def _settle(
-        self,
-        poster: AsyncActivityPoster,
-        source: Source,
-        snapshot: Snapshot,
-        part: Sequence[Stored],
-    ) -> None:
-        settled: list[tuple[int, str, str]] = []
-        refused: list[tuple[int, str, Sequence[Fault]]] = []
-        drawn = deque[Stored]()
-
-        async def activities() -> AsyncGenerator[Activity]:
+    async def _settled(
+        self, source: Source, snapshot: Snapshot
+    ) -> AsyncGenerator[tuple[Stored, Activity]]:
+        """Yield rows with what they send, and note those that send nothing for want of a lead."""
+        for part in snapshot.unsettled(PART):
             for row, activity in _activities(source, part, only_leads=self.mode == "off"):
                 try:
                     posted = self.leads.settled(activity)
                 except Invalid as error:
-                    refused.append(
-                        (
-                            row.pos,
-                            source.digest(row.own),
-                            [error.fault(_column(source, activity.lead))],
-                        )
-                    )
+                    fault = error.fault(_column(source, activity.lead))
+                    snapshot.refuse([(row.pos, source.digest(row.own), [fault])])
                     continue
                 if posted is not activity:
-                    payload = posted.to_payload()
-                    lead = posted.lead.value if isinstance(posted.lead, Lead) else posted.lead
-                    self.updates += (
-                        isinstance(posted.lead, Lead) and posted.lead.schema_name == "ProspectID"
-                    )
-                    settled.append((row.pos, activity_digest(payload), lead_digest(lead or "")))
-                drawn.append(row)
-                yield posted
+                    lead = posted.lead
+                    lead_id = lead.value if isinstance(lead, Lead) else lead or ""
+                    self.updates += isinstance(lead, Lead) and lead.schema_name == "ProspectID"
+                    digest = activity_digest(posted.to_payload())
+                    snapshot.settle([(row.pos, digest, lead_digest(lead_id))])
+                yield row, posted
+            await asyncio.sleep(0)  # a signal is heard between two parts
 
-        if self.mode == "off":
-            async for _ in activities():
-                pass
-        else:
-            async for checked in poster.check(activities(), options=self.mode == "strict"):
-                row, activity = drawn.popleft(), checked.activity
-                assert isinstance(activity, Activity)  # as they are given  # noqa: S101
-                self.codes.add(activity.activity_event)
-                if faults := self._faults(row, activity, checked.findings, source):
-                    refused.append((row.pos, source.digest(row.own), faults))
-        snapshot.settle(settled)
-        snapshot.refuse(refused)
+    async def _check(self, poster: AsyncActivityPoster, source: Source, snapshot: Snapshot) -> None:
+        drawn = deque[tuple[Stored, Activity]]()
+
+        async def activities() -> AsyncGenerator[Activity]:
+            async for row, activity in self._settled(source, snapshot):
+                drawn.append((row, activity))
+                yield activity
+
+        async for checked in poster.check(activities(), options=self.mode == "strict"):
+            row, activity = drawn.popleft()
+            self.codes.add(activity.activity_event)
+            if faults := self._faults(row, activity, checked.findings, source):
+                snapshot.refuse([(row.pos, source.digest(row.own), faults)])
 
     def _faults(
         self, row: Stored, activity: Activity, findings: Iterable[Finding], source: Source
