@@ -111,5 +111,6 @@ def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> D
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", open_bucket)
+    for module in ("sending", "posting", "looking"):
+        monkeypatch.setattr(f"leadpost.cli.files.{module}.SharedTokenBucket", open_bucket)
     return Desk(folder, sandbox)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from documents import ROOT
 from files_support import Desk, lead
 
+from leadpost import Account, User
+from leadpost.cli.diagnosis import hosts_check
 from leadpost.sandbox import Answer, Sandbox
 from leadpost.sandbox.endpoints import Call
 
@@ -20,14 +24,48 @@ def doctor(desk: Desk, *args: object, **environment: str) -> tuple[int, dict[str
 def test_all_is_well_and_nothing_is_posted(desk: Desk) -> None:
     done = desk.run("doctor")
     assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["ok"] * 4
-    assert [" ".join(line[1:3]) for line in lines[1:]] == [
-        "metrics path",
-        "status path",
-        "sync host",
+    lines = [line for line in done.stdout.splitlines() if "→" not in line]
+    assert [(line[:7].strip(), line[9:33].strip()) for line in lines] == [
+        ("ok", "keys"),
+        ("ok", "hosts"),
+        ("ok", "time zone"),
+        ("ok", "metrics path"),
+        ("ok", "status keys"),
+        ("ok", "status path"),
+        ("ok", "createcustom status path"),
+        ("ok", "sync host"),
+        ("unknown", "submit path"),
+        ("unknown", "FAILURE"),
     ]
+    assert "→ date-times of files without an offset: --timezone Asia/Kolkata" in done.stdout
     assert desk.notes() == []
+
+
+def test_each_assumption_that_can_be_set_is_one_line(desk: Desk) -> None:
+    table = (ROOT / "leadpost/README.md").read_text().split("\n## Unconfirmed\n")[1]
+    settings = set(re.findall(r"^\|[^|]+\| `(LEADPOST_\w+)`", table, re.MULTILINE))
+    for args in ((), ("--post", lead(0), "--yes")):
+        _, found = doctor(desk, *args)
+        shown = [check["setting"] for check in found.values() if check["setting"]]
+        assert len(shown) == len(set(shown))
+        assert settings <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("host", "sync_host", "verdict"),
+    [
+        ("asyncapi-in21.leadsquared.com", "", "ok"),
+        ("asyncapi-us11.leadsquared.com", "", "failed"),
+        ("api.example.com", "api-in21.leadsquared.com", "unknown"),
+    ],
+)
+def test_the_right_hosts_are_named(host: str, sync_host: str, verdict: str) -> None:
+    account = Account(host=host, sync_host=sync_host, access_key="a", secret_key="b", api_key="c")
+    user = User("https://api-in21.leadsquared.com/v2/", None, "Asia/Kolkata", None, None, {})
+    check = hosts_check(account, user)
+    assert check.verdict == verdict
+    if verdict != "ok":
+        assert "LEADPOST_HOST=asyncapi-in21.leadsquared.com" in check.remedy
 
 
 @pytest.mark.parametrize("name", ["ACCESS_KEY", "SECRET_KEY"])
@@ -104,7 +142,7 @@ def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
 
 
 def test_an_answer_that_says_neither_is_unknown(desk: Desk) -> None:
-    desk.sandbox.fail("503", "ok", "ok", "ok", "503")
+    desk.sandbox.fail("503", *["ok"] * 5, "503")
     code, found = doctor(desk)
     assert code == 0
     assert found["keys"]["verdict"] == "unknown"
@@ -124,7 +162,7 @@ def test_one_activity_is_posted_and_followed(desk: Desk) -> None:
 
 
 def test_a_post_that_goes_wrong_is_not_repeated(desk: Desk) -> None:
-    desk.sandbox.fail(*["ok"] * 5, "cut-after")
+    desk.sandbox.fail(*["ok"] * 7, "cut-after")
     code, found = doctor(desk, "--post", lead(0), "--yes")
     assert (code, found["test activity"]["verdict"]) == (0, "unknown")
     assert found["test activity"]["remedy"] == "look at the lead"

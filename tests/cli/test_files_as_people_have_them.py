@@ -129,7 +129,8 @@ CASES = [
     Case(
         "an event of letters",
         BARE.replace("201", "call"),
-        said="line 2, ActivityEvent: call is not a positive whole number such as 201",
+        said="line 2, ActivityEvent: call is not a positive whole number such as 201; no activity"
+        " type has that name",
     ),
     Case(
         "a shortened phone",

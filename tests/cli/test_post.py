@@ -90,7 +90,7 @@ def test_the_plan_as_json(desk: Desk, calls: Path) -> None:
             "place": "line 3",
             "value": "x",
             "problem": "is not a positive whole number such as 201",
-            "remedy": "",
+            "remedy": "no activity type has that name",
             "rows": 1,
         }
     ]

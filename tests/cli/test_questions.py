@@ -158,6 +158,11 @@ def test_one_type_with_its_fields(sandbox: Sandbox) -> None:
         "display_name": "Outcome",
         "data_type": "String",
         "is_mandatory": True,
+        "is_read_only": False,
+        "max_length": 200,
+        "options": None,
+        "is_multiple": False,
+        "allows_others": False,
     }
 
 

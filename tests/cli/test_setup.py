@@ -39,6 +39,7 @@ def test_keys_are_checked_and_written(bare: Desk) -> None:
     done = bare.run("setup", stdin=answers(bare))
     assert done.exit_code == 0, done.output
     assert "LeadSquared takes these keys" in done.stdout
+    assert "--timezone Asia/Kolkata" in done.stdout
     assert f"Written to {keys_path()}" in done.stdout
     assert keys_path().stat().st_mode & 0o777 == 0o600
     for key in bare.sandbox.account().secrets:

@@ -25,8 +25,24 @@ def post(
         Literal["skip", "post"] | None,
         typer.Option(help="What to do with rows that look like posted ones; by default ask."),
     ] = None,
+    account_check: Annotated[
+        Literal["warn", "strict", "off"],
+        typer.Option(
+            envvar="LEADPOST_ACCOUNT_CHECK",
+            help="Check rows against the account's activity types: unknown types and fields are"
+            " invalid and the rest is a warning; or all of it, and dropdowns, are invalid; or not.",
+        ),
+    ] = "warn",
+    create_leads: Annotated[
+        bool, typer.Option("--create-leads", help="Create leads that are not found.")
+    ] = False,
+    update_leads: Annotated[
+        bool,
+        typer.Option("--update-leads", help="Change leads that are found to what the columns say."),
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan only; needs no keys.")
+        bool,
+        typer.Option("--dry-run", help="Show the plan only; with keys, look up and check too."),
     ] = False,
     first: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Post so many rows, and stop.")
@@ -64,7 +80,8 @@ def post(
     Post the activities of a file: CSV, .xlsx or JSON.
 
     Columns are LeadSquared's parameters, by the names of its API or of its screens, and
-    SchemaNames; --map, --set and --ignore say the rest.
+    SchemaNames; --map, --set and --ignore say the rest. In place of the lead's id a row may have
+    Lead.EmailAddress or Lead.Phone: the lead is looked up, and nothing of it is changed.
 
     However a run ends, even with `kill -9`, the same command resumes it. Run again, it posts what
     is new in the file. What looks like an activity that was posted is never posted again without
@@ -77,6 +94,8 @@ def post(
     `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
 
     `leadpost post calls.xlsx --set ActivityEvent=201 --ignore Agent --first 3`
+
+    `leadpost post calls.csv --map Mail=Lead.EmailAddress --set 'ActivityEvent=Phone Call'`
     """
     if timezone:
         zone_of(timezone)
@@ -100,6 +119,9 @@ def post(
         reading=reading,
         batch=batch,
         duplicates=duplicates,
+        account_check=account_check,
+        create_leads=create_leads,
+        update_leads=update_leads,
         first=first,
         skip_invalid=skip_invalid,
         dry_run=dry_run,

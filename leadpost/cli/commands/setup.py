@@ -8,11 +8,12 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from leadpost import Account, AsyncActivityPoster
+from leadpost import Account, AsyncActivityPoster, User
 from leadpost._account import REGIONS
 from leadpost.cli import options
 from leadpost.cli.account import keys_path
 from leadpost.cli.console import logged
+from leadpost.cli.diagnosis import hosts_check, time_zone_check
 from leadpost.cli.exits import InputError
 from leadpost.cli.outbox_url import url_of
 from leadpost.errors import ConfigurationError, LeadpostError, Unauthorized
@@ -21,7 +22,7 @@ from leadpost.outbox import SharedTokenBucket
 
 def setup(*, verbose: options.Verbose = False) -> None:
     """
-    Ask for the region and the keys, check them with one call, and write them to a file.
+    Ask for the region and the keys, check them, and write them to a file.
 
     The keys are not shown. The file is readable by you only; the environment and a file named .env
     win over it.
@@ -50,7 +51,7 @@ def setup(*, verbose: options.Verbose = False) -> None:
     }
     try:
         account = Account.from_env(variables)
-        _check(account, verbose=verbose)
+        user = _check(account, verbose=verbose)
     except Unauthorized:
         raise InputError("LeadSquared refuses these keys; nothing was written") from None
     except ConfigurationError:
@@ -62,6 +63,8 @@ def setup(*, verbose: options.Verbose = False) -> None:
             raise typer.Exit(2) from None
     else:
         typer.echo("LeadSquared takes these keys")
+        for check in (hosts_check(account, user), time_zone_check(user)) if user else ():
+            typer.echo(f"{check.meaning} → {check.remedy}" if check.remedy else check.meaning)
     write_keys(path, variables)
     typer.echo(f"Written to {path}. Next: leadpost post FILE --dry-run")
 
@@ -71,16 +74,24 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _check(account: Account, *, verbose: bool) -> None:
+def _check(account: Account, *, verbose: bool) -> User | None:
+    """Return whose keys these are, None if that is not known."""
 
-    async def asking() -> None:
+    async def asking() -> User | None:
         async with AsyncActivityPoster(account, bucket=SharedTokenBucket(url_of(None))) as poster:
-            if account.sync_host:
-                await poster.user()  # shows AccessKey and SecretKey
             await poster.metrics()  # shows the x-api-key
+            if not account.sync_host:
+                return None
+            try:
+                return await poster.user()
+            except Unauthorized:
+                raise
+            except LeadpostError as error:
+                typer.echo(f"The account's hosts and time zone are not known: {error}", err=True)
+                return None
 
     with logged(Console(stderr=True), verbose=verbose):
-        asyncio.run(asking())
+        return asyncio.run(asking())
 
 
 def write_keys(path: Path, variables: dict[str, str]) -> None:

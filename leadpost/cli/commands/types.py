@@ -1,6 +1,8 @@
 """`leadpost types`: the activity types, or the fields of one."""
 
+import csv
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -8,30 +10,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leadpost import ActivityType, AsyncActivityPoster
+from leadpost import ActivityField, ActivityType, AsyncActivityPoster
 from leadpost.cli import options
 from leadpost.cli.asking import asked
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.columns import PARAMETERS
+from leadpost.errors import Rejected, UnexpectedAnswer
 
 
 def types(
     code: Annotated[int | None, typer.Argument(min=1, help="Show the fields of this one.")] = None,
     *,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print an empty CSV file with the columns of this one.")
+    ] = False,
     outbox: options.OutboxUrl = None,
     env_file: options.EnvFile = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
     """
-    List the activity types, or the fields of one.
+    List the activity types, or the fields of one: names, types, lengths, options.
 
     Examples:
     `leadpost types`
 
     `leadpost types 201 --json`
+
+    `leadpost types 201 --csv > calls.csv`
     """
+    if as_csv and code is None:
+        raise InputError("--csv: of which activity type? Such as: leadpost types 201 --csv")
 
     async def show(poster: AsyncActivityPoster) -> None:
-        if code is None:
+        if code is not None and as_csv:
+            await _template(poster, code)
+        elif code is None:
             await _list(poster, as_json=as_json)
         else:
             await _one(poster, code, as_json=as_json)
@@ -53,19 +67,48 @@ async def _list(poster: AsyncActivityPoster, *, as_json: bool) -> None:
     Console().print(table)
 
 
+async def _template(poster: AsyncActivityPoster, code: int) -> None:
+    """Print the header of a file for one activity type."""
+    kind = await poster.activity_type(code)
+    fields = [
+        field.schema_name
+        for field in kind.fields
+        if not field.is_read_only and field.data_type != "CustomObjectSet"  # no cell holds one
+    ]
+    csv.writer(sys.stdout).writerow([*PARAMETERS, *fields])
+
+
 async def _one(poster: AsyncActivityPoster, code: int, *, as_json: bool) -> None:
     """Print one activity type and its fields."""
-    kind = await poster.activity_type(code)
+    try:
+        kind = await poster.activity_type(code, options=True)
+    except (Rejected, UnexpectedAnswer) as error:
+        kind = await poster.activity_type(code)
+        typer.echo(f"The options of dropdowns could not be read: {error}", err=True)
     if as_json:
         typer.echo(json.dumps(_type_json(kind)))
         return
-    table = Table("SchemaName", "name", "type", "mandatory")
+    table = Table("SchemaName", "name", "type", "longest", "options", "")
     for field in kind.fields:
-        mandatory = "yes" if field.is_mandatory else ""
-        cells = (field.schema_name, field.display_name or "", field.data_type or "", mandatory)
-        table.add_row(*map(Text, cells))
+        longest = "" if field.max_length is None else str(field.max_length)
+        cells = (field.schema_name, field.display_name or "", field.data_type or "", longest)
+        table.add_row(*map(Text, (*cells, _options(field), _notes(field))))
     typer.echo(f"{code} {kind.name or ''}".rstrip())
     Console().print(table)
+
+
+def _options(field: ActivityField) -> str:
+    shown = ", ".join(field.options or ())
+    return f"{shown}, or others" if shown and field.allows_others else shown
+
+
+def _notes(field: ActivityField) -> str:
+    notes = {
+        "mandatory": field.is_mandatory,
+        "read-only": field.is_read_only,
+        "several, separated by ;": field.is_multiple,
+    }
+    return ", ".join(note for note, is_so in notes.items() if is_so)
 
 
 def _type_json(kind: ActivityType) -> dict[str, Any]:
@@ -78,6 +121,11 @@ def _type_json(kind: ActivityType) -> dict[str, Any]:
                 "display_name": field.display_name,
                 "data_type": field.data_type,
                 "is_mandatory": field.is_mandatory,
+                "is_read_only": field.is_read_only,
+                "max_length": field.max_length,
+                "options": field.options,
+                "is_multiple": field.is_multiple,
+                "allows_others": field.allows_others,
             }
             for field in kind.fields
         ],

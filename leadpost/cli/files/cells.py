@@ -1,8 +1,12 @@
 """Reading the cells of the parameters: ids, codes, date-times."""
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
+from typing import Any, Literal
+
+from attrs import define, field
 
 from leadpost.cli.files.reading import Fault, Reading, guessed_format
 
@@ -10,6 +14,7 @@ _GUID = re.compile(r"[0-9a-fA-F]{32}")
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CODE = re.compile(r"([0-9]{1,18})(?:\.0+)?", re.ASCII)
 _SHORTENED = re.compile(r"[+-]?[0-9](?:[.,][0-9]+)?E\+?[0-9]{2,3}", re.ASCII | re.IGNORECASE)
+_NAME_ZONE = "name it, such as --timezone Asia/Kolkata"
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)\s?(Z|[+-]\d\d:?\d\d)?",
     re.ASCII | re.IGNORECASE,
@@ -74,16 +79,58 @@ def refuse_shortened(cell: str) -> None:
         raise Invalid(cell.strip(), "was shortened by a spreadsheet", "format the column as text")
 
 
+@define
+class Facts:
+    """
+    What only the account knows, and cells may need: it is asked once, if one does.
+
+    Attributes:
+        wanted: What cells need.
+        codes: The codes of activity types by their names, in small letters.
+        no_name: What to do where a name is none of these.
+        time_zone: The account's time zone.
+    """
+
+    wanted: set[Literal["codes", "time_zone"]] = field(factory=set[Any])
+    codes: Mapping[str, Sequence[int]] = field(factory=dict[str, Sequence[int]])
+    no_name: str = "names of activity types need your keys: leadpost setup"
+    time_zone: str | None = None
+
+    def event_code(self, cell: str) -> int:
+        """
+        Return the code of an activity type, which may be given by its name.
+
+        Raises:
+            Invalid: it is neither the code nor the name of one type.
+        """
+        try:
+            return event_code(cell)
+        except Invalid as error:
+            name = " ".join(cell.split()).casefold()
+            if error.remedy or not any(map(str.isalpha, name)):
+                raise
+            self.wanted.add("codes")
+            codes = self.codes.get(name, ())
+            if len(codes) > 1:
+                what = f"is the name of {len(codes)} activity types"
+                raise Invalid(cell, what, f"enter a code: {', '.join(map(str, codes))}") from None
+            if not codes:
+                raise Invalid(cell, error.what, self.no_name) from None
+            return codes[0]
+
+
 class Moments:
     """
     Reads date-times.
 
     Args:
         reading: The zone and the formats.
+        facts: What is known of the account.
         naive_is_utc: Whether LeadSquared's form is UTC where there is no zone, as in its JSON.
     """
 
-    def __init__(self, reading: Reading, *, naive_is_utc: bool) -> None:
+    def __init__(self, reading: Reading, facts: Facts | None = None, *, naive_is_utc: bool) -> None:
+        self._facts = facts or Facts()
         self._zone = reading.zone
         self._formats = reading.date_formats
         self._naive_is_utc = naive_is_utc
@@ -111,7 +158,10 @@ class Moments:
         if self._zone is None:
             if self._naive_is_utc and "t" not in text.lower():
                 return timedelta()
-            raise Invalid(text, "has no time zone", "name it, such as --timezone Asia/Kolkata")
+            self._facts.wanted.add("time_zone")
+            zone = self._facts.time_zone
+            remedy = f"name it; the account's is --timezone {zone}" if zone else _NAME_ZONE
+            raise Invalid(text, "has no time zone", remedy)
         if (day := _offset_of_day(self._zone, moment.date())) is not None:
             return day
         return offset_in(moment, self._zone, text)

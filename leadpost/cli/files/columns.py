@@ -7,6 +7,7 @@ from attrs import frozen
 
 from leadpost._validation import parameter_like
 from leadpost.cli.exits import InputError
+from leadpost.cli.files.leads import COLUMN, FINDS
 from leadpost.cli.files.reading import Reading
 
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
@@ -14,6 +15,7 @@ _NAMES = {
     "relatedprospectid": "RelatedProspectId",
     "prospectid": "RelatedProspectId",
     "leadid": "RelatedProspectId",
+    "leadprospectid": "RelatedProspectId",
     "activityevent": "ActivityEvent",
     "activityeventcode": "ActivityEvent",
     "activitynote": "ActivityNote",
@@ -25,6 +27,7 @@ _NAMES = {
 }
 """The parameters, also by the names that LeadSquared's screens use."""
 _SCHEMA_NAME = re.compile(r"mx_\w+|Status|Owner", re.IGNORECASE)
+_OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
 
 @frozen
@@ -41,6 +44,16 @@ class Columns:
     sent: tuple[tuple[int, str, str], ...]
     constants: dict[str, str]
     ignored: tuple[str, ...]
+
+    @property
+    def are_of_leads(self) -> bool:
+        """Whether some say what is known of a lead, so that its id may be missing."""
+        targets = [*self.constants, *(target for _, _, target in self.sent)]
+        return any(target.startswith(COLUMN) for target in targets)
+
+    def heading_of(self, target: str) -> str:
+        """Return the heading of a target, which may be a parameter of the activity only."""
+        return next((heading for _, heading, name in self.sent if name == target), target)
 
 
 def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
@@ -81,12 +94,15 @@ def known_target(heading: str) -> str | None:
     """
     if parameter := _NAMES.get(re.sub(r"[\W_]", "", heading).lower()):
         return parameter
+    if of_lead := _OF_LEAD.fullmatch(heading):
+        exact = {name.lower(): name for name in FINDS}
+        return COLUMN + exact.get(of_lead[1].lower(), of_lead[1])
     return heading if _SCHEMA_NAME.fullmatch(heading) else None
 
 
 def parameter_of(text: str) -> str:
     """Return a parameter by any of its names, and a SchemaName as it is."""
-    return _NAMES.get(re.sub(r"[\W_]", "", text).lower(), text)
+    return known_target(text) or text
 
 
 def _found_headings(name: str, header: Sequence[str], reading: Reading) -> dict[str, str]:
@@ -127,9 +143,12 @@ def _check_targets(
             )
         headings[target] = heading
     for parameter, example in (("RelatedProspectId", None), ("ActivityEvent", "201")):
-        if parameter not in headings and parameter not in constants:
+        is_lead = parameter == "RelatedProspectId"
+        others = [f"{COLUMN}{found}" for found in FINDS] if is_lead else []
+        if not {parameter, *others} & {*headings, *constants}:
             remedy = f"name it with --map 'Heading={parameter}'"
             remedy += f", or set it with --set {parameter}={example}" if example else ""
+            remedy += f", or have a column {' or '.join(others)}" if is_lead else ""
             raise InputError(f"{name}: no column is {parameter}; {remedy}")
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 from attrs import define, field
 
-from leadpost._validation import is_list, name_of
+from leadpost import Activity
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.batches import PART, Batch, Batches
+from leadpost.cli.files.cells import Invalid
+from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.identity import is_whole_key
+from leadpost.cli.files.leads import parts_of_activity
 from leadpost.cli.files.opening import STDIN, Opened
 from leadpost.cli.files.outputs import Outputs, posted_by_results
 from leadpost.cli.files.plan import Plan
@@ -48,6 +51,7 @@ class Comparison:
         reading: With which options.
         are_rejects: Whether it is a rejects file.
         snapshot: Its rows.
+        checks: What the account was asked about them.
         plan: What a run would do.
         batch: The batch as it was before, None if it is new or the outbox is not known.
     """
@@ -58,6 +62,7 @@ class Comparison:
     reading: Reading
     are_rejects: bool
     snapshot: Snapshot
+    checks: Checks
     plan: Plan = field(factory=Plan)
     batch: Batch | None = None
 
@@ -66,9 +71,14 @@ class Comparison:
         return Outputs(self.path, dict(self.batch.outputs) if self.batch else {})
 
     def activity(self, row: Stored) -> dict[str, Any]:
-        """Return what a valid row sends."""
+        """Return what a valid row sends; nothing where its lead was not looked up."""
         payload, _ = self.source.payload(row.own)
-        return payload or {}
+        if payload is None or "LeadDetails" not in payload:
+            return payload or {}
+        try:
+            return self.checks.leads.settled(Activity.from_payload(payload)).to_payload()
+        except Invalid:
+            return {}
 
 
 async def compared(
@@ -76,6 +86,7 @@ async def compared(
     file: Opened,
     snapshot: Snapshot,
     batches: Batches | None,
+    checks: Checks,
     *,
     reading: Reading,
     batch: str | None = None,
@@ -91,6 +102,7 @@ async def compared(
         file: The same, opened.
         snapshot: Where its rows go.
         batches: What is known; None to look at the file alone.
+        checks: What to ask the account.
         reading: How to read it.
         batch: The name of its batch; by default that of the file.
         first: How many rows a run sends at most.
@@ -108,10 +120,15 @@ async def compared(
     known = await batches.find(name) if batches else None
     if known is not None and are_rejects:
         reading = reading.over(known.reading, are_rejects=True)
-    source = file.source(reading)
+    source = file.source(reading, checks.facts)
     total = 0
     rows = source.rows()
     while part := list(islice(rows, PART)):
+        if await checks.learn():
+            snapshot.clear()
+            source, total = file.source(reading, checks.facts), 0
+            rows = source.rows()
+            continue
         total += snapshot.add(part)
         on_row(total)
         await asyncio.sleep(0)  # a signal is heard between two parts
@@ -122,10 +139,13 @@ async def compared(
         reading=reading,
         are_rejects=are_rejects,
         snapshot=snapshot,
+        checks=checks,
         batch=known,
     )
     if batches is not None:
         await _compare(found, batches, has_keys=KEY in own)
+    else:
+        await checks.settle(source, snapshot)
     found.plan = snapshot.judge(are_rejects=are_rejects, first=first)
     return found
 
@@ -134,6 +154,9 @@ async def _compare(found: Comparison, batches: Batches, *, has_keys: bool) -> No
     snapshot = found.snapshot
     if found.batch is not None:
         await load(found.batch, snapshot, batches)
+    if not has_keys:
+        snapshot.match()  # what is in the outbox needs no call
+    await found.checks.settle(found.source, snapshot)
     if has_keys:
         snapshot.match_keys()
     snapshot.match()
@@ -251,16 +274,10 @@ async def differences(found: Comparison, batches: Batches) -> list[Difference]:
         for row, id_ in part:
             if id_ not in activities:
                 continue
-            before, after = _named(activities[id_]), _named(found.activity(row))
+            before = parts_of_activity(activities[id_])
+            after = parts_of_activity(found.activity(row))
             names = tuple(n for n in {**before, **after} if before.get(n) != after.get(n))
             if names:
                 old, new = (str(parts.get(names[0], "")) for parts in (before, after))
                 groups.setdefault(names, Difference(names, old, new, row.line)).rows += 1
     return sorted(groups.values(), key=lambda group: -group.rows)
-
-
-def _named(activity: dict[str, object]) -> dict[str, object]:
-    fields = activity.get("Fields")
-    items = fields if is_list(fields) else []
-    named = {name: value for name, value in activity.items() if name != "Fields"}
-    return named | {str(name_of(item)): item.get("Value") for item in items}

@@ -50,7 +50,7 @@ class Entries:
                     "letters": new_key(),
                     "origin": row.digest,
                     "number": row.number,
-                    "present": row.digest if activity else None,
+                    "present": row.present if activity else None,
                     "lead": row.lead,
                 }
                 for row, activity in part
@@ -102,8 +102,8 @@ class Entries:
             await self._put_entries(connection, new)
             await do(
                 connection,
-                "UPDATE leadpost_rows SET present = :digest, lead = :lead WHERE id = :id",
-                [{"digest": row.digest, "lead": row.lead, "id": row.known} for row, _ in part],
+                "UPDATE leadpost_rows SET present = :present, lead = :lead WHERE id = :id",
+                [{"present": row.present, "lead": row.lead, "id": row.known} for row, _ in part],
             )
 
         await self._database.write(work)

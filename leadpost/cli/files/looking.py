@@ -5,16 +5,17 @@ from contextlib import AsyncExitStack
 
 from rich.console import Console
 
-from leadpost import Account
+from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.files.batches import Batches
+from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.comparing import compared, name_of_file
 from leadpost.cli.files.opening import opened
 from leadpost.cli.files.posting import report, write_outputs
 from leadpost.cli.files.progress import reading as reading_shown
 from leadpost.cli.files.reading import Reading
 from leadpost.cli.files.snapshot import Snapshot
-from leadpost.outbox import Outbox
+from leadpost.outbox import Outbox, SharedTokenBucket
 
 
 async def look(
@@ -52,6 +53,8 @@ async def look(
         name = batch or name_of_file(path)
         if await batches.find(name) is None and not file.own_columns(Reading())[0]:
             raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
+        bucket = SharedTokenBucket(url)
+        poster = await stack.enter_async_context(AsyncActivityPoster(account, bucket=bucket))
         if before is not None:
             await before(outbox)
         snapshot = stack.enter_context(Snapshot())
@@ -61,6 +64,7 @@ async def look(
                 file,
                 snapshot,
                 batches,
+                Checks(poster=poster, console=console, is_looking=True),
                 reading=Reading(),
                 batch=batch,
                 use_stored=True,

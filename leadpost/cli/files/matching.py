@@ -18,10 +18,11 @@ def match_keys(database: sqlite3.Connection) -> None:
     database.execute(
         """
         UPDATE row SET known = k.id, verdict = CASE
-            WHEN k.kind = 'posted' AND row.digest IN (k.origin, k.present) THEN 'posted'
+            WHEN k.kind = 'posted' AND (row.digest = k.origin OR k.present IN (digest, row.present))
+                THEN 'posted'
             WHEN NOT row.is_valid THEN 'invalid'
             WHEN k.kind IN ('posted', 'withdrawn') THEN 'edit'
-            WHEN row.digest IS NOT k.present THEN 'corrected'
+            WHEN row.present IS NOT k.present THEN 'corrected'
             WHEN k.kind = 'waiting' THEN 'waiting'
             ELSE 'again' END
         FROM known k WHERE row.letters = k.letters
@@ -32,7 +33,7 @@ def match_keys(database: sqlite3.Connection) -> None:
         """
         UPDATE row SET known = NULL, verdict = NULL
         WHERE verdict IN ('edit', 'corrected') AND EXISTS (
-            SELECT 1 FROM known k WHERE k.kind = 'posted' AND k.present = row.digest
+            SELECT 1 FROM known k WHERE k.kind = 'posted' AND k.present = row.present
             AND (row.verdict = 'edit' OR k.id != row.known))
         """
     )
@@ -45,13 +46,13 @@ def match_keys(database: sqlite3.Connection) -> None:
 
 def match(database: sqlite3.Connection) -> None:
     """Find the rows that were there before, by what they were and by what they are now."""
-    for column in ("origin", "present"):
+    for column, own in (("origin", "digest"), ("present", "present")):
         database.execute(
             f"""
             UPDATE row SET known = pair.id FROM (
                 SELECT file.pos, before.id FROM (
-                    SELECT pos, digest,
-                        row_number() OVER (PARTITION BY digest ORDER BY pos) AS number
+                    SELECT pos, {own} AS digest,
+                        row_number() OVER (PARTITION BY {own} ORDER BY pos) AS number
                     FROM row WHERE known IS NULL AND verdict IS NULL
                 ) file JOIN (
                     SELECT id, {column} AS digest, row_number() OVER (
@@ -94,7 +95,8 @@ def judge(database: sqlite3.Connection, *, are_rejects: bool, first: int | None 
             WHEN 'invalid' THEN 'invalid'
             ELSE CASE
                 WHEN NOT is_valid THEN 'invalid'
-                WHEN digest IN (SELECT digest FROM posted_elsewhere) THEN 'elsewhere'
+                WHEN digest IN (SELECT digest FROM posted_elsewhere)
+                    OR present IN (SELECT digest FROM posted_elsewhere) THEN 'elsewhere'
                 WHEN NOT :are_rejects AND lead IN (SELECT lead FROM known
                     WHERE kind = 'posted' AND NOT is_matched AND batch IS NULL) THEN 'edit'
                 ELSE 'new' END
@@ -137,8 +139,9 @@ def _plan(database: sqlite3.Connection, *, are_rejects: bool) -> Plan:
         dict(database.execute("SELECT verdict, count(*) FROM row GROUP BY verdict"))
     )
     batches = database.execute(
-        "SELECT DISTINCT batch FROM posted_elsewhere WHERE digest IN"
-        " (SELECT digest FROM row WHERE verdict = 'elsewhere') ORDER BY batch LIMIT 5"
+        "WITH doubtful AS (SELECT digest, present FROM row WHERE verdict = 'elsewhere')"
+        " SELECT DISTINCT batch FROM posted_elsewhere WHERE digest IN"
+        " (SELECT digest FROM doubtful UNION SELECT present FROM doubtful) ORDER BY batch LIMIT 5"
     )
     return Plan(
         counts=counts,
@@ -150,8 +153,9 @@ def _plan(database: sqlite3.Connection, *, are_rejects: bool) -> Plan:
         batches=tuple(name for (name,) in batches),
         other_keys=_count(
             database,
-            "row WHERE verdict = 'elsewhere' AND digest IN"
-            " (SELECT digest FROM posted_elsewhere WHERE has_other_keys)",
+            "row WHERE verdict = 'elsewhere' AND"
+            " (digest IN (SELECT digest FROM posted_elsewhere WHERE has_other_keys)"
+            " OR present IN (SELECT digest FROM posted_elsewhere WHERE has_other_keys))",
         ),
     )
 

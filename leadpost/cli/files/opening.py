@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from leadpost._validation import is_mapping
 from leadpost.cli.exits import InputError
+from leadpost.cli.files.cells import Facts
 from leadpost.cli.files.csv_file import CsvFile
 from leadpost.cli.files.json_file import JsonFile
 from leadpost.cli.files.reading import KEY, OWN, Format, Reading
@@ -37,17 +38,22 @@ class Opened:
         self._path = path
         self._file = file
 
-    def source(self, reading: Reading) -> Source:
+    def source(self, reading: Reading, facts: Facts | None = None) -> Source:
         """
         Return its rows.
+
+        Args:
+            reading: How to read it.
+            facts: What is known of the account, and what cells want to know.
 
         Raises:
             InputError: it cannot be used.
         """
+        facts = facts or Facts()
         form, file = self._read(reading)
         if isinstance(file, JsonFile):
-            return Json(self._name, form, file, reading)
-        return Table(self._name, form, file, reading)
+            return Json(self._name, form, file, reading, facts)
+        return Table(self._name, form, file, reading, facts)
 
     def own_columns(self, reading: Reading) -> tuple[set[str], list[tuple[int, str]]]:
         """

@@ -20,6 +20,9 @@ class Options:
         reading: How to read it.
         batch: The name of its batch, None for that of the file.
         duplicates: What to do with doubtful rows, None to ask.
+        account_check: What to do with what the account finds wrong; see `Checks`.
+        create_leads: Whether leads that are not found are created.
+        update_leads: Whether leads that are found get further columns.
         first: How many rows to send at most.
         skip_invalid: Whether the valid rows are posted although others are invalid.
         dry_run: Whether only the plan is shown.
@@ -36,6 +39,9 @@ class Options:
     reading: Reading = field(factory=Reading)
     batch: str | None = None
     duplicates: Literal["skip", "post"] | None = None
+    account_check: Literal["off", "warn", "strict"] = "warn"
+    create_leads: bool = False
+    update_leads: bool = False
     first: int | None = None
     skip_invalid: bool = False
     dry_run: bool = False

@@ -10,13 +10,16 @@ import typer
 from attrs import define
 from rich.console import Console
 
-from leadpost import Account
+from leadpost import Account, AsyncActivityPoster, RetryPolicy
+from leadpost.bucket import TokenBucket
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told
 from leadpost.cli.files.batches import Batches
+from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.comparing import Comparison, compared, differences, load
 from leadpost.cli.files.entries import Entries
+from leadpost.cli.files.leads import Leads
 from leadpost.cli.files.opening import Opened, opened
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import Outputs
@@ -31,6 +34,7 @@ from leadpost.cli.files.showing import (
     nothing_new,
     plan_json,
     plan_table,
+    warning_lines,
 )
 from leadpost.cli.files.snapshot import Snapshot
 from leadpost.cli.outbox_url import is_missing, shown_url
@@ -42,7 +46,10 @@ from leadpost.errors import (
     OutageTimeout,
     Unauthorized,
 )
-from leadpost.outbox import Outbox
+from leadpost.outbox import Outbox, SharedTokenBucket
+
+_PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
+"""With a question that is asked before anything is sent."""
 
 
 async def post_file(options: Options, account: Account | None, console: Console) -> Exit:
@@ -79,18 +86,39 @@ class _Run:
         async with AsyncExitStack() as stack:
             file = stack.enter_context(opened(options.path))
             snapshot = stack.enter_context(Snapshot())
-            if account is None or (options.dry_run and is_missing(options.url)):
-                found = await self._compared(file, snapshot, None)
+            knows_nothing = account is None or (options.dry_run and is_missing(options.url))
+            poster = None
+            if account is not None:
+                poster = await stack.enter_async_context(self._asking(account, knows_nothing))
+            checks = Checks(
+                poster=poster,
+                mode=options.account_check,
+                leads=Leads(options.create_leads, options.update_leads),
+                console=Console(quiet=True) if options.quiet else self._console,
+                limit=options.limit,
+            )
+            if account is None or knows_nothing:
+                found = await self._compared(file, snapshot, None, checks)
                 return await self._decide(found, None) or Exit.ALL_ACCEPTED
             outbox = await stack.enter_async_context(Outbox(options.url, account))
             batches = await Batches(outbox, account.host).open()
-            found = await self._compared(file, snapshot, batches)
+            found = await self._compared(file, snapshot, batches, checks)
             if (decided := await self._decide(found, batches)) is not None:
                 return decided
             return await self._post(found, account, outbox, batches)
 
+    def _asking(self, account: Account, knows_nothing: bool) -> AsyncActivityPoster:  # noqa: FBT001
+        """Return what asks the account; a dry run leaves no outbox behind."""
+        limit = self._options.limit
+        bucket = (
+            TokenBucket(limit)
+            if knows_nothing
+            else SharedTokenBucket(self._options.url, limit=limit)
+        )
+        return AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
+
     async def _compared(
-        self, file: Opened, snapshot: Snapshot, batches: Batches | None
+        self, file: Opened, snapshot: Snapshot, batches: Batches | None, checks: Checks
     ) -> Comparison:
         options = self._options
         with reading(options.path, self._console, quiet=options.quiet) as on_row:
@@ -99,6 +127,7 @@ class _Run:
                 file,
                 snapshot,
                 batches,
+                checks,
                 reading=options.reading,
                 batch=options.batch,
                 first=options.first,
@@ -115,10 +144,10 @@ class _Run:
         elif options.dry_run or ((plan.sent or plan.doubtful) and not options.quiet):
             console = Console() if options.dry_run else self._console
             console.print(plan_table(*shown))
-        for line in [*fault_lines(found), *doubt_lines(found, edits)]:
+        for line in [*fault_lines(found), *warning_lines(found), *doubt_lines(found, edits)]:
             say(self._console, line)
         if options.dry_run:
-            is_fine = not plan.counts["invalid"] and not plan.doubtful
+            is_fine = not plan.counts["invalid"] and not plan.doubtful and not self._unmade(found)
             return Exit.ALL_ACCEPTED if is_fine else Exit.BAD_INPUT
         refused = self._refusal(found) or self._confirm(found)
         if refused is None:
@@ -131,6 +160,8 @@ class _Run:
     def _refusal(self, found: Comparison) -> str | None:
         """Return why nothing is sent, for rows that are invalid or doubtful; None if it may be."""
         options, plan = self._options, found.plan
+        if self._unmade(found):
+            return "Nothing was sent. To post without that check, say --account-check warn"
         if plan.newly_invalid and not options.skip_invalid:
             valid = plan.sent
             rest = f", or post the {valid:,} valid ones with --skip-invalid" if valid else ""
@@ -149,6 +180,10 @@ class _Run:
             found.snapshot.post_doubtful()
             plan.post_doubtful()
         return None
+
+    def _unmade(self, found: Comparison) -> bool:
+        """Whether a check that has to be made could not be made."""
+        return self._options.account_check == "strict" and bool(found.checks.unmade)
 
     def _confirm(self, found: Comparison) -> str | None:
         """Ask, unless that is not needed; return why nothing is sent, None if it may be."""

@@ -7,6 +7,7 @@ from attrs import field, frozen
 
 from leadpost.cli.files.plan import Verdict
 from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.rows import place_of
 
 
 @frozen
@@ -25,6 +26,7 @@ class Stored:
         verdict: What is done with it.
         number: What a new row is among those of the same digest, from 1; other runs of the same
             file give it the same one.
+        present: The digest of what it sends: another one where a lead was looked up.
     """
 
     pos: int
@@ -39,6 +41,11 @@ class Stored:
     known: int | None
     verdict: Verdict
     number: int | None = None
+    present: str = ""
+
+    @property
+    def place(self) -> str:
+        return place_of(self.line, self.item)
 
     @property
     def is_valid(self) -> bool:

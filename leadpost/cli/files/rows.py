@@ -7,11 +7,13 @@ from attrs import field, frozen
 
 from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.cells import Invalid, Moments, event_code, lead_id, refuse_shortened
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.cells import Facts, Invalid, Moments, lead_id, refuse_shortened
 from leadpost.cli.files.columns import PARAMETERS, Columns, check_unique, columns_of, parameter_of
 from leadpost.cli.files.csv_file import CsvFile
 from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
 from leadpost.cli.files.json_file import JsonFile, Value
+from leadpost.cli.files.leads import COLUMN, with_lead
 from leadpost.cli.files.reading import KEY, OWN, Fault, Format, Reading
 from leadpost.cli.files.workbook import ERRORS, Broken, Workbook
 from leadpost.errors import InvalidActivity
@@ -57,6 +59,9 @@ class Row:
     @property
     def lead_id(self) -> str:
         payload = self.payload or {}
+        if details := payload.get("LeadDetails"):
+            values = {name_of(item): item["Value"] for item in details}
+            return str(values[values["SearchBy"]])
         return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
 
     @property
@@ -95,11 +100,17 @@ class Source(Protocol):
         """Return the activity of a row, or its faults, from what stands there."""
         ...
 
+    def digest(self, own: Any) -> str:
+        """Return the digest of a row that cannot be posted, from what stands there."""
+        ...
+
 
 class Table:
     """A CSV file or the sheet of a workbook."""
 
-    def __init__(self, name: str, form: Format, file: CsvFile | Workbook, reading: Reading) -> None:
+    def __init__(
+        self, name: str, form: Format, file: CsvFile | Workbook, reading: Reading, facts: Facts
+    ) -> None:
         self.name = name
         self.form = form
         self.delimiter = file.delimiter
@@ -111,8 +122,9 @@ class Table:
         self.header: Sequence[str] = [file.header[place] for place in self._kept]
         columns = columns_of(name, self.header, reading)
         self.columns: Columns | None = columns
+        self._may_lack_id = columns.are_of_leads
         self._constants = [*columns.constants.values()]
-        self._readers = _readers(columns, len(self.header), reading)
+        self._readers = _readers(columns, len(self.header), reading, facts)
 
     def rows(self) -> Iterator[Row]:
         kept = self._kept if len(self._kept) < self._width else None
@@ -127,11 +139,11 @@ class Table:
                 cells = cells[: self._width]  # noqa: PLW2901  without empty ones at its end
             own = cells if kept is None else [cells[place] for place in kept]
             payload, faults = self.payload(own)
-            if payload is None:
-                digest = cells_digest(dict(zip(self.header, own, strict=True)))
-            else:
-                digest = activity_digest(payload)
+            digest = self.digest(own) if payload is None else activity_digest(payload)
             yield Row(line, own, payload, digest, faults, key=key)
+
+    def digest(self, own: Any) -> str:
+        return cells_digest(dict(zip(self.header, own, strict=True)))
 
     def _misfits(self, cells: Sequence[str]) -> tuple[Fault, ...]:
         width = self._width
@@ -146,6 +158,7 @@ class Table:
     def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
         cells = [*own, *self._constants]
         payload: dict[str, Any] = {}
+        lead: dict[str, Any] = {}
         fields: list[dict[str, Any]] = []
         faults: list[Fault] = []
         for place, heading, target, read in self._readers:
@@ -162,20 +175,42 @@ class Table:
                 continue
             if target in PARAMETERS:
                 payload[target] = value
+            elif target.startswith(COLUMN):
+                lead[target.removeprefix(COLUMN)] = value
             else:
                 fields.append({"SchemaName": target, "Value": value})
         if fields:
             payload["Fields"] = fields
+        if self._may_lack_id and not faults:
+            return _on_lead(payload, lead)
         return (None if faults else payload), tuple(faults)
+
+
+def _on_lead(
+    activity: dict[str, Any], known: Mapping[str, str]
+) -> tuple[Payload, tuple[Fault, ...]]:
+    try:
+        payload = with_lead(activity, known)
+    except Invalid as error:
+        return None, (error.fault("lead"),)
+    faults = tuple(checked(payload))
+    return (None if faults else payload), faults
 
 
 _Reader = tuple[int, str, str, Callable[[str], object]]
 """The place of a cell, its heading, its target, and what reads it: None for an empty one."""
 
 
-def _readers(columns: Columns, width: int, reading: Reading) -> list[_Reader]:
+def _readers(columns: Columns, width: int, reading: Reading, facts: Facts) -> list[_Reader]:
     """Return how each column is read; constants are columns to the right of the others."""
-    moments = Moments(reading, naive_is_utc=False)
+    moments = Moments(reading, facts, naive_is_utc=False)
+
+    def id_or_none(cell: str) -> str | None:
+        return lead_id(cell) if cell.strip() else None
+
+    def of_lead(cell: str) -> str | None:
+        refuse_shortened(cell)
+        return cell.strip() or None  # an empty value would erase the lead's
 
     def note(cell: str) -> str | None:
         return cell if cell.strip() else None
@@ -187,8 +222,8 @@ def _readers(columns: Columns, width: int, reading: Reading) -> list[_Reader]:
         return cell
 
     readers: dict[str, Callable[[str], object]] = {
-        "RelatedProspectId": lead_id,
-        "ActivityEvent": event_code,
+        "RelatedProspectId": id_or_none if columns.are_of_leads else lead_id,
+        "ActivityEvent": facts.event_code,
         "ActivityDateTime": lambda cell: moments.utc(cell) if cell.strip() else None,
         "ActivityNote": note,
     }
@@ -196,7 +231,12 @@ def _readers(columns: Columns, width: int, reading: Reading) -> list[_Reader]:
         (place, f"--set {target}", target) for place, target in enumerate(columns.constants, width)
     ]
     return [
-        (place, heading, target, readers.get(target, field_value))
+        (
+            place,
+            heading,
+            target,
+            of_lead if target.startswith(COLUMN) else readers.get(target, field_value),
+        )
         for place, heading, target in (*columns.sent, *constants)
     ]
 
@@ -207,13 +247,18 @@ class Json:
     header: Sequence[str] = ()
     columns: Columns | None = None
 
-    def __init__(self, name: str, form: Format, file: JsonFile, reading: Reading) -> None:
+    def __init__(
+        self, name: str, form: Format, file: JsonFile, reading: Reading, facts: Facts
+    ) -> None:
         self.name = name
         self.form = form
         self.delimiter = file.delimiter
         self._file = file
-        self._moments = Moments(reading, naive_is_utc=True)
+        self._facts = facts
+        self._moments = Moments(reading, facts, naive_is_utc=True)
         self._constants = {parameter_of(name): v for name, v in reading.constants.items()}
+        if of_lead := [target for target in self._constants if target.startswith(COLUMN)]:
+            raise InputError(f"--set {of_lead[0]}: for tables only; in JSON, use LeadDetails")
 
     def rows(self) -> Iterator[Row]:
         return map(self._row, self._file.values())
@@ -227,17 +272,31 @@ class Json:
             if value.keys() == {UNREADABLE}:
                 value = value[UNREADABLE]
         payload, faults = (None, (found.fault,)) if found.fault else self.payload(value)
-        digest = cells_digest(value) if payload is None else activity_digest(payload)
+        digest = self.digest(value) if payload is None else activity_digest(payload)
         return Row(line, value, payload, digest, faults, item, key)
+
+    def digest(self, own: Any) -> str:
+        return cells_digest(own)
 
     def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
         if not is_mapping(own):
             return None, (Fault("row", str(own), "is not a JSON object"),)
-        payload = _with_constants(own, self._constants)
+        if "LeadDetails" in own and is_mapping(own.get("Activity")):
+            activity, faults = self._read(own["Activity"])
+            payload = {**own, "Activity": activity}
+        else:
+            payload, faults = self._read(own)
+        if not faults:
+            faults += checked(payload)
+        return (None if faults else payload), tuple(faults)
+
+    def _read(self, activity: Mapping[Any, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return an activity with its constants, and which of its parameters cannot be read."""
+        payload = _with_constants(activity, self._constants)
         faults: list[Fault] = []
         for name, read in (
             ("RelatedProspectId", lead_id),
-            ("ActivityEvent", event_code),
+            ("ActivityEvent", self._facts.event_code),
             ("ActivityDateTime", self._moments.utc),
         ):
             if isinstance(text := payload.get(name), str):
@@ -245,9 +304,7 @@ class Json:
                     payload[name] = read(text)
                 except Invalid as error:
                     faults.append(error.fault(name))
-        if not faults:
-            faults += checked(payload)
-        return (None if faults else payload), tuple(faults)
+        return payload, faults
 
 
 def _with_constants(value: Mapping[Any, Any], constants: Mapping[str, str]) -> dict[str, Any]:

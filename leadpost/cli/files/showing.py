@@ -13,10 +13,12 @@ from rich.text import Text
 from leadpost import Account
 from leadpost.cli.console import at_time, duration, number_of, spoken
 from leadpost.cli.files.comparing import Comparison, Difference
+from leadpost.cli.files.leads import parts_of_activity
 from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.plan import DOUBTFUL, SENT
 from leadpost.cli.files.reading import shortened
+from leadpost.cli.files.records import FaultGroup
 
 _GROUPS = 20
 _KEY_END = 4
@@ -42,6 +44,8 @@ def plan_table(found: Comparison, account: Account | None, outbox: str, limit: i
         grid.add_row("batch", Text(found.name))
     for label, lines in (
         ("rows", _rows(found)),
+        ("leads", _leads(found)),
+        ("checked", _checked(found)),
         ("columns", _columns(found)),
         ("first", _first(found)),
     ):
@@ -77,6 +81,33 @@ def _rows(found: Comparison) -> list[str]:
     return lines
 
 
+def _leads(found: Comparison) -> list[str]:
+    checks = found.checks
+    leads = checks.leads
+    if not checks.to_find:
+        return []
+    looked_up = number_of(checks.to_find, "lead")
+    seconds = spoken(duration(checks.to_find, checks.limit))
+    if checks.poster is None:
+        return [f"{looked_up} to look up, a call each: {seconds} at best; that needs keys"]
+    there = sum(isinstance(lead_id, str) for lead_id in leads.found.values())
+    lines = [f"{looked_up} looked up, a call each: {there:,} found ({seconds} at best)"]
+    if leads.created:
+        shown = [lead.value for lead in leads.created.values()]
+        more = f" and {len(shown) - _GROUPS:,} more" if len(shown) > _GROUPS else ""
+        lines.append(f"{len(shown):,} to create: {', '.join(shown[:_GROUPS])}{more}")
+    return lines
+
+
+def _checked(found: Comparison) -> list[str]:
+    checks = found.checks
+    codes = ", ".join(map(str, sorted(checks.codes)))
+    lines = [f"against activity type {codes}"] if codes else []
+    if checks.updates:
+        lines.append(f"{number_of(checks.updates, 'row')} to change its lead")
+    return lines
+
+
 def _columns(found: Comparison) -> list[str]:
     columns = found.source.columns
     if columns is None:
@@ -95,9 +126,8 @@ def _first(found: Comparison) -> list[str]:
     row = next(found.snapshot.rows(*SENT), None)
     if row is None:
         return []
-    activity = found.activity(row)
-    fields = activity.pop("Fields", [])
-    parts = {**activity, **{item.get("SchemaName"): item.get("Value") for item in fields}}
+    activity = found.activity(row) or found.source.payload(row.own)[0] or {}
+    parts = parts_of_activity(activity)
     return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
 
 
@@ -120,22 +150,30 @@ def plan_json(
         "withdrawn": plan.withdrawn,
         "moved": plan.moved,
         "seconds": duration(plan.sent, limit),
-        "problems": [
-            {
-                "column": group.fault.column,
-                "place": group.place,
-                "value": shortened(group.fault.value),
-                "problem": group.fault.what,
-                "remedy": group.fault.remedy,
-                "rows": group.rows,
-            }
-            for group in found.snapshot.faults()
-        ],
+        "leads": {
+            "looked_up": len(found.checks.leads.found),
+            "created": [lead.value for lead in found.checks.leads.created.values()],
+            "updated": found.checks.updates,
+        },
+        "problems": [_group_json(group) for group in found.snapshot.faults()],
+        "warnings": [_group_json(group) for group in found.checks.warnings.values()],
+        "unchecked": sorted(found.checks.unmade),
         "doubtful_rows": _doubtful_rows(found),
         "differences": [
             {"names": d.names, "before": d.before, "after": d.after, "rows": d.rows}
             for d in differences
         ],
+    }
+
+
+def _group_json(group: FaultGroup) -> dict[str, Any]:
+    return {
+        "column": group.fault.column,
+        "place": group.place,
+        "value": shortened(group.fault.value),
+        "problem": group.fault.what,
+        "remedy": group.fault.remedy,
+        "rows": group.rows,
     }
 
 
@@ -149,6 +187,22 @@ def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
 def fault_lines(found: Comparison) -> list[str]:
     """Say what is wrong with the rows, each kind once."""
     groups = found.snapshot.faults()
+    lines = _group_lines(groups)
+    if found.batch is not None and groups:
+        options = found.batch.reading.as_options()
+        if options and options != found.reading.as_options():
+            lines.append(f"An earlier run of {found.path} had: {options}")
+    return lines
+
+
+def warning_lines(found: Comparison) -> list[str]:
+    """Say what LeadSquared may refuse, and what could not be checked."""
+    checks = found.checks
+    lines = [f"warning: {line}" for line in _group_lines([*checks.warnings.values()])]
+    return lines + [f"not checked: {why}" for why in sorted(checks.unmade)]
+
+
+def _group_lines(groups: Sequence[FaultGroup]) -> list[str]:
     lines: list[str] = []
     for group in groups[:_GROUPS]:
         fault = group.fault
@@ -161,10 +215,6 @@ def fault_lines(found: Comparison) -> list[str]:
         lines.append(f"{fault.column}: {rows}, such as {group.place}{value} {fault.what}{remedy}")
     if (more := len(groups) - _GROUPS) > 0:
         lines.append(f"and {more} other kinds of problems")
-    if found.batch is not None and groups:
-        options = found.batch.reading.as_options()
-        if options and options != found.reading.as_options():
-            lines.append(f"An earlier run of {found.path} had: {options}")
     return lines
 
 

@@ -36,11 +36,12 @@ _CACHE = 8_000
 _TABLES = f"""
 CREATE TABLE row (
     pos INTEGER PRIMARY KEY, line INT, item INT, digest TEXT, lead TEXT, is_valid INT, letters TEXT,
-    known INT, verdict TEXT, number INT
+    known INT, verdict TEXT, number INT, present TEXT
 );
 CREATE TABLE content (pos INTEGER PRIMARY KEY, lead_id TEXT, own TEXT, faults TEXT);
 CREATE VIEW stored AS
-    SELECT pos, line, item, digest, lead, lead_id, own, faults, letters, known, verdict, number
+    SELECT pos, line, item, digest, lead, lead_id, own, faults, letters, known, verdict, number,
+        present
     FROM row JOIN content USING (pos);
 CREATE TABLE known (
     id INTEGER PRIMARY KEY, letters TEXT, origin TEXT, present TEXT, lead TEXT, number INT,
@@ -108,8 +109,8 @@ class Snapshot:
         numbered = [*enumerate(rows, self._next)]
         self._next += len(numbered)
         self._database.executemany(
-            "INSERT INTO row (pos, line, item, digest, lead, is_valid, letters)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO row (pos, line, item, digest, present, lead, is_valid, letters)"
+            " VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)",
             [
                 (pos, row.line, row.item, row.digest, row.lead, not row.faults, row.key)
                 for pos, row in numbered
@@ -122,7 +123,7 @@ class Snapshot:
                     pos,
                     row.lead_id,
                     json.dumps(row.own, ensure_ascii=False),
-                    json.dumps([f.parts for f in row.faults]) if row.faults else None,
+                    _faults_json(row.faults) if row.faults else None,
                 )
                 for pos, row in numbered
             ],
@@ -147,6 +148,47 @@ class Snapshot:
             rows,
         )
 
+    def clear(self) -> None:
+        """Remove the rows, to read them anew."""
+        self._database.execute("DELETE FROM row")
+        self._database.execute("DELETE FROM content")
+        self._next = 0
+
+    # Settling what a row sends: for that, the account is asked.
+
+    def unsettled(self, size: int) -> Iterator[list[Stored]]:
+        """Yield, so many at a time, valid rows that the outbox may have to get."""
+        last = -1
+        query = """
+            SELECT stored.* FROM stored LEFT JOIN known ON known.id = stored.known
+            WHERE pos > ? AND faults IS NULL AND (known.id IS NULL AND verdict IS NULL
+                OR kind IN ('refused', 'failed') AND state IS NULL)
+            ORDER BY pos LIMIT ?
+            """
+        while part := [Stored(*v) for v in self._database.execute(query, (last, size))]:
+            yield part
+            last = part[-1].pos
+
+    def invalid_before(self, digests: Iterable[str]) -> set[str]:
+        """Return those digests that invalid rows of earlier runs have."""
+        query = "SELECT 1 FROM known WHERE kind = 'invalid' AND origin = ?"
+        return {d for d in digests if self._database.execute(query, (d,)).fetchone()}
+
+    def settle(self, rows: Iterable[tuple[int, str, str]]) -> None:
+        """Note of rows, by their place, the digest of what they send, and of their lead."""
+        self._database.executemany("UPDATE row SET present = ?2, lead = ?3 WHERE pos = ?1", rows)
+
+    def refuse(self, rows: Iterable[tuple[int, str, Sequence[Fault]]]) -> None:
+        """Note of rows, by their place, that they cannot be posted: the digest then, and why."""
+        noted = [(pos, digest, _faults_json(faults)) for pos, digest, faults in rows]
+        self._database.executemany(
+            "UPDATE row SET digest = ?2, present = ?2, lead = '', is_valid = 0 WHERE pos = ?1",
+            [values[:2] for values in noted],
+        )
+        self._database.executemany(
+            "UPDATE content SET faults = ?2 WHERE pos = ?1", [(v[0], v[2]) for v in noted]
+        )
+
     # Comparing.
 
     def match_keys(self) -> None:
@@ -169,9 +211,10 @@ class Snapshot:
         return matching.judge(self._database, are_rejects=are_rejects, first=first)
 
     def unmatched(self, size: int) -> Iterator[list[str]]:
-        """Yield the digests of rows that were not there before, so many at a time."""
+        """Yield the digests of rows that were not there before, and of what they would send."""
         cursor = self._database.execute(
-            "SELECT DISTINCT digest FROM row WHERE known IS NULL AND verdict IS NULL"
+            "SELECT digest FROM row WHERE known IS NULL AND verdict IS NULL"
+            " UNION SELECT present FROM row WHERE known IS NULL AND verdict IS NULL"
         )
         while part := cursor.fetchmany(size):
             yield [digest for (digest,) in part]
@@ -246,7 +289,7 @@ class Snapshot:
             (limit,),
         )
         for values in cursor:
-            yield Stored(*values[:12]), values[12]
+            yield Stored(*values[:-1]), values[-1]
 
     def faults(self) -> list[FaultGroup]:
         """Return the faults of invalid rows in groups, in the order of their first rows."""
@@ -267,3 +310,7 @@ class Snapshot:
         """Return the line of the first row that is not known, None if all are."""
         (line,) = self._database.execute("SELECT min(line) FROM row WHERE known IS NULL").fetchone()
         return None if line is None else int(line)
+
+
+def _faults_json(faults: Iterable[Fault]) -> str:
+    return json.dumps([fault.parts for fault in faults])

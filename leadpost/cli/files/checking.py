@@ -1,0 +1,246 @@
+"""
+What the account says before anything is sent: who the leads are, and what is wrong with the rows.
+
+Each lead and each activity type is asked for once. All of these calls only read.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any, Literal
+
+from attrs import define, field
+from rich.console import Console
+
+from leadpost import Activity, AsyncActivityPoster, Lead
+from leadpost._findings import Finding
+from leadpost.bucket import LIMIT
+from leadpost.cli.account import naming
+from leadpost.cli.console import counting, duration, number_of, say, spoken
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.batches import PART, parts_of
+from leadpost.cli.files.cells import Facts, Invalid
+from leadpost.cli.files.identity import activity_digest, lead_digest
+from leadpost.cli.files.leads import Leads, key_of, parts_of_activity
+from leadpost.cli.files.reading import Fault, zone_of
+from leadpost.cli.files.records import FaultGroup, Stored
+from leadpost.cli.files.rows import Source
+from leadpost.cli.files.snapshot import Snapshot
+from leadpost.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    LeadpostError,
+    OutageTimeout,
+    Unauthorized,
+)
+
+Mode = Literal["off", "warn", "strict"]
+_ALWAYS = {"invalid", "unknown_type", "unknown_field"}
+"""The kinds of findings that make a row invalid even if the others are warnings."""
+_HOPELESS = (ConfigurationError, ConnectionFailed, OutageTimeout, Unauthorized)
+"""Errors that the next call would have too."""
+
+
+@define(kw_only=True)
+class Checks:
+    """
+    What one run asks its account.
+
+    Args:
+        poster: Asks; None without keys, and nothing is asked then.
+        mode: Which findings make a row invalid; `off` to check nothing.
+        leads: What may be done to leads.
+        console: Where to say how long it takes.
+        limit: Calls per 5 s.
+        is_looking: Whether nothing is going to be sent, so that no lead and no check is asked for.
+
+    Attributes:
+        facts: What cells need to know.
+        warnings: What was found and makes no row invalid, by column and kind.
+        unmade: Why something could not be checked.
+        codes: The activity types that rows were checked against.
+        to_find: How many leads there are to look up.
+        updates: How many rows change their lead.
+    """
+
+    poster: AsyncActivityPoster | None
+    mode: Mode = "off"
+    leads: Leads = field(factory=Leads)
+    console: Console = field(factory=lambda: Console(stderr=True))
+    limit: int = LIMIT
+    is_looking: bool = False
+    facts: Facts = field(factory=Facts)
+    warnings: dict[tuple[str, str], FaultGroup] = field(factory=dict[tuple[str, str], FaultGroup])
+    unmade: set[str] = field(factory=set[str])
+    codes: set[int] = field(factory=set[int])
+    to_find: int = 0
+    updates: int = 0
+    _learned: set[str] = field(init=False, factory=set[str])
+
+    async def learn(self) -> bool:
+        """Ask for what cells want to know; whether to read them again."""
+        wanted = self.facts.wanted - self._learned
+        if not wanted or self.poster is None:
+            return False
+        self._learned |= wanted
+        if "codes" in wanted:
+            self.facts.no_name = "no activity type has that name"
+            await self._learn_codes(self.poster)
+        if "time_zone" in wanted:
+            try:
+                zone = (await self.poster.user()).time_zone or ""
+                zone_of(zone)
+                self.facts.time_zone = zone
+            except (LeadpostError, InputError):  # then the message goes without it
+                self.facts.time_zone = None
+        return True
+
+    async def _learn_codes(self, poster: AsyncActivityPoster) -> None:
+        try:
+            types = await poster.activity_types()
+        except LeadpostError as error:
+            self.facts.no_name = f"the names of types could not be read: {type(error).__name__}"
+            return
+        codes: dict[str, list[int]] = {}
+        for each in types:
+            if each.name and each.code:
+                codes.setdefault(" ".join(each.name.split()).casefold(), []).append(each.code)
+        self.facts.codes = codes
+
+    async def settle(self, source: Source, snapshot: Snapshot) -> None:
+        """
+        Look up leads, and check rows that the outbox may have to get.
+
+        Raises:
+            LeadpostError: no lead can be looked up, as without a connection.
+        """
+        if self.is_looking:
+            _recall(source, snapshot)
+            return
+        leads: dict[tuple[str, str], Lead] = {}
+        may_have_leads = source.columns is None or source.columns.are_of_leads
+        for part in snapshot.unsettled(PART) if may_have_leads else ():
+            for _, activity in _activities(source, part, only_leads=True):
+                if isinstance(lead := activity.lead, Lead) and self.leads.is_unknown(lead):
+                    leads.setdefault(key_of(lead.schema_name, lead.value), lead)
+            await asyncio.sleep(0)  # a signal is heard between two parts
+        self.to_find = len(leads)
+        if self.poster is None:
+            return
+        if leads:
+            await self._find(self.poster, list(leads.values()))
+        if self.mode == "off":
+            async for _ in self._settled(source, snapshot):
+                pass
+        else:
+            await self._check(self.poster, source, snapshot)
+
+    async def _find(self, poster: AsyncActivityPoster, leads: Sequence[Lead]) -> None:
+        seconds = spoken(duration(len(leads), self.limit))
+        say(self.console, f"Looking up {number_of(len(leads), 'lead')}: {seconds} at best")
+
+        async def find(lead: Lead) -> None:
+            try:
+                found = await poster.find_lead(lead.schema_name, lead.value)
+            except _HOPELESS:
+                raise
+            except LeadpostError as error:
+                self.leads.found[key_of(lead.schema_name, lead.value)] = error
+            else:
+                self.leads.found[key_of(lead.schema_name, lead.value)] = found
+
+        async def state() -> str:
+            return f"{len(self.leads.found):,} of {number_of(len(leads), 'lead')} looked up"
+
+        with naming(poster.account, sync=True):
+            async with counting(self.console, state):
+                for part in parts_of(leads, LIMIT):
+                    await asyncio.gather(*map(find, part))
+
+    async def _settled(
+        self, source: Source, snapshot: Snapshot
+    ) -> AsyncGenerator[tuple[Stored, Activity]]:
+        """Yield rows with what they send, and note those that send nothing for want of a lead."""
+        for part in snapshot.unsettled(PART):
+            for row, activity in _activities(source, part, only_leads=self.mode == "off"):
+                try:
+                    posted = self.leads.settled(activity)
+                except Invalid as error:
+                    fault = error.fault(_column(source, activity.lead))
+                    snapshot.refuse([(row.pos, source.digest(row.own), [fault])])
+                    continue
+                if posted is not activity:
+                    lead = posted.lead
+                    lead_id = lead.value if isinstance(lead, Lead) else lead or ""
+                    self.updates += isinstance(lead, Lead) and lead.schema_name == "ProspectID"
+                    digest = activity_digest(posted.to_payload())
+                    snapshot.settle([(row.pos, digest, lead_digest(lead_id))])
+                yield row, posted
+            await asyncio.sleep(0)  # a signal is heard between two parts
+
+    async def _check(self, poster: AsyncActivityPoster, source: Source, snapshot: Snapshot) -> None:
+        drawn = deque[tuple[Stored, Activity]]()
+
+        async def activities() -> AsyncGenerator[Activity]:
+            async for row, activity in self._settled(source, snapshot):
+                drawn.append((row, activity))
+                yield activity
+
+        async for checked in poster.check(activities(), options=self.mode == "strict"):
+            row, activity = drawn.popleft()
+            self.codes.add(activity.activity_event)
+            if faults := self._faults(row, activity, checked.findings, source):
+                snapshot.refuse([(row.pos, source.digest(row.own), faults)])
+
+    def _faults(
+        self, row: Stored, activity: Activity, findings: Iterable[Finding], source: Source
+    ) -> list[Fault]:
+        """Return the findings that make a row invalid, and note the others."""
+        faults: list[Fault] = []
+        for finding in findings:
+            if finding.kind == "unchecked":
+                self.unmade.add(str(finding))
+                continue
+            fault = _fault_of(finding, activity, source)
+            if self.mode == "strict" or finding.kind in _ALWAYS:
+                faults.append(fault)
+            else:
+                key = fault.column, fault.what
+                before = self.warnings.get(key, FaultGroup(fault, row.place, 0))
+                self.warnings[key] = FaultGroup(before.fault, before.place, before.rows + 1)
+        return faults
+
+
+def _recall(source: Source, snapshot: Snapshot) -> None:
+    """Find the rows that an earlier run found to be invalid when it asked the account."""
+    for part in snapshot.unsettled(PART):
+        digests = {row.pos: source.digest(row.own) for row in part}
+        invalid = snapshot.invalid_before(digests.values())
+        fault = Fault("row", "", "was found to be invalid", "leadpost post says why")
+        snapshot.refuse((pos, d, [fault]) for pos, d in digests.items() if d in invalid)
+
+
+def _activities(
+    source: Source, part: Iterable[Stored], *, only_leads: bool
+) -> Iterable[tuple[Stored, Activity]]:
+    for row in part:
+        payload, _ = source.payload(row.own)
+        if payload and (not only_leads or "LeadDetails" in payload):
+            yield row, Activity.from_payload(payload)
+
+
+def _column(source: Source, lead: Any) -> str:
+    name = f"Lead.{lead.schema_name}"
+    return source.columns.heading_of(name) if source.columns else name
+
+
+def _fault_of(finding: Finding, activity: Activity, source: Source) -> Fault:
+    """Return what was found as it is said of cells: the same words for the same kind."""
+    what, _, remedy = finding.message.partition("; ")
+    if finding.kind in {"too_long", "long_note"}:
+        what, remedy = "is too long", finding.message
+    value = parts_of_activity(activity.to_payload()).get(finding.field)
+    if finding.kind in {"unknown_type", "unknown_field"}:
+        value = None  # it is not what is wrong
+    column = source.columns.heading_of(finding.field) if source.columns else finding.field
+    return Fault(column, str(value or ""), what.replace("wanted a", "is not a", 1), remedy)

@@ -1,0 +1,140 @@
+"""
+Leads by what is known of them: columns such as `Lead.EmailAddress`, in place of a lead's id.
+
+Nothing here creates or changes a lead unless it was told to: an activity is posted by the id of the
+lead that was found.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import define, evolve, field
+
+from leadpost import Activity, Lead
+from leadpost._validation import is_list, name_of
+from leadpost.cli.files.cells import Invalid
+from leadpost.errors import AmbiguousLead, LeadpostError
+
+COLUMN = "Lead."
+"""How the headings of these columns begin."""
+FINDS = ("EmailAddress", "Phone")
+"""What a lead can be looked up by; the first that a row has counts."""
+_ID = "ProspectID"
+
+Key = tuple[str, str]
+
+
+def key_of(name: str, value: object) -> Key:
+    """
+    Return what is the same for the same lead.
+
+    >>> key_of("EmailAddress", "Ada@Example.com "), key_of("Phone", "+91-98123 45678")
+    (('EmailAddress', 'ada@example.com'), ('Phone', '919812345678'))
+    """
+    text = str(value).strip().casefold()
+    return name, re.sub(r"\D", "", text) if name == "Phone" else text
+
+
+def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Return an activity in LeadSquared's shape for one whose lead's id need not be known.
+
+    Args:
+        activity: The activity, with `RelatedProspectId` if that is known.
+        known: SchemaName to value of what else is known of the lead.
+
+    Raises:
+        Invalid: nothing finds the lead.
+    """
+    if "RelatedProspectId" in activity and not known:
+        return activity
+    details = dict(known)
+    if lead_id := activity.pop("RelatedProspectId", None):
+        details = {_ID: lead_id, **known}
+    finds = next((name for name in (_ID, *FINDS) if name in details), None)
+    if finds is None:
+        raise Invalid("", "is not known", "enter its id, e-mail address or phone number")
+    details["SearchBy"] = finds
+    items = [{"Attribute": name, "Value": value} for name, value in details.items()]
+    return {"LeadDetails": items, "Activity": activity}
+
+
+def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters, fields and what is known of the lead, by their names in a file."""
+    parts: dict[str, Any] = {}
+    if "LeadDetails" in payload:
+        details: Iterable[Mapping[str, Any]] = payload["LeadDetails"]
+        parts = {f"{COLUMN}{name_of(item)}": item["Value"] for item in details}
+        del parts[f"{COLUMN}SearchBy"]
+        payload = payload["Activity"]
+    fields = payload.get("Fields")
+    items = fields if is_list(fields) else []
+    parts |= {name: value for name, value in payload.items() if name != "Fields"}
+    return parts | {str(name_of(item)): item.get("Value") for item in items}
+
+
+@define
+class Leads:
+    """
+    The leads of one run; each is looked up once.
+
+    Args:
+        creates: Whether a lead is created where none is found.
+        updates: Whether leads that are found get the further columns.
+
+    Attributes:
+        found: The id of each that was looked up, None where there is none, or the error instead.
+        created: SchemaName to value of each lead that is to be created.
+    """
+
+    creates: bool = False
+    updates: bool = False
+    found: dict[Key, str | LeadpostError | None] = field(factory=dict[Key, Any])
+    created: dict[Key, Lead] = field(factory=dict[Key, Lead])
+
+    def is_unknown(self, lead: str | Lead | None) -> bool:
+        """Whether a lead has to be looked up."""
+        return (
+            isinstance(lead, Lead)
+            and lead.schema_name in FINDS
+            and key_of(lead.schema_name, lead.value) not in self.found
+        )
+
+    def settled(self, activity: Activity) -> Activity:
+        """
+        Return an activity as it is posted.
+
+        Raises:
+            Invalid: its lead was not found, and is not to be created.
+        """
+        lead = activity.lead
+        if not isinstance(lead, Lead):
+            return activity
+        lead_id = lead.value if lead.schema_name == _ID else self._id_of(lead)
+        if lead_id is None:
+            # Every row of a new lead has the attributes of its first one: none changes another's.
+            first = self.created.setdefault(key_of(lead.schema_name, lead.value), lead)
+            return evolve(activity, lead=lead if self.updates else first)
+        if self.updates and lead.attributes:
+            return evolve(activity, lead=Lead(_ID, lead_id, lead.attributes))
+        return evolve(activity, lead=lead_id)
+
+    def _id_of(self, lead: Lead) -> str | None:
+        """Return the lead's id, None if it is to be created."""
+        if lead.schema_name not in FINDS:
+            if self.creates and self.updates:
+                return None
+            what = f"cannot be looked up by {lead.schema_name}"
+            raise Invalid(lead.value, what, "use EmailAddress or Phone")
+        found = self.found.get(key_of(lead.schema_name, lead.value), LeadpostError("not asked for"))
+        match found:
+            case AmbiguousLead():
+                raise Invalid(lead.value, "is that of several leads", "enter the id of one")
+            case LeadpostError():
+                why = f"{type(found).__name__}" + (f", HTTP {found.status}" if found.status else "")
+                raise Invalid(lead.value, "could not be looked up", f"run it again later ({why})")
+            case None if not self.creates:
+                raise Invalid(lead.value, "is that of no lead", "--create-leads creates one")
+            case _:
+                return found

@@ -1,0 +1,417 @@
+"""Rows without a lead's id, and rows checked against the account before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from files_support import Desk, cells, lead, read_csv, write_csv
+
+from leadpost.sandbox import Answer, Sandbox
+from leadpost.sandbox.activity_types import NAMES
+
+HEADER = (
+    *("RelatedProspectId", "Lead.EmailAddress", "Lead.Phone", "Lead.FirstName", "ActivityEvent"),
+    *("ActivityNote", "ActivityDateTime", "mx_Custom_1", "mx_Custom_2", "mx_Custom_3"),
+    *("mx_Custom_5", "mx_Custom_60"),
+)
+HEADER_OF_A_TEMPLATE = ["RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime"]
+ADA, BOB = "ada@example.com", "+91-9812345678"
+
+
+@pytest.fixture(autouse=True)
+def checked(desk: Desk) -> None:
+    del desk.environment["LEADPOST_ACCOUNT_CHECK"]
+
+
+def row(number: int, **changes: str) -> dict[str, str]:
+    """Return a row that says nothing of its lead."""
+    given = cells(number, RelatedProspectId="", ActivityEvent="210", mx_Custom_1="Busy")
+    return (
+        dict.fromkeys(HEADER, "")
+        | given
+        | {k.replace("Lead_", "Lead."): v for k, v in changes.items()}
+    )
+
+
+def by_email(number: int, address: str = ADA, **changes: str) -> dict[str, str]:
+    return row(number, Lead_EmailAddress=address, **changes)
+
+
+def sent(sandbox: Sandbox) -> list[dict[str, Any]]:
+    return [dict(posted) for posted in sandbox.posted()]
+
+
+def leads_of(sandbox: Sandbox) -> list[str]:
+    return [str(posted.get("RelatedProspectId")) for posted in sandbox.posted()]
+
+
+def changed(sandbox: Sandbox) -> tuple[int, int]:
+    report = sandbox.report()
+    return report.leads_created, report.leads_updated
+
+
+def plan(desk: Desk, path: Path, *args: object) -> tuple[int, dict[str, Any]]:
+    done = desk.run("post", path, "--timezone", "UTC", "--dry-run", "--json", *args)
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_a_hundred_rows_with_ten_kinds_of_mistakes(desk: Desk) -> None:
+    people = [
+        desk.sandbox.add_lead(EmailAddress=f"p{n}@example.com", Phone=f"+91-98000000{n:02}")
+        for n in range(25)
+    ]
+    before = desk.sandbox.leads
+    rows = [row(n, RelatedProspectId=lead(n)) for n in range(50)]
+    rows += [by_email(50 + n, f"P{n}@example.com", Lead_FirstName="Else") for n in range(25)]
+    rows += [row(75 + n, Lead_Phone=f"+91 98000000{n:02}") for n in range(25)]
+    mistakes = {
+        3: ("ActivityEvent", "208"),  # deactivated
+        9: ("ActivityEvent", "299"),  # unknown
+        14: ("mx_Custom_60", "x"),  # no such field
+        21: ("mx_Custom_1", ""),  # mandatory
+        30: ("mx_Custom_2", "many"),  # no number
+        52: ("mx_Custom_3", "soon"),  # no date
+        58: ("mx_Custom_5", "x" * 51),  # too long
+        64: ("mx_Custom_1", "Bussy"),  # not an option
+        77: ("Lead.Phone", "+91-9700000000"),  # nobody's
+        83: ("ActivityNote", "x" * 1900),  # near the limit
+    }
+    for number, (column, value) in mistakes.items():
+        rows[number][column] = value
+    path = write_csv(desk.folder / "calls.csv", rows)
+    code, said = desk.post(path, "--account-check", "strict")
+    assert code == 2
+    assert sent(desk.sandbox) == []
+    assert "Nothing was sent. Fix the rows above, or post the 90 valid ones" in said
+    for line in (
+        "line 16, mx_Custom_60: activity type 210 has no such field",
+        "line 23, mx_Custom_1: is mandatory for activity type 210",
+        "line 32, mx_Custom_2: many is not a number such as 12.5",
+        "line 54, mx_Custom_3: soon is not a date such as 2024-05-06",
+        "mx_Custom_5: xxx",
+        "line 66, mx_Custom_1: Bussy is not among its 4 options; did you mean 'Busy'?",
+        "line 79, Lead.Phone: +91-9700000000 is that of no lead; --create-leads creates one",
+        "line 5, ActivityEvent: the account has no activity type 208, or has deactivated it",
+        "line 11, ActivityEvent: the account has no activity type 299, or has deactivated it",
+        "ActivityNote: xxx",
+    ):
+        assert line in said
+    assert "50 leads looked up, a call each: 49 found (5 s at best)" in said
+    code, said = desk.post(path, "--account-check", "strict", "--skip-invalid", "--yes")
+    assert code == 1
+    results = {r["line"]: r for r in desk.results(path)}
+    invalid = [int(line) - 2 for line, r in results.items() if r["state"] == "invalid"]
+    assert invalid == [*mistakes]
+    assert len(desk.notes()) == 90
+    expected = [lead(n) for n in range(50)] + people + people
+    assert sorted(leads_of(desk.sandbox)) == sorted(
+        who for n, who in enumerate(expected) if n not in mistakes
+    )
+    assert changed(desk.sandbox) == (0, 0)
+    assert desk.sandbox.leads == before
+    assert results["52"]["lead"] == "P0@example.com"
+    rejects = read_csv(path.with_name("calls.csv.rejects.csv"))
+    assert "+91-9700000000" in [r["Lead.Phone"] for r in rejects]
+
+
+def test_each_lead_is_looked_up_once_and_a_second_run_asks_nothing(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA)
+    path = write_csv(desk.folder / "a.csv", [by_email(0), by_email(1, ADA.upper()), by_email(2)])
+    code, said = desk.post(path)
+    assert code == 0, said
+    assert "Looking up 1 lead: 0 s at best" in said
+    assert "1 lead looked up, a call each: 1 found (0 s at best)" in said
+    assert leads_of(desk.sandbox) == [ada] * 3
+    calls = desk.sandbox.report().arrivals
+    assert calls == 1 + 1 + 3  # the lead, the activity type, the posts
+    code, said = desk.post(path)
+    assert (code, desk.sandbox.report().arrivals) == (0, calls)
+    assert "3 rows were posted" in said
+    write_csv(path, [by_email(n) for n in range(4)])
+    assert desk.post(path)[0] == 0
+    assert len(desk.notes()) == 4
+
+
+def test_the_same_activity_by_id_is_the_same_row(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA, Phone=BOB)
+    path = write_csv(desk.folder / "a.csv", [by_email(0)])
+    assert desk.post(path)[0] == 0
+    for known in ({"RelatedProspectId": ada}, {"Lead_Phone": BOB}):
+        write_csv(path, [row(0, **known)])
+        code, said = desk.post(path)
+        assert (code, len(desk.notes())) == (0, 1), said
+    other = write_csv(desk.folder / "b.csv", [row(0, RelatedProspectId=ada)])
+    code, said = desk.post(other)
+    assert (code, len(desk.notes())) == (2, 1)
+    assert "1 row was posted before, in a.csv" in said
+
+
+def test_what_was_posted_by_id_is_doubtful_by_email_elsewhere(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA)
+    assert desk.post(write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=ada)]))[0] == 0
+    code, said = desk.post(write_csv(desk.folder / "b.csv", [by_email(0)]))
+    assert (code, len(desk.notes())) == (2, 1)
+    assert "1 row was posted before, in a.csv" in said
+
+
+def test_an_edit_is_doubtful_whatever_finds_its_lead(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA)
+    path = write_csv(desk.folder / "a.csv", [by_email(0)])
+    assert desk.post(path)[0] == 0
+    write_csv(path, [row(0, RelatedProspectId=ada, ActivityNote="another")])
+    code, said = desk.post(path)
+    assert (code, len(desk.notes())) == (2, 1)
+    assert "ActivityNote Note 0 → another" in said
+
+
+def test_leads_are_created_only_if_wanted_and_none_is_changed(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada")
+    rows = [
+        by_email(0, Lead_FirstName="Other"),
+        by_email(1, "new@example.com", Lead_FirstName="New"),
+        by_email(2, "new@example.com", Lead_FirstName="Newer"),
+    ]
+    path = write_csv(desk.folder / "a.csv", rows)
+    code, said = desk.post(path)
+    assert (code, desk.notes()) == (2, [])
+    assert 'Lead.EmailAddress: 2 rows, such as line 3 "new@example.com" is that of no lead' in said
+    code, found = plan(desk, path, "--create-leads")
+    assert (code, found["leads"]["created"]) == (0, ["new@example.com"])
+    assert changed(desk.sandbox) == (0, 0)
+    code, said = desk.post(path, "--create-leads")
+    assert code == 0, said
+    assert "1 to create: new@example.com" in said
+    assert desk.sandbox.report().leads_created == 1
+    assert [(who["EmailAddress"], who["FirstName"]) for who in desk.sandbox.leads] == [
+        (ADA, "Ada"),
+        ("new@example.com", "New"),
+    ]
+    assert leads_of(desk.sandbox).count(ada) == 1
+    assert desk.post(path, "--create-leads")[0] == 0
+    assert len(desk.notes()) == 3
+
+
+def test_leads_are_changed_only_if_wanted_and_never_to_empty_values(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada", Phone=BOB)
+    rows = [by_email(0, Lead_FirstName="Augusta"), row(1, RelatedProspectId=ada)]
+    path = write_csv(
+        desk.folder / "a.csv", [{k: v for k, v in r.items() if k != "mx_Custom_60"} for r in rows]
+    )
+    code, found = plan(desk, path, "--update-leads", "--send-empty")
+    assert (code, found["leads"]["updated"]) == (0, 1)
+    assert desk.post(path, "--update-leads", "--send-empty")[0] == 0
+    assert changed(desk.sandbox) == (0, 1)
+    (who,) = desk.sandbox.leads
+    assert (who["FirstName"], who["Phone"], who["EmailAddress"]) == ("Augusta", BOB, ADA)
+
+
+@pytest.mark.parametrize("args", [(), ("--create-leads", "--update-leads")])
+def test_a_look_up_that_fails_creates_nothing(desk: Desk, args: tuple[str, ...]) -> None:
+    rows = [by_email(0), row(1, RelatedProspectId=lead(1))]
+    path = write_csv(desk.folder / "a.csv", rows)
+    answer = json.dumps({"Status": "Error", "ExceptionType": "MXOops", "ExceptionMessage": "no"})
+    desk.sandbox.fail(Answer(500, answer, {"content-type": "application/json"}))
+    code, said = desk.post(path, "--skip-invalid", *args)
+    assert code == 1
+    assert "line 2, Lead.EmailAddress: ada@example.com could not be looked up; run it again" in said
+    assert (desk.notes(), changed(desk.sandbox)) == (["Note 1"], (0, 0))
+    assert desk.states(path) == ["invalid", "accepted"]
+    assert desk.run("results", path).exit_code == 1
+    assert desk.states(path) == ["invalid", "accepted"]
+    desk.sandbox.add_lead(EmailAddress=ADA)
+    assert desk.post(path, *args)[0] == 0
+    assert (len(desk.notes()), changed(desk.sandbox)) == (2, (0, 0))
+
+
+def test_without_a_connection_nothing_is_sent(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0), row(1, RelatedProspectId=lead(1))])
+    code, said = desk.post(path, LEADPOST_SYNC_HOST="http://127.0.0.1:9")
+    assert (code, desk.notes()) == (75, [])
+    assert "LEADPOST_SYNC_HOST" in said
+
+
+def test_several_leads_of_one_address(desk: Desk) -> None:
+    desk.sandbox.add_lead(Phone=BOB)
+    desk.sandbox.add_lead(Phone=BOB)
+    path = write_csv(desk.folder / "a.csv", [row(0, Lead_Phone=BOB)])
+    code, said = desk.post(path, "--create-leads")
+    assert (code, desk.notes()) == (2, [])
+    assert "is that of several leads; enter the id of one" in said
+
+
+def test_a_row_needs_something_that_finds_its_lead(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [row(0, Lead_FirstName="Ada"), by_email(1, "ada")])
+    code, said = desk.post(path)
+    assert (code, desk.notes()) == (2, [])
+    assert "line 2, lead: is not known; enter its id, e-mail address or phone number" in said
+    assert "line 3, Lead.EmailAddress: " in said
+    assert "wanted an email address" in said
+
+
+def test_rejects_are_looked_up_too(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0)])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    desk.sandbox.add_lead(EmailAddress=ADA)
+    rejects = path.with_name("a.csv.rejects.csv")
+    code, said = desk.post(rejects)
+    assert code == 0, said
+    for file in (rejects, path):
+        assert desk.post(file)[0] == 0
+    assert (len(desk.notes()), changed(desk.sandbox)) == (1, (0, 0))
+
+
+def test_a_refused_row_is_sent_again_with_its_lead(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA)
+    path = write_csv(desk.folder / "a.csv", [by_email(0)])
+    desk.sandbox.fail("ok", "ok", "500-mx")
+    assert desk.post(path)[0] == 1
+    assert desk.post(path)[0] == 0
+    assert leads_of(desk.sandbox) == [ada]
+
+
+def test_json_in_the_shape_of_createcustom_is_looked_up_too(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada")
+    details = {"EmailAddress": ADA, "FirstName": "Other", "SearchBy": "EmailAddress"}
+    items = [{"Attribute": name, "Value": value} for name, value in details.items()]
+    fields = [{"SchemaName": "mx_Custom_1", "Value": "Busy"}]
+    activity = {"ActivityEvent": 210, "ActivityNote": "Note 0", "Fields": fields}
+    path = desk.folder / "a.jsonl"
+    path.write_text(json.dumps({"LeadDetails": items, "Activity": activity}))
+    assert desk.post(path)[0] == 0
+    assert (leads_of(desk.sandbox), changed(desk.sandbox)) == ([ada], (0, 0))
+
+
+def test_without_keys_the_plan_says_what_would_be_asked(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [by_email(n, f"p{n}@example.com", ActivityEvent="Phone Call") for n in range(60)]
+    path = write_csv(desk.folder / "a.csv", rows)
+    for name in ("HOST", "ACCESS_KEY", "SECRET_KEY", "API_KEY"):
+        desk.environment.pop(f"LEADPOST_{name}")
+        monkeypatch.delenv(f"LEADPOST_{name}", raising=False)
+    code, said = desk.post(path, "--dry-run", "--set", "ActivityEvent=210")
+    assert code == 0, said
+    assert "60 leads to look up, a call each: 10 s at best; that needs keys" in said
+    code, said = desk.post(path, "--dry-run")
+    assert code == 2
+    assert "names of activity types need your keys: leadpost setup" in said
+
+
+def test_in_warn_only_unknown_types_and_fields_are_invalid(desk: Desk) -> None:
+    rows = [
+        row(0, RelatedProspectId=lead(0), mx_Custom_2="many"),
+        row(1, RelatedProspectId=lead(1), mx_Custom_2="few", mx_Custom_5="x" * 60),
+        row(2, RelatedProspectId=lead(2), mx_Custom_1="Bussy"),
+    ]
+    path = write_csv(desk.folder / "a.csv", rows)
+    code, said = desk.post(path)
+    assert (code, len(desk.notes())) == (0, 3)
+    assert (
+        'warning: mx_Custom_2: 2 rows, such as line 2 "many" is not a number such as 12.5' in said
+    )
+    assert "is too long; has 60 characters; the most are 50" in said
+    rows = [row(3, RelatedProspectId=lead(3), ActivityEvent="208")]
+    code, said = desk.post(write_csv(desk.folder / "b.csv", rows))
+    assert (code, len(desk.notes())) == (2, 3)
+
+
+def test_each_activity_type_is_asked_for_once(desk: Desk) -> None:
+    rows = [row(n % 50, RelatedProspectId=lead(n), mx_Custom_1="Busy") for n in range(1200)]
+    for each in rows[::2]:
+        each["ActivityEvent"] = "207"
+    path = write_csv(desk.folder / "a.csv", rows)
+    code, found = plan(desk, path)
+    assert (code, found["send"], desk.sandbox.report().arrivals) == (0, 1200, 2)
+
+
+def test_off_asks_nothing(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=lead(0), mx_Custom_60="x")])
+    assert desk.post(path, "--account-check", "off")[0] == 0
+    assert desk.sandbox.report().arrivals == 1
+
+
+@pytest.mark.parametrize(("mode", "code"), [("warn", 0), ("strict", 2)])
+def test_a_check_that_cannot_be_made(desk: Desk, mode: str, code: int) -> None:
+    path = write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=lead(0))])
+    for dry_run in (["--dry-run"], []):
+        desk.sandbox.fail(Answer(404, "", {}))
+        found, said = desk.post(path, "--account-check", mode, *dry_run)
+        assert found == code
+        assert "not checked: ActivityEvent: type 210 could not be read: NotFound, HTTP 404" in said
+    assert len(desk.notes()) == (0 if code else 1)
+
+
+def test_activity_types_by_name(desk: Desk) -> None:
+    ids = [lead(n) for n in range(3)]
+    names = ("phone  call", "210", "Demo Call")
+    rows = [row(n, RelatedProspectId=ids[n], ActivityEvent=names[n]) for n in range(3)]
+    path = write_csv(desk.folder / "a.csv", rows)
+    assert desk.post(path)[0] == 0
+    assert [posted["ActivityEvent"] for posted in sent(desk.sandbox)] == [210, 210, 207]
+    calls = desk.sandbox.report().arrivals
+    assert calls == 1 + 2 + 3
+    write_csv(path, [{**each, "ActivityEvent": "210"} for each in rows[:2]] + rows[2:])
+    assert desk.post(path)[0] == 0
+    assert len(desk.notes()) == 3
+    assert desk.run("results", path).exit_code == 0
+    assert desk.states(path) == ["accepted"] * 3
+    code, _ = desk.post(path, "--set", "ActivityEvent=Phone Call", "--batch", "b", "--dry-run")
+    assert code == 2  # doubtful: the same activities
+    rows = [row(9, RelatedProspectId=lead(9), ActivityEvent="Call")]
+    code, said = desk.post(write_csv(desk.folder / "b.csv", rows))
+    assert code == 2
+    assert "Call is not a positive whole number such as 201; no activity type has that name" in said
+
+
+def test_a_name_that_two_types_have(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NAMES, 207, "Phone Call")
+    rows = [row(0, RelatedProspectId=lead(0), ActivityEvent="Phone Call")]
+    code, said = desk.post(write_csv(desk.folder / "a.csv", rows))
+    assert code == 2
+    assert "is the name of 2 activity types; enter a code: 207, 210" in said
+
+
+def test_the_accounts_time_zone_is_offered(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=lead(0))])
+    done = desk.run("post", path)
+    assert done.exit_code == 2
+    assert "has no time zone; name it; the account's is --timezone Asia/Kolkata" in done.output
+
+
+def test_a_type_is_shown_with_all_that_is_known_of_it(desk: Desk) -> None:
+    done = desk.run("types", 210)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("210 Phone Call\n")
+    for cells_of_a_line in (
+        ("mx_Custom_1", "Dropdown", "Connected, Busy, No answer, Wrong number", "mandatory"),
+        ("mx_Custom_5", "Remark", "50"),
+        ("mx_Custom_6", "Price, Demo, Contract", "several, separated by ;"),
+        ("mx_Custom_7", "Web, Referral, or others"),
+        ("mx_Custom_8", "read-only"),
+    ):
+        (line,) = (line for line in done.stdout.splitlines() if cells_of_a_line[0] in line)
+        assert all(text in line for text in cells_of_a_line)
+
+
+def test_options_that_cannot_be_read_leave_the_rest_of_a_type(desk: Desk) -> None:
+    desk.sandbox.fail("ok", Answer(404, "", {}))
+    done = desk.run("types", 210)
+    assert done.exit_code == 0
+    assert "mx_Custom_5" in done.stdout
+    assert "The options of dropdowns could not be read" in done.stderr
+
+
+def test_a_template_can_be_filled_and_posted(desk: Desk) -> None:
+    done = desk.run("types", 210, "--csv")
+    assert done.exit_code == 0
+    (header,) = done.stdout.splitlines()
+    columns = header.split(",")
+    assert columns[:5] == [*HEADER_OF_A_TEMPLATE, "mx_Custom_1"]
+    assert "mx_Custom_8" not in columns  # read-only
+    given = {name: value for name, value in row(0, RelatedProspectId=lead(0)).items() if value}
+    path = write_csv(desk.folder / "calls.csv", [dict.fromkeys(columns, "") | given])
+    assert desk.post(path, "--account-check", "strict")[0] == 0
+    assert desk.run("types", "--csv").exit_code == 2
