@@ -129,8 +129,8 @@ CASES = [
     Case(
         "an event of letters",
         BARE.replace("201", "call"),
-        said="line 2, ActivityEvent: call is not a positive whole number such as 201; no activity"
-        " type has that name",
+        said="line 2, ActivityEvent: call is not a positive whole number such as 201; names of"
+        " activity types need your keys: leadpost setup",
     ),
     Case(
         "a shortened phone",

@@ -415,3 +415,13 @@ def test_a_template_can_be_filled_and_posted(desk: Desk) -> None:
     path = write_csv(desk.folder / "calls.csv", [dict.fromkeys(columns, "") | given])
     assert desk.post(path, "--account-check", "strict")[0] == 0
     assert desk.run("types", "--csv").exit_code == 2
+
+
+def test_a_lead_that_was_not_found_can_be_created_later(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0)])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    assert desk.states(path) == ["invalid"]
+    for _ in range(2):  # the second time, the lead is there
+        assert desk.post(path, "--create-leads")[0] == 0
+        assert desk.states(path) == ["accepted"]
+    assert (len(desk.notes()), changed(desk.sandbox)) == (1, (1, 0))
