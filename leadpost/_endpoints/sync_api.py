@@ -15,6 +15,7 @@ from leadpost._endpoints.async_api import Item, read_activity, read_posted, writ
 from leadpost._endpoints.call import Call, build
 from leadpost._endpoints.values import (
     code_in,
+    host_in,
     mapping,
     moment,
     number,
@@ -214,13 +215,13 @@ def read_user(response: ApiResponse) -> User:
     """Read the user: `{"LSQCommonServiceURLs": {"api", "app"}, "TimeZone", "Role", "OrgId"}`."""
     raise_for_error(response, changes=False)
     urls = get(response.json, "LSQCommonServiceURLs")
-    sync_host = text(get(urls, "api"))
+    sync_host = host_in(get(urls, "api"))
     if sync_host is None:
         unexpected(response, "LSQCommonServiceURLs.api")
     org_id = get(response.json, "OrgId")
     return User(
         sync_host=sync_host,
-        app_host=text(get(urls, "app")),
+        app_host=host_in(get(urls, "app")),
         time_zone=text(get(response.json, "TimeZone")),
         role=text(get(response.json, "Role")),
         org_id=None if org_id is None else str(org_id),

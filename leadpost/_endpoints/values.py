@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
+from urllib.parse import urlsplit
 
 from leadpost._responses import ApiResponse, error_of, get
 from leadpost._validation import is_list, is_mapping
@@ -60,6 +61,17 @@ def code_in(value: object) -> int | None:
 def text(value: object) -> str | None:
     """Return a text; None for empty text and for anything else."""
     return value if isinstance(value, str) and value else None
+
+
+def host_in(value: object) -> str | None:
+    """Return the host of a URL, or of a host name alone; None for anything else."""
+    url = text(value)
+    if url is None:
+        return None
+    try:
+        return urlsplit(url if "://" in url else f"https://{url}").netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def number(response: ApiResponse, name: str) -> float:

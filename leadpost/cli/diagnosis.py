@@ -102,8 +102,7 @@ async def _keys(
 
 def hosts_check(account: Account, user: User) -> Check:
     """Compare the hosts with those that LeadSquared names."""
-    wanted = _host_in(user.sync_host)
-    wanted_async = f"async{wanted}"
+    wanted, wanted_async = user.sync_host, user.async_host
     if account.is_loopback or wanted_async == _host_in(account.host):
         return Check("hosts", "ok", f"{_host_in(account.host)}, {wanted}", "", "LEADPOST_HOST")
     is_other = wanted != _host_in(account.sync_host)

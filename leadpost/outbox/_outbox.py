@@ -559,11 +559,12 @@ async def _drawn(activities: Source, keys: Iterable[str] | None, priority: int) 
     return [New(text, _checked(key), priority) for text, key in zip(texts, names, strict=True)]
 
 
-def _checked(key: str | None) -> str | None:
-    given: object = key
-    if given is not None and not isinstance(given, str):
-        raise TypeError(f"key: found {type(given).__name__}, wanted text")
-    if key is not None and re.search("[\0\ud800-\udfff]", key):
+def _checked(key: object) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise TypeError(f"key: found {type(key).__name__}, wanted text")
+    if re.search("[\0\ud800-\udfff]", key):
         raise ValueError(
             "key: contains a character that no database stores (NUL or a lone surrogate)"
         )

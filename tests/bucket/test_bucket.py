@@ -550,6 +550,7 @@ async def test_an_open_bucket_lets_all_through_at_once() -> None:
 
 async def use(bucket: TokenBucket, seconds: float, error: Exception | None = None) -> float:
     """Make a call that takes so long; return when it left."""
+    left = -1.0
     with suppress(RateLimited):
         async with bucket.token() as begin:
             begin()

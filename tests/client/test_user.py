@@ -46,6 +46,23 @@ def test_the_user_names_the_hosts_and_the_time_zone_and_its_repr_no_person() -> 
     assert "ada@example.com" not in repr(user)
 
 
+@pytest.mark.parametrize(
+    "url", ["https://api-in21.leadsquared.com/v2/", "API-IN21.leadsquared.com"]
+)
+def test_hosts_may_be_given_as_urls(url: str) -> None:
+    answer = ANSWER | {"LSQCommonServiceURLs": {"api": url, "app": "https://in21.example.com"}}
+    _, user = ask(httpx.Response(200, json=answer))
+    assert user.async_host == "asyncapi-in21.leadsquared.com"
+    assert user.app_host == "in21.example.com"
+
+
+@pytest.mark.parametrize("url", ["//api-in21", "https://[", 1, None])
+def test_a_host_that_is_none_is_unexpected(url: object) -> None:
+    answer = ANSWER | {"LSQCommonServiceURLs": {"api": url}}
+    with pytest.raises(UnexpectedAnswer, match=r"LSQCommonServiceURLs\.api"):
+        ask(httpx.Response(200, json=answer))
+
+
 async def test_the_sandbox_answers_and_rejects_wrong_keys(sandbox: Sandbox) -> None:
     async with AsyncActivityPoster(sandbox.account(), bucket=OpenBucket()) as poster:
         user = await poster.user()
