@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from attrs import define
@@ -15,9 +15,10 @@ from leadpost._models import LeadActivity
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
 from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
+from leadpost.outbox._absence import described
 from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState, loaded
-from leadpost.outbox.database._settling import Doubt, Verdict
+from leadpost.outbox.database._settling import Doubt, Span, Verdict
 
 SETTLE = timedelta(hours=12)
 """
@@ -45,20 +46,60 @@ class Reconciler:
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
         """Look at every uncertain entry once, lead by lead; see `Outbox.reconcile`."""
         tally = Counter[EntryState]()
-        leads = await self._store.read(_settling.doubts)
-        done, all_of_them = 0, sum(map(len, leads.values()))
-        for lead, ids in leads.items():
+        doubts = await self._store.read(_settling.doubts)
+        windows = {event: await self._window(event, of) for event, of in doubts.spans.items()}
+        done, all_of_them = 0, sum(map(len, doubts.ids.values()))
+        for lead, ids in doubts.ids.items():
             # The activities of one lead are read once for each type, for all its entries.
-            read: dict[int, Sequence[LeadActivity] | str] = {}
+            read: dict[int, Sequence[LeadActivity] | str] = {
+                event: window.get(lead or "", [])
+                for event, window in windows.items()
+                if window is not None
+            }
+            by_window = bool(read)
             for entry_id in ids:
                 doubt = await self._store.read(_settling.doubt, entry_id)
                 if doubt is not None:
                     verdict = await self._verdict(doubt, lead, read)
+                    if verdict.state == "pending" and by_window:
+                        read.clear()  # ask the lead itself before anything is sent again
+                        by_window = False
+                        verdict = await self._verdict(doubt, lead, read)
                     if await self._record(doubt, verdict):
                         tally[verdict.state] += 1
                 done += 1
                 on_progress(done, all_of_them)
         return tally
+
+    async def _window(self, event: int, span: Span) -> dict[str, list[LeadActivity]] | None:
+        """
+        Read what all leads have of a type since the first of its uncertain posts.
+
+        It lasts until now, as LeadSquared finds what was edited by the time of the edit. A match
+        proves an arrival; where there is none, the lead itself is asked before anything is sent.
+
+        Returns:
+            By lead; None where lead after lead takes fewer calls, or the account refuses this.
+        """
+        if len(span.leads) <= 2:
+            return None
+        start = datetime.fromtimestamp(span.since, UTC) - ZONES_DIFFER
+        end = datetime.now(UTC) + ZONES_DIFFER
+        try:
+            found = await self._poster.activities_between(
+                event, start, end, most_calls=len(span.leads) - 1
+            )
+        except (Rejected, UnexpectedAnswer) as error:
+            if isinstance(error, Unauthorized):
+                raise
+            _log.info("reconciling lead by lead: %s", described(error))
+            return None
+        if found is None or any(activity.lead_id is None for activity in found):
+            return None
+        window: dict[str, list[LeadActivity]] = {}
+        for activity in found:
+            window.setdefault((activity.lead_id or "").lower(), []).append(activity)
+        return window
 
     async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
         recorded = await self._store.write(_settling.settle, doubt, "uncertain", verdict)

@@ -166,11 +166,13 @@ class Worker:
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
 
     async def _report_others(self) -> None:
-        """Log whose entries are left alone: a key may have changed, or a name was mistyped."""
+        """Log whose entries are left alone: of accounts without names, a key may have changed."""
         others = await self._store.read(_entries.count_of_others)
         if others:
             counts = ", ".join(f"{count} of {account}" for account, count in others.items())
-            _log.warning("outbox: unfinished entries of other accounts are not posted: %s", counts)
+            level = logging.INFO if self._poster.account.name else logging.WARNING
+            what = "outbox: unfinished entries of other accounts are not posted: %s"
+            _log.log(level, what, counts)
 
     async def _work(self, others: list[Awaitable[None]]) -> None:
         """Run the slots, and `others` beside them, until the slots or one of the others end."""

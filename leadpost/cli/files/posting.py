@@ -89,7 +89,9 @@ class _Run:
             knows_nothing = account is None or (options.dry_run and is_missing(options.url))
             poster = None
             if account is not None:
-                poster = await stack.enter_async_context(self._asking(account, knows_nothing))
+                poster = await stack.enter_async_context(
+                    self._asking(account, knows_nothing=knows_nothing)
+                )
             checks = Checks(
                 poster=poster,
                 mode=options.account_check,
@@ -107,7 +109,7 @@ class _Run:
                 return decided
             return await self._post(found, account, outbox, batches)
 
-    def _asking(self, account: Account, knows_nothing: bool) -> AsyncActivityPoster:  # noqa: FBT001
+    def _asking(self, account: Account, *, knows_nothing: bool) -> AsyncActivityPoster:
         """Return what asks the account; a dry run leaves no outbox behind."""
         limit = self._options.limit
         bucket = (

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.outbox.database._entries import PART, EntryState, add_changes, moment
+from leadpost._validation import is_mapping
+from leadpost.outbox.database._entries import PART, EntryState, add_changes, loaded, moment
 from leadpost.outbox.database._sql import execute, storable
 
 
@@ -113,15 +114,51 @@ async def is_posting(connection: AsyncConnection, account: str) -> bool:
     return bool((await execute(connection, query, account=account)).scalar_one())
 
 
-async def doubts(connection: AsyncConnection, account: str) -> dict[str | None, list[int]]:
-    """Return the ids of all uncertain entries, by lead."""
-    query = """
-        SELECT lead, id FROM leadpost_entries
-        WHERE account = :account AND state = 'uncertain' ORDER BY id
+@define
+class Span:
     """
-    found: dict[str | None, list[int]] = {}
-    for lead, id_ in await execute(connection, query, account=account):
-        found.setdefault(lead, []).append(id_)
+    Where the uncertain entries of one activity type are.
+
+    Attributes:
+        since: When the first of them was sent, seconds.
+        leads: On which leads.
+    """
+
+    since: float
+    leads: set[str] = field(factory=set[str])
+
+
+@define
+class Doubts:
+    """
+    All uncertain entries.
+
+    Attributes:
+        ids: Their ids, by lead.
+        spans: Where those of each activity type are.
+    """
+
+    ids: dict[str | None, list[int]] = field(factory=dict[str | None, list[int]])
+    spans: dict[int, Span] = field(factory=dict[int, Span])
+
+
+async def doubts(connection: AsyncConnection, account: str) -> Doubts:
+    """Return where all uncertain entries are."""
+    query = """
+        SELECT id, lead, activity, coalesce(sent_at, put_at) FROM leadpost_entries
+        WHERE account = :account AND state = 'uncertain' AND id > :after ORDER BY id LIMIT :part
+    """
+    found, last = Doubts(), 0
+    while rows := (await execute(connection, query, account=account, after=last, part=PART)).all():
+        for id_, lead, activity, sent_at in rows:
+            found.ids.setdefault(lead, []).append(id_)
+            payload = loaded(activity)
+            event = payload.get("ActivityEvent") if is_mapping(payload) else None
+            if lead is not None and isinstance(event, int):
+                span = found.spans.setdefault(event, Span(sent_at))
+                span.since = min(span.since, sent_at)
+                span.leads.add(lead)
+        last = rows[-1][0]
     return found
 
 
