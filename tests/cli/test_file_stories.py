@@ -168,6 +168,27 @@ def test_7_of_different_fixes_the_second_is_doubtful(desk: Desk, calls: Path, fi
     assert len(desk.notes()) == 3
 
 
+@pytest.mark.parametrize("answer", ["skip", "post"])
+def test_7_a_fix_that_another_file_has_posted_is_doubtful(
+    desk: Desk, calls: Path, answer: str
+) -> None:
+    (row,) = with_rejects(desk, calls, 1)
+    assert desk.post(write_csv(rejects_of(calls), [row | cells(1)]))[0] == 0
+    copy = desk.folder / "copy.csv"
+    copy.write_bytes(calls.read_bytes())
+    assert desk.post(copy, "--duplicates", "skip", "--skip-invalid")[0] == 1
+    (row,) = read_csv(rejects_of(copy))
+    fixed = write_csv(rejects_of(copy), [row | cells(1)])
+    code, said = desk.post(fixed)
+    assert code == 2, said
+    assert "1 row was posted before, in calls.csv" in said
+    assert desk.notes() == notes(0, 1, 2)
+    code, said = desk.post(fixed, "--duplicates", answer)
+    assert code == 0, said
+    posted = notes(0, 1, 2) if answer == "skip" else notes(0, 1, 1, 2)
+    assert desk.notes() == sorted(posted)
+
+
 def test_8_rejects_without_their_keys(desk: Desk, calls: Path) -> None:
     (row,) = with_rejects(desk, calls, 1)
     del row["leadpost_key"]

@@ -85,6 +85,12 @@ def judge(database: sqlite3.Connection, *, are_rejects: bool, first: int | None 
         first: How many rows are sent at most.
     """
     _number(database)
+    # A row that was corrected in a rejects file may be what another file has posted.
+    database.execute(
+        "UPDATE row SET verdict = 'elsewhere' WHERE verdict = 'corrected' AND ("
+        "digest IN (SELECT digest FROM posted_elsewhere)"
+        " OR present IN (SELECT digest FROM posted_elsewhere))"
+    )
     database.execute(
         """
         UPDATE row SET verdict = CASE (SELECT kind FROM known k WHERE k.id = row.known)

@@ -211,10 +211,10 @@ class Snapshot:
         return matching.judge(self._database, are_rejects=are_rejects, first=first)
 
     def unmatched(self, size: int) -> Iterator[list[str]]:
-        """Yield the digests of rows that were not there before, and of what they would send."""
+        """Yield the digests of new and corrected rows, and of what they would send."""
+        which = "known IS NULL AND verdict IS NULL OR verdict = 'corrected'"
         cursor = self._database.execute(
-            "SELECT digest FROM row WHERE known IS NULL AND verdict IS NULL"
-            " UNION SELECT present FROM row WHERE known IS NULL AND verdict IS NULL"
+            f"SELECT digest FROM row WHERE {which} UNION SELECT present FROM row WHERE {which}"
         )
         while part := cursor.fetchmany(size):
             yield [digest for (digest,) in part]
@@ -224,7 +224,11 @@ class Snapshot:
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""
-        self._database.execute("UPDATE row SET verdict = 'new' WHERE verdict IN (?, ?)", DOUBTFUL)
+        self._database.execute(
+            "UPDATE row SET verdict = iif(known IS NULL, 'new', 'corrected')"
+            " WHERE verdict IN (?, ?)",
+            DOUBTFUL,
+        )
 
     # Reading it.
 
