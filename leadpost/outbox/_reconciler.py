@@ -89,9 +89,7 @@ class Reconciler:
             found = await self._poster.activities_between(
                 event, start, end, most_calls=len(span.leads) - 1
             )
-        except (Rejected, UnexpectedAnswer) as error:
-            if isinstance(error, Unauthorized):
-                raise
+        except (Rejected, UnexpectedAnswer) as error:  # rejected keys are seen at the first lead
             _log.info("reconciling lead by lead: %s", described(error))
             return None
         if found is None or any(activity.lead_id is None for activity in found):
