@@ -262,7 +262,9 @@ async def test_an_activity_on_a_lead_without_an_id_is_looked_for_on_the_one_foun
 async def test_of_two_on_one_lead_without_an_id_the_other_may_have_brought_it(
     outbox: Outbox,
 ) -> None:
-    await outbox.put_many([on_mail(), on_mail(mail="ADA@example.com"), on_mail(mail="nada@example.com")])
+    await outbox.put_many(
+        [on_mail(), on_mail(mail="ADA@example.com"), on_mail(mail="nada@example.com")]
+    )
     await doubt_all(outbox)
     accepted = sa.update(table).where(table.c.id > 1).values(state="accepted", request_id="r")
     await executed(outbox, accepted)
