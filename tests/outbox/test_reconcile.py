@@ -312,10 +312,10 @@ async def test_one_that_is_settled_meanwhile_is_not_looked_for(
 
     read = AccountDatabase.read
 
-    async def first_settle(store: AccountDatabase, work: Any, *args: Any) -> Any:
+    async def first_settle(store: AccountDatabase, work: Any, *args: Any, **details: Any) -> Any:
         if work is _settling.doubt and args == (second,):
             await outbox.arrived([second])
-        return await read(store, work, *args)
+        return await read(store, work, *args, **details)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(AccountDatabase, "read", first_settle)
