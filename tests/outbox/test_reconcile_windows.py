@@ -88,7 +88,11 @@ async def test_what_is_not_in_its_window_is_asked_of_its_lead_before_it_is_sent_
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An activity that was edited later is not in the window of its posting."""
-    monkeypatch.setattr(Ledger, "activities_between", lambda *_: {"RecordCount": 0, "List": []})
+
+    def nothing(*_: object) -> dict[str, Any]:
+        return {"RecordCount": 0, "List": []}
+
+    monkeypatch.setattr(Ledger, "activities_between", nothing)
     posts = [on_lead(number) for number in range(1, 6)]
     await outbox.put_many(posts)
     await doubt_all(outbox)
