@@ -21,7 +21,7 @@ from leadpost._endpoints.sync_api import (
     post_sync,
     user,
 )
-from leadpost._endpoints.values import texts_in
+from leadpost._endpoints.values import moment, texts_in
 
 __all__ = [
     "LONG_PAGE",
@@ -35,6 +35,7 @@ __all__ = [
     "find_lead",
     "lead_activities",
     "metrics",
+    "moment",
     "post",
     "post_sync",
     "status",

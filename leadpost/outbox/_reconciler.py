@@ -5,20 +5,36 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from attrs import define
 
-from leadpost._endpoints import texts_in
-from leadpost._models import LeadActivity
+from leadpost._models import Lead, LeadActivity
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
-from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
+from leadpost.errors import (
+    AmbiguousLead,
+    ConfigurationError,
+    NotFound,
+    Rejected,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+)
 from leadpost.outbox._absence import described
+from leadpost.outbox._matching import (
+    ZONES_DIFFER,
+    candidates,
+    is_twin,
+    lead_in,
+    may_be,
+    windows,
+    words,
+)
 from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._entries import EntryState, loaded
-from leadpost.outbox.database._settling import Doubt, Span, Verdict
+from leadpost.outbox.database._settling import Doubt, Place, Verdict
 
 SETTLE = timedelta(hours=12)
 """
@@ -27,12 +43,16 @@ for a reason of its own for 9 h 20 min in all.
 """
 STILL = "the lead does not have it yet; it may still come"
 """Why an entry stays uncertain that was sent less than `settle` ago."""
-CLOCKS_DIFFER = timedelta(minutes=2)
-"""LeadSquared's clock may be so much behind ours."""
-ZONES_DIFFER = timedelta(days=1)
-"""Its times may be so much behind, if they are not in UTC."""
+OTHERS = "the lead has others of its type and time, of which one may be it: look there"
+"""Why an entry stays uncertain whose lead has activities that no entry is known to have brought."""
+OTHERS_STILL = f"{STILL}, or be one of the others of its type and time"
+MOST_CALLS = 50
+"""Calls that one window takes at most: 50,000 activities fit into memory."""
 
 _log = logging.getLogger("leadpost")
+
+Read = dict[tuple[str, int], Sequence[LeadActivity] | str]
+"""What leads have of each type, or why that cannot be read."""
 
 
 @define
@@ -44,60 +64,57 @@ class Reconciler:
     _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
 
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
-        """Look at every uncertain entry once, lead by lead; see `Outbox.reconcile`."""
+        """Look at every uncertain entry once; see `Outbox.reconcile`."""
         tally = Counter[EntryState]()
-        doubts = await self._store.read(_settling.doubts)
-        windows = {event: await self._window(event, of) for event, of in doubts.spans.items()}
-        done, all_of_them = 0, sum(map(len, doubts.ids.values()))
-        for lead, ids in doubts.ids.items():
+        places = await self._store.read(_settling.doubts)
+        in_windows = await self._in_windows(places)
+        of_leads: dict[str | None, list[int]] = {}
+        for place in places:
+            of_leads.setdefault(place.lead, []).append(place.id)
+        done = 0
+        for lead, ids in of_leads.items():
             # The activities of one lead are read once for each type, for all its entries.
-            read: dict[int, Sequence[LeadActivity] | str] = {
-                event: window.get(lead or "", [])
-                for event, window in windows.items()
-                if window is not None
-            }
-            by_window = bool(read)
+            read: Read = {}
             for entry_id in ids:
                 doubt = await self._store.read(_settling.doubt, entry_id)
                 if doubt is not None:
-                    verdict = await self._verdict(doubt, lead, read)
-                    if verdict.state == "pending" and by_window:
-                        read.clear()  # ask the lead itself before anything is sent again
-                        by_window = False
-                        verdict = await self._verdict(doubt, lead, read)
+                    verdict = await self._verdict(doubt, lead, in_windows.get(entry_id), read)
                     if await self._record(doubt, verdict):
                         tally[verdict.state] += 1
                 done += 1
-                on_progress(done, all_of_them)
+                on_progress(done, len(places))
         return tally
 
-    async def _window(self, event: int, span: Span) -> dict[str, list[LeadActivity]] | None:
+    async def _in_windows(self, places: Iterable[Place]) -> dict[int, list[LeadActivity]]:
         """
-        Read what all leads have of a type since the first of its uncertain posts.
-
-        It lasts until now, as LeadSquared finds what was edited by the time of the edit. A match
-        proves an arrival; where there is none, the lead itself is asked before anything is sent.
+        Read windows of time, of all leads at once, where that may take fewer calls.
 
         Returns:
-            By lead; None where lead after lead takes fewer calls, or the account refuses this.
+            By entry, what its lead has in its window. Entries are missing where lead after lead
+            takes fewer calls, or where the account does not answer this.
         """
-        if len(span.leads) <= 2:
-            return None
-        start = datetime.fromtimestamp(span.since, UTC) - ZONES_DIFFER
-        end = datetime.now(UTC) + ZONES_DIFFER
-        try:
-            found = await self._poster.activities_between(
-                event, start, end, most_calls=len(span.leads) - 1
-            )
-        except (Rejected, UnexpectedAnswer) as error:  # rejected keys are seen at the first lead
-            _log.info("reconciling lead by lead: %s", described(error))
-            return None
-        if found is None or any(activity.lead_id is None for activity in found):
-            return None
-        window: dict[str, list[LeadActivity]] = {}
-        for activity in found:
-            window.setdefault((activity.lead_id or "").lower(), []).append(activity)
-        return window
+        found: dict[int, list[LeadActivity]] = {}
+        for window in windows(places, self._settle_after):
+            if window.leads <= 2:
+                continue
+            try:
+                activities = await self._poster.activities_between(
+                    window.event,
+                    window.start,
+                    window.end,
+                    most_calls=min(window.leads - 1, MOST_CALLS),
+                )
+            except (Rejected, Unavailable, UnexpectedAnswer) as error:
+                # Some users may read leads, but not this. If all is refused, a lead's call says so.
+                _log.info("reconciling lead by lead: %s", described(error))
+                continue
+            if activities is None or any(one.lead_id is None for one in activities):
+                continue
+            of_leads: dict[str, list[LeadActivity]] = {}
+            for one in activities:
+                of_leads.setdefault(str(one.lead_id).lower(), []).append(one)
+            found |= {place.id: of_leads.get(str(place.lead), []) for place in window.places}
+        return found
 
     async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
         recorded = await self._store.write(_settling.settle, doubt, "uncertain", verdict)
@@ -106,40 +123,70 @@ class Reconciler:
         return recorded
 
     async def _verdict(
-        self, doubt: Doubt, lead: str | None, read: dict[int, Sequence[LeadActivity] | str]
+        self, doubt: Doubt, lead: str | None, in_window: Sequence[LeadActivity] | None, read: Read
     ) -> Verdict:
-        activity = loaded(doubt.activity)
-        if lead is None or not is_mapping(activity):
+        """Look for an entry in its window, if that was read, and on its lead if still needed."""
+        activity, by = loaded(doubt.activity), None
+        if lead is None and is_mapping(activity):
+            by = lead_in(activity)
+            activity = activity.get("Activity")
+        if not is_mapping(activity) or (lead is None and by is None):
             return Verdict("uncertain", "it names no lead, so it cannot be looked for")
         event = activity.get("ActivityEvent")
         if not isinstance(event, int):
             return Verdict("uncertain", "it has no ActivityEvent, so it cannot be looked for")
-        if event not in read:
-            read[event] = await self._activities(lead, event)
-        has = read[event]
+        if lead is not None and in_window is not None:
+            verdict = await self._judge(doubt, activity, lead, None, in_window)
+            # A match proves that it arrived, and nothing of the lead's means "not yet". Before
+            # anything else is concluded, the lead is asked: edited activities are not in the
+            # window of their posting, and LeadSquared's paging of windows is not documented.
+            if verdict.state == "accepted" or verdict.note == STILL:
+                return verdict
+        if by is not None:
+            found = await self._look_up(by)
+            if isinstance(found, Verdict):
+                return found
+            lead = found
+        key = (str(lead), event)
+        if key not in read:
+            read[key] = await self._activities(*key)
+        has = read[key]
         if isinstance(has, str):
             return Verdict("uncertain", has)
+        return await self._judge(doubt, activity, key[0], by, has)
+
+    async def _judge(
+        self,
+        doubt: Doubt,
+        activity: Mapping[str, Any],
+        lead: str,
+        by: Lead | None,
+        has: Iterable[LeadActivity],
+    ) -> Verdict:
+        """Conclude what can be concluded from the activities that the lead has."""
         since = doubt.sent_at - ZONES_DIFFER
-        twins = await self._twins(doubt, activity, lead, since)
-        of_type = [one for one in has if _may_be(one, event, since)]
+        of_type = [one for one in has if may_be(one, activity["ActivityEvent"], since)]
         ids = [one.activity_id for one in of_type]
         taken = await self._store.read(_settling.matched, ids)
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
-        if alike and not _words(activity):
+        if alike and not words(activity):
             return Verdict(
                 "uncertain", "the lead has similar ones, but no note or date-time to tell"
             )
-        if len(alike) > twins:
-            return Verdict("accepted", "the lead has it", None if twins else alike[-1])
         if alike:
+            value = by.value if by else None
+            others = await self._store.read(_settling.others_of, doubt, lead, since, found_by=value)
+            twins = sum(is_twin(loaded(other), activity, by, alike) for other in others)
+            if len(alike) > twins:
+                activity_id = None if twins else alike[-1].activity_id
+                return Verdict("accepted", "the lead has it", activity_id)
             why = "the same was posted for another entry, whose activity is not known"
             return Verdict("uncertain", f"{why}: it may be that")
         if doubt.age < self._settle_after.total_seconds():
-            return Verdict("uncertain", STILL)
+            return Verdict("uncertain", OTHERS_STILL if free else STILL)
         if free:
-            why = "the lead has others of its type and time, of which one may be it: look there"
-            return Verdict("uncertain", why)
+            return Verdict("uncertain", OTHERS)
         return Verdict("pending", "the lead does not have it, and it cannot come any more")
 
     async def _activities(self, lead: str, event: int) -> Sequence[LeadActivity] | str:
@@ -151,55 +198,17 @@ class Reconciler:
         except (Rejected, UnexpectedAnswer) as error:
             return f"the lead's activities cannot be read: {error}"
 
-    async def _twins(
-        self, doubt: Doubt, activity: Mapping[str, Any], lead: str, since: datetime
-    ) -> int:
-        """Count the other entries whose activities would be taken for this one's."""
-        others = await self._store.read(_settling.others_of, doubt, lead, since)
-        return sum(_is_twin(loaded(other), activity) for other in others)
-
-
-def candidates(
-    payload: Mapping[str, Any], sent_at: datetime, has: Iterable[LeadActivity]
-) -> list[str]:
-    """
-    Return the ids of the activities that are the posted one, as far as can be told.
-
-    They are of the same type, were created since it was sent, and hold its note and date-time. If
-    LeadSquared does not say type or time, they may be.
-    """
-    return [
-        activity.activity_id
-        for activity in has
-        if _may_be(activity, payload["ActivityEvent"], sent_at - CLOCKS_DIFFER)
-        and _words(payload) <= set(map(_plain, activity.texts))
-    ]
-
-
-def _may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
-    moment = activity.modified_on or activity.created_on  # CreatedOn is the activity's own time
-    is_late = moment is None or moment >= since
-    return is_late and activity.event in {None, event}
-
-
-def _is_twin(other: object, activity: Mapping[str, Any]) -> bool:
-    """Whether the activity of another entry would be taken for this one's."""
-    return (
-        is_mapping(other)
-        and all(
-            str(other.get(name)).lower() == str(activity.get(name)).lower()
-            for name in ("RelatedProspectId", "ActivityEvent")
-        )
-        and _words(activity) <= set(map(_plain, texts_in(other)))
-    )
-
-
-def _words(payload: Mapping[str, Any]) -> set[str]:
-    """Return what an activity is recognized by."""
-    texts = (_plain(payload.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
-    return {text for text in texts if text}
-
-
-def _plain(text: str) -> str:
-    """Ignore line ends and blanks, which others may write in their own way."""
-    return " ".join(text.split())
+    async def _look_up(self, lead: Lead) -> str | Verdict:
+        """Return the id of a `Lead`, or the verdict where it cannot be found."""
+        try:
+            if lead.schema_name == "ProspectID":
+                return lead.value.lower()
+            found = await self._poster.find_lead(lead.schema_name, lead.value)
+        except (ConfigurationError, Unauthorized, NotFound):
+            raise
+        except (AmbiguousLead, Rejected, UnexpectedAnswer, ValueError) as error:
+            return Verdict("uncertain", f"its lead cannot be looked up: {error}")
+        if found is None:
+            why = f"no lead has its {lead.schema_name}, so it cannot be looked for"
+            return Verdict("uncertain", why)
+        return found.lower()

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 import sqlalchemy as sa
 from database_support import plain_sqlite
-from outbox_processes import Job, template
+from outbox_processes import Job, Worker, template
 from outbox_support import ACME, executed
 from support import activity, run, server_in
 
@@ -101,14 +101,16 @@ def in_flight(url: str) -> int:
 
 
 def test_a_frozen_worker_sends_no_entry_that_is_no_longer_its_own(store_url: str) -> None:
-    period, rows = 1.0, 150
+    period, rows = 1.0, 250
     with Sandbox(period=period, delay=(0.02, 0.1)) as sandbox, template() as workers:
         job = Job(url=store_url, host=sandbox.url, period=period)
         run(put(store_url, rows))
         frozen, other = workers.start(job), workers.start(job)
         wait_until(lambda: len(sandbox.taken) >= 30)
-        frozen.signal(signal.SIGSTOP)
-        time.sleep(4.0)  # others have its tokens; in a transaction, it keeps SQLite locked
+        freeze(frozen, store_url)
+        posted = len(sandbox.taken)
+        time.sleep(4.0)  # so long that others may use its tokens
+        wait_until(lambda: len(sandbox.taken) >= posted + 50)
         frozen.signal(signal.SIGCONT)
         frozen.join()
         other.join()
@@ -132,11 +134,7 @@ def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
         run(put(store_url, rows))
         frozen = workers.start(job)
         wait_until(lambda: in_flight(store_url) >= 5)
-        frozen.signal(signal.SIGSTOP)
-        while is_locked(store_url):  # it was stopped in a transaction
-            frozen.signal(signal.SIGCONT)
-            time.sleep(0.01)
-            frozen.signal(signal.SIGSTOP)
+        freeze(frozen, store_url)
         run(let_time_pass(store_url))
         run(expire(store_url))
         assert run(counts(store_url))["uncertain"] > 0
@@ -148,6 +146,15 @@ def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
         entries = run(all_entries(store_url))
         assert {entry.state for entry in entries} == {"accepted"}
         check_nothing_is_lost_or_twice(sandbox, entries)
+
+
+def freeze(worker: Worker, url: str) -> None:
+    """Stop a worker, but not in a transaction, as it would keep SQLite locked."""
+    worker.signal(signal.SIGSTOP)
+    while is_locked(url):
+        worker.signal(signal.SIGCONT)
+        time.sleep(0.01)
+        worker.signal(signal.SIGSTOP)
 
 
 async def expire(url: str) -> None:

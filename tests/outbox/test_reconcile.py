@@ -19,7 +19,7 @@ from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
-from leadpost.outbox._reconciler import candidates
+from leadpost.outbox._matching import candidates
 from leadpost.outbox.database import AccountDatabase, _settling
 from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Faults, Sandbox
@@ -182,14 +182,14 @@ def test_which_activities_may_be_it(
 ) -> None:
     made = None if created is None else WHEN + created
     has = [LeadActivity("a1", LEAD, event, None, made, frozenset(texts), {})]
-    assert candidates(noted(1).to_payload(), WHEN, has) == (["a1"] if is_one else [])
+    assert candidates(noted(1).to_payload(), WHEN, has) == (has if is_one else [])
     assert timedelta(hours=12) == _reconciler.SETTLE
 
 
 def test_line_ends_and_blanks_make_no_difference() -> None:
     posted = Activity(LEAD, 201, "one\r\ntwo  three ").to_payload()
     has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"one\ntwo three"}), {})]
-    assert candidates(posted, WHEN, has) == ["a1"]
+    assert candidates(posted, WHEN, has) == has
 
 
 async def test_one_of_other_fields_is_anothers_too(outbox: Outbox, doubted: Doubted) -> None:
@@ -312,10 +312,10 @@ async def test_one_that_is_settled_meanwhile_is_not_looked_for(
 
     read = AccountDatabase.read
 
-    async def first_settle(store: AccountDatabase, work: Any, *args: Any) -> Any:
+    async def first_settle(store: AccountDatabase, work: Any, *args: Any, **details: Any) -> Any:
         if work is _settling.doubt and args == (second,):
             await outbox.arrived([second])
-        return await read(store, work, *args)
+        return await read(store, work, *args, **details)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(AccountDatabase, "read", first_settle)

@@ -126,6 +126,19 @@ async def test_25_calls_are_in_flight_at_once_and_no_26th(store_url: str) -> Non
         await asyncio.gather(*waiting)
 
 
+async def test_25_calls_of_two_processes_need_no_part_of_the_period(store_url: str) -> None:
+    """Spread over the period, they would take it all: ten minutes."""
+    period = 600.0
+    async with (
+        opened(store_url, period=period) as one,
+        opened(store_url, period=period) as other,
+        AsyncExitStack() as stack,
+        within(60),
+    ):
+        await all_tokens(one, stack, 24)
+        await all_tokens(other, stack, 1)  # the last one is left to a process without any
+
+
 async def test_the_26th_call_is_sent_a_period_after_an_answer(store_url: str) -> None:
     arrivals: list[float] = []
     async with opened(store_url, period=2.0) as of, within(20):

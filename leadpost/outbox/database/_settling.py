@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._validation import is_mapping
@@ -28,6 +28,24 @@ class Check:
     id: int
     call_id: str | None
     request_id: str | None
+
+
+@frozen
+class Place:
+    """
+    Where to look for an uncertain entry.
+
+    Attributes:
+        id: The entry.
+        lead: The lead's id in lower case, None if the entry names none.
+        event: The activity type's code, None without one.
+        sent_at: When its call was made, seconds.
+    """
+
+    id: int
+    lead: str | None
+    event: int | None
+    sent_at: float
 
 
 @frozen
@@ -114,50 +132,19 @@ async def is_posting(connection: AsyncConnection, account: str) -> bool:
     return bool((await execute(connection, query, account=account)).scalar_one())
 
 
-@define
-class Span:
-    """
-    Where the uncertain entries of one activity type are.
-
-    Attributes:
-        since: When the first of them was sent, seconds.
-        leads: On which leads.
-    """
-
-    since: float
-    leads: set[str] = field(factory=set[str])
-
-
-@define
-class Doubts:
-    """
-    All uncertain entries.
-
-    Attributes:
-        ids: Their ids, by lead.
-        spans: Where those of each activity type are.
-    """
-
-    ids: dict[str | None, list[int]] = field(factory=dict[str | None, list[int]])
-    spans: dict[int, Span] = field(factory=dict[int, Span])
-
-
-async def doubts(connection: AsyncConnection, account: str) -> Doubts:
-    """Return where all uncertain entries are."""
+async def doubts(connection: AsyncConnection, account: str) -> list[Place]:
+    """Return where to look for each uncertain entry."""
     query = """
-        SELECT id, lead, activity, coalesce(sent_at, put_at) FROM leadpost_entries
+        SELECT id, lead, coalesce(sent_at, put_at), activity FROM leadpost_entries
         WHERE account = :account AND state = 'uncertain' AND id > :after ORDER BY id LIMIT :part
     """
-    found, last = Doubts(), 0
+    found: list[Place] = []
+    last = 0
     while rows := (await execute(connection, query, account=account, after=last, part=PART)).all():
-        for id_, lead, activity, sent_at in rows:
-            found.ids.setdefault(lead, []).append(id_)
+        for id_, lead, sent_at, activity in rows:
             payload = loaded(activity)
             event = payload.get("ActivityEvent") if is_mapping(payload) else None
-            if lead is not None and isinstance(event, int):
-                span = found.spans.setdefault(event, Span(sent_at))
-                span.since = min(span.since, sent_at)
-                span.leads.add(lead)
+            found.append(Place(id_, lead, event if isinstance(event, int) else None, sent_at))
         last = rows[-1][0]
     return found
 
@@ -174,16 +161,36 @@ async def doubt(connection: AsyncConnection, account: str, entry_id: int) -> Dou
 
 
 async def others_of(
-    connection: AsyncConnection, account: str, of: Doubt, lead: str, since: datetime
+    connection: AsyncConnection,
+    account: str,
+    of: Doubt,
+    lead: str,
+    since: datetime,
+    *,
+    found_by: str | None,
 ) -> list[str]:
-    """Return the activities of other entries that were posted on a lead and are not matched yet."""
+    """
+    Return the activities of other entries that were posted on a lead and are not matched yet.
+
+    `found_by` is the value by which the lead was found; entries without its id that contain it are
+    returned too.
+    """
+    # `replace` finds a text within another in both databases, without special characters.
     query = """
         SELECT activity FROM leadpost_entries
-        WHERE account = :account AND lead = :lead AND id <> :id
+        WHERE account = :account AND id <> :id
+            AND (lead = :lead OR lead IS NULL AND CAST(:found_by AS TEXT) IS NOT NULL
+                AND replace(lower(activity), lower(CAST(:found_by AS TEXT)), '') <> lower(activity))
             AND state IN ('sending', 'accepted', 'succeeded')
             AND activity_id IS NULL AND sent_at >= :since
     """
-    values = {"account": account, "lead": lead.lower(), "id": of.id, "since": since.timestamp()}
+    values = {
+        "account": account,
+        "lead": lead.lower(),
+        "id": of.id,
+        "since": since.timestamp(),
+        "found_by": found_by,
+    }
     return list((await execute(connection, query, **values)).scalars())
 
 

@@ -1,0 +1,313 @@
+"""Reconciling by windows of time, by fields, and on leads without an id."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from outbox_support import ACME, WHEN, changed, executed, noted, poster, poster_to, told
+from support import LEAD, Vendor, answers, within
+
+from leadpost import Activity, Lead, LeadActivity, OpenBucket
+from leadpost.outbox import EntryState, Outbox
+from leadpost.outbox._matching import candidates, windows
+from leadpost.outbox._reconciler import SETTLE
+from leadpost.outbox.database._schema import entries as table
+from leadpost.outbox.database._settling import Place
+from leadpost.sandbox import Sandbox
+from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized
+from leadpost.sandbox.checks import Span
+from leadpost.sandbox.ledger import Ledger
+
+pytestmark = pytest.mark.usefixtures("quick_checks")
+LONG_AGO = SETTLE + timedelta(hours=1)
+DAY = 86400.0
+
+
+def on_lead(number: int, note: str = "note", **details: Any) -> Activity:
+    return Activity(str(UUID(int=number)), 201, note, **details)
+
+
+@pytest.fixture
+async def outbox(store_url: str) -> AsyncIterator[Outbox]:
+    async with Outbox(store_url, ACME) as opened:
+        yield opened
+
+
+async def doubt_all(outbox: Outbox, age: timedelta = LONG_AGO) -> None:
+    sent_at = time.time() - age.total_seconds()
+    await changed(outbox, state="uncertain", sent_at=sent_at, call_id="a call")
+
+
+async def sent(sandbox: Sandbox, *activities: Activity) -> None:
+    """Post without the outbox, and wait until LeadSquared's queue is done."""
+    async with poster_to(sandbox, bucket=OpenBucket()) as posting, within(20):
+        await posting.post_many(activities)
+        while (await posting.metrics()).pending_messages:
+            await asyncio.sleep(0.01)
+
+
+async def reconciled(outbox: Outbox, sandbox: Sandbox) -> tuple[Counter[EntryState], int]:
+    """Reconcile, and return the states and the number of calls."""
+    before = sandbox.report().arrivals
+    async with poster_to(sandbox, bucket=OpenBucket()) as posting:
+        tally = await outbox.reconcile(posting)
+    return tally, sandbox.report().arrivals - before
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [unauthorized(), error(500, "MXInvalidInputException", "no"), Answer(503), Answer(200, "{}")],
+    ids=["not allowed", "rejected", "unavailable", "unreadable"],
+)
+async def test_where_windows_cannot_be_read_lead_after_lead_is(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RejectedError(answer)
+
+    monkeypatch.setattr(Ledger, "activities_between", refuse)
+    posts = [on_lead(number) for number in range(1, 6)]
+    await outbox.put_many(posts)
+    await doubt_all(outbox)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *posts[:3])
+        tally, _ = await reconciled(outbox, sandbox)
+    assert tally == {"accepted": 3, "pending": 2}
+
+
+async def test_what_is_not_in_its_window_is_asked_of_its_lead_before_it_is_sent_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An activity that was edited later is not in the window of its posting."""
+
+    def nothing(*_: object) -> dict[str, Any]:
+        return {"RecordCount": 0, "List": []}
+
+    monkeypatch.setattr(Ledger, "activities_between", nothing)
+    posts = [on_lead(number) for number in range(1, 6)]
+    await outbox.put_many(posts)
+    await doubt_all(outbox)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *posts[:4])
+        tally, calls = await reconciled(outbox, sandbox)
+    assert tally == {"accepted": 4, "pending": 1}
+    assert calls == 1 + 5
+
+
+async def test_rows_that_tell_too_little_are_asked_of_their_leads(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between = Ledger.activities_between
+
+    def without_notes(*args: Any) -> dict[str, Any]:
+        found = between(*args)
+        for row in found["List"]:
+            del row["ActivityEvent_Note"]
+        return found
+
+    monkeypatch.setattr(Ledger, "activities_between", without_notes)
+    posts = [on_lead(number) for number in range(1, 5)]
+    await outbox.put_many(posts)
+    await doubt_all(outbox, timedelta(seconds=1))
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *posts)
+        tally, calls = await reconciled(outbox, sandbox)
+    assert tally == {"accepted": 4}
+    assert calls == 1 + 4
+
+
+async def test_what_may_still_come_costs_no_call_beside_the_window(outbox: Outbox) -> None:
+    await outbox.put_many(on_lead(number) for number in range(1, 11))
+    await doubt_all(outbox, timedelta(minutes=1))
+    with Sandbox(limit=None) as sandbox:
+        assert await reconciled(outbox, sandbox) == ({"uncertain": 10}, 1)
+    assert {message for _, message in await told(outbox)} == {
+        "the lead does not have it yet; it may still come"
+    }
+
+
+async def test_one_activity_in_a_window_is_never_matched_twice(outbox: Outbox) -> None:
+    alike = [on_lead(1), on_lead(1), on_lead(1)]
+    others = [on_lead(2), on_lead(3)]
+    await outbox.put_many([*alike, *others])
+    await doubt_all(outbox)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *alike[:2], *others)
+        tally, calls = await reconciled(outbox, sandbox)
+    assert tally == {"accepted": 4, "pending": 1}
+    assert calls == 1 + 1
+    found = [entry.activity_id async for entry in outbox.entries("accepted")]
+    assert len(set(found)) == 4
+
+
+async def test_one_of_long_ago_does_not_keep_the_others_from_a_window(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, spans = Ledger.activities_between, list[timedelta]()
+
+    def noting(ledger: Ledger, span: Span, now: float) -> dict[str, Any]:
+        spans.append(span.end - span.start)
+        return between(ledger, span, now)
+
+    monkeypatch.setattr(Ledger, "activities_between", noting)
+    posts = [on_lead(number) for number in range(1, 31)]
+    await outbox.put_many(posts)
+    await doubt_all(outbox)
+    month_ago = sa.update(table).where(table.c.id == 1).values(sent_at=time.time() - 30 * DAY)
+    await executed(outbox, month_ago)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *posts)
+        tally, calls = await reconciled(outbox, sandbox)
+    assert tally == {"accepted": 30}
+    assert calls == 1 + 1
+    assert [round(span.total_seconds() / 3600) for span in spans] == [24 + 12 + 24]
+
+
+def test_windows_are_of_one_type_and_do_not_overlap() -> None:
+    sent_at = [0.0, 1 * DAY, 3.4 * DAY, 6.0 * DAY]
+    places = [
+        *(Place(number, LEAD, 201, moment) for number, moment in enumerate(sent_at)),
+        Place(4, LEAD, 202, 0.5 * DAY),
+        Place(5, None, 201, 0.0),
+        Place(6, LEAD, None, 0.0),
+    ]
+    found = list(windows(places, timedelta(hours=12)))
+    assert [[place.id for place in window.places] for window in found] == [[0, 1, 2], [3], [4]]
+    assert [window.event for window in found] == [201, 201, 202]
+    assert found[0].start == datetime(1969, 12, 31, tzinfo=UTC)
+    assert found[0].end == datetime(1970, 1, 5, 21, 36, tzinfo=UTC)
+    assert found[0].end < found[1].start
+
+
+# Fields.
+
+
+def row(activity_id: str, **fields: object) -> LeadActivity:
+    """Return an activity as in a window, with its fields beside its note."""
+    note, when = "note 1", "2026-11-01 10:30:00"
+    return LeadActivity(activity_id, LEAD, 201, None, WHEN, frozenset({note, when}), fields)
+
+
+@pytest.mark.parametrize(
+    ("posted", "shown", "is_one"),
+    [
+        ("Monday", {"mx_Custom_1": " monday "}, True),
+        ("Monday", {"mx_Custom_1": "Tuesday"}, False),
+        ("Monday", {"Data": [{"Key": "mx_Custom_1", "Value": "Tuesday"}]}, False),
+        ("Monday", {"Data": [{"Key": "mx_Custom_1", "Value": "Monday"}]}, True),
+        ("Monday", {}, True),
+        ("Monday", {"mx_Custom_1": None}, True),
+        ("Monday", {"mx_Custom_1": ""}, True),
+        (12.5, {"MX_Custom_1": "12.5000"}, True),
+        (12.5, {"mx_Custom_1": "12"}, False),
+        (True, {"mx_Custom_1": "1"}, True),
+        ("2026-11-01 10:30:00", {"mx_Custom_1": "2026-11-01 10:30:00.000"}, True),
+    ],
+)
+def test_an_activity_with_another_value_in_a_posted_field_is_not_it(
+    posted: object, shown: dict[str, object], *, is_one: bool
+) -> None:
+    payload = noted(1, fields={"mx_Custom_1": posted}).to_payload()
+    has = [row("a1", **shown)]
+    assert candidates(payload, WHEN, has) == (has if is_one else [])
+
+
+async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Outbox) -> None:
+    monday, tuesday = (on_lead(1, fields={"mx_Custom_1": day}) for day in ("Monday", "Tuesday"))
+    await outbox.put_many([monday, tuesday])
+    await doubt_all(outbox)
+    second = sa.update(table).where(table.c.id == 2).values(state="accepted", request_id="r")
+    await executed(outbox, second)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, tuesday)
+        assert (await reconciled(outbox, sandbox))[0] == {"uncertain": 1}
+        await sent(sandbox, monday)
+        assert (await reconciled(outbox, sandbox))[0] == {"accepted": 1}
+        async with poster_to(sandbox) as posting:
+            has = await posting.lead_activities(str(UUID(int=1)), 201)
+    ids = {("Monday" in one.texts): one.activity_id for one in has}
+    assert [entry.activity_id async for entry in outbox.entries()] == [ids[True], None]
+
+
+# Leads without an id.
+
+
+def on_mail(note: str = "note", mail: str = "ada@example.com") -> Activity:
+    return Activity(Lead.find_or_create("EmailAddress", mail), 201, note)
+
+
+async def test_an_activity_on_a_lead_without_an_id_is_looked_for_on_the_one_found(
+    outbox: Outbox,
+) -> None:
+    await outbox.put_many([on_mail("one"), on_mail("two"), on_mail("three", "eve@example.com")])
+    await doubt_all(outbox)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, on_mail("one"))
+        tally, _ = await reconciled(outbox, sandbox)
+        created = sandbox.report().leads_created
+    assert tally == {"accepted": 1, "pending": 1, "uncertain": 1}
+    assert created == 1
+    assert await told(outbox) == [
+        ("accepted", None),
+        ("pending", None),
+        ("uncertain", "no lead has its EmailAddress, so it cannot be looked for"),
+    ]
+
+
+async def test_of_two_on_one_lead_without_an_id_the_other_may_have_brought_it(
+    outbox: Outbox,
+) -> None:
+    await outbox.put_many(
+        [on_mail(), on_mail(mail="ADA@example.com"), on_mail(mail="nada@example.com")]
+    )
+    await doubt_all(outbox)
+    accepted = sa.update(table).where(table.c.id > 1).values(state="accepted", request_id="r")
+    await executed(outbox, accepted)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, on_mail())
+        assert (await reconciled(outbox, sandbox))[0] == {"uncertain": 1}
+        assert "posted for another entry" in ((await told(outbox))[0][1] or "")
+        await sent(sandbox, on_mail())
+        assert (await reconciled(outbox, sandbox))[0] == {"accepted": 1}
+
+
+@pytest.mark.parametrize(
+    ("lead", "found", "reason"),
+    [
+        (
+            Lead.find_or_create("EmailAddress", "ada@example.com"),
+            [{"ProspectID": str(UUID(int=1))}, {"ProspectID": str(UUID(int=2))}],
+            "2 leads have this EmailAddress",
+        ),
+        (Lead.find_or_create("mx_Number", "12"), [], "cannot be looked up"),
+    ],
+)
+async def test_a_lead_that_cannot_be_looked_up_leaves_it_in_doubt(
+    outbox: Outbox, lead: Lead, found: list[object], reason: str
+) -> None:
+    posting = poster(Vendor(answers(httpx.Response(200, json=found))))
+    await outbox.put(Activity(lead, 201, "note"))
+    await doubt_all(outbox)
+    assert await outbox.reconcile(posting) == {"uncertain": 1}
+    message = (await told(outbox))[0][1] or ""
+    assert reason in message
+    assert lead.value not in message
+
+
+async def test_a_lead_named_by_its_id_needs_no_look_up(outbox: Outbox) -> None:
+    lead = Lead.find_or_create("ProspectID", LEAD.upper())
+    empty = httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+    vendor = Vendor(answers(empty))
+    await outbox.put(Activity(lead, 201, "note"))
+    await doubt_all(outbox)
+    assert await outbox.reconcile(poster(vendor)) == {"pending": 1}
+    assert [request.url.params["leadId"] for request in vendor.requests] == [LEAD]
