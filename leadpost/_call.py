@@ -277,6 +277,7 @@ class Caller:
         """Send one request and return its answer."""
 
         def begin() -> None:
+            attempts.is_sent = False  # a request without its body is not
             for check in checks:
                 check()
             attempts.is_sent = True

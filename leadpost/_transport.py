@@ -36,7 +36,10 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 PARAMS = "leadpost.params"
 """The request extension with the parameters of the query, which may be personal data."""
 BEGIN = "leadpost.begin"
-"""The request extension with a function to call right before the request is sent."""
+"""
+The request extension with a function to call right before anything of the request is sent: before
+its headers, and again before its body. It may raise to stop either.
+"""
 
 LARGEST_BODY = 2**20
 """The most bytes to read of an answer; LeadSquared's are far smaller."""
@@ -143,7 +146,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         return httpx.URL(f"{url}{'&' if url.query else '?'}{self._query}") if self._query else url
 
     def _extensions(self, extensions: dict[str, Any]) -> dict[str, Any]:
-        """Call `BEGIN` at the last moment before sending that the transport reveals."""
+        """Call `BEGIN` at the last moments before sending that the transport reveals."""
         begin: Callable[[], None] | None = extensions.pop(BEGIN, None)
         if begin is None:
             return extensions
@@ -152,8 +155,9 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             return extensions
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:  # httpcore awaits it
-            # Not the CONNECT to a proxy: it sends nothing to LeadSquared.
-            if event.endswith("send_request_headers.started") and (
+            # Not the CONNECT to a proxy: it sends nothing to LeadSquared. Other tasks run between
+            # headers and body, so a process can be frozen there; a post arrives with its body.
+            if event.endswith(("send_request_headers.started", "send_request_body.started")) and (
                 info["request"].method != b"CONNECT"
             ):
                 begin()

@@ -74,8 +74,9 @@ class Bucket(Protocol):
         Return an async context manager for one call.
 
         Entering it waits for a token. It yields a function that is called at the last moment before
-        anything is sent, without arguments. That function raises `TokenLost` if the token is no
-        longer this caller's, as after a process was frozen. From then on the call counts as sent.
+        anything is sent, without arguments: before the headers, and again before the body. That
+        function raises `TokenLost` if the token is no longer this caller's, as after a process was
+        frozen. From then on the call counts as sent.
 
         It is left in the task that entered it, when the call has ended:
 

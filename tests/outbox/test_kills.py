@@ -150,11 +150,11 @@ def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
 
 def freeze(worker: Worker, url: str) -> None:
     """Stop a worker, but not in a transaction, as it would keep SQLite locked."""
-    worker.signal(signal.SIGSTOP)
+    worker.stop()
     while is_locked(url):
         worker.signal(signal.SIGCONT)
         time.sleep(0.01)
-        worker.signal(signal.SIGSTOP)
+        worker.stop()
 
 
 async def expire(url: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from raw_server import ACCEPTED, Connection, RawServer, answer
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support import KEYS, Vendor, account, activity, answers, fullest, within
@@ -421,6 +422,36 @@ async def test_a_poster_does_not_send_with_a_lost_token(
         assert await poster.post(activity(2)) == "r2"
         assert not jumps
     assert vendor.numbers == [1, 2]
+
+
+async def test_a_process_frozen_between_headers_and_body_does_not_send_the_body(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freezes = [2.0]
+    connections = list[Connection]()
+    begin = _shared_bucket._Use.begin
+
+    async def accept(connection: Connection) -> None:
+        connections.append(connection)
+        await connection.request()
+        await connection.send(answer(200, ACCEPTED))
+
+    def freeze(use: _shared_bucket._Use) -> None:
+        begin(use)
+        if freezes:  # once the headers are sent
+            asyncio.get_running_loop().call_soon(time.sleep, freezes.pop())
+
+    monkeypatch.setattr(_shared_bucket._Use, "begin", freeze)
+    async with (
+        RawServer(accept) as server,
+        AsyncActivityPoster(
+            account(host=server.url), bucket=bucket(store_url), call_timeout=0.5
+        ) as poster,
+        within(20),
+    ):
+        assert await poster.post(activity(1)) == "r1"
+        assert len(connections) == 2
+        assert len(server.requests) == 1  # the first one was not complete
 
 
 async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
