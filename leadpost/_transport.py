@@ -35,7 +35,7 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 """Seconds without a byte; `call_timeout` limits the whole call."""
 PARAMS = "leadpost.params"
 """The request extension with the parameters of the query, which may be personal data."""
-BEGIN = "leadpost.begin"
+BEFORE_SEND = "leadpost.before_send"
 """
 The request extension with a function to call right before anything of the request is sent: before
 its headers, and again before its body. It may raise to stop either.
@@ -146,12 +146,12 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         return httpx.URL(f"{url}{'&' if url.query else '?'}{self._query}") if self._query else url
 
     def _extensions(self, extensions: dict[str, Any]) -> dict[str, Any]:
-        """Call `BEGIN` at the last moments before sending that the transport reveals."""
-        begin: Callable[[], None] | None = extensions.pop(BEGIN, None)
-        if begin is None:
+        """Call `BEFORE_SEND` at the last moments before sending that the transport reveals."""
+        before_send: Callable[[], None] | None = extensions.pop(BEFORE_SEND, None)
+        if before_send is None:
             return extensions
         if not isinstance(self._transport, httpx.AsyncHTTPTransport):
-            begin()
+            before_send()
             return extensions
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:  # httpcore awaits it
@@ -160,7 +160,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             if event.endswith(("send_request_headers.started", "send_request_body.started")) and (
                 info["request"].method != b"CONNECT"
             ):
-                begin()
+                before_send()
 
         return {**extensions, "trace": trace}
 

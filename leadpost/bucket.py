@@ -241,7 +241,7 @@ class TokenBucket:
         use = await self._take(priority, loop)
         try:
             with use.watched():
-                yield use.begin
+                yield use.before_send
         finally:
             if loop is self._loop:  # else it was given back when the bucket left that loop
                 self._give_back(use, call_timeout)
@@ -326,7 +326,7 @@ class _Use(Use):
     loop: asyncio.AbstractEventLoop
     arrived_before: float
 
-    def begin(self) -> None:
+    def before_send(self) -> None:
         """Note that the request is being sent."""
         self.sent_at = self.loop.time()
 

@@ -163,7 +163,7 @@ class SharedTokenBucket:
         use = await share.take(priority, call_timeout)
         try:
             with use.watched():
-                yield use.begin
+                yield use.before_send
         finally:
             share.give_back(use)
 
@@ -197,7 +197,7 @@ class _Use(Use):
     taken_at: float = 0.0
     call_timeout: float = 0.0
 
-    def begin(self) -> None:
+    def before_send(self) -> None:
         """Record that the request is being sent, unless it is too late."""
         now = boot_time()
         # The loop's clock, and with it the call's own time-out, may stop during suspend.

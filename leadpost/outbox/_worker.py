@@ -25,7 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._batch import LONG, Item
 from leadpost._call import Terms
-from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
+from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster, post_once
+from leadpost._retry import NothingToSend
 from leadpost.bucket import LIMIT, LONGEST_RETRY_AFTER, Priority
 from leadpost.errors import (
     ConnectionFailed,
@@ -275,15 +276,15 @@ class Worker:
         outage = OUTAGE_TIMEOUT if self._outage_timeout is None else self._outage_timeout
         terms = Terms(
             # The length of a backlog is unknown, so it counts as long after half of `LONG`.
-            first=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
+            priority=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
             outage_until=lambda since: since + (outage if self._drains else inf),
             stopped=self._stopped,
             cut_off=self._cut_off,
-            check=call.check,
+            before_send=call.check,
         )
         self._posting += 1
         try:
-            request_id = await self._poster.post_once(partial(self._claim, call, turn), terms)
+            request_id = await post_once(self._poster, partial(self._claim, call, turn), terms)
         except LeadpostError as error:
             if call.is_claimed:
                 await self._record_failure(call.claim, error)
@@ -331,7 +332,7 @@ class Worker:
             turn.pass_on()
         self._absence.end()
         if found is None:
-            raise NotSent("nothing is due")
+            raise NothingToSend("nothing is due")
         call.claim, call.is_claimed = found, True
         activity: Item = loaded(found.activity)
         return activity

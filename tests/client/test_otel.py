@@ -32,6 +32,8 @@ from leadpost import (
     TokenBucket,
 )
 from leadpost._call import Terms
+from leadpost._poster import post_once
+from leadpost._retry import NothingToSend
 from leadpost.hooks import Ended, Event, Hook, Resized
 from leadpost.otel import OpenTelemetryHook
 from leadpost.outbox import STATES, Outbox
@@ -373,7 +375,7 @@ def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
     events: list[Event] = []
 
     async def nothing() -> Activity:
-        raise NotSent("another worker was faster")
+        raise NothingToSend("another worker was faster")
 
     telemetry = Telemetry()
 
@@ -382,7 +384,7 @@ def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
         client = Vendor().client()
         async with AsyncActivityPoster(account(), client=client, hooks=hooks) as opened:
             with pytest.raises(NotSent):
-                await opened.post_once(nothing, Terms())
+                await post_once(opened, nothing, Terms())
             await post(opened)
 
     run_virtual(main())
@@ -395,4 +397,4 @@ def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
     assert not telemetry.hook._began
     assert not telemetry.hook._spans
     last = next(event for event in events if isinstance(event, Ended))
-    assert (last.state, last.attempts, last.error) == ("not_sent", 0, None)
+    assert (last.state, last.attempts, last.error) == ("not_sent", 0, "NothingToSend")

@@ -31,6 +31,7 @@ from leadpost import (
 )
 from leadpost._availability import Availability
 from leadpost._call import Terms
+from leadpost._poster import post_once
 from leadpost.hooks import Ended, Event
 
 METRICS = {"PendingMessages": 0, "ProcessingRatePerMinute": 0, "MaxDelayInSeconds": 0}
@@ -307,7 +308,7 @@ def test_an_activity_that_cannot_be_drawn_does_not_end_an_outage() -> None:
         async with away(vendor, retry=PATIENT) as poster:
             sent = len(vendor.posted)
             terms = Terms(outage_until=lambda since: since + 1000)
-            await asyncio.gather(poster.post_once(draw, terms), return_exceptions=True)
+            await asyncio.gather(post_once(poster, draw, terms), return_exceptions=True)
             assert poster.is_away
             assert len(vendor.posted) == sent
 

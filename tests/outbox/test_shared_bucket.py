@@ -410,7 +410,7 @@ async def test_a_poster_does_not_send_with_a_lost_token(
     async with AsyncActivityPoster(account(), client=vendor.client(), bucket=of) as poster:
         await poster.post(activity(1))
         jumps = [0.0, 1000.0]  # once, between token and call
-        begin = _shared_bucket._Use.begin
+        begin = _shared_bucket._Use.before_send
 
         def late(use: _shared_bucket._Use) -> None:
             with monkeypatch.context() as patched:
@@ -418,7 +418,7 @@ async def test_a_poster_does_not_send_with_a_lost_token(
                 patched.setattr(_shared_bucket, "boot_time", lambda: boot_time() + jump)
                 begin(use)
 
-        monkeypatch.setattr(_shared_bucket._Use, "begin", late)
+        monkeypatch.setattr(_shared_bucket._Use, "before_send", late)
         assert await poster.post(activity(2)) == "r2"
         assert not jumps
     assert vendor.numbers == [1, 2]
@@ -429,7 +429,7 @@ async def test_a_process_frozen_between_headers_and_body_does_not_send_the_body(
 ) -> None:
     freezes = [2.0]
     connections = list[Connection]()
-    begin = _shared_bucket._Use.begin
+    begin = _shared_bucket._Use.before_send
 
     async def accept(connection: Connection) -> None:
         connections.append(connection)
@@ -441,7 +441,7 @@ async def test_a_process_frozen_between_headers_and_body_does_not_send_the_body(
         if freezes:  # once the headers are sent
             asyncio.get_running_loop().call_soon(time.sleep, freezes.pop())
 
-    monkeypatch.setattr(_shared_bucket._Use, "begin", freeze)
+    monkeypatch.setattr(_shared_bucket._Use, "before_send", freeze)
     async with (
         RawServer(accept) as server,
         AsyncActivityPoster(

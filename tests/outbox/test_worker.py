@@ -393,7 +393,11 @@ async def test_a_token_without_an_entry_remains_unused(
         assert await draining == {}
     assert bucket.statistics().free == 1
     assert isinstance(events[-1], Ended)
-    assert (events[-1].state, events[-1].error, events[-1].attempts) == ("not_sent", None, 0)
+    assert (events[-1].state, events[-1].error, events[-1].attempts) == (
+        "not_sent",
+        "NothingToSend",
+        0,
+    )
 
 
 # What a service sees.
