@@ -14,17 +14,11 @@ from attrs import evolve
 
 from leadpost import _endpoints
 from leadpost._account import Account
+from leadpost._answers import ActivityType, LeadActivity, QueueMetrics, RequestStatus, User
 from leadpost._batch import Source, numbered
 from leadpost._call import Caller
 from leadpost._findings import Checked, findings, invalid
-from leadpost._models import (
-    Activity,
-    ActivityType,
-    LeadActivity,
-    QueueMetrics,
-    RequestStatus,
-    User,
-)
+from leadpost._models import Activity
 from leadpost._outcomes import StatusTimeout
 from leadpost.errors import (
     InvalidActivity,

@@ -13,8 +13,9 @@ from typing import Any
 
 from attrs import frozen
 
+from leadpost._answers import LeadActivity
 from leadpost._endpoints import moment, texts_in
-from leadpost._models import Activity, Lead, LeadActivity
+from leadpost._models import Activity, Lead
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import InvalidActivity
 from leadpost.outbox.database._settling import Place

@@ -10,7 +10,8 @@ from typing import Any
 
 from attrs import define
 
-from leadpost._models import Lead, LeadActivity
+from leadpost._answers import LeadActivity
+from leadpost._models import Lead
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
 from leadpost.errors import (
