@@ -398,7 +398,7 @@ class _Share:
         if state.is_ahead:
             await _tokens.follow_clock(connection, self.name)
         use.is_trial = state.has_trial and await _tokens.begin_trial(
-            connection, self.name, use.hold
+            connection, self.name, use.id, use.hold
         )
         wait = await _tokens.take(
             connection,
@@ -410,7 +410,7 @@ class _Share:
             is_trial=use.is_trial,
         )
         if use.is_trial and wait is None:
-            await _tokens.end_trial(connection, self.name, was_made=False)
+            await _tokens.end_trial(connection, self.name, use.id, was_made=False)
         return wait
 
     async def _record_end(self, connection: AsyncConnection, use: _Use) -> None:
@@ -421,7 +421,7 @@ class _Share:
             await _tokens.let_rest(connection, self.name, use.id, longer)
         if use.is_trial:
             made = use.sent_at is not None
-            await _tokens.end_trial(connection, self.name, was_made=made)
+            await _tokens.end_trial(connection, self.name, use.id, was_made=made)
         if use.asked_pause:
             await _tokens.pause(connection, self.name, use.asked_pause)
 

@@ -449,7 +449,9 @@ class Worker:
             await asyncio.sleep(_KEEP_EVERY)
 
     async def _maintain(self, connection: AsyncConnection, account: str) -> None:
-        await _calls.be_seen(connection, account, self._poster.away_for)
+        # A single entry makes no outage, though its host may be wrong.
+        away_for = self._poster.away_for or self._host_absence.lasts or None
+        await _calls.be_seen(connection, account, away_for)
         if expired := await _calls.expire(connection, account):
             self._tally["uncertain"] += expired
             _log.warning(

@@ -425,6 +425,31 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     assert not (await outbox.health()).is_working
 
 
+async def test_health_shows_that_the_only_entry_cannot_reach_its_host(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One activity makes no outage of LeadSquared, but its host may be wrong."""
+    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    is_wrong = True
+
+    async def unreachable(request: httpx.Request) -> httpx.Response:
+        if is_wrong:
+            raise lost()
+        return await accept(request)
+
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(Vendor(unreachable))))
+    async with within(10):
+        while (await outbox.health()).away_since is None:
+            await asyncio.sleep(0.01)
+        is_wrong = False
+        while (await outbox.health()).away_since is not None:
+            await asyncio.sleep(0.01)
+    await until(outbox, accepted=1)
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_the_log_has_the_counts_of_each_minute(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -93,6 +93,7 @@ CREATE TABLE leadpost_buckets (
     grow_at DOUBLE PRECISION NOT NULL,
     paused_until DOUBLE PRECISION NOT NULL,
     trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0 if it is due
+    trial_id TEXT, -- of the call that is the trial
     set_at DOUBLE PRECISION NOT NULL -- when these times were set
 );
 
