@@ -222,8 +222,8 @@ class Outbox:
             OutageTimeout: an outage lasted longer.
         """
         await self._check_poster(poster)
-        worker = Worker(self._store, poster, self._news, key_prefix or "", outage_timeout)
-        return await worker.drain()
+        worker = Worker(self._store, poster, self._news)
+        return await worker.drain(key_prefix or "", outage_timeout)
 
     async def run(
         self,

@@ -17,6 +17,7 @@ from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxUnavailable
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
 from leadpost.outbox.database._engine import (
     LONGEST_WAIT,
@@ -202,16 +203,7 @@ class Database:
         task.add_done_callback(self._left_behind.discard)
         # Or else asyncio would log its exception.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _ROLLBACK_WAIT
-        again: asyncio.CancelledError | None = None
-        while not task.done() and (left := ends_at - loop.time()) > 0:
-            try:
-                await asyncio.wait([task], timeout=left)
-            except asyncio.CancelledError as error:  # anyio cancels again and again
-                again = error
-        if again is not None:
-            raise again
+        await until_done([task], _ROLLBACK_WAIT)
 
 
 @frozen
