@@ -33,7 +33,16 @@ from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import verify
 from leadpost.outbox._worker import Worker
 from leadpost.outbox.database import AccountDatabase, Database, _calls, _edits, _entries
-from leadpost.outbox.database._entries import PART, STATES, Change, Entry, EntryState, Health, New
+from leadpost.outbox.database._entries import (
+    PART,
+    STATES,
+    Change,
+    Entry,
+    EntryState,
+    Health,
+    New,
+    parts,
+)
 
 AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
 AnySync = sa.Connection | Session | scoped_session[Session]
@@ -391,9 +400,8 @@ class Outbox:
             raise ValueError(
                 f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
             )
-        parts = [None] if ids is None else [ids[i : i + PART] for i in range(0, len(ids), PART)]
         done = 0
-        for part in parts:
+        for part in [None] if ids is None else parts(ids):
             last = 0
             while found := await self._store.write(
                 _edits.retry, states=states, ids=part, after=last
@@ -428,10 +436,7 @@ class Outbox:
         Returns:
             The number of changed entries.
         """
-        done = 0
-        for first in range(0, len(ids), PART):
-            done += await self._store.write(_edits.arrived, ids[first : first + PART])
-        return done
+        return sum([await self._store.write(_edits.arrived, part) for part in parts(ids)])
 
     async def adopt(self, previous: str) -> int:
         """

@@ -17,22 +17,13 @@ OVERDUE = 30.0
 
 @frozen
 class Claim:
-    """
-    An entry claimed for a call.
-
-    Attributes:
-        id: The entry's id.
-        call_id: The random id of the call.
-        activity: The activity as JSON.
-        failures: How many of the earlier calls count as failures.
-        is_uncertain: Whether an earlier call may have arrived.
-    """
+    """An entry claimed for a call."""
 
     id: int
-    call_id: str
-    activity: str = field(repr=False)
-    failures: int
-    is_uncertain: bool
+    call_id: str  # random, of this call
+    activity: str = field(repr=False)  # JSON
+    failures: int  # earlier calls that count as failures
+    is_uncertain: bool  # whether an earlier call may have arrived
 
 
 async def next_due(connection: AsyncConnection, account: str, key_prefix: str = "") -> float | None:

@@ -4,7 +4,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import sqlalchemy as sa
 from attrs import field, frozen
@@ -14,8 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._validation import is_mapping
 from leadpost.errors import KeyConflict
-from leadpost.outbox.database._schema import entries
-from leadpost.outbox.database._sql import execute, execute_many, is_sqlite, prepared, storable
+from leadpost.outbox.database._sql import (
+    Hidden,
+    execute,
+    execute_many,
+    is_sqlite,
+    prepared,
+    storable,
+)
 
 EntryState = Literal[
     "pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"
@@ -109,10 +115,16 @@ class New:
     priority: int
 
 
+T = TypeVar("T")
 AnyConnection = AsyncConnection | sa.Connection
 
 _NAMES = tuple(attribute.name for attribute in attrs_of(Entry))
 _COLUMNS = ", ".join(f"entry.{name}" for name in _NAMES)
+
+
+def parts(items: Sequence[T]) -> list[list[T]]:
+    """Divide items into parts of 500 for one statement each."""
+    return [list(items[first : first + PART]) for first in range(0, len(items), PART)]
 
 
 def moment(seconds: float) -> datetime:
@@ -136,21 +148,35 @@ def _entry(row: sa.Row[Any]) -> Entry:
     return Entry(**values)
 
 
-def insert_into(
-    dialect: sa.Dialect, table: sa.TableClause, *key: sa.ColumnClause[Any]
-) -> postgresql.Insert | sqlite.Insert:
-    """Build an INSERT that leaves an existing row of the same key unchanged."""
-    if dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing(key)
-    return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
-
-
 # Putting: synchronous, for both kinds of connections; built by SQLAlchemy, for any driver.
 
 
+class _PrivateText(sa.TypeDecorator[str]):
+    """Text that no log shows, see `Hidden`."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        del dialect
+        return None if value is None else Hidden(value)
+
+
+entries = sa.table(
+    "leadpost_entries",
+    sa.column("id", sa.BigInteger),
+    sa.column("account"),
+    sa.column("key", _PrivateText),
+    sa.column("activity", _PrivateText),
+    sa.column("priority"),
+)
+
+
 def _insert(connection: sa.Connection) -> Any:
-    insert = insert_into(connection.dialect, entries, entries.c.account, entries.c.key)
-    return insert.returning(entries.c.id)
+    """Build an INSERT that leaves an existing entry of the same key unchanged."""
+    insert = sqlite.insert(entries) if is_sqlite(connection) else postgresql.insert(entries)
+    unless_known = insert.on_conflict_do_nothing(index_elements=["account", "key"])
+    return unless_known.returning(entries.c.id)
 
 
 def _row(account: str, new: New) -> dict[str, Any]:
@@ -197,8 +223,7 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
             row["id"] = number
         rows.sort(key=lambda row: row["key"] or "")
     put = 0
-    for first in range(0, len(rows), PART):
-        part = rows[first : first + PART]
+    for part in parts(rows):
         inserted = len(connection.execute(_insert(connection), part).all())
         if inserted < len(part):
             _check_known(connection, account, part)
