@@ -39,9 +39,10 @@ from queues import beside_others
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost import AsyncActivityPoster
+from leadpost.outbox import STATES as ALL_STATES
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database, _calls, _edits, _entries, _settling
-from leadpost.outbox.database._calls import Claim
+from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._settling import Check, Verdict
 
 ACCOUNT = "speed"
@@ -174,7 +175,7 @@ class Filled:
 
     async def _record(self) -> None:
         of = self._claims.pop()
-        record = partial(_calls.record, of=of, state="accepted", request_id=str(uuid4()))
+        record = partial(_calls.record, of=of, result=Result("accepted", request_id=str(uuid4())))
         assert await self._write(record)
 
     async def _ask(self) -> None:
@@ -193,7 +194,7 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix="")
+        page = partial(_entries.page, states=ALL_STATES, after=after, key_prefix="")
         assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
 
     async def _open(self) -> list[float]:

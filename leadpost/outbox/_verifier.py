@@ -19,8 +19,8 @@ from leadpost.errors import (
     Unavailable,
 )
 from leadpost.outbox._absence import Absence, described
+from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database import AccountDatabase, _settling
-from leadpost.outbox.database._entries import EntryState
 from leadpost.outbox.database._settling import Check, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)

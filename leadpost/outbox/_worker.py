@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from leadpost._batch import LONG, Item
 from leadpost._call import Terms
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
-from leadpost.bucket import LIMIT, LONGEST_RETRY_AFTER, Priority
+from leadpost.bucket import LIMIT, Priority
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
@@ -35,20 +35,20 @@ from leadpost.errors import (
     OutageTimeout,
     OutboxError,
     OutboxUnavailable,
-    RateLimited,
-    ServerError,
     TokenLost,
     Unauthorized,
     UnexpectedAnswer,
 )
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._clock import boot_time
+from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reconciler import SETTLE, Reconciler
+from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import AccountDatabase, _calls, _edits, _entries
-from leadpost.outbox.database._calls import Claim
-from leadpost.outbox.database._entries import EntryState, loaded
+from leadpost.outbox.database._calls import Claim, Result
+from leadpost.outbox.database._entries import loaded
 
 GRACE = 7.0
 """Seconds that a cancelled worker waits for calls in flight: a container has 10 s in total."""
@@ -244,15 +244,8 @@ class Worker:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             is_posting = bool(self._in_flight)
-            try:
-                due = await self._store.read(_calls.next_due, self._key_prefix)
-            except OutboxUnavailable as error:
-                due = self._went_away(error)
-            except OutboxError as error:
-                self._fail(error)
-                return False
-            else:
-                self._absence.end()
+            next_due = partial(self._store.read, _calls.next_due, self._key_prefix)
+            due = await self._patiently(next_due)
             if due is not None and due <= 0:
                 return True
             self._in_a_row = self._asked = 0
@@ -289,7 +282,8 @@ class Worker:
             raise
         else:
             self._answered()
-            await self._record(call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            await self._record(call.claim, result)
         finally:
             call.has_begun.set()
 
@@ -328,58 +322,29 @@ class Worker:
         return activity
 
     async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
-        policy = self._poster.retry
-        failures = claim.failures + 1
-        wait = max(policy.wait_after(failures), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
-        is_retried = isinstance(error, ServerError) or (
-            self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
-        )
         is_away = self._poster.is_away  # if so, the failure says nothing about the entry
         if is_away:
             self._failed_trials.append(claim.id)
-        if not isinstance(error, ConnectionFailed | NotSent):
+        if isinstance(error, ConnectionFailed):
+            self._not_reached(error)
+        elif not isinstance(error, NotSent):
             self._answered()
-        because = _still_uncertain(claim, error)
-        match error:
-            case Unauthorized() | NotFound():
-                await self._record(claim, "pending", error=because)
-                self._fail(error)
-            case NotSent():
-                await self._record(claim, "pending", error=because)
-            case ConnectionFailed():
-                self._not_reached(error)
-                wait = 0.0 if is_away else policy.wait_after(1)
-                await self._record(claim, "pending", error=because, due_in=wait)
-            case RateLimited():
-                await self._record(claim, "pending", error=because, due_in=wait)
-            case _ if is_retried and is_away:
-                await self._record(claim, "pending", error=because)
-            case _ if is_retried and failures < policy.max_attempts:
-                await self._record(claim, "pending", error=because, due_in=wait, failed=True)
-            case _:
-                await self._record(claim, _state_of(because), error=because, failed=True)
-
-    async def _record(
-        self,
-        claim: Claim,
-        state: EntryState,
-        *,
-        request_id: str | None = None,
-        error: LeadpostError | None = None,
-        due_in: float = 0.0,
-        failed: bool = False,
-    ) -> None:
-        """Record the result of a call, as soon as the database can be reached."""
-        record = partial(
-            _calls.record,
-            of=claim,
-            state=state,
-            request_id=request_id,
-            error=error,
-            due_in=due_in,
-            failed=failed,
+        result = result_of(
+            error,
+            claim,
+            self._poster.retry,
+            retries_uncertain=self._poster.on_uncertain == "retry",
+            is_away=is_away,
         )
-        what = f"entry {claim.id}: {state} {request_id or ''}".rstrip()
+        await self._record(claim, result)
+        if isinstance(error, Unauthorized | NotFound):
+            self._fail(error)
+
+    async def _record(self, claim: Claim, result: Result) -> None:
+        """Record the result of a call, as soon as the database can be reached."""
+        state = result.state
+        record = partial(_calls.record, of=claim, result=result)
+        what = f"entry {claim.id}: {state} {result.request_id or ''}".rstrip()
         recorded: bool | None = None
         try:
             recorded = await self._patiently(partial(self._store.write, record))
@@ -406,12 +371,11 @@ class Worker:
         if self._drains and is_long and not self._is_answered:
             self._fail(error)
 
-    def _went_away(self, error: OutboxUnavailable) -> float:
-        """Record that the database is unreachable; return the seconds until the next attempt."""
+    def _went_away(self, error: OutboxUnavailable) -> None:
+        """Record that the database is unreachable; stop a drain that has waited for too long."""
         self._absence.begin(error)
         if self._drains and self._absence.lasts > self._poster.retry.max_time:
             self._fail(error)
-        return _POLL
 
     # Beside the posting.
 
@@ -421,7 +385,8 @@ class Worker:
             try:
                 done = await step()
             except OutboxUnavailable as error:
-                await asyncio.sleep(self._went_away(error))
+                self._went_away(error)
+                await asyncio.sleep(_POLL)
                 if self._failure is not None:
                     return None
             else:
@@ -471,9 +436,7 @@ class Worker:
                 await asyncio.sleep(_POLL / 10)
                 continue
             try:
-                due = await verifier.ask_next()
-            except OutboxUnavailable as error:
-                due = self._went_away(error)
+                due = await self._patiently(verifier.ask_next)
             except UnexpectedAnswer as error:  # such as a page of HTML in an outage
                 due = verifier.postpone(error)
             except (Unauthorized, NotFound) as error:
@@ -502,19 +465,3 @@ class Worker:
         while True:
             pruned = await self._patiently(lambda: self._store.write(_edits.prune, seconds))
             await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
-
-
-def _state_of(error: LeadpostError) -> EntryState:
-    """Return the state of an entry that is not retried."""
-    match error.state:
-        case "rejected" | "uncertain" as state:
-            return state
-        case _:
-            return "failed"
-
-
-def _still_uncertain(claim: Claim, error: LeadpostError) -> LeadpostError:
-    """Keep an entry uncertain if an earlier call may have arrived, however this one ended."""
-    if not claim.is_uncertain or isinstance(error, DeliveryUncertain):
-        return error
-    return DeliveryUncertain(f"an earlier call may have arrived; the last one: {error}")

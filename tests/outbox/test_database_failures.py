@@ -27,8 +27,8 @@ from support import account, activity, run, server_in, within
 from leadpost import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
-from leadpost.outbox.database._entries import entries
 from leadpost.outbox.database._failures import outbox_error
+from leadpost.outbox.database._putting import entries
 from leadpost.outbox.database._sql import execute
 from leadpost.outbox.database._urls import parse_url
 

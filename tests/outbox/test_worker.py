@@ -190,7 +190,7 @@ async def test_a_refusal_does_not_count_against_the_entry(outbox: Outbox) -> Non
 async def test_a_long_retry_after_is_honoured_up_to_a_minute(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    for module in ("_bucket_parts", "_availability", "outbox._worker"):
+    for module in ("_bucket_parts", "_availability", "outbox._results"):
         monkeypatch.setattr(f"leadpost.{module}.LONGEST_RETRY_AFTER", 0.2)
     refused = httpx.Response(status, headers={"Retry-After": "3600"})
     vendor = Vendor(answers(refused, refused))

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, KeyConflict
-from leadpost.outbox.database._entries import KEYS_SHOWN, PART, EntryState, add_changes, parts
+from leadpost.outbox._entry import EntryState
+from leadpost.outbox.database._entries import KEYS_SHOWN, PART, add_changes, parts
 from leadpost.outbox.database._sql import execute, execute_many
 
 REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")

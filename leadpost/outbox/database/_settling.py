@@ -10,7 +10,8 @@ from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._validation import is_mapping
-from leadpost.outbox.database._entries import EntryState, add_changes, loaded, moment, parts
+from leadpost.outbox._entry import EntryState
+from leadpost.outbox.database._entries import add_changes, loaded, moment, parts
 from leadpost.outbox.database._sql import execute, storable
 
 
