@@ -111,10 +111,12 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
         return httpx.Response(500)
 
     events: list[Event] = []
+    # Long enough for another entry to fail before the first one does so again.
+    patient = RetryPolicy(max_attempts=3, initial_wait=1.0)
     await outbox.put_many(map(activity, range(1, 11)))
     async with within(10):
         with pytest.raises(OutageTimeout, match="has not answered posts for 2 s"):
-            await outbox.drain(poster(Vendor(fail), hooks=[events.append]))
+            await outbox.drain(poster(Vendor(fail), retry=patient, hooks=[events.append]))
     assert set(await states(outbox)) == {"pending"}
     assert isinstance(events[-1], Ended)
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
