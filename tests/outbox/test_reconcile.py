@@ -14,14 +14,13 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, told
+from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, table, told
 from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import candidates
 from leadpost.outbox.database import AccountDatabase, _settling
-from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Faults, Sandbox
 from leadpost.sandbox.answers import RejectedError, unknown_activity
 from leadpost.sandbox.ledger import Ledger
