@@ -7,7 +7,7 @@ The use of a token is, one after the other:
   database, and is back by itself if this process dies;
 - ready, once the token is back and no pause has begun meanwhile (`_step`);
 - taken by the caller that is then first in line (`take`), or put back after a second;
-- sent, if its call can still end in time (`_Use.begin`);
+- sent, if its call can still end in time (`_Use.before_send`);
 - ended (`give_back`), and then recorded (`_record_end`): the token rests, or is as good as before.
 
 One task, `_serve`, uses the database; callers only wait.
