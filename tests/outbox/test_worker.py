@@ -122,6 +122,24 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
 
 
+async def test_a_drain_after_one_that_gave_up_tries_whether_leadsquared_is_back(
+    outbox: Outbox,
+) -> None:
+    fails = True
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503) if fails else await accept(request)
+
+    posting = poster(Vendor(answer))
+    await outbox.put_many(map(activity, range(1, 11)))
+    async with within(10):
+        with pytest.raises(OutageTimeout):
+            await outbox.drain(posting, outage_timeout=0.5)
+        fails = False
+        await asyncio.sleep(2)  # the first trials come after 1 and 2 s
+        assert await outbox.drain(posting, outage_timeout=0.5) == {"accepted": 10}
+
+
 async def test_during_an_outage_each_trial_has_another_entry(outbox: Outbox) -> None:
     """Entries that always fail must not make the outage last for the others."""
 
