@@ -46,7 +46,11 @@ def postgresql() -> Iterator[str]:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="leadpost-") as folder, server_in(folder):
-        yield f"postgresql+asyncpg://postgres@/postgres?host={folder}"
+        url = f"postgresql+asyncpg://postgres@/postgres?host={folder}"
+        # Its data need not survive the machine: creating a database takes a third of the time.
+        for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
+            run(_administer(sa.make_url(url), statement))
+        yield url
 
 
 @pytest.fixture
