@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -118,3 +119,13 @@ def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> D
     for module in ("sending", "posting", "looking"):
         monkeypatch.setattr(f"leadpost.cli.files.{module}.SharedTokenBucket", open_bucket)
     return Desk(folder, sandbox)
+
+
+@pytest.fixture
+def nothing_unhandled(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail if an event loop reports what nobody handled, such as an exception of a lost task."""
+    yield
+    records = caplog.get_records("call")
+    gc.collect()
+    records += caplog.records
+    assert [record.message for record in records if record.name == "asyncio"] == []
