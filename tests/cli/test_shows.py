@@ -199,7 +199,7 @@ def test_the_log_goes_to_standard_error_while_a_command_runs(*, is_terminal: boo
 def test_the_help_has_two_examples_for_each_command_and_the_exit_codes() -> None:
     codes = (
         "0 all accepted or posted before, 1 some rows need attention, 2 nothing was sent, 3 keys"
-        " refused, 75 LeadSquared away, 129, 130 and 143 by signals"
+        " rejected, 75 LeadSquared away, 129, 130 and 143 by signals"
     )
     assert codes in " ".join(run("post", "-h").stdout.split())
     for name in (

@@ -91,11 +91,9 @@ def post(
     then post it. A rejects file needs no options; those of the first run are used.
 
     Examples:
-    `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
-
-    `leadpost post calls.xlsx --set ActivityEvent=201 --ignore Agent --first 3`
-
-    `leadpost post calls.csv --map Mail=Lead.EmailAddress --set 'ActivityEvent=Phone Call'`
+    - `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
+    - `leadpost post calls.xlsx --set ActivityEvent=201 --ignore Agent --first 3`
+    - `leadpost post calls.csv --map Mail=Lead.EmailAddress --set 'ActivityEvent=Phone Call'`
     """
     if timezone:
         zone_of(timezone)

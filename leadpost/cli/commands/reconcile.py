@@ -43,9 +43,8 @@ def reconcile(
     not arrive is posted by the next run. The exit code is 1 if some stay in doubt.
 
     Examples:
-    `leadpost reconcile calls.csv`
-
-    `leadpost reconcile --settle 24h`
+    - `leadpost reconcile calls.csv`
+    - `leadpost reconcile --settle 24h`
     """
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
     age = options.span(settle)

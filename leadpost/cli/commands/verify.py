@@ -35,9 +35,8 @@ def verify(
     hours; Ctrl-C loses nothing, and the same command resumes. The exit code is 1 if some failed.
 
     Examples:
-    `leadpost verify calls.csv`
-
-    `leadpost verify --outbox postgresql://db.example.com/crm --json`
+    - `leadpost verify calls.csv`
+    - `leadpost verify --outbox postgresql://db.example.com/crm --json`
     """
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
 

@@ -172,7 +172,8 @@ class _Run:
             return None
         answer = options.duplicates
         if answer is None and is_interactive() and not options.yes:
-            answer = _ask_about_doubt()
+            with self._stop.asking():
+                answer = _ask_about_doubt()
         if answer is None:
             return (
                 "Nothing was sent. Leave the doubtful rows out with --duplicates skip, or post them"
@@ -195,9 +196,9 @@ class _Run:
         if not is_interactive():
             return "Nothing was sent. There is no terminal to ask at: add --yes to post"
         activities = "1 activity" if count == 1 else f"{count:,} activities"
-        if typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True):
-            return None
-        return "Nothing was sent"
+        with self._stop.asking():
+            agreed = typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True)
+        return None if agreed else "Nothing was sent"
 
     async def _post(
         self, found: Comparison, account: Account, outbox: Outbox, batches: Batches
