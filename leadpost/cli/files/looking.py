@@ -7,14 +7,14 @@ from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.batches import Batches
 from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.comparing import compared, name_of_file
+from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.files.opening import opened
+from leadpost.cli.files.plan import Rows
 from leadpost.cli.files.posting import report, write_outputs
 from leadpost.cli.files.progress import reading as reading_shown
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.snapshot import Snapshot
 from leadpost.outbox import Outbox, SharedTokenBucket
 
 
@@ -48,28 +48,28 @@ async def look(
     """
     async with AsyncExitStack() as stack:
         outbox = await stack.enter_async_context(Outbox(url, account))
-        batches = await Batches(outbox, account.host).open()
+        ledger = await Ledger(outbox, account.host).open()
         file = stack.enter_context(opened(path))
         name = batch or name_of_file(path)
-        if await batches.find(name) is None and not file.own_columns(Reading())[0]:
+        if await ledger.batch(name) is None and not file.own_columns(Reading())[0]:
             raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
         bucket = SharedTokenBucket(url)
         poster = await stack.enter_async_context(AsyncActivityPoster(account, bucket=bucket))
         if before is not None:
             await before(outbox)
-        snapshot = stack.enter_context(Snapshot())
+        rows = stack.enter_context(Rows())
         with reading_shown(path, console, quiet=as_json) as on_row:
             found = await compared(
                 path,
                 file,
-                snapshot,
-                batches,
+                rows,
+                ledger,
                 Checks(poster=poster, console=console, is_looking=True),
                 reading=Reading(),
                 batch=batch,
                 use_stored=True,
                 on_row=on_row,
             )
-        outputs = await write_outputs(found, batches, console)
+        outputs = await write_outputs(found, ledger, console)
         report(found, outputs, as_json=as_json)
-        return Exit.ALL_ACCEPTED if outputs.accepted == found.plan.rows else Exit.SOME_NOT
+        return Exit.ALL_ACCEPTED if outputs.accepted == len(rows) else Exit.SOME_NOT

@@ -1,10 +1,9 @@
 """FILE.results.csv says what became of each row, FILE.rejects.csv has the rows to fix."""
 
-import asyncio
 import csv
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import AsyncIterable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from itertools import count
@@ -16,8 +15,8 @@ from attrs import define, field
 
 from leadpost._validation import is_mapping
 from leadpost.cli.files.opening import STDIN
+from leadpost.cli.files.outcomes import Outcome
 from leadpost.cli.files.reading import KEY, REASON, Format
-from leadpost.cli.files.records import Outcome
 from leadpost.cli.files.rows import UNREADABLE, Source
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
@@ -59,7 +58,7 @@ class Outputs:
     def results(self) -> Path:
         return self.base.with_name(f"{self.base.name}.results.csv")
 
-    async def write(self, source: Source, outcomes: Iterable[Outcome]) -> None:
+    async def write(self, source: Source, outcomes: AsyncIterable[Outcome]) -> None:
         """
         Write both files, each by replacing it.
 
@@ -77,22 +76,21 @@ class Outputs:
             table = csv.writer(to_fix, delimiter=source.delimiter)
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
-            for number, outcome in enumerate(outcomes):
+            async for outcome in outcomes:
                 self.counts[outcome.state] += 1
+                content = outcome.content
                 ids = (outcome.request_id, outcome.activity_id)
-                what = (outcome.line, outcome.lead_id, outcome.state)
+                what = (content.line, content.lead_id, outcome.state)
                 results.writerow((*what, *ids, outcome.error, outcome.reason))
                 if outcome.is_to_fix:
                     self.to_fix += 1
                     added = {REASON: outcome.reason, KEY: outcome.letters}
-                    own = outcome.own
+                    own = content.own
                     if is_json:
                         value = own if is_mapping(own) else {UNREADABLE: own}
                         to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")
                     else:
                         table.writerow((*added.values(), *own))
-                if number % 500 == 0:
-                    await asyncio.sleep(0)  # a signal is heard between two parts
         if self.to_fix:
             self.rejects = rejects
             self.written[rejects.name] = digest_of(rejects)

@@ -15,14 +15,16 @@ from leadpost.bucket import TokenBucket
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told
-from leadpost.cli.files.batches import Batches
 from leadpost.cli.files.checking import Checks
-from leadpost.cli.files.comparing import Comparison, compared, differences, load
+from leadpost.cli.files.comparing import Comparison, compared, differences
 from leadpost.cli.files.entries import Entries
 from leadpost.cli.files.leads import Leads
+from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.files.opening import Opened, opened
 from leadpost.cli.files.options import Options
+from leadpost.cli.files.outcomes import outcomes
 from leadpost.cli.files.outputs import Outputs
+from leadpost.cli.files.plan import Rows
 from leadpost.cli.files.progress import Progress, reading
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
@@ -36,7 +38,6 @@ from leadpost.cli.files.showing import (
     plan_table,
     warning_lines,
 )
-from leadpost.cli.files.snapshot import Snapshot
 from leadpost.cli.outbox_url import is_missing, shown_url
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (
@@ -85,7 +86,7 @@ class _Run:
         options, account = self._options, self._account
         async with AsyncExitStack() as stack:
             file = stack.enter_context(opened(options.path))
-            snapshot = stack.enter_context(Snapshot())
+            rows = stack.enter_context(Rows())
             knows_nothing = account is None or (options.dry_run and is_missing(options.url))
             poster = None
             if account is not None:
@@ -100,14 +101,14 @@ class _Run:
                 limit=options.limit,
             )
             if account is None or knows_nothing:
-                found = await self._compared(file, snapshot, None, checks)
+                found = await self._compared(file, rows, None, checks)
                 return await self._decide(found, None) or Exit.ALL_ACCEPTED
             outbox = await stack.enter_async_context(Outbox(options.url, account))
-            batches = await Batches(outbox, account.host).open()
-            found = await self._compared(file, snapshot, batches, checks)
-            if (decided := await self._decide(found, batches)) is not None:
+            ledger = await Ledger(outbox, account.host).open()
+            found = await self._compared(file, rows, ledger, checks)
+            if (decided := await self._decide(found, ledger)) is not None:
                 return decided
-            return await self._post(found, account, outbox, batches)
+            return await self._post(found, account, outbox, ledger)
 
     def _asking(self, account: Account, *, knows_nothing: bool) -> AsyncActivityPoster:
         """Return what asks the account; a dry run leaves no outbox behind."""
@@ -120,15 +121,15 @@ class _Run:
         return AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
 
     async def _compared(
-        self, file: Opened, snapshot: Snapshot, batches: Batches | None, checks: Checks
+        self, file: Opened, rows: Rows, ledger: Ledger | None, checks: Checks
     ) -> Comparison:
         options = self._options
         with reading(options.path, self._console, quiet=options.quiet) as on_row:
             return await compared(
                 options.path,
                 file,
-                snapshot,
-                batches,
+                rows,
+                ledger,
                 checks,
                 reading=options.reading,
                 batch=options.batch,
@@ -136,10 +137,10 @@ class _Run:
                 on_row=on_row,
             )
 
-    async def _decide(self, found: Comparison, batches: Batches | None) -> Exit | None:
+    async def _decide(self, found: Comparison, ledger: Ledger | None) -> Exit | None:
         """Show the plan, and ask where needed; return how the run ends if it sends nothing."""
         options, plan = self._options, found.plan
-        edits = await differences(found, batches) if batches and plan.counts["edit"] else []
+        edits = await differences(found, ledger) if ledger and plan.counts["edit"] else []
         shown = found, self._account, shown_url(options.url), options.limit
         if options.dry_run and options.as_json:
             echo_json(plan_json(*shown, edits))
@@ -179,7 +180,6 @@ class _Run:
                 " too with --duplicates post"
             )
         if answer == "post":
-            found.snapshot.post_doubtful()
             plan.post_doubtful()
         return None
 
@@ -200,22 +200,21 @@ class _Run:
         return "Nothing was sent"
 
     async def _post(
-        self, found: Comparison, account: Account, outbox: Outbox, batches: Batches
+        self, found: Comparison, account: Account, outbox: Outbox, ledger: Ledger
     ) -> Exit:
         plan, options = found.plan, self._options
         before = found.batch if found.are_rejects else None
-        batch = await batches.begin(
+        batch = await ledger.begin(
             found.name,
             before.file if before else Path(options.path).name,
             before.reading if before else found.reading,
         )
         found.batch = batch
-        entries = Entries(outbox, batch)
+        entries = Entries(ledger, batch)
         if not found.are_rejects:
-            await entries.withdraw(found.snapshot.gone())
-            await entries.withdraw(found.snapshot.postponed(), forget=True)
-            found.snapshot.forget_postponed()
-        await entries.move(found.snapshot.moved())
+            await entries.withdraw([*plan.gone])
+            await entries.postpone(plan.postponed)
+        await entries.move([*plan.moved])
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
@@ -226,7 +225,7 @@ class _Run:
             found=found,
             batch=batch,
             outbox=outbox,
-            batches=batches,
+            ledger=ledger,
             entries=entries,
             progress=Progress(found.source.name, plan.sent, host, options.limit),
             console=self._console,
@@ -243,9 +242,7 @@ class _Run:
                 f" results {options.path}",
             )
             return exit_of_signal(self._stop.signal)
-        if plan.counts["posted"] < plan.rows:
-            await load(batch, found.snapshot, batches)
-        outputs = await write_outputs(found, batches, self._console)
+        outputs = await write_outputs(found, ledger, self._console)
         if sender.error is not None:
             say(self._console, _said_of(sender.error, account))
         elif sender.is_in_doubt:
@@ -253,18 +250,18 @@ class _Run:
                 self._console,
                 f"{sender.in_doubt} posts in a row ended in doubt; nothing more was sent",
             )
-        if not options.as_json and plan.counts["posted"] == plan.rows:
+        if not options.as_json and plan.counts["posted"] == len(plan.rows):
             typer.echo("\n".join(nothing_new(found)))
         else:
             report(found, outputs, sender.progress.elapsed, as_json=options.as_json)
         return _exit(found, outputs, sender)
 
 
-async def write_outputs(found: Comparison, batches: Batches, console: Console) -> Outputs:
+async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
     outputs, batch = found.outputs, found.batch
     try:
-        await outputs.write(found.source, found.snapshot.outcomes())
+        await outputs.write(found.source, outcomes(found.plan, ledger))
     except OSError as error:
         say(
             console,
@@ -272,8 +269,7 @@ async def write_outputs(found: Comparison, batches: Batches, console: Console) -
             f" {found.path}",
         )
     if batch is not None:
-        await batches.note_seen(found.snapshot.changed())
-        await batches.note_outputs(batch, outputs.written)
+        await ledger.record_outputs(batch, outputs.written)
     return outputs
 
 
@@ -325,5 +321,5 @@ def _said_of(error: LeadpostError, account: Account) -> str:
 def _exit(found: Comparison, outputs: Outputs, sender: Sender) -> Exit:
     if sender.error is not None:
         return exit_of(sender.error)
-    left = found.plan.rows - outputs.accepted - found.plan.counts["later"]
+    left = len(found.plan.rows) - outputs.accepted - found.plan.counts["later"]
     return Exit.SOME_NOT if left > 0 else Exit.ALL_ACCEPTED

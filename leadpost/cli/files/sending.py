@@ -12,13 +12,12 @@ from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.console import at_time, number_of
-from leadpost.cli.files.batches import PART, Batch, Batches
 from leadpost.cli.files.comparing import Comparison
 from leadpost.cli.files.entries import Entries
+from leadpost.cli.files.ledger import PART, Batch, Ledger
 from leadpost.cli.files.options import Options
-from leadpost.cli.files.plan import Verdict
+from leadpost.cli.files.plan import Planned, Verdict
 from leadpost.cli.files.progress import Progress, shown
-from leadpost.cli.files.records import Stored
 from leadpost.cli.signals import Stop
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.hooks import Ended, Event, Operation, Sent
@@ -46,7 +45,7 @@ class Sender:
         found: The file.
         batch: Its batch.
         outbox: The outbox.
-        batches: All batches.
+        ledger: What is known of all batches.
         entries: Those of the batch's rows.
         progress: Where to count.
         console: Where to show that.
@@ -62,7 +61,7 @@ class Sender:
     found: Comparison
     batch: Batch
     outbox: Outbox
-    batches: Batches
+    ledger: Ledger
     entries: Entries
     progress: Progress
     console: Console
@@ -92,7 +91,7 @@ class Sender:
         """Put the rows that are new, and give those of invalid ones a key, without sending."""
         async for part in self._parts("new", "invalid"):
             if fresh := [row for row in part if row[0].known is None]:
-                self.found.snapshot.keep(await self.entries.put(fresh))
+                await self.entries.put(fresh)
         self._is_put = True
 
     async def send(self) -> None:
@@ -128,7 +127,7 @@ class Sender:
                 posting.cancel()
                 await asyncio.wait([putting, posting])
                 await poster.aclose(grace=0)  # its calls were waited for
-        await self.batches.note_posted(self.batch)
+        await self.ledger.record_posted(self.batch)
         for task in (putting, posting):
             error = None if task.cancelled() else task.exception()
             if isinstance(error, LeadpostError) and not isinstance(error, OutboxError):
@@ -138,12 +137,14 @@ class Sender:
 
     async def _parts(
         self, *verdicts: Verdict
-    ) -> AsyncGenerator[list[tuple[Stored, dict[str, Any] | None]]]:
+    ) -> AsyncGenerator[list[tuple[Planned, dict[str, Any] | None]]]:
         """Yield rows with their activities, in parts, until it is stopped."""
-        rows = self.found.snapshot.rows(*verdicts)
+        rows = self.found.plan.rows.of(*verdicts)
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._is_stopped and (part := list(islice(rows, PART))):
-            yield [(row, self.found.activity(row) if row.is_valid else None) for row in part]
+            yield [
+                (row, None if row.faults else self.found.activity(content)) for row, content in part
+            ]
 
     async def _drain(self, poster: AsyncActivityPoster) -> None:
         """Post until nothing is left: neither to be put, nor to be sent, nor another run's call."""

@@ -16,9 +16,8 @@ from leadpost.cli.files.comparing import Comparison, Difference
 from leadpost.cli.files.leads import parts_of_activity
 from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.plan import DOUBTFUL, SENT
+from leadpost.cli.files.plan import DOUBTFUL, SENT, FaultGroup
 from leadpost.cli.files.reading import shortened
-from leadpost.cli.files.records import FaultGroup
 
 _GROUPS = 20
 _KEY_END = 4
@@ -72,12 +71,12 @@ def _rows(found: Comparison) -> list[str]:
         (counts["later"], "left for the next run"),
     )
     parts = [f"{number:,} {word}" for number, word in words if number]
-    lines = [f"{plan.rows:,}: {', '.join(parts)}" if parts else "0"]
+    lines = [f"{len(plan.rows):,}: {', '.join(parts)}" if parts else "0"]
     if plan.withdrawn:
         gone = number_of(plan.withdrawn, "unsent row")
         lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
-    if plan.moved:
-        lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
+    if plan.moved_here:
+        lines.append(f"{number_of(plan.moved_here, 'unsent row')} of another file: moved here")
     return lines
 
 
@@ -123,12 +122,12 @@ def _columns(found: Comparison) -> list[str]:
 
 
 def _first(found: Comparison) -> list[str]:
-    row = next(found.snapshot.rows(*SENT), None)
-    if row is None:
+    _, content = next(found.plan.rows.of(*SENT), (None, None))
+    if content is None:
         return []
-    activity = found.activity(row) or found.source.payload(row.own)[0] or {}
+    activity = found.activity(content) or found.source.payload(content.own)[0] or {}
     parts = parts_of_activity(activity)
-    return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
+    return [f"line {content.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
 
 
 def plan_json(
@@ -144,18 +143,18 @@ def plan_json(
         "account": None if account is None else urlsplit(account.host).netloc,
         "outbox": outbox,
         "batch": found.name,
-        "rows": plan.rows,
+        "rows": len(plan.rows),
         "send": plan.sent,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
-        "moved": plan.moved,
+        "moved": plan.moved_here,
         "seconds": duration(plan.sent, limit),
         "leads": {
             "looked_up": len(found.checks.leads.found),
             "created": [lead.value for lead in found.checks.leads.created.values()],
             "updated": found.checks.updates,
         },
-        "problems": [_group_json(group) for group in found.snapshot.faults()],
+        "problems": [_group_json(group) for group in found.plan.fault_groups()],
         "warnings": [_group_json(group) for group in found.checks.warnings.values()],
         "unchecked": sorted(found.checks.unmade),
         "doubtful_rows": _doubtful_rows(found),
@@ -179,14 +178,14 @@ def _group_json(group: FaultGroup) -> dict[str, Any]:
 
 def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     return [
-        {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
-        for row in found.snapshot.rows(*DOUBTFUL)
+        {"line": content.line, "lead": content.lead_id, "reason": row.verdict}
+        for row, content in found.plan.rows.of(*DOUBTFUL)
     ]
 
 
 def fault_lines(found: Comparison) -> list[str]:
     """Say what is wrong with the rows, each kind once."""
-    groups = found.snapshot.faults()
+    groups = found.plan.fault_groups()
     lines = _group_lines(groups)
     if found.batch is not None and groups:
         options = found.batch.reading.as_options()
@@ -237,7 +236,9 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
     if elsewhere:
         was = "row was" if elsewhere == 1 else "rows were"
         keys = f", {plan.other_keys:,} of them with other keys" if plan.other_keys else ""
-        lines.append(f"{elsewhere:,} {was} posted before, in {', '.join(plan.batches)}{keys}")
+        lines.append(
+            f"{elsewhere:,} {was} posted before, in {', '.join(sorted(plan.batches)[:5])}{keys}"
+        )
     return lines
 
 
@@ -271,7 +272,7 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     said = ", ".join(f"{counts[state]:,} {word}" for state, word in words if counts[state])
     if seconds is None or not sent:
         lines = [said]
-    elif sent == found.plan.rows:
+    elif sent == len(found.plan.rows):
         lines = [f"{said}, in {spoken(seconds)}"]
     else:
         lines = [f"{number_of(sent, 'row')} in {spoken(seconds)}. In all:", said]
