@@ -394,7 +394,8 @@ def test_a_file_through_postgresql(
     assert desk.post(renamed, *options)[0] == 1
     rejects = desk.folder / "november.csv.rejects.csv"
     rejects.write_text(rejects.read_text(encoding="utf-8").replace(",x,", ",207,"))
-    assert desk.post(rejects, "--outbox", url)[0] == 0
+    code, text = desk.post(rejects, "--outbox", url)
+    assert code == 0, text
     assert desk.notes() == ["Note 0", "Note 1", "Note 1"]
     assert desk.run("verify", renamed, "--outbox", url).exit_code == 0
     assert desk.run("outbox", "prune", "--older-than", "0s", "--outbox", url).exit_code == 0

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from files_support import lead
 
-from leadpost.cli.files.entries import Entries
+from leadpost.cli.files import entries
 from leadpost.cli.files.ledger import FAILED_BY_QUEUE, PART, Kind, Known, Ledger
 from leadpost.cli.files.matching import Matching
 from leadpost.cli.files.outcomes import outcome, outcomes
@@ -55,9 +55,7 @@ def known(  # noqa: PLR0917  a table's columns
     now = None if kind == "invalid" else present or origin
     counted = None if kind == "withdrawn" else number
     is_own = batch == BATCH and not has_other_keys
-    found = Known(
-        id_, batch, is_own, has_other_keys, f"K{id_}", origin, now, counted, kind, is_pruned=False
-    )
+    found = Known(id_, batch, is_own, has_other_keys, f"K{id_}", origin, now, counted, kind)
     return found, lead_of(lead or origin)
 
 
@@ -185,10 +183,10 @@ async def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows
         known(8, "b", "waiting", batch="mine.csv", has_other_keys=True),
     ]
     plan, verdicts = await judged(rows, [row("a"), row("b"), row("b"), row("c")], earlier)
-    assert verdicts == ["elsewhere", "waiting", "new", "elsewhere"]
+    assert verdicts == ["elsewhere", "new", "new", "elsewhere"]
     assert sorted(plan.batches) == ["mine.csv", "other.csv"]
-    assert (plan.moved_here, [*plan.moved], plan.other_keys) == (1, [7], 1)
-    assert [each.number for each in rows if each.verdict == "new"] == [2]
+    assert (plan.moved, plan.other_keys) == ([7], 1)
+    assert [each.number for each in rows if each.verdict == "new"] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +230,8 @@ async def test_first_sends_the_first_rows_and_leaves_the_rest(rows: Rows) -> Non
     read = [row("a"), row("b"), row("c"), row("d")]
     plan, verdicts = await judged(rows, read, earlier, first=1)
     assert verdicts == ["posted", "new", "later", "later"]
-    assert (plan.sent, [each.known for each in plan.postponed]) == (1, [2])
+    assert (plan.sent, plan.postponed) == (1, [2])
+    assert [each.known for each in rows if each.verdict == "later"] == [None, None]
 
 
 async def test_faults_are_grouped_by_kind(rows: Rows) -> None:
@@ -277,7 +276,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
     async with Outbox(store_url, "acme") as outbox:
         ledger = await Ledger(outbox, "host").open()
         batch = await ledger.begin(BATCH, BATCH, Reading())
-        await Entries(ledger, batch).put([(planned, activity)])
+        await entries.put(ledger, batch, [(planned, activity)])
         statement = "UPDATE leadpost_entries SET state = :state, request_id = :request_id,"
         statement += " error_type = :error_type"
         values = {"state": state, "request_id": request_id, "error_type": error_type}
@@ -288,7 +287,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         await outbox.database.write(lambda own: execute(own, mark, last=last))
         assert [found[2] async for found in ledger.of_batch(BATCH)] == [kind]
         (found,) = await ledger.of_digests(BATCH, ["a"])
-        assert (found.kind, found.is_own, found.is_pruned) == (kind, True, state is None)
+        assert (found.kind, found.is_own) == (kind, True)
         planned.verdict = "posted"
         (outcome,) = [each async for each in outcomes(Plan(rows), ledger)]
         assert (outcome.state, outcome.is_to_fix) == (word, is_to_fix)
@@ -297,5 +296,5 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
 async def test_what_is_not_in_the_outbox_is_not_sent_or_skipped(rows: Rows) -> None:
     earlier = [known(1, "old", lead="x")]
     await judged(rows, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
-    found = [outcome(each, content, None) for each, content in rows.contents()]
+    found = [outcome(each, read, None) for each, read in rows.read()]
     assert [each.state for each in found] == ["skipped", "not_sent", "invalid"]

@@ -7,7 +7,6 @@ Each lead and each activity type is asked for once. All of these calls only read
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from itertools import islice
 from typing import Any, Literal
 
 from attrs import define, field
@@ -24,9 +23,9 @@ from leadpost.cli.files.identity import activity_digest, lead_digest
 from leadpost.cli.files.leads import Leads, key_of, parts_of_activity
 from leadpost.cli.files.ledger import PART, parts_of
 from leadpost.cli.files.matching import Matching
-from leadpost.cli.files.plan import Content, FaultGroup, Planned, Rows
+from leadpost.cli.files.plan import FaultGroup, Planned, Rows
 from leadpost.cli.files.reading import Fault, zone_of
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.rows import Row, Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -116,13 +115,11 @@ class Checks:
             LeadpostError: no lead can be looked up, as without a connection.
         """
         if self.is_looking:
-            cells = rows.contents(lambda row: row.is_open)
-            while part := {row: source.digest(content.own) for row, content in islice(cells, PART)}:
-                await matching.recall(part)
+            await matching.recall()
             return
         leads: dict[tuple[str, str], Lead] = {}
         if source.columns is None or source.columns.are_of_leads:
-            async for _, _, activity in _activities(source, rows, only_leads=True):
+            async for _, _, activity in _activities(rows, only_leads=True):
                 if isinstance(lead := activity.lead, Lead) and self.leads.is_unknown(lead):
                     leads.setdefault(key_of(lead.schema_name, lead.value), lead)
         self.to_find = len(leads)
@@ -160,15 +157,15 @@ class Checks:
 
     async def _settled(
         self, source: Source, rows: Rows
-    ) -> AsyncGenerator[tuple[Planned, Content, Activity]]:
+    ) -> AsyncGenerator[tuple[Planned, Row, Activity]]:
         """Yield rows with what they send, and refuse those that send nothing for want of a lead."""
         only_leads = self.mode == "off"
-        async for row, content, activity in _activities(source, rows, only_leads=only_leads):
+        async for row, read, activity in _activities(rows, only_leads=only_leads):
             try:
                 posted = self.leads.settled(activity)
             except Invalid as error:
                 fault = error.fault(_column(source, activity.lead))
-                row.refuse(source.digest(content.own), [fault])
+                row.refuse([fault])
                 continue
             if posted is not activity:
                 lead = posted.lead
@@ -176,24 +173,24 @@ class Checks:
                 self.updates += isinstance(lead, Lead) and lead.schema_name == "ProspectID"
                 row.present = activity_digest(posted.to_payload())
                 row.lead = lead_digest(lead_id)
-            yield row, content, posted
+            yield row, read, posted
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
-        drawn = deque[tuple[Planned, Content, Activity]]()
+        drawn = deque[tuple[Planned, Row, Activity]]()
 
         async def activities() -> AsyncGenerator[Activity]:
-            async for row, content, activity in self._settled(source, rows):
-                drawn.append((row, content, activity))
+            async for row, read, activity in self._settled(source, rows):
+                drawn.append((row, read, activity))
                 yield activity
 
         async for checked in poster.check(activities(), options=self.mode == "strict"):
-            row, content, activity = drawn.popleft()
+            row, read, activity = drawn.popleft()
             self.codes.add(activity.activity_event)
-            if faults := self._faults(content, activity, checked.findings, source):
-                row.refuse(source.digest(content.own), faults)
+            if faults := self._faults(read, activity, checked.findings, source):
+                row.refuse(faults)
 
     def _faults(
-        self, content: Content, activity: Activity, findings: Iterable[Finding], source: Source
+        self, read: Row, activity: Activity, findings: Iterable[Finding], source: Source
     ) -> list[Fault]:
         """Return the findings that make a row invalid, and note the others."""
         faults: list[Fault] = []
@@ -206,18 +203,17 @@ class Checks:
                 faults.append(fault)
             else:
                 key = fault.column, fault.what
-                before = self.warnings.get(key, FaultGroup(fault, content.place, 0))
+                before = self.warnings.get(key, FaultGroup(fault, read.place, 0))
                 self.warnings[key] = FaultGroup(before.fault, before.place, before.rows + 1)
         return faults
 
 
 async def _activities(
-    source: Source, rows: Rows, *, only_leads: bool
-) -> AsyncGenerator[tuple[Planned, Content, Activity]]:
-    for number, (row, content) in enumerate(rows.contents(lambda row: row.is_open)):
-        payload, _ = source.payload(content.own)
-        if payload and (not only_leads or "LeadDetails" in payload):
-            yield row, content, Activity.from_payload(payload)
+    rows: Rows, *, only_leads: bool
+) -> AsyncGenerator[tuple[Planned, Row, Activity]]:
+    for number, (row, read) in enumerate(rows.read(lambda row: row.is_open)):
+        if read.payload and (not only_leads or "LeadDetails" in read.payload):
+            yield row, read, Activity.from_payload(read.payload)
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard
 

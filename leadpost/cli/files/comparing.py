@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from leadpost.cli.files.ledger import PART, Batch, Ledger, parts_of
 from leadpost.cli.files.matching import Matching
 from leadpost.cli.files.opening import STDIN, Opened
 from leadpost.cli.files.outputs import Outputs, posted_by_results
-from leadpost.cli.files.plan import Content, Plan, Rows
+from leadpost.cli.files.plan import Plan, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.rows import Row, Source
 
 _REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
 
@@ -66,13 +66,12 @@ class Comparison:
     def outputs(self) -> Outputs:
         return Outputs(self.path, dict(self.batch.outputs) if self.batch else {})
 
-    def activity(self, content: Content) -> dict[str, Any]:
+    def activity(self, row: Row) -> Mapping[str, Any]:
         """Return what a valid row sends; nothing if its lead was not looked up."""
-        payload, _ = self.source.payload(content.own)
-        if payload is None or "LeadDetails" not in payload:
-            return payload or {}
+        if row.payload is None or "LeadDetails" not in row.payload:
+            return row.payload or {}
         try:
-            return self.checks.leads.settled(Activity.from_payload(payload)).to_payload()
+            return self.checks.leads.settled(Activity.from_payload(row.payload)).to_payload()
         except Invalid:
             return {}
 
@@ -154,9 +153,9 @@ async def compared(
 
 def _refuse_changed(found: Comparison) -> None:
     """Refuse rejects without keys that were changed."""
-    for _, content in found.plan.rows.contents(lambda row: row.known is None):
+    for _, read in found.plan.rows.read(lambda row: row.known is None):
         raise InputError(
-            f"{found.source.name}: line {content.line} was changed, and the column {KEY} is"
+            f"{found.source.name}: line {read.line} was changed, and the column {KEY} is"
             " missing, so that nobody can tell which row it is. Get the rejects anew: leadpost"
             f" results {found.batch.file if found.batch else 'FILE'}"
         )
@@ -243,16 +242,16 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
 async def differences(found: Comparison, ledger: Ledger) -> list[Difference]:
     """Return how rows that look like edits differ from the posted ones, the most frequent first."""
     edits, groups = found.plan.edits, dict[tuple[str, ...], Difference]()
-    drawn = found.plan.rows.contents(edits.__contains__)
+    drawn = found.plan.rows.read(edits.__contains__)
     while part := list(islice(drawn, PART)):
         activities = await ledger.activities([edits[row] for row, _ in part])
-        for row, content in part:
+        for row, read in part:
             if edits[row] not in activities:
                 continue
             before = parts_of_activity(activities[edits[row]])
-            after = parts_of_activity(found.activity(content))
+            after = parts_of_activity(found.activity(read))
             names = tuple(n for n in {**before, **after} if before.get(n) != after.get(n))
             if names:
                 old, new = (str(parts.get(names[0], "")) for parts in (before, after))
-                groups.setdefault(names, Difference(names, old, new, content.line)).rows += 1
+                groups.setdefault(names, Difference(names, old, new, read.line)).rows += 1
     return sorted(groups.values(), key=lambda group: -group.rows)

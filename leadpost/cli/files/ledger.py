@@ -115,7 +115,6 @@ class Known:
         has_other_keys: Whether it belongs to other keys of the same host.
         letters, origin, present, number: See the table.
         kind: What is known of it.
-        is_pruned: Whether it had an entry that was pruned.
     """
 
     id: int
@@ -127,12 +126,11 @@ class Known:
     present: str | None
     number: int | None
     kind: Kind
-    is_pruned: bool
 
 
 _COLUMNS = f"""
 known.id, batch.name, batch.account = :account AND batch.name = :name, batch.account != :account,
-letters, origin, present, number, {_KIND}, present IS NOT NULL AND entry.id IS NULL
+letters, origin, present, number, {_KIND}
 """
 
 

@@ -93,30 +93,27 @@ class Matching:
             found = [known for known in found if known.kind != "withdrawn"]
             self._match(part, [known for known in found if known.is_own])
             if elsewhere:
-                self._move(part, [known for known in found if not known.is_own])
+                self._look_elsewhere(part, [known for known in found if not known.is_own])
             await asyncio.sleep(0)  # a signal is heard between two parts
 
-    def _match(self, part: Sequence[Planned], found: Iterable[Known]) -> list[Known]:
-        """Give rows without one the best of what was found, and return those that were given."""
-        given: list[Known] = []
+    def _match(self, part: Sequence[Planned], found: Iterable[Known]) -> None:
+        """Give each row without one the best of what was found."""
         ranked = sorted(found, key=lambda known: (-_KINDS.index(known.kind), -known.id))
         for of_known, of_row in (("origin", "digest"), ("present", "present")):
-            of_row_digest = attrgetter(of_row)
+            digest_of = attrgetter(of_row)
             left = defaultdict[str, list[Known]](list)
             for known in ranked:
                 left[getattr(known, of_known)].append(known)
             for row in part:
-                candidates = left.get(of_row_digest(row), [])
+                candidates = left.get(digest_of(row), [])
                 while candidates and row.known is None:
                     known = candidates.pop()
                     if known.id not in self._taken:
                         self._take(row, known)
-                        given.append(known)
         unknown = {row.digest for row in part if row.known is None}
         for known in ranked:
-            if known.is_own and known.origin in unknown:
+            if known.origin in unknown:
                 self._top[known.origin] = max(self._top[known.origin], known.number or 0)
-        return given
 
     def _take(self, row: Planned, known: Known) -> None:
         self._taken.add(known.id)
@@ -124,20 +121,25 @@ class Matching:
         verdict = _VERDICTS[known.kind]
         if verdict == "failed" and self._are_rejects:
             verdict = "again"
-        if verdict != "again" or not known.is_pruned:
+        if verdict != "again":  # those are looked up and checked like new ones
             row.verdict = verdict
 
-    def _move(self, part: Sequence[Planned], found: Sequence[Known]) -> None:
-        """Move unsent rows of other batches here, and doubt what was posted in them."""
-        unsent = [k for k in found if k.kind != "posted" and not k.has_other_keys]
-        for known in self._match(part, unsent):
-            self.plan.moved[known.id] = known.kind
-            self._top[known.origin] += 1
-        posted = {known.present: known for known in found if known.kind == "posted"}
+    def _look_elsewhere(self, part: Sequence[Planned], found: Iterable[Known]) -> None:
+        """Doubt what was posted in other batches, and take from them what was not."""
+        unsent, posted = defaultdict[str | None, list[int]](list), dict[str | None, Known]()
+        for known in found:
+            if known.kind in {"posted", "failed"}:
+                posted[known.present] = known
+            elif known.id not in self._taken and not known.has_other_keys:
+                unsent[known.present].append(known.id)
         for row in part:
             if row.faults or row.verdict not in {None, "corrected"}:
                 continue
-            if known := posted.get(row.digest) or posted.get(row.present):
+            if row.known is None and unsent[row.present]:
+                id_ = unsent[row.present].pop()
+                self._taken.add(id_)
+                self.plan.moved.append(id_)
+            elif known := posted.get(row.digest) or posted.get(row.present):
                 row.verdict = "elsewhere"
                 self.plan.batches[known.batch] += 1
                 self.plan.other_keys += known.has_other_keys
@@ -176,43 +178,45 @@ class Matching:
                 row.verdict = "new"
         sent = [row for row in plan.rows if row.verdict in SENT]
         for row in sent[first:] if first is not None else ():
-            if row.verdict == "waiting":
-                plan.postponed.append(row)
+            if row.verdict == "waiting" and row.known is not None:
+                plan.postponed.append(row.known)
+                row.known = None
             row.verdict = "later"
 
-    async def recall(self, cells: dict[Planned, str]) -> None:
+    async def recall(self) -> None:
         """Find rows that an earlier run found to be invalid when it asked the account."""
-        if self._ledger is None:
+        if (ledger := self._ledger) is None:
             return
-        found = await self._ledger.of_digests(self._batch, cells.values())
-        invalid = {k.origin for k in found if k.is_own and k.kind == "invalid"}
-        for row, digest in cells.items():
-            if digest in invalid:
-                fault = Fault("row", "", "was found to be invalid", "leadpost post says why")
-                row.refuse(digest, [fault])
+        for part in parts_of([row for row in self.plan.rows if row.is_open]):
+            digests = {row.refused_digest: row for row in part}
+            for known in await ledger.of_digests(self._batch, digests):
+                if known.is_own and known.kind == "invalid" and known.origin in digests:
+                    fault = Fault("row", "", "was found to be invalid", "leadpost post says why")
+                    digests[known.origin].refuse([fault])
 
     async def _gone(self) -> dict[str, list[int]]:
         """Return the posted rows that are gone, by leads of new rows; record those not posted."""
-        leads = {row.lead for row in self.plan.rows if row.is_open and row.known is None}
-        gone = defaultdict[str, list[int]](list)
-        if self._ledger is None:
-            return gone
-        async for id_, lead, kind in self._ledger.of_batch(self._batch):
+        posted: list[tuple[int, str]] = []
+        if (ledger := self._ledger) is None:
+            return {}
+        async for id_, lead, kind in ledger.of_batch(self._batch):
             if id_ in self._taken or kind == "withdrawn":
                 continue
-            if kind != "posted":
-                if not self._are_rejects:
-                    self.plan.gone[id_] = kind
-            elif lead in leads:
-                gone[lead].append(id_)
+            if kind == "posted":
+                posted.append((id_, lead))
+            elif not self._are_rejects:
+                self.plan.gone[id_] = kind
         for batch, found in self._posted.items():
             missing = [
                 (id_, lead)
-                async for id_, lead, kind in self._ledger.of_batch(batch)
+                async for id_, lead, kind in ledger.of_batch(batch)
                 if kind == "posted" and id_ not in found
             ]
             # With most rows of that batch, it is the same file under another name.
-            for id_, lead in missing if len(missing) < len(found) else ():
-                if lead in leads:
-                    gone[lead].append(id_)
+            posted += missing if len(missing) < len(found) else []
+        gone: dict[str, list[int]] = {}
+        leads = {row.lead for row in self.plan.rows if row.is_open and row.known is None}
+        for id_, lead in posted:
+            if lead in leads:
+                gone.setdefault(lead, []).append(id_)
         return gone

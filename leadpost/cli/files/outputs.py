@@ -78,14 +78,13 @@ class Outputs:
                 table.writerow((REASON, KEY, *source.header))
             async for outcome in outcomes:
                 self.counts[outcome.state] += 1
-                content = outcome.content
-                ids = (outcome.request_id, outcome.activity_id)
-                what = (content.line, content.lead_id, outcome.state)
+                row, ids = outcome.row, (outcome.request_id, outcome.activity_id)
+                what = (row.line, row.lead_id, outcome.state)
                 results.writerow((*what, *ids, outcome.error, outcome.reason))
                 if outcome.is_to_fix:
                     self.to_fix += 1
                     added = {REASON: outcome.reason, KEY: outcome.letters}
-                    own = content.own
+                    own = row.own
                     if is_json:
                         value = own if is_mapping(own) else {UNREADABLE: own}
                         to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")

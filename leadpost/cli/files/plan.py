@@ -2,15 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from tempfile import TemporaryFile
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from attrs import define, field, frozen
 
+from leadpost.cli.files.identity import cells_digest
 from leadpost.cli.files.ledger import Kind
 from leadpost.cli.files.reading import Fault
-from leadpost.cli.files.rows import Row, place_of
+from leadpost.cli.files.rows import Row
 
 Verdict = Literal[
     "new",
@@ -65,32 +66,15 @@ class Planned:
         """Whether it may be sent, as far as is known."""
         return self.verdict is None and not self.faults
 
-    def refuse(self, digest: str, faults: Iterable[Fault]) -> None:
-        """Record that the row cannot be posted."""
-        self.digest = self.present = digest
-        self.lead, self.faults = "", tuple(faults)
-
-
-@frozen
-class Content:
-    """
-    What stands in a row.
-
-    Attributes:
-        line: The line, or the row of a sheet, that it begins on.
-        item: Its number in a JSON array.
-        lead_id: The lead.
-        own: Its cells, or a JSON value.
-    """
-
-    line: int
-    item: int | None
-    lead_id: str
-    own: Any = field(repr=False)
-
     @property
-    def place(self) -> str:
-        return place_of(self.line, self.item)
+    def refused_digest(self) -> str:
+        """The digest that it has if the account finds it to be invalid."""
+        return cells_digest(self.digest)
+
+    def refuse(self, faults: Iterable[Fault]) -> None:
+        """Record that the account finds it to be invalid."""
+        self.digest = self.present = self.refused_digest
+        self.lead, self.faults = "", tuple(faults)
 
 
 @frozen
@@ -129,8 +113,8 @@ class Rows:
     def add(self, row: Row) -> None:
         """Add the next row of the file."""
         self._rows.append(Planned(row.digest, row.digest, row.lead, row.faults, row.key))
-        content = (row.line, row.item, row.lead_id, row.own)
-        self._contents.write(json.dumps(content).encode() + b"\n")
+        content = json.dumps((row.line, row.item, row.own, row.payload))
+        self._contents.write(content.encode() + b"\n")
 
     def clear(self) -> None:
         """Remove all rows, to read them again."""
@@ -138,21 +122,22 @@ class Rows:
         self._contents.seek(0)
         self._contents.truncate()
 
-    def contents(
+    def read(
         self, wanted: Callable[[Planned], object] = lambda _: True
-    ) -> Iterator[tuple[Planned, Content]]:
-        """Yield the wanted rows with their contents, in their order."""
+    ) -> Iterator[tuple[Planned, Row]]:
+        """Yield the wanted rows as they were read, in their order."""
         at = 0
         for row in self._rows:
             self._contents.seek(at)  # several may read at the same time
-            line = self._contents.readline()
-            at += len(line)
+            content = self._contents.readline()
+            at += len(content)
             if wanted(row):
-                yield row, Content(*json.loads(line))
+                line, item, own, payload = json.loads(content)
+                yield row, Row(line, own, payload, row.digest, row.faults, item, row.letters)
 
-    def of(self, *verdicts: Verdict) -> Iterator[tuple[Planned, Content]]:
-        """Yield the rows of these verdicts with their contents."""
-        return self.contents(lambda row: row.verdict in verdicts)
+    def of(self, *verdicts: Verdict) -> Iterator[tuple[Planned, Row]]:
+        """Yield the rows of these verdicts as they were read."""
+        return self.read(lambda row: row.verdict in verdicts)
 
 
 @define
@@ -163,8 +148,8 @@ class Plan:
     Attributes:
         rows: The rows of the file.
         gone: Rows of earlier runs that were not posted, and are gone from the file: number to kind.
-        moved: Rows of other batches that were not posted, and are in this file: number to kind.
-        postponed: Rows of the outbox that are not to be sent by this run.
+        moved: The numbers of unsent rows of other batches that are in this file: new rows here.
+        postponed: The numbers of rows of the outbox that are not to be sent by this run.
         batches: How many doubtful rows were posted in each other batch.
         other_keys: How many doubtful rows were posted with other keys of the same host.
         edits: Rows that look like edits, with the numbers of the posted rows that are gone.
@@ -172,8 +157,8 @@ class Plan:
 
     rows: Rows
     gone: dict[int, Kind] = field(factory=dict[int, Kind])
-    moved: dict[int, Kind] = field(factory=dict[int, Kind])
-    postponed: list[Planned] = field(factory=list[Planned])
+    moved: list[int] = field(factory=list[int])
+    postponed: list[int] = field(factory=list[int])
     batches: Counter[str] = field(factory=Counter[str])
     other_keys: int = 0
     edits: dict[Planned, int] = field(factory=dict[Planned, int])
@@ -195,12 +180,7 @@ class Plan:
     @property
     def withdrawn(self) -> int:
         """How many rows could have been sent, and are gone from the file."""
-        return _unsent(self.gone)
-
-    @property
-    def moved_here(self) -> int:
-        """How many rows of other batches are waiting to be sent, and are in this file."""
-        return _unsent(self.moved)
+        return sum(kind != "invalid" for kind in self.gone.values())
 
     @property
     def newly_invalid(self) -> int:
@@ -216,15 +196,11 @@ class Plan:
     def fault_groups(self) -> list[FaultGroup]:
         """Return the faults of invalid rows by kind, in the order of their first rows."""
         groups: dict[tuple[str, str], FaultGroup] = {}
-        for row, content in self.rows.of("invalid"):
+        for row, read in self.rows.of("invalid"):
             kinds: dict[tuple[str, str], Fault] = {}
             for fault in row.faults:
                 kinds.setdefault((fault.column, fault.what), fault)
             for kind, fault in kinds.items():
-                group = groups.get(kind, FaultGroup(fault, content.place, 0))
+                group = groups.get(kind, FaultGroup(fault, read.place, 0))
                 groups[kind] = FaultGroup(group.fault, group.place, group.rows + 1)
         return list(groups.values())
-
-
-def _unsent(rows: Mapping[int, Kind]) -> int:
-    return sum(kind != "invalid" for kind in rows.values())

@@ -15,9 +15,9 @@ from leadpost.bucket import TokenBucket
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told
+from leadpost.cli.files import entries
 from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.comparing import Comparison, compared, differences
-from leadpost.cli.files.entries import Entries
 from leadpost.cli.files.leads import Leads
 from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.files.opening import Opened, opened
@@ -108,7 +108,7 @@ class _Run:
             found = await self._compared(file, rows, ledger, checks)
             if (decided := await self._decide(found, ledger)) is not None:
                 return decided
-            return await self._post(found, account, outbox, ledger)
+            return await self._post(found, account, ledger)
 
     def _asking(self, account: Account, *, knows_nothing: bool) -> AsyncActivityPoster:
         """Return what asks the account; a dry run leaves no outbox behind."""
@@ -199,9 +199,7 @@ class _Run:
             return None
         return "Nothing was sent"
 
-    async def _post(
-        self, found: Comparison, account: Account, outbox: Outbox, ledger: Ledger
-    ) -> Exit:
+    async def _post(self, found: Comparison, account: Account, ledger: Ledger) -> Exit:
         plan, options = found.plan, self._options
         before = found.batch if found.are_rejects else None
         batch = await ledger.begin(
@@ -210,11 +208,7 @@ class _Run:
             before.reading if before else found.reading,
         )
         found.batch = batch
-        entries = Entries(ledger, batch)
-        if not found.are_rejects:
-            await entries.withdraw([*plan.gone])
-            await entries.postpone(plan.postponed)
-        await entries.move([*plan.moved])
+        await entries.withdraw(ledger, [*plan.gone, *plan.moved, *plan.postponed])
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
@@ -224,9 +218,7 @@ class _Run:
             account=account,
             found=found,
             batch=batch,
-            outbox=outbox,
             ledger=ledger,
-            entries=entries,
             progress=Progress(found.source.name, plan.sent, host, options.limit),
             console=self._console,
             stop=self._stop,

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster
 from leadpost.cli.console import at_time, number_of
+from leadpost.cli.files import entries
 from leadpost.cli.files.comparing import Comparison
-from leadpost.cli.files.entries import Entries
 from leadpost.cli.files.ledger import PART, Batch, Ledger
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.plan import Planned, Verdict
@@ -44,9 +44,7 @@ class Sender:
         account: Where.
         found: The file.
         batch: Its batch.
-        outbox: The outbox.
         ledger: What is known of all batches.
-        entries: Those of the batch's rows.
         progress: Where to count.
         console: Where to show that.
         stop: Ends it.
@@ -60,9 +58,7 @@ class Sender:
     account: Account
     found: Comparison
     batch: Batch
-    outbox: Outbox
     ledger: Ledger
-    entries: Entries
     progress: Progress
     console: Console
     stop: Stop
@@ -73,6 +69,10 @@ class Sender:
     _has_ended: bool = field(init=False, default=False)
     _last_doubt: float = field(init=False, default=0.0)
     _sent_at: dict[Operation, float] = field(init=False, factory=dict[Operation, float])
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self.ledger.outbox
 
     @property
     def _prefix(self) -> str:
@@ -90,8 +90,8 @@ class Sender:
     async def put(self) -> None:
         """Put the rows that are new, and give those of invalid ones a key, without sending."""
         async for part in self._parts("new", "invalid"):
-            if fresh := [row for row in part if row[0].known is None]:
-                await self.entries.put(fresh)
+            fresh = [(row, activity) for row, activity in part if row.known is None]
+            await entries.put(self.ledger, self.batch, fresh)
         self._is_put = True
 
     async def send(self) -> None:
@@ -101,11 +101,9 @@ class Sender:
         Raises:
             OutboxError: the outbox failed.
         """
-        async for part in self._parts("again"):
-            await self.entries.retry(part)
-        async for part in self._parts("corrected"):
-            await self.entries.correct(part)
-        before = await self.outbox.counts(self._prefix)
+        async for part in self._parts("again", "corrected"):
+            await entries.put(self.ledger, self.batch, part)
+        before = await self._outbox.counts(self._prefix)
         account, options = self.account, self.options
         bucket = SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.hear])
         hooks = [self.progress.hear, self._hear]
@@ -137,25 +135,23 @@ class Sender:
 
     async def _parts(
         self, *verdicts: Verdict
-    ) -> AsyncGenerator[list[tuple[Planned, dict[str, Any] | None]]]:
+    ) -> AsyncGenerator[list[tuple[Planned, Mapping[str, Any] | None]]]:
         """Yield rows with their activities, in parts, until it is stopped."""
         rows = self.found.plan.rows.of(*verdicts)
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._is_stopped and (part := list(islice(rows, PART))):
-            yield [
-                (row, None if row.faults else self.found.activity(content)) for row, content in part
-            ]
+            yield [(row, None if row.faults else self.found.activity(read)) for row, read in part]
 
     async def _drain(self, poster: AsyncActivityPoster) -> None:
         """Post until nothing is left: neither to be put, nor to be sent, nor another run's call."""
         while True:
             is_put = self._is_put
-            await self.outbox.drain(
+            await self._outbox.drain(
                 poster,
                 key_prefix=self._prefix,
                 outage_timeout=self.options.wait.total_seconds(),
             )
-            counts = await self.outbox.counts(self._prefix)
+            counts = await self._outbox.counts(self._prefix)
             if is_put and not counts["pending"] and not counts["sending"]:
                 return
             await asyncio.sleep(_POLL if is_put else _POLL / 10)
@@ -176,7 +172,7 @@ class Sender:
                 return
             began = loop.time()
             with suppress(OutboxUnavailable):  # the worker reports that
-                counts = await self.outbox.counts(self._prefix)
+                counts = await self._outbox.counts(self._prefix)
                 done = {state: counts[state] - before[state] for state in _SHOWN}
                 self.progress.counts = {state: n for state, n in done.items() if n > 0}
                 self.progress.waits_for = self._waits_for(counts)

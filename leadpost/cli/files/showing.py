@@ -75,8 +75,8 @@ def _rows(found: Comparison) -> list[str]:
     if plan.withdrawn:
         gone = number_of(plan.withdrawn, "unsent row")
         lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
-    if plan.moved_here:
-        lines.append(f"{number_of(plan.moved_here, 'unsent row')} of another file: moved here")
+    if plan.moved:
+        lines.append(f"{number_of(len(plan.moved), 'unsent row')} of another file: moved here")
     return lines
 
 
@@ -122,12 +122,11 @@ def _columns(found: Comparison) -> list[str]:
 
 
 def _first(found: Comparison) -> list[str]:
-    _, content = next(found.plan.rows.of(*SENT), (None, None))
-    if content is None:
+    _, row = next(found.plan.rows.of(*SENT), (None, None))
+    if row is None:
         return []
-    activity = found.activity(content) or found.source.payload(content.own)[0] or {}
-    parts = parts_of_activity(activity)
-    return [f"line {content.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
+    parts = parts_of_activity(found.activity(row) or row.payload or {})
+    return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
 
 
 def plan_json(
@@ -147,7 +146,7 @@ def plan_json(
         "send": plan.sent,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
-        "moved": plan.moved_here,
+        "moved": len(plan.moved),
         "seconds": duration(plan.sent, limit),
         "leads": {
             "looked_up": len(found.checks.leads.found),
@@ -178,8 +177,8 @@ def _group_json(group: FaultGroup) -> dict[str, Any]:
 
 def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     return [
-        {"line": content.line, "lead": content.lead_id, "reason": row.verdict}
-        for row, content in found.plan.rows.of(*DOUBTFUL)
+        {"line": read.line, "lead": read.lead_id, "reason": row.verdict}
+        for row, read in found.plan.rows.of(*DOUBTFUL)
     ]
 
 
