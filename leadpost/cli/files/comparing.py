@@ -1,8 +1,7 @@
 """A file compared with the outbox: its batch, what is known of its rows, and the plan."""
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from attrs import define
 
 from leadpost import Activity
+from leadpost.cli.console import counting, number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Invalid
 from leadpost.cli.files.checking import Checks
@@ -18,12 +18,10 @@ from leadpost.cli.files.leads import parts_of_activity
 from leadpost.cli.files.ledger import PART, Batch, Ledger, parts_of
 from leadpost.cli.files.matching import Matching
 from leadpost.cli.files.opening import STDIN, Opened
-from leadpost.cli.files.outputs import Outputs, posted_by_results
+from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
 from leadpost.cli.files.plan import Plan, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
 from leadpost.cli.files.rows import Row, Source
-
-_REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
 
 
 @define
@@ -50,6 +48,7 @@ class Comparison:
         are_rejects: Whether it is a rejects file.
         plan: Its rows, and what a run would do with them.
         checks: What the account was asked about them.
+        ledger: What is known of earlier runs; None if only the file is looked at.
         batch: The batch as it was before, None if it is new or the outbox is not known.
     """
 
@@ -60,6 +59,7 @@ class Comparison:
     are_rejects: bool
     plan: Plan
     checks: Checks
+    ledger: Ledger | None
     batch: Batch | None = None
 
     @property
@@ -87,7 +87,6 @@ async def compared(
     batch: str | None = None,
     first: int | None = None,
     use_stored: bool = False,
-    on_row: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
     """
     Read a file, and compare it with what is known.
@@ -101,31 +100,21 @@ async def compared(
         reading: How to read it.
         batch: The name of its batch; by default that of the file.
         first: How many rows a run sends at most.
-        use_stored: Whether it is read as its batch was before, as far as `reading` says nothing.
-        on_row: Called with the number of rows read, now and then.
+        use_stored: Whether it is read as its batch was before.
 
     Raises:
         InputError: the file cannot be used, or is not what the outbox and the files beside it say.
     """
     if use_stored and ledger and (stored := await ledger.batch(batch or name_of_file(path))):
-        reading = reading.over(stored.reading, are_rejects=False)
+        reading = stored.reading.over(reading)
+        if (options := stored.reading.as_options()) and not checks.is_looking:
+            say(checks.console, f"Read as before: {options}")
     own, keys = file.own_columns(reading)
     name = await _name(path, ledger, batch, own, keys)
     known = await ledger.batch(name) if ledger else None
     if known is not None and own:
-        reading = reading.over(known.reading, are_rejects=True)
-    source = file.source(reading, checks.facts)
-    drawn = source.rows()
-    while part := list(islice(drawn, PART)):
-        if await checks.learn():
-            rows.clear()
-            source = file.source(reading, checks.facts)
-            drawn = source.rows()
-            continue
-        for row in part:
-            rows.add(row)
-        on_row(len(rows))
-        await asyncio.sleep(0)  # a signal is heard between two parts
+        reading = reading.over(known.reading.of_rejects())
+    source = await _read(file, reading, rows, checks)
     found = Comparison(
         path=path,
         name=name,
@@ -134,6 +123,7 @@ async def compared(
         are_rejects=bool(own),
         plan=Plan(rows),
         checks=checks,
+        ledger=ledger,
         batch=known,
     )
     matching = Matching(found.plan, ledger, name, are_rejects=bool(own))
@@ -149,6 +139,27 @@ async def compared(
         await _check_results(found, ledger)
     await matching.judge(first)
     return found
+
+
+async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> Source:
+    """Read the rows of a file; again from the beginning, if the account was asked for a fact."""
+
+    async def state() -> str:
+        return f"Reading: {number_of(len(rows), 'row')}"
+
+    source = file.source(reading, checks.facts)
+    drawn = source.rows()
+    async with counting(checks.console, state):
+        while part := list(islice(drawn, PART)):
+            if await checks.learn():
+                rows.clear()
+                source = file.source(reading, checks.facts)
+                drawn = source.rows()
+                continue
+            for row in part:
+                rows.add(row)
+            await asyncio.sleep(0)  # a signal is heard between two parts
+    return source
 
 
 def _refuse_changed(found: Comparison) -> None:
@@ -196,7 +207,7 @@ async def _name(
         return name
     if KEY in own:
         return await _batch_of(file, keys, ledger) or name
-    stripped = _REJECTS.fullmatch(file)
+    stripped = REJECTS.fullmatch(file)
     name = given or (stripped[1] if stripped else file)
     if await ledger.batch(name) is None:
         raise InputError(
@@ -239,12 +250,12 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
     return names.pop() if names else None
 
 
-async def differences(found: Comparison, ledger: Ledger) -> list[Difference]:
+async def differences(found: Comparison) -> list[Difference]:
     """Return how rows that look like edits differ from the posted ones, the most frequent first."""
     edits, groups = found.plan.edits, dict[tuple[str, ...], Difference]()
     drawn = found.plan.rows.read(edits.__contains__)
-    while part := list(islice(drawn, PART)):
-        activities = await ledger.activities([edits[row] for row, _ in part])
+    while found.ledger and (part := list(islice(drawn, PART))):
+        activities = await found.ledger.activities([edits[row] for row, _ in part])
         for row, read in part:
             if edits[row] not in activities:
                 continue

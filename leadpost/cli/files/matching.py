@@ -61,6 +61,7 @@ class Matching:
             row.verdict = "posted"
         elif row.faults:
             row.verdict = "invalid"
+            self.plan.newly_invalid += row.digest != known.origin
         elif not is_posted and not is_gone and row.present == known.present:
             row.verdict = "waiting" if known.kind == "waiting" else "again"
         elif row.present in posted:
@@ -168,6 +169,7 @@ class Matching:
                 continue
             if row.faults:
                 row.verdict = "invalid"
+                plan.newly_invalid += row.known is None
             elif row.known is not None:
                 row.verdict = "again"
             elif row.lead in gone and not self._are_rejects:

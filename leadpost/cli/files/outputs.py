@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterable, Generator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +21,8 @@ from leadpost.cli.files.reading import KEY, REASON, Format
 from leadpost.cli.files.rows import UNREADABLE, Source
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
+REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
+"""What rejects files are called; the group is the name of the input."""
 UTF8_WITH_BOM = "utf-8-sig"
 """So that Excel reads it as UTF-8."""
 
@@ -99,9 +102,13 @@ class Outputs:
 
     def _rejects_path(self, suffix: str) -> Path:
         """Return the first name that is free, or whose file is as leadpost wrote it."""
+        of_rejects = REJECTS.fullmatch(self.base.name)
+        name = of_rejects[1] if of_rejects else self.base.name
         for number in count(1):
             infix = "" if number == 1 else f".{number}"
-            path = self.base.with_name(f"{self.base.name}.rejects{infix}.{suffix}")
+            path = self.base.with_name(f"{name}.rejects{infix}.{suffix}")
+            if path == self.base:
+                continue
             if not path.exists() or digest_of(path) == self.written.get(path.name):
                 return path
         raise AssertionError("numbers do not end")  # pragma: no cover

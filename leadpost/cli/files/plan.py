@@ -152,6 +152,7 @@ class Plan:
         postponed: The numbers of rows of the outbox that are not to be sent by this run.
         batches: How many doubtful rows were posted in each other batch.
         other_keys: How many doubtful rows were posted with other keys of the same host.
+        newly_invalid: How many invalid rows no earlier run has left to the rejects as they are.
         edits: Rows that look like edits, with the numbers of the posted rows that are gone.
     """
 
@@ -161,6 +162,7 @@ class Plan:
     postponed: list[int] = field(factory=list[int])
     batches: Counter[str] = field(factory=Counter[str])
     other_keys: int = 0
+    newly_invalid: int = 0
     edits: dict[Planned, int] = field(factory=dict[Planned, int])
 
     @property
@@ -181,11 +183,6 @@ class Plan:
     def withdrawn(self) -> int:
         """How many rows could have been sent, and are gone from the file."""
         return sum(kind != "invalid" for kind in self.gone.values())
-
-    @property
-    def newly_invalid(self) -> int:
-        """How many invalid rows no earlier run has left to the rejects."""
-        return sum(row.verdict == "invalid" and row.known is None for row in self.rows)
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""

@@ -20,12 +20,11 @@ from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.comparing import Comparison, compared, differences
 from leadpost.cli.files.leads import Leads
 from leadpost.cli.files.ledger import Ledger
-from leadpost.cli.files.opening import Opened, opened
+from leadpost.cli.files.opening import opened
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outcomes import outcomes
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.plan import Rows
-from leadpost.cli.files.progress import Progress, reading
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
     account_shown,
@@ -100,14 +99,24 @@ class _Run:
                 console=Console(quiet=True) if options.quiet else self._console,
                 limit=options.limit,
             )
-            if account is None or knows_nothing:
-                found = await self._compared(file, rows, None, checks)
-                return await self._decide(found, None) or Exit.ALL_ACCEPTED
-            outbox = await stack.enter_async_context(Outbox(options.url, account))
-            ledger = await Ledger(outbox, account.host).open()
-            found = await self._compared(file, rows, ledger, checks)
-            if (decided := await self._decide(found, ledger)) is not None:
-                return decided
+            ledger = None
+            if account is not None and not knows_nothing:
+                outbox = await stack.enter_async_context(Outbox(options.url, account))
+                ledger = await Ledger(outbox, account.host).open()
+            found = await compared(
+                options.path,
+                file,
+                rows,
+                ledger,
+                checks,
+                reading=options.reading,
+                batch=options.batch,
+                first=options.first,
+                use_stored=options.reads_as_before,
+            )
+            decided = await self._decide(found)
+            if decided is not None or account is None or ledger is None:
+                return decided or Exit.ALL_ACCEPTED
             return await self._post(found, account, ledger)
 
     def _asking(self, account: Account, *, knows_nothing: bool) -> AsyncActivityPoster:
@@ -120,27 +129,10 @@ class _Run:
         )
         return AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
 
-    async def _compared(
-        self, file: Opened, rows: Rows, ledger: Ledger | None, checks: Checks
-    ) -> Comparison:
-        options = self._options
-        with reading(options.path, self._console, quiet=options.quiet) as on_row:
-            return await compared(
-                options.path,
-                file,
-                rows,
-                ledger,
-                checks,
-                reading=options.reading,
-                batch=options.batch,
-                first=options.first,
-                on_row=on_row,
-            )
-
-    async def _decide(self, found: Comparison, ledger: Ledger | None) -> Exit | None:
+    async def _decide(self, found: Comparison) -> Exit | None:
         """Show the plan, and ask where needed; return how the run ends if it sends nothing."""
         options, plan = self._options, found.plan
-        edits = await differences(found, ledger) if ledger and plan.counts["edit"] else []
+        edits = await differences(found)
         shown = found, self._account, shown_url(options.url), options.limit
         if options.dry_run and options.as_json:
             echo_json(plan_json(*shown, edits))
@@ -202,27 +194,16 @@ class _Run:
     async def _post(self, found: Comparison, account: Account, ledger: Ledger) -> Exit:
         plan, options = found.plan, self._options
         before = found.batch if found.are_rejects else None
-        batch = await ledger.begin(
+        found.batch = await ledger.begin(
             found.name,
             before.file if before else Path(options.path).name,
             before.reading if before else found.reading,
         )
-        found.batch = batch
         await entries.withdraw(ledger, [*plan.gone, *plan.moved, *plan.postponed])
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
-        host = account.host.partition("://")[2]
-        sender = Sender(
-            options=options,
-            account=account,
-            found=found,
-            batch=batch,
-            ledger=ledger,
-            progress=Progress(found.source.name, plan.sent, host, options.limit),
-            console=self._console,
-            stop=self._stop,
-        )
+        sender = Sender(options, account, found, ledger, found.batch, self._console, self._stop)
         if plan.sent:
             await sender.send()
         else:
@@ -243,7 +224,7 @@ class _Run:
                 f"{sender.in_doubt} posts in a row ended in doubt; nothing more was sent",
             )
         if not options.as_json and plan.counts["posted"] == len(plan.rows):
-            typer.echo("\n".join(nothing_new(found)))
+            typer.echo("\n".join(nothing_new(found, outputs)))
         else:
             report(found, outputs, sender.progress.elapsed, as_json=options.as_json)
         return _exit(found, outputs, sender)

@@ -126,7 +126,13 @@ def _first(found: Comparison) -> list[str]:
     if row is None:
         return []
     parts = parts_of_activity(found.activity(row) or row.payload or {})
-    return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
+    shown = [f"  {name}: {_with_zone(name, value)}" for name, value in parts.items()]
+    return [f"line {row.line}:", *shown]
+
+
+def _with_zone(name: str, value: object) -> str:
+    """Say that a date-time is in UTC: it may be another one than in the file."""
+    return f"{value} UTC" if name == "ActivityDateTime" and value else str(value)
 
 
 def plan_json(
@@ -226,7 +232,10 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
         rest = f", {new:,} {'is' if new == 1 else 'are'} new" if new else ""
         lines.append(f"{edits:,} {one if edits == 1 else many}{rest}")
     for difference in differences[:5]:
-        before, after = shortened(difference.before), shortened(difference.after)
+        before, after = (
+            shortened(_with_zone(difference.names[0], value))
+            for value in (difference.before, difference.after)
+        )
         others = ", ".join(difference.names[1:])
         lines.append(
             f"  {difference.names[0]} {before} → {after} (line {difference.line}) in"
@@ -241,8 +250,8 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
     return lines
 
 
-def nothing_new(found: Comparison) -> list[str]:
-    """Say that all rows were posted before, and how to post them once more."""
+def nothing_new(found: Comparison, outputs: Outputs) -> list[str]:
+    """Say that all rows were posted before, and what there is to do."""
     posted = found.plan.counts["posted"]
     was = "row was" if posted == 1 else "rows were"
     at = found.batch.posted_at if found.batch else None
@@ -250,7 +259,8 @@ def nothing_new(found: Comparison) -> list[str]:
     path, again = _quoted(found.path), _quoted(f"{found.name} again")
     return [
         f"{posted:,} {was} posted{when}, nothing new",
-        f"Once more: leadpost post {path} --batch {again} --duplicates post",
+        *_next_steps(outputs, path),
+        f"To post them a second time: leadpost post {path} --batch {again} --duplicates post",
     ]
 
 
@@ -279,12 +289,19 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     if outputs.rejects:
         rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
         lines.append(f"{rows} to fix. Edit {rejects}, then: leadpost post {rejects}")
-    if counts["uncertain"]:
-        lines.append(f"Look for those in doubt on their leads: leadpost reconcile {path}")
     given_up = counts["failed"] + counts["rejected"] + counts["invalid"] - outputs.to_fix
     if left := counts["not_sent"] + max(given_up, 0):
         lines.append(f"{number_of(left, 'row')} left. Run the same command again")
-    elif counts["accepted"]:
+    return lines + _next_steps(outputs, path)
+
+
+def _next_steps(outputs: Outputs, path: str) -> list[str]:
+    """Return the commands that say more of what was posted."""
+    counts = outputs.counts
+    lines: list[str] = []
+    if counts["uncertain"]:
+        lines.append(f"Look for those in doubt on their leads: leadpost reconcile {path}")
+    if counts["accepted"]:
         lines.append(f"See what reaches the leads: leadpost verify {path}")
     return lines
 
