@@ -56,7 +56,7 @@ def reconcile(
     async def progress() -> str:
         return f"{looked[0]:,} of {looked[1]:,} activities in doubt looked for"
 
-    async def ask(opened: Outbox) -> dict[str, int]:
+    async def ask(opened: Outbox, _: str | None = None) -> dict[str, int]:
         async with AsyncActivityPoster(
             account, bucket=SharedTokenBucket(url, limit=limit)
         ) as poster:
