@@ -52,16 +52,22 @@ def candidates(
     return [
         activity
         for activity in has
-        if may_be(activity, payload["ActivityEvent"], since)
+        if may_be(activity, payload, since)
         and words(payload) <= set(map(_plain, activity.texts))
         and False not in _fields_agree(payload, activity.raw)
     ]
 
 
-def may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
-    """Whether an activity is of this type and time, or may be."""
-    at = activity.modified_on or activity.created_on  # CreatedOn is the activity's own time
-    return (at is None or at >= since) and activity.event in {None, event}
+def may_be(activity: LeadActivity, payload: Mapping[str, Any], since: datetime) -> bool:
+    """Whether an activity is of the posted one's type and time, or may be."""
+    if activity.event not in {None, payload["ActivityEvent"]}:
+        return False
+    at = activity.modified_on or activity.created_on
+    if at is None or at >= since:
+        return True
+    # In observed answers, CreatedOn is the date-time of the post itself.
+    own = moment(payload.get("ActivityDateTime"))
+    return activity.modified_on is None and own is not None and abs(at - own) <= ZONES_DIFFER
 
 
 def is_twin(

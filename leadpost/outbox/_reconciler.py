@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from leadpost._answers import LeadActivity
+from leadpost._availability import FAILURES_IN_A_ROW
 from leadpost._models import Lead
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
@@ -19,6 +20,7 @@ from leadpost.errors import (
     ConfigurationError,
     NotFound,
     Rejected,
+    ServerError,
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
@@ -57,6 +59,10 @@ Read = dict[tuple[str, int], Sequence[LeadActivity] | str]
 """What leads have of each type, or why that cannot be read."""
 
 
+async def _at_once() -> None:
+    """Make a query without waiting."""
+
+
 @define
 class Reconciler:
     """Looks for uncertain entries among the activities of their leads."""
@@ -64,6 +70,8 @@ class Reconciler:
     _store: AccountDatabase
     _poster: AsyncActivityPoster
     _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
+    _before_query: Callable[[], Awaitable[None]] = _at_once  # waits until a query may be made
+    _unread: int = field(default=0, init=False)  # leads in a row that could not be read
 
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
         """Look at every uncertain entry once; see `Outbox.reconcile`."""
@@ -99,6 +107,7 @@ class Reconciler:
         for window in windows(places, self._settle_after):
             if window.leads <= 2:
                 continue
+            await self._before_query()
             try:
                 activities = await self._poster.activities_between(
                     window.event,
@@ -167,7 +176,7 @@ class Reconciler:
     ) -> Verdict:
         """Conclude what can be concluded from the activities that the lead has."""
         since = doubt.sent_at - ZONES_DIFFER
-        of_type = [one for one in has if may_be(one, activity["ActivityEvent"], since)]
+        of_type = [one for one in has if may_be(one, activity, since)]
         ids = [one.activity_id for one in of_type]
         taken = await self._store.read(_settling.matched, ids)
         free = [one for one in of_type if one.activity_id not in taken]
@@ -193,18 +202,26 @@ class Reconciler:
 
     async def _activities(self, lead: str, event: int) -> Sequence[LeadActivity] | str:
         """Read what a lead has, or say why that cannot be read."""
+        await self._before_query()
         try:
-            return await self._poster.lead_activities(lead, event)
+            found = await self._poster.lead_activities(lead, event)
         except (Unauthorized, NotFound):
             raise
-        except (Rejected, UnexpectedAnswer) as error:
+        except (Rejected, UnexpectedAnswer, ServerError) as error:
+            # LeadSquared may fail for one lead. If it does for all, an outage is the reason.
+            self._unread += isinstance(error, ServerError)
+            if self._unread == FAILURES_IN_A_ROW:
+                raise
             return f"the lead's activities cannot be read: {error}"
+        self._unread = 0
+        return found
 
     async def _look_up(self, lead: Lead) -> str | Verdict:
         """Return the id of a `Lead`, or the verdict where it cannot be found."""
         try:
             if lead.schema_name == "ProspectID":
                 return lead.value.lower()
+            await self._before_query()
             found = await self._poster.find_lead(lead.schema_name, lead.value)
         except (ConfigurationError, Unauthorized, NotFound):
             raise

@@ -36,6 +36,7 @@ from leadpost.errors import (
     OutageTimeout,
     OutboxError,
     OutboxUnavailable,
+    ServerError,
     TokenLost,
     Unauthorized,
     UnexpectedAnswer,
@@ -123,6 +124,7 @@ class Worker:
     _absence: Absence = field(init=False)
     _host_absence: Absence = field(init=False)
     _is_answered: bool = field(default=False, init=False)  # whether any call was answered
+    _others_succeed: bool = field(default=False, init=False)  # the last result was a success
 
     def __attrs_post_init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -245,8 +247,10 @@ class Worker:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             is_posting = bool(self._in_flight)
+            if self._unknown:
+                await self._patiently(partial(self._store.write, self._release), writes=False)
             next_due = partial(self._store.read, _calls.next_due, self._key_prefix)
-            due = await self._patiently(next_due)
+            due = await self._patiently(next_due, writes=False)
             if due is not None and due <= 0:
                 return True
             self._in_a_row = self._asked = 0
@@ -283,6 +287,7 @@ class Worker:
             raise
         else:
             self._answered()
+            self._others_succeed = True
             result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
             await self._record(call.claim, result)
         finally:
@@ -312,6 +317,7 @@ class Worker:
             if not isinstance(error, OutboxUnavailable):
                 raise
             self._went_away(error)
+            await asyncio.sleep(_POLL)
             raise NotSent(str(error)) from error
         finally:
             call.has_begun.set()
@@ -328,7 +334,7 @@ class Worker:
             self._failed_trials.append(claim.id)
         if isinstance(error, ConnectionFailed):
             self._not_reached(error)
-        elif not isinstance(error, NotSent):
+        elif error.status is not None or isinstance(error, DeliveryUncertain):
             self._answered()
         result = result_of(
             error,
@@ -336,7 +342,10 @@ class Worker:
             self._poster.retry,
             retries_uncertain=self._poster.on_uncertain == "retry",
             is_away=is_away,
+            others_succeed=self._others_succeed or self._drains,
         )
+        if isinstance(error, ServerError):
+            self._others_succeed = False
         await self._record(claim, result)
         if isinstance(error, Unauthorized | NotFound):
             self._fail(error)
@@ -380,8 +389,15 @@ class Worker:
 
     # Beside the posting.
 
-    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
-        """Retry `step` until the database is back; return None if the worker failed meanwhile."""
+    async def _patiently(
+        self, step: Callable[[], Awaitable[T]], *, writes: bool = True
+    ) -> T | None:
+        """
+        Retry `step` until the database is back; return None if the worker failed meanwhile.
+
+        Only a step that surely `writes` shows that it is back: a standby, or a full disk, can be
+        read.
+        """
         while True:
             try:
                 done = await step()
@@ -391,7 +407,8 @@ class Worker:
                 if self._failure is not None:
                     return None
             else:
-                self._absence.end()
+                if writes:
+                    self._absence.end()
                 return done
 
     async def _keep(self) -> None:
@@ -399,7 +416,6 @@ class Worker:
         reported_at = boot_time()
         while True:
             await self._patiently(partial(self._store.write, self._maintain))
-            self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
@@ -417,7 +433,12 @@ class Worker:
             )
         await _calls.sum_up(connection, account)
         if self._unknown:
-            await _calls.release(connection, account, list(self._unknown))
+            await self._release(connection, account)
+
+    async def _release(self, connection: AsyncConnection, account: str) -> None:
+        """Make entries pending again whose claims were committed without our hearing of it."""
+        await _calls.release(connection, account, list(self._unknown))
+        self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
 
     def _report(self) -> None:
         """Log the changes since the last report: only counts, no content."""
@@ -433,9 +454,7 @@ class Worker:
         """Verify accepted entries, with one query for every four posts while there are posts."""
         verifier = Verifier(self._store, self._poster, self._tally)
         while True:
-            if 4 * self._asked > self._in_a_row > 0 and not self._poster.is_away:
-                await asyncio.sleep(_POLL / 10)
-                continue
+            await self._leave_posts_their_share()
             try:
                 due = await self._patiently(verifier.ask_next)
             except UnexpectedAnswer as error:  # such as a page of HTML in an outage
@@ -448,8 +467,17 @@ class Worker:
             self._asked += due == 0
             await asyncio.sleep(_POLL if due is None else due)
 
+    async def _leave_posts_their_share(self) -> None:
+        """Wait, while there are posts, until four are made for each query."""
+        while 4 * self._asked > self._in_a_row > 0 and not self._poster.is_away:  # noqa: ASYNC110  # rare, and nothing else would need an event
+            await asyncio.sleep(_POLL / 10)
+
+    async def _before_query(self) -> None:
+        self._asked += 1
+        await self._leave_posts_their_share()
+
     async def _reconcile(self, every: timedelta) -> None:
-        reconciler = Reconciler(self._store, self._poster, SETTLE)
+        reconciler = Reconciler(self._store, self._poster, SETTLE, self._before_query)
         while True:
             await asyncio.sleep(every.total_seconds())
             try:

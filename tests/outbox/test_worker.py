@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from outbox_support import (
     ACME,
+    WHEN,
     changed,
     executed,
     noted,
@@ -27,6 +28,7 @@ from outbox_support import (
 from support import Vendor, accept, account, activity, answers, number_in, within
 
 from leadpost import (
+    Activity,
     ConnectionFailed,
     NotFound,
     OpenBucket,
@@ -623,3 +625,62 @@ async def test_an_entry_whose_call_was_never_recorded_is_uncertain(outbox: Outbo
     assert await states(outbox) == ["uncertain", "sending"]
     notes = [change.note for change in await outbox.history(1)]
     assert notes == [None, "call 1", "its call was not recorded"]
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_the_only_entry_is_posted_after_an_outage(outbox: Outbox, status: int) -> None:
+    """An activity is at fault itself only if others succeed while it fails."""
+    fails = [httpx.Response(status) for _ in range(8)]
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(Vendor(answers(*fails)))))
+    async with within(20):
+        while await states(outbox) not in (["accepted"], ["failed"]):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert await states(outbox) == ["accepted"]
+
+
+async def test_an_invalid_entry_does_not_hide_that_the_host_is_never_reached(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker, "_UNREACHABLE", 0.5)
+
+    async def unreachable(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no route")
+
+    await outbox.put(activity(1), priority=1)
+    await changed(outbox, activity="{}")  # as plain SQL may insert it
+    await outbox.put(activity(2))
+    async with within(10):
+        with pytest.raises(ConnectionFailed, match="no route"):
+            await outbox.drain(poster(Vendor(unreachable)))
+
+
+async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox) -> None:
+    """While entries are pending, posts have four fifths of them."""
+    order: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.01)
+        if request.url.path.endswith("/create"):
+            order.append("post")
+            return await accept(request)
+        order.append("query")
+        return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+
+    leads = [f"3f0c1d52-7a54-4c1e-9b5a-{number:012x}" for number in range(60)]
+    # Of many types, so that windows of time take no fewer calls.
+    await outbox.put_many(Activity(lead, 300 + n, "n", WHEN) for n, lead in enumerate(leads))
+    await changed(outbox, state="uncertain")
+    await outbox.put_many(map(activity, range(1, 201)))
+    posting = poster(Vendor(answer), bucket=TokenBucket(5, period=0.5), retry=RetryPolicy(jitter=0))
+    every = timedelta(seconds=0.5)
+    running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
+    async with within(30):
+        while order.count("query") < 20:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    first = order.index("query")
+    assert order[first:].count("post") >= 2 * order[first:].count("query")

@@ -190,6 +190,8 @@ async def settle(
     """
     note, activity_id = storable(verdict.note), verdict.activity_id
     if activity_id is not None and await matched(connection, account, [activity_id]):
+        if isinstance(of, Doubt):
+            return False  # it proves that another entry arrived, not this one
         activity_id = None  # reconciling matched it with another entry
     is_bad = verdict.state in {"failed", "uncertain"}
     settled = await execute(
