@@ -27,7 +27,7 @@ from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
 from leadpost._retry import RETRIED, Attempts, RetryPolicy
-from leadpost._transport import BEFORE_SEND, LARGEST_BODY, PARAMS, keyed, new_client
+from leadpost._transport import BEFORE_SEND, BROKEN, LARGEST_BODY, PARAMS, keyed, new_client
 from leadpost.bucket import Bucket, Priority
 from leadpost.errors import (
     ConnectionFailed,
@@ -289,7 +289,7 @@ class Caller:
             response = await self._client.send(request, follow_redirects=False)
         except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
             response = error.response
-        except (httpx.RequestError, OSError) as error:  # such as TimeoutError, ssl.SSLError
+        except (httpx.RequestError, *BROKEN) as error:
             # Without a cause: it quotes what could not be read.
             raise self._no_answer(call, attempts, error) from None
         attempts.status = response.status_code

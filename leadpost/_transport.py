@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -41,6 +42,8 @@ The request extension with a function to call right before anything of the reque
 its headers, and again before its body. It may raise to stop either.
 """
 
+BROKEN = (httpx.TransportError, ssl.SSLError, TimeoutError)
+"""The errors of a broken connection: httpx passes on those of TLS after its handshake."""
 LARGEST_BODY = 2**20
 """The most bytes to read of an answer; LeadSquared's are far smaller."""
 
@@ -101,9 +104,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if not response.is_closed:  # a mock transport has already read it
                     await _read(cast("httpx.AsyncByteStream", response.stream), body)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
-            # TLS that breaks after its handshake is an OSError, which httpx passes on; so is a
-            # TimeoutError.
-            if response is None or not isinstance(error, httpx.TransportError | OSError):
+            if response is None or not isinstance(error, BROKEN):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a
                 # server echoes the request and that is not HTTP, the message quotes it.
