@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from outbox_support import WHEN, changed, noted, poster, poster_to, states
+import sqlalchemy as sa
+from outbox_support import ACME, WHEN, changed, noted, poster, poster_to, states
+from sqlalchemy.ext.asyncio import AsyncConnection
 from support import LEAD, Vendor, accept, activity, answers, within
 
 from leadpost import (
@@ -21,8 +23,8 @@ from leadpost import (
     TokenBucket,
 )
 from leadpost.outbox import Outbox, _worker
-from leadpost.outbox.database import _calls, _settling
-from leadpost.outbox.database._settling import Doubt, Verdict
+from leadpost.outbox.database import _calls, _putting, _settling
+from leadpost.outbox.database._settling import Check, Doubt, Verdict
 from leadpost.sandbox import Faults, Sandbox, ledger
 
 NOW = timedelta(0)
@@ -94,7 +96,8 @@ async def test_a_claim_whose_commit_was_lost_is_posted_by_the_same_drain(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or else the entry, which was never sent, becomes uncertain."""
-    original, lost = outbox._database.write, []
+    original = outbox._database.write
+    lost: list[_calls.Claim] = []
 
     async def lose_first_claim(work: Any, *args: Any) -> Any:
         done = await original(work, *args)
@@ -186,3 +189,51 @@ async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox) -> None:
     await asyncio.wait([running])
     first = order.index("query")
     assert order[first:].count("post") >= 2 * order[first:].count("query")
+
+
+@pytest.mark.xfail(strict=True, reason="a unique index that another has just filled is permanent")
+async def test_two_that_record_the_same_activity_at_once_end_no_worker(
+    postgresql_url: str,
+) -> None:
+    """A worker's `run` ends for an OutboxError that is not temporary."""
+    async with Outbox(postgresql_url, ACME) as one, Outbox(postgresql_url, ACME) as other:
+        first, second = await one.put(noted(1)), await one.put(noted(2))
+        await changed(one, state="accepted")
+        verdict = Verdict("succeeded", "", "a1")
+        is_written, may_commit = asyncio.Event(), asyncio.Event()
+
+        async def slowly(connection: AsyncConnection, account: str) -> bool:
+            check = Check(first, None, "r1")
+            done = await _settling.settle(connection, account, check, "accepted", verdict)
+            is_written.set()
+            await may_commit.wait()
+            return done
+
+        recording = asyncio.create_task(one._store.write(slowly))
+        await is_written.wait()
+        check = Check(second, None, "r2")
+        waiting = asyncio.create_task(
+            other._store.write(_settling.settle, check, "accepted", verdict)
+        )
+        await asyncio.sleep(0.5)
+        may_commit.set()
+        assert await recording
+        failure = (await asyncio.gather(waiting, return_exceptions=True))[0]
+    assert failure is True or isinstance(failure, OutboxUnavailable)
+
+
+@pytest.mark.xfail(strict=True, reason="KeyError: its key is looked up among the entries found")
+async def test_an_entry_that_is_pruned_while_its_key_is_put_again_is_put(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of PostgreSQL no longer finds it after its own INSERT has met it."""
+    original = _putting._check_known
+
+    def pruned_before(connection: sa.Connection, *args: Any) -> list[int]:
+        connection.execute(sa.text("DELETE FROM leadpost_entries"))
+        return original(connection, *args)
+
+    await outbox.put(activity(1), key="k")
+    monkeypatch.setattr(_putting, "_check_known", pruned_before)
+    await outbox.put(activity(1), key="k")
+    assert list(await outbox.find(["k"])) == ["k"]
