@@ -144,17 +144,9 @@ def _plain(text: str) -> str:
 
 @frozen
 class Window:
-    """
-    A span of time, the activity type to read in it, and the entries to look for there.
+    """A span of time, and the entries to look for in it."""
 
-    Attributes:
-        event: The activity type's code.
-        start: The first moment, aware.
-        end: The last moment, aware.
-        places: The entries.
-    """
-
-    event: int
+    event: int  # the activity type's code
     start: datetime
     end: datetime
     places: tuple[Place, ...]

@@ -33,7 +33,7 @@ from leadpost.outbox._matching import (
     windows,
     words,
 )
-from leadpost.outbox.database import AccountDatabase, _settling
+from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._settling import Doubt, Place, Verdict
 
@@ -60,7 +60,7 @@ Read = dict[tuple[str, int], Sequence[LeadActivity] | str]
 class Reconciler:
     """Looks for uncertain entries among the activities of their leads."""
 
-    _store: AccountDatabase
+    _store: Store
     _poster: AsyncActivityPoster
     _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
 

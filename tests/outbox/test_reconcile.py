@@ -20,7 +20,7 @@ from support import LEAD, Vendor, answers, within
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import candidates
-from leadpost.outbox.database import AccountDatabase, _settling
+from leadpost.outbox.database import Store, _settling
 from leadpost.sandbox import Faults, Sandbox
 from leadpost.sandbox.answers import RejectedError, unknown_activity
 from leadpost.sandbox.ledger import Ledger
@@ -309,15 +309,15 @@ async def test_one_that_is_settled_meanwhile_is_not_looked_for(
     def on_progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    read = AccountDatabase.read
+    read = Store.read
 
-    async def first_settle(store: AccountDatabase, work: Any, *args: Any, **details: Any) -> Any:
+    async def first_settle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
         if work is _settling.doubt and args == (second,):
             await outbox.arrived([second])
         return await read(store, work, *args, **details)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AccountDatabase, "read", first_settle)
+        patched.setattr(Store, "read", first_settle)
         async with poster_to(sandbox) as posting:
             found = await outbox.reconcile(posting, settle=NOW, on_progress=on_progress)
     assert found == {"accepted": 1}

@@ -34,7 +34,7 @@ from leadpost import (
 from leadpost._bucket_parts import Use
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import _sql, _tokens
+from leadpost.outbox.database import Store, _sql, _tokens
 from leadpost.outbox.database._tokens import State
 
 PERIOD = 0.5
@@ -43,6 +43,10 @@ PERIOD = 0.5
 def bucket(url: str, **options: Any) -> SharedTokenBucket:
     chosen: dict[str, Any] = {"period": PERIOD} | options
     return SharedTokenBucket(url, "test", **chosen)
+
+
+def store(of: SharedTokenBucket) -> Store:
+    return Store(of._database, bucket="test")
 
 
 @asynccontextmanager
@@ -111,7 +115,7 @@ async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int =
 
 async def until_known(of: SharedTokenBucket, what: Callable[[State], bool]) -> None:
     """Wait until something is written to the database."""
-    while not what(await of._database.read(lambda own: _tokens.state(own, "test"))):
+    while not what(await store(of).read(_tokens.state)):
         await asyncio.sleep(0.01)
 
 
@@ -509,7 +513,7 @@ async def test_a_trial_that_is_not_sent_is_followed_by_another(store_url: str) -
     async with opened(store_url) as one, opened(store_url) as other, within(20):
         await end_with(one, RateLimited("429", status=429, retry_after=0.3))
         await end_with(one, NotSent("nothing to send"), sent=False)
-        known = await one._database.read(lambda own: _tokens.state(own, "test"))
+        known = await store(one).read(_tokens.state)
         assert known.has_trial
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
@@ -548,7 +552,7 @@ async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_u
         await end_with(one, RateLimited("429", status=429, retry_after=0.2))
         async with one.token() as begin:
             begin()
-            await other._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            await store(other).write(_tokens.pause, 0.0)
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
     assert times[1] - times[0] >= 0.5
@@ -558,7 +562,7 @@ async def test_a_trial_waits_for_a_resting_token(store_url: str) -> None:
     async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(20):
         async with one.token() as begin:
             begin()
-            await one._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            await store(one).write(_tokens.pause, 0.0)
             waiting = asyncio.create_task(take(other, []))
             await asyncio.sleep(0.6)
             assert not waiting.done()
