@@ -14,7 +14,18 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, table, told
+from outbox_support import (
+    ACME,
+    WHEN,
+    changed,
+    noted,
+    posted,
+    poster,
+    poster_to,
+    states,
+    table,
+    told,
+)
 from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
@@ -299,7 +310,7 @@ async def test_one_without_an_activity_event_cannot_be_looked_for(outbox: Outbox
     ]
 
 
-async def test_one_that_is_settled_meanwhile_is_not_looked_for(
+async def test_one_that_is_settled_meanwhile_is_left_alone(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", noted(1), noted(2))
@@ -311,16 +322,19 @@ async def test_one_that_is_settled_meanwhile_is_not_looked_for(
 
     read = Store.read
 
-    async def first_settle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
-        if work is _settling.doubt and args == (second,):
+    async def then_settle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
+        found = await read(store, work, *args, **details)
+        if work is _settling.doubts:
+            assert len(found) == 2
             await outbox.arrived([second])
-        return await read(store, work, *args, **details)
+        return found
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Store, "read", first_settle)
+        patched.setattr(Store, "read", then_settle)
         async with poster_to(sandbox) as posting:
             found = await outbox.reconcile(posting, settle=NOW, on_progress=on_progress)
     assert found == {"accepted": 1}
+    assert await states(outbox) == ["accepted", "succeeded"]
     assert seen == [(1, 2), (2, 2)]
 
 

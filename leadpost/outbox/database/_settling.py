@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from attrs import field, frozen
 
@@ -24,24 +25,21 @@ class Check:
 
 
 @frozen
-class Place:
-    """Where to look for an uncertain entry."""
-
-    id: int
-    lead: str | None  # the lead's id in lower case, None if the entry names none
-    event: int | None  # the activity type's code, None without one
-    sent_at: float  # when its call was made, in seconds
-
-
-@frozen
 class Doubt:
     """An uncertain entry."""
 
     id: int
     call_id: str | None  # of its latest call
-    activity: str = field(repr=False)  # JSON
-    sent_at: datetime  # when this call was made
+    lead: str | None  # the lead's id in lower case, None if the entry names none
+    activity: Any = field(repr=False)  # any JSON value, if plain SQL inserted it
+    sent_at: datetime  # when its call was made
     age: float  # seconds since then
+
+    @property
+    def event(self) -> int | None:
+        """The activity type's code, None without one."""
+        event = self.activity.get("ActivityEvent") if is_mapping(self.activity) else None
+        return event if isinstance(event, int) else None
 
 
 @frozen
@@ -97,29 +95,19 @@ async def is_posting(transaction: Transaction) -> bool:
     return bool((await transaction.execute(query)).scalar_one())
 
 
-async def doubts(transaction: Transaction) -> list[Place]:
-    """Return where to look for each uncertain entry."""
-    query = """
-        SELECT id, lead, coalesce(sent_at, put_at), activity FROM leadpost_entries
-        WHERE account = :account AND state = 'uncertain' ORDER BY id
-    """
-    found: list[Place] = []
-    for id_, lead, sent_at, activity in await transaction.execute(query):
-        payload = loaded(activity)
-        event = payload.get("ActivityEvent") if is_mapping(payload) else None
-        found.append(Place(id_, lead, event if isinstance(event, int) else None, sent_at))
-    return found
-
-
-async def doubt(transaction: Transaction, entry_id: int) -> Doubt | None:
-    """Return an entry that is uncertain, None if it no longer is."""
+async def doubts(transaction: Transaction) -> list[Doubt]:
+    """Return every uncertain entry."""
     # Plain SQL may have made one uncertain without a call.
     query = """
-        SELECT id, call_id, activity, coalesce(sent_at, put_at), {now} - coalesce(sent_at, put_at)
-        FROM leadpost_entries WHERE account = :account AND id = :id AND state = 'uncertain'
+        SELECT id, call_id, lead, activity, sent_at, {now} - sent_at FROM (
+            SELECT id, call_id, lead, activity, coalesce(sent_at, put_at) AS sent_at
+            FROM leadpost_entries WHERE account = :account AND state = 'uncertain'
+        ) AS uncertain ORDER BY id
     """
-    row = (await transaction.execute(query, id=entry_id)).one_or_none()
-    return None if row is None else Doubt(row[0], row[1], row[2], moment(row[3]), row[4])
+    return [
+        Doubt(id_, call_id, lead, loaded(activity), moment(sent_at), age)
+        for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query)
+    ]
 
 
 async def others_of(
