@@ -441,6 +441,17 @@ async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
     assert fullest(later, 1.0) <= 5
 
 
+async def test_a_longer_rest_applies_to_tokens_that_were_back_before_it(store_url: str) -> None:
+    async with opened(store_url) as one, within(30):
+        arrivals: list[float] = []
+        await asyncio.gather(*(take(one, arrivals) for _ in range(5)))
+        await asyncio.sleep(PERIOD + 0.1)
+        await end_with(one, RateLimited("5 in 3 s", status=429, limit=(5, 3)))
+        later: list[float] = []
+        await take(one, later)
+    assert later[0] - arrivals[0] >= 3.0 - 0.01
+
+
 async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

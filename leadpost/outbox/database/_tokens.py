@@ -180,14 +180,20 @@ async def pause(transaction: Transaction, seconds: float) -> None:
 
 async def resize(transaction: Transaction, size: Size, pause: float, version: int) -> bool:
     """Change the size, unless another process has since `version`; return whether it changed."""
-    changed = await transaction.execute(
+    query = """
+        SELECT tokens, rest FROM leadpost_buckets
+        WHERE bucket = :bucket AND version = :version {locked}
+    """
+    before = (await transaction.execute(query, version=version)).one_or_none()
+    if before is None:
+        return False
+    await transaction.execute(
         f"""
         UPDATE leadpost_buckets
         SET version = version + 1, tokens = :tokens, most = :most, rest = :rest,
             named_until = {{now}} + :named_for, grow_at = {{now}} + :grow_in, {_PAUSE}
-        WHERE bucket = :bucket AND version = :version
+        WHERE bucket = :bucket
         """,
-        version=version,
         tokens=size.tokens,
         most=size.most,
         rest=size.rest,
@@ -195,16 +201,13 @@ async def resize(transaction: Transaction, size: Size, pause: float, version: in
         grow_in=size.grow_in,
         pause=pause,
     )
-    if changed.rowcount == 0:
-        return False
-    # Which tokens remain does not depend on when they were used, so all resting tokens begin their
-    # rest again: they are back after the pause, or after the longer rest, or as fewer tokens.
-    begin = """
-        UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
-        WHERE bucket = :bucket AND use_id IS NULL
-            AND back_at > {now} AND back_at < {now} + :rest
-    """
-    await transaction.execute(begin, rest=size.rest)
+    if size.tokens < before.tokens or size.rest > before.rest:
+        # The calls of a whole rest count, whichever tokens they used: so all rest once more.
+        begin = """
+            UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
+            WHERE bucket = :bucket AND use_id IS NULL AND back_at < {now} + :rest
+        """
+        await transaction.execute(begin, rest=size.rest)
     return True
 
 
