@@ -20,7 +20,6 @@ from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 from attrs import define, field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._batch import LONG, Item
 from leadpost._call import Terms
@@ -48,9 +47,10 @@ from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
-from leadpost.outbox.database import AccountDatabase, _calls, _edits, _entries
+from leadpost.outbox.database import Store, _calls, _edits, _entries
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
+from leadpost.outbox.database._sql import Transaction
 
 GRACE = 7.0
 """Seconds that a cancelled worker waits for calls in flight: a container has 10 s in total."""
@@ -77,22 +77,13 @@ _log = logging.getLogger("leadpost")
 
 @define
 class _Call:
-    """
-    One call for an entry.
+    """One call for an entry."""
 
-    Attributes:
-        claim: The entry, once it is claimed.
-        is_claimed: Whether an entry is claimed.
-        claimed_at: Time of `boot_time` before the claim.
-        has_begun: Set once an entry is claimed, or none will be.
-        is_sent: Whether the call may have been sent.
-    """
-
-    claim: Claim = field(init=False)
+    claim: Claim = field(init=False)  # the entry, once it is claimed
     is_claimed: bool = False
-    claimed_at: float = 0.0
-    has_begun: asyncio.Event = field(factory=asyncio.Event)
-    is_sent: bool = False
+    claimed_at: float = 0.0  # in `boot_time`, before the claim
+    has_begun: asyncio.Event = field(factory=asyncio.Event)  # set once it claims or ends
+    is_sent: bool = False  # whether it may have been sent
 
     def check(self) -> None:
         """Stop a process that was frozen or suspended from sending an entry it no longer owns."""
@@ -105,7 +96,7 @@ class _Call:
 class Worker:
     """Posts an account's entries with one poster, for one `drain` or `run`."""
 
-    _store: AccountDatabase
+    _store: Store
     _poster: AsyncActivityPoster
     _news: asyncio.Event  # set when there may be more to do
     _drains: bool = field(default=False, init=False)
@@ -151,7 +142,7 @@ class Worker:
         """Call `begin`, then post until cancelled; see `Outbox.run`."""
         try:
             await self._patiently(begin)
-            _log.info("outbox: a worker for %s begins", self._store.account)
+            _log.info("outbox: a worker for %s begins", self._poster.account.id)
             await self._patiently(self._report_others)
             await self._work(
                 self._keep(),
@@ -421,23 +412,23 @@ class Worker:
                 self._report()
             await asyncio.sleep(_KEEP_EVERY)
 
-    async def _maintain(self, connection: AsyncConnection, account: str) -> None:
+    async def _maintain(self, transaction: Transaction) -> None:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host_absence.lasts or None
-        await _calls.be_seen(connection, account, away_for)
-        if expired := await _calls.expire(connection, account):
+        await _calls.be_seen(transaction, away_for)
+        if expired := await _calls.expire(transaction):
             self._tally["uncertain"] += expired
             _log.warning(
                 "outbox: %d entries are uncertain: their worker ended before recording the calls",
                 expired,
             )
-        await _calls.sum_up(connection, account)
+        await _calls.sum_up(transaction)
         if self._unknown:
-            await self._release(connection, account)
+            await self._release(transaction)
 
-    async def _release(self, connection: AsyncConnection, account: str) -> None:
+    async def _release(self, transaction: Transaction) -> None:
         """Make entries pending again whose claims were committed without our hearing of it."""
-        await _calls.release(connection, account, list(self._unknown))
+        await _calls.release(transaction, list(self._unknown))
         self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
 
     def _report(self) -> None:

@@ -15,7 +15,7 @@ from support import Vendor, activity, within
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox._absence import Absence
-from leadpost.outbox.database import AccountDatabase, _calls
+from leadpost.outbox.database import Store, _calls
 
 
 async def gone(*_: object, **__: object) -> Any:
@@ -136,9 +136,9 @@ async def test_a_database_that_can_no_longer_be_read_ends_a_run(
 async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = AccountDatabase.write
+    write = Store.write
 
-    async def fickle(store: AccountDatabase, work: Any, *args: Any) -> Any:
+    async def fickle(store: Store, work: Any, *args: Any) -> Any:
         if is_of(work, _calls.record):
             raise OutboxError("the file is damaged")
         return await write(store, work, *args)
@@ -146,7 +146,7 @@ async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
     vendor = Vendor()
     await outbox.put(activity(1))
     with monkeypatch.context() as away:
-        away.setattr(AccountDatabase, "write", fickle)
+        away.setattr(Store, "write", fickle)
         with pytest.raises(OutboxError, match="file is damaged"):
             await outbox.drain(poster(vendor))
     assert await outbox.drain(poster(vendor)) == {}
@@ -181,9 +181,9 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool, is_expired: bool
 ) -> None:
     monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.1)
-    write, lost = AccountDatabase.write, list[object]()
+    write, lost = Store.write, list[object]()
 
-    async def deaf(store: AccountDatabase, work: Any, *args: Any) -> Any:
+    async def deaf(store: Store, work: Any, *args: Any) -> Any:
         if is_of(work, _calls.claim) and not lost:
             lost.append(work)
             if is_committed:
@@ -197,7 +197,7 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
 
     vendor = Vendor()
     await outbox.put(activity(1))
-    monkeypatch.setattr(AccountDatabase, "write", deaf)
+    monkeypatch.setattr(Store, "write", deaf)
     running = asyncio.create_task(outbox.run(poster(vendor)))
     await until(outbox, accepted=1)
     running.cancel()
@@ -211,9 +211,9 @@ async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    write, lost = AccountDatabase.write, list[object]()
+    write, lost = Store.write, list[object]()
 
-    async def deaf(store: AccountDatabase, work: Any, *args: Any) -> Any:
+    async def deaf(store: Store, work: Any, *args: Any) -> Any:
         found = await write(store, work, *args)
         if is_of(work, _calls.record) and not lost:
             lost.append(work)
@@ -222,7 +222,7 @@ async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
 
     vendor = Vendor()
     await outbox.put(activity(1))
-    monkeypatch.setattr(AccountDatabase, "write", deaf)
+    monkeypatch.setattr(Store, "write", deaf)
     async with within(10):
         assert await outbox.drain(poster(vendor)) == {"accepted": 1}
     assert await states(outbox) == ["accepted"]

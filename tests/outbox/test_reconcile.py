@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,7 +31,7 @@ from support import LEAD, Vendor, answers, within
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import candidates
-from leadpost.outbox.database import AccountDatabase, _settling
+from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Doubt, Verdict
 from leadpost.sandbox import Faults, Sandbox, ledger
 from leadpost.sandbox.answers import RejectedError, unknown_activity
@@ -313,7 +312,7 @@ async def test_one_without_an_activity_event_cannot_be_looked_for(outbox: Outbox
     ]
 
 
-async def test_one_that_is_settled_meanwhile_is_not_looked_for(
+async def test_one_that_is_settled_meanwhile_is_left_alone(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", noted(1), noted(2))
@@ -323,18 +322,21 @@ async def test_one_that_is_settled_meanwhile_is_not_looked_for(
     def on_progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    read = AccountDatabase.read
+    read = Store.read
 
-    async def first_settle(store: AccountDatabase, work: Any, *args: Any, **details: Any) -> Any:
-        if work is _settling.doubt and args == (second,):
+    async def then_settle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
+        found = await read(store, work, *args, **details)
+        if work is _settling.doubts:
+            assert len(found) == 2
             await outbox.arrived([second])
-        return await read(store, work, *args, **details)
+        return found
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AccountDatabase, "read", first_settle)
+        patched.setattr(Store, "read", then_settle)
         async with poster_to(sandbox) as posting:
             found = await outbox.reconcile(posting, settle=NOW, on_progress=on_progress)
     assert found == {"accepted": 1}
+    assert await states(outbox) == ["accepted", "succeeded"]
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -435,6 +437,6 @@ async def test_what_is_found_for_two_entries_at_once_is_only_ones(outbox: Outbox
     await changed(outbox, state="uncertain")
     found = Verdict("accepted", "the lead has it", "a1")
     for entry in (first, second):
-        doubt = Doubt(entry, None, json.dumps(noted(1).to_payload()), WHEN, 1e6)
+        doubt = Doubt(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
         await outbox._store.write(_settling.settle, doubt, "uncertain", found)
     assert await states(outbox) == ["accepted", "uncertain"]
