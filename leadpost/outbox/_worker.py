@@ -102,6 +102,7 @@ class Worker:
     _drains: bool = field(default=False, init=False)
     _key_prefix: str = field(default="", init=False)
     _outage_timeout: float = field(default=inf, init=False)
+    _began: float = field(default=0.0, init=False)
     _stopped: asyncio.Future[None] = field(init=False)
     _cut_off: asyncio.Future[None] = field(init=False)
     _failure: BaseException | None = field(default=None, init=False)
@@ -127,6 +128,7 @@ class Worker:
         """Post until nothing is pending; see `Outbox.drain`."""
         self._drains, self._key_prefix = True, key_prefix
         self._outage_timeout = OUTAGE_TIMEOUT if outage_timeout is None else outage_timeout
+        self._began = asyncio.get_running_loop().time()
         await self._store.write(self._maintain)
         await self._work(self._keep())
         return self._tally
@@ -258,7 +260,7 @@ class Worker:
         terms = Terms(
             # The length of a backlog is unknown, so it counts as long after half of `LONG`.
             priority=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
-            outage_until=lambda since: since + self._outage_timeout,
+            outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
             cut_off=self._cut_off,
             before_send=call.check,
@@ -302,6 +304,8 @@ class Worker:
             if found is None and but:
                 self._failed_trials.clear()
                 found = await self._store.write(claim)
+            if found is None:  # another worker was faster, or has it locked
+                await asyncio.sleep(_POLL / 10)
         except OutboxError as error:
             # It may have been committed: `release` finds it by its call id. No call is made.
             self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE

@@ -436,3 +436,23 @@ async def test_an_outbox_with_tables_of_another_version_raises(store_url: str) -
     with pytest.raises(OutboxError, match=r"version 99, this leadpost needs version 1: install"):
         async with Outbox(store_url, ACME):
             pass
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_an_entry_that_is_pruned_while_its_key_is_put_again_is_put(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, many: bool
+) -> None:
+    """A transaction of PostgreSQL no longer finds it after its own INSERT has met it."""
+    original = _putting._known
+
+    def pruned_before(connection: sa.Connection, *args: Any) -> dict[str, int]:
+        connection.execute(sa.text("DELETE FROM leadpost_entries"))
+        return original(connection, *args)
+
+    await outbox.put(activity(1), key="k")
+    monkeypatch.setattr(_putting, "_known", pruned_before)
+    if many:
+        assert await outbox.put_many([activity(1)], keys=["k"]) == 1
+    else:
+        await outbox.put(activity(1), key="k")
+    assert list(await outbox.find(["k"])) == ["k"]

@@ -17,6 +17,8 @@ from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _settling
+from leadpost.outbox.database._settling import Check, Verdict
+from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
@@ -261,3 +263,33 @@ async def test_an_entry_that_is_posted_again_is_verified_again(outbox: Outbox) -
     checks = sa.select(table.c.checks, table.c.request_id)
     found = await outbox._database.read(lambda connection: connection.execute(checks))
     assert found.one() == (0, None)
+
+
+async def test_two_that_record_the_same_activity_at_once_end_no_worker(
+    postgresql_url: str,
+) -> None:
+    """A worker's `run` ends for an OutboxError that is not temporary."""
+    async with Outbox(postgresql_url, ACME) as one, Outbox(postgresql_url, ACME) as other:
+        first, second = await one.put(noted(1)), await one.put(noted(2))
+        await changed(one, state="accepted")
+        verdict = Verdict("succeeded", "", "a1")
+        is_written, may_commit = asyncio.Event(), asyncio.Event()
+
+        async def slowly(transaction: Transaction) -> bool:
+            check = Check(first, None, "r1")
+            done = await _settling.settle(transaction, check, "accepted", verdict)
+            is_written.set()
+            await may_commit.wait()
+            return done
+
+        recording = asyncio.create_task(one._store.write(slowly))
+        await is_written.wait()
+        check = Check(second, None, "r2")
+        waiting = asyncio.create_task(
+            other._store.write(_settling.settle, check, "accepted", verdict)
+        )
+        await asyncio.sleep(0.5)
+        may_commit.set()
+        assert await recording
+        failure = (await asyncio.gather(waiting, return_exceptions=True))[0]
+    assert failure is True or isinstance(failure, OutboxUnavailable)

@@ -55,8 +55,12 @@ def put_one(connection: sa.Connection, account: str, new: New) -> int:
         KeyConflict: the entry of this key has another activity.
     """
     row = _row(account, new)
-    inserted: int | None = connection.execute(_insert(connection), hidden(row)).scalar()
-    return _check_known(connection, account, [row])[0] if inserted is None else inserted
+    while True:  # until it is neither inserted nor known because it was pruned in between
+        inserted: int | None = connection.execute(_insert(connection), hidden(row)).scalar()
+        if inserted is not None:
+            return inserted
+        if known := _known(connection, account, [row]):
+            return known[str(new.key)]
 
 
 def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> int:
@@ -81,18 +85,21 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
         for row, number in zip(rows, found, strict=True):
             row["id"] = number
         rows.sort(key=lambda row: row["key"] or "")
-    put = 0
-    for part in parts(rows):
-        inserted = len(connection.execute(_insert(connection), [*map(hidden, part)]).all())
-        if inserted < len(part):
-            _check_known(connection, account, part)
-        put += inserted
-    return put
+    return sum(_put_part(connection, account, part) for part in parts(rows))
 
 
-def _check_known(
+def _put_part(connection: sa.Connection, account: str, rows: Sequence[dict[str, Any]]) -> int:
+    inserted = len(connection.execute(_insert(connection), [*map(hidden, rows)]).all())
+    if inserted == len(rows):
+        return inserted
+    known = _known(connection, account, rows)
+    pruned = [row for row in rows if row["key"] is not None and row["key"] not in known]
+    return inserted + (_put_part(connection, account, pruned) if pruned else 0)
+
+
+def _known(
     connection: sa.Connection, account: str, rows: Sequence[dict[str, Any]]
-) -> list[int]:
+) -> dict[str, int]:
     """Compare rows with the existing entries of their keys, and return the entries' ids."""
     wanted = {row["key"]: row["activity"] for row in rows if row["key"] is not None}
     query = of_keys(connection, "entry.key, entry.id, entry.activity")
@@ -102,7 +109,7 @@ def _check_known(
     conflicts = {
         row["key"]: row["activity"]
         for row in rows
-        if row["key"] is not None and not is_same(activities[row["key"]], row["activity"])
+        if row["key"] in activities and not is_same(activities[row["key"]], row["activity"])
     }
     if conflicts:
         key, activity = next(iter(conflicts.items()))
@@ -114,7 +121,7 @@ def _check_known(
             f" one: {names})"
         )
         raise KeyConflict(f"{those}; nothing was put", keys=list(conflicts)[:KEYS_SHOWN])
-    return [row.id for row in found]
+    return {row.key: row.id for row in found}
 
 
 def is_same(one: str, other: str) -> bool:
