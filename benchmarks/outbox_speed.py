@@ -158,8 +158,6 @@ class Filled:
             "least read": partial(self._database.read, _nothing),
             "least write": partial(self._write, _calls.be_seen, away_for=None),
         }
-        await self._claim()
-        await self._record()
         times: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():

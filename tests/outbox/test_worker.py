@@ -444,9 +444,8 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     assert ((await outbox.health()).oldest_pending or 99) < 5
     running = asyncio.create_task(outbox.run(poster(vendor)))
     async with within(10):
-        while (await outbox.health()).away_since is None:
+        while (during := await outbox.health()).away_since is None:
             await asyncio.sleep(0.01)
-        during = await outbox.health()
         assert (during.is_working, during.counts["pending"]) == (True, 1)
         while (await outbox.health()).away_since is not None:
             await asyncio.sleep(0.01)
