@@ -22,24 +22,22 @@ from outage_support import (
     outcomes_of,
     posts_by,
 )
-from support import Vendor, accept, activity, answers, now, run_virtual
+from support import Vendor, accept, activity, answers, now, virtual
 
 from leadpost import OpenBucket, RetryPolicy, ServerError
 from leadpost._call import Terms
 
 
 @pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT, httpx.Response(504)], ids=name_of)
-def test_three_posts_in_a_row_without_a_proper_answer_are_an_outage(fault: Fault) -> None:
-    async def main() -> None:
-        async with poster_to(Outage(fault), retry=ONCE, bucket=OpenBucket()) as poster:
-            await attempt(poster, 1, 2)
-            assert not poster.is_away
-            third = asyncio.create_task(poster.post(activity(3)))
-            await asyncio.sleep(3)
-            assert poster.is_away
-            third.cancel()
-
-    run_virtual(main())
+@virtual
+async def test_three_posts_in_a_row_without_a_proper_answer_are_an_outage(fault: Fault) -> None:
+    async with poster_to(Outage(fault), retry=ONCE, bucket=OpenBucket()) as poster:
+        await attempt(poster, 1, 2)
+        assert not poster.is_away
+        third = asyncio.create_task(poster.post(activity(3)))
+        await asyncio.sleep(3)
+        assert poster.is_away
+        third.cancel()
 
 
 @pytest.mark.parametrize(
@@ -54,107 +52,94 @@ def test_three_posts_in_a_row_without_a_proper_answer_are_an_outage(fault: Fault
     ],
     ids=lambda response: str(response.status_code),
 )
-def test_a_refusal_is_a_proper_answer(answer: httpx.Response) -> None:
-    async def main() -> None:
-        policy = RetryPolicy(max_attempts=1, max_time=1, jitter=0)
-        vendor = Outage(answer)
-        async with poster_to(vendor, retry=policy, bucket=OpenBucket()) as poster:
-            await attempt(poster, 1, 2, 3, 4)
-            assert not poster.is_away
-            assert set(vendor.posted) == {1, 2, 3, 4}
-
-    run_virtual(main())
+@virtual
+async def test_a_refusal_is_a_proper_answer(answer: httpx.Response) -> None:
+    policy = RetryPolicy(max_attempts=1, max_time=1, jitter=0)
+    vendor = Outage(answer)
+    async with poster_to(vendor, retry=policy, bucket=OpenBucket()) as poster:
+        await attempt(poster, 1, 2, 3, 4)
+        assert not poster.is_away
+        assert set(vendor.posted) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("between", [None, httpx.Response(400)], ids=["accepted", "refused"])
-def test_a_proper_answer_in_between_starts_the_count_again(between: Any) -> None:
-    async def main() -> None:
-        fault = httpx.Response(500)
-        vendor = Vendor(answers(fault, fault, between, fault, fault))
-        async with poster_to(vendor, retry=ONCE) as poster:
-            await attempt(poster, 1, 2, 3, 4, 5)
-            assert not poster.is_away
-
-    run_virtual(main())
+@virtual
+async def test_a_proper_answer_in_between_starts_the_count_again(between: Any) -> None:
+    fault = httpx.Response(500)
+    vendor = Vendor(answers(fault, fault, between, fault, fault))
+    async with poster_to(vendor, retry=ONCE) as poster:
+        await attempt(poster, 1, 2, 3, 4, 5)
+        assert not poster.is_away
 
 
-def test_a_query_that_is_answered_proves_nothing_about_posts() -> None:
-    async def main() -> None:
-        vendor = Outage(httpx.Response(500), metrics="up")
-        async with poster_to(vendor, retry=ONCE, bucket=OpenBucket()) as poster:
-            await attempt(poster, 1, 2)
-            await poster.metrics()
-            third = asyncio.create_task(poster.post(activity(3)))
-            await asyncio.sleep(0.1)
-            assert poster.is_away
-            await poster.metrics()  # goes at once, and ends nothing
-            assert now() == pytest.approx(0.1, abs=0.01)
-            assert poster.is_away
-            third.cancel()
-
-    run_virtual(main())
+@virtual
+async def test_a_query_that_is_answered_proves_nothing_about_posts() -> None:
+    vendor = Outage(httpx.Response(500), metrics="up")
+    async with poster_to(vendor, retry=ONCE, bucket=OpenBucket()) as poster:
+        await attempt(poster, 1, 2)
+        await poster.metrics()
+        third = asyncio.create_task(poster.post(activity(3)))
+        await asyncio.sleep(0.1)
+        assert poster.is_away
+        await poster.metrics()  # goes at once, and ends nothing
+        assert now() == pytest.approx(0.1, abs=0.01)
+        assert poster.is_away
+        third.cancel()
 
 
-def test_queries_that_fail_are_no_outage() -> None:
-    async def main() -> None:
-        vendor = Outage(httpx.Response(500))
-        async with poster_to(vendor, retry=ONCE) as poster:
-            for _ in range(5):
-                with pytest.raises(ServerError):
-                    await poster.metrics()
-            assert not poster.is_away
-
-    run_virtual(main())
+@virtual
+async def test_queries_that_fail_are_no_outage() -> None:
+    vendor = Outage(httpx.Response(500))
+    async with poster_to(vendor, retry=ONCE) as poster:
+        for _ in range(5):
+            with pytest.raises(ServerError):
+                await poster.metrics()
+        assert not poster.is_away
 
 
-def test_the_synchronous_api_has_its_own_outage() -> None:
+@virtual
+async def test_the_synchronous_api_has_its_own_outage() -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/activity/create":
             return httpx.Response(500)
         return httpx.Response(200, json={"Status": "Success", "Message": {"Id": "a1"}})
 
-    async def main() -> None:
-        async with poster_to(Vendor(answer), retry=ONCE) as poster:
-            await attempt(poster, 1, 2)
-            third = asyncio.create_task(poster.post(activity(3)))
-            await asyncio.sleep(0.1)
-            assert poster.is_away
-            assert await poster.post_sync(activity(4)) == "a1"
-            assert now() == pytest.approx(0.1, abs=0.01)
-            third.cancel()
-
-    run_virtual(main())
+    async with poster_to(Vendor(answer), retry=ONCE) as poster:
+        await attempt(poster, 1, 2)
+        third = asyncio.create_task(poster.post(activity(3)))
+        await asyncio.sleep(0.1)
+        assert poster.is_away
+        assert await poster.post_sync(activity(4)) == "a1"
+        assert now() == pytest.approx(0.1, abs=0.01)
+        third.cancel()
 
 
-def test_one_activity_that_always_fails_is_no_outage() -> None:
-    async def main() -> None:
-        async with poster_to(Outage(httpx.Response(500))) as poster:
-            with pytest.raises(ServerError) as caught:
-                await poster.post(activity(1))
-            assert caught.value.attempts == 5
-            assert not poster.is_away
-
-    run_virtual(main())
+@virtual
+async def test_one_activity_that_always_fails_is_no_outage() -> None:
+    async with poster_to(Outage(httpx.Response(500))) as poster:
+        with pytest.raises(ServerError) as caught:
+            await poster.post(activity(1))
+        assert caught.value.attempts == 5
+        assert not poster.is_away
 
 
 @pytest.mark.parametrize("use", ["post_many", "post_stream"])
-def test_one_activity_that_always_fails_among_successful_ones_is_no_outage(
+@virtual
+async def test_one_activity_that_always_fails_among_successful_ones_is_no_outage(
     use: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        vendor = Vendor(posts_by(7, httpx.Response(500)), there=0.1)
-        async with poster_to(vendor) as poster:
-            outcomes = await outcomes_of(use, poster, 100)
-        (failed,) = [outcome for outcome in outcomes if outcome.error is not None]
-        assert (failed.index, type(failed.error), failed.state) == (6, ServerError, "failed")
-        assert failed.error is not None
-        assert failed.error.attempts == vendor.numbers.count(7) == 5
-
-    run_virtual(main())
+    vendor = Vendor(posts_by(7, httpx.Response(500)), there=0.1)
+    async with poster_to(vendor) as poster:
+        outcomes = await outcomes_of(use, poster, 100)
+    (failed,) = [outcome for outcome in outcomes if outcome.error is not None]
+    assert (failed.index, type(failed.error), failed.state) == (6, ServerError, "failed")
+    assert failed.error is not None
+    assert failed.error.attempts == vendor.numbers.count(7) == 5
     assert "does not answer posts" not in caplog.text
 
 
-def test_two_in_a_hundred_failing_by_chance_are_no_outage(
+@virtual
+async def test_two_in_a_hundred_failing_by_chance_are_no_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     random = Random(1)
@@ -162,27 +147,22 @@ def test_two_in_a_hundred_failing_by_chance_are_no_outage(
     async def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(500) if random.random() < 0.02 else await accept(request)
 
-    async def main() -> None:
-        vendor = Vendor(answer, there=0.1, back=0.1)
-        async with poster_to(vendor) as poster:
-            assert len(await poster.post_many(numbered(900))) == 900
-        assert len(vendor.requests) > 910
-
-    run_virtual(main())
+    vendor = Vendor(answer, there=0.1, back=0.1)
+    async with poster_to(vendor) as poster:
+        assert len(await poster.post_many(numbered(900))) == 900
+    assert len(vendor.requests) > 910
     assert "does not answer posts" not in caplog.text
 
 
-def test_an_activity_that_cannot_be_drawn_does_not_end_an_outage() -> None:
+@virtual
+async def test_an_activity_that_cannot_be_drawn_does_not_end_an_outage() -> None:
     async def draw() -> dict[str, Any]:
         return {"ActivityEvent": "none"}
 
-    async def main() -> None:
-        vendor = Outage(httpx.Response(500))
-        async with away(vendor, retry=PATIENT) as poster:
-            sent = len(vendor.posted)
-            terms = Terms(outage_until=lambda since: since + 1000)
-            await asyncio.gather(poster.post_once(draw, terms), return_exceptions=True)
-            assert poster.is_away
-            assert len(vendor.posted) == sent
-
-    run_virtual(main())
+    vendor = Outage(httpx.Response(500))
+    async with away(vendor, retry=PATIENT) as poster:
+        sent = len(vendor.posted)
+        terms = Terms(outage_until=lambda since: since + 1000)
+        await asyncio.gather(poster.post_once(draw, terms), return_exceptions=True)
+        assert poster.is_away
+        assert len(vendor.posted) == sent
