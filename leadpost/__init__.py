@@ -9,17 +9,16 @@ Start with `AsyncActivityPoster`; `leadpost.errors` shows what to catch.
 """
 
 from leadpost._account import Account
-from leadpost._findings import Checked, Finding
-from leadpost._models import (
-    Activity,
+from leadpost._answers import (
     ActivityField,
     ActivityType,
-    Lead,
     LeadActivity,
     QueueMetrics,
     RequestStatus,
     User,
 )
+from leadpost._findings import Checked, Finding
+from leadpost._models import Activity, Lead
 from leadpost._outcomes import BatchError, Outcome, StatusTimeout
 from leadpost._poster import AsyncActivityPoster
 from leadpost._retry import RetryPolicy

@@ -40,7 +40,7 @@ class Batch:
     """
     Posts from one source, as fast as it is posted and never more than the workers ahead.
 
-    One worker at a time holds the turn: it draws an activity and waits for its first token. The
+    One worker at a time holds the lock: it draws an activity and waits for its first token. The
     others are posting, or waiting to retry. So the batch has at most one untried activity in the
     bucket's queue: retries, single posts and other batches get through.
 
@@ -67,13 +67,13 @@ class Batch:
         self._max_time = max_time
         self._outage_timeout = outage_timeout
         self._stop = stop
-        self._turn = asyncio.Lock()
+        self._drawing = asyncio.Lock()
         self._outcomes = asyncio.Queue[Outcome | None](maxsize=1)
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._began = asyncio.get_running_loop().time()
-        self._drawn = 0
-        self._draws = True
-        self._draw: asyncio.Timeout | None = None
+        self._count = 0
+        self._draws_more = True
+        self._draw_timeout: asyncio.Timeout | None = None
         self._failure: BaseException | None = None
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
@@ -122,53 +122,52 @@ class Batch:
 
     async def _work(self) -> None:
         try:
-            while self._draws:
-                with ExitStack() as turn:
-                    await self._turn.acquire()
-                    turn.callback(self._turn.release)
+            while self._draws_more:
+                with ExitStack() as drawing:
+                    await self._drawing.acquire()
+                    drawing.callback(self._drawing.release)
                     if (drawn := await self._next()) is None:
                         return
-                    outcome = await self._outcome(*drawn, turn)
+                    outcome = await self._outcome(*drawn, drawing)
                 try:
                     await self._outcomes.put(outcome)
                 except asyncio.CancelledError:
                     _log_unseen(outcome)
                     raise
         finally:
-            self._draws = False
+            self._draws_more = False
 
     async def _next(self) -> tuple[int, Item] | None:
         # Let the other tasks of the loop run between two activities, if nothing else suspends.
         await asyncio.sleep(0)
-        if not self._draws:
+        if not self._draws_more:
             return None
-        self._drawn += 1
+        self._count += 1
         try:
-            async with asyncio.timeout(None) as self._draw:
+            async with asyncio.timeout(None) as self._draw_timeout:
                 return await anext(self._source, None)
         except BaseException as error:  # noqa: BLE001  # see _fail
-            if self._draws:  # else it is the TimeoutError of a stop
+            if self._draws_more:  # else it is the TimeoutError of a stop
                 self._fail(error)
             return None
         finally:
-            self._draw = None
+            self._draw_timeout = None
 
-    async def _outcome(self, index: int, activity: Item, turn: ExitStack) -> Outcome:
-        """Post one activity. Its first token passes the turn on."""
+    async def _outcome(self, index: int, activity: Item, drawing: ExitStack) -> Outcome:
+        """Post one activity. With its first token, the next worker draws."""
         is_sent = False
 
         def on_send() -> None:
             nonlocal is_sent
             is_sent = True
 
-        is_long = max(self._size, 2 * self._drawn) >= LONG
+        is_long = max(self._size, 2 * self._count) >= LONG
         terms = Terms(
-            first=Priority.LONG_BATCH if is_long else Priority.BATCH,
-            again=Priority.BATCH_RETRY,
+            priority=Priority.LONG_BATCH if is_long else Priority.BATCH,
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
-            on_token=turn.close,
-            check=on_send,
+            on_token=drawing.close,
+            before_send=on_send,
         )
         try:
             request_id = await self._post(activity, terms)
@@ -201,15 +200,15 @@ class Batch:
             error, KeyboardInterrupt | SystemExit | GeneratorExit
         ):
             raise error
-        self._draws = False
+        self._draws_more = False
         self._failure = self._failure or error
 
     async def _stop_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
         _log.info("batch stopped: waiting for calls in flight")
-        self._draws = False
-        if self._draw is not None:
-            self._draw.reschedule(0)
+        self._draws_more = False
+        if self._draw_timeout is not None:
+            self._draw_timeout.reschedule(0)
         if not self._stopped.done():
             self._stopped.set_result(None)
 

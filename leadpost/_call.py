@@ -27,19 +27,26 @@ from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
 from leadpost._retry import RETRIED, Attempts, RetryPolicy
-from leadpost._transport import BEGIN, LARGEST_BODY, PARAMS, keyed, new_client
+from leadpost._transport import (
+    BEFORE_SEND,
+    BROKEN,
+    ENDS_AT,
+    LARGEST_BODY,
+    PARAMS,
+    keyed,
+    new_client,
+)
 from leadpost.bucket import Bucket, Priority
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
     NotSent,
-    OutageTimeout,
     ServerError,
-    State,
+    TokenLost,
     UnexpectedAnswer,
 )
-from leadpost.hooks import Answered, Ended, Hook, Hooks, Operation, Retried, Sent, Waiting
+from leadpost.hooks import Answered, Hook, Hooks, Operation, Retried, Sent, Waiting
 
 T = TypeVar("T")
 _NEVER_SENT = (
@@ -65,7 +72,7 @@ class Draw(Generic[T]):
 
     Attributes:
         name: The poster's method, for hooks.
-        draw: Returns the call; raises `NotSent` if there is none.
+        draw: Returns the call; raises `NothingToSend` if there is none.
     """
 
     name: str
@@ -78,8 +85,7 @@ class Terms:
     The conditions of a call; the defaults are those of a single call.
 
     Attributes:
-        first: The priority of the first attempt.
-        again: The priority of the others.
+        priority: The priority of the first attempt.
         is_retried: Whether other attempts may follow the first.
         token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
         outage_until: For one of many calls, of a batch or an outbox: given the time at which an
@@ -87,18 +93,17 @@ class Terms:
         stopped: Ends all waits once it is done; a call in flight still finishes.
         cut_off: Ends the attempt once it is done, even a call in flight, which is uncertain then.
         on_token: Called when an attempt has its token.
-        check: Called before the token's own check at the last moment before sending; may raise.
+        before_send: Called before the bucket's function of that name; may raise.
     """
 
-    first: Priority = Priority.SINGLE
-    again: Priority = Priority.RETRY
+    priority: Priority = Priority.SINGLE
     is_retried: bool = True
     token_timeout: float | None = None
     outage_until: Callable[[float], float] | None = None
     stopped: asyncio.Future[None] | None = None
     cut_off: asyncio.Future[None] | None = None
     on_token: Callable[[], None] = _nothing
-    check: Callable[[], None] = _nothing
+    before_send: Callable[[], None] = _nothing
 
     @property
     def is_one_of_many(self) -> bool:
@@ -141,7 +146,7 @@ class Caller:
         self._account = account
         self._owns_client = client is None
         self._given = client or new_client(account)
-        self._client = keyed(self._given, account, call_timeout)
+        self._client = keyed(self._given, account)
         self._bucket = bucket
         self._policy = policy
         self._call_timeout = call_timeout
@@ -195,8 +200,7 @@ class Caller:
             raise
         finally:
             if not attempts.abandoned:
-                had_nothing = isinstance(call, Draw) and _drew_nothing(attempts, error)
-                self._end(attempts, None if had_nothing else error)
+                self._emit(attempts.ended(error))
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
     async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
@@ -243,7 +247,9 @@ class Caller:
         """Wait until LeadSquared is there, take a token, send the request, read the answer."""
         loop = asyncio.get_running_loop()
         waits_since = loop.time()
-        priority = terms.again if attempts.made else terms.first
+        priority = terms.priority
+        if attempts.made:
+            priority = Priority.RETRY if priority is Priority.SINGLE else Priority.BATCH_RETRY
         availability = self._posts.get(attempts.operation.name)
         activity = 0 if isinstance(call, Draw) else hash(call.content)
         self._emit(Waiting(attempts.operation, attempts.made + 1))
@@ -252,31 +258,36 @@ class Caller:
                 availability.turn(activity, terms.outage_until)
                 if availability is not None
                 else nullcontext(Turn(activity)) as turn,
-                self._bucket.token(priority, self._call_timeout) as check,
+                self._bucket.token(priority, self._call_timeout) as before_send,
             ):
                 if not turn.may_send():
                     continue  # LeadSquared went away during the wait for the token
                 attempts.has_token = True
+                ends_at = loop.time() + self._call_timeout  # as the bucket was told
                 terms.on_token()
                 if isinstance(call, Draw):
                     call = await call.draw()
                     turn.activity = hash(call.content)
+                    if loop.time() >= ends_at:
+                        raise TokenLost("choosing the call took its whole time; nothing was sent")
                 if self._given.is_closed:
                     raise NotSent("the client of this poster was closed before anything was sent")
                 attempts.begin(restart=turn.waited and terms.is_one_of_many)
                 self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
-                response = await self._exchange(call, attempts, terms.check, check)
+                checks = (terms.before_send, before_send)
+                response = await self._exchange(call, attempts, ends_at, *checks)
                 self._emit(Answered(attempts.operation, attempts.made, response.status))
                 result = call.read(response)
                 attempts.result = result
                 return result
 
     async def _exchange(
-        self, call: Call[T], attempts: Attempts, *checks: Callable[[], None]
+        self, call: Call[T], attempts: Attempts, ends_at: float, *checks: Callable[[], None]
     ) -> ApiResponse:
-        """Send one request and return its answer."""
+        """Send one request, if no check raises at the last moment, and return its answer."""
 
-        def begin() -> None:
+        def before_send() -> None:
+            attempts.is_sent = False  # a request without its body is not
             for check in checks:
                 check()
             attempts.is_sent = True
@@ -285,13 +296,13 @@ class Caller:
             call.method,
             call.url,
             content=call.content,
-            extensions={PARAMS: call.params, BEGIN: begin},
+            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: before_send},
         )
         try:
             response = await self._client.send(request, follow_redirects=False)
         except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
             response = error.response
-        except (httpx.RequestError, TimeoutError) as error:
+        except (httpx.RequestError, *BROKEN) as error:
             # Without a cause: it quotes what could not be read.
             raise self._no_answer(call, attempts, error) from None
         attempts.status = response.status_code
@@ -341,25 +352,6 @@ class Caller:
             return self._posts[attempts.operation.name].timeout(now)
         return NotSent("no token came free in the time for this call; nothing was sent")
 
-    def _end(self, attempts: Attempts, error: BaseException | None) -> None:
-        """Emit the end of the operation."""
-        state: State
-        if attempts.result is not None:  # though the bucket may have raised after it
-            state, error = "accepted", None
-        elif isinstance(error, LeadpostError):
-            state = error.state
-        elif attempts.uncertain is not None or (attempts.is_sent and attempts.status is None):
-            state = "uncertain"
-        else:
-            state = "failed" if attempts.is_sent or attempts.last is not None else "not_sent"
-        name = None if error is None else type(error).__name__
-        self._emit(
-            Ended(
-                *(attempts.operation, state, attempts.made),
-                *(name, attempts.status, attempts.request_id),
-            )
-        )
-
     def _note_retry(self, attempts: Attempts, state: RetryCallState) -> None:
         name, wait = type(attempts.last).__name__, state.upcoming_sleep
         _log.info(
@@ -377,7 +369,7 @@ class Caller:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if isinstance(error, LeadpostError):
             error = attempts.verdict(error)
-        self._end(attempts, error)
+        self._emit(attempts.ended(error))
         if attempts.result is not None:
             what = f"accepted, RequestID {attempts.request_id}" if attempts.request_id else "done"
         else:
@@ -398,7 +390,7 @@ class Caller:
                 raise RuntimeError("this poster is in use on another event loop")
             if self._owns_client:
                 self._given = new_client(self._account)
-                self._client = keyed(self._given, self._account, self._call_timeout)
+                self._client = keyed(self._given, self._account)
             for availability in self._posts.values():
                 availability.leave_loop()
         self._loop = loop
@@ -437,13 +429,6 @@ async def _sleep(terms: Terms, seconds: float) -> None:
         await asyncio.wait(terms.stops, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     else:
         await asyncio.sleep(seconds)
-
-
-def _drew_nothing(attempts: Attempts, error: BaseException | None) -> bool:
-    """Whether there was nothing to send, rather than an outage or a queue that failed."""
-    if attempts.made or not isinstance(error, NotSent) or isinstance(error, OutageTimeout):
-        return False
-    return error.__cause__ is None
 
 
 def _time_left(attempts: Attempts, terms: Terms) -> float | None:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from leadpost._models import Activity, ActivityField, ActivityType
+from leadpost._answers import ActivityField, ActivityType
+from leadpost._models import Activity
 from leadpost._validation import is_list, is_mapping, python_value
 from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
 

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from attrs import field, frozen
 
-from leadpost._models import Activity, RequestStatus
+from leadpost._answers import RequestStatus
+from leadpost._models import Activity
 from leadpost.errors import LeadpostError, State
 
 

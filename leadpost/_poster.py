@@ -55,7 +55,7 @@ class AsyncActivityPoster(Queries):
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
-        call_timeout: Seconds for one call, from connecting to the last byte of the answer.
+        call_timeout: Seconds for one call, from its token to the last byte of the answer.
         hooks: Functions that are called with each step of each call, see `leadpost.hooks`.
 
     Raises:
@@ -160,27 +160,6 @@ class AsyncActivityPoster(Queries):
     def away_for(self) -> float | None:
         """Seconds since the outage began, None without one."""
         return self._caller.away_for("post")
-
-    async def post_once(self, draw: Callable[[], Awaitable[Item]], terms: Terms) -> str:
-        """
-        Make one attempt, for a queue that has its own retries, as `leadpost.outbox` has.
-
-        Args:
-            draw: Called when there is a token; returns the activity. It may raise `NotSent` to make
-                no call; the token then remains unused.
-            terms: The conditions of the call.
-
-        Returns:
-            The RequestID.
-
-        Raises:
-            LeadpostError: as `post`, after this one attempt.
-        """
-
-        async def drawn() -> Call[str]:
-            return _endpoints.post(self.account, await draw())
-
-        return await self._caller(Draw("post", drawn), evolve(terms, is_retried=False))
 
     async def post_sync(self, activity: Item) -> str:
         """
@@ -300,3 +279,29 @@ class AsyncActivityPoster(Queries):
 
     async def _post(self, activity: Item, terms: Terms) -> str:
         return await self._caller(_endpoints.post(self.account, activity), terms)
+
+
+async def post_once(
+    poster: AsyncActivityPoster, draw: Callable[[], Awaitable[Item]], terms: Terms
+) -> str:
+    """
+    Make one attempt to post, for a queue that has its own retries: for `leadpost.outbox`.
+
+    Args:
+        poster: The poster.
+        draw: Called when there is a token; returns the activity. It may raise `NothingToSend`; the
+            token then remains unused.
+        terms: The conditions of the call.
+
+    Returns:
+        The RequestID.
+
+    Raises:
+        LeadpostError: as `AsyncActivityPoster.post`, after this one attempt.
+    """
+
+    async def drawn() -> Call[str]:
+        return _endpoints.post(poster.account, await draw())
+
+    caller = poster._caller  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # see above
+    return await caller(Draw("post", drawn), evolve(terms, is_retried=False))

@@ -17,13 +17,18 @@ from leadpost.errors import (
     NotSent,
     RateLimited,
     ServerError,
+    State,
     TokenLost,
 )
-from leadpost.hooks import Operation
+from leadpost.hooks import Ended, Operation
 
 RETRIED = (RateLimited, ServerError, ConnectionFailed, TokenLost)
 """What is always retried; `DeliveryUncertain` only on request."""
 _SECONDS = instance_of((int, float))
+
+
+class NothingToSend(NotSent):
+    """There was a token, but no call to make: an outbox's entry was gone."""
 
 
 @frozen(kw_only=True)
@@ -113,6 +118,20 @@ class Attempts:
         self.made += 1
         if self.deadline is None or restart:
             self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
+
+    def ended(self, error: BaseException | None) -> Ended:
+        """Return the end of the operation, for hooks."""
+        state: State
+        if self.result is not None:  # though the bucket may have raised after it
+            state, error = "accepted", None
+        elif isinstance(error, LeadpostError):
+            state = error.state
+        elif self.uncertain is not None or (self.is_sent and self.status is None):
+            state = "uncertain"
+        else:
+            state = "failed" if self.is_sent or self.last is not None else "not_sent"
+        name = None if error is None else type(error).__name__
+        return Ended(self.operation, state, self.made, name, self.status, self.request_id)
 
     def verdict(self, error: LeadpostError) -> LeadpostError:
         """

@@ -42,7 +42,7 @@ LIMIT = 25
 PERIOD = 5.0
 """Seconds."""
 CALL_TIMEOUT = 30.0
-"""Seconds from connecting to the last byte of the answer, by default."""
+"""Seconds from the token of a call to the last byte of its answer, by default."""
 
 
 class Priority(IntEnum):
@@ -74,8 +74,9 @@ class Bucket(Protocol):
         Return an async context manager for one call.
 
         Entering it waits for a token. It yields a function that is called at the last moment before
-        anything is sent, without arguments. That function raises `TokenLost` if the token is no
-        longer this caller's, as after a process was frozen. From then on the call counts as sent.
+        anything is sent, without arguments: before the headers, and again before the body. That
+        function raises `TokenLost` if the token is no longer this caller's, as after a process was
+        frozen. From then on the call counts as sent.
 
         It is left in the task that entered it, when the call has ended:
 
@@ -186,7 +187,7 @@ class TokenBucket:
         self._brakes = Brakes(limit, period, Hooks(hooks))
         # For each token that is not in use, the time by which its last call had arrived, the
         # earliest first. A caller takes the first: so these are always the latest calls.
-        self._arrived = [-inf] * limit
+        self._arrivals = [-inf] * limit
         self._in_use = 0
         self._waiters = Waiters()
         # After a pause a single call has to show that LeadSquared takes calls again.
@@ -208,13 +209,13 @@ class TokenBucket:
         now = self._loop.time() if self._loop is not None else 0.0
         pause = max(self._brakes.paused_until - now, 0.0)
         size = self._brakes.rule.tokens
-        back = sum(arrived + self._brakes.rule.rest <= now for arrived in self._arrived)
+        back = sum(arrived + self._brakes.rule.rest <= now for arrived in self._arrivals)
         free = 0 if pause else max(back - (self._limit - size), 0)
         return BucketStatistics(
             limit=size,
             free=free,
             in_use=self._in_use,
-            resting=min(len(self._arrived) - back, max(size - self._in_use, 0)),
+            resting=min(len(self._arrivals) - back, max(size - self._in_use, 0)),
             waiting=len(self._waiters),
             paused_for=pause,
         )
@@ -240,7 +241,7 @@ class TokenBucket:
         use = await self._take(priority, loop)
         try:
             with use.watched():
-                yield use.begin
+                yield use.before_send
         finally:
             if loop is self._loop:  # else it was given back when the bucket left that loop
                 self._give_back(use, call_timeout)
@@ -256,7 +257,7 @@ class TokenBucket:
                         await waiter.news.wait()
                 waiter.news.clear()
             self._in_use += 1
-            use = _Use(loop, self._arrived.pop(0))
+            use = _Use(loop, self._arrivals.pop(0))
             if self._needs_trial:
                 self._needs_trial, self._trial = False, use
             return use
@@ -273,18 +274,18 @@ class TokenBucket:
         self._brakes.tick(now)
         rule = self._brakes.rule
         spare = self._limit - rule.tokens  # tokens that have to stay, for the size
-        if len(self._arrived) <= spare:
+        if len(self._arrivals) <= spare:
             return inf
-        back_at = self._arrived[spare] + rule.rest
-        return max(back_at, self._arrived[0] + self._period, self._brakes.paused_until) - now
+        back_at = self._arrivals[spare] + rule.rest
+        return max(back_at, self._arrivals[0] + self._period, self._brakes.paused_until) - now
 
     def _give_back(self, use: _Use, call_timeout: float) -> None:
         now = use.loop.time()
         self._in_use -= 1
         if use.sent_at is None:
-            insort(self._arrived, use.arrived_before)
+            insort(self._arrivals, use.arrived_before)
         else:
-            insort(self._arrived, now + (0.0 if use.is_answered else call_timeout))
+            insort(self._arrivals, now + (0.0 if use.is_answered else call_timeout))
         if self._trial is use:
             self._trial, self._needs_trial = None, use.sent_at is None
         self._brakes.record(use, now)
@@ -300,8 +301,8 @@ class TokenBucket:
             now = loop.time()
             # Loops share the monotonic clock. For one that does not, this is late enough.
             latest = now + self._longest_call
-            arrived = [*self._arrived, *[latest] * self._in_use]
-            self._arrived = sorted(min(time, latest) for time in arrived)
+            arrived = [*self._arrivals, *[latest] * self._in_use]
+            self._arrivals = sorted(min(time, latest) for time in arrived)
             latest_pause = now + LONGEST_RETRY_AFTER
             self._brakes.paused_until = min(self._brakes.paused_until, latest_pause)
             self._needs_trial = self._needs_trial or self._trial is not None
@@ -325,7 +326,7 @@ class _Use(Use):
     loop: asyncio.AbstractEventLoop
     arrived_before: float
 
-    def begin(self) -> None:
+    def before_send(self) -> None:
         """Note that the request is being sent."""
         self.sent_at = self.loop.time()
 

@@ -141,8 +141,8 @@ class Ended:
         operation: Which one.
         state: As in `Outcome.state`.
         attempts: The number of calls made.
-        error: The name of the error's class. None if it succeeded, and with `not_sent` if an outbox
-            had nothing to send.
+        error: The name of the error's class, None if it succeeded; `NothingToSend` if a worker of
+            an outbox had a token, but no entry to send.
         status: HTTP status of the last attempt, None without an answer.
         request_id: The RequestID of a `post` that was accepted.
     """

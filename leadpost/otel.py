@@ -16,6 +16,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Never
 
 from leadpost import __version__
+from leadpost._retry import NothingToSend
 from leadpost.errors import OutboxUnavailable
 from leadpost.hooks import (
     Answered,
@@ -189,7 +190,7 @@ class OpenTelemetryHook:
 
 def _is_nothing(event: Event) -> bool:
     """Whether this is the end of a worker's turn that found nothing to send."""
-    return isinstance(event, Ended) and event.state == "not_sent" and event.error is None
+    return isinstance(event, Ended) and event.error == NothingToSend.__name__
 
 
 def _attributes(event: Event) -> dict[str, str | int | float]:

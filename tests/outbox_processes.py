@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from attrs import asdict, field, frozen
@@ -73,6 +74,13 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
+
+    def stop(self) -> None:
+        """Stop it, and wait until the last of its threads has stopped."""
+        self.signal(signal.SIGSTOP)
+        for thread in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            while thread.read_text().rpartition(")")[2].split()[0] != "T":
+                time.sleep(0.001)
 
     def is_alive(self) -> bool:
         try:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any, Literal
 
 from leadpost._account import Account
+from leadpost._answers import QueueMetrics, RequestStatus
 from leadpost._endpoints.call import Call, build
 from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected, unpacked
-from leadpost._models import Activity, Lead, QueueMetrics, RequestStatus
+from leadpost._models import Activity, Lead
 from leadpost._responses import ApiResponse, error_of, get, raise_for_error
 from leadpost.errors import ApplicationError, DeliveryUncertain, Rejected
 

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from leadpost._account import Account
+from leadpost._answers import ActivityField, ActivityType, LeadActivity, User
 from leadpost._endpoints.async_api import Item, read_activity, read_posted, written
 from leadpost._endpoints.call import Call, build
 from leadpost._endpoints.values import (
@@ -23,14 +24,7 @@ from leadpost._endpoints.values import (
     texts_in,
     unexpected,
 )
-from leadpost._models import (
-    ActivityField,
-    ActivityType,
-    Lead,
-    LeadActivity,
-    User,
-    vendor_datetime,
-)
+from leadpost._models import Lead, vendor_datetime
 from leadpost._responses import ApiResponse, get, raise_for_error
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem

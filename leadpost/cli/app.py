@@ -76,7 +76,7 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):  # the latter by Ctrl-C or Ctrl-D at a question
             typer.echo("interrupted", err=True)
             raise typer.Exit(Exit.INTERRUPTED) from None
         except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""How the command ends: its exit codes, and which error means which."""
+"""The exit codes of the command, and which error means which."""
 
 from enum import IntEnum
 
@@ -14,12 +14,12 @@ from leadpost.errors import (
 
 
 class Exit(IntEnum):
-    """The exit codes, as the help has them."""
+    """The exit codes; the help of `leadpost post` explains them."""
 
     ALL_ACCEPTED = 0
     SOME_NOT = 1
     BAD_INPUT = 2
-    KEYS_REFUSED = 3
+    KEYS_REJECTED = 3
     AWAY = 75
     HUNG_UP = 129
     INTERRUPTED = 130
@@ -28,19 +28,19 @@ class Exit(IntEnum):
 
 EXIT_CODES = """
 Exit codes: 0 all accepted or posted before, 1 some rows need attention, 2 nothing was sent, 3 keys
-refused, 75 LeadSquared away, 129, 130 and 143 by signals.
+rejected, 75 LeadSquared away, 129, 130 and 143 by signals.
 """
 
 
 class InputError(Exception):
-    """A file or an option cannot be used as it is; the text says where and why."""
+    """A file or an option is invalid; the text says where and why."""
 
 
 def exit_of(error: Exception) -> Exit:
-    """Return the code for an error that ends the command."""
+    """Return the exit code for an error that ended the command."""
     match error:
         case Unauthorized():
-            return Exit.KEYS_REFUSED
+            return Exit.KEYS_REJECTED
         case ConfigurationError() | InvalidActivity() | OutboxError():
             return Exit.BAD_INPUT
         case OutageTimeout() | ConnectionFailed():
@@ -52,7 +52,7 @@ def exit_of(error: Exception) -> Exit:
 
 
 def told(error: Exception) -> str:
-    """Return the text and notes of an error; of one about a file, without its number."""
+    """Return the text of an error and its notes; for a file, its path and the reason."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join([str(error), *getattr(error, "__notes__", [])])

@@ -11,6 +11,8 @@ import typer
 from leadpost.bucket import LIMIT
 from leadpost.cli.files.reading import Format
 
+TIMEZONE = "LEADPOST_TIMEZONE"
+
 
 class OnUncertain(StrEnum):
     RAISE = "raise"
@@ -86,7 +88,7 @@ IncludeHidden = Annotated[bool, typer.Option("--include-hidden", help="Read hidd
 Timezone = Annotated[
     str | None,
     typer.Option(
-        envvar="LEADPOST_TIMEZONE",
+        envvar=TIMEZONE,
         metavar="ZONE",
         help="Zone of date-times without an offset: Asia/Kolkata, +05:30, UTC.",
     ),

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as events, in place of an exception out of nowhere."""
+"""Ctrl-C, SIGTERM and a closed terminal as events, instead of an exception at any line."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ from leadpost.cli.exits import Exit
 def _signals() -> list[signal.Signals]:
     found = [signal.SIGINT, signal.SIGTERM]
     hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)
-    # Ignored, as by `nohup`, it stays so.
+    # If it is ignored, as under `nohup`, it stays ignored.
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
         found.append(hangup)
     return found
@@ -22,10 +22,10 @@ def _signals() -> list[signal.Signals]:
 
 class Stop:
     """
-    Cancels what runs when a signal comes.
+    Cancels the running task when a signal comes.
 
     Attributes:
-        signal: The first signal that came, None if none did.
+        signal: The first signal, None before one.
     """
 
     def __init__(self) -> None:
@@ -39,16 +39,38 @@ class Stop:
 
     @contextmanager
     def cancelling(self, task: asyncio.Task[Any] | None = None) -> Generator[None]:
-        """Cancel this task, or the current one, at a signal while the context lasts."""
+        """Cancel `task`, by default the current one, at a signal in this context."""
         before, self._task = self._task, task or asyncio.current_task()
         try:
             yield
         finally:
             self._task = before
 
+    @contextmanager
+    def asking(self) -> Generator[None]:
+        """
+        End a question to a person at once when a signal comes.
+
+        A question blocks the event loop, and with it the callbacks of `on_signals`.
+
+        Raises:
+            CancelledError: a signal came.
+        """
+
+        def end(number: int, frame: FrameType | None) -> None:
+            del frame
+            self.signal = self.signal or signal.Signals(number)
+            raise asyncio.CancelledError
+
+        with ExitStack() as undo:
+            undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(-1))  # the loop's
+            for number in _signals():
+                undo.callback(signal.signal, number, signal.signal(number, end))
+            yield
+
 
 def exit_of_signal(number: signal.Signals) -> Exit:
-    """Return the exit code after a signal, as shells have it."""
+    """Return the exit code after a signal: 128 and its number, as in shells."""
     if number is signal.SIGINT:
         return Exit.INTERRUPTED
     return Exit.TERMINATED if number is signal.SIGTERM else Exit.HUNG_UP
@@ -56,7 +78,7 @@ def exit_of_signal(number: signal.Signals) -> Exit:
 
 @contextmanager
 def on_signals(*callbacks: Callable[[signal.Signals], None]) -> Generator[None]:
-    """Call these in the event loop at each Ctrl-C, SIGTERM or SIGHUP while the context lasts."""
+    """Call `callbacks` in the event loop at each Ctrl-C, SIGTERM or SIGHUP in this context."""
     loop = asyncio.get_running_loop()
 
     def callback(number: signal.Signals) -> None:

@@ -25,19 +25,20 @@ def test_all_is_well_and_nothing_is_posted(desk: Desk) -> None:
     done = desk.run("doctor")
     assert done.exit_code == 0, done.output
     lines = [line for line in done.stdout.splitlines() if "→" not in line]
-    assert [(line[:7].strip(), line[9:33].strip()) for line in lines] == [
+    assert [(line[:7].strip(), line[9:34].strip()) for line in lines] == [
         ("ok", "keys"),
         ("ok", "hosts"),
         ("ok", "time zone"),
         ("ok", "metrics path"),
-        ("ok", "status keys"),
+        ("ok", "keys for status calls"),
         ("ok", "status path"),
         ("ok", "createcustom status path"),
+        ("ok", "createcustom metrics path"),
         ("ok", "sync host"),
         ("unknown", "submit path"),
         ("unknown", "FAILURE"),
     ]
-    assert "→ date-times of files without an offset: --timezone Asia/Kolkata" in done.stdout
+    assert "→ for date-times of files without an offset: --timezone Asia/Kolkata" in done.stdout
     assert desk.notes() == []
 
 
@@ -80,7 +81,7 @@ def test_wrong_keys(desk: Desk, name: str) -> None:
 
 def test_a_wrong_api_key_is_told_apart(desk: Desk) -> None:
     code, found = doctor(desk, LEADPOST_API_KEY="wrong")
-    assert code == 1
+    assert code == 3
     assert found["x-api-key"]["remedy"] == "correct LEADPOST_API_KEY"
 
 
@@ -101,7 +102,7 @@ def test_an_account_that_wants_keys_with_status_calls_is_found(desk: Desk) -> No
     with Sandbox(limit=None, keys_for_status=True) as sandbox:
         code, found = doctor(desk, LEADPOST_HOST=sandbox.url)
         assert code == 1
-        assert found["status keys"]["remedy"] == "set LEADPOST_KEYS_FOR_STATUS=true"
+        assert found["keys for status calls"]["remedy"] == "set LEADPOST_KEYS_FOR_STATUS=true"
         environment = {"LEADPOST_HOST": sandbox.url, "LEADPOST_KEYS_FOR_STATUS": "true"}
         assert doctor(desk, **environment)[0] == 0
 
@@ -111,6 +112,11 @@ def test_an_account_that_wants_keys_with_status_calls_is_found(desk: Desk) -> No
     [
         ("METRICS_PATH", "metrics path", "set LEADPOST_METRICS_PATH; if more is missing"),
         ("STATUS_PATH", "status path", "set LEADPOST_STATUS_PATH"),
+        (
+            "CREATECUSTOM_METRICS_PATH",
+            "createcustom metrics path",
+            "set LEADPOST_CREATECUSTOM_METRICS_PATH",
+        ),
     ],
 )
 def test_a_path_that_is_not_there(desk: Desk, variable: str, check: str, remedy: str) -> None:
@@ -131,7 +137,7 @@ def test_a_host_that_cannot_be_reached_is_one_line(desk: Desk) -> None:
     code, found = doctor(desk, LEADPOST_HOST="http://127.0.0.1:9")
     assert code == 1
     assert [*found] == ["host"]
-    assert found["host"]["remedy"] == "check LEADPOST_REGION or LEADPOST_HOST"
+    assert found["host"]["remedy"] == "check LEADPOST_REGION or LEADPOST_HOST, and your network"
 
 
 def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
@@ -142,7 +148,7 @@ def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
 
 
 def test_an_answer_that_says_neither_is_unknown(desk: Desk) -> None:
-    desk.sandbox.fail("503", *["ok"] * 5, "503")
+    desk.sandbox.fail("503", *["ok"] * 6, "503")
     code, found = doctor(desk)
     assert code == 0
     assert found["keys"]["verdict"] == "unknown"
@@ -162,7 +168,7 @@ def test_one_activity_is_posted_and_followed(desk: Desk) -> None:
 
 
 def test_a_post_that_goes_wrong_is_not_repeated(desk: Desk) -> None:
-    desk.sandbox.fail(*["ok"] * 7, "cut-after")
+    desk.sandbox.fail(*["ok"] * 8, "cut-after")
     code, found = doctor(desk, "--post", lead(0), "--yes")
     assert (code, found["test activity"]["verdict"]) == (0, "unknown")
     assert found["test activity"]["remedy"] == "look at the lead"

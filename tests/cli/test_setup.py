@@ -38,7 +38,7 @@ def answers(desk: Desk, **changes: str) -> str:
 def test_keys_are_checked_and_written(bare: Desk) -> None:
     done = bare.run("setup", stdin=answers(bare))
     assert done.exit_code == 0, done.output
-    assert "LeadSquared takes these keys" in done.stdout
+    assert "AccessKey and SecretKey accepted" in done.stdout
     assert "--timezone Asia/Kolkata" in done.stdout
     assert f"Written to {keys_path()}" in done.stdout
     assert keys_path().stat().st_mode & 0o777 == 0o600
@@ -49,11 +49,28 @@ def test_keys_are_checked_and_written(bare: Desk) -> None:
     assert bare.notes() == ["Note 0"]
 
 
-def test_refused_keys_are_not_written(bare: Desk) -> None:
-    done = bare.run("setup", stdin=answers(bare, secret="wrong"))
-    assert done.exit_code == 2
-    assert "LeadSquared refuses these keys; nothing was written" in done.stderr
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("access", "AccessKey or SecretKey rejected"),
+        ("secret", "AccessKey or SecretKey rejected"),
+        ("api", "x-api-key"),
+    ],
+)
+def test_rejected_keys_are_named_and_not_written(bare: Desk, wrong: str, said: str) -> None:
+    done = bare.run("setup", stdin=answers(bare, **{wrong: "wrong-key-0123"}) + "n\n")
+    assert done.exit_code == 3
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("failed")]
+    assert said in failed
+    assert "Nothing was written" in done.stderr
+    assert "wrong-key" not in done.output
     assert not keys_path().exists()
+
+
+def test_what_is_neither_a_region_nor_a_host_is_asked_for_again(bare: Desk) -> None:
+    done = bare.run("setup", stdin="indai\n" + answers(bare))
+    assert done.exit_code == 0, done.output
+    assert "'indai' is neither a region nor a host such as asyncapi-in21" in done.stderr
 
 
 def test_a_file_that_is_there_is_replaced_only_if_wanted(bare: Desk) -> None:
@@ -70,7 +87,8 @@ def test_keys_that_cannot_be_checked_are_written_if_wanted(
     bare: Desk, answer: str, *, written: bool
 ) -> None:
     done = bare.run("setup", stdin=answers(bare, host="http://127.0.0.1:9") + f"{answer}\n")
-    assert "The keys could not be checked: " in done.stderr
+    assert "failed   host" in done.stdout
+    assert done.exit_code == (0 if written else 2)
     assert keys_path().exists() is written
 
 

@@ -184,11 +184,14 @@ def test_a_run_whose_outbox_fails_says_so(
 def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_csv(desk.folder / "calls.csv", [cells(n) for n in range(1200)])
 
-    def pressing(*_: object) -> int:
-        os.kill(os.getpid(), signal.SIGINT)
-        return 1
+    pressed: list[int] = []
 
-    monkeypatch.setattr("leadpost.cli.files.snapshot.Snapshot.add", pressing)
+    def pressing(*_: object) -> None:
+        if not pressed:
+            pressed.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("leadpost.cli.files.plan.Rows.add", pressing)
     done = desk.run("post", path, "--timezone", "UTC")
     assert (done.exit_code, done.stderr) == (130, "Stopped: nothing was sent\n")
     assert desk.notes() == []

@@ -1,4 +1,4 @@
-"""The time-out of a call, which counts from connecting to the last byte."""
+"""The time-out of a call, which counts from its token to the last byte."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from leadpost import (
     RetryPolicy,
     ServerError,
     TokenBucket,
+    TokenLost,
     Unauthorized,
 )
 from leadpost._call import Terms
+from leadpost._poster import post_once
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
@@ -128,6 +130,27 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
         assert second - first >= 0.5 + 0.5 + 0.3 - 0.05
 
 
+@pytest.mark.parametrize(
+    ("chosen_in", "error", "at"), [(6.0, DeliveryUncertain, 10.0), (11.0, TokenLost, 11.0)]
+)
+@virtual
+async def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_later(
+    chosen_in: float, error: type[LeadpostError], at: float
+) -> None:
+    """A bucket is told when a call will have ended; a shared one counts on it."""
+
+    async def choose() -> Activity:
+        await asyncio.sleep(chosen_in)
+        return activity(1)
+
+    vendor = Vendor(there=9.0)
+    async with poster_to(vendor, call_timeout=10.0) as poster:
+        with pytest.raises(error):
+            await post_once(poster, choose, Terms())
+        assert now() == pytest.approx(at)
+    assert len(vendor.requests) == (error is DeliveryUncertain)
+
+
 @virtual
 async def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() -> None:
     async def draw() -> Activity:
@@ -139,6 +162,6 @@ async def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() 
     vendor, bucket = Vendor(), TokenBucket(1)
     async with poster_to(vendor, bucket=bucket) as poster:
         with pytest.raises(NotSent, match="too old"):
-            await poster.post_once(draw, Terms(check=refuse))
+            await post_once(poster, draw, Terms(before_send=refuse))
         assert bucket.statistics().free == 1
     assert vendor.requests == []

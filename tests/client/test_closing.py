@@ -22,6 +22,7 @@ from leadpost import (
     TokenBucket,
 )
 from leadpost._call import Terms
+from leadpost._poster import post_once
 from leadpost.hooks import Event
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
@@ -179,7 +180,7 @@ async def test_a_call_that_is_cut_off_in_flight_is_uncertain_and_leaves_nothing_
     vendor, bucket = Vendor(there=1.0), TokenBucket(1)
     async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
         cut_off = asyncio.get_running_loop().create_future()
-        post = asyncio.create_task(poster.post_once(draw_one, Terms(cut_off=cut_off)))
+        post = asyncio.create_task(post_once(poster, draw_one, Terms(cut_off=cut_off)))
         await asyncio.sleep(0.5)
         cut_off.set_result(None)
         with pytest.raises(DeliveryUncertain, match="cut off before its answer"):
@@ -200,7 +201,7 @@ async def test_an_abandoned_call_that_is_cut_off_is_over_before_the_poster_close
     vendor, bucket = Vendor(there=100.0), TokenBucket(1)
     async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
         cut_off = asyncio.get_running_loop().create_future()
-        await task_cancel(poster.post_once(draw_one, Terms(cut_off=cut_off)), 0.5)
+        await task_cancel(post_once(poster, draw_one, Terms(cut_off=cut_off)), 0.5)
         assert ended(events) == []
         cut_off.set_result(None)
     assert now() == pytest.approx(0.5)
@@ -218,7 +219,7 @@ async def test_a_call_cut_off_before_its_request_is_sent_sends_nothing(before: A
         cut_off = asyncio.get_running_loop().create_future()
         if before:
             cut_off.set_result(None)
-        post = asyncio.create_task(poster.post_once(draw_one, Terms(cut_off=cut_off)))
+        post = asyncio.create_task(post_once(poster, draw_one, Terms(cut_off=cut_off)))
         await asyncio.sleep(1.0)
         if not before:
             cut_off.set_result(None)

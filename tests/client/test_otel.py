@@ -32,6 +32,8 @@ from leadpost import (
     TokenBucket,
 )
 from leadpost._call import Terms
+from leadpost._poster import post_once
+from leadpost._retry import NothingToSend
 from leadpost.hooks import Ended, Event, Hook, Resized
 from leadpost.otel import OpenTelemetryHook
 from leadpost.outbox import STATES, Outbox
@@ -371,14 +373,14 @@ async def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
     events: list[Event] = []
 
     async def nothing() -> Activity:
-        raise NotSent("another worker was faster")
+        raise NothingToSend("another worker was faster")
 
     telemetry = Telemetry()
     hooks: list[Hook] = [telemetry.hook, events.append]
     client = Vendor().client()
     async with AsyncActivityPoster(account(), client=client, hooks=hooks) as opened:
         with pytest.raises(NotSent):
-            await opened.post_once(nothing, Terms())
+            await post_once(opened, nothing, Terms())
         await post(opened)
     (span,) = telemetry.spans
     assert telemetry.started == [span.name]
@@ -389,4 +391,4 @@ async def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
     assert not telemetry.hook._began
     assert not telemetry.hook._spans
     last = next(event for event in events if isinstance(event, Ended))
-    assert (last.state, last.attempts, last.error) == ("not_sent", 0, None)
+    assert (last.state, last.attempts, last.error) == ("not_sent", 0, "NothingToSend")

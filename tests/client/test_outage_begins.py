@@ -26,6 +26,7 @@ from support import Vendor, accept, activity, answers, now, virtual
 
 from leadpost import OpenBucket, RetryPolicy, ServerError
 from leadpost._call import Terms
+from leadpost._poster import post_once
 
 
 @pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT, httpx.Response(504)], ids=name_of)
@@ -163,6 +164,6 @@ async def test_an_activity_that_cannot_be_drawn_does_not_end_an_outage() -> None
     async with away(vendor, retry=PATIENT) as poster:
         sent = len(vendor.posted)
         terms = Terms(outage_until=lambda since: since + 1000)
-        await asyncio.gather(poster.post_once(draw, terms), return_exceptions=True)
+        await asyncio.gather(post_once(poster, draw, terms), return_exceptions=True)
         assert poster.is_away
         assert len(vendor.posted) == sent

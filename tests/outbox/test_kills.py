@@ -8,7 +8,6 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from random import Random
 
 import pytest
@@ -157,16 +156,16 @@ def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
 
 def freeze(worker: Worker, url: str) -> None:
     """Stop a worker, but not in a transaction, as it would keep SQLite locked."""
-    worker.signal(signal.SIGSTOP)
+    worker.stop()
     while is_locked(url):
         worker.signal(signal.SIGCONT)
         time.sleep(0.01)
-        worker.signal(signal.SIGSTOP)
+        worker.stop()
 
 
 async def expire(url: str) -> None:
     async with Outbox(url, ACME) as outbox:
-        await outbox._database.write(partial(_calls.expire, account=ACME))
+        await outbox._store.write(_calls.expire)
 
 
 def is_locked(url: str) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from raw_server import ACCEPTED, Connection, RawServer, answer
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from support import KEYS, Vendor, account, activity, answers, fullest, within
 
 from leadpost import (
@@ -34,7 +35,7 @@ from leadpost import (
 from leadpost._bucket_parts import Use
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import _sql, _tokens
+from leadpost.outbox.database import Store, _sql, _tokens
 from leadpost.outbox.database._tokens import State
 
 PERIOD = 0.5
@@ -43,6 +44,10 @@ PERIOD = 0.5
 def bucket(url: str, **options: Any) -> SharedTokenBucket:
     chosen: dict[str, Any] = {"period": PERIOD} | options
     return SharedTokenBucket(url, "test", **chosen)
+
+
+def store(of: SharedTokenBucket) -> Store:
+    return Store(of._database, bucket="test")
 
 
 @asynccontextmanager
@@ -111,7 +116,7 @@ async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int =
 
 async def until_known(of: SharedTokenBucket, what: Callable[[State], bool]) -> None:
     """Wait until something is written to the database."""
-    while not what(await of._database.read(lambda own: _tokens.state(own, "test"))):
+    while not what(await store(of).read(_tokens.state)):
         await asyncio.sleep(0.01)
 
 
@@ -409,7 +414,7 @@ async def test_a_poster_does_not_send_with_a_lost_token(
     async with AsyncActivityPoster(account(), client=vendor.client(), bucket=of) as poster:
         await poster.post(activity(1))
         jumps = [0.0, 1000.0]  # once, between token and call
-        begin = _shared_bucket._Use.begin
+        begin = _shared_bucket._Use.before_send
 
         def late(use: _shared_bucket._Use) -> None:
             with monkeypatch.context() as patched:
@@ -417,10 +422,40 @@ async def test_a_poster_does_not_send_with_a_lost_token(
                 patched.setattr(_shared_bucket, "boot_time", lambda: boot_time() + jump)
                 begin(use)
 
-        monkeypatch.setattr(_shared_bucket._Use, "begin", late)
+        monkeypatch.setattr(_shared_bucket._Use, "before_send", late)
         assert await poster.post(activity(2)) == "r2"
         assert not jumps
     assert vendor.numbers == [1, 2]
+
+
+async def test_a_process_frozen_between_headers_and_body_does_not_send_the_body(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freezes = [2.0]
+    connections = list[Connection]()
+    begin = _shared_bucket._Use.before_send
+
+    async def accept(connection: Connection) -> None:
+        connections.append(connection)
+        await connection.request()
+        await connection.send(answer(200, ACCEPTED))
+
+    def freeze(use: _shared_bucket._Use) -> None:
+        begin(use)
+        if freezes:  # once the headers are sent
+            asyncio.get_running_loop().call_soon(time.sleep, freezes.pop())
+
+    monkeypatch.setattr(_shared_bucket._Use, "before_send", freeze)
+    async with (
+        RawServer(accept) as server,
+        AsyncActivityPoster(
+            account(host=server.url), bucket=bucket(store_url), call_timeout=0.5
+        ) as poster,
+        within(20),
+    ):
+        assert await poster.post(activity(1)) == "r1"
+        assert len(connections) == 2
+        assert len(server.requests) == 1  # the first one was not complete
 
 
 async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
@@ -435,6 +470,17 @@ async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
         await asyncio.gather(*(take(of, later) for of in (other, one) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
     assert fullest(later, 1.0) <= 5
+
+
+async def test_a_longer_rest_applies_to_tokens_that_were_back_before_it(store_url: str) -> None:
+    async with opened(store_url) as one, within(30):
+        arrivals: list[float] = []
+        await asyncio.gather(*(take(one, arrivals) for _ in range(5)))
+        await asyncio.sleep(PERIOD + 0.1)
+        await end_with(one, RateLimited("5 in 3 s", status=429, limit=(5, 3)))
+        later: list[float] = []
+        await take(one, later)
+    assert later[0] - arrivals[0] >= 3.0 - 0.01
 
 
 async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
@@ -509,8 +555,46 @@ async def test_a_trial_that_is_not_sent_is_followed_by_another(store_url: str) -
     async with opened(store_url) as one, opened(store_url) as other, within(20):
         await end_with(one, RateLimited("429", status=429, retry_after=0.3))
         await end_with(one, NotSent("nothing to send"), sent=False)
-        known = await one._database.read(lambda own: _tokens.state(own, "test"))
+        known = await store(one).read(_tokens.state)
         assert known.has_trial
+        times: list[float] = []
+        await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
+    assert times[1] - times[0] >= 0.5
+
+
+async def test_a_reservation_that_was_rolled_back_ends_no_trial_of_another_process(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(20):
+        await end_with(one, RateLimited("429", status=429, retry_after=0.2))
+        await until_known(one, lambda state: state.has_trial and not state.is_paused)
+        write, is_lost = one._database.write, asyncio.Event()
+
+        async def rolled_back(work: Any) -> None:
+            async def lost(connection: AsyncConnection) -> None:
+                await work(connection)
+                monkeypatch.setattr(one._database, "write", write)
+                is_lost.set()
+                raise OutboxUnavailable("the connection was lost")
+
+            await write(lost)
+
+        monkeypatch.setattr(one._database, "write", rolled_back)
+        waiting = asyncio.create_task(take(one, []))
+        await is_lost.wait()
+        async with other.token() as begin:
+            begin()
+            await asyncio.sleep(1.5)  # `one` puts its reservation back meanwhile
+            assert not waiting.done()
+        await waiting
+
+
+async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_url: str) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(20):
+        await end_with(one, RateLimited("429", status=429, retry_after=0.2))
+        async with one.token() as begin:
+            begin()
+            await store(other).write(_tokens.pause, 0.0)
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
     assert times[1] - times[0] >= 0.5
@@ -520,7 +604,7 @@ async def test_a_trial_waits_for_a_resting_token(store_url: str) -> None:
     async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(20):
         async with one.token() as begin:
             begin()
-            await one._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            await store(one).write(_tokens.pause, 0.0)
             waiting = asyncio.create_task(take(other, []))
             await asyncio.sleep(0.6)
             assert not waiting.done()

@@ -33,9 +33,8 @@ def demo(*, verbose: options.Verbose = False) -> None:
     Post 50 sample activities to a sandbox on this machine: no keys, no network, under 30 s.
 
     Examples:
-    `leadpost demo`
-
-    `leadpost demo --verbose`
+    - `leadpost demo`
+    - `leadpost demo --verbose`
     """
     console = Console(stderr=True)
     with (

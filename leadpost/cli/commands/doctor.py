@@ -1,26 +1,25 @@
 """`leadpost doctor`: what works with this account, and which setting to change for the rest."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated
 
 import typer
-from attrs import asdict, evolve
 from rich.console import Console
 
-from leadpost import Account, Activity, AsyncActivityPoster, RetryPolicy, StatusTimeout, errors
-from leadpost._responses import redactor
-from leadpost._transport import new_client
+from leadpost import Activity, AsyncActivityPoster, StatusTimeout, errors
 from leadpost.cli import options
 from leadpost.cli.account import read_account
 from leadpost.cli.console import is_interactive, logged
-from leadpost.cli.diagnosis import ASSUMED, Check, diagnosis
+from leadpost.cli.diagnosis import Check, diagnose, show
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.outbox_url import url_of
-from leadpost.outbox import SharedTokenBucket
 
-_COLOURS = {"ok": "green", "failed": "red", "unknown": "yellow"}
+_ASSUMED = (
+    Check("submit path", "unknown", "only a post shows it: --post", "", "LEADPOST_SUBMIT_PATH"),
+    Check("FAILURE", "unknown", "may still change", "", "LEADPOST_FAILURE_IS_FINAL"),
+)
+"""What the checks cannot show."""
 
 
 def doctor(
@@ -45,70 +44,48 @@ def doctor(
     Check keys, hosts and paths with one call each, and say which setting to change.
 
     Each assumption about LeadSquared that can be set is a line. Nothing is posted without --post.
-    The exit code is 1 if a check failed, 3 if the keys are refused.
+    The exit code is 1 if a check failed, 3 if the keys are rejected.
 
     Examples:
-    `leadpost doctor`
-
-    `leadpost doctor --post 00727844-51aa-11e2-9e64-12314004ac6b --event 201`
+    - `leadpost doctor`
+    - `leadpost doctor --post 00727844-51aa-11e2-9e64-12314004ac6b --event 201`
     """
     account = read_account(env_file)
     note = "A test by leadpost doctor, to be deleted"
     activity = None if lead is None else Activity(lead, event, note)
     if activity is not None and not yes:
-        if not is_interactive():
-            raise InputError("there is no terminal to ask at: add --yes to post the test")
-        typer.confirm(f"Post a test activity of type {event} on lead {lead}?", err=True, abort=True)
-
-    async def diagnose() -> list[Check]:
-        retry = RetryPolicy(max_attempts=1, max_time=30)
-        bucket = SharedTokenBucket(url_of(outbox))
-        async with new_client(account) as client:
-
-            def poster_of(changed: Account) -> AsyncActivityPoster:
-                return AsyncActivityPoster(changed, client=client, bucket=bucket, retry=retry)
-
-            async with poster_of(account) as poster:
-                found = [check async for check in diagnosis(account, poster, poster_of)]
-                if any(check.verdict == "failed" for check in found):
-                    return found
-                if activity is not None:
-                    found += [check async for check in _test(poster, activity, timeout)]
-        shown = {check.name for check in found}
-        return found + [check for check in ASSUMED if check.name not in shown]
-
+        _confirm(f"Post a test activity of type {event} on lead {lead}?")
+    more = None if activity is None else partial(_test, activity, timeout)
     with logged(Console(stderr=True), verbose=verbose):
-        found = asyncio.run(diagnose())
-    safe = redactor(account.secrets)
-    checks = [evolve(c, meaning=" ".join(safe(c.meaning).split())[:300]) for c in found]
-    _show(checks, as_json=as_json)
-    failed = {check.name for check in checks if check.verdict == "failed"}
-    if "keys" in failed:
-        raise typer.Exit(Exit.KEYS_REFUSED)
+        checks = asyncio.run(diagnose(account, outbox, more))
+    failed = {check.name for check in checks if check.is_failed}
+    if not failed:
+        shown = {check.name for check in checks}
+        checks += [check for check in _ASSUMED if check.name not in shown]
+    show(checks, as_json=as_json)
+    if failed & {"keys", "x-api-key"}:
+        raise typer.Exit(Exit.KEYS_REJECTED)
     raise typer.Exit(Exit.SOME_NOT if failed else Exit.ALL_ACCEPTED)
 
 
-def _show(checks: list[Check], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([asdict(check) for check in checks]))
-        return
-    for check in checks:
-        verdict = typer.style(f"{check.verdict:7}", fg=_COLOURS[check.verdict])
-        setting = f" ({check.setting})" if check.setting and check.verdict != "failed" else ""
-        typer.echo(f"{verdict}  {check.name:24}  {check.meaning}{setting}")
-        if check.remedy:
-            typer.echo(f"{'':35}→ {check.remedy}")
+def _confirm(question: str) -> None:
+    if not is_interactive():
+        raise InputError("there is no terminal to ask at: add --yes to post the test")
+    if not typer.confirm(question, err=True):
+        raise InputError("nothing was posted and nothing was checked")
 
 
 async def _test(
-    poster: AsyncActivityPoster, activity: Activity, patience: float
+    activity: Activity, patience: float, poster: AsyncActivityPoster
 ) -> AsyncGenerator[Check]:
+    """Post a test activity and follow it."""
     try:
         request_id = await poster.post(activity)
+    except errors.DeliveryUncertain as error:
+        yield Check("test activity", "unknown", str(error), "look at the lead")
+        return
     except errors.LeadpostError as error:
-        in_doubt = isinstance(error, errors.DeliveryUncertain)
-        remedy = "look at the lead" if in_doubt else ""
-        yield Check("test activity", "unknown" if in_doubt else "failed", str(error), remedy)
+        yield Check("test activity", "failed", str(error))
         return
     yield Check("submit path", "ok", poster.account.submit_path, "", "LEADPOST_SUBMIT_PATH")
     yield Check("test activity", "ok", f"accepted, RequestID {request_id}")
@@ -120,6 +97,6 @@ async def _test(
     except errors.LeadpostError as error:
         yield Check("its status", "failed", str(error), later)
     else:
-        is_there = status.state == "succeeded"
+        verdict = "ok" if status.state == "succeeded" else "failed"
         meaning = status.activity_id or status.status_reason or status.status
-        yield Check("its status", "ok" if is_there else "failed", f"{status.state}: {meaning}")
+        yield Check("its status", verdict, f"{status.state}: {meaning}")

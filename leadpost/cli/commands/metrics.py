@@ -19,9 +19,8 @@ def metrics(
     Ask how far behind LeadSquared's queue is.
 
     Examples:
-    `leadpost metrics`
-
-    `leadpost metrics --json`
+    - `leadpost metrics`
+    - `leadpost metrics --json`
     """
     found = asked(lambda poster: poster.metrics(), env_file, outbox, verbose=verbose)
     if as_json:

@@ -10,7 +10,7 @@ import typer
 from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.batches import Batches
+from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
@@ -38,9 +38,8 @@ def outbox() -> None:
     Look at an outbox, and change entries by hand.
 
     Examples:
-    `leadpost outbox status --watch`
-
-    `leadpost outbox list calls.csv --state uncertain`
+    - `leadpost outbox status --watch`
+    - `leadpost outbox list calls.csv --state uncertain`
     """
 
 
@@ -58,9 +57,8 @@ def status(
     Show counts by state, the oldest pending entry, and whether a worker is running.
 
     Examples:
-    `leadpost outbox status`
-
-    `leadpost outbox status calls.csv --watch`
+    - `leadpost outbox status`
+    - `leadpost outbox status calls.csv --watch`
     """
 
     async def show(opened: Outbox) -> None:
@@ -90,9 +88,8 @@ def list_(
     List entries in the order of putting: lead, state, age, error; no note and no field.
 
     Examples:
-    `leadpost outbox list --state uncertain`
-
-    `leadpost outbox list calls.csv --json`
+    - `leadpost outbox list --state uncertain`
+    - `leadpost outbox list calls.csv --json`
     """
     states: list[State] = [state] if state else []
     _with_outbox(
@@ -120,9 +117,8 @@ def retry(
     Make entries pending again, for a worker or the next run of the file to post.
 
     Examples:
-    `leadpost outbox retry calls.csv --state failed`
-
-    `leadpost outbox retry --id 4711 --yes`
+    - `leadpost outbox retry calls.csv --state failed`
+    - `leadpost outbox retry --id 4711 --yes`
     """
     if not (state or ids):
         raise typer.BadParameter("choose with --state or --id")
@@ -161,9 +157,8 @@ def arrived(
     They are `succeeded` then. The exit code is 1 if some were unknown, or not in doubt.
 
     Examples:
-    `leadpost outbox arrived --id 4711`
-
-    `leadpost outbox arrived --key call-8812`
+    - `leadpost outbox arrived --id 4711`
+    - `leadpost outbox arrived --key call-8812`
     """
     if not (keys or ids):
         raise typer.BadParameter("choose with --key or --id")
@@ -190,9 +185,8 @@ def prune(
     What was posted from files stays known: they can be run again.
 
     Examples:
-    `leadpost outbox prune --older-than 30d`
-
-    `leadpost outbox prune --older-than 12h --outbox sandbox.db`
+    - `leadpost outbox prune --older-than 30d`
+    - `leadpost outbox prune --older-than 12h --outbox sandbox.db`
     """
     age = options.span(older_than)
 
@@ -215,16 +209,15 @@ def adopt(
     Stop the workers of the former account first.
 
     Examples:
-    `leadpost outbox adopt 1f0c2a7b9d3e4f56`
-
-    `leadpost outbox adopt acme-staging`
+    - `leadpost outbox adopt 1f0c2a7b9d3e4f56`
+    - `leadpost outbox adopt acme-staging`
     """
     own = read_account(env_file)
 
     async def adopting(opened: Outbox) -> None:
-        batches = await Batches(opened, own.host).open()
+        ledger = await Ledger(opened, own.host).open()
         count = await opened.adopt(previous)
-        await batches.adopt(previous)
+        await ledger.adopt(previous)
         typer.echo(f"{count:,} entries of {previous} are entries of {opened.account} now")
 
     _with_outbox(adopting, outbox, None, env_file)
@@ -236,9 +229,8 @@ def account_(*, env_file: options.EnvFile = None) -> None:
     Print what your account is called in an outbox: LEADPOST_ACCOUNT, or a fingerprint of its keys.
 
     Examples:
-    `leadpost outbox account`
-
-    `leadpost outbox account --env-file staging.env`
+    - `leadpost outbox account`
+    - `leadpost outbox account --env-file staging.env`
     """
     typer.echo(read_account(env_file).id)
 
@@ -249,9 +241,8 @@ def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]
     Print the statements that create the tables, for migrations of your own.
 
     Examples:
-    `leadpost outbox schema postgresql`
-
-    `leadpost outbox schema sqlite`
+    - `leadpost outbox schema postgresql`
+    - `leadpost outbox schema sqlite`
     """
     typer.echo(ddl(dialect))
 

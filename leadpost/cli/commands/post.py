@@ -1,6 +1,7 @@
 """`leadpost post`: post the activities of a file."""
 
 import asyncio
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -83,19 +84,17 @@ def post(
     SchemaNames; --map, --set and --ignore say the rest. In place of the lead's id a row may have
     Lead.EmailAddress or Lead.Phone: the lead is looked up, and nothing of it is changed.
 
-    However a run ends, even with `kill -9`, the same command resumes it. Run again, it posts what
-    is new in the file. What looks like an activity that was posted is never posted again without
-    asking.
+    However a run ends, even with `kill -9`, the same command resumes it. The options that say how
+    to read the file need not be repeated. Run again, it posts what is new in the file. What looks
+    like an activity that was posted is never posted again without asking.
 
     FILE.results.csv says what became of each row. FILE.rejects.csv has the rows to fix: edit it,
     then post it. A rejects file needs no options; those of the first run are used.
 
     Examples:
-    `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
-
-    `leadpost post calls.xlsx --set ActivityEvent=201 --ignore Agent --first 3`
-
-    `leadpost post calls.csv --map Mail=Lead.EmailAddress --set 'ActivityEvent=Phone Call'`
+    - `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
+    - `leadpost post calls.xlsx --set ActivityEvent=201 --ignore Agent --first 3`
+    - `leadpost post calls.csv --map Mail=Lead.EmailAddress --set 'ActivityEvent=Phone Call'`
     """
     if timezone:
         zone_of(timezone)
@@ -117,6 +116,7 @@ def post(
         path=file,
         url=url_of(outbox),
         reading=reading,
+        reads_as_before=reading == Reading(timezone=os.environ.get(options.TIMEZONE) or None),
         batch=batch,
         duplicates=duplicates,
         account_check=account_check,

@@ -43,9 +43,8 @@ def reconcile(
     not arrive is posted by the next run. The exit code is 1 if some stay in doubt.
 
     Examples:
-    `leadpost reconcile calls.csv`
-
-    `leadpost reconcile --settle 24h`
+    - `leadpost reconcile calls.csv`
+    - `leadpost reconcile --settle 24h`
     """
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
     age = options.span(settle)
@@ -57,7 +56,7 @@ def reconcile(
     async def progress() -> str:
         return f"{looked[0]:,} of {looked[1]:,} activities in doubt looked for"
 
-    async def ask(opened: Outbox) -> dict[str, int]:
+    async def ask(opened: Outbox, _: str | None = None) -> dict[str, int]:
         async with AsyncActivityPoster(
             account, bucket=SharedTokenBucket(url, limit=limit)
         ) as poster:

@@ -27,9 +27,8 @@ def results(
     After a run that was stopped, or whose results were open elsewhere.
 
     Examples:
-    `leadpost results calls.csv`
-
-    `leadpost results daily.csv --batch 2026-11-28 --json`
+    - `leadpost results calls.csv`
+    - `leadpost results daily.csv --batch 2026-11-28 --json`
     """
     account = read_account(env_file)
     console = Console(stderr=True)

@@ -144,9 +144,8 @@ def sandbox(
     --fault lists the names.
 
     Examples:
-    `leadpost sandbox --delay 0.02:0.15`
-
-    `leadpost sandbox --script ok,ok,away:20 --fault 500=0.02`
+    - `leadpost sandbox --delay 0.02:0.15`
+    - `leadpost sandbox --script ok,ok,away:20 --fault 500=0.02`
     """
     _serve(
         made(

@@ -8,63 +8,52 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from leadpost import Account, AsyncActivityPoster, User
+from leadpost import Account
 from leadpost._account import REGIONS
 from leadpost.cli import options
 from leadpost.cli.account import keys_path
 from leadpost.cli.console import logged
-from leadpost.cli.diagnosis import hosts_check, time_zone_check
-from leadpost.cli.exits import InputError
-from leadpost.cli.outbox_url import url_of
-from leadpost.errors import ConfigurationError, LeadpostError, Unauthorized
-from leadpost.outbox import SharedTokenBucket
+from leadpost.cli.diagnosis import diagnose, show
+from leadpost.cli.exits import Exit, InputError
+
+_PROMPTS = {
+    "LEADPOST_ACCESS_KEY": "AccessKey (hidden)",
+    "LEADPOST_SECRET_KEY": "SecretKey (hidden)",
+    "LEADPOST_API_KEY": "x-api-key of the Async API (hidden)",
+}
 
 
-def setup(*, verbose: options.Verbose = False) -> None:
+def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False) -> None:
     """
     Ask for the region and the keys, check them, and write them to a file.
 
-    The keys are not shown. The file is readable by you only; the environment and a file named .env
-    win over it.
+    The checks are those of `leadpost doctor`. Input of keys is hidden, and only you can read the
+    file. The environment and a file named .env win over it.
+
+    To try it with `leadpost sandbox`, enter the URL and the keys that it prints.
 
     Examples:
-    `leadpost setup`
-
-    `leadpost setup && leadpost doctor`
+    - `leadpost setup`
+    - `leadpost setup && leadpost post calls.csv --dry-run`
     """
     if not is_terminal():
-        raise InputError("setup asks at a terminal; elsewhere set LEADPOST_… in the environment")
+        raise InputError("setup asks at a terminal; elsewhere, set LEADPOST_… in the environment")
     path = keys_path()
     if path.exists() and not typer.confirm(f"{path} exists. Replace it?", err=True):
-        raise typer.Exit(2)
-    where = typer.prompt(f"Region ({', '.join(REGIONS)}) or async host", err=True).strip()
-    variables = {
-        "LEADPOST_REGION" if where.lower() in REGIONS else "LEADPOST_HOST": where,
-        **{
-            f"LEADPOST_{name}": typer.prompt(label, hide_input=True, err=True).strip()
-            for name, label in (
-                ("ACCESS_KEY", "AccessKey (hidden)"),
-                ("SECRET_KEY", "SecretKey (hidden)"),
-                ("API_KEY", "x-api-key of the Async API (hidden)"),
-            )
-        },
-    }
-    try:
-        account = Account.from_env(variables)
-        user = _check(account, verbose=verbose)
-    except Unauthorized:
-        raise InputError("LeadSquared refuses these keys; nothing was written") from None
-    except ConfigurationError:
-        raise
-    except LeadpostError as error:
-        # The path of this call is not documented, and the host may be away.
-        typer.echo(f"The keys could not be checked: {error}", err=True)
-        if not typer.confirm("Write them all the same?", err=True):
-            raise typer.Exit(2) from None
-    else:
-        typer.echo("LeadSquared takes these keys")
-        for check in (hosts_check(account, user), time_zone_check(user)) if user else ():
-            typer.echo(f"{check.meaning} → {check.remedy}" if check.remedy else check.meaning)
+        raise typer.Exit(Exit.BAD_INPUT)
+    prompt = f"Region ({', '.join(REGIONS)}) or async host"
+    where = typer.prompt(prompt, value_proc=_region_or_host, err=True)
+    variables = {"LEADPOST_REGION" if where in REGIONS else "LEADPOST_HOST": where}
+    for name, label in _PROMPTS.items():
+        variables[name] = typer.prompt(label, hide_input=True, err=True).strip()
+    with logged(Console(stderr=True), verbose=verbose):
+        checks = asyncio.run(diagnose(Account.from_env(variables), outbox))
+    show(checks)
+    failed = {check.name for check in checks if check.is_failed}
+    if failed and not typer.confirm("A check failed. Save these keys anyway?", err=True):
+        typer.echo("Nothing was written", err=True)
+        are_rejected = failed & {"keys", "x-api-key"}
+        raise typer.Exit(Exit.KEYS_REJECTED if are_rejected else Exit.BAD_INPUT)
     write_keys(path, variables)
     typer.echo(f"Written to {path}. Next: leadpost post FILE --dry-run")
 
@@ -74,32 +63,24 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _check(account: Account, *, verbose: bool) -> User | None:
-    """Return whose keys these are, None if that is not known."""
-
-    async def asking() -> User | None:
-        async with AsyncActivityPoster(account, bucket=SharedTokenBucket(url_of(None))) as poster:
-            await poster.metrics()  # shows the x-api-key
-            if not account.sync_host:
-                return None
-            try:
-                return await poster.user()
-            except Unauthorized:
-                raise
-            except LeadpostError as error:
-                typer.echo(f"The account's hosts and time zone are not known: {error}", err=True)
-                return None
-
-    with logged(Console(stderr=True), verbose=verbose):
-        return asyncio.run(asking())
+def _region_or_host(text: str) -> str:
+    """Return what was entered; raise for what is neither, so that it is asked for again."""
+    text = text.strip()
+    if text.lower() in REGIONS:
+        return text.lower()
+    if "." in text or "localhost" in text or "[" in text:
+        return text
+    raise typer.BadParameter(
+        f"{text!r} is neither a region nor a host such as asyncapi-in21.leadsquared.com"
+    )
 
 
 def write_keys(path: Path, variables: dict[str, str]) -> None:
-    """Write variables so that only the user can read them, from the beginning."""
+    """Write variables to a new file that nobody else can ever read."""
+    # In single quotes nothing is expanded, but a single quote would end them.
+    if bad := [name for name, value in variables.items() if "'" in value or "\n" in value]:
+        raise InputError(f"{', '.join(bad)}: a key has no quotation mark; copy it again")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    # In single quotes nothing is expanded; a key with one is refused as it has no place there.
-    if bad := [name for name, value in variables.items() if "'" in value or "\n" in value]:
-        raise InputError(f"{', '.join(bad)}: a quotation mark cannot be part of it")
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.writelines(f"{name}='{value}'\n" for name, value in variables.items())

@@ -30,9 +30,8 @@ def status(
     The exit code is 0 if all succeeded, 1 if some failed or are not final yet.
 
     Examples:
-    `leadpost status 3661d7b1-93e8-5ba9-9356-b61e0cab2edb`
-
-    `leadpost status $(cut -d, -f4 calls.csv.results.csv | tail -n +2)`
+    - `leadpost status 3661d7b1-93e8-5ba9-9356-b61e0cab2edb`
+    - `leadpost status $(cut -d, -f4 calls.csv.results.csv | tail -n +2)`
     """
     ended = asked(
         lambda poster: show_status(poster, request_ids, as_json=as_json),

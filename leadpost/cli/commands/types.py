@@ -33,11 +33,9 @@ def types(
     List the activity types, or the fields of one: names, types, lengths, options.
 
     Examples:
-    `leadpost types`
-
-    `leadpost types 201 --json`
-
-    `leadpost types 201 --csv > calls.csv`
+    - `leadpost types`
+    - `leadpost types 201 --json`
+    - `leadpost types 201 --csv > calls.csv`
     """
     if as_csv and code is None:
         raise InputError("--csv: of which activity type? Such as: leadpost types 201 --csv")

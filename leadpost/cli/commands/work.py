@@ -53,9 +53,8 @@ def work(
     recording everything.
 
     Examples:
-    `leadpost work --outbox postgresql://db.example.com/crm`
-
-    `leadpost work --keep 30d --limit 20`
+    - `leadpost work --outbox postgresql://db.example.com/crm`
+    - `leadpost work --keep 30d --limit 20`
     """
     account = read_account(env_file)
     with logged(Console(stderr=True, force_terminal=False), verbose=True):

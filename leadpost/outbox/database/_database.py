@@ -7,16 +7,16 @@ import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxUnavailable
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
 from leadpost.outbox.database._engine import (
     LONGEST_WAIT,
@@ -25,14 +25,15 @@ from leadpost.outbox.database._engine import (
     create_engine,
 )
 from leadpost.outbox.database._failures import FAILURES, is_locked, outbox_error
+from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._urls import DatabaseUrl, parse_url
 
 T = TypeVar("T")
 P = ParamSpec("P")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 """Statements within one transaction."""
-AccountWork = Callable[Concatenate[AsyncConnection, str, P], Awaitable[T]]
-"""The same for one account: called with a connection, the account, and its own arguments."""
+StoreWork = Callable[Concatenate[Transaction, P], Awaitable[T]]
+"""The same for a `Store`: called with a transaction, and its own arguments."""
 
 DEFAULT_URL = "sqlite:///leadpost.db"
 """A file in the working directory."""
@@ -130,17 +131,9 @@ class Database:
             OutboxError: it was rolled back; but if the connection was lost, or this was cancelled,
                 during the COMMIT, it may have been committed.
         """
-
-        async def transaction() -> T:
-            async with self._opened().begin() as connection:
-                if not self.is_sqlite:
-                    await connection.execute(_begin(durable=self._durable))
-                return await work(connection)
-
-        if not self.is_sqlite:
-            return await self._run(transaction(), within)
-        async with self._writes:  # SQLite's lock is not fair, this one is
-            return await self._run(self._once_unlocked(transaction, within), within)
+        # SQLite's lock is not fair, this one is.
+        async with self._writes if self.is_sqlite else nullcontext():
+            return await self._run(self._transaction(work, within), within)
 
     async def read(self, work: Work[T]) -> T:
         """
@@ -149,36 +142,31 @@ class Database:
         Raises:
             OutboxError: the database failed.
         """
+        return await self._run(self._transaction(work, LONGEST_WAIT, reads=True), LONGEST_WAIT)
 
-        async def asking() -> T:
-            async with self._opened().connect() as plain:
-                connection = await plain.execution_options(leadpost_reads=True)
-                if not self.is_sqlite:
-                    await connection.execute(_begin(durable=self._durable))
-                return await work(connection)
-
-        return await self._run(self._once_unlocked(asking))
+    async def _transaction(self, work: Work[T], within: float | None, *, reads: bool = False) -> T:
+        """Run `work` once SQLite's lock is free; give up just before the time ends."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
+        while True:
+            try:
+                async with self._opened().connect() as plain:
+                    connection = await plain.execution_options(leadpost_reads=reads)
+                    async with connection.begin():
+                        if not self.is_sqlite:
+                            await connection.execute(_begin(durable=self._durable))
+                        return await work(connection)
+            except FAILURES as failure:
+                if not is_locked(failure) or loop.time() > ends_at:
+                    raise
+            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
             raise RuntimeError(f"{self!r} is not open: use it within `async with`")
         return self._engine
 
-    async def _once_unlocked(
-        self, work: Callable[[], Coroutine[Any, Any, T]], within: float | None = LONGEST_WAIT
-    ) -> T:
-        """Repeat some work until SQLite's lock is free, and give up just before its time ends."""
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
-        while True:
-            try:
-                return await work()
-            except FAILURES as failure:
-                if not is_locked(failure) or loop.time() > ends_at:
-                    raise
-            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
-
-    async def _run(self, work: Coroutine[Any, Any, T], within: float | None = LONGEST_WAIT) -> T:
+    async def _run(self, work: Coroutine[Any, Any, T], within: float | None) -> T:
         """Run `work` in a task, which is left behind if the database does not let it end."""
         task = asyncio.create_task(work)
         ended = False
@@ -202,35 +190,32 @@ class Database:
         task.add_done_callback(self._left_behind.discard)
         # Or else asyncio would log its exception.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _ROLLBACK_WAIT
-        again: asyncio.CancelledError | None = None
-        while not task.done() and (left := ends_at - loop.time()) > 0:
-            try:
-                await asyncio.wait([task], timeout=left)
-            except asyncio.CancelledError as error:  # anyio cancels again and again
-                again = error
-        if again is not None:
-            raise again
+        await until_done([task], _ROLLBACK_WAIT)
 
 
-@frozen
-class AccountDatabase:
-    """One account's entries in a database. Each call runs in its own transaction."""
+class Store:
+    """
+    One account's entries, or one bucket's tokens, in a database.
 
-    database: Database
-    account: str
+    Args:
+        database: The database.
+        always: Values of every statement: the account, or the bucket.
+    """
 
-    async def read(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, see `Database.read`."""
+    def __init__(self, database: Database, **always: str) -> None:
+        self.database = database
+        self._always = always
+
+    async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """Run `work` in a transaction of its own, see `Database.read`."""
         return await self.database.read(
-            lambda connection: work(connection, self.account, *args, **details)
+            lambda connection: work(Transaction(connection, self._always), *args, **details)
         )
 
-    async def write(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, see `Database.write`."""
+    async def write(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """Run `work` in a transaction of its own, see `Database.write`."""
         return await self.database.write(
-            lambda connection: work(connection, self.account, *args, **details)
+            lambda connection: work(Transaction(connection, self._always), *args, **details)
         )
 
 

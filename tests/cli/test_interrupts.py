@@ -1,0 +1,103 @@
+"""Ctrl-C and other signals before anything is sent: at a question, or during look-ups."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_support import start, until
+from files_support import Desk, cells, keys_of, write_csv
+
+from leadpost.sandbox import Sandbox
+
+KEYS = ("LEADPOST_ACCESS_KEY", "LEADPOST_SECRET_KEY", "LEADPOST_API_KEY")
+ELSEWHERE = {"LEADPOST_REGION": "india", **dict.fromkeys(KEYS, "made-up-key-0123")}
+"""An account that is not on this machine: a run asks before it posts there."""
+
+
+@contextmanager
+def at_a_terminal(
+    args: Sequence[str], folder: Path, **environment: str
+) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the command with a terminal for standard input and standard error; yield both."""
+    leader, follower = pty.openpty()
+    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leadpost.cli", *args],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+        | {"TERM": "dumb", "NO_COLOR": "1"}
+        | home
+        | environment,
+        cwd=folder,
+        stdin=follower,
+        stderr=follower,
+        stdout=subprocess.DEVNULL,
+    )
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def read_until(leader: int, wanted: str) -> str:
+    """Return what the terminal shows up to some text; a command that ended instead raises."""
+    shown = b""
+    while wanted.encode() not in shown:
+        shown += os.read(leader, 4096)
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_at_the_question_sends_nothing(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    write_csv(tmp_path / "calls.csv", [cells(n) for n in range(3)])
+    command = ["post", "calls.csv", "--timezone", "UTC", "--account-check", "off"]
+    with at_a_terminal(command, tmp_path, **ELSEWHERE) as (process, leader):
+        read_until(leader, "Post 3 activities to asyncapi-in21.leadsquared.com")
+        process.send_signal(number)
+        assert "Traceback" not in read_until(leader, "Stopped: nothing was sent")
+        assert process.wait(60) == code
+
+
+def test_ctrl_c_at_a_question_of_setup_writes_nothing(tmp_path: Path) -> None:
+    with at_a_terminal(["setup"], tmp_path) as (process, leader):
+        read_until(leader, "async host")
+        process.send_signal(signal.SIGINT)
+        read_until(leader, "interrupted")
+        assert process.wait(60) == 130
+    assert not list(tmp_path.rglob("keys.env"))
+
+
+def test_ctrl_c_while_leads_are_looked_up_sends_nothing_and_the_next_run_does(
+    desk: Desk,
+) -> None:
+    addresses = [f"person-{n}@example.com" for n in range(5)]
+    header = "Lead.EmailAddress,ActivityEvent,ActivityNote\n"
+    rows = "".join(f"{address},201,Called\n" for address in addresses)
+    path = desk.folder / "calls.csv"
+    path.write_text(header + rows)
+    command = ["post", path, "--create-leads", "--account-check", "off"]
+    with Sandbox(delay=1.0) as sandbox:
+        environment = keys_of(sandbox) | {"XDG_CONFIG_HOME": str(desk.folder)}
+        process = start(command, environment, desk.folder)
+        until(lambda: sandbox.report().arrivals >= 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert (desk.folder / "stderr").read_text().endswith("Stopped: nothing was sent\n")
+        assert sandbox.taken == []
+        assert start(command, environment, desk.folder).wait() == 0
+        assert len(sandbox.taken) == len(addresses)
+        assert sandbox.report().duplicates == 0
