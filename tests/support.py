@@ -8,7 +8,8 @@ import selectors
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import httpx
 
@@ -19,6 +20,7 @@ with warnings.catch_warnings():
 from leadpost import Account, Activity
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 ACCESS_KEY = "u$rACCESS-0123456789"
 SECRET_KEY = "SECRET-abcdefghij"
@@ -92,6 +94,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in a `VirtualLoop` of its own."""
+
+    @wraps(test)
+    def run_it(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_virtual(test(*args, **kwargs))
+
+    return run_it
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

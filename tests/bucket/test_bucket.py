@@ -12,7 +12,7 @@ import pytest
 from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import fullest, now, run_virtual
+from support import fullest, now, run_virtual, virtual
 
 from leadpost import (
     ConnectionFailed,
@@ -66,7 +66,10 @@ CALLS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(calls=CALLS, limit=st.integers(1, 5))
-def test_the_limit_is_never_exceeded_and_no_token_is_lost(calls: list[Call], limit: int) -> None:
+@virtual
+async def test_the_limit_is_never_exceeded_and_no_token_is_lost(
+    calls: list[Call], limit: int
+) -> None:
     arrivals: list[float] = []
 
     async def make(call: Call, bucket: TokenBucket) -> None:
@@ -92,20 +95,17 @@ def test_the_limit_is_never_exceeded_and_no_token_is_lost(calls: list[Call], lim
                 latest = now() if is_answered else now() + CALL_TIMEOUT
                 arrivals.append(sent + (latest - sent) * call.arrives)
 
-    async def main() -> None:
-        bucket = TokenBucket(limit)
-        tasks: list[asyncio.Task[None]] = []
-        for call in calls:
-            tasks.append(asyncio.create_task(make(call, bucket)))
-            if call.cancelled_after is not None:
-                asyncio.get_running_loop().call_later(call.cancelled_after, tasks[-1].cancel)
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert bucket.statistics().in_use == 0
-        assert bucket.statistics().waiting == 0
-        await asyncio.sleep(CALL_TIMEOUT + 5.001)
-        assert bucket.statistics().free == limit
-
-    run_virtual(main())
+    bucket = TokenBucket(limit)
+    tasks: list[asyncio.Task[None]] = []
+    for call in calls:
+        tasks.append(asyncio.create_task(make(call, bucket)))
+        if call.cancelled_after is not None:
+            asyncio.get_running_loop().call_later(call.cancelled_after, tasks[-1].cancel)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert bucket.statistics().in_use == 0
+    assert bucket.statistics().waiting == 0
+    await asyncio.sleep(CALL_TIMEOUT + 5.001)
+    assert bucket.statistics().free == limit
     if arrivals:
         assert fullest(arrivals) <= limit
 
@@ -115,7 +115,8 @@ def test_the_limit_is_never_exceeded_and_no_token_is_lost(calls: list[Call], lim
     priorities=st.lists(st.sampled_from([*Priority][:4]), min_size=2, max_size=30),
     given_up=st.sets(st.integers(0, 29)),
 )
-def test_callers_are_served_by_priority_then_in_order_of_arrival(
+@virtual
+async def test_callers_are_served_by_priority_then_in_order_of_arrival(
     priorities: list[Priority], given_up: set[int]
 ) -> None:
     served: list[int] = []
@@ -125,20 +126,17 @@ def test_callers_are_served_by_priority_then_in_order_of_arrival(
             begin()
             served.append(number)
 
-    async def main() -> None:
-        bucket = TokenBucket(1)
-        await take(bucket)
-        tasks = [
-            asyncio.create_task(call(number, priority, bucket))
-            for number, priority in enumerate(priorities)
-        ]
-        await asyncio.sleep(1)
-        for number in given_up:
-            if number < len(tasks):
-                tasks[number].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    run_virtual(main())
+    bucket = TokenBucket(1)
+    await take(bucket)
+    tasks = [
+        asyncio.create_task(call(number, priority, bucket))
+        for number, priority in enumerate(priorities)
+    ]
+    await asyncio.sleep(1)
+    for number in given_up:
+        if number < len(tasks):
+            tasks[number].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     left = [n for n in range(len(priorities)) if n not in given_up]
     assert served == sorted(left, key=lambda number: (priorities[number], number))
 
@@ -151,27 +149,25 @@ async def take(bucket: TokenBucket, *, sent: bool = True) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(takes=st.lists(st.floats(0, 1), min_size=26, max_size=80))
-def test_a_waiting_call_is_sent_as_soon_as_a_token_is_back(
+@virtual
+async def test_a_waiting_call_is_sent_as_soon_as_a_token_is_back(
     takes: list[float],
 ) -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        sent: list[float] = []
-        backs: list[float] = []
+    bucket = TokenBucket()
+    sent: list[float] = []
+    backs: list[float] = []
 
-        async def make(seconds: float) -> None:
-            async with bucket.token() as begin:
-                begin()
-                sent.append(now())
-                await asyncio.sleep(seconds)
-            backs.append(now() + 5)
+    async def make(seconds: float) -> None:
+        async with bucket.token() as begin:
+            begin()
+            sent.append(now())
+            await asyncio.sleep(seconds)
+        backs.append(now() + 5)
 
-        await asyncio.gather(*map(make, takes))
-        assert sent[:25] == pytest.approx([0] * 25, abs=1e-3)
-        for call, left in enumerate(sent[25:]):
-            assert left == pytest.approx(sorted(backs)[call], abs=1e-3)
-
-    run_virtual(main())
+    await asyncio.gather(*map(make, takes))
+    assert sent[:25] == pytest.approx([0] * 25, abs=1e-3)
+    for call, left in enumerate(sent[25:]):
+        assert left == pytest.approx(sorted(backs)[call], abs=1e-3)
 
 
 def test_25_calls_are_sent_at_once_and_the_next_5_s_after_the_first_answer() -> None:
@@ -207,57 +203,51 @@ def test_25_calls_are_sent_at_once_and_the_next_5_s_after_the_first_answer() -> 
         (ConnectionFailed("refused"), 0),
     ],
 )
-def test_a_token_rests_from_the_answer_or_longer_if_none_came(
+@virtual
+async def test_a_token_rests_from_the_answer_or_longer_if_none_came(
     error: BaseException | None, rests: float
 ) -> None:
-    async def main() -> None:
-        bucket = TokenBucket(1)
-        with suppress(BaseException):
-            async with bucket.token(Priority.SINGLE, CALL_TIMEOUT) as begin:
-                begin()
-                await asyncio.sleep(2)
-                if error is not None:
-                    raise error
-        await take(bucket)
-        assert now() == pytest.approx(2 + rests, abs=0.01)
-
-    run_virtual(main())
+    bucket = TokenBucket(1)
+    with suppress(BaseException):
+        async with bucket.token(Priority.SINGLE, CALL_TIMEOUT) as begin:
+            begin()
+            await asyncio.sleep(2)
+            if error is not None:
+                raise error
+    await take(bucket)
+    assert now() == pytest.approx(2 + rests, abs=0.01)
 
 
-def test_a_call_that_was_never_sent_leaves_its_token_unused() -> None:
-    async def main() -> None:
-        bucket = TokenBucket(1)
-        await take(bucket)
-        await asyncio.sleep(3)
-        waiting = asyncio.create_task(take(bucket, sent=False))
-        await waiting
-        assert now() == pytest.approx(5, abs=0.01)
-        await take(bucket)
-        assert now() == pytest.approx(5, abs=0.01)
-        await take(bucket)
-        assert now() == pytest.approx(10, abs=0.01)
-
-    run_virtual(main())
+@virtual
+async def test_a_call_that_was_never_sent_leaves_its_token_unused() -> None:
+    bucket = TokenBucket(1)
+    await take(bucket)
+    await asyncio.sleep(3)
+    waiting = asyncio.create_task(take(bucket, sent=False))
+    await waiting
+    assert now() == pytest.approx(5, abs=0.01)
+    await take(bucket)
+    assert now() == pytest.approx(5, abs=0.01)
+    await take(bucket)
+    assert now() == pytest.approx(10, abs=0.01)
 
 
-def test_only_long_batches_are_spaced_evenly() -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        sent: dict[Priority, list[float]] = {priority: [] for priority in Priority}
+@virtual
+async def test_only_long_batches_are_spaced_evenly() -> None:
+    bucket = TokenBucket()
+    sent: dict[Priority, list[float]] = {priority: [] for priority in Priority}
 
-        async def call(priority: Priority) -> None:
-            async with bucket.token(priority, CALL_TIMEOUT) as begin:
-                begin()
-                sent[priority].append(now())
+    async def call(priority: Priority) -> None:
+        async with bucket.token(priority, CALL_TIMEOUT) as begin:
+            begin()
+            sent[priority].append(now())
 
-        await asyncio.gather(*(call(Priority.LONG_BATCH) for _ in range(10)))
-        evenly = [0.2 * number for number in range(10)]
-        assert sent[Priority.LONG_BATCH] == pytest.approx(evenly, abs=0.01)
-        begun = now()
-        await asyncio.gather(*(call(Priority.BATCH) for _ in range(15)))
-        assert now() == pytest.approx(begun, abs=0.01)
-
-    run_virtual(main())
+    await asyncio.gather(*(call(Priority.LONG_BATCH) for _ in range(10)))
+    evenly = [0.2 * number for number in range(10)]
+    assert sent[Priority.LONG_BATCH] == pytest.approx(evenly, abs=0.01)
+    begun = now()
+    await asyncio.gather(*(call(Priority.BATCH) for _ in range(15)))
+    assert now() == pytest.approx(begun, abs=0.01)
 
 
 def test_statistics_and_repr_show_free_in_use_resting_and_waiting() -> None:
@@ -292,17 +282,15 @@ def test_statistics_and_repr_show_free_in_use_resting_and_waiting() -> None:
     run_virtual(main())
 
 
-def test_a_cancelled_waiter_loses_no_token_and_blocks_no_other() -> None:
-    async def main() -> None:
-        bucket = TokenBucket(1)
-        await take(bucket)
-        first, second = (asyncio.create_task(take(bucket)) for _ in range(2))
-        await asyncio.sleep(1)
-        first.cancel()
-        await second
-        assert now() == pytest.approx(5, abs=0.01)
-
-    run_virtual(main())
+@virtual
+async def test_a_cancelled_waiter_loses_no_token_and_blocks_no_other() -> None:
+    bucket = TokenBucket(1)
+    await take(bucket)
+    first, second = (asyncio.create_task(take(bucket)) for _ in range(2))
+    await asyncio.sleep(1)
+    first.cancel()
+    await second
+    assert now() == pytest.approx(5, abs=0.01)
 
 
 def test_tokens_still_rest_in_the_next_event_loop() -> None:
@@ -391,90 +379,82 @@ async def test_one_bucket_in_two_running_loops_raises() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(12.0, 12.0), (0.5, 0.5), (40_000, 60.0)])
-def test_a_retry_after_pauses_every_caller_for_at_most_60_s_then_one_call_is_tried(
+@virtual
+async def test_a_retry_after_pauses_every_caller_for_at_most_60_s_then_one_call_is_tried(
     retry_after: float, pause: float
 ) -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        with suppress(RateLimited):
-            async with bucket.token() as begin:
+    bucket = TokenBucket()
+    with suppress(RateLimited):
+        async with bucket.token() as begin:
+            begin()
+            raise RateLimited("no", retry_after=retry_after)
+    left: list[float] = []
+
+    async def call() -> None:
+        async with bucket.token() as begin:
+            begin()
+            left.append(now())
+            await asyncio.sleep(2)
+
+    await asyncio.gather(*(call() for _ in range(24)))
+    assert left[0] == pytest.approx(pause, abs=0.01)
+    assert left[1:] == pytest.approx([pause + 2] * 23, abs=0.01)
+
+
+@virtual
+async def test_a_refused_trial_is_followed_by_a_pause_and_an_unsent_one_by_another() -> None:
+    bucket = TokenBucket()
+    left: list[float] = []
+
+    async def call(end: Exception | None, *, sent: bool = True) -> None:
+        async with bucket.token() as begin:
+            if sent:
                 begin()
-                raise RateLimited("no", retry_after=retry_after)
-        left: list[float] = []
+            left.append(now())
+            await asyncio.sleep(1)
+            if end is not None:
+                raise end
 
-        async def call() -> None:
-            async with bucket.token() as begin:
-                begin()
-                left.append(now())
-                await asyncio.sleep(2)
-
-        await asyncio.gather(*(call() for _ in range(24)))
-        assert left[0] == pytest.approx(pause, abs=0.01)
-        assert left[1:] == pytest.approx([pause + 2] * 23, abs=0.01)
-
-    run_virtual(main())
+    refusal = RateLimited("no", retry_after=10)
+    calls = (call(refusal), call(refusal), call(None, sent=False), call(None), call(None))
+    first, *others = calls
+    await asyncio.gather(first, return_exceptions=True)
+    await asyncio.gather(*others, return_exceptions=True)
+    assert left == pytest.approx([0, 11, 22, 23, 24], abs=0.01)
 
 
-def test_a_refused_trial_is_followed_by_a_pause_and_an_unsent_one_by_another() -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        left: list[float] = []
+@virtual
+async def test_a_refusal_pauses_callers_that_already_wait() -> None:
+    bucket = TokenBucket(2)
+    await take(bucket)
+    sent: list[float] = []
 
-        async def call(end: Exception | None, *, sent: bool = True) -> None:
-            async with bucket.token() as begin:
-                if sent:
-                    begin()
-                left.append(now())
-                await asyncio.sleep(1)
-                if end is not None:
-                    raise end
+    async def call() -> None:
+        async with bucket.token() as begin:
+            begin()
+            sent.append(now())
 
-        refusal = RateLimited("no", retry_after=10)
-        calls = (call(refusal), call(refusal), call(None, sent=False), call(None), call(None))
-        first, *others = calls
-        await asyncio.gather(first, return_exceptions=True)
-        await asyncio.gather(*others, return_exceptions=True)
-        assert left == pytest.approx([0, 11, 22, 23, 24], abs=0.01)
+    async def refused() -> None:
+        async with bucket.token() as begin:
+            begin()
+            await asyncio.sleep(1)
+            raise RateLimited("no", retry_after=9)
 
-    run_virtual(main())
+    await asyncio.gather(refused(), call(), return_exceptions=True)
+    assert sent == pytest.approx([10.0], abs=0.01)
 
 
-def test_a_refusal_pauses_callers_that_already_wait() -> None:
-    async def main() -> None:
-        bucket = TokenBucket(2)
+@virtual
+async def test_a_single_refusal_without_retry_after_pauses_nobody() -> None:
+    bucket = TokenBucket()
+    with suppress(RateLimited):
+        async with bucket.token() as begin:
+            begin()
+            raise RateLimited("no")
+    for _ in range(24):
         await take(bucket)
-        sent: list[float] = []
-
-        async def call() -> None:
-            async with bucket.token() as begin:
-                begin()
-                sent.append(now())
-
-        async def refused() -> None:
-            async with bucket.token() as begin:
-                begin()
-                await asyncio.sleep(1)
-                raise RateLimited("no", retry_after=9)
-
-        await asyncio.gather(refused(), call(), return_exceptions=True)
-        assert sent == pytest.approx([10.0], abs=0.01)
-
-    run_virtual(main())
-
-
-def test_a_single_refusal_without_retry_after_pauses_nobody() -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        with suppress(RateLimited):
-            async with bucket.token() as begin:
-                begin()
-                raise RateLimited("no")
-        for _ in range(24):
-            await take(bucket)
-        assert now() < 0.01
-        assert bucket.statistics().limit == 25
-
-    run_virtual(main())
+    assert now() < 0.01
+    assert bucket.statistics().limit == 25
 
 
 def test_a_limit_named_in_a_refusal_applies_at_once_and_is_logged_once(
@@ -507,25 +487,23 @@ def test_a_limit_named_in_a_refusal_applies_at_once_and_is_logged_once(
     assert "10 tokens, was 25" in resized[0]
 
 
-def test_calls_made_before_the_limit_was_learned_count_against_it() -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        arrivals: list[float] = []
+@virtual
+async def test_calls_made_before_the_limit_was_learned_count_against_it() -> None:
+    bucket = TokenBucket()
+    arrivals: list[float] = []
 
-        async def call(refusal: RateLimited | None = None) -> None:
-            async with bucket.token() as begin:
-                begin()
-                arrivals.append(now())
-                if refusal is not None:
-                    raise refusal
+    async def call(refusal: RateLimited | None = None) -> None:
+        async with bucket.token() as begin:
+            begin()
+            arrivals.append(now())
+            if refusal is not None:
+                raise refusal
 
-        await asyncio.gather(*(call() for _ in range(9)))
-        with suppress(RateLimited):
-            await call(RateLimited("no", limit=(10, 5)))
-        await asyncio.gather(*(call() for _ in range(30)))
-        assert fullest(arrivals) == 10
-
-    run_virtual(main())
+    await asyncio.gather(*(call() for _ in range(9)))
+    with suppress(RateLimited):
+        await call(RateLimited("no", limit=(10, 5)))
+    await asyncio.gather(*(call() for _ in range(30)))
+    assert fullest(arrivals) == 10
 
 
 @pytest.mark.parametrize("limit", [0, 26, -1])
@@ -561,29 +539,25 @@ async def use(bucket: TokenBucket, seconds: float, error: Exception | None = Non
     return left
 
 
-def test_the_answer_to_an_earlier_trial_does_not_end_a_later_pause() -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        later = RateLimited("429", retry_after=10)
-        slow = asyncio.create_task(use(bucket, 12, later))  # a pause until 22
-        await asyncio.sleep(0)
-        await use(bucket, 1, RateLimited("429", retry_after=9))  # a pause until 10
-        trial = asyncio.create_task(use(bucket, 4))  # leaves at 10, is answered at 14
-        await asyncio.gather(slow, trial)
-        left = await asyncio.gather(*(use(bucket, 3) for _ in range(10)))
-        assert [round(time, 3) for time in sorted(left)] == [22, *[25] * 9]
-
-    run_virtual(main())
+@virtual
+async def test_the_answer_to_an_earlier_trial_does_not_end_a_later_pause() -> None:
+    bucket = TokenBucket()
+    later = RateLimited("429", retry_after=10)
+    slow = asyncio.create_task(use(bucket, 12, later))  # a pause until 22
+    await asyncio.sleep(0)
+    await use(bucket, 1, RateLimited("429", retry_after=9))  # a pause until 10
+    trial = asyncio.create_task(use(bucket, 4))  # leaves at 10, is answered at 14
+    await asyncio.gather(slow, trial)
+    left = await asyncio.gather(*(use(bucket, 3) for _ in range(10)))
+    assert [round(time, 3) for time in sorted(left)] == [22, *[25] * 9]
 
 
-def test_tokens_that_no_call_has_used_do_not_rest_in_a_pause() -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        await use(bucket, 0, RateLimited("429", retry_after=30))
-        at_once = bucket.statistics()
-        assert (at_once.free, at_once.resting) == (0, 1)
-        await asyncio.sleep(6)
-        later = bucket.statistics()
-        assert (later.free, later.resting, round(later.paused_for)) == (0, 0, 24)
-
-    run_virtual(main())
+@virtual
+async def test_tokens_that_no_call_has_used_do_not_rest_in_a_pause() -> None:
+    bucket = TokenBucket()
+    await use(bucket, 0, RateLimited("429", retry_after=30))
+    at_once = bucket.statistics()
+    assert (at_once.free, at_once.resting) == (0, 1)
+    await asyncio.sleep(6)
+    later = bucket.statistics()
+    assert (later.free, later.resting, round(later.paused_for)) == (0, 0, 24)

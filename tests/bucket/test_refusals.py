@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from refusal_trial import CASES, Case, Server, call, run
-from support import run_virtual
+from support import run_virtual, virtual
 
 from leadpost import TokenBucket
 from leadpost._refusals import Refusals, tokens_within
@@ -37,22 +37,20 @@ def test_each_case_reaches_its_goals_within_an_hour(case: Case) -> None:
 
 
 @pytest.mark.parametrize("seconds_before", [0, 300], ids=["fresh", "in use"])
-def test_a_foreign_burst_on_a_full_bucket_is_forgotten_within_two_minutes(
+@virtual
+async def test_a_foreign_burst_on_a_full_bucket_is_forgotten_within_two_minutes(
     seconds_before: float,
 ) -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        burst = iter([float(seconds_before)] * 25)
-        server = Server(random.Random(1), others=burst, counts_refused=True)
-        callers = [asyncio.create_task(call(bucket, server)) for _ in range(60)]
-        await asyncio.sleep(seconds_before + 120)
-        assert bucket.statistics().limit >= 20
-        for caller in callers:
-            caller.cancel()
-        await asyncio.wait(callers)
-        assert server.calls - server.accepted >= 5
-
-    run_virtual(main())
+    bucket = TokenBucket()
+    burst = iter([float(seconds_before)] * 25)
+    server = Server(random.Random(1), others=burst, counts_refused=True)
+    callers = [asyncio.create_task(call(bucket, server)) for _ in range(60)]
+    await asyncio.sleep(seconds_before + 120)
+    assert bucket.statistics().limit >= 20
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    assert server.calls - server.accepted >= 5
 
 
 def test_fifteen_of_a_hundred_are_noise_and_one_more_is_not() -> None:

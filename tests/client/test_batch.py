@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from batch_support import numbered, numbered_async, numbered_list, poster_to, refuse
-from support import Vendor, activity, answers, fullest, now, number_in, run_virtual
+from support import Vendor, activity, answers, fullest, now, number_in, run_virtual, virtual
 
 from leadpost import (
     Activity,
@@ -24,44 +24,39 @@ from leadpost import (
 from leadpost._batch import LONG, WORKERS
 
 
-def test_200_posts_reach_nine_tenths_of_the_possible_rate_and_leave_in_order() -> None:
-    async def main() -> None:
-        vendor = Vendor(there=0.085, back=0.085)
-        async with poster_to(vendor) as poster:
-            await poster.post_many(numbered(200))
-        assert vendor.numbers == list(range(1, 201))
-        # Possible are 25 at once and 25 more every 5 s.
-        assert 35 / now() >= 0.90
-        for start in range(175):
-            assert vendor.arrivals[start + 25] - vendor.arrivals[start] >= 5 - 1e-6
-
-    run_virtual(main())
+@virtual
+async def test_200_posts_reach_nine_tenths_of_the_possible_rate_and_leave_in_order() -> None:
+    vendor = Vendor(there=0.085, back=0.085)
+    async with poster_to(vendor) as poster:
+        await poster.post_many(numbered(200))
+    assert vendor.numbers == list(range(1, 201))
+    # Possible are 25 at once and 25 more every 5 s.
+    assert 35 / now() >= 0.90
+    for start in range(175):
+        assert vendor.arrivals[start + 25] - vendor.arrivals[start] >= 5 - 1e-6
 
 
 @pytest.mark.parametrize("source", [numbered, numbered_async, numbered_list])
-def test_request_ids_are_in_the_order_of_the_inputs(source: Callable[[int], Any]) -> None:
+@virtual
+async def test_request_ids_are_in_the_order_of_the_inputs(source: Callable[[int], Any]) -> None:
     async def late_for_some(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(number_in(request) % 7)
         return await Vendor().answer(request)
 
-    async def main() -> None:
-        async with poster_to(Vendor(late_for_some)) as poster:
-            ids = await poster.post_many(source(120))
-        assert ids == [f"r{n}" for n in range(1, 121)]
-
-    run_virtual(main())
+    async with poster_to(Vendor(late_for_some)) as poster:
+        ids = await poster.post_many(source(120))
+    assert ids == [f"r{n}" for n in range(1, 121)]
 
 
-def test_an_empty_batch_returns_nothing() -> None:
-    async def main() -> None:
-        async with poster_to(Vendor()) as poster:
-            assert await poster.post_many([]) == []
-            assert [o async for o in poster.post_stream(iter(()))] == []
-
-    run_virtual(main())
+@virtual
+async def test_an_empty_batch_returns_nothing() -> None:
+    async with poster_to(Vendor()) as poster:
+        assert await poster.post_many([]) == []
+        assert [o async for o in poster.post_stream(iter(()))] == []
 
 
-def test_the_source_is_drawn_only_as_fast_as_it_is_posted_by_a_bounded_number_of_tasks() -> None:
+@virtual
+async def test_the_source_is_drawn_as_fast_as_it_is_posted_by_a_bounded_number_of_tasks() -> None:
     drawn = 0
     most_tasks = 0
 
@@ -72,18 +67,16 @@ def test_the_source_is_drawn_only_as_fast_as_it_is_posted_by_a_bounded_number_of
             most_tasks = max(most_tasks, len(asyncio.all_tasks()))
             yield one
 
-    async def main() -> None:
-        vendor = Vendor(there=0.1)
-        async with poster_to(vendor) as poster:
-            async for _ in poster.post_stream(source()):
-                assert drawn - len(vendor.requests) <= 26
-        assert drawn == 500
-        assert most_tasks <= WORKERS + 25 + 5  # workers, their calls, and the batch itself
-
-    run_virtual(main())
+    vendor = Vendor(there=0.1)
+    async with poster_to(vendor) as poster:
+        async for _ in poster.post_stream(source()):
+            assert drawn - len(vendor.requests) <= 26
+    assert drawn == 500
+    assert most_tasks <= WORKERS + 25 + 5  # workers, their calls, and the batch itself
 
 
-def test_a_slow_consumer_slows_the_drawing() -> None:
+@virtual
+async def test_a_slow_consumer_slows_the_drawing() -> None:
     drawn: list[Activity] = []
 
     def source() -> Iterator[Activity]:
@@ -91,30 +84,26 @@ def test_a_slow_consumer_slows_the_drawing() -> None:
             drawn.append(one)
             yield one
 
-    async def main() -> None:
-        async with poster_to(Vendor(), bucket=OpenBucket()) as poster:
-            stream = poster.post_stream(source())
-            await anext(stream)
-            await asyncio.sleep(1000)
-            assert len(drawn) <= WORKERS + 2
-            await stream.aclose()
-
-    run_virtual(main())
+    async with poster_to(Vendor(), bucket=OpenBucket()) as poster:
+        stream = poster.post_stream(source())
+        await anext(stream)
+        await asyncio.sleep(1000)
+        assert len(drawn) <= WORKERS + 2
+        await stream.aclose()
 
 
-def test_a_retry_goes_before_untried_activities() -> None:
-    async def main() -> None:
-        vendor = Vendor(answers(None, httpx.Response(500)))
-        async with poster_to(vendor) as poster:
-            await poster.post_many(numbered(500))
-        assert vendor.numbers.count(2) == 2
-        # Among the first of the second 25, not the last of 500.
-        assert vendor.numbers.index(2, 2) <= 30
-
-    run_virtual(main())
+@virtual
+async def test_a_retry_goes_before_untried_activities() -> None:
+    vendor = Vendor(answers(None, httpx.Response(500)))
+    async with poster_to(vendor) as poster:
+        await poster.post_many(numbered(500))
+    assert vendor.numbers.count(2) == 2
+    # Among the first of the second 25, not the last of 500.
+    assert vendor.numbers.index(2, 2) <= 30
 
 
-def test_many_activities_waiting_to_be_retried_do_not_stop_the_others() -> None:
+@virtual
+async def test_many_activities_waiting_to_be_retried_do_not_stop_the_others() -> None:
     async def some_refused(request: httpx.Request) -> httpx.Response:
         number = number_in(request)
         if number % 2 or number > 40 or vendor.numbers.count(number) > 1:
@@ -123,28 +112,22 @@ def test_many_activities_waiting_to_be_retried_do_not_stop_the_others() -> None:
 
     vendor = Vendor(some_refused)
     patient = RetryPolicy(initial_wait=60, max_wait=60, jitter=0)
-
-    async def main() -> None:
-        async with poster_to(vendor, retry=patient) as poster:
-            await poster.post_many(numbered(200))
-        assert vendor.numbers[:200] == list(range(1, 201))
-        assert sorted(vendor.numbers[200:]) == list(range(2, 41, 2))
-
-    run_virtual(main())
+    async with poster_to(vendor, retry=patient) as poster:
+        await poster.post_many(numbered(200))
+    assert vendor.numbers[:200] == list(range(1, 201))
+    assert sorted(vendor.numbers[200:]) == list(range(2, 41, 2))
 
 
-def test_a_single_post_goes_before_a_batch() -> None:
-    async def main() -> None:
-        vendor = Vendor(there=0.1)
-        async with poster_to(vendor) as poster:
-            batch = asyncio.create_task(poster.post_many(numbered(500)))
-            await asyncio.sleep(12)
-            sent = len(vendor.numbers)
-            assert await poster.post(activity(9999)) == "r9999"
-            assert vendor.numbers.index(9999) - sent <= 1  # one had its token already
-            await batch
-
-    run_virtual(main())
+@virtual
+async def test_a_single_post_goes_before_a_batch() -> None:
+    vendor = Vendor(there=0.1)
+    async with poster_to(vendor) as poster:
+        batch = asyncio.create_task(poster.post_many(numbered(500)))
+        await asyncio.sleep(12)
+        sent = len(vendor.numbers)
+        assert await poster.post(activity(9999)) == "r9999"
+        assert vendor.numbers.index(9999) - sent <= 1  # one had its token already
+        await batch
 
 
 @pytest.mark.parametrize(
@@ -155,45 +138,40 @@ def test_a_single_post_goes_before_a_batch() -> None:
         pytest.param(numbered_list(LONG - 1), LONG, id="shorter"),
     ],
 )
-def test_a_long_batch_leaves_evenly_spaced_so_a_single_post_finds_a_token_soon(
+@virtual
+async def test_a_long_batch_leaves_evenly_spaced_so_a_single_post_finds_a_token_soon(
     source: Any, even_from: int
 ) -> None:
-    async def main() -> None:
-        vendor = Vendor()
-        async with poster_to(vendor) as poster:
-            batch = asyncio.create_task(poster.post_many(source))
-            await asyncio.sleep(150)
-            await poster.post(activity(9999))
-            if even_from < LONG:
-                assert now() - 150 < 1
-            await batch
-        even, before = vendor.arrivals[even_from:], vendor.arrivals[:even_from]
-        assert not even or fullest(even, 1.0) <= 7
-        assert not before or fullest(before, 1.0) == 25
-
-    run_virtual(main())
+    vendor = Vendor()
+    async with poster_to(vendor) as poster:
+        batch = asyncio.create_task(poster.post_many(source))
+        await asyncio.sleep(150)
+        await poster.post(activity(9999))
+        if even_from < LONG:
+            assert now() - 150 < 1
+        await batch
+    even, before = vendor.arrivals[even_from:], vendor.arrivals[:even_from]
+    assert not even or fullest(even, 1.0) <= 7
+    assert not before or fullest(before, 1.0) == 25
 
 
-def test_everything_valid_is_posted_and_the_error_has_every_outcome() -> None:
+@virtual
+async def test_everything_valid_is_posted_and_the_error_has_every_outcome() -> None:
     refusal = httpx.Response(500, json={"ExceptionType": "MXInvalidActivityException"})
     inputs: list[Any] = [activity(1), activity(2), {"ActivityEvent": 3}, activity(4)]
-
-    async def main() -> None:
-        vendor = Vendor(refuse(2, with_=refusal))
-        async with poster_to(vendor) as poster:
-            with pytest.raises(BatchError) as caught:
-                await poster.post_many(inputs)
-            results = await poster.post_many(inputs, return_exceptions=True)
-        error = caught.value
-        assert str(error).startswith("2 of 4 activities were accepted (2 rejected)")
-        assert [o.state for o in error.outcomes] == ["accepted", "rejected", "rejected", "accepted"]
-        assert [o.request_id for o in error.outcomes] == ["r1", None, None, "r4"]
-        assert [o.activity for o in error.outcomes] == inputs
-        assert [o.index for o in error.outcomes] == [0, 1, 2, 3]
-        assert [type(e) for e in error.exceptions] == [ApplicationError, InvalidActivity]
-        assert [type(result) for result in results] == [str, ApplicationError, InvalidActivity, str]
-
-    run_virtual(main())
+    vendor = Vendor(refuse(2, with_=refusal))
+    async with poster_to(vendor) as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(inputs)
+        results = await poster.post_many(inputs, return_exceptions=True)
+    error = caught.value
+    assert str(error).startswith("2 of 4 activities were accepted (2 rejected)")
+    assert [o.state for o in error.outcomes] == ["accepted", "rejected", "rejected", "accepted"]
+    assert [o.request_id for o in error.outcomes] == ["r1", None, None, "r4"]
+    assert [o.activity for o in error.outcomes] == inputs
+    assert [o.index for o in error.outcomes] == [0, 1, 2, 3]
+    assert [type(e) for e in error.exceptions] == [ApplicationError, InvalidActivity]
+    assert [type(result) for result in results] == [str, ApplicationError, InvalidActivity, str]
 
 
 def test_except_star_works_on_a_batch_error() -> None:
@@ -213,15 +191,13 @@ def test_except_star_works_on_a_batch_error() -> None:
 
 
 @pytest.mark.parametrize("one", [activity(), activity().to_payload(), "text", b"bytes"])
-def test_one_activity_in_place_of_many_raises(one: Any) -> None:
-    async def main() -> None:
-        async with poster_to(Vendor()) as poster:
-            with pytest.raises(TypeError, match=f"found one {type(one).__name__}, wanted an iter"):
-                await poster.post_many(one)
-            with pytest.raises(TypeError, match="found one"):
-                await anext(poster.post_stream(one))
-
-    run_virtual(main())
+@virtual
+async def test_one_activity_in_place_of_many_raises(one: Any) -> None:
+    async with poster_to(Vendor()) as poster:
+        with pytest.raises(TypeError, match=f"found one {type(one).__name__}, wanted an iter"):
+            await poster.post_many(one)
+        with pytest.raises(TypeError, match="found one"):
+            await anext(poster.post_stream(one))
 
 
 def test_a_batch_logs_when_it_begins_and_counts_its_states_at_the_end(

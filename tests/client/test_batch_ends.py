@@ -10,7 +10,17 @@ from typing import Any
 import httpx
 import pytest
 from batch_support import numbered, poster_to, refuse
-from support import Vendor, VirtualLoop, accept, account, activity, answers, now, run_virtual
+from support import (
+    Vendor,
+    VirtualLoop,
+    accept,
+    account,
+    activity,
+    answers,
+    now,
+    run_virtual,
+    virtual,
+)
 
 from leadpost import (
     Activity,
@@ -86,99 +96,90 @@ def test_a_spent_daily_quota_stops_the_batch_when_the_time_of_the_first_call_is_
     assert "the batch stops sending: RateLimited" in caplog.text
 
 
-def test_a_retry_waiting_when_the_batch_stops_ends_with_its_own_error() -> None:
-    async def main() -> None:
-        script = answers(httpx.Response(500), httpx.Response(401))
-        vendor = Vendor(script)
-        async with poster_to(vendor) as poster:
-            outcomes = [o async for o in poster.post_stream(numbered(30))]
-        errors = {o.index: type(o.error) for o in outcomes if o.error}
-        assert errors[0] is ServerError
-        assert errors[1] is Unauthorized
-
-    run_virtual(main())
+@virtual
+async def test_a_retry_waiting_when_the_batch_stops_ends_with_its_own_error() -> None:
+    script = answers(httpx.Response(500), httpx.Response(401))
+    vendor = Vendor(script)
+    async with poster_to(vendor) as poster:
+        outcomes = [o async for o in poster.post_stream(numbered(30))]
+    errors = {o.index: type(o.error) for o in outcomes if o.error}
+    assert errors[0] is ServerError
+    assert errors[1] is Unauthorized
 
 
-def test_stop_ends_drawing_and_waiting_but_not_calls_in_flight() -> None:
-    async def main() -> None:
-        vendor = Vendor(refuse(1, with_=httpx.Response(500)), there=1.0)
-        stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.5, stop.set)
-        async with poster_to(vendor) as poster:
-            outcomes = [o async for o in poster.post_stream(numbered(500), stop=stop)]
-        assert now() < 2
-        states = [o.state for o in sorted(outcomes, key=lambda o: o.index)]
-        # 25 were in flight (one of them failed and is not retried), one waited for its token.
-        assert states == ["failed", *["accepted"] * 24, "not_sent"]
-        assert {str(o.error) for o in outcomes if o.state == "not_sent"} == {
-            "stopped before anything was sent"
-        }
-        assert len(vendor.requests) == 25
-
-    run_virtual(main())
+@virtual
+async def test_stop_ends_drawing_and_waiting_but_not_calls_in_flight() -> None:
+    vendor = Vendor(refuse(1, with_=httpx.Response(500)), there=1.0)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.5, stop.set)
+    async with poster_to(vendor) as poster:
+        outcomes = [o async for o in poster.post_stream(numbered(500), stop=stop)]
+    assert now() < 2
+    states = [o.state for o in sorted(outcomes, key=lambda o: o.index)]
+    # 25 were in flight (one of them failed and is not retried), one waited for its token.
+    assert states == ["failed", *["accepted"] * 24, "not_sent"]
+    assert {str(o.error) for o in outcomes if o.state == "not_sent"} == {
+        "stopped before anything was sent"
+    }
+    assert len(vendor.requests) == 25
 
 
-def test_a_stop_in_the_same_loop_iteration_as_a_time_out_ends_all_waits() -> None:
-    async def main() -> None:
-        stop = asyncio.Event()
-        bucket = TokenBucket(3)
-        # Three fail at once; their retries wait for tokens until their time is over, at 2 s.
-        vendor = Vendor(answers(*[httpx.Response(500)] * 3))
-        policy = RetryPolicy(max_time=2, jitter=0)
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
+@virtual
+async def test_a_stop_in_the_same_loop_iteration_as_a_time_out_ends_all_waits() -> None:
+    stop = asyncio.Event()
+    bucket = TokenBucket(3)
+    # Three fail at once; their retries wait for tokens until their time is over, at 2 s.
+    vendor = Vendor(answers(*[httpx.Response(500)] * 3))
+    policy = RetryPolicy(max_time=2, jitter=0)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
 
-        def block() -> None:
-            # Their time is over in the iteration in which the stop is set, just after it.
-            loop.call_soon(stop.set)
-            loop.jump(0.1)
+    def block() -> None:
+        # Their time is over in the iteration in which the stop is set, just after it.
+        loop.call_soon(stop.set)
+        loop.jump(0.1)
 
-        loop.call_at(1.95, block)
-        async with poster_to(vendor, bucket=bucket, retry=policy) as poster:
-            outcomes = [o async for o in poster.post_stream(numbered(50), stop=stop)]
-        assert sorted(o.state for o in outcomes) == ["failed"] * 3 + ["not_sent"]
-
-    run_virtual(main())
+    loop.call_at(1.95, block)
+    async with poster_to(vendor, bucket=bucket, retry=policy) as poster:
+        outcomes = [o async for o in poster.post_stream(numbered(50), stop=stop)]
+    assert sorted(o.state for o in outcomes) == ["failed"] * 3 + ["not_sent"]
 
 
-def test_stop_ends_the_wait_for_the_next_activity_of_a_source() -> None:
+@virtual
+async def test_stop_ends_the_wait_for_the_next_activity_of_a_source() -> None:
     async def source() -> AsyncIterator[Activity]:
         yield activity(1)
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(3, stop.set)
-        async with poster_to(Vendor()) as poster:
-            outcomes = [o async for o in poster.post_stream(source(), stop=stop)]
-        assert [o.request_id for o in outcomes] == ["r1"]
-
-    run_virtual(main())
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(3, stop.set)
+    async with poster_to(Vendor()) as poster:
+        outcomes = [o async for o in poster.post_stream(source(), stop=stop)]
+    assert [o.request_id for o in outcomes] == ["r1"]
 
 
 @pytest.mark.parametrize("error", [ValueError("row 31 is broken"), TimeoutError("no more rows")])
-def test_an_error_of_the_source_is_raised_and_no_request_id_is_lost(error: Exception) -> None:
+@virtual
+async def test_an_error_of_the_source_is_raised_and_no_request_id_is_lost(error: Exception) -> None:
     def source() -> Iterator[Activity]:
         yield from numbered(30)
         raise error
 
-    async def main() -> None:
-        async with poster_to(Vendor(there=0.1)) as poster:
-            stream = poster.post_stream(source())
-            outcomes = [await anext(stream) for _ in range(30)]
-            with pytest.raises(type(error), match="row"):
-                await anext(stream)
-            with pytest.raises(BatchError, match=f"30 of 30.*{type(error).__name__}") as caught:
-                await poster.post_many(source())
-        assert sorted(o.index for o in outcomes) == list(range(30))
-        assert all(o.state == "accepted" for o in outcomes)
-        assert [o.request_id for o in caught.value.outcomes] == [f"r{n}" for n in range(1, 31)]
-        assert caught.value.exceptions == (error,)
-
-    run_virtual(main())
+    async with poster_to(Vendor(there=0.1)) as poster:
+        stream = poster.post_stream(source())
+        outcomes = [await anext(stream) for _ in range(30)]
+        with pytest.raises(type(error), match="row"):
+            await anext(stream)
+        with pytest.raises(BatchError, match=f"30 of 30.*{type(error).__name__}") as caught:
+            await poster.post_many(source())
+    assert sorted(o.index for o in outcomes) == list(range(30))
+    assert all(o.state == "accepted" for o in outcomes)
+    assert [o.request_id for o in caught.value.outcomes] == [f"r{n}" for n in range(1, 31)]
+    assert caught.value.exceptions == (error,)
 
 
-def test_a_broken_bucket_ends_the_batch_with_every_outcome() -> None:
+@virtual
+async def test_a_broken_bucket_ends_the_batch_with_every_outcome() -> None:
     class Broken(OpenBucket):
         left = 10
 
@@ -188,38 +189,32 @@ def test_a_broken_bucket_ends_the_batch_with_every_outcome() -> None:
                 raise LookupError("the database of this bucket is down")
             return super().token(priority, call_timeout)
 
-    async def main() -> None:
-        async with poster_to(Vendor(there=0.1), bucket=Broken()) as poster:
-            with pytest.raises(BatchError) as caught:
-                await poster.post_many(numbered(100))
-        states = [o.state for o in caught.value.outcomes]
-        assert states[:10] == ["accepted"] * 10
-        assert set(states[10:]) == {"not_sent"}
-        assert isinstance(caught.value.exceptions[-1], LookupError)
-
-    run_virtual(main())
+    async with poster_to(Vendor(there=0.1), bucket=Broken()) as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(numbered(100))
+    states = [o.state for o in caught.value.outcomes]
+    assert states[:10] == ["accepted"] * 10
+    assert set(states[10:]) == {"not_sent"}
+    assert isinstance(caught.value.exceptions[-1], LookupError)
 
 
-def test_a_source_that_raises_cancelled_error_ends_the_batch_without_a_hang() -> None:
+@virtual
+async def test_a_source_that_raises_cancelled_error_ends_the_batch_without_a_hang() -> None:
     async def source() -> AsyncIterator[Activity]:
         yield activity(1)
         raise asyncio.CancelledError
 
-    async def main() -> None:
-        outcomes: list[str | None] = []
-        async with poster_to(Vendor(there=0.1)) as poster:
-            stream = poster.post_stream(source())
-            outcomes.append((await anext(stream)).request_id)
-            with pytest.raises(RuntimeError, match="cancelled a worker"):
-                await anext(stream)
-        assert outcomes == ["r1"]
-
-    run_virtual(main())
+    outcomes: list[str | None] = []
+    async with poster_to(Vendor(there=0.1)) as poster:
+        stream = poster.post_stream(source())
+        outcomes.append((await anext(stream)).request_id)
+        with pytest.raises(RuntimeError, match="cancelled a worker"):
+            await anext(stream)
+    assert outcomes == ["r1"]
 
 
-def test_a_source_that_yields_within_a_time_out_ends_the_batch_without_losing_a_request_id() -> (
-    None
-):
+@virtual
+async def test_a_source_that_yields_within_a_time_out_ends_the_batch_and_loses_no_id() -> None:
     """PEP 789 advises against it: the time-out cancels the task that entered it."""
 
     async def source() -> AsyncIterator[Activity]:
@@ -228,19 +223,17 @@ def test_a_source_that_yields_within_a_time_out_ends_the_batch_without_losing_a_
                 yield activity(number)
                 await asyncio.sleep(0.4)
 
-    async def main() -> None:
-        vendor = Vendor(there=0.1)
-        async with poster_to(vendor) as poster:
-            with pytest.raises(BatchError) as caught:
-                await poster.post_many(source())
-        found = [o.request_id for o in caught.value.outcomes if o.state == "accepted"]
-        assert found == [f"r{number}" for number in vendor.numbers]
-
-    run_virtual(main())
+    vendor = Vendor(there=0.1)
+    async with poster_to(vendor) as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(source())
+    found = [o.request_id for o in caught.value.outcomes if o.state == "accepted"]
+    assert found == [f"r{number}" for number in vendor.numbers]
 
 
 @pytest.mark.parametrize("where", ["source", "client"])
-def test_a_base_exception_of_the_source_or_client_ends_the_batch_without_a_hang(
+@virtual
+async def test_a_base_exception_of_the_source_or_client_ends_the_batch_without_a_hang(
     where: str,
 ) -> None:
     """As `pytest.fail` does in the handler of a mock transport."""
@@ -257,76 +250,68 @@ def test_a_base_exception_of_the_source_or_client_ends_the_batch_without_a_hang(
             raise Failed
         yield from numbered(100)
 
-    async def main() -> None:
-        async with poster_to(Vendor(fail if where == "client" else accept)) as poster:
-            stream = poster.post_stream(source())
-            states = {(await anext(stream)).state}
+    async with poster_to(Vendor(fail if where == "client" else accept)) as poster:
+        stream = poster.post_stream(source())
+        states = {(await anext(stream)).state}
 
-            async def drain() -> None:
-                async for outcome in stream:
-                    states.add(outcome.state)
+        async def drain() -> None:
+            async for outcome in stream:
+                states.add(outcome.state)
 
-            with pytest.raises(Failed):
-                await drain()
-            assert states == {"uncertain" if where == "client" else "accepted"}
-            assert len(asyncio.all_tasks()) == 1
-
-    run_virtual(main())
+        with pytest.raises(Failed):
+            await drain()
+        assert states == {"uncertain" if where == "client" else "accepted"}
+        assert len(asyncio.all_tasks()) == 1
 
 
-def test_leaving_the_stream_early_ends_its_tasks_but_not_the_calls_in_flight(
+@virtual
+async def test_leaving_the_stream_early_ends_its_tasks_but_not_the_calls_in_flight(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        vendor = Vendor(there=0.1)
-        async with poster_to(vendor) as poster:
-            stream = poster.post_stream(numbered(500))
-            first = await anext(stream)
-            await stream.aclose()
-            left_at = now()
-            await asyncio.sleep(1)
-            assert len(asyncio.all_tasks()) == 1
-            assert max(vendor.arrivals) <= left_at + 0.1
-            for number in set(vendor.numbers) - {first.index + 1}:
-                assert f"RequestID r{number}" in caplog.text
-
-    run_virtual(main())
+    vendor = Vendor(there=0.1)
+    async with poster_to(vendor) as poster:
+        stream = poster.post_stream(numbered(500))
+        first = await anext(stream)
+        await stream.aclose()
+        left_at = now()
+        await asyncio.sleep(1)
+        assert len(asyncio.all_tasks()) == 1
+        assert max(vendor.arrivals) <= left_at + 0.1
+        for number in set(vendor.numbers) - {first.index + 1}:
+            assert f"RequestID r{number}" in caplog.text
 
 
-def test_a_batch_can_be_cancelled() -> None:
-    async def main() -> None:
-        async with poster_to(Vendor(there=0.1)) as poster:
-            batch = asyncio.create_task(poster.post_many(numbered(500)))
-            await asyncio.sleep(7)
-            batch.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await batch
-            await asyncio.sleep(1)  # calls in flight finish
-            assert len(asyncio.all_tasks()) == 1
-            assert await poster.post(activity(1)) == "r1"
-
-    run_virtual(main())
+@virtual
+async def test_a_batch_can_be_cancelled() -> None:
+    async with poster_to(Vendor(there=0.1)) as poster:
+        batch = asyncio.create_task(poster.post_many(numbered(500)))
+        await asyncio.sleep(7)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        await asyncio.sleep(1)  # calls in flight finish
+        assert len(asyncio.all_tasks()) == 1
+        assert await poster.post(activity(1)) == "r1"
 
 
-def test_what_a_hook_of_the_client_stops_before_sending_was_not_sent() -> None:
+@virtual
+async def test_what_a_hook_of_the_client_stops_before_sending_was_not_sent() -> None:
     vendor = Vendor(accept)
 
     async def stop(_: httpx.Request) -> None:
         raise KeyError("a hook")
 
-    async def main() -> None:
-        async with vendor.client() as client:
-            client.event_hooks = {"request": [stop]}
-            poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
-            with pytest.raises(BatchError) as caught:
-                await poster.post_many([activity(1)])
-        assert [outcome.state for outcome in caught.value.outcomes] == ["not_sent"]
-        assert vendor.requests == []
-
-    run_virtual(main())
+    async with vendor.client() as client:
+        client.event_hooks = {"request": [stop]}
+        poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many([activity(1)])
+    assert [outcome.state for outcome in caught.value.outcomes] == ["not_sent"]
+    assert vendor.requests == []
 
 
-def test_of_several_errors_the_first_is_raised() -> None:
+@virtual
+async def test_of_several_errors_the_first_is_raised() -> None:
     vendor = Vendor(accept, there=1.0)
 
     async def fail(_: httpx.Response) -> None:
@@ -336,12 +321,9 @@ def test_of_several_errors_the_first_is_raised() -> None:
         yield activity(1)
         raise ValueError("the first")
 
-    async def main() -> None:
-        async with vendor.client() as client:
-            client.event_hooks = {"response": [fail]}
-            poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
-            with pytest.raises(ValueError, match="the first"):
-                async for _ in poster.post_stream(source()):
-                    pass
-
-    run_virtual(main())
+    async with vendor.client() as client:
+        client.event_hooks = {"response": [fail]}
+        poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
+        with pytest.raises(ValueError, match="the first"):
+            async for _ in poster.post_stream(source()):
+                pass

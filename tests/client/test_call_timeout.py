@@ -10,7 +10,7 @@ from contextlib import suppress
 import httpx
 import pytest
 from batch_support import STEADY, poster_to
-from support import Vendor, accept, account, activity, answers, now, run_virtual, within
+from support import Vendor, accept, account, activity, answers, now, virtual, within
 
 from leadpost import (
     Activity,
@@ -31,23 +31,21 @@ from leadpost._poster import post_once
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
 
-def test_a_call_without_an_answer_ends_at_its_time_out_and_its_token_rests_as_long_again() -> None:
-    async def main() -> None:
-        async def answer(request: httpx.Request) -> httpx.Response:
-            if len(vendor.requests) == 1:
-                await asyncio.sleep(1000)
-            return await accept(request)
+@virtual
+async def test_a_call_without_an_answer_ends_at_its_time_out_and_its_token_rests_as_long() -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if len(vendor.requests) == 1:
+            await asyncio.sleep(1000)
+        return await accept(request)
 
-        vendor = Vendor(answer)
-        async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
-            with pytest.raises(DeliveryUncertain) as caught:
-                await poster.post(activity(1))
-            assert now() == pytest.approx(10.0)
-            assert caught.value.attempts == 1
-            await poster.post(activity(2))
-        assert vendor.arrivals == pytest.approx([0.0, 10.0 + 10.0 + 5.0], abs=0.01)
-
-    run_virtual(main())
+    vendor = Vendor(answer)
+    async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
+        with pytest.raises(DeliveryUncertain) as caught:
+            await poster.post(activity(1))
+        assert now() == pytest.approx(10.0)
+        assert caught.value.attempts == 1
+        await poster.post(activity(2))
+    assert vendor.arrivals == pytest.approx([0.0, 10.0 + 10.0 + 5.0], abs=0.01)
 
 
 async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
@@ -57,49 +55,43 @@ async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
         yield b" "
 
 
-def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() -> None:
-    async def main() -> None:
-        vendor = Vendor(answers(httpx.Response(200, content=endless(b'{"RequestID": "r1"'))))
-        async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
-            with pytest.raises(DeliveryUncertain) as caught:
-                await poster.post(activity(1))
-            assert now() == pytest.approx(10.0)
-            assert caught.value.status == 200
-            await poster.post(activity(2))
-        # It was answered, so it had arrived: its token rests the usual time.
-        assert vendor.arrivals == pytest.approx([0.0, 10.0 + 5.0], abs=0.01)
-
-    run_virtual(main())
+@virtual
+async def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() -> None:
+    vendor = Vendor(answers(httpx.Response(200, content=endless(b'{"RequestID": "r1"'))))
+    async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
+        with pytest.raises(DeliveryUncertain) as caught:
+            await poster.post(activity(1))
+        assert now() == pytest.approx(10.0)
+        assert caught.value.status == 200
+        await poster.post(activity(2))
+    # It was answered, so it had arrived: its token rests the usual time.
+    assert vendor.arrivals == pytest.approx([0.0, 10.0 + 5.0], abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(401, Unauthorized), (429, RateLimited), (503, ServerError)]
 )
-def test_a_status_decides_even_if_its_body_never_ends(
+@virtual
+async def test_a_status_decides_even_if_its_body_never_ends(
     status: int, error: type[LeadpostError]
 ) -> None:
-    async def main() -> None:
-        async def answer(_: httpx.Request) -> httpx.Response:
-            return httpx.Response(status, content=endless())
+    async def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, content=endless())
 
-        vendor = Vendor(answer)
-        policy = RetryPolicy(max_attempts=1, max_time=1.0)
-        async with poster_to(vendor, retry=policy, call_timeout=10.0) as poster:
-            with pytest.raises(error) as caught:
-                await poster.post(activity(1))
-        assert (caught.value.status, caught.value.attempts) == (status, 1)
-        assert now() == pytest.approx(10.0)
-
-    run_virtual(main())
+    vendor = Vendor(answer)
+    policy = RetryPolicy(max_attempts=1, max_time=1.0)
+    async with poster_to(vendor, retry=policy, call_timeout=10.0) as poster:
+        with pytest.raises(error) as caught:
+            await poster.post(activity(1))
+    assert (caught.value.status, caught.value.attempts) == (status, 1)
+    assert now() == pytest.approx(10.0)
 
 
-def test_a_refusal_whose_body_never_ends_is_retried() -> None:
-    async def main() -> None:
-        vendor = Vendor(answers(httpx.Response(429, content=endless())))
-        async with poster_to(vendor, call_timeout=10.0) as poster:
-            assert await poster.post(activity(1)) == "r1"
-
-    run_virtual(main())
+@virtual
+async def test_a_refusal_whose_body_never_ends_is_retried() -> None:
+    vendor = Vendor(answers(httpx.Response(429, content=endless())))
+    async with poster_to(vendor, call_timeout=10.0) as poster:
+        assert await poster.post(activity(1)) == "r1"
 
 
 async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
@@ -121,7 +113,7 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, within(20):
+    async with server, within(60):
         bucket = TokenBucket(1, period=0.3)
         async with AsyncActivityPoster(
             account(host=host), bucket=bucket, call_timeout=0.5, retry=STEADY
@@ -129,7 +121,7 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
             began = time.monotonic()
             with pytest.raises(DeliveryUncertain):
                 await poster.post(activity(1))
-            assert 0.5 <= time.monotonic() - began < 2
+            assert 0.5 <= time.monotonic() - began < 30  # all headers would take two minutes
             with pytest.raises(DeliveryUncertain):
                 await poster.post(activity(2))
         for _ in arrivals:
@@ -141,7 +133,8 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
 @pytest.mark.parametrize(
     ("chosen_in", "error", "at"), [(6.0, DeliveryUncertain, 10.0), (11.0, TokenLost, 11.0)]
 )
-def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_later(
+@virtual
+async def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_later(
     chosen_in: float, error: type[LeadpostError], at: float
 ) -> None:
     """A bucket is told when a call will have ended; a shared one counts on it."""
@@ -150,30 +143,25 @@ def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_later(
         await asyncio.sleep(chosen_in)
         return activity(1)
 
-    async def main() -> None:
-        vendor = Vendor(there=9.0)
-        async with poster_to(vendor, call_timeout=10.0) as poster:
-            with pytest.raises(error):
-                await post_once(poster, choose, Terms())
-            assert now() == pytest.approx(at)
-        assert len(vendor.requests) == (error is DeliveryUncertain)
-
-    run_virtual(main())
+    vendor = Vendor(there=9.0)
+    async with poster_to(vendor, call_timeout=10.0) as poster:
+        with pytest.raises(error):
+            await post_once(poster, choose, Terms())
+        assert now() == pytest.approx(at)
+    assert len(vendor.requests) == (error is DeliveryUncertain)
 
 
-def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() -> None:
+@virtual
+async def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() -> None:
     async def draw() -> Activity:
         return activity(1)
 
     def refuse() -> None:
         raise NotSent("the claim is too old")
 
-    async def main() -> None:
-        vendor, bucket = Vendor(), TokenBucket(1)
-        async with poster_to(vendor, bucket=bucket) as poster:
-            with pytest.raises(NotSent, match="too old"):
-                await post_once(poster, draw, Terms(before_send=refuse))
-            assert bucket.statistics().free == 1
-        assert vendor.requests == []
-
-    run_virtual(main())
+    vendor, bucket = Vendor(), TokenBucket(1)
+    async with poster_to(vendor, bucket=bucket) as poster:
+        with pytest.raises(NotSent, match="too old"):
+            await post_once(poster, draw, Terms(before_send=refuse))
+        assert bucket.statistics().free == 1
+    assert vendor.requests == []

@@ -18,7 +18,17 @@ from batch_support import numbered, poster_to
 from call_support import CANCELS, Cancel, ended, task_cancel, time_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Vendor, accept, account, activity, answers, fullest, now, run_virtual, within
+from support import (
+    Vendor,
+    accept,
+    account,
+    activity,
+    answers,
+    fullest,
+    now,
+    virtual,
+    within,
+)
 
 from leadpost import (
     AsyncActivityPoster,
@@ -41,20 +51,17 @@ def leaks_in_httpcore(test: Any) -> Any:
 
 
 @pytest.mark.parametrize("cancel", CANCELS)
-def test_a_post_cancelled_while_it_waits_for_a_token_sends_nothing(cancel: Cancel) -> None:
+@virtual
+async def test_a_post_cancelled_while_it_waits_for_a_token_sends_nothing(cancel: Cancel) -> None:
     events: list[Event] = []
-
-    async def main() -> None:
-        vendor, bucket = Vendor(), TokenBucket(1)
-        async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
-            await poster.post(activity(1))
-            await cancel(poster.post(activity(2)), 2.0)
-            assert now() == pytest.approx(2.0)
-            await poster.post(activity(3))
-        assert vendor.numbers == [1, 3]
-        assert vendor.arrivals[1] == pytest.approx(5.0)
-
-    run_virtual(main())
+    vendor, bucket = Vendor(), TokenBucket(1)
+    async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+        await poster.post(activity(1))
+        await cancel(poster.post(activity(2)), 2.0)
+        assert now() == pytest.approx(2.0)
+        await poster.post(activity(3))
+    assert vendor.numbers == [1, 3]
+    assert vendor.arrivals[1] == pytest.approx(5.0)
     assert [(end.state, end.attempts) for end in ended(events)] == [
         ("accepted", 1),
         ("not_sent", 0),
@@ -121,22 +128,21 @@ async def test_a_connection_that_takes_longer_than_the_call_timeout_leaves_the_t
     gc.collect()
 
 
-def test_a_post_that_finds_no_connection_leaves_its_token_free() -> None:
-    async def main() -> None:
-        bucket = TokenBucket(1)
-        policy = RetryPolicy(max_attempts=1)
-        vendor = Vendor(answers(httpx.ConnectError("no route")))
-        async with poster_to(vendor, bucket=bucket, retry=policy) as poster:
-            with pytest.raises(ConnectionFailed):
-                await poster.post(activity(1))
-            assert bucket.statistics().free == 1
-
-    run_virtual(main())
+@virtual
+async def test_a_post_that_finds_no_connection_leaves_its_token_free() -> None:
+    bucket = TokenBucket(1)
+    policy = RetryPolicy(max_attempts=1)
+    vendor = Vendor(answers(httpx.ConnectError("no route")))
+    async with poster_to(vendor, bucket=bucket, retry=policy) as poster:
+        with pytest.raises(ConnectionFailed):
+            await poster.post(activity(1))
+        assert bucket.statistics().free == 1
 
 
 @pytest.mark.parametrize("cancel", CANCELS)
 @pytest.mark.parametrize("after", [0.5, 1.5])
-def test_a_caller_cancelled_in_flight_leaves_at_once_and_its_call_finishes(
+@virtual
+async def test_a_caller_cancelled_in_flight_leaves_at_once_and_its_call_finishes(
     cancel: Cancel,
     after: float,
     caplog: pytest.LogCaptureFixture,
@@ -147,19 +153,16 @@ def test_a_caller_cancelled_in_flight_leaves_at_once_and_its_call_finishes(
         if isinstance(event, Ended):
             times.append((event, now()))
 
-    async def main() -> None:
-        vendor, bucket = Vendor(there=1.0, back=1.0), TokenBucket(1)
-        async with poster_to(vendor, bucket=bucket, hooks=[hook]) as poster:
-            await cancel(poster.post(activity(1)), after)
-            assert now() == pytest.approx(after)
-            assert times == []
-            await asyncio.sleep(2)
-            assert "RequestID r1" in caplog.text
-            await poster.post(activity(2))
-        # The token rests 5 s from the answer, which came at 2 s.
-        assert vendor.arrivals == pytest.approx([1.0, 8.0])
-
-    run_virtual(main())
+    vendor, bucket = Vendor(there=1.0, back=1.0), TokenBucket(1)
+    async with poster_to(vendor, bucket=bucket, hooks=[hook]) as poster:
+        await cancel(poster.post(activity(1)), after)
+        assert now() == pytest.approx(after)
+        assert times == []
+        await asyncio.sleep(2)
+        assert "RequestID r1" in caplog.text
+        await poster.post(activity(2))
+    # The token rests 5 s from the answer, which came at 2 s.
+    assert vendor.arrivals == pytest.approx([1.0, 8.0])
     (first, at), _ = times
     assert (first.state, first.error, first.request_id) == ("accepted", None, "r1")
     assert at == pytest.approx(2.0)
@@ -203,28 +206,26 @@ async def test_a_post_cut_off_over_a_real_connection_is_uncertain() -> None:
         (httpx.ConnectError("no"), "failed", "ConnectionFailed"),
     ],
 )
-def test_the_outcome_of_an_abandoned_call_is_logged_and_it_is_not_retried(
+@virtual
+async def test_the_outcome_of_an_abandoned_call_is_logged_and_it_is_not_retried(
     answer: Any,
     state: str,
     error: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events: list[Event] = []
-
-    async def main() -> None:
-        vendor = Vendor(answers(answer), there=1.0)
-        async with poster_to(vendor, hooks=[events.append]) as poster:
-            await time_out(poster.post(activity(1)), 0.5)
-            await asyncio.sleep(60)
-        assert vendor.numbers == [1]
-
-    run_virtual(main())
+    vendor = Vendor(answers(answer), there=1.0)
+    async with poster_to(vendor, hooks=[events.append]) as poster:
+        await time_out(poster.post(activity(1)), 0.5)
+        await asyncio.sleep(60)
+    assert vendor.numbers == [1]
     (end,) = ended(events)
     assert (end.state, end.error) == (state, error)
     assert error in caplog.text
 
 
-def test_a_query_whose_caller_left_finishes_too(
+@virtual
+async def test_a_query_whose_caller_left_finishes_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "leadpost")
@@ -234,11 +235,8 @@ def test_a_query_whose_caller_left_finishes_too(
         names = ("PendingMessages", "ProcessingRatePerMinute", "MaxDelayInSeconds")
         return httpx.Response(200, json=dict.fromkeys(names, 0))
 
-    async def main() -> None:
-        async with poster_to(Vendor(answer, there=1.0), hooks=[events.append]) as poster:
-            await time_out(poster.metrics(), 0.5)
-
-    run_virtual(main())
+    async with poster_to(Vendor(answer, there=1.0), hooks=[events.append]) as poster:
+        await time_out(poster.metrics(), 0.5)
     (end,) = ended(events)
     assert (end.operation.name, end.state) == ("metrics", "accepted")
     (said,) = (r for r in caplog.records if "its caller had left" in r.message)
@@ -246,41 +244,40 @@ def test_a_query_whose_caller_left_finishes_too(
     assert said.levelno == logging.DEBUG
 
 
-def test_a_batch_that_is_cancelled_leaves_its_calls_in_flight_to_finish(
+@virtual
+async def test_a_batch_that_is_cancelled_leaves_its_calls_in_flight_to_finish(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        vendor = Vendor(there=1.0, back=1.0)
-        async with poster_to(vendor) as poster:
-            await task_cancel(poster.post_many(numbered(100)), 8.0)
-            assert now() == pytest.approx(8.0)
-            await asyncio.sleep(10)
-        assert vendor.numbers == list(range(1, 51))  # 25 were in flight, none left afterwards
-        for number in range(26, 51):
-            assert f"RequestID r{number}" in caplog.text
-
-    run_virtual(main())
+    vendor = Vendor(there=1.0, back=1.0)
+    async with poster_to(vendor) as poster:
+        await task_cancel(poster.post_many(numbered(100)), 8.0)
+        assert now() == pytest.approx(8.0)
+        await asyncio.sleep(10)
+    assert vendor.numbers == list(range(1, 51))  # 25 were in flight, none left afterwards
+    for number in range(26, 51):
+        assert f"RequestID r{number}" in caplog.text
 
 
-def test_25_cancelled_calls_that_arrive_later_leave_no_room_for_25_more() -> None:
-    async def main() -> None:
-        vendor = Vendor(there=0.8, back=0.2)
-        async with poster_to(vendor) as poster:
-            calls = [asyncio.create_task(poster.post(activity(n))) for n in range(1, 26)]
-            await asyncio.sleep(0.3)
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-            await asyncio.gather(*(poster.post(activity(n)) for n in range(26, 51)))
-        assert len(vendor.arrivals) == 50
-        assert fullest(vendor.arrivals) <= 25
-
-    run_virtual(main())
+@virtual
+async def test_25_cancelled_calls_that_arrive_later_leave_no_room_for_25_more() -> None:
+    vendor = Vendor(there=0.8, back=0.2)
+    async with poster_to(vendor) as poster:
+        calls = [asyncio.create_task(poster.post(activity(n))) for n in range(1, 26)]
+        await asyncio.sleep(0.3)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.gather(*(poster.post(activity(n)) for n in range(26, 51)))
+    assert len(vendor.arrivals) == 50
+    assert fullest(vendor.arrivals) <= 25
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), longest=st.sampled_from([0.1, 1.0, 4.0]))
-def test_no_26th_call_arrives_in_any_5_s_whatever_is_cancelled(seed: int, longest: float) -> None:
+@virtual
+async def test_no_26th_call_arrives_in_any_5_s_whatever_is_cancelled(
+    seed: int, longest: float
+) -> None:
     random = Random(seed)
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -299,11 +296,8 @@ def test_no_26th_call_arrives_in_any_5_s_whatever_is_cancelled(seed: int, longes
             async with asyncio.timeout(patience):
                 await poster.post(activity(number))
 
-    async def main() -> None:
-        vendor = Uneven(answer)
-        async with poster_to(vendor) as poster:
-            await asyncio.gather(*(use(poster, n) for n in range(1, 91)))
-        assert fullest(vendor.arrivals) <= 25
-        assert len(set(vendor.numbers)) == len(vendor.numbers)
-
-    run_virtual(main())
+    vendor = Uneven(answer)
+    async with poster_to(vendor) as poster:
+        await asyncio.gather(*(use(poster, n) for n in range(1, 91)))
+    assert fullest(vendor.arrivals) <= 25
+    assert len(set(vendor.numbers)) == len(vendor.numbers)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import KEYS, Vendor, account, activity, answers, run_virtual
+from support import KEYS, Vendor, account, activity, answers, run_virtual, virtual
 
 from leadpost import (
     AsyncActivityPoster,
@@ -260,20 +260,17 @@ class Broken:
         raise ValueError(f"{NOTE} {event}")
 
 
-def test_a_hook_that_raises_affects_no_post_and_is_logged_once(
+@virtual
+async def test_a_hook_that_raises_affects_no_post_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events: list[Event] = []
-
-    async def main() -> None:
-        hooks: list[Hook] = [Broken(), events.append, Broken()]
-        vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "1"})))
-        poster = AsyncActivityPoster(account(), client=vendor.client(), retry=POLICY, hooks=hooks)
-        async with poster:
-            assert await post(poster) == "r201"
-            assert await post(poster) == "r201"
-
-    run_virtual(main())
+    hooks: list[Hook] = [Broken(), events.append, Broken()]
+    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "1"})))
+    poster = AsyncActivityPoster(account(), client=vendor.client(), retry=POLICY, hooks=hooks)
+    async with poster:
+        assert await post(poster) == "r201"
+        assert await post(poster) == "r201"
     assert len(ends(events)) == 2
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     by_logger = [record.message for record in errors if record.name == "leadpost"]
@@ -284,16 +281,14 @@ def test_a_hook_that_raises_affects_no_post_and_is_logged_once(
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, pytest.fail.Exception])
-def test_no_error_of_a_hook_costs_a_request_id(error: type[BaseException]) -> None:
+@virtual
+async def test_no_error_of_a_hook_costs_a_request_id(error: type[BaseException]) -> None:
     def hook(event: Event) -> None:
         if isinstance(event, Answered):
             raise error
 
-    async def main() -> None:
-        async with AsyncActivityPoster(account(), client=Vendor().client(), hooks=[hook]) as poster:
-            assert await post(poster) == "r201"
-
-    run_virtual(main())
+    async with AsyncActivityPoster(account(), client=Vendor().client(), hooks=[hook]) as poster:
+        assert await post(poster) == "r201"
 
 
 async def _awaited(_: Event) -> None: ...
@@ -316,17 +311,14 @@ def test_a_hook_can_end_the_process(error: type[BaseException]) -> None:
         Hooks([hook])(Paused(1.0))
 
 
-def test_ended_says_not_sent_if_the_client_is_closed() -> None:
+@virtual
+async def test_ended_says_not_sent_if_the_client_is_closed() -> None:
     events: list[Event] = []
-
-    async def main() -> None:
-        client = Vendor().client()
-        await client.aclose()
-        async with AsyncActivityPoster(account(), client=client, hooks=[events.append]) as poster:
-            with pytest.raises(RuntimeError, match="closed"):
-                await post(poster)
-
-    run_virtual(main())
+    client = Vendor().client()
+    await client.aclose()
+    async with AsyncActivityPoster(account(), client=client, hooks=[events.append]) as poster:
+        with pytest.raises(RuntimeError, match="closed"):
+            await post(poster)
     (last,) = events
     assert isinstance(last, Ended)
     assert (last.state, last.attempts, last.error) == ("not_sent", 0, "RuntimeError")

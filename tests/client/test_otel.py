@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support import KEYS, LEAD, Vendor, account, activity, answers, run_virtual, within
+from support import KEYS, LEAD, Vendor, account, activity, answers, run_virtual, virtual, within
 
 import leadpost.otel
 from leadpost import (
@@ -226,21 +226,18 @@ def test_a_caller_that_leaves_a_call_in_flight_leaves_its_span_open_until_the_an
     assert metrics["leadpost.tokens.in_use {token}"] == {(): 0}
 
 
-def test_posts_tokens_and_the_bucket_have_metrics() -> None:
+@virtual
+async def test_posts_tokens_and_the_bucket_have_metrics() -> None:
     seen: list[dict[str, dict[tuple[Any, ...], Any]]] = []
     telemetry = Telemetry()
     refusal = httpx.Response(429, headers={"Retry-After": "7"})
     script = answers(httpx.Response(400), refusal)
-
-    async def main() -> None:
-        bucket = TokenBucket(3, hooks=[telemetry.hook])
-        async with poster(Vendor(script, back=1.0), telemetry, bucket=bucket) as opened:
-            posts = [asyncio.create_task(post(opened)) for _ in range(5)]
-            await asyncio.sleep(0.5)
-            seen.append(telemetry.metrics())
-            await asyncio.gather(*posts, return_exceptions=True)
-
-    run_virtual(main())
+    bucket = TokenBucket(3, hooks=[telemetry.hook])
+    async with poster(Vendor(script, back=1.0), telemetry, bucket=bucket) as opened:
+        posts = [asyncio.create_task(post(opened)) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        seen.append(telemetry.metrics())
+        await asyncio.gather(*posts, return_exceptions=True)
     (during,) = seen
     assert during["leadpost.tokens.in_use {token}"] == {(): 3}
     assert during["leadpost.tokens.waiting {call}"] == {(): 2}
@@ -371,23 +368,20 @@ def test_without_its_extra_the_import_says_what_to_install(monkeypatch: pytest.M
         importlib.reload(leadpost.otel)
 
 
-def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
+@virtual
+async def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
     events: list[Event] = []
 
     async def nothing() -> Activity:
         raise NothingToSend("another worker was faster")
 
     telemetry = Telemetry()
-
-    async def main() -> None:
-        hooks: list[Hook] = [telemetry.hook, events.append]
-        client = Vendor().client()
-        async with AsyncActivityPoster(account(), client=client, hooks=hooks) as opened:
-            with pytest.raises(NotSent):
-                await post_once(opened, nothing, Terms())
-            await post(opened)
-
-    run_virtual(main())
+    hooks: list[Hook] = [telemetry.hook, events.append]
+    client = Vendor().client()
+    async with AsyncActivityPoster(account(), client=client, hooks=hooks) as opened:
+        with pytest.raises(NotSent):
+            await post_once(opened, nothing, Terms())
+        await post(opened)
     (span,) = telemetry.spans
     assert telemetry.started == [span.name]
     assert span.attributes is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import Vendor, accepted, account, activity, answers, now, run_virtual
+from support import Vendor, accepted, account, activity, answers, now, run_virtual, virtual
 
 from leadpost import (
     ApplicationError,
@@ -128,29 +128,25 @@ def test_a_refusal_is_retried_with_a_growing_wait_and_does_not_count(
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda r: str(r.status_code))
-def test_one_refusal_among_many_posts_is_retried_alone(refusal: httpx.Response) -> None:
-    async def main() -> None:
-        vendor = Vendor(answers(refusal), there=0.1)
-        async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
-            await poster.post_many(activity(n + 1) for n in range(60))
-        assert sorted(vendor.numbers) == sorted([1, *range(1, 61)])
-        # As without the refusal: 25 at once, 25 after 5 s, the remaining 11 after 10 s.
-        assert now() == pytest.approx(10.3, abs=0.1)
-
-    run_virtual(main())
+@virtual
+async def test_one_refusal_among_many_posts_is_retried_alone(refusal: httpx.Response) -> None:
+    vendor = Vendor(answers(refusal), there=0.1)
+    async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
+        await poster.post_many(activity(n + 1) for n in range(60))
+    assert sorted(vendor.numbers) == sorted([1, *range(1, 61)])
+    # As without the refusal: 25 at once, 25 after 5 s, the remaining 11 after 10 s.
+    assert now() == pytest.approx(10.3, abs=0.1)
 
 
-def test_a_retry_after_on_a_refusal_holds_every_call_of_the_bucket_back() -> None:
-    async def main() -> None:
-        vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "17"})), there=0.1)
-        async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
-            await poster.post_many(activity(n + 1) for n in range(60))
-        first, *others = vendor.arrivals
-        # The 24 in flight cannot be recalled; one trial goes when the pause is over.
-        assert sum(time < first + 17 for time in others) == 24
-        assert sum(time < first + 17.15 for time in others) == 25
-
-    run_virtual(main())
+@virtual
+async def test_a_retry_after_on_a_refusal_holds_every_call_of_the_bucket_back() -> None:
+    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "17"})), there=0.1)
+    async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
+        await poster.post_many(activity(n + 1) for n in range(60))
+    first, *others = vendor.arrivals
+    # The 24 in flight cannot be recalled; one trial goes when the pause is over.
+    assert sum(time < first + 17 for time in others) == 24
+    assert sum(time < first + 17.15 for time in others) == 25
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -195,62 +191,52 @@ def test_a_call_that_is_always_refused_raises_when_its_time_is_over() -> None:
     assert took == pytest.approx(0.5 + 1 + 2 + 4 + 8 + 16)  # 30 s more would be too late
 
 
-def test_max_time_includes_the_wait_for_the_first_token() -> None:
-    async def main() -> None:
-        vendor, bucket = Vendor(), TokenBucket(1)
-        policy = RetryPolicy(max_time=4, jitter=0)
-        async with AsyncActivityPoster(
-            account(), client=vendor.client(), bucket=bucket, retry=policy
-        ) as poster:
-            await poster.post(activity(1))
-            with pytest.raises(NotSent, match="no token came free in the time for this call"):
-                await poster.post(activity(2))
-        assert now() == pytest.approx(4, abs=0.01)
-        assert vendor.numbers == [1]
-
-    run_virtual(main())
+@virtual
+async def test_max_time_includes_the_wait_for_the_first_token() -> None:
+    vendor, bucket = Vendor(), TokenBucket(1)
+    policy = RetryPolicy(max_time=4, jitter=0)
+    async with AsyncActivityPoster(
+        account(), client=vendor.client(), bucket=bucket, retry=policy
+    ) as poster:
+        await poster.post(activity(1))
+        with pytest.raises(NotSent, match="no token came free in the time for this call"):
+            await poster.post(activity(2))
+    assert now() == pytest.approx(4, abs=0.01)
+    assert vendor.numbers == [1]
 
 
-def test_in_a_batch_max_time_counts_from_the_first_token() -> None:
-    async def main() -> None:
-        vendor, bucket = Vendor(answers(None, httpx.Response(500))), TokenBucket(1)
-        policy = RetryPolicy(max_time=6, jitter=0)
-        async with AsyncActivityPoster(
-            account(), client=vendor.client(), bucket=bucket, retry=policy
-        ) as poster:
-            assert await poster.post_many([activity(1), activity(2)]) == ["r1", "r2"]
-        assert now() == pytest.approx(10, abs=0.1)
-
-    run_virtual(main())
+@virtual
+async def test_in_a_batch_max_time_counts_from_the_first_token() -> None:
+    vendor, bucket = Vendor(answers(None, httpx.Response(500))), TokenBucket(1)
+    policy = RetryPolicy(max_time=6, jitter=0)
+    async with AsyncActivityPoster(
+        account(), client=vendor.client(), bucket=bucket, retry=policy
+    ) as poster:
+        assert await poster.post_many([activity(1), activity(2)]) == ["r1", "r2"]
+    assert now() == pytest.approx(10, abs=0.1)
 
 
-def test_token_timeout_limits_the_wait_for_a_token() -> None:
-    async def main() -> None:
-        vendor, bucket = Vendor(), TokenBucket(1)
-        async with AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket) as poster:
-            await poster.post(activity(1), token_timeout=0)  # one is free
-            with pytest.raises(
-                NotSent, match="no token came free in the time for this call"
-            ) as caught:
-                await poster.post(activity(2), token_timeout=4.5)
-            assert caught.value.state == "not_sent"
-            assert now() == pytest.approx(4.5, abs=0.01)
-            await poster.post(activity(3), token_timeout=1)  # the token stayed free
-            assert now() == pytest.approx(5, abs=0.1)
-            assert vendor.numbers == [1, 3]
-
-    run_virtual(main())
+@virtual
+async def test_token_timeout_limits_the_wait_for_a_token() -> None:
+    vendor, bucket = Vendor(), TokenBucket(1)
+    async with AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket) as poster:
+        await poster.post(activity(1), token_timeout=0)  # one is free
+        with pytest.raises(NotSent, match="no token came free in the time for this call") as caught:
+            await poster.post(activity(2), token_timeout=4.5)
+        assert caught.value.state == "not_sent"
+        assert now() == pytest.approx(4.5, abs=0.01)
+        await poster.post(activity(3), token_timeout=1)  # the token stayed free
+        assert now() == pytest.approx(5, abs=0.1)
+        assert vendor.numbers == [1, 3]
 
 
-def test_token_timeout_concerns_only_the_first_call() -> None:
-    async def main() -> None:
-        vendor = Vendor(answers(*[httpx.Response(500)] * 4), there=1.0)
-        poster = AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY)
-        async with poster:
-            assert await poster.post(activity(), token_timeout=0.1) == "r201"
-        assert now() == pytest.approx(5 * 1.0 + 0.5 + 1 + 2 + 4, abs=0.1)
-
-    run_virtual(main())
+@virtual
+async def test_token_timeout_concerns_only_the_first_call() -> None:
+    vendor = Vendor(answers(*[httpx.Response(500)] * 4), there=1.0)
+    poster = AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY)
+    async with poster:
+        assert await poster.post(activity(), token_timeout=0.1) == "r201"
+    assert now() == pytest.approx(5 * 1.0 + 0.5 + 1 + 2 + 4, abs=0.1)
 
 
 def test_a_retry_without_a_token_in_time_raises_the_last_error() -> None:
@@ -296,13 +282,11 @@ def test_a_time_out_of_the_bucket_passes_through() -> None:
         post(Vendor(), bucket=Broken())
 
 
-def test_wait_raises_a_time_out_of_the_bucket_as_it_is() -> None:
-    async def main() -> None:
-        poster = AsyncActivityPoster(account(), client=Vendor().client(), bucket=Broken())
-        with pytest.raises(TimeoutError, match="database"):
-            await poster.wait("r1")
-
-    run_virtual(main())
+@virtual
+async def test_wait_raises_a_time_out_of_the_bucket_as_it_is() -> None:
+    poster = AsyncActivityPoster(account(), client=Vendor().client(), bucket=Broken())
+    with pytest.raises(TimeoutError, match="database"):
+        await poster.wait("r1")
 
 
 @pytest.mark.parametrize(

@@ -7,26 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sandbox_support import ACTIVITY, METRICS, SUBMIT, connect
 
 from leadpost.sandbox import Answer, Faults, Sandbox
 from leadpost.sandbox.faults import NAMES
 
-SUBMIT = "/activity/create"
-METRICS = "/activity/create/metrics"
-ACTIVITY: dict[str, Any] = {
-    "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
-    "ActivityEvent": 207,
-}
 REFUSAL = "API calls exceeded the limit of 7 in 5 second(s)"
-
-
-def connect(sandbox: Sandbox) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=sandbox.url,
-        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
-        headers={"x-api-key": sandbox.api_key},
-        trust_env=False,
-    )
 
 
 @pytest.mark.parametrize(

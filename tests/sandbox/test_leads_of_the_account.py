@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
+from sandbox_support import connect
 
 from leadpost.sandbox import Sandbox, request_id_of
 
@@ -25,15 +25,6 @@ def body(address: str = "a@b.example", **changes: Any) -> dict[str, Any]:
         ],
         "Activity": {"ActivityEvent": 201, "ActivityNote": "Called back"},
     } | changes
-
-
-def connect(sandbox: Sandbox) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=sandbox.url,
-        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
-        headers={"x-api-key": sandbox.api_key},
-        trust_env=False,
-    )
 
 
 async def test_a_post_creates_the_lead_and_another_one_updates_it(sandbox: Sandbox) -> None:

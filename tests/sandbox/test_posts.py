@@ -6,10 +6,10 @@ from uuid import UUID
 
 import httpx
 import pytest
+from sandbox_support import SUBMIT, connect
 
 from leadpost.sandbox import Sandbox, request_id_of
 
-SUBMIT = "/activity/create"
 CREATE = "/v2/ProspectActivity.svc/Create"
 ACTIVITY: dict[str, Any] = {
     "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
@@ -26,15 +26,6 @@ ACTIVITY: dict[str, Any] = {
     ],
     "ProcessFilesAsync": True,
 }
-
-
-def connect(sandbox: Sandbox) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=sandbox.url,
-        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
-        headers={"x-api-key": sandbox.api_key},
-        trust_env=False,
-    )
 
 
 def without(name: str) -> dict[str, Any]:

@@ -9,13 +9,11 @@ from uuid import UUID
 
 import httpx
 import pytest
+from sandbox_support import METRICS, STATUS, SUBMIT, connect
 
 from leadpost.sandbox import Sandbox, request_id_of
 from leadpost.sandbox.ledger import Ledger
 
-SUBMIT = "/activity/create"
-STATUS = "/activity/create/status"
-METRICS = "/activity/create/metrics"
 TYPES = "/v2/ProspectActivity.svc/ActivityTypes.Get"
 TYPE = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
 
@@ -26,15 +24,6 @@ def activity(code: int = 207, note: str = "") -> dict[str, Any]:
         "ActivityEvent": code,
         "ActivityNote": note,
     }
-
-
-def connect(sandbox: Sandbox) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=sandbox.url,
-        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
-        headers={"x-api-key": sandbox.api_key},
-        trust_env=False,
-    )
 
 
 async def status_of(client: httpx.AsyncClient, body: Mapping[str, Any]) -> dict[str, Any]:

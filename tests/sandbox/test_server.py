@@ -12,31 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import httpx
 import pytest
+from sandbox_support import ACTIVITY, METRICS, SUBMIT, connect
 
 import leadpost.sandbox
 from leadpost.sandbox import Faults, Report, Sandbox
-
-SUBMIT = "/activity/create"
-METRICS = "/activity/create/metrics"
-ACTIVITY: dict[str, Any] = {
-    "RelatedProspectId": "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11",
-    "ActivityEvent": 207,
-}
-
-
-def connect(sandbox: Sandbox, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=sandbox.url,
-        params={"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key},
-        headers={"x-api-key": sandbox.api_key},
-        trust_env=False,
-        **options,
-    )
 
 
 def dial(sandbox: Sandbox) -> socket.socket:
