@@ -1,12 +1,11 @@
-"""`leadpost sandbox`: the stand-in for the vendor until Ctrl-C or SIGTERM."""
+"""`leadpost sandbox`: a stand-in for LeadSquared until Ctrl-C or SIGTERM."""
 
 import shlex
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import StrEnum
 from math import inf, nan
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,15 +14,9 @@ from leadpost.cli.exits import InputError
 from leadpost.sandbox import Faults, Sandbox
 
 
-class Window(StrEnum):
-    SLIDING = "sliding"
-    FIXED = "fixed"
-    BUCKET = "bucket"
-
-
 def span_of(option: str, text: str) -> float | tuple[float, float]:
     """
-    Read seconds, or a range of them.
+    Return the seconds, or the range of seconds, that a text names.
 
     >>> span_of("--delay", "0.02:0.15")
     (0.02, 0.15)
@@ -39,7 +32,7 @@ def span_of(option: str, text: str) -> float | tuple[float, float]:
 
 
 def pairs_of(option: str, texts: Sequence[str], wanted: str) -> list[tuple[str, str]]:
-    """Read options of the form NAME=VALUE."""
+    """Return the pairs of NAME=VALUE options."""
     pairs = [text.partition("=") for text in texts]
     for text, (name, _, value) in zip(texts, pairs, strict=True):
         if not (name and value):
@@ -49,15 +42,15 @@ def pairs_of(option: str, texts: Sequence[str], wanted: str) -> list[tuple[str, 
 
 def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> Sandbox:
     """
-    Make a sandbox of the command's options; those not named here are its own.
+    Return a sandbox with the command's options; `options` are parameters of `Sandbox`.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: an option is invalid.
     """
     seconds: dict[str, float] = {}
 
     def named(text: str) -> str:
-        """Return the name of a fault, and note how many seconds it lasts, if that is given."""
+        """Return the name of a fault, and keep its length, if it has one."""
         name, colon, length = text.strip().partition(":")
         if colon:
             seconds[name] = float(length)
@@ -78,7 +71,7 @@ def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: 
             raise InputError(f"--end: found '{code}={status}', wanted {wanted}")
         codes[int(code)] = status
     if unknown := set(seconds) - {"slow", "away", "429-retry-after"}:
-        raise InputError(f"only 429-retry-after, slow and away last; not {', '.join(unknown)}")
+        raise InputError(f"only 429-retry-after, slow, away take seconds; not {', '.join(unknown)}")
     lengths: dict[str, Any] = dict(seconds)
     if "429-retry-after" in lengths:
         lengths["retry_after"] = int(lengths.pop("429-retry-after"))
@@ -89,12 +82,12 @@ def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: 
 
 
 def exports(**variables: str) -> str:
-    """Write variables as a line for a shell. The keys among them are made up and open nothing."""
+    """Return variables as a line for a shell; the sandbox's keys are no secret."""
     return "export " + " ".join(f"{name}={shlex.quote(v)}" for name, v in variables.items())
 
 
 def _serve(sandbox: Sandbox) -> None:
-    """Run it until Ctrl-C or SIGTERM; say how to reach it and, in the end, what it has seen."""
+    """Run it until Ctrl-C or SIGTERM; print how to reach it and, at the end, a report."""
     with sandbox:
         keys = sandbox.account()
         typer.echo(f"# The sandbox runs at {sandbox.url} until Ctrl-C. In another terminal:")
@@ -105,43 +98,43 @@ def _serve(sandbox: Sandbox) -> None:
             sandbox.wait()
         report = sandbox.report()
     typer.echo(
-        f"# calls: {report.arrivals:,}, activities taken: {report.taken:,}, refused by the limit:"
-        f" {report.refused:,}, fullest window: {report.fullest_window}"
+        f"# calls: {report.arrivals:,}, activities accepted: {report.taken:,}, refused by the"
+        f" limit: {report.refused:,}, fullest window: {report.fullest_window}"
     )
     for name, count in report.faults.items():
         typer.echo(f"# fault {name}: {count:,}")
-    typer.echo(f"# taken twice: {report.duplicates:,}, not yet processed: {report.pending:,}")
+    typer.echo(f"# duplicates: {report.duplicates:,}, still in the queue: {report.pending:,}")
 
 
 def sandbox(
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 0,
     limit: Annotated[int, typer.Option(min=0, help="Calls in each 5 s; 0 for no limit.")] = LIMIT,
-    window: Annotated[Window, typer.Option(help="How calls are counted.")] = Window.SLIDING,
+    window: Annotated[
+        Literal["sliding", "fixed", "bucket"], typer.Option(help="How calls are counted.")
+    ] = "sliding",
     delay: Annotated[
-        str, typer.Option(metavar="LOW:HIGH", help="Seconds each way takes, or one number.")
+        str, typer.Option(metavar="LOW:HIGH", help="Seconds that each way takes, or one number.")
     ] = "0",
     fault: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[:SECONDS]=PROBABILITY",
-            help="Such as 500=0.02, keys-refused=1 or away:20=0.01; any number of them.",
+            help="Such as 500=0.02, keys-refused=1 or away:20=0.01; can be repeated.",
         ),
     ] = None,
-    script: Annotated[
-        str, typer.Option(help='What happens to the first calls: "ok,500,away:20".')
-    ] = "",
+    script: Annotated[str, typer.Option(help='Faults of the first calls: "ok,500,away:20".')] = "",
     end: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE=STATUS", help="Final status of an event code's requests."),
+        typer.Option(metavar="CODE=STATUS", help="Final status of an activity type."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes delays and faults repeatable.")] = None,
 ) -> None:
     """
     Run a strict stand-in for LeadSquared on this machine until stopped.
 
-    It prints two lines to paste into another terminal and, in the end, what it has seen. An unknown
-    --fault lists the names.
+    It prints two lines to paste into another terminal and, at the end, a report. An unknown
+    --fault lists the known ones.
 
     Examples:
     - `leadpost sandbox --delay 0.02:0.15`
@@ -154,7 +147,7 @@ def sandbox(
             ends=end or [],
             port=port,
             limit=limit or None,
-            window=window.value,
+            window=window,
             delay=span_of("--delay", delay),
             seed=seed,
         )
