@@ -18,7 +18,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from common import options, sandbox_process, show
 
-HEADER = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime", "mx_1", "mx_2")
+HEADER = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime", "mx_Custom_1", "mx_Custom_2")
 
 
 def write(path: Path, count: int) -> None:
@@ -83,7 +83,7 @@ def main() -> None:
 
         began = time.monotonic()
         process = begun(folder, environment)
-        until(lambda: bool(sandbox.seen().arrival_times))
+        until(lambda: sandbox.seen().report.taken > 0)
         first = time.monotonic() - began
         outbox = folder / "leadpost" / "outbox.db"
         with closing(sqlite3.connect(outbox, timeout=60)) as database:

@@ -39,10 +39,10 @@ from queues import beside_others
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost import AsyncActivityPoster
+from leadpost.outbox import STATES as ALL_STATES
 from leadpost.outbox import Outbox
-from leadpost.outbox._verifier import settle_and_claim
 from leadpost.outbox.database import Database, _calls, _edits, _entries, _settling
-from leadpost.outbox.database._calls import Claim
+from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._settling import Check, Verdict
 
 ACCOUNT = "speed"
@@ -53,7 +53,7 @@ DELAY = (0.02, 0.1)
 ROUNDS, OPENED = 200, 50
 """How often each statement, and the opening, is measured."""
 GOALS = {
-    **dict.fromkeys(("next due", "claim", "record", "ask", "find"), 10.0),
+    **dict.fromkeys(("next due", "claim", "record", "ask", "settle", "find"), 10.0),
     "put": 5.0,
     "counts": 100.0,
     "health": 100.0,
@@ -106,7 +106,7 @@ class Filled:
         self._keys = iter(range(count, 10 * count))
         self._random = Random(1)
         self._claims: list[Claim] = []
-        self._check: Check | None = None
+        self._checks: list[Check] = []
 
     async def fill(self) -> float:
         """Put the entries, and return the rate, in entries a second."""
@@ -147,6 +147,7 @@ class Filled:
             "claim": self._claim,
             "record": self._record,
             "ask": self._ask,
+            "settle": self._settle,
             "put": self._put,
             "find": self._find,
             "counts": self._outbox.counts,
@@ -157,7 +158,6 @@ class Filled:
         }
         await self._claim()
         await self._record()
-        self._check = await self._write(_settling.claim_check, waits=[10.0])
         times: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():
@@ -175,14 +175,15 @@ class Filled:
 
     async def _record(self) -> None:
         of = self._claims.pop()
-        record = partial(_calls.record, of=of, state="accepted", request_id=str(uuid4()))
+        record = partial(_calls.record, of=of, result=Result("accepted", request_id=str(uuid4())))
         assert await self._write(record)
 
     async def _ask(self) -> None:
-        """Record one answer and claim the next question, as a worker does for each."""
-        verdict = Verdict("succeeded", activity_id=str(uuid4()))
-        settled, self._check = await self._write(settle_and_claim, of=self._check, verdict=verdict)
-        assert settled
+        self._checks.append(await self._write(_settling.claim_check, waits=[10.0]))
+
+    async def _settle(self) -> None:
+        settle = partial(_settling.settle, of=self._checks.pop(), before="accepted")
+        assert await self._write(settle, verdict=Verdict("succeeded", activity_id=str(uuid4())))
 
     async def _put(self) -> None:
         await self._outbox.put(activities(1)[0], key=f"key-{next(self._keys)}")
@@ -193,7 +194,7 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=_entries.STATES, after=after, key_prefix="")
+        page = partial(_entries.page, states=ALL_STATES, after=after, key_prefix="")
         assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
 
     async def _open(self) -> list[float]:

@@ -179,17 +179,19 @@ class Availability:
         try:
             while (since := self._outage.since) is not None:
                 now = loop.time()
+                is_next = self._next() is turn
+                # Before the time limit: posts that may hardly wait would never end the outage.
+                if is_next and now >= self._outage.trial_at:
+                    self._trial = turn
+                    if await self._may_try():
+                        return
+                    self._trial = None
+                    self._wake_next()  # it may be another's turn now
+                    continue
                 wake_at = inf if until is None else until(since)
                 if now >= wake_at:
                     raise self.timeout(now)
-                if self._next() is turn:
-                    if now >= self._outage.trial_at:
-                        self._trial = turn
-                        if await self._may_try():
-                            return
-                        self._trial = None
-                        self._wake_next()  # it may be another's turn now
-                        continue
+                if is_next:
                     self._log_progress(now)
                     wake_at = min(wake_at, self._outage.trial_at, self._logged_at + _LOG_EVERY)
                 with suppress(TimeoutError):

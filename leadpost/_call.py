@@ -289,7 +289,7 @@ class Caller:
             response = await self._client.send(request, follow_redirects=False)
         except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
             response = error.response
-        except (httpx.RequestError, TimeoutError) as error:
+        except (httpx.RequestError, OSError) as error:  # such as TimeoutError, ssl.SSLError
             # Without a cause: it quotes what could not be read.
             raise self._no_answer(call, attempts, error) from None
         attempts.status = response.status_code

@@ -216,7 +216,8 @@ class Queries:
         found: dict[str, LeadActivity] = {}
         wanted = 0
         # The name Offset suggests rows, LeadSquared's page says pages: try rows first, then pages.
-        for first, step in ((0, _endpoints.ROWS), (1, 1)):
+        # Page 1 may be page 0 again; that nothing in it is new does not make it the last.
+        for first, step in ((0, _endpoints.ROWS), (1, 1), (2, 1)):
             offset, known = first, -1
             while len(found) > known:
                 known = len(found)

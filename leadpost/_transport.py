@@ -101,7 +101,9 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if not response.is_closed:  # a mock transport has already read it
                     await _read(cast("httpx.AsyncByteStream", response.stream), body)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
-            if response is None or not isinstance(error, httpx.TransportError | TimeoutError):
+            # TLS that breaks after its handshake is an OSError, which httpx passes on; so is a
+            # TimeoutError.
+            if response is None or not isinstance(error, httpx.TransportError | OSError):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a
                 # server echoes the request and that is not HTTP, the message quotes it.

@@ -87,6 +87,11 @@ class Desk:
         # The checks make calls before any post; test_reach.py is about them.
         self.environment["LEADPOST_ACCOUNT_CHECK"] = "off"
 
+    @property
+    def outbox(self) -> Path:
+        """The user's own outbox."""
+        return self.folder.parent / "config" / "leadpost" / "outbox.db"
+
     def run(self, *args: object, stdin: str | None = None, **environment: str) -> Result:
         """Run the command in this process."""
         return CliRunner().invoke(

@@ -12,13 +12,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 from support import activity
 
 from leadpost import Account, AsyncActivityPoster, RetryPolicy
@@ -34,6 +35,7 @@ class Job:
     url: str
     host: str
     period: float
+    name: str = "acme"
     call_timeout: float = 1.0
     """Seconds that the token of an unanswered call rests longer, whatever the period."""
     limit: int = 25
@@ -43,7 +45,7 @@ class Job:
     def account(self) -> Account:
         """The sandbox's account, with the same made-up keys everywhere."""
         return Account(
-            name="acme",
+            name=self.name,
             host=self.host,
             access_key="u$rsandbox-access",
             secret_key="sandbox-secret",
@@ -102,10 +104,12 @@ class Template:
 
     jobs: IO[str]
     pids: IO[str]
+    _lock: threading.Lock = field(factory=threading.Lock)
 
     def start(self, job: Job, how: str = "drain") -> Worker:
-        print(repr((how, asdict(job))), file=self.jobs, flush=True)
-        return Worker(int(self.pids.readline()))
+        with self._lock:
+            print(repr((how, asdict(job))), file=self.jobs, flush=True)
+            return Worker(int(self.pids.readline()))
 
 
 @contextmanager

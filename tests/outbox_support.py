@@ -14,13 +14,19 @@ from support import LEAD, Vendor, accept, account, within
 
 from leadpost import Activity, AsyncActivityPoster, OpenBucket, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox
-from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Sandbox
 
 ACME = "acme"
 """The account of most tests, for any server."""
 QUICK = RetryPolicy(max_attempts=3, initial_wait=0.01, max_wait=0.02, jitter=0.0)
 WHEN = datetime(2026, 11, 1, 10, 30, tzinfo=UTC)
+
+table = sa.table(
+    "leadpost_entries",
+    *map(sa.column, ("id", "account", "key", "activity", "state", "due_at", "checks", "call_id")),
+    *map(sa.column, ("put_at", "changed_at", "sent_at", "ends_by", "request_id", "activity_id")),
+    *map(sa.column, ("calls", "failures", "error_type", "message")),
+)
 
 
 def poster(vendor: Vendor, **options: Any) -> AsyncActivityPoster:

@@ -63,6 +63,7 @@ def test_each_python_example_runs(
     how = [str(Path(__file__).parent / "visit.py"), "test_example.py", example.place]
     if "def test_" in example.code:
         how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
+        how += ["-pno:hypothesispytest", "-pno:xdist"]  # as importing them takes a second
     variables: dict[str, str] = {}
     if "DATABASE_URL" in example.code:
         variables["DATABASE_URL"] = request.getfixturevalue("postgresql_url")

@@ -10,6 +10,8 @@ import typer
 from leadpost.bucket import LIMIT
 from leadpost.cli.files.reading import Format
 
+TIMEZONE = "LEADPOST_TIMEZONE"
+
 
 def span(text: str) -> timedelta:
     """
@@ -82,7 +84,7 @@ IncludeHidden = Annotated[bool, typer.Option("--include-hidden", help="Read hidd
 Timezone = Annotated[
     str | None,
     typer.Option(
-        envvar="LEADPOST_TIMEZONE",
+        envvar=TIMEZONE,
         metavar="ZONE",
         help="Time zone of date-times without an offset: Asia/Kolkata, +05:30, UTC.",
     ),

@@ -19,10 +19,10 @@ if any(find_spec(name) is None for name in ("sqlalchemy", "aiosqlite", "asyncpg"
         "leadpost.outbox needs SQLAlchemy, aiosqlite and asyncpg: pip install 'leadpost[outbox]'"
     )
 
+from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._outbox import Outbox, put_sync
 from leadpost.outbox._shared_bucket import SharedTokenBucket
 from leadpost.outbox.database import DEFAULT_URL
-from leadpost.outbox.database._entries import STATES, Change, Entry, EntryState, Health
 
 __all__ = [
     "DEFAULT_URL",

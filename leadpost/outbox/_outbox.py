@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -29,11 +29,13 @@ from leadpost._batch import Item, Source
 from leadpost._models import Activity
 from leadpost._poster import AsyncActivityPoster
 from leadpost.errors import OutboxError
+from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import verify
 from leadpost.outbox._worker import Worker
-from leadpost.outbox.database import AccountDatabase, Database, _calls, _edits, _entries
-from leadpost.outbox.database._entries import PART, STATES, Change, Entry, EntryState, Health, New
+from leadpost.outbox.database import AccountDatabase, Database, _calls, _edits, _entries, _putting
+from leadpost.outbox.database._entries import PART, parts
+from leadpost.outbox.database._putting import New
 
 AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
 AnySync = sa.Connection | Session | scoped_session[Session]
@@ -145,8 +147,10 @@ class Outbox:
         new = New(_json(activity), _checked(key), priority)
         if connection is not None:
             own = await _connection(connection)
-            return await own.run_sync(_entries.put_one, self.account, new)
-        put = await self._store.write(_put_one, new)
+            return await own.run_sync(_putting.put_one, self.account, new)
+        put = await self._database.write(
+            lambda own: own.run_sync(_putting.put_one, self.account, new)
+        )
         self._news.set()
         return put
 
@@ -184,9 +188,9 @@ class Outbox:
         news = await _drawn(activities, keys, priority)
         if connection is not None:
             own = await _connection(connection)
-            return await own.run_sync(_put_many_within, self.account, news)
+            return await own.run_sync(_putting.put_many_within, self.account, news)
         put = await self._database.write(
-            lambda own: own.run_sync(_entries.put_many, self.account, news), within=None
+            lambda own: own.run_sync(_putting.put_many, self.account, news), within=None
         )
         self._news.set()
         return put
@@ -222,8 +226,8 @@ class Outbox:
             OutageTimeout: an outage lasted longer.
         """
         await self._check_poster(poster)
-        worker = Worker(self._store, poster, self._news, key_prefix or "", outage_timeout)
-        return await worker.drain()
+        worker = Worker(self._store, poster, self._news)
+        return await worker.drain(key_prefix or "", outage_timeout)
 
     async def run(
         self,
@@ -391,9 +395,8 @@ class Outbox:
             raise ValueError(
                 f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
             )
-        parts = [None] if ids is None else [ids[i : i + PART] for i in range(0, len(ids), PART)]
         done = 0
-        for part in parts:
+        for part in [None] if ids is None else parts(ids):
             last = 0
             while found := await self._store.write(
                 _edits.retry, states=states, ids=part, after=last
@@ -428,10 +431,7 @@ class Outbox:
         Returns:
             The number of changed entries.
         """
-        done = 0
-        for first in range(0, len(ids), PART):
-            done += await self._store.write(_edits.arrived, ids[first : first + PART])
-        return done
+        return sum([await self._store.write(_edits.arrived, part) for part in parts(ids)])
 
     async def adopt(self, previous: str) -> int:
         """
@@ -519,7 +519,7 @@ def put_sync(
         sqlalchemy.exc.SQLAlchemyError: the database failed.
     """
     own = connection if isinstance(connection, sa.Connection) else connection.connection()
-    return _entries.put_one(own, _id(account), New(_json(activity), _checked(key), priority))
+    return _putting.put_one(own, _id(account), New(_json(activity), _checked(key), priority))
 
 
 def _id(account: Account | str) -> str:
@@ -531,22 +531,6 @@ def _id(account: Account | str) -> str:
 
 async def _connection(given: AnyAsync) -> AsyncConnection:
     return given if isinstance(given, AsyncConnection) else await given.connection()
-
-
-async def _put_one(connection: AsyncConnection, account: str, new: New) -> int:
-    return await connection.run_sync(_entries.put_one, account, new)
-
-
-def _put_many_within(connection: sa.Connection, account: str, news: Sequence[New]) -> int:
-    """Put within the caller's transaction, which is unchanged if this raises."""
-    if connection.dialect.name == "sqlite":
-        # sqlite3 begins a transaction only before an INSERT. A savepoint before that would be the
-        # transaction itself, and its release would commit it.
-        driver: Any = connection.connection.driver_connection
-        if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN")
-    with connection.begin_nested():
-        return _entries.put_many(connection, account, news)
 
 
 async def _drawn(activities: Source, keys: Iterable[str] | None, priority: int) -> list[New]:

@@ -24,6 +24,7 @@ from leadpost.errors import (
     UnexpectedAnswer,
 )
 from leadpost.outbox._absence import described
+from leadpost.outbox._entry import EntryState
 from leadpost.outbox._matching import (
     ZONES_DIFFER,
     candidates,
@@ -34,7 +35,7 @@ from leadpost.outbox._matching import (
     words,
 )
 from leadpost.outbox.database import AccountDatabase, _settling
-from leadpost.outbox.database._entries import EntryState, loaded
+from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._settling import Doubt, Place, Verdict
 
 SETTLE = timedelta(hours=12)

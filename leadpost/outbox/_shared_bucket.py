@@ -1,8 +1,16 @@
 """
 LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 times in a database.
 
-A process reserves the token that is back first, waits until it is back, and hands it to the caller
-that is then first in line. One task, `_serve`, uses the database; callers only wait.
+The use of a token is, one after the other:
+
+- reserved for this process (`_reserve`): the token that is back first bears the use's id in the
+  database, and is back by itself if this process dies;
+- ready, once the token is back and no pause has begun meanwhile (`_step`);
+- taken by the caller that is then first in line (`take`), or put back after a second;
+- sent, if its call can still end in time (`_Use.before_send`);
+- ended (`give_back`), and then recorded (`_record_end`): the token rests, or is as good as before.
+
+One task, `_serve`, uses the database; callers only wait.
 """
 
 from __future__ import annotations
@@ -113,16 +121,15 @@ class SharedTokenBucket:
         if self._share is not None:
             raise RuntimeError("this SharedTokenBucket is open: it belongs to one poster")
         name = self.name or account.id
-        brakes = Brakes(self._limit, self._period, self._emit)
-        share = _Share(self._database, name, brakes)
         await self._database.open()
         try:
             create = partial(_tokens.create, bucket=name, limit=self._limit, period=self._period)
-            share.begin(await self._database.write(create))
+            state = await self._database.write(create)
         except BaseException:
             await self._database.aclose()
             raise
-        self._share = share
+        brakes = Brakes(self._limit, self._period, self._emit)
+        self._share = _Share(self._database, name, brakes, state)
 
     async def aclose(self) -> None:
         """Record how the last calls ended, and close the connection; the poster calls this."""
@@ -171,37 +178,35 @@ class SharedTokenBucket:
 @define(eq=False)
 class _Use(Use):
     """
-    A reserved token, and then its use by one call.
+    The use of a token; times are `boot_time`'s.
 
     Attributes:
         id: The id of the reservation in the table.
         hold: Seconds from the use of the token until it is back if this process dies.
-        made_at: When its reservation was tried.
-        seen_at: When the database was last seen to allow calls.
+        reserved_at: When its reservation was tried.
         due: When the token is back.
-        ends_by: When the call must have ended.
-        is_trial: Whether the call is the trial after a pause.
-        is_ready: Whether the token may be handed out.
-        taken_at: The event loop's time at which it was handed out.
-        call_timeout: Seconds after which the call must have ended.
+        ends_by: When its call must have ended.
+        is_trial: Whether its call is the trial after a pause.
+        is_ready: Whether a caller may take it.
+        call_timeout: Seconds after which its call times out.
+        times_out_at: The event loop's time at which it does.
     """
 
     id: str
     hold: float
-    made_at: float
-    seen_at: float = 0.0
+    reserved_at: float
     due: float = inf
     ends_by: float = 0.0
     is_trial: bool = False
     is_ready: bool = False
-    taken_at: float = 0.0
     call_timeout: float = 0.0
+    times_out_at: float = 0.0
 
     def before_send(self) -> None:
         """Record that the request is being sent, unless it is too late."""
         now = boot_time()
         # The loop's clock, and with it the call's own time-out, may stop during suspend.
-        left = self.call_timeout - (asyncio.get_running_loop().time() - self.taken_at)
+        left = self.times_out_at - asyncio.get_running_loop().time()
         if now + max(left, 0.0) > self.ends_by:
             raise TokenLost("the token expired before the call was sent")
         self.sent_at = now
@@ -211,38 +216,37 @@ class _Share:
     """
     One process's share of an open bucket.
 
-    Times are `boot_time`'s. Deadlines are counted from before a statement, waits from after it, so
-    that its duration errs on the safe side.
+    Deadlines are counted from before a statement, waits from after it, so that its duration errs on
+    the safe side.
     """
 
-    def __init__(self, database: Database, name: str, brakes: Brakes) -> None:
+    def __init__(self, database: Database, name: str, brakes: Brakes, state: State) -> None:
         self.name = name
         self.brakes = brakes
         self.waiters = Waiters()
         self.in_use = 0
         self._database = database
         self._rule = brakes.rule
-        self._news = asyncio.Event()
-        self._version = 0
+        self._version = 0  # of the bucket's size
         self._reserved: _Use | None = None
+        self._ended: list[_Use] = []  # to be recorded
+        self._is_behind = False  # whether the last transaction failed
+        self._is_ending = False
         self._longest_call = 0.0
         self._look_at = -inf
         self._took_at = -inf
-        self._over: list[_Use] = []  # ended, but not yet written to the database
-        self._is_ending = False
+        self._news = asyncio.Event()
         self._absence = Absence(f"bucket: the database {database.name}")
-
-    def begin(self, state: State) -> None:
         self._adopt(state)
         self._serving = asyncio.create_task(self._serve())
 
     async def end(self) -> None:
-        """Write to the database how calls ended, unless it does not answer."""
+        """Record how calls ended, unless the database does not answer."""
         self._is_ending = True
         self.waiters.fail(RuntimeError("the SharedTokenBucket is closed"))
         self._news.set()
         await asyncio.wait([self._serving], timeout=_CLOSE)
-        if self._serving.cancel() or self._over:
+        if self._serving.cancel() or self._ended:
             _log.warning("bucket: the database did not answer; the last tokens return late")
         await asyncio.wait([self._serving], timeout=_CLOSE)
 
@@ -260,8 +264,8 @@ class _Share:
             self._reserved = None
             self._took_at = boot_time()
             self.in_use += 1
-            use.taken_at = asyncio.get_running_loop().time()
             use.call_timeout = call_timeout
+            use.times_out_at = asyncio.get_running_loop().time() + call_timeout
             return use
         finally:
             self.waiters.leave(waiter)
@@ -276,10 +280,10 @@ class _Share:
         return use if use is not None and use.is_ready and self.waiters.first is waiter else None
 
     def give_back(self, use: _Use) -> None:
-        """Record how a call ended."""
+        """Note that a call has ended."""
         self.in_use -= 1
         self._look_at = -inf
-        self._over.append(use)
+        self._ended.append(use)
         self._news.set()
         self.brakes.record(use, boot_time())
 
@@ -293,7 +297,6 @@ class _Share:
                 self._absence.end()
             except OutboxUnavailable as error:
                 self._absence.begin(error)
-                self._forget_lapsed()
                 await asyncio.sleep(_RETRY)  # whatever the callers do meanwhile
                 wait = 0.0
             except OutboxError as error:  # the next caller may have more luck
@@ -302,7 +305,7 @@ class _Share:
             except Exception as error:
                 self.waiters.fail(error)
                 raise
-            if self._is_ending and self._reserved is None and not self._over:
+            if self._is_ending and self._reserved is None and not self._ended:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if wait == inf else wait):
@@ -316,89 +319,62 @@ class _Share:
             self._put_back(use)
         self.brakes.tick(now)
         wants = self._reserved is None and self.waiters.first is not None and self._look_at <= now
-        if wants or self._over or self.brakes.is_resized:
-            await self._exchange(self._new_use() if wants else None)
+        if wants or self._ended or self.brakes.is_resized:
+            await self._exchange(reserves=wants and not self._is_behind)
         if self.waiters.first is None:
             return inf
-        if self._reserved is None:
+        if (use := self._reserved) is None:
             return max(self._look_at - boot_time(), 0.0)
-        return await self._hand_out(self._reserved)
-
-    async def _hand_out(self, use: _Use) -> float:
         if (wait := use.due - boot_time()) > 0:
             return wait
-        if not use.is_ready:
-            if boot_time() - use.seen_at > _LOOK_AGAIN:
-                use.seen_at = boot_time()
-                state = await self._database.read(partial(_tokens.state, bucket=self.name))
-                self._adopt(state)
-                if state.is_paused or (state.has_trial and not use.is_trial):
-                    self._put_back(use)
-                    return 0.0
-            use.is_ready = True
+        if not use.is_ready and not await self._is_allowed(use):
+            self._put_back(use)
+            return 0.0
+        use.is_ready = True
         self.waiters.wake_first()
         return use.due + _USE_WITHIN - boot_time()
 
-    def _put_back(self, use: _Use) -> None:
-        self._reserved = None
-        self._over.append(use)
-
-    def _new_use(self) -> _Use:
+    async def _exchange(self, *, reserves: bool) -> None:
+        """Record how calls ended and the size of the bucket, and reserve a token, all at once."""
+        before, ended = boot_time(), self._ended[:]
+        is_resized, self.brakes.is_resized = self.brakes.is_resized, False
         hold = _USE_WITHIN + self._longest_call + self._rule.rest
-        return _Use(id=uuid4().hex, hold=hold, made_at=boot_time())
-
-    def _forget_lapsed(self) -> None:
-        """Drop unsent uses whose tokens are back by themselves: they pile up in an outage."""
-        now = boot_time()
-        self._over = [
-            use for use in self._over if use.sent_at is not None or now < use.made_at + 2 * use.hold
-        ]
-
-    async def _exchange(self, use: _Use | None) -> None:
-        """
-        Write to the database how calls ended, and the size of the bucket after refusals.
-
-        In the same transaction, reserve the token that is back first for `use`, if one rests.
-        """
-        before, rest = boot_time(), self._rule.rest
-        over, is_resized = self._over[:], self.brakes.is_resized
-        self.brakes.is_resized = False
+        use = _Use(id=uuid4().hex, hold=hold, reserved_at=before) if reserves else None
 
         async def exchange(connection: AsyncConnection) -> tuple[State, float | None]:
-            for ended in over:
-                await self._record_end(connection, ended)
+            for one in ended:
+                await self._record_end(connection, one)
             if is_resized:
                 pause = max(self.brakes.paused_until - before, 0.0)
                 size = self._rule.size(before)
                 await _tokens.resize(connection, self.name, size, pause, self._version)
             state = await _tokens.state(connection, self.name)
-            wait = None if use is None else await self._reserve(connection, state, use)
-            return state, wait
+            return state, None if use is None else await self._reserve(connection, state, use)
 
+        rest, self._is_behind = self._rule.rest, True
         try:
             state, wait = await self._database.write(exchange)
         except OutboxError:
             self.brakes.is_resized |= is_resized
             if use is not None:
-                self._over.append(use)  # it may have been reserved
+                self._ended.append(use)  # it may have been reserved
             raise
-        del self._over[: len(over)]
+        self._is_behind = False
+        del self._ended[: len(ended)]
         self._adopt(state)
-        if use is None:
-            return
-        if wait is None:
-            self._look_at = before + _LOOK_AGAIN
-        else:
-            use.seen_at, use.due = before, boot_time() + wait
-            use.ends_by = before + wait + use.hold - rest
+        if use is not None and wait is not None:
+            use.due = boot_time() + wait
+            use.ends_by = before + wait + hold - rest
             self._reserved = use
+        elif use is not None:
+            self._look_at = before + _LOOK_AGAIN
 
     async def _reserve(self, connection: AsyncConnection, state: State, use: _Use) -> float | None:
         """Return the seconds until the token may be used, None if there is none."""
         if state.is_ahead:
             await _tokens.follow_clock(connection, self.name)
         use.is_trial = state.has_trial and await _tokens.begin_trial(
-            connection, self.name, use.hold
+            connection, self.name, use.id, use.hold
         )
         wait = await _tokens.take(
             connection,
@@ -410,18 +386,30 @@ class _Share:
             is_trial=use.is_trial,
         )
         if use.is_trial and wait is None:
-            await _tokens.end_trial(connection, self.name, was_made=False)
+            await _tokens.end_trial(connection, self.name, use.id, was_made=False)
         return wait
 
+    async def _is_allowed(self, use: _Use) -> bool:
+        """Whether no pause and no trial have begun since the token was reserved."""
+        if boot_time() - use.reserved_at <= _LOOK_AGAIN:
+            return True
+        state = await self._database.read(partial(_tokens.state, bucket=self.name))
+        self._adopt(state)
+        return not state.is_paused and (use.is_trial or not state.has_trial)
+
+    def _put_back(self, use: _Use) -> None:
+        self._reserved = None
+        self._ended.append(use)
+
     async def _record_end(self, connection: AsyncConnection, use: _Use) -> None:
-        if use.sent_at is None:
-            await _tokens.put_back(connection, self.name, use.id, use.hold)
-        else:
+        was_made = use.sent_at is not None
+        if was_made:
             longer = 0.0 if use.is_answered else use.call_timeout
             await _tokens.let_rest(connection, self.name, use.id, longer)
+        else:
+            await _tokens.put_back(connection, self.name, use.id, use.hold)
         if use.is_trial:
-            made = use.sent_at is not None
-            await _tokens.end_trial(connection, self.name, was_made=made)
+            await _tokens.end_trial(connection, self.name, use.id, was_made=was_made)
         if use.asked_pause:
             await _tokens.pause(connection, self.name, use.asked_pause)
 

@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 
 from attrs import define, field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._poster import AsyncActivityPoster
 from leadpost.bucket import LIMIT, PERIOD
@@ -20,8 +19,8 @@ from leadpost.errors import (
     Unavailable,
 )
 from leadpost.outbox._absence import Absence, described
+from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database import AccountDatabase, _settling
-from leadpost.outbox.database._entries import EntryState
 from leadpost.outbox.database._settling import Check, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
@@ -43,7 +42,6 @@ class Verifier:
     _store: AccountDatabase
     _poster: AsyncActivityPoster
     tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
-    _check: Check | None = field(default=None, init=False)  # the next query
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
 
     async def ask_next(self) -> float | None:
@@ -58,31 +56,28 @@ class Verifier:
             UnexpectedAnswer: the answer cannot be read; `postpone` continues after it.
             OutboxError: the database failed.
         """
-        if self._check is None:
-            self._check = await self._store.write(_claim)
-        if self._check is None:
+        check = await self._store.write(_settling.claim_check, WAITS)
+        if check is None:
             due = await self._store.read(_settling.next_check)
             return None if due is None else min(due, _POLL)
         try:
-            verdict = await self._ask(self._check)
+            verdict = await self._ask(check)
         except (Unavailable, NotSent) as error:
             return self.postpone(error)
         self._absence.end()
-        is_settled, self._check = await self._store.write(
-            settle_and_claim, of=self._check, verdict=verdict
-        )
-        if is_settled:
+        if verdict is not None and await self._store.write(
+            _settling.settle, check, "accepted", verdict
+        ):
             self.tally[verdict.state] += 1
         return 0.0
 
     def postpone(self, error: LeadpostError) -> float:
         """Return the seconds to wait after a status could not be read."""
-        self._check = None  # continue with another entry: perhaps only this one fails
         self._absence.begin(error)
         return _POLL
 
-    async def _ask(self, check: Check) -> Verdict:
-        """Return LeadSquared's answer about an entry."""
+    async def _ask(self, check: Check) -> Verdict | None:
+        """Return LeadSquared's answer about an entry, None if it is not final."""
         if check.request_id is None:  # reconciling found the activity itself
             return Verdict("succeeded", "the lead has it")
         try:
@@ -91,26 +86,11 @@ class Verifier:
             raise
         except Rejected as error:
             _log.warning("entry %d: its status cannot be read: %s", check.id, described(error))
-            return Verdict("accepted")
-        note = status.status_reason or status.status
+            return None
         if not status.final:
-            return Verdict("accepted", note)
+            return None
         state: EntryState = "succeeded" if status.state == "succeeded" else "failed"
-        return Verdict(state, note, status.activity_id)
-
-
-async def _claim(connection: AsyncConnection, account: str) -> Check | None:
-    return await _settling.claim_check(connection, account, WAITS)
-
-
-async def settle_and_claim(
-    connection: AsyncConnection, account: str, of: Check, verdict: Verdict
-) -> tuple[bool, Check | None]:
-    """Record an answer, and claim the next query in the same transaction."""
-    is_settled = verdict.state != "accepted" and await _settling.settle(
-        connection, account, of, "accepted", verdict
-    )
-    return is_settled, await _claim(connection, account)
+        return Verdict(state, status.status_reason or status.status, status.activity_id)
 
 
 async def verify(store: AccountDatabase, poster: AsyncActivityPoster) -> Counter[EntryState]:

@@ -1,10 +1,9 @@
 """
 A worker: claims entries of an outbox, posts them, and records their states.
 
-Each of 25 slots loops: wait until an entry is due, take a token, claim the next entry, make the
-call, record its result. One slot at a time has the turn to wait and claim, so that entries are sent
-in order and the worker has one untried activity in the bucket's queue. `Worker._keep` does the
-rest: it expires calls without a record, and reports that the worker is alive.
+`Worker._post_all` waits until an entry is due and begins a call, again and again. A call
+(`Worker._post_one`) takes a token, claims the entry that is next then, posts it and records the
+result. `Worker._keep` expires calls without a record, and reports that the worker is alive.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -27,7 +26,7 @@ from leadpost._batch import LONG, Item
 from leadpost._call import Terms
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster, post_once
 from leadpost._retry import NothingToSend
-from leadpost.bucket import LIMIT, LONGEST_RETRY_AFTER, Priority
+from leadpost.bucket import LIMIT, Priority
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
@@ -37,19 +36,20 @@ from leadpost.errors import (
     OutageTimeout,
     OutboxError,
     OutboxUnavailable,
-    RateLimited,
-    ServerError,
     TokenLost,
     Unauthorized,
     UnexpectedAnswer,
 )
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._clock import boot_time
+from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reconciler import SETTLE, Reconciler
+from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import AccountDatabase, _calls, _edits, _entries
-from leadpost.outbox.database._calls import Claim
-from leadpost.outbox.database._entries import EntryState, loaded
+from leadpost.outbox.database._calls import Claim, Result
+from leadpost.outbox.database._entries import loaded
 
 GRACE = 7.0
 """Seconds that a cancelled worker waits for calls in flight: a container has 10 s in total."""
@@ -83,12 +83,14 @@ class _Call:
         claim: The entry, once it is claimed.
         is_claimed: Whether an entry is claimed.
         claimed_at: Time of `boot_time` before the claim.
+        has_begun: Set once an entry is claimed, or none will be.
         is_sent: Whether the call may have been sent.
     """
 
     claim: Claim = field(init=False)
     is_claimed: bool = False
     claimed_at: float = 0.0
+    has_begun: asyncio.Event = field(factory=asyncio.Event)
     is_sent: bool = False
 
     def check(self) -> None:
@@ -100,32 +102,27 @@ class _Call:
 
 @define
 class Worker:
-    """
-    Posts an account's entries with one poster, for one `drain` or `run`.
-
-    `news` is set when there may be more to do; `key_prefix` and `outage_timeout` are `drain`'s.
-    """
+    """Posts an account's entries with one poster, for one `drain` or `run`."""
 
     _store: AccountDatabase
     _poster: AsyncActivityPoster
-    _news: asyncio.Event
-    _key_prefix: str = ""
-    _outage_timeout: float | None = None
-    _drains: bool = False
-    _turn: asyncio.Lock = field(factory=asyncio.Lock, init=False)
+    _news: asyncio.Event  # set when there may be more to do
+    _drains: bool = field(default=False, init=False)
+    _key_prefix: str = field(default="", init=False)
+    _outage_timeout: float = field(default=inf, init=False)
     _stopped: asyncio.Future[None] = field(init=False)
     _cut_off: asyncio.Future[None] = field(init=False)
-    _failure: LeadpostError | None = field(default=None, init=False)
+    _failure: BaseException | None = field(default=None, init=False)
+    _in_flight: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]], init=False)
+    _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
+    _asked: int = field(default=0, init=False)  # queries since then
     _tally: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
     _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
-    _posting: int = field(default=0, init=False)  # slots with a call
-    _made: int = field(default=0, init=False)  # calls
-    _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
     _failed_trials: deque[int] = field(factory=lambda: deque(maxlen=_FAILED_TRIALS), init=False)
     _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
     _absence: Absence = field(init=False)
-    _is_answered: bool = field(default=False, init=False)  # whether any call was answered
     _host_absence: Absence = field(init=False)
+    _is_answered: bool = field(default=False, init=False)  # whether any call was answered
 
     def __attrs_post_init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -133,11 +130,12 @@ class Worker:
         self._absence = Absence(f"the outbox {self._store.database.name}")
         self._host_absence = Absence(f"the host {self._poster.account.host}")
 
-    async def drain(self) -> Counter[EntryState]:
+    async def drain(self, key_prefix: str, outage_timeout: float | None) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
-        self._drains = True
+        self._drains, self._key_prefix = True, key_prefix
+        self._outage_timeout = OUTAGE_TIMEOUT if outage_timeout is None else outage_timeout
         await self._store.write(self._maintain)
-        await self._work([self._keep()])
+        await self._work(self._keep())
         return self._tally
 
     async def run(
@@ -154,12 +152,10 @@ class Worker:
             _log.info("outbox: a worker for %s begins", self._store.account)
             await self._patiently(self._report_others)
             await self._work(
-                [
-                    self._keep(),
-                    *([self._verify()] if verifies else ()),
-                    *([self._reconcile(reconcile_every)] if reconcile_every else ()),
-                    *([self._prune(keep)] if keep else ()),
-                ]
+                self._keep(),
+                *([self._verify()] if verifies else ()),
+                *([self._reconcile(reconcile_every)] if reconcile_every else ()),
+                *([self._prune(keep)] if keep else ()),
             )
         except LeadpostError as error:
             _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
@@ -175,116 +171,105 @@ class Worker:
             what = "outbox: unfinished entries of other accounts are not posted: %s"
             _log.log(level, what, counts)
 
-    async def _work(self, others: list[Awaitable[None]]) -> None:
-        """Run the slots, and `others` beside them, until the slots or one of the others end."""
-        slots = (self._slot() for _ in range(LIMIT))
-        posting = asyncio.ensure_future(asyncio.gather(*slots, return_exceptions=True))
-        beside: list[asyncio.Future[Any]] = [asyncio.ensure_future(other) for other in others]
+    async def _work(self, *others: Coroutine[Any, Any, None]) -> None:
+        """Post, and do `others` beside it, until the posting or one of the others ends."""
+        tasks = [asyncio.create_task(part) for part in (self._post_all(), *others)]
         try:
-            await asyncio.wait([posting, *beside], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*tasks, self._stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             try:
-                await self._end(posting)
-            finally:  # `_end` raises if it is cancelled again
-                for task in beside:
+                await self._end_calls()
+            finally:  # `_end_calls` raises if it is cancelled again
+                for task in tasks:
                     task.cancel()
-                await asyncio.wait(beside)
+                await asyncio.wait(tasks)
                 self._report()
-        for error in (self._failure, *_errors(posting, *beside)):
+        for error in (self._failure, *(task.exception() for task in tasks if not task.cancelled())):
             if error is not None:
                 raise error
 
-    async def _end(self, posting: asyncio.Future[Any]) -> None:
-        """Wait until calls in flight have ended and are recorded."""
+    async def _end_calls(self) -> None:
+        """Begin no more calls, wait for those in flight, and record them."""
         self._stop()
-        if posting.done():
+        if not self._in_flight:
             return
-        _log.info("outbox: the worker stops: it waits for %d calls in flight", self._posting)
+        _log.info("outbox: the worker stops: it waits for %d calls in flight", len(self._in_flight))
         try:
-            await asyncio.wait([posting], timeout=GRACE)
+            await asyncio.wait(self._in_flight, timeout=GRACE)
         finally:
             self._cut_off.set_result(None)
-            # Not longer, even if cancelled again. Calls without a record become uncertain.
-            ends_at = asyncio.get_running_loop().time() + _RECORDING
-            while not posting.done() and (left := ends_at - asyncio.get_running_loop().time()) > 0:
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([posting], timeout=left)
-            posting.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([posting])
-                posting.exception()  # or else asyncio would log it
+            try:
+                await until_done(self._in_flight, _RECORDING)
+            finally:  # those without a record become uncertain
+                for call in self._in_flight:
+                    call.cancel()
+                await until_done(self._in_flight, _RECORDING)
 
     def _stop(self) -> None:
         if not self._stopped.done():
             self._stopped.set_result(None)
         self._news.set()
 
-    def _fail(self, error: LeadpostError) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Stop the worker because of an error that concerns all entries."""
         self._failure = self._failure or error
         self._stop()
 
-    # One slot.
+    # Posting.
 
-    async def _slot(self) -> None:
-        try:
-            while True:
-                await self._turn.acquire()
-                turn = _Turn(self._turn)
-                try:
-                    if not await self._until_due():
-                        return
-                    await self._post_one(turn)
-                finally:
-                    turn.pass_on()
-        finally:
-            self._stop()  # what ends one slot ends all
+    async def _post_all(self) -> None:
+        """
+        Begin calls, up to 25 at once, until the work is done.
+
+        Each waits until the one before has claimed its entry, so that entries are sent in order and
+        the worker has one untried activity in the bucket's queue.
+        """
+        while await self._until_due():
+            call = _Call()
+            task = asyncio.create_task(self._post_one(call))
+            self._in_flight.add(task)
+            task.add_done_callback(self._note_end)
+            await call.has_begun.wait()
+            if len(self._in_flight) == LIMIT:
+                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._news.set()  # its entry may be pending again, or the last one
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     async def _until_due(self) -> bool:
         """Wait until an entry is due, and return True; return False if the work is done."""
         while not self._stopped.done():
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
-            posting = self._posting
-            try:
-                due = await self._store.read(_calls.next_due, self._key_prefix)
-            except OutboxUnavailable as error:
-                due = self._went_away(error)
-            except OutboxError as error:
-                self._fail(error)
-                return False
-            else:
-                self._absence.end()
+            is_posting = bool(self._in_flight)
+            next_due = partial(self._store.read, _calls.next_due, self._key_prefix)
+            due = await self._patiently(next_due)
             if due is not None and due <= 0:
                 return True
-            self._in_a_row = 0
-            if due is None and self._drains and not posting:
-                self._stop()
+            self._in_a_row = self._asked = 0
+            if due is None and self._drains and not is_posting:
                 return False
-            await self._wait(_POLL if due is None else min(due, _POLL))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL if due is None else min(due, _POLL)):
+                    await self._news.wait()
         return False
 
-    async def _wait(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-
-    async def _post_one(self, turn: _Turn) -> None:
-        call = _Call()
-        self._made += 1
+    async def _post_one(self, call: _Call) -> None:
+        """Make a call for the entry that is next when there is a token, and record its result."""
         self._in_a_row += 1
-        outage = OUTAGE_TIMEOUT if self._outage_timeout is None else self._outage_timeout
         terms = Terms(
             # The length of a backlog is unknown, so it counts as long after half of `LONG`.
             priority=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
-            outage_until=lambda since: since + (outage if self._drains else inf),
+            outage_until=lambda since: since + self._outage_timeout,
             stopped=self._stopped,
             cut_off=self._cut_off,
             before_send=call.check,
         )
-        self._posting += 1
         try:
-            request_id = await post_once(self._poster, partial(self._claim, call, turn), terms)
+            request_id = await post_once(self._poster, partial(self._claim, call), terms)
         except LeadpostError as error:
             if call.is_claimed:
                 await self._record_failure(call.claim, error)
@@ -298,12 +283,12 @@ class Worker:
             raise
         else:
             self._answered()
-            await self._record(call.claim, "accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            await self._record(call.claim, result)
         finally:
-            self._posting -= 1
-            self._news.set()
+            call.has_begun.set()
 
-    async def _claim(self, call: _Call, turn: _Turn) -> Item:
+    async def _claim(self, call: _Call) -> Item:
         """Claim the next entry, once there is a token for it."""
         call_id = uuid4().hex
         call.claimed_at = boot_time()
@@ -329,7 +314,7 @@ class Worker:
             self._went_away(error)
             raise NotSent(str(error)) from error
         finally:
-            turn.pass_on()
+            call.has_begun.set()
         self._absence.end()
         if found is None:
             raise NothingToSend("nothing is due")
@@ -338,58 +323,29 @@ class Worker:
         return activity
 
     async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
-        policy = self._poster.retry
-        failures = claim.failures + 1
-        wait = max(policy.wait_after(failures), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
-        is_retried = isinstance(error, ServerError) or (
-            self._poster.on_uncertain == "retry" and isinstance(error, DeliveryUncertain)
-        )
         is_away = self._poster.is_away  # if so, the failure says nothing about the entry
         if is_away:
             self._failed_trials.append(claim.id)
-        if not isinstance(error, ConnectionFailed | NotSent):
+        if isinstance(error, ConnectionFailed):
+            self._not_reached(error)
+        elif not isinstance(error, NotSent):
             self._answered()
-        because = _still_uncertain(claim, error)
-        match error:
-            case Unauthorized() | NotFound():
-                await self._record(claim, "pending", error=because)
-                self._fail(error)
-            case NotSent():
-                await self._record(claim, "pending", error=because)
-            case ConnectionFailed():
-                self._not_reached(error)
-                wait = 0.0 if is_away else policy.wait_after(1)
-                await self._record(claim, "pending", error=because, due_in=wait)
-            case RateLimited():
-                await self._record(claim, "pending", error=because, due_in=wait)
-            case _ if is_retried and is_away:
-                await self._record(claim, "pending", error=because)
-            case _ if is_retried and failures < policy.max_attempts:
-                await self._record(claim, "pending", error=because, due_in=wait, failed=True)
-            case _:
-                await self._record(claim, _state_of(because), error=because, failed=True)
-
-    async def _record(
-        self,
-        claim: Claim,
-        state: EntryState,
-        *,
-        request_id: str | None = None,
-        error: LeadpostError | None = None,
-        due_in: float = 0.0,
-        failed: bool = False,
-    ) -> None:
-        """Record the result of a call, as soon as the database can be reached."""
-        record = partial(
-            _calls.record,
-            of=claim,
-            state=state,
-            request_id=request_id,
-            error=error,
-            due_in=due_in,
-            failed=failed,
+        result = result_of(
+            error,
+            claim,
+            self._poster.retry,
+            retries_uncertain=self._poster.on_uncertain == "retry",
+            is_away=is_away,
         )
-        what = f"entry {claim.id}: {state} {request_id or ''}".rstrip()
+        await self._record(claim, result)
+        if isinstance(error, Unauthorized | NotFound):
+            self._fail(error)
+
+    async def _record(self, claim: Claim, result: Result) -> None:
+        """Record the result of a call, as soon as the database can be reached."""
+        state = result.state
+        record = partial(_calls.record, of=claim, result=result)
+        what = f"entry {claim.id}: {state} {result.request_id or ''}".rstrip()
         recorded: bool | None = None
         try:
             recorded = await self._patiently(partial(self._store.write, record))
@@ -416,14 +372,13 @@ class Worker:
         if self._drains and is_long and not self._is_answered:
             self._fail(error)
 
-    def _went_away(self, error: OutboxUnavailable) -> float:
-        """Record that the database is unreachable; return the seconds until the next attempt."""
+    def _went_away(self, error: OutboxUnavailable) -> None:
+        """Record that the database is unreachable; stop a drain that has waited for too long."""
         self._absence.begin(error)
         if self._drains and self._absence.lasts > self._poster.retry.max_time:
             self._fail(error)
-        return _POLL
 
-    # Beside the slots.
+    # Beside the posting.
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Retry `step` until the database is back; return None if the worker failed meanwhile."""
@@ -431,7 +386,8 @@ class Worker:
             try:
                 done = await step()
             except OutboxUnavailable as error:
-                await asyncio.sleep(self._went_away(error))
+                self._went_away(error)
+                await asyncio.sleep(_POLL)
                 if self._failure is not None:
                     return None
             else:
@@ -450,7 +406,9 @@ class Worker:
             await asyncio.sleep(_KEEP_EVERY)
 
     async def _maintain(self, connection: AsyncConnection, account: str) -> None:
-        await _calls.be_seen(connection, account, self._poster.away_for)
+        # A single entry makes no outage, though its host may be wrong.
+        away_for = self._poster.away_for or self._host_absence.lasts or None
+        await _calls.be_seen(connection, account, away_for)
         if expired := await _calls.expire(connection, account):
             self._tally["uncertain"] += expired
             _log.warning(
@@ -474,24 +432,20 @@ class Worker:
     async def _verify(self) -> None:
         """Verify accepted entries, with one query for every four posts while there are posts."""
         verifier = Verifier(self._store, self._poster, self._tally)
-        asked, made = 0, 0  # since nothing was due
         while True:
-            if not self._in_a_row:
-                asked, made = 0, self._made
-            elif 4 * asked > self._made - made and not self._poster.is_away:
+            if 4 * self._asked > self._in_a_row > 0 and not self._poster.is_away:
                 await asyncio.sleep(_POLL / 10)
                 continue
             try:
-                due = await verifier.ask_next()
-            except OutboxUnavailable as error:
-                due = self._went_away(error)
+                due = await self._patiently(verifier.ask_next)
             except UnexpectedAnswer as error:  # such as a page of HTML in an outage
                 due = verifier.postpone(error)
             except (Unauthorized, NotFound) as error:
                 what = described(error)
                 _log.error("outbox: verifying stopped, posting continues: %s", what)
-                return await _until_cancelled()
-            asked += due == 0
+                await asyncio.Event().wait()  # to return would end the worker
+                return
+            self._asked += due == 0
             await asyncio.sleep(_POLL if due is None else due)
 
     async def _reconcile(self, every: timedelta) -> None:
@@ -512,42 +466,3 @@ class Worker:
         while True:
             pruned = await self._patiently(lambda: self._store.write(_edits.prune, seconds))
             await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
-
-
-async def _until_cancelled() -> None:
-    await asyncio.Event().wait()
-
-
-def _errors(posting: asyncio.Future[Any], *tasks: asyncio.Future[Any]) -> list[Any]:
-    """Return what the slots, and the tasks beside them, have raised."""
-    found: list[Any] = [] if posting.cancelled() else posting.result()
-    return found + [task.exception() for task in tasks if not task.cancelled()]
-
-
-@define
-class _Turn:
-    """The right to wait for an entry and to claim it, passed on once."""
-
-    lock: asyncio.Lock
-    has_it: bool = True
-
-    def pass_on(self) -> None:
-        if self.has_it:
-            self.has_it = False
-            self.lock.release()
-
-
-def _state_of(error: LeadpostError) -> EntryState:
-    """Return the state of an entry that is not retried."""
-    match error.state:
-        case "rejected" | "uncertain" as state:
-            return state
-        case _:
-            return "failed"
-
-
-def _still_uncertain(claim: Claim, error: LeadpostError) -> LeadpostError:
-    """Keep an entry uncertain if an earlier call may have arrived, however this one ended."""
-    if not claim.is_uncertain or isinstance(error, DeliveryUncertain):
-        return error
-    return DeliveryUncertain(f"an earlier call may have arrived; the last one: {error}")

@@ -227,6 +227,35 @@ def test_9_a_key_of_another_outbox_is_refused(desk: Desk, calls: Path) -> None:
     assert "is not in this outbox" in said
 
 
+def test_9_rejects_that_a_spreadsheet_saved_with_other_dates_name_one_remedy(
+    desk: Desk, calls: Path
+) -> None:
+    fixed = [
+        row | cells(n, ActivityDateTime=f"28/11/2026 14:0{n}")
+        for n, row in enumerate(with_rejects(desk, calls, 1, 2), 1)
+    ]
+    code, said = desk.post(write_csv(rejects_of(calls), fixed))
+    assert code == 2
+    assert "add --date-format '%d/%m/%Y %H:%M'" in said
+    assert said.splitlines()[-1] == "Nothing was sent. Fix the rows above"
+    code, said = desk.post(rejects_of(calls), "--date-format", "%d/%m/%Y %H:%M")
+    assert code == 0, said
+    assert desk.notes() == notes(0, 1, 2)
+
+
+def test_9_what_is_still_to_fix_in_rejects_is_in_the_next_rejects_of_the_input(
+    desk: Desk, calls: Path
+) -> None:
+    first, second = with_rejects(desk, calls, 1, 2)
+    code, said = desk.post(write_csv(rejects_of(calls), [first | cells(1), second]))
+    assert code == 1
+    assert "1 row to fix. Edit " in said
+    (row,) = read_csv(calls.with_name("calls.csv.rejects.2.csv"))
+    assert row["leadpost_key"] == second["leadpost_key"]
+    assert len(read_csv(rejects_of(calls))) == 2
+    assert desk.notes() == notes(0, 1)
+
+
 def test_10_a_number_that_a_spreadsheet_shortened_is_refused(desk: Desk, calls: Path) -> None:
     table = [cells(n) | {"Phone": "919812345678"} for n in range(7)]
     table[6]["Phone"] = "9.19812E+11"
@@ -247,7 +276,8 @@ def test_11_rows_that_lost_their_seconds_look_like_edits(desk: Desk, calls: Path
     code, said = desk.post(calls)
     assert code == 2
     assert "3 rows look like edits of posted ones, 2 are new" in said
-    assert "ActivityDateTime 2026-11-28 14:00:07 → 2026-11-28 14:00:00 (line 2) in 3 rows" in said
+    lost = "2026-11-28 14:00:07 UTC → 2026-11-28 14:00:00 UTC"
+    assert f"ActivityDateTime {lost} (line 2) in 3 rows" in said
     assert desk.notes() == notes(0, 1, 2)
     assert desk.post(calls, "--duplicates", "skip")[0] == 0
     assert desk.notes() == notes(0, 1, 2, 3, 4)
@@ -424,12 +454,19 @@ def test_23_another_time_zone_is_shown_and_asked_about(desk: Desk, calls: Path) 
     assert desk.run("post", calls, "--timezone", "Asia/Kolkata").exit_code == 0
     code, said = desk.post(calls)
     assert code == 2
-    assert "ActivityDateTime 2026-11-28 08:35:00 → 2026-11-28 14:05:00 (line 2) in 3 rows" in said
-    done = desk.run("post", calls)
+    assert (
+        "ActivityDateTime 2026-11-28 08:35:00 UTC → 2026-11-28 14:05:00 UTC (line 2) in 3 rows"
+        in said
+    )
+    done = desk.run("post", calls, "--ignore-others")
     assert done.exit_code == 2
     assert "ActivityDateTime: 3 rows, such as line 2" in done.output
     assert "An earlier run of" in done.output
     assert "--timezone Asia/Kolkata" in done.output
+    done = desk.run("post", calls)
+    assert done.exit_code == 0
+    assert "Read as before: --timezone Asia/Kolkata" in done.output
+    assert "3 rows were posted" in done.output
     assert desk.run("post", calls, "--timezone", "+05:30").exit_code == 0
     assert desk.notes() == notes(0, 1, 2)
 
@@ -502,6 +539,37 @@ def test_28_the_same_command_after_a_stop_resumes_it(
     desk.stopped_after(2, calls, *options)
     assert desk.post(calls, *options)[0] == 0
     assert desk.notes() == notes(0, 5, 6, 7)
+
+
+def test_28_a_run_is_resumed_without_the_options_that_say_how_the_file_is_read(
+    desk: Desk, calls: Path
+) -> None:
+    table = [
+        {"Id": row["RelatedProspectId"], "Agent": "Ann", "When": f"28/11/2026 14:0{n}"}
+        for n, row in enumerate(rows(0, 1, 2))
+    ]
+    write_csv(calls, table)
+    options = ["--map", "Id=Lead Id", "--map", "When=Activity Date", "--ignore", "Agent"]
+    options += ["--set", "ActivityEvent=201", "--date-format", "%d/%m/%Y %H:%M"]
+    assert desk.run("post", calls, *options, "--timezone", "UTC", "--first", "2").exit_code == 0
+    done = desk.run("post", calls, LEADPOST_TIMEZONE="+05:30")
+    assert done.exit_code == 0, done.output
+    assert "Read as before: --timezone UTC --date-format '%d/%m/%Y %H:%M'" in done.output
+    moments = [p["ActivityDateTime"] for p in desk.sandbox.posted()]
+    assert sorted(moments) == [f"2026-11-28 14:0{n}:00" for n in range(3)]
+
+
+def test_19_an_edit_is_seen_under_another_file_name(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1, 2)
+    calls.with_name("calls.csv.results.csv").unlink()
+    renamed = calls.rename(desk.folder / "november.csv")
+    code, said = desk.post(write_csv(renamed, [cells(0, ActivityNote="edited"), *rows(1, 2, 3)]))
+    assert code == 2
+    assert "1 row looks like an edit of a posted one, 1 is new" in said
+    assert "ActivityNote Note 0 → edited (line 2) in 1 row" in said
+    assert "2 rows were posted before, in calls.csv" in said
+    assert desk.post(renamed, "--duplicates", "skip")[0] == 0
+    assert desk.notes() == notes(0, 1, 2, 3)
 
 
 def test_another_sandbox_is_another_account(desk: Desk, calls: Path) -> None:

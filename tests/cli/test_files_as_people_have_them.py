@@ -180,7 +180,19 @@ CASES = [
     Case(
         "a day that there is not",
         dated("2026-02-30 14:05"),
-        said="line 2, ActivityDateTime: 2026-02-30 14:05 is a date or time that there is not",
+        said="line 2, ActivityDateTime: 2026-02-30 14:05 is a day or time that does not exist",
+    ),
+    Case(
+        "a day that there is not, in another format",
+        dated("31/02/2026 14:05"),
+        Reading(timezone="UTC", date_formats=("%d/%m/%Y %H:%M",)),
+        said="line 2, ActivityDateTime: 31/02/2026 14:05 is a day or time that does not exist",
+    ),
+    Case(
+        "a day without a time",
+        dated("28/11/2026"),
+        said="line 2, ActivityDateTime: 28/11/2026 is not in the form 2026-11-28 14:05; add"
+        " --date-format '%d/%m/%Y'",
     ),
     Case(
         "a time that the zone skips",
@@ -430,8 +442,8 @@ def test_options_are_stored_and_come_back(tmp_path: Path) -> None:
     assert reading.columns == {"A=B": "mx_a"}
     assert reading.constants == {"mx_b": "c=d"}
     assert Reading.from_json(json.loads(json.dumps(reading.as_json()))) == reading
-    assert Reading(timezone="UTC").over(reading, are_rejects=True).timezone == "UTC"
-    assert Reading().over(reading, are_rejects=True).form is None
-    assert Reading().over(reading, are_rejects=False) == reading
-    assert Reading().over(reading, are_rejects=True).date_formats == ("%d/%m/%Y",)
+    assert Reading(timezone="UTC").over(reading).timezone == "UTC"
+    assert Reading().over(reading.of_rejects()).form is None
+    assert Reading().over(reading) == reading
+    assert Reading().over(reading.of_rejects()).date_formats == ("%d/%m/%Y",)
     assert write_csv(tmp_path / "a.csv", [cells(0)]).exists()

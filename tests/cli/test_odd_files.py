@@ -267,6 +267,8 @@ def test_without_the_extra_a_workbook_says_what_to_install(
         ("28/11/2026 14:05", "%d/%m/%Y %H:%M"),
         ("11/28/2026 2:05 PM", "%m/%d/%Y %I:%M %p"),
         ("28-Nov-26 14:05:06", "%d-%b-%y %H:%M:%S"),
+        ("28.11.2026", "%d.%m.%Y"),
+        ("31/02/2026 14:05", None),
         ("yesterday", None),
     ],
 )
@@ -291,6 +293,7 @@ def test_an_option_without_a_value(option: str, text: str, example: str) -> None
 def test_options_as_they_are_typed() -> None:
     reading = Reading(
         form=Format.CSV,
+        sheet="My calls",
         timezone="UTC",
         date_formats=("%d",),
         columns={"A b": "mx_a"},
@@ -300,7 +303,8 @@ def test_options_as_they_are_typed() -> None:
         send_empty=True,
     )
     assert reading.as_options() == (
-        "--timezone UTC --date-format '%d' --map 'A b=mx_a' --set 'mx_b=c d' --ignore 'E'"
+        "--format csv --sheet 'My calls' --timezone UTC --date-format '%d' --map 'A b=mx_a'"
+        " --set 'mx_b=c d' --ignore 'E'"
         " --ignore-others --send-empty"
     )
 
@@ -394,7 +398,8 @@ def test_a_file_through_postgresql(
     assert desk.post(renamed, *options)[0] == 1
     rejects = desk.folder / "november.csv.rejects.csv"
     rejects.write_text(rejects.read_text(encoding="utf-8").replace(",x,", ",207,"))
-    assert desk.post(rejects, "--outbox", url)[0] == 0
+    code, text = desk.post(rejects, "--outbox", url)
+    assert code == 0, text
     assert desk.notes() == ["Note 0", "Note 1", "Note 1"]
     assert desk.run("verify", renamed, "--outbox", url).exit_code == 0
     assert desk.run("outbox", "prune", "--older-than", "0s", "--outbox", url).exit_code == 0

@@ -70,7 +70,7 @@ def test_the_plan_says_what_goes_where(desk: Desk, calls: Path) -> None:
         "columns RelatedProspectId ActivityEvent ActivityNote ActivityDateTime mx_Custom_1",
         "import → mx_Source not sent: Agent",
         f"first line 2: RelatedProspectId: {lead(0)} ActivityEvent: 201 ActivityNote: Note 0",
-        "ActivityDateTime: 2026-11-28 14:00:07 mx_Custom_1: value 0 mx_Source: import",
+        "ActivityDateTime: 2026-11-28 14:00:07 UTC mx_Custom_1: value 0 mx_Source: import",
         "time 0 s at best, until ",
     ):
         assert text in shown

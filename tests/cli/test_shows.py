@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from leadpost.cli.commands.demo import run_demo
 from leadpost.cli.commands.sandbox import made, sandbox, span_of
 from leadpost.cli.console import at_time, counting, duration, logged, number_of, spoken
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.progress import Progress, reading, shown
+from leadpost.cli.files.progress import Progress, shown
 from leadpost.hooks import Ended, Operation, Paused, Sent
 from leadpost.sandbox import Faults, Sandbox
 
@@ -152,17 +151,7 @@ def test_nothing_is_shown_if_nobody_wants_it() -> None:
     console, screen = terminal()
     with shown(progress_of(Clock()), console, quiet=True) as changed:
         changed()
-    with reading("a.csv", console, quiet=True) as on_row:
-        on_row(1)
     assert screen.getvalue() == ""
-
-
-def test_reading_shows_how_far_it_is() -> None:
-    console, screen = terminal()
-    with reading("a.csv", console, quiet=False) as on_row:
-        on_row(1500)
-        time.sleep(0.3)
-    assert "Reading a.csv" in screen.getvalue()
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -185,10 +186,24 @@ def offsets(vendor: Vendor) -> list[str]:
     return [json.loads(request.content)["Paging"]["Offset"] for request in vendor.requests]
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_where_the_offset_is_a_page_number_all_pages_are_read(first: int) -> None:
+def by_number(page: int) -> int:
+    return page
+
+
+def from_one(page: int) -> int:
+    return page - 1
+
+
+def from_one_or_zero(page: int) -> int:
+    return max(page - 1, 0)
+
+
+@pytest.mark.parametrize("counted", [by_number, from_one, from_one_or_zero])
+def test_where_the_offset_is_a_page_number_all_pages_are_read(
+    counted: Callable[[int], int],
+) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
-        page = int(json.loads(request.content)["Paging"]["Offset"]) - first
+        page = counted(int(json.loads(request.content)["Paging"]["Offset"]))
         rows = range(60)[page * 25 : page * 25 + 25] if page >= 0 else ()
         body = {"RecordCount": 60, "ProspectActivities": [item(n) for n in rows]}
         return httpx.Response(200, json=body)
@@ -205,7 +220,7 @@ def test_a_page_that_repeats_endlessly_ends_the_reading() -> None:
     vendor = Vendor(answer)
     with pytest.raises(UnexpectedAnswer, match="counts 999 activities but returned 25;"):
         read_from(vendor)
-    assert offsets(vendor) == ["0", "25", "1"]
+    assert offsets(vendor) == ["0", "25", "1", "2"]
 
 
 def test_fewer_activities_than_counted_is_an_error() -> None:
@@ -215,7 +230,7 @@ def test_fewer_activities_than_counted_is_an_error() -> None:
     vendor = Vendor(answer)
     with pytest.raises(UnexpectedAnswer, match="counts 3 activities but returned 0;"):
         read_from(vendor)
-    assert offsets(vendor) == ["0", "1"]
+    assert offsets(vendor) == ["0", "1", "2"]
 
 
 # Answers of other shapes.

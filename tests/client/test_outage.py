@@ -599,6 +599,20 @@ def test_a_batch_begun_later_in_an_outage_waits_its_own_time(use: str) -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+def test_posts_that_may_not_wait_make_the_trial_that_is_due(fault: Fault) -> None:
+    """Or else no post of a program that has only such posts would ever end an outage."""
+
+    async def main() -> None:
+        vendor = Outage(fault, ends=900)
+        async with away(vendor, retry=STEADY) as poster:
+            await asyncio.sleep(1000)
+            assert await poster.post_many(numbered(3), outage_timeout=0) == ["r1", "r2", "r3"]
+            assert not poster.is_away
+
+    run_virtual(main())
+
+
 def test_a_batch_waits_300_seconds_by_default() -> None:
     async def main() -> None:
         vendor = Outage(httpx.Response(502))

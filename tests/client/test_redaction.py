@@ -97,19 +97,19 @@ def test_a_text_too_short_for_a_key_stays() -> None:
     assert redactor(["abc", "5", ""])("abc 5") == "abc 5"
 
 
-MEBIBYTE = 2**20
+LONG = 2**18
 
 
-@pytest.mark.timeout(60)  # a search whose time is not proportional to the length takes hours
+@pytest.mark.timeout(60)  # a search whose time is not proportional to the length takes far longer
 @pytest.mark.parametrize(
     "start",
     ["u$", "%", "%25", "%2525", "&#0", "&amp;", "\\", "\\u007", "u" * 39 + "v", "%75&#36;v"],
 )
 @pytest.mark.parametrize("repeated", ["all", "the last character"])
-def test_a_text_of_a_mebibyte_is_searched_in_time_proportional_to_its_length(
+def test_a_long_text_is_searched_in_time_proportional_to_its_length(
     start: str, repeated: str
 ) -> None:
-    text = start * (MEBIBYTE // len(start)) if repeated == "all" else start + start[-1] * MEBIBYTE
+    text = start * (LONG // len(start)) if repeated == "all" else start + start[-1] * LONG
     assert redactor([KEY, "u" * 40, *KEYS])(text) == text
 
 
@@ -123,7 +123,7 @@ def message_of(text: str) -> str:
 
 
 def test_a_long_message_is_shown_shortened_and_without_keys() -> None:
-    assert message_of(f"{KEYS[0]} {'x' * MEBIBYTE}") == f"*** {'x' * 496}"
+    assert message_of(f"{KEYS[0]} {'x' * LONG}") == f"*** {'x' * 496}"
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -18,6 +18,7 @@ from support import Vendor, activity, answers, within
 from leadpost import InvalidActivity, KeyConflict, TokenBucket
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _edits
+from leadpost.outbox.database._calls import Result
 
 
 @pytest.fixture
@@ -149,7 +150,9 @@ async def test_a_late_record_applies_only_to_the_activity_that_was_sent(
     assert call is not None
     await changed(outbox, state="failed")  # as plain SQL might
     await outbox.replace({"one": activity(new)})
-    record = partial(_calls.record, account=ACME, of=call, state="accepted", request_id="late")
+    record = partial(
+        _calls.record, account=ACME, of=call, result=Result("accepted", request_id="late")
+    )
     assert await outbox._database.write(record) is (state == "accepted")
     assert await states(outbox) == [state]
 

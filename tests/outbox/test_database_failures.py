@@ -21,13 +21,15 @@ from database_support import changed, locked_file, path_of, plain_postgresql
 from pooler import pooler
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.ext.asyncio import AsyncConnection
 from support import account, activity, run, server_in, within
 
 from leadpost import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
 from leadpost.outbox.database._failures import outbox_error
-from leadpost.outbox.database._schema import entries
+from leadpost.outbox.database._putting import entries
+from leadpost.outbox.database._sql import execute
 from leadpost.outbox.database._urls import parse_url
 
 
@@ -359,8 +361,17 @@ async def test_no_value_of_a_statement_is_shown(
     row = {"account": "acme", "key": "Jones", "activity": "{}", **wrong}
     database = Database(store_url)
     await database.open()
+
+    async def insert(connection: AsyncConnection) -> None:
+        if "state" in wrong:
+            statement = "INSERT INTO leadpost_entries (account, key, activity, state)"
+            values = "VALUES (:account, :key, :activity, :state)"
+            await execute(connection, f"{statement} {values}", **row)
+        else:
+            await connection.execute(sa.insert(entries), row)
+
     with pytest.raises(OutboxError) as caught:
-        await database.write(lambda connection: connection.execute(sa.insert(entries), row))
+        await database.write(insert)
     await database.aclose()
     assert list(chain(caught.value)) == [caught.value]
     texts = f"{caught.value!r} {vars(caught.value)} {caplog.text}"

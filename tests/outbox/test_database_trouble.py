@@ -19,7 +19,7 @@ from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PERIOD = 0.5
-ROWS = 200
+ROWS = 150
 LOCKED = float(os.environ.get("LEADPOST_TEST_LOCKED", "3"))
 """Seconds for which SQLite's file is locked."""
 
@@ -63,7 +63,10 @@ async def test_a_server_that_is_temporarily_read_only(
             await server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
             try:
                 await server.execute("SELECT pg_reload_conf()")
-                await asyncio.sleep(8)
+                async with within(60):
+                    while "cannot be reached" not in caplog.text:
+                        await asyncio.sleep(0.01)
+                await asyncio.sleep(2)
             finally:
                 await server.execute("ALTER SYSTEM RESET default_transaction_read_only")
                 await server.execute("SELECT pg_reload_conf()")

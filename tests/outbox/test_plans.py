@@ -16,6 +16,7 @@ from support import activity
 
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _settling
+from leadpost.outbox.database._calls import Result
 
 ENTRIES = 3000
 STATES = ("pending", "accepted", "succeeded", "uncertain")
@@ -36,7 +37,7 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 async def claimed(connection: AsyncConnection, account: str) -> None:
     call = await _calls.claim(connection, account, "call", 40.0, but=[1, 2, 3])
     assert call is not None
-    assert await _calls.record(connection, account, call, "accepted", request_id="r1")
+    assert await _calls.record(connection, account, call, Result("accepted", request_id="r1"))
 
 
 async def checked(connection: AsyncConnection, account: str) -> None:

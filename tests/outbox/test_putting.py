@@ -26,8 +26,8 @@ from support import API_KEY, SECRET_KEY, Vendor, account, activity, answers, wit
 
 from leadpost import Activity, InvalidActivity, KeyConflict, OutboxError
 from leadpost.outbox import Outbox, put_sync
-from leadpost.outbox.database import _entries
-from leadpost.outbox.database._entries import New
+from leadpost.outbox.database import _putting
+from leadpost.outbox.database._putting import New
 from leadpost.sandbox import Sandbox
 
 
@@ -112,7 +112,7 @@ async def test_the_same_json_in_another_order_is_the_same_entry(outbox: Outbox) 
 
 async def put_text(outbox: Outbox, text: str) -> int:
     def put(connection: sa.Connection) -> int:
-        return _entries.put_one(connection, ACME, New(text, "call-1", 0))
+        return _putting.put_one(connection, ACME, New(text, "call-1", 0))
 
     return await outbox._database.write(lambda own: own.run_sync(put))
 

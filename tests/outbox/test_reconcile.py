@@ -14,14 +14,13 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, told
+from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, table, told
 from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import candidates
 from leadpost.outbox.database import AccountDatabase, _settling
-from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Faults, Sandbox
 from leadpost.sandbox.answers import RejectedError, unknown_activity
 from leadpost.sandbox.ledger import Ledger
@@ -351,9 +350,9 @@ async def test_a_reconciling_that_fails_is_logged_and_the_run_goes_on(
 async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_it(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, refuses: bool
 ) -> None:
-    """500 uncertain entries over 400 leads: 480 have arrived, 20 have not."""
+    """250 uncertain entries over 200 leads: 240 have arrived, 10 have not."""
     posts = [
-        Activity(str(UUID(int=number % 400 + 1)), 201, f"call {number}") for number in range(500)
+        Activity(str(UUID(int=number % 200 + 1)), 201, f"call {number}") for number in range(250)
     ]
     await outbox.put_many(posts)
     day_ago = time.time() - 13 * 3600
@@ -366,13 +365,13 @@ async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_
         monkeypatch.setattr(Ledger, "activities_between", refuse)
     with Sandbox(limit=None, pace=1000) as sandbox:
         async with poster_to(sandbox, bucket=OpenBucket()) as posting:
-            await posting.post_many(posts[:480])
+            await posting.post_many(posts[:240])
             await asyncio.sleep(0.6)  # the sandbox's queue
             before = sandbox.report().arrivals
             tally = await outbox.reconcile(posting)
         calls = sandbox.report().arrivals - before
-    assert tally == {"accepted": 480, "pending": 20}
+    assert tally == {"accepted": 240, "pending": 10}
     found = [entry async for entry in outbox.entries("accepted")]
-    assert len({entry.activity_id for entry in found}) == 480
-    assert sorted(entry.id for entry in found) == list(range(1, 481))
-    assert calls == 1 + 400 if refuses else calls < 60
+    assert len({entry.activity_id for entry in found}) == 240
+    assert sorted(entry.id for entry in found) == list(range(1, 241))
+    assert calls == 1 + 200 if refuses else calls < 30

@@ -13,14 +13,13 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, WHEN, changed, executed, noted, poster, poster_to, told
+from outbox_support import ACME, WHEN, changed, executed, noted, poster, poster_to, table, told
 from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, Lead, LeadActivity, OpenBucket
 from leadpost.outbox import EntryState, Outbox
 from leadpost.outbox._matching import candidates, windows
 from leadpost.outbox._reconciler import SETTLE
-from leadpost.outbox.database._schema import entries as table
 from leadpost.outbox.database._settling import Place
 from leadpost.sandbox import Sandbox
 from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from raw_server import ACCEPTED, Connection, RawServer, answer
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from support import KEYS, Vendor, account, activity, answers, fullest, within
 
 from leadpost import (
@@ -542,6 +542,44 @@ async def test_a_trial_that_is_not_sent_is_followed_by_another(store_url: str) -
         await end_with(one, NotSent("nothing to send"), sent=False)
         known = await one._database.read(lambda own: _tokens.state(own, "test"))
         assert known.has_trial
+        times: list[float] = []
+        await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
+    assert times[1] - times[0] >= 0.5
+
+
+async def test_a_reservation_that_was_rolled_back_ends_no_trial_of_another_process(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(20):
+        await end_with(one, RateLimited("429", status=429, retry_after=0.2))
+        await until_known(one, lambda state: state.has_trial and not state.is_paused)
+        write, is_lost = one._database.write, asyncio.Event()
+
+        async def rolled_back(work: Any) -> None:
+            async def lost(connection: AsyncConnection) -> None:
+                await work(connection)
+                monkeypatch.setattr(one._database, "write", write)
+                is_lost.set()
+                raise OutboxUnavailable("the connection was lost")
+
+            await write(lost)
+
+        monkeypatch.setattr(one._database, "write", rolled_back)
+        waiting = asyncio.create_task(take(one, []))
+        await is_lost.wait()
+        async with other.token() as begin:
+            begin()
+            await asyncio.sleep(1.5)  # `one` puts its reservation back meanwhile
+            assert not waiting.done()
+        await waiting
+
+
+async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_url: str) -> None:
+    async with opened(store_url) as one, opened(store_url) as other, within(20):
+        await end_with(one, RateLimited("429", status=429, retry_after=0.2))
+        async with one.token() as begin:
+            begin()
+            await other._database.write(lambda own: _tokens.pause(own, "test", 0.0))
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
     assert times[1] - times[0] >= 0.5

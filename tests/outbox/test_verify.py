@@ -11,13 +11,12 @@ from functools import partial
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, changed, executed, noted, posted, poster, poster_to, told
+from outbox_support import ACME, changed, executed, noted, posted, poster, poster_to, table, told
 from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
 
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _settling
-from leadpost.outbox.database._schema import entries as table
 from leadpost.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("quick_checks")

@@ -111,13 +111,33 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
         return httpx.Response(500)
 
     events: list[Event] = []
+    # Long enough for another entry to fail before the first one does so again.
+    patient = RetryPolicy(max_attempts=3, initial_wait=1.0)
     await outbox.put_many(map(activity, range(1, 11)))
     async with within(10):
         with pytest.raises(OutageTimeout, match="has not answered posts for 2 s"):
-            await outbox.drain(poster(Vendor(fail), hooks=[events.append]))
+            await outbox.drain(poster(Vendor(fail), retry=patient, hooks=[events.append]))
     assert set(await states(outbox)) == {"pending"}
     assert isinstance(events[-1], Ended)
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
+
+
+async def test_a_drain_after_one_that_gave_up_tries_whether_leadsquared_is_back(
+    outbox: Outbox,
+) -> None:
+    fails = True
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503) if fails else await accept(request)
+
+    posting = poster(Vendor(answer))
+    await outbox.put_many(map(activity, range(1, 11)))
+    async with within(10):
+        with pytest.raises(OutageTimeout):
+            await outbox.drain(posting, outage_timeout=0.5)
+        fails = False
+        await asyncio.sleep(2)  # the first trials come after 1 and 2 s
+        assert await outbox.drain(posting, outage_timeout=0.5) == {"accepted": 10}
 
 
 async def test_during_an_outage_each_trial_has_another_entry(outbox: Outbox) -> None:
@@ -190,7 +210,7 @@ async def test_a_refusal_does_not_count_against_the_entry(outbox: Outbox) -> Non
 async def test_a_long_retry_after_is_honoured_up_to_a_minute(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    for module in ("_bucket_parts", "_availability", "outbox._worker"):
+    for module in ("_bucket_parts", "_availability", "outbox._results"):
         monkeypatch.setattr(f"leadpost.{module}.LONGEST_RETRY_AFTER", 0.2)
     refused = httpx.Response(status, headers={"Retry-After": "3600"})
     vendor = Vendor(answers(refused, refused))
@@ -427,6 +447,31 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     later = sa.text("UPDATE leadpost_accounts SET worker_seen_at = worker_seen_at - 61")
     await executed(outbox, later)
     assert not (await outbox.health()).is_working
+
+
+async def test_health_shows_that_the_only_entry_cannot_reach_its_host(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One activity makes no outage of LeadSquared, but its host may be wrong."""
+    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    is_wrong = True
+
+    async def unreachable(request: httpx.Request) -> httpx.Response:
+        if is_wrong:
+            raise lost()
+        return await accept(request)
+
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(Vendor(unreachable))))
+    async with within(10):
+        while (await outbox.health()).away_since is None:
+            await asyncio.sleep(0.01)
+        is_wrong = False
+        while (await outbox.health()).away_since is not None:
+            await asyncio.sleep(0.01)
+    await until(outbox, accepted=1)
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_the_log_has_the_counts_of_each_minute(

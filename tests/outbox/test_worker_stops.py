@@ -13,7 +13,7 @@ from support import Vendor, activity, answers
 from leadpost import AsyncActivityPoster, ConnectionFailed, TokenBucket
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox.database import _calls
-from leadpost.outbox.database._calls import Claim
+from leadpost.outbox.database._calls import Claim, Result
 
 
 async def test_a_cancelled_drain_waits_for_the_calls_in_flight(outbox: Outbox) -> None:
@@ -115,7 +115,9 @@ async def test_a_late_record_of_a_slow_worker_makes_an_uncertain_entry_accepted(
     call = await claimed(outbox)
     await changed(outbox, ends_by=0)
     assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
-    record = partial(_calls.record, account=ACME, of=call, state="accepted", request_id="r1")
+    record = partial(
+        _calls.record, account=ACME, of=call, result=Result("accepted", request_id="r1")
+    )
     assert await outbox._database.write(record)
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id, entry.error_type) == ("accepted", "r1", None)
@@ -127,7 +129,7 @@ async def test_or_pending_if_nothing_was_sent(outbox: Outbox) -> None:
     await changed(outbox, state="uncertain")
     error = ConnectionFailed("no route")
     assert await outbox._database.write(
-        partial(_calls.record, account=ACME, of=call, state="pending", error=error)
+        partial(_calls.record, account=ACME, of=call, result=Result("pending", error=error))
     )
     assert await states(outbox) == ["pending"]
 
@@ -140,7 +142,9 @@ async def test_a_late_record_is_ignored_after_another_call(outbox: Outbox) -> No
     vendor = Vendor()
     assert await outbox.drain(poster(vendor)) == {"accepted": 1}
     before = await outbox.history(1)
-    record = partial(_calls.record, account=ACME, of=late, state="accepted", request_id="late")
+    record = partial(
+        _calls.record, account=ACME, of=late, result=Result("accepted", request_id="late")
+    )
     assert not await outbox._database.write(record)
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id) == ("accepted", "r1")
@@ -152,7 +156,7 @@ async def test_a_late_record_changes_no_final_state(outbox: Outbox, state: str) 
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, state=state)
-    record = partial(_calls.record, account=ACME, of=call, state="uncertain")
+    record = partial(_calls.record, account=ACME, of=call, result=Result("uncertain"))
     assert not await outbox._database.write(record)
     assert await states(outbox) == [state]
 

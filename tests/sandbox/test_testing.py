@@ -168,7 +168,9 @@ def run_pytest(folder: Path, files: Mapping[str, str], *options: str) -> tuple[i
     """Write the files to the folder and run pytest there, where every warning is an error."""
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", *options]
+    without = ("cacheprovider", "hypothesispytest", "xdist")  # as importing them takes a second
+    command = [sys.executable, "-m", "pytest", "-W", "error"]
+    command += [*(f"-pno:{name}" for name in without), *options]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )

@@ -10,7 +10,7 @@ import typer
 from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.batches import Batches
+from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
@@ -215,9 +215,9 @@ def adopt(
     own = read_account(env_file)
 
     async def adopting(opened: Outbox) -> None:
-        batches = await Batches(opened, own.host).open()
+        ledger = await Ledger(opened, own.host).open()
         count = await opened.adopt(previous)
-        await batches.adopt(previous)
+        await ledger.adopt(previous)
         typer.echo(f"{count:,} entries of {previous} now belong to {opened.account}")
 
     _with_outbox(adopting, outbox, None, env_file)

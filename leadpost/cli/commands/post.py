@@ -1,6 +1,7 @@
 """`leadpost post`: post the activities of a file."""
 
 import asyncio
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -85,12 +86,12 @@ def post(
     the others. In place of the lead's id, a row may have Lead.EmailAddress or Lead.Phone: the lead
     is looked up, and not changed.
 
-    However a run ends, even with `kill -9`, the same command resumes it. Run again later, it posts
-    what is new in the file. What looks like an activity that was posted is never posted again
-    without asking.
+    However a run ends, even with `kill -9`, the same command resumes it. Later runs post what is new
+    in the file; the options for reading it need not be repeated. What looks like an activity that
+    was posted is never posted again without asking.
 
     FILE.results.csv has the state of each row. FILE.rejects.csv has the rows to fix: edit it, then
-    post it. It is read with the options of the first run.
+    post it.
 
     Examples:
     - `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
@@ -117,6 +118,7 @@ def post(
         path=file,
         url=url_of(outbox),
         reading=reading,
+        reads_as_before=reading == Reading(timezone=os.environ.get(options.TIMEZONE) or None),
         batch=batch,
         duplicates=duplicates,
         account_check=account_check,

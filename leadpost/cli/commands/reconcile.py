@@ -57,7 +57,7 @@ def reconcile(
     async def progress() -> str:
         return f"looked for {looked[0]:,} of {looked[1]:,} uncertain activities"
 
-    async def ask(opened: Outbox) -> dict[str, int]:
+    async def ask(opened: Outbox, _: str | None = None) -> dict[str, int]:
         async with AsyncActivityPoster(
             account, bucket=SharedTokenBucket(url, limit=limit)
         ) as poster:

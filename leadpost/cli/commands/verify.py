@@ -17,6 +17,9 @@ from leadpost.cli.files.looking import look
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox, SharedTokenBucket
 
+_POLL = 1.0
+"""Seconds between two looks at what is left."""
+
 
 def verify(
     file: options.ResultsOfFile = None,
@@ -41,13 +44,13 @@ def verify(
     """
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
 
-    async def ask(opened: Outbox) -> dict[str, int]:
-        before = await opened.counts()
+    async def ask(opened: Outbox, key_prefix: str | None = None) -> dict[str, int]:
+        before = await opened.counts(key_prefix)
         total = before["accepted"]
         states: tuple[Literal["succeeded"], Literal["failed"]] = ("succeeded", "failed")
 
         async def progress() -> str:
-            now = await opened.counts()
+            now = await opened.counts(key_prefix)
             done = sum(now[state] - before[state] for state in states)
             return f"{done:,} of {total:,} accepted activities succeeded or failed"
 
@@ -55,8 +58,9 @@ def verify(
         async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account):
                 async with counting(console, progress):
-                    found = await opened.verify(poster)
-        return {state: found[state] for state in states}
+                    await _verify(opened, poster, key_prefix)
+        now = await opened.counts(key_prefix)
+        return {state: now[state] - before[state] for state in states}
 
     async def ask_all() -> Exit:
         async with Outbox(url, account) as opened:
@@ -74,3 +78,16 @@ def verify(
             raise typer.Exit(asyncio.run(ask_all()))
         looking = look(file, url, account, console, batch=batch, as_json=as_json, before=ask)
         raise typer.Exit(asyncio.run(looking))
+
+
+async def _verify(outbox: Outbox, poster: AsyncActivityPoster, key_prefix: str | None) -> None:
+    """Verify entries until none with this prefix is accepted: nobody waits for those of others."""
+    verifying = asyncio.create_task(outbox.verify(poster))
+    try:
+        while (await outbox.counts(key_prefix))["accepted"] and not verifying.done():
+            await asyncio.wait([verifying], timeout=_POLL)
+        if verifying.done():
+            verifying.result()
+    finally:
+        verifying.cancel()
+        await asyncio.wait([verifying])

@@ -14,6 +14,8 @@ _GUID = re.compile(r"[0-9a-fA-F]{32}")
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CODE = re.compile(r"([0-9]{1,18})(?:\.0+)?", re.ASCII)
 _SHORTENED = re.compile(r"[+-]?[0-9](?:[.,][0-9]+)?E\+?[0-9]{2,3}", re.ASCII | re.IGNORECASE)
+_LIKE_A_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(\s+\d{1,2}:\d\d.*)?$", re.ASCII)
+_NO_SUCH_DATE = "is a day or time that does not exist"
 _NAME_ZONE = "name it, such as --timezone Asia/Kolkata"
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)\s?(Z|[+-]\d\d:?\d\d)?",
@@ -172,13 +174,15 @@ class Moments:
             try:
                 return datetime.fromisoformat(f"{day}T{clock}{(offset or '').upper()}")
             except ValueError:
-                raise Invalid(text, "is a date or time that there is not") from None
+                raise Invalid(text, _NO_SUCH_DATE) from None
         for form in self._formats:
             try:
                 return datetime.strptime(text, form)  # noqa: DTZ007  the zone comes after
             except ValueError:
                 continue
         self._guess = guessed_format(text, self._guess)
+        if self._guess is None and _LIKE_A_DATE.match(text):
+            raise Invalid(text, _NO_SUCH_DATE)
         if self._guess is None:
             raise Invalid(
                 text, "is not a date-time", "write it as 2026-11-28 14:05, or add --date-format"

@@ -18,14 +18,14 @@ from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming
 from leadpost.cli.console import counting, duration, number_of, say, spoken
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.batches import PART, parts_of
 from leadpost.cli.files.cells import Facts, Invalid
 from leadpost.cli.files.identity import activity_digest, lead_digest
 from leadpost.cli.files.leads import Leads, key_of, parts_of_activity
+from leadpost.cli.files.ledger import PART, parts_of
+from leadpost.cli.files.matching import Matching
+from leadpost.cli.files.plan import FaultGroup, Planned, Rows
 from leadpost.cli.files.reading import Fault, zone_of
-from leadpost.cli.files.records import FaultGroup, Stored
-from leadpost.cli.files.rows import Source
-from leadpost.cli.files.snapshot import Snapshot
+from leadpost.cli.files.rows import Row, Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -107,7 +107,7 @@ class Checks:
                 codes.setdefault(" ".join(each.name.split()).casefold(), []).append(each.code)
         self.facts.codes = codes
 
-    async def settle(self, source: Source, snapshot: Snapshot) -> None:
+    async def settle(self, source: Source, rows: Rows, matching: Matching) -> None:
         """
         Look up leads, and check rows that the outbox may have to get.
 
@@ -115,25 +115,23 @@ class Checks:
             LeadpostError: no lead can be looked up, as without a connection.
         """
         if self.is_looking:
-            _recall(source, snapshot)
+            await matching.recall()
             return
         leads: dict[tuple[str, str], Lead] = {}
-        may_have_leads = source.columns is None or source.columns.are_of_leads
-        for part in snapshot.unsettled(PART) if may_have_leads else ():
-            for _, activity in _activities(source, part, only_leads=True):
+        if source.columns is None or source.columns.are_of_leads:
+            async for _, _, activity in _activities(rows, only_leads=True):
                 if isinstance(lead := activity.lead, Lead) and self.leads.is_unknown(lead):
                     leads.setdefault(key_of(lead.schema_name, lead.value), lead)
-            await asyncio.sleep(0)  # a signal is heard between two parts
         self.to_find = len(leads)
         if self.poster is None:
             return
         if leads:
             await self._find(self.poster, list(leads.values()))
         if self.mode == "off":
-            async for _ in self._settled(source, snapshot):
+            async for _ in self._settled(source, rows):
                 pass
         else:
-            await self._check(self.poster, source, snapshot)
+            await self._check(self.poster, source, rows)
 
     async def _find(self, poster: AsyncActivityPoster, leads: Sequence[Lead]) -> None:
         seconds = spoken(duration(len(leads), self.limit))
@@ -158,42 +156,41 @@ class Checks:
                     await asyncio.gather(*map(find, part))
 
     async def _settled(
-        self, source: Source, snapshot: Snapshot
-    ) -> AsyncGenerator[tuple[Stored, Activity]]:
-        """Yield rows with what they send, and note those that send nothing for want of a lead."""
-        for part in snapshot.unsettled(PART):
-            for row, activity in _activities(source, part, only_leads=self.mode == "off"):
-                try:
-                    posted = self.leads.settled(activity)
-                except Invalid as error:
-                    fault = error.fault(_column(source, activity.lead))
-                    snapshot.refuse([(row.pos, source.digest(row.own), [fault])])
-                    continue
-                if posted is not activity:
-                    lead = posted.lead
-                    lead_id = lead.value if isinstance(lead, Lead) else lead or ""
-                    self.updates += isinstance(lead, Lead) and lead.schema_name == "ProspectID"
-                    digest = activity_digest(posted.to_payload())
-                    snapshot.settle([(row.pos, digest, lead_digest(lead_id))])
-                yield row, posted
-            await asyncio.sleep(0)  # a signal is heard between two parts
+        self, source: Source, rows: Rows
+    ) -> AsyncGenerator[tuple[Planned, Row, Activity]]:
+        """Yield rows with what they send, and refuse those that send nothing for want of a lead."""
+        only_leads = self.mode == "off"
+        async for row, read, activity in _activities(rows, only_leads=only_leads):
+            try:
+                posted = self.leads.settled(activity)
+            except Invalid as error:
+                fault = error.fault(_column(source, activity.lead))
+                row.refuse([fault])
+                continue
+            if posted is not activity:
+                lead = posted.lead
+                lead_id = lead.value if isinstance(lead, Lead) else lead or ""
+                self.updates += isinstance(lead, Lead) and lead.schema_name == "ProspectID"
+                row.present = activity_digest(posted.to_payload())
+                row.lead = lead_digest(lead_id)
+            yield row, read, posted
 
-    async def _check(self, poster: AsyncActivityPoster, source: Source, snapshot: Snapshot) -> None:
-        drawn = deque[tuple[Stored, Activity]]()
+    async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
+        drawn = deque[tuple[Planned, Row, Activity]]()
 
         async def activities() -> AsyncGenerator[Activity]:
-            async for row, activity in self._settled(source, snapshot):
-                drawn.append((row, activity))
+            async for row, read, activity in self._settled(source, rows):
+                drawn.append((row, read, activity))
                 yield activity
 
         async for checked in poster.check(activities(), options=self.mode == "strict"):
-            row, activity = drawn.popleft()
+            row, read, activity = drawn.popleft()
             self.codes.add(activity.activity_event)
-            if faults := self._faults(row, activity, checked.findings, source):
-                snapshot.refuse([(row.pos, source.digest(row.own), faults)])
+            if faults := self._faults(read, activity, checked.findings, source):
+                row.refuse(faults)
 
     def _faults(
-        self, row: Stored, activity: Activity, findings: Iterable[Finding], source: Source
+        self, read: Row, activity: Activity, findings: Iterable[Finding], source: Source
     ) -> list[Fault]:
         """Return the findings that make a row invalid, and note the others."""
         faults: list[Fault] = []
@@ -206,27 +203,19 @@ class Checks:
                 faults.append(fault)
             else:
                 key = fault.column, fault.what
-                before = self.warnings.get(key, FaultGroup(fault, row.place, 0))
+                before = self.warnings.get(key, FaultGroup(fault, read.place, 0))
                 self.warnings[key] = FaultGroup(before.fault, before.place, before.rows + 1)
         return faults
 
 
-def _recall(source: Source, snapshot: Snapshot) -> None:
-    """Find the rows that an earlier run found to be invalid when it asked the account."""
-    for part in snapshot.unsettled(PART):
-        digests = {row.pos: source.digest(row.own) for row in part}
-        invalid = snapshot.invalid_before(digests.values())
-        fault = Fault("row", "", "was found to be invalid", "leadpost post says why")
-        snapshot.refuse((pos, d, [fault]) for pos, d in digests.items() if d in invalid)
-
-
-def _activities(
-    source: Source, part: Iterable[Stored], *, only_leads: bool
-) -> Iterable[tuple[Stored, Activity]]:
-    for row in part:
-        payload, _ = source.payload(row.own)
-        if payload and (not only_leads or "LeadDetails" in payload):
-            yield row, Activity.from_payload(payload)
+async def _activities(
+    rows: Rows, *, only_leads: bool
+) -> AsyncGenerator[tuple[Planned, Row, Activity]]:
+    for number, (row, read) in enumerate(rows.read(lambda row: row.is_open)):
+        if read.payload and (not only_leads or "LeadDetails" in read.payload):
+            yield row, read, Activity.from_payload(read.payload)
+        if number % PART == 0:
+            await asyncio.sleep(0)  # a signal is heard
 
 
 def _column(source: Source, lead: Any) -> str:

@@ -4,195 +4,127 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.cli.files.batches import Batch, parts_of
 from leadpost.cli.files.identity import new_key
-from leadpost.cli.files.records import Stored
-from leadpost.cli.files.tables import ROWS, all_of, do
-from leadpost.outbox import Outbox
+from leadpost.cli.files.ledger import Batch, Ledger, parts_of
+from leadpost.cli.files.plan import Planned
+from leadpost.errors import DeliveryUncertain
+from leadpost.outbox.database._sql import execute, execute_many
+
+Part = Sequence[tuple[Planned, Mapping[str, Any] | None]]
+"""At most 500 rows, each with its activity; None if it cannot be posted."""
 
 
-class Entries:
+async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     """
-    The entries of the rows of one batch.
+    Put rows with their entries, in one transaction.
 
-    Args:
-        outbox: The outbox.
-        batch: The batch.
+    A known row gets a new entry in place of the one that was not sent. A row that cannot be posted
+    gets no entry, but a key for the rejects.
     """
+    new = [row for row, _ in part if row.known is None]
+    old = [row.known for row, _ in part if row.known is not None]
 
-    def __init__(self, outbox: Outbox, batch: Batch) -> None:
-        self._outbox = outbox
-        self._database = outbox.database
-        self._batch = batch
-
-    def _key(self, letters: str | None) -> str:
-        return f"{self._batch.name}/{letters}"
-
-    async def put(self, part: Sequence[tuple[Stored, Any]]) -> list[tuple[int, int]]:
-        """
-        Put at most 500 rows that are new, with their entries, in one transaction.
-
-        Args:
-            part: Each with its activity. One that cannot be posted has None, and no entry; it gets
-                a key for the rejects all the same.
-
-        Returns:
-            The place of each, and its number from now on.
-        """
-
-        async def work(connection: AsyncConnection) -> list[tuple[int, int]]:
-            values = [
-                {
-                    "batch": self._batch.id,
-                    "letters": new_key(),
-                    "origin": row.digest,
-                    "number": row.number,
-                    "present": row.present if activity else None,
-                    "lead": row.lead,
-                }
-                for row, activity in part
-            ]
-            # Another run of the same file gives its rows the same numbers: each is put once.
-            await do(
-                connection,
-                "INSERT INTO leadpost_rows (batch, letters, origin, number, present, lead)"
-                " VALUES (:batch, :letters, :origin, :number, :present, :lead)"
-                " ON CONFLICT (batch, origin, number) DO NOTHING",
-                values,
-            )
-            there = await all_of(
-                connection,
-                "SELECT id, letters, origin, number FROM leadpost_rows"
-                " WHERE batch = :batch AND origin IN :digests",
-                {"batch": self._batch.id, "digests": [row.digest for row, _ in part]},
-            )
-            found = {(row.origin, row.number): row for row in there}
-            new = {value["letters"] for value in values}
-            letters: list[str] = [found[row.digest, row.number].letters for row, _ in part]
-            activities = {
-                own: activity
-                for own, (_, activity) in zip(letters, part, strict=True)
-                if activity and own in new
-            }
-            await self._put_entries(connection, activities)
-            return [(row.pos, found[row.digest, row.number].id) for row, _ in part]
-
-        return await self._database.write(work)
-
-    async def correct(self, part: Sequence[tuple[Stored, Any]]) -> None:
-        """
-        Give at most 500 rows of a rejects file the activity that they are now.
-
-        Raises:
-            KeyConflict: one was sent meanwhile.
-        """
-        activities = {self._key(row.letters): activity for row, activity in part}
-        known = await self._outbox.find(list(activities))
-        await self._outbox.replace({key: activities[key] for key in known})
-        new = {
-            row.letters: activity
+    async def work(connection: AsyncConnection) -> None:
+        free = await _delete_unsent(connection, old) | await _insert(connection, batch, new)
+        put = [
+            (row, f"{batch.name}/{free[row.known]}", activity)
             for row, activity in part
-            if row.letters and self._key(row.letters) not in known
-        }
-
-        async def work(connection: AsyncConnection) -> None:
-            await self._put_entries(connection, new)
-            await do(
-                connection,
-                "UPDATE leadpost_rows SET present = :present, lead = :lead WHERE id = :id",
-                [{"present": row.present, "lead": row.lead, "id": row.known} for row, _ in part],
-            )
-
-        await self._database.write(work)
-
-    async def retry(self, part: Sequence[tuple[Stored, Any]]) -> None:
-        """Make the entries of at most 500 refused, given-up or failed rows pending again."""
-        ids = [row.known for row, _ in part if row.known is not None]
-        found = await self._database.read(lambda connection: self._entries(connection, ids))
-        entries = [row.entry for row in found.values() if row.entry is not None]
-        await self._outbox.retry("rejected", "failed", ids=entries)
-        pruned = {
-            found[row.known].letters: activity
-            for row, activity in part
-            if row.known is not None and found[row.known].entry is None and activity
-        }
-        await self._database.write(lambda connection: self._put_entries(connection, pruned))
-
-    async def _put_entries(
-        self, connection: AsyncConnection, activities: Mapping[str, Any]
-    ) -> None:
-        """Put activities, given by the letters of their rows, with the rows' transaction."""
-        if not activities:
-            return
-        keys = [self._key(letters) for letters in activities]
-        await self._outbox.put_many(activities.values(), keys=keys, connection=connection)
-        await do(
+            if activity and row.known in free
+        ]
+        outbox = ledger.outbox
+        activities = [activity for *_, activity in put]
+        await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
+        await execute_many(
             connection,
-            "UPDATE leadpost_rows SET entry = (SELECT id FROM leadpost_entries WHERE"
-            " account = :account AND key = :name || '/' || letters) WHERE letters IN :letters",
-            {"account": self._outbox.account, "name": self._batch.name, "letters": [*activities]},
+            "UPDATE leadpost_rows SET present = :present, lead = :lead, entry = (SELECT id FROM"
+            " leadpost_entries WHERE account = :account AND key = :key) WHERE id = :id",
+            [
+                {
+                    "id": row.known,
+                    "present": row.present,
+                    "lead": row.lead,
+                    "account": outbox.account,
+                    "key": key,
+                }
+                for row, key, _ in put
+            ],
         )
 
-    async def _entries(
-        self, connection: AsyncConnection, ids: Sequence[int]
-    ) -> dict[int, sa.Row[Any]]:
-        query = "SELECT known.id, letters, origin, entry.id AS entry"
-        query += f" FROM {ROWS} WHERE known.id IN :ids ORDER BY known.id"
-        return {row.id: row for row in await all_of(connection, query, {"ids": ids})}
+    await ledger.database.write(work)
 
-    async def withdraw(self, ids: Sequence[int], *, forget: bool = False) -> None:
-        """
-        Take rows back that were not sent: nothing can send them any more.
 
-        Args:
-            ids: The rows.
-            forget: Whether they are as if they had never been put; or else their keys stay known.
-        """
+async def withdraw(ledger: Ledger, ids: Sequence[int]) -> None:
+    """Take back rows that were not sent, by their numbers: nothing can send them any more."""
 
-        async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
-            found = await self._entries(connection, part)
-            # One that a worker has just claimed is sent: its row stays.
-            deleted = await all_of(
-                connection,
-                "DELETE FROM leadpost_entries WHERE id IN :ids"
-                " AND state IN ('pending', 'rejected', 'failed') RETURNING id",
-                {"ids": [row.entry for row in found.values() if row.entry is not None]},
-            )
-            gone = [row.id for row in deleted]
-            await do(
-                connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", {"ids": gone}
-            )
-            withdrawn = [id_ for id_, row in found.items() if row.entry in {None, *gone}]
-            statement = (
-                "DELETE FROM leadpost_rows WHERE id IN :ids"
-                if forget
-                else "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
-            )
-            await do(connection, statement, {"ids": withdrawn})
+    async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
+        free = await _delete_unsent(connection, part)
+        statement = "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
+        await execute(connection, statement, ids=[*free])
 
-        for part in parts_of(ids):
-            await self._database.write(partial(work, part=part))
+    for part in parts_of(ids):
+        await ledger.database.write(partial(work, part=part))
 
-    async def move(self, ids: Sequence[int]) -> None:
-        """Move rows of other batches, with their entries, to this one."""
 
-        async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
-            for id_, row in (await self._entries(connection, part)).items():
-                await do(
-                    connection,
-                    "UPDATE leadpost_rows SET batch = :batch, number = 1 + coalesce((SELECT"
-                    " max(number) FROM leadpost_rows WHERE batch = :batch AND origin = :origin), 0)"
-                    " WHERE id = :id",
-                    {"id": id_, "batch": self._batch.id, "origin": row.origin},
-                )
-                await do(
-                    connection,
-                    "UPDATE leadpost_entries SET key = :key WHERE id = :id",
-                    {"id": row.entry, "key": self._key(row.letters)},
-                )
+async def _insert(
+    connection: AsyncConnection, batch: Batch, rows: Sequence[Planned]
+) -> dict[int | None, Any]:
+    """Insert new rows, and return number and letters of each that no other run has inserted."""
+    if not rows:
+        return {}
+    values = [
+        {
+            "batch": batch.id,
+            "letters": new_key(),
+            "origin": row.digest,
+            "number": row.number,
+            "lead": row.lead,
+        }
+        for row in rows
+    ]
+    new = {value["letters"] for value in values}
+    # Another run of the same file gives its rows the same numbers: each is put once.
+    await execute_many(
+        connection,
+        "INSERT INTO leadpost_rows (batch, letters, origin, number, lead)"
+        " VALUES (:batch, :letters, :origin, :number, :lead)"
+        " ON CONFLICT (batch, origin, number) DO NOTHING",
+        values,
+    )
+    there = await execute(
+        connection,
+        "SELECT id, letters, origin, number FROM leadpost_rows"
+        " WHERE batch = :batch AND origin IN :origins",
+        batch=batch.id,
+        origins=[row.digest for row in rows],
+    )
+    found = {(stored.origin, stored.number): stored for stored in there}
+    for row in rows:
+        row.known = found[row.digest, row.number].id
+    return {stored.id: stored.letters for stored in found.values() if stored.letters in new}
 
-        for part in parts_of(ids):
-            await self._database.write(partial(work, part=part))
+
+async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, Any]:
+    """
+    Delete the entries of rows, if they were not sent.
+
+    Returns:
+        Number and letters of each row that has no entry now. One that a worker has just claimed
+        keeps its entry, and so does one that may have arrived.
+    """
+    query = "SELECT known.id, letters, entry.id AS entry FROM leadpost_rows AS known"
+    query += " LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry"
+    query += " WHERE known.id IN :ids"
+    found = (await execute(connection, query, ids=[*ids])).all()
+    deleted = await execute(
+        connection,
+        "DELETE FROM leadpost_entries WHERE id IN :ids AND state IN ('pending', 'rejected',"
+        " 'failed') AND NOT (state = 'pending' AND coalesce(error_type, '') = :in_doubt)"
+        " RETURNING id",
+        ids=[row.entry for row in found if row.entry is not None],
+        in_doubt=DeliveryUncertain.__name__,
+    )
+    gone = list(deleted.scalars())
+    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=gone)
+    return {row.id: row.letters for row in found if row.entry in {None, *gone}}

@@ -18,6 +18,7 @@ class Options:
         path: The file, or `-`.
         url: The outbox.
         reading: How to read it.
+        reads_as_before: Whether it is read as in the last run, if there was one.
         batch: The name of its batch, None for that of the file.
         duplicates: What to do with doubtful rows, None to ask.
         account_check: What to do with what the account finds wrong; see `Checks`.
@@ -37,6 +38,7 @@ class Options:
     path: str
     url: str
     reading: Reading = field(factory=Reading)
+    reads_as_before: bool = False
     batch: str | None = None
     duplicates: Literal["skip", "post"] | None = None
     account_check: Literal["off", "warn", "strict"] = "warn"

@@ -1,10 +1,10 @@
 """FILE.results.csv says what became of each row, FILE.rejects.csv has the rows to fix."""
 
-import asyncio
 import csv
 import json
+import re
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import AsyncIterable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from itertools import count
@@ -16,11 +16,13 @@ from attrs import define, field
 
 from leadpost._validation import is_mapping
 from leadpost.cli.files.opening import STDIN
+from leadpost.cli.files.outcomes import Outcome
 from leadpost.cli.files.reading import KEY, REASON, Format
-from leadpost.cli.files.records import Outcome
 from leadpost.cli.files.rows import UNREADABLE, Source
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
+REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
+"""What rejects files are called; the group is the name of the input."""
 UTF8_WITH_BOM = "utf-8-sig"
 """So that Excel reads it as UTF-8."""
 
@@ -59,7 +61,7 @@ class Outputs:
     def results(self) -> Path:
         return self.base.with_name(f"{self.base.name}.results.csv")
 
-    async def write(self, source: Source, outcomes: Iterable[Outcome]) -> None:
+    async def write(self, source: Source, outcomes: AsyncIterable[Outcome]) -> None:
         """
         Write both files, each by replacing it.
 
@@ -77,22 +79,20 @@ class Outputs:
             table = csv.writer(to_fix, delimiter=source.delimiter)
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
-            for number, outcome in enumerate(outcomes):
+            async for outcome in outcomes:
                 self.counts[outcome.state] += 1
-                ids = (outcome.request_id, outcome.activity_id)
-                what = (outcome.line, outcome.lead_id, outcome.state)
+                row, ids = outcome.row, (outcome.request_id, outcome.activity_id)
+                what = (row.line, row.lead_id, outcome.state)
                 results.writerow((*what, *ids, outcome.error, outcome.reason))
                 if outcome.is_to_fix:
                     self.to_fix += 1
                     added = {REASON: outcome.reason, KEY: outcome.letters}
-                    own = outcome.own
+                    own = row.own
                     if is_json:
                         value = own if is_mapping(own) else {UNREADABLE: own}
                         to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")
                     else:
                         table.writerow((*added.values(), *own))
-                if number % 500 == 0:
-                    await asyncio.sleep(0)  # a signal is heard between two parts
         if self.to_fix:
             self.rejects = rejects
             self.written[rejects.name] = digest_of(rejects)
@@ -102,9 +102,13 @@ class Outputs:
 
     def _rejects_path(self, suffix: str) -> Path:
         """Return the first name that is free, or whose file is as leadpost wrote it."""
+        of_rejects = REJECTS.fullmatch(self.base.name)
+        name = of_rejects[1] if of_rejects else self.base.name
         for number in count(1):
             infix = "" if number == 1 else f".{number}"
-            path = self.base.with_name(f"{self.base.name}.rejects{infix}.{suffix}")
+            path = self.base.with_name(f"{name}.rejects{infix}.{suffix}")
+            if path == self.base:
+                continue
             if not path.exists() or digest_of(path) == self.written.get(path.name):
                 return path
         raise AssertionError("numbers do not end")  # pragma: no cover

@@ -1,15 +1,18 @@
-"""What a run does with the rows of a file, in words and numbers."""
+"""What a run does with the rows of a file."""
 
+import json
 from collections import Counter
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from tempfile import TemporaryFile
+from typing import Literal, Self
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-Known = Literal["posted", "waiting", "refused", "failed", "invalid", "withdrawn"]
-"""
-What is known of a row of an earlier run: `posted` (accepted, or in doubt), `waiting` (not sent
-yet), `refused` (or given up), `failed` (by LeadSquared's queue, for good), `invalid`, `withdrawn`.
-"""
+from leadpost.cli.files.identity import cells_digest
+from leadpost.cli.files.ledger import Kind
+from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.rows import Row
+
 Verdict = Literal[
     "new",
     "posted",
@@ -32,41 +35,169 @@ DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
 SENT: tuple[Verdict, ...] = ("new", "waiting", "again", "corrected")
 
 
+@define(eq=False, weakref_slot=False)
+class Planned:
+    """
+    A row of the file, and what to do with it.
+
+    Attributes:
+        digest: The digest of its activity, or of its cells if it cannot be posted.
+        present: The digest of what it sends: another one if a lead was looked up.
+        lead: The digest of its lead.
+        faults: Why it cannot be posted.
+        letters: The key that a rejects file has for it.
+        known: The number of the row of an earlier run that it is, None if it is new.
+        verdict: What to do with it, None until that is decided.
+        number: The number of a new row among those of the same digest, from 1; the same in every
+            run of the same file.
+    """
+
+    digest: str
+    present: str
+    lead: str
+    faults: tuple[Fault, ...] = ()
+    letters: str | None = None
+    known: int | None = None
+    verdict: Verdict | None = None
+    number: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be sent, as far as is known."""
+        return self.verdict is None and not self.faults
+
+    @property
+    def refused_digest(self) -> str:
+        """The digest that it has if the account finds it to be invalid."""
+        return cells_digest(self.digest)
+
+    def refuse(self, faults: Iterable[Fault]) -> None:
+        """Record that the account finds it to be invalid."""
+        self.digest = self.present = self.refused_digest
+        self.lead, self.faults = "", tuple(faults)
+
+
+@frozen
+class FaultGroup:
+    """Faults of the same kind: the first, where it is, and how many rows have one."""
+
+    fault: Fault
+    place: str
+    rows: int
+
+
+class Rows:
+    """
+    The rows of a file as they were when it was read.
+
+    In memory is only what they are compared by. Their contents are in a temporary file without a
+    name: nothing stays behind, and a file that is changed while it is posted does no harm.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Planned] = []
+        self._contents = TemporaryFile()  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._contents.close()
+
+    def __iter__(self) -> Iterator[Planned]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Row) -> None:
+        """Add the next row of the file."""
+        self._rows.append(Planned(row.digest, row.digest, row.lead, row.faults, row.key))
+        content = json.dumps((row.line, row.item, row.own, row.payload))
+        self._contents.write(content.encode() + b"\n")
+
+    def clear(self) -> None:
+        """Remove all rows, to read them again."""
+        self._rows.clear()
+        self._contents.seek(0)
+        self._contents.truncate()
+
+    def read(
+        self, wanted: Callable[[Planned], object] = lambda _: True
+    ) -> Iterator[tuple[Planned, Row]]:
+        """Yield the wanted rows as they were read, in their order."""
+        at = 0
+        for row in self._rows:
+            self._contents.seek(at)  # several may read at the same time
+            content = self._contents.readline()
+            at += len(content)
+            if wanted(row):
+                line, item, own, payload = json.loads(content)
+                yield row, Row(line, own, payload, row.digest, row.faults, item, row.letters)
+
+    def of(self, *verdicts: Verdict) -> Iterator[tuple[Planned, Row]]:
+        """Yield the rows of these verdicts as they were read."""
+        return self.read(lambda row: row.verdict in verdicts)
+
+
 @define
 class Plan:
     """
     What a run would do.
 
     Attributes:
-        counts: The number of rows of each verdict.
-        newly_invalid: How many invalid rows no earlier run has left to the rejects.
-        withdrawn: How many unsent rows of earlier runs are gone from the file.
-        moved: How many unsent rows of other batches are in this file.
-        batches: The other batches that doubtful rows were posted in.
+        rows: The rows of the file.
+        gone: Rows of earlier runs that were not posted, and are gone from the file: number to kind.
+        moved: The numbers of unsent rows of other batches that are in this file: new rows here.
+        postponed: The numbers of rows of the outbox that are not to be sent by this run.
+        batches: How many doubtful rows were posted in each other batch.
         other_keys: How many doubtful rows were posted with other keys of the same host.
+        newly_invalid: How many invalid rows no earlier run has left to the rejects as they are.
+        edits: Rows that look like edits, with the numbers of the posted rows that are gone.
     """
 
-    counts: Counter[Verdict] = field(factory=Counter[Verdict])
-    newly_invalid: int = 0
-    withdrawn: int = 0
-    moved: int = 0
-    batches: tuple[str, ...] = ()
+    rows: Rows
+    gone: dict[int, Kind] = field(factory=dict[int, Kind])
+    moved: list[int] = field(factory=list[int])
+    postponed: list[int] = field(factory=list[int])
+    batches: Counter[str] = field(factory=Counter[str])
     other_keys: int = 0
+    newly_invalid: int = 0
+    edits: dict[Planned, int] = field(factory=dict[Planned, int])
 
     @property
-    def rows(self) -> int:
-        return self.counts.total()
+    def counts(self) -> Counter[Verdict]:
+        """The number of rows of each verdict."""
+        return Counter(row.verdict for row in self.rows if row.verdict is not None)
 
     @property
     def sent(self) -> int:
-        """How many rows are sent by this run, if nothing is doubtful."""
-        return sum(self.counts[verdict] for verdict in SENT)
+        """How many rows are sent by this run, if none is doubtful."""
+        return sum(row.verdict in SENT for row in self.rows)
 
     @property
     def doubtful(self) -> int:
-        return sum(self.counts[verdict] for verdict in DOUBTFUL)
+        return sum(row.verdict in DOUBTFUL for row in self.rows)
+
+    @property
+    def withdrawn(self) -> int:
+        """How many rows could have been sent, and are gone from the file."""
+        return sum(kind != "invalid" for kind in self.gone.values())
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""
-        for verdict in DOUBTFUL:
-            self.counts["new"] += self.counts.pop(verdict, 0)
+        for row in self.rows:
+            if row.verdict in DOUBTFUL:
+                row.verdict = "new" if row.known is None else "corrected"
+
+    def fault_groups(self) -> list[FaultGroup]:
+        """Return the faults of invalid rows by kind, in the order of their first rows."""
+        groups: dict[tuple[str, str], FaultGroup] = {}
+        for row, read in self.rows.of("invalid"):
+            kinds: dict[tuple[str, str], Fault] = {}
+            for fault in row.faults:
+                kinds.setdefault((fault.column, fault.what), fault)
+            for kind, fault in kinds.items():
+                group = groups.get(kind, FaultGroup(fault, read.place, 0))
+                groups[kind] = FaultGroup(group.fault, group.place, group.rows + 1)
+        return list(groups.values())

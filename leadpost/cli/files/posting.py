@@ -15,15 +15,16 @@ from leadpost.bucket import TokenBucket
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of, told
-from leadpost.cli.files.batches import Batches
+from leadpost.cli.files import entries
 from leadpost.cli.files.checking import Checks
-from leadpost.cli.files.comparing import Comparison, compared, differences, load
-from leadpost.cli.files.entries import Entries
+from leadpost.cli.files.comparing import Comparison, compared, differences
 from leadpost.cli.files.leads import Leads
-from leadpost.cli.files.opening import Opened, opened
+from leadpost.cli.files.ledger import Ledger
+from leadpost.cli.files.opening import opened
 from leadpost.cli.files.options import Options
+from leadpost.cli.files.outcomes import outcomes
 from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.progress import Progress, reading
+from leadpost.cli.files.plan import Rows
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
     account_shown,
@@ -36,7 +37,6 @@ from leadpost.cli.files.showing import (
     plan_table,
     warning_lines,
 )
-from leadpost.cli.files.snapshot import Snapshot
 from leadpost.cli.outbox_url import is_missing, shown_url
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (
@@ -85,7 +85,7 @@ class _Run:
         options, account = self._options, self._account
         async with AsyncExitStack() as stack:
             file = stack.enter_context(opened(options.path))
-            snapshot = stack.enter_context(Snapshot())
+            rows = stack.enter_context(Rows())
             knows_nothing = account is None or (options.dry_run and is_missing(options.url))
             poster = None
             if account is not None:
@@ -99,15 +99,25 @@ class _Run:
                 console=Console(quiet=True) if options.quiet else self._console,
                 limit=options.limit,
             )
-            if account is None or knows_nothing:
-                found = await self._compared(file, snapshot, None, checks)
-                return await self._decide(found, None) or Exit.ALL_ACCEPTED
-            outbox = await stack.enter_async_context(Outbox(options.url, account))
-            batches = await Batches(outbox, account.host).open()
-            found = await self._compared(file, snapshot, batches, checks)
-            if (decided := await self._decide(found, batches)) is not None:
-                return decided
-            return await self._post(found, account, outbox, batches)
+            ledger = None
+            if account is not None and not knows_nothing:
+                outbox = await stack.enter_async_context(Outbox(options.url, account))
+                ledger = await Ledger(outbox, account.host).open()
+            found = await compared(
+                options.path,
+                file,
+                rows,
+                ledger,
+                checks,
+                reading=options.reading,
+                batch=options.batch,
+                first=options.first,
+                use_stored=options.reads_as_before,
+            )
+            decided = await self._decide(found)
+            if decided is not None or account is None or ledger is None:
+                return decided or Exit.ALL_ACCEPTED
+            return await self._post(found, account, ledger)
 
     def _asking(self, account: Account, *, knows_nothing: bool) -> AsyncActivityPoster:
         """Return what asks the account; a dry run leaves no outbox behind."""
@@ -119,27 +129,10 @@ class _Run:
         )
         return AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
 
-    async def _compared(
-        self, file: Opened, snapshot: Snapshot, batches: Batches | None, checks: Checks
-    ) -> Comparison:
-        options = self._options
-        with reading(options.path, self._console, quiet=options.quiet) as on_row:
-            return await compared(
-                options.path,
-                file,
-                snapshot,
-                batches,
-                checks,
-                reading=options.reading,
-                batch=options.batch,
-                first=options.first,
-                on_row=on_row,
-            )
-
-    async def _decide(self, found: Comparison, batches: Batches | None) -> Exit | None:
+    async def _decide(self, found: Comparison) -> Exit | None:
         """Show the plan, and ask where needed; return how the run ends if it sends nothing."""
         options, plan = self._options, found.plan
-        edits = await differences(found, batches) if batches and plan.counts["edit"] else []
+        edits = await differences(found)
         shown = found, self._account, shown_url(options.url), options.limit
         if options.dry_run and options.as_json:
             echo_json(plan_json(*shown, edits))
@@ -180,7 +173,6 @@ class _Run:
                 " too with --duplicates post"
             )
         if answer == "post":
-            found.snapshot.post_doubtful()
             plan.post_doubtful()
         return None
 
@@ -200,39 +192,19 @@ class _Run:
             agreed = typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True)
         return None if agreed else "Nothing was sent"
 
-    async def _post(
-        self, found: Comparison, account: Account, outbox: Outbox, batches: Batches
-    ) -> Exit:
+    async def _post(self, found: Comparison, account: Account, ledger: Ledger) -> Exit:
         plan, options = found.plan, self._options
         before = found.batch if found.are_rejects else None
-        batch = await batches.begin(
+        found.batch = await ledger.begin(
             found.name,
             before.file if before else Path(options.path).name,
             before.reading if before else found.reading,
         )
-        found.batch = batch
-        entries = Entries(outbox, batch)
-        if not found.are_rejects:
-            await entries.withdraw(found.snapshot.gone())
-            await entries.withdraw(found.snapshot.postponed(), forget=True)
-            found.snapshot.forget_postponed()
-        await entries.move(found.snapshot.moved())
+        await entries.withdraw(ledger, [*plan.gone, *plan.moved, *plan.postponed])
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
-        host = account.host.partition("://")[2]
-        sender = Sender(
-            options=options,
-            account=account,
-            found=found,
-            batch=batch,
-            outbox=outbox,
-            batches=batches,
-            entries=entries,
-            progress=Progress(found.source.name, plan.sent, host, options.limit),
-            console=self._console,
-            stop=self._stop,
-        )
+        sender = Sender(options, account, found, ledger, found.batch, self._console, self._stop)
         if plan.sent:
             await sender.send()
         else:
@@ -244,9 +216,7 @@ class _Run:
                 f" results {options.path}",
             )
             return exit_of_signal(self._stop.signal)
-        if plan.counts["posted"] < plan.rows:
-            await load(batch, found.snapshot, batches)
-        outputs = await write_outputs(found, batches, self._console)
+        outputs = await write_outputs(found, ledger, self._console)
         if sender.error is not None:
             say(self._console, _said_of(sender.error, account))
         elif sender.is_in_doubt:
@@ -254,18 +224,18 @@ class _Run:
                 self._console,
                 f"{sender.in_doubt} posts in a row ended in doubt; nothing more was sent",
             )
-        if not options.as_json and plan.counts["posted"] == plan.rows:
-            typer.echo("\n".join(nothing_new(found)))
+        if not options.as_json and plan.counts["posted"] == len(plan.rows):
+            typer.echo("\n".join(nothing_new(found, outputs)))
         else:
             report(found, outputs, sender.progress.elapsed, as_json=options.as_json)
         return _exit(found, outputs, sender)
 
 
-async def write_outputs(found: Comparison, batches: Batches, console: Console) -> Outputs:
+async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
     outputs, batch = found.outputs, found.batch
     try:
-        await outputs.write(found.source, found.snapshot.outcomes())
+        await outputs.write(found.source, outcomes(found.plan, ledger))
     except OSError as error:
         say(
             console,
@@ -273,8 +243,7 @@ async def write_outputs(found: Comparison, batches: Batches, console: Console) -
             f" {found.path}",
         )
     if batch is not None:
-        await batches.note_seen(found.snapshot.changed())
-        await batches.note_outputs(batch, outputs.written)
+        await ledger.record_outputs(batch, outputs.written)
     return outputs
 
 
@@ -326,5 +295,5 @@ def _said_of(error: LeadpostError, account: Account) -> str:
 def _exit(found: Comparison, outputs: Outputs, sender: Sender) -> Exit:
     if sender.error is not None:
         return exit_of(sender.error)
-    left = found.plan.rows - outputs.accepted - found.plan.counts["later"]
+    left = len(found.plan.rows) - outputs.accepted - found.plan.counts["later"]
     return Exit.SOME_NOT if left > 0 else Exit.ALL_ACCEPTED

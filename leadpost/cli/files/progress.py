@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from leadpost.bucket import LIMIT, PERIOD
-from leadpost.cli.console import at_time, number_of, spoken
+from leadpost.cli.console import at_time, spoken
 from leadpost.hooks import Ended, Event, Paused, Sent
 
 COLOURS = {
@@ -161,13 +161,3 @@ class _Lines:
 
     def _print(self, text: str) -> None:
         self._console.out(f"{self._progress.what}: {text}", highlight=False)
-
-
-@contextmanager
-def reading(name: str, console: Console, *, quiet: bool) -> Generator[Callable[[int], None]]:
-    """Show on a terminal how many rows are read."""
-    if quiet or not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status(f"Reading {name}") as status:
-        yield lambda rows: status.update(f"Reading {name}: {number_of(rows, 'row')}")

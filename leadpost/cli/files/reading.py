@@ -1,6 +1,7 @@
 """The options that say how a file is read, and what can be wrong with a row."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -9,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from leadpost.cli.exits import InputError
 
@@ -17,7 +18,7 @@ _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)", re.ASCII)
 _LONGEST = 60
 _DATES = (
     *("%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%Y", "%Y/%m/%d", "%d %b %Y"),
-    *("%d-%b-%Y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y"),
+    *("%Y-%m-%d", "%d-%b-%Y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y"),
 )
 
 REASON = "leadpost_reason"
@@ -81,22 +82,15 @@ class Reading:
             values["form"] = Format(values["form"])
         return cls(**values)
 
-    def over(self, stored: "Reading", *, are_rejects: bool) -> "Reading":
-        """
-        Return these options, with those stored for the rest.
+    def over(self, others: "Reading") -> "Reading":
+        """Return these options, with the others for the rest."""
+        return Reading.from_json(others.as_json() | self.as_json())
 
-        Args:
-            stored: How the batch was read.
-            are_rejects: Whether they are for its rejects, which are CSV or JSON lines in UTF-8,
-                whatever the input was.
-        """
-        of_input = ("form", "sheet", "delimiter", "encoding", "include_hidden")
-        kept = {
-            name: value
-            for name, value in stored.as_json().items()
-            if not are_rejects or name not in of_input
-        }
-        return Reading.from_json(kept | self.as_json())
+    def of_rejects(self) -> "Reading":
+        """Return the options for rejects, which are CSV or JSON lines in UTF-8."""
+        return evolve(
+            self, form=None, sheet=None, delimiter=None, encoding=None, include_hidden=False
+        )
 
     def as_options(self) -> str:
         """
@@ -105,11 +99,20 @@ class Reading:
         >>> Reading(timezone="Asia/Kolkata", ignored=("Agent",)).as_options()
         "--timezone Asia/Kolkata --ignore 'Agent'"
         """
-        words = [f"--timezone {self.timezone}"] if self.timezone else []
+        words: list[str] = []
+        for option, value in (
+            ("--format", self.form),
+            ("--sheet", self.sheet),
+            ("--delimiter", self.delimiter),
+            ("--encoding", self.encoding),
+            ("--timezone", self.timezone),
+        ):
+            words += [f"{option} {shlex.quote(value)}"] if value else []
         words += [f"--date-format '{text}'" for text in self.date_formats]
         words += [f"--map '{heading}={name}'" for heading, name in self.columns.items()]
         words += [f"--set '{name}={value}'" for name, value in self.constants.items()]
         words += [f"--ignore '{heading}'" for heading in self.ignored]
+        words += ["--include-hidden"] if self.include_hidden else []
         words += ["--ignore-others"] if self.ignore_others else []
         words += ["--send-empty"] if self.send_empty else []
         return " ".join(words)
@@ -202,8 +205,8 @@ def guessed_format(text: str, first: str | None = None) -> str | None:
     >>> guessed_format("28/11/2026 14:05"), guessed_format("11/28/2026 2:05 PM")
     ('%d/%m/%Y %H:%M', '%m/%d/%Y %I:%M %p')
     """
-    times = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
-    forms = [f"{date} {time}" for date in _DATES for time in times]
+    times = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+    forms = [date + time for date in _DATES for time in times]
     for form in [first, *forms] if first else forms:
         with suppress(ValueError):
             datetime.strptime(text.strip(), form)  # noqa: DTZ007  only its form is looked at

@@ -1,7 +1,7 @@
 """The rows of a file, whatever its format: each is the activity it would send, or its faults."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import field, frozen
 
@@ -69,44 +69,17 @@ class Row:
         return lead_digest(self.lead_id) if self.payload else ""
 
 
-class Source(Protocol):
+class Table:
     """
-    A file of activities.
+    A CSV file or the sheet of a workbook.
 
     Attributes:
         name: What to call it.
         form: Its format.
-        delimiter: Of its rejects.
-        header: Its headings without leadpost's own; empty for JSON.
-        columns: Which column goes where; None for JSON.
+        delimiter: The delimiter of its rejects.
+        header: Its headings without leadpost's own.
+        columns: Which column goes where.
     """
-
-    name: str
-    form: Format
-    delimiter: str
-    header: Sequence[str]
-    columns: Columns | None
-
-    def rows(self) -> Iterator[Row]:
-        """
-        Read the rows; once.
-
-        Raises:
-            InputError: the file is broken where no row can be told from the next.
-        """
-        ...
-
-    def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
-        """Return the activity of a row, or its faults, from what stands there."""
-        ...
-
-    def digest(self, own: Any) -> str:
-        """Return the digest of a row that cannot be posted, from what stands there."""
-        ...
-
-
-class Table:
-    """A CSV file or the sheet of a workbook."""
 
     def __init__(
         self, name: str, form: Format, file: CsvFile | Workbook, reading: Reading, facts: Facts
@@ -127,6 +100,12 @@ class Table:
         self._readers = _readers(columns, len(self.header), reading, facts)
 
     def rows(self) -> Iterator[Row]:
+        """
+        Read the rows; once.
+
+        Raises:
+            InputError: the file is broken where no row can be told from the next.
+        """
         kept = self._kept if len(self._kept) < self._width else None
         for line, cells in self._file.records():
             key = None
@@ -138,12 +117,12 @@ class Table:
                     continue
                 cells = cells[: self._width]  # noqa: PLW2901  without empty ones at its end
             own = cells if kept is None else [cells[place] for place in kept]
-            payload, faults = self.payload(own)
-            digest = self.digest(own) if payload is None else activity_digest(payload)
+            payload, faults = self._payload(own)
+            if payload is None:
+                digest = cells_digest(dict(zip(self.header, own, strict=True)))
+            else:
+                digest = activity_digest(payload)
             yield Row(line, own, payload, digest, faults, key=key)
-
-    def digest(self, own: Any) -> str:
-        return cells_digest(dict(zip(self.header, own, strict=True)))
 
     def _misfits(self, cells: Sequence[str]) -> tuple[Fault, ...]:
         width = self._width
@@ -155,7 +134,7 @@ class Table:
             return (Fault("row", extra, what, "quote cells that contain the delimiter"),)
         return ()
 
-    def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
+    def _payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
         cells = [*own, *self._constants]
         payload: dict[str, Any] = {}
         lead: dict[str, Any] = {}
@@ -242,7 +221,7 @@ def _readers(columns: Columns, width: int, reading: Reading, facts: Facts) -> li
 
 
 class Json:
-    """A JSON file."""
+    """A JSON file; the attributes are those of a `Table`."""
 
     header: Sequence[str] = ()
     columns: Columns | None = None
@@ -271,14 +250,11 @@ class Json:
             value = {name: part for name, part in value.items() if name not in OWN}
             if value.keys() == {UNREADABLE}:
                 value = value[UNREADABLE]
-        payload, faults = (None, (found.fault,)) if found.fault else self.payload(value)
-        digest = self.digest(value) if payload is None else activity_digest(payload)
+        payload, faults = (None, (found.fault,)) if found.fault else self._payload(value)
+        digest = cells_digest(value) if payload is None else activity_digest(payload)
         return Row(line, value, payload, digest, faults, item, key)
 
-    def digest(self, own: Any) -> str:
-        return cells_digest(own)
-
-    def payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
+    def _payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
         if not is_mapping(own):
             return None, (Fault("row", str(own), "is not a JSON object"),)
         if "LeadDetails" in own and is_mapping(own.get("Activity")):
@@ -305,6 +281,10 @@ class Json:
                 except Invalid as error:
                     faults.append(error.fault(name))
         return payload, faults
+
+
+Source = Table | Json
+"""A file of activities."""
 
 
 def _with_constants(value: Mapping[Any, Any], constants: Mapping[str, str]) -> dict[str, Any]:

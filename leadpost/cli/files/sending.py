@@ -11,14 +11,14 @@ from attrs import define, field
 from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster
+from leadpost.bucket import PERIOD
 from leadpost.cli.console import at_time, number_of
-from leadpost.cli.files.batches import PART, Batch, Batches
+from leadpost.cli.files import entries
 from leadpost.cli.files.comparing import Comparison
-from leadpost.cli.files.entries import Entries
+from leadpost.cli.files.ledger import PART, Batch, Ledger
 from leadpost.cli.files.options import Options
-from leadpost.cli.files.plan import Verdict
+from leadpost.cli.files.plan import Planned, Verdict
 from leadpost.cli.files.progress import Progress, shown
-from leadpost.cli.files.records import Stored
 from leadpost.cli.signals import Stop
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.hooks import Ended, Event, Operation, Sent
@@ -30,58 +30,54 @@ _POLL = 0.5
 """Seconds between two looks at what has been done."""
 _SHARE = 10
 """Looking takes one part of the time in so many: it may take long, where there are many entries."""
-_IDLE = 2.0
-"""Seconds without a call after which it is said that the limit is used up."""
+_IDLE = PERIOD + 2.0
+"""Seconds without a call after which others use the limit; its own tokens rest for a period."""
 _SHOWN: tuple[EntryState, ...] = ("accepted", "succeeded", "rejected", "failed", "uncertain")
 
 
-@define(kw_only=True)
+@define
 class Sender:
     """
     Sends the rows of one file.
 
-    Args:
-        options: How to post.
-        account: Where.
-        found: The file.
-        batch: Its batch.
-        outbox: The outbox.
-        batches: All batches.
-        entries: Those of the batch's rows.
-        progress: Where to count.
-        console: Where to show that.
-        stop: Ends it.
-
     Attributes:
         error: What ended it before everything was sent.
         in_doubt: How many posts, one after another, have ended in doubt.
+        progress: How far it is.
     """
 
-    options: Options
-    account: Account
-    found: Comparison
-    batch: Batch
-    outbox: Outbox
-    batches: Batches
-    entries: Entries
-    progress: Progress
-    console: Console
-    stop: Stop
-    error: LeadpostError | None = None
-    in_doubt: int = 0
+    _options: Options
+    _account: Account
+    _found: Comparison
+    _ledger: Ledger
+    _batch: Batch
+    _console: Console
+    _stop: Stop
+    error: LeadpostError | None = field(init=False, default=None)
+    in_doubt: int = field(init=False, default=0)
+    progress: Progress = field(init=False)
     _poster: AsyncActivityPoster | None = field(init=False, default=None)
     _is_put: bool = field(init=False, default=False)
     _has_ended: bool = field(init=False, default=False)
     _last_doubt: float = field(init=False, default=0.0)
     _sent_at: dict[Operation, float] = field(init=False, factory=dict[Operation, float])
 
+    def __attrs_post_init__(self) -> None:
+        found, host = self._found, self._account.host.partition("://")[2]
+        limit = self._options.limit
+        self.progress = Progress(found.source.name, found.plan.sent, host, limit)
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self._ledger.outbox
+
     @property
     def _prefix(self) -> str:
-        return f"{self.batch.name}/"
+        return f"{self._batch.name}/"
 
     @property
     def _is_stopped(self) -> bool:
-        return self._has_ended or self.stop.signal is not None
+        return self._has_ended or self._stop.signal is not None
 
     @property
     def is_in_doubt(self) -> bool:
@@ -91,8 +87,8 @@ class Sender:
     async def put(self) -> None:
         """Put the rows that are new, and give those of invalid ones a key, without sending."""
         async for part in self._parts("new", "invalid"):
-            if fresh := [row for row in part if row[0].known is None]:
-                self.found.snapshot.keep(await self.entries.put(fresh))
+            if fresh := [(row, activity) for row, activity in part if row.known is None]:
+                await entries.put(self._ledger, self._batch, fresh)
         self._is_put = True
 
     async def send(self) -> None:
@@ -102,12 +98,10 @@ class Sender:
         Raises:
             OutboxError: the outbox failed.
         """
-        async for part in self._parts("again"):
-            await self.entries.retry(part)
-        async for part in self._parts("corrected"):
-            await self.entries.correct(part)
-        before = await self.outbox.counts(self._prefix)
-        account, options = self.account, self.options
+        async for part in self._parts("again", "corrected"):
+            await entries.put(self._ledger, self._batch, part)
+        before = await self._outbox.counts(self._prefix)
+        account, options = self._account, self._options
         bucket = SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.hear])
         hooks = [self.progress.hear, self._hear]
         poster = AsyncActivityPoster(
@@ -119,8 +113,8 @@ class Sender:
             posting = asyncio.create_task(self._drain(poster))
             try:
                 with (
-                    shown(self.progress, self.console, quiet=options.quiet) as changed,
-                    self.stop.cancelling(posting),
+                    shown(self.progress, self._console, quiet=options.quiet) as changed,
+                    self._stop.cancelling(posting),
                 ):
                     await self._watch(posting, putting, before, changed)
             finally:
@@ -128,7 +122,7 @@ class Sender:
                 posting.cancel()
                 await asyncio.wait([putting, posting])
                 await poster.aclose(grace=0)  # its calls were waited for
-        await self.batches.note_posted(self.batch)
+        await self._ledger.record_posted(self._batch)
         for task in (putting, posting):
             error = None if task.cancelled() else task.exception()
             if isinstance(error, LeadpostError) and not isinstance(error, OutboxError):
@@ -138,23 +132,23 @@ class Sender:
 
     async def _parts(
         self, *verdicts: Verdict
-    ) -> AsyncGenerator[list[tuple[Stored, dict[str, Any] | None]]]:
+    ) -> AsyncGenerator[list[tuple[Planned, Mapping[str, Any] | None]]]:
         """Yield rows with their activities, in parts, until it is stopped."""
-        rows = self.found.snapshot.rows(*verdicts)
+        rows = self._found.plan.rows.of(*verdicts)
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._is_stopped and (part := list(islice(rows, PART))):
-            yield [(row, self.found.activity(row) if row.is_valid else None) for row in part]
+            yield [(row, None if row.faults else self._found.activity(read)) for row, read in part]
 
     async def _drain(self, poster: AsyncActivityPoster) -> None:
         """Post until nothing is left: neither to be put, nor to be sent, nor another run's call."""
         while True:
             is_put = self._is_put
-            await self.outbox.drain(
+            await self._outbox.drain(
                 poster,
                 key_prefix=self._prefix,
-                outage_timeout=self.options.wait.total_seconds(),
+                outage_timeout=self._options.wait.total_seconds(),
             )
-            counts = await self.outbox.counts(self._prefix)
+            counts = await self._outbox.counts(self._prefix)
             if is_put and not counts["pending"] and not counts["sending"]:
                 return
             await asyncio.sleep(_POLL if is_put else _POLL / 10)
@@ -175,7 +169,7 @@ class Sender:
                 return
             began = loop.time()
             with suppress(OutboxUnavailable):  # the worker reports that
-                counts = await self.outbox.counts(self._prefix)
+                counts = await self._outbox.counts(self._prefix)
                 done = {state: counts[state] - before[state] for state in _SHOWN}
                 self.progress.counts = {state: n for state, n in done.items() if n > 0}
                 self.progress.waits_for = self._waits_for(counts)
@@ -187,7 +181,7 @@ class Sender:
     def _waits_for(self, counts: Mapping[EntryState, int]) -> str:
         """Say why nothing is sent at this moment; "" if calls are being made."""
         poster, progress = self._poster, self.progress
-        if self.stop.signal is not None:
+        if self._stop.signal is not None:
             return "Stopping: waiting for the calls in flight"
         if poster is not None and (away := poster.away_for) is not None:
             since = datetime.now(UTC) - timedelta(seconds=away)

@@ -16,9 +16,8 @@ from leadpost.cli.files.comparing import Comparison, Difference
 from leadpost.cli.files.leads import parts_of_activity
 from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.plan import DOUBTFUL, SENT
+from leadpost.cli.files.plan import DOUBTFUL, SENT, FaultGroup
 from leadpost.cli.files.reading import shortened
-from leadpost.cli.files.records import FaultGroup
 
 _GROUPS = 20
 _KEY_END = 4
@@ -72,12 +71,12 @@ def _rows(found: Comparison) -> list[str]:
         (counts["later"], "left for the next run"),
     )
     parts = [f"{number:,} {word}" for number, word in words if number]
-    lines = [f"{plan.rows:,}: {', '.join(parts)}" if parts else "0"]
+    lines = [f"{len(plan.rows):,}: {', '.join(parts)}" if parts else "0"]
     if plan.withdrawn:
         gone = number_of(plan.withdrawn, "unsent row")
         lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
     if plan.moved:
-        lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
+        lines.append(f"{number_of(len(plan.moved), 'unsent row')} of another file: moved here")
     return lines
 
 
@@ -123,12 +122,17 @@ def _columns(found: Comparison) -> list[str]:
 
 
 def _first(found: Comparison) -> list[str]:
-    row = next(found.snapshot.rows(*SENT), None)
+    _, row = next(found.plan.rows.of(*SENT), (None, None))
     if row is None:
         return []
-    activity = found.activity(row) or found.source.payload(row.own)[0] or {}
-    parts = parts_of_activity(activity)
-    return [f"line {row.line}:"] + [f"  {name}: {value}" for name, value in parts.items()]
+    parts = parts_of_activity(found.activity(row) or row.payload or {})
+    shown = [f"  {name}: {_with_zone(name, value)}" for name, value in parts.items()]
+    return [f"line {row.line}:", *shown]
+
+
+def _with_zone(name: str, value: object) -> str:
+    """Say that a date-time is in UTC: it may be another one than in the file."""
+    return f"{value} UTC" if name == "ActivityDateTime" and value else str(value)
 
 
 def plan_json(
@@ -144,18 +148,18 @@ def plan_json(
         "account": None if account is None else urlsplit(account.host).netloc,
         "outbox": outbox,
         "batch": found.name,
-        "rows": plan.rows,
+        "rows": len(plan.rows),
         "send": plan.sent,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
-        "moved": plan.moved,
+        "moved": len(plan.moved),
         "seconds": duration(plan.sent, limit),
         "leads": {
             "looked_up": len(found.checks.leads.found),
             "created": [lead.value for lead in found.checks.leads.created.values()],
             "updated": found.checks.updates,
         },
-        "problems": [_group_json(group) for group in found.snapshot.faults()],
+        "problems": [_group_json(group) for group in found.plan.fault_groups()],
         "warnings": [_group_json(group) for group in found.checks.warnings.values()],
         "unchecked": sorted(found.checks.unmade),
         "doubtful_rows": _doubtful_rows(found),
@@ -179,14 +183,14 @@ def _group_json(group: FaultGroup) -> dict[str, Any]:
 
 def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     return [
-        {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
-        for row in found.snapshot.rows(*DOUBTFUL)
+        {"line": read.line, "lead": read.lead_id, "reason": row.verdict}
+        for row, read in found.plan.rows.of(*DOUBTFUL)
     ]
 
 
 def fault_lines(found: Comparison) -> list[str]:
     """Say what is wrong with the rows, each kind once."""
-    groups = found.snapshot.faults()
+    groups = found.plan.fault_groups()
     lines = _group_lines(groups)
     if found.batch is not None and groups:
         options = found.batch.reading.as_options()
@@ -228,7 +232,10 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
         rest = f", {new:,} {'is' if new == 1 else 'are'} new" if new else ""
         lines.append(f"{edits:,} {one if edits == 1 else many}{rest}")
     for difference in differences[:5]:
-        before, after = shortened(difference.before), shortened(difference.after)
+        before, after = (
+            shortened(_with_zone(difference.names[0], value))
+            for value in (difference.before, difference.after)
+        )
         others = ", ".join(difference.names[1:])
         lines.append(
             f"  {difference.names[0]} {before} → {after} (line {difference.line}) in"
@@ -237,12 +244,14 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
     if elsewhere:
         was = "row was" if elsewhere == 1 else "rows were"
         keys = f", {plan.other_keys:,} of them with other keys" if plan.other_keys else ""
-        lines.append(f"{elsewhere:,} {was} posted before, in {', '.join(plan.batches)}{keys}")
+        lines.append(
+            f"{elsewhere:,} {was} posted before, in {', '.join(sorted(plan.batches)[:5])}{keys}"
+        )
     return lines
 
 
-def nothing_new(found: Comparison) -> list[str]:
-    """Say that all rows were posted before, and how to post them once more."""
+def nothing_new(found: Comparison, outputs: Outputs) -> list[str]:
+    """Say that all rows were posted before, and what there is to do."""
     posted = found.plan.counts["posted"]
     was = "row was" if posted == 1 else "rows were"
     at = found.batch.posted_at if found.batch else None
@@ -250,7 +259,8 @@ def nothing_new(found: Comparison) -> list[str]:
     path, again = _quoted(found.path), _quoted(f"{found.name} again")
     return [
         f"{posted:,} {was} posted{when}, nothing new",
-        f"Once more: leadpost post {path} --batch {again} --duplicates post",
+        *_next_steps(outputs, path),
+        f"To post them a second time: leadpost post {path} --batch {again} --duplicates post",
     ]
 
 
@@ -271,7 +281,7 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     said = ", ".join(f"{counts[state]:,} {word}" for state, word in words if counts[state])
     if seconds is None or not sent:
         lines = [said]
-    elif sent == found.plan.rows:
+    elif sent == len(found.plan.rows):
         lines = [f"{said}, in {spoken(seconds)}"]
     else:
         lines = [f"{number_of(sent, 'row')} in {spoken(seconds)}. In all:", said]
@@ -279,12 +289,19 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     if outputs.rejects:
         rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
         lines.append(f"{rows} to fix. Edit {rejects}, then: leadpost post {rejects}")
-    if counts["uncertain"]:
-        lines.append(f"Look for those in doubt on their leads: leadpost reconcile {path}")
     given_up = counts["failed"] + counts["rejected"] + counts["invalid"] - outputs.to_fix
     if left := counts["not_sent"] + max(given_up, 0):
         lines.append(f"{number_of(left, 'row')} left. Run the same command again")
-    elif counts["accepted"]:
+    return lines + _next_steps(outputs, path)
+
+
+def _next_steps(outputs: Outputs, path: str) -> list[str]:
+    """Return the commands that say more of what was posted."""
+    counts = outputs.counts
+    lines: list[str] = []
+    if counts["uncertain"]:
+        lines.append(f"Look for those in doubt on their leads: leadpost reconcile {path}")
+    if counts["accepted"]:
         lines.append(f"See what reaches the leads: leadpost verify {path}")
     return lines
 

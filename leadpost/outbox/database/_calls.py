@@ -8,7 +8,8 @@ from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
-from leadpost.outbox.database._entries import EntryState, add_changes
+from leadpost.outbox._entry import EntryState
+from leadpost.outbox.database._entries import add_changes
 from leadpost.outbox.database._sql import execute, is_sqlite, storable
 
 OVERDUE = 30.0
@@ -17,22 +18,24 @@ OVERDUE = 30.0
 
 @frozen
 class Claim:
-    """
-    An entry claimed for a call.
-
-    Attributes:
-        id: The entry's id.
-        call_id: The random id of the call.
-        activity: The activity as JSON.
-        failures: How many of the earlier calls count as failures.
-        is_uncertain: Whether an earlier call may have arrived.
-    """
+    """An entry claimed for a call."""
 
     id: int
-    call_id: str
-    activity: str = field(repr=False)
-    failures: int
-    is_uncertain: bool
+    call_id: str  # random, of this call
+    activity: str = field(repr=False)  # JSON
+    failures: int  # earlier calls that count as failures
+    is_uncertain: bool  # whether an earlier call may have arrived
+
+
+@frozen
+class Result:
+    """The result of a call: the entry's new state, and why."""
+
+    state: EntryState
+    request_id: str | None = None
+    error: LeadpostError | None = None
+    due_in: float = 0.0  # seconds until it is retried, or its status is asked for
+    failed: bool = False  # whether the call counts as a failure
 
 
 async def next_due(connection: AsyncConnection, account: str, key_prefix: str = "") -> float | None:
@@ -96,29 +99,17 @@ async def claim(
     return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
 
 
-async def record(
-    connection: AsyncConnection,
-    account: str,
-    of: Claim,
-    state: EntryState,
-    *,
-    request_id: str | None = None,
-    error: LeadpostError | None = None,
-    due_in: float = 0.0,
-    failed: bool = False,
-) -> bool:
+async def record(connection: AsyncConnection, account: str, of: Claim, result: Result) -> bool:
     """
     Record the result of a call.
-
-    The entry gets this state, and is due in `due_in` seconds: for a retry, or for a query of its
-    status. `failed` says whether the call counts as a failure.
 
     Returns:
         Whether it was recorded. It is not if a later call was made for the entry, or if another
         result is already recorded.
     """
+    state, error = result.state, result.error
     message = None if error is None else storable(str(error))
-    request_id = None if request_id is None else storable(request_id)
+    request_id = None if result.request_id is None else storable(result.request_id)
     recorded = await execute(
         connection,
         """
@@ -133,8 +124,8 @@ async def record(
         id=of.id,
         call_id=of.call_id,
         state=state,
-        due_in=due_in,
-        failed=int(failed),
+        due_in=result.due_in,
+        failed=int(result.failed),
         request_id=request_id,
         error_type=None if error is None else type(error).__name__,
         message=message,

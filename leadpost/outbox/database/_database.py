@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxUnavailable
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
 from leadpost.outbox.database._engine import (
     LONGEST_WAIT,
@@ -130,17 +131,9 @@ class Database:
             OutboxError: it was rolled back; but if the connection was lost, or this was cancelled,
                 during the COMMIT, it may have been committed.
         """
-
-        async def transaction() -> T:
-            async with self._opened().begin() as connection:
-                if not self.is_sqlite:
-                    await connection.execute(_begin(durable=self._durable))
-                return await work(connection)
-
-        if not self.is_sqlite:
-            return await self._run(transaction(), within)
-        async with self._writes:  # SQLite's lock is not fair, this one is
-            return await self._run(self._once_unlocked(transaction, within), within)
+        # SQLite's lock is not fair, this one is.
+        async with self._writes if self.is_sqlite else nullcontext():
+            return await self._run(self._transaction(work, within), within)
 
     async def read(self, work: Work[T]) -> T:
         """
@@ -149,36 +142,31 @@ class Database:
         Raises:
             OutboxError: the database failed.
         """
+        return await self._run(self._transaction(work, LONGEST_WAIT, reads=True), LONGEST_WAIT)
 
-        async def asking() -> T:
-            async with self._opened().connect() as plain:
-                connection = await plain.execution_options(leadpost_reads=True)
-                if not self.is_sqlite:
-                    await connection.execute(_begin(durable=self._durable))
-                return await work(connection)
-
-        return await self._run(self._once_unlocked(asking))
+    async def _transaction(self, work: Work[T], within: float | None, *, reads: bool = False) -> T:
+        """Run `work` once SQLite's lock is free; give up just before the time ends."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
+        while True:
+            try:
+                async with self._opened().connect() as plain:
+                    connection = await plain.execution_options(leadpost_reads=reads)
+                    async with connection.begin():
+                        if not self.is_sqlite:
+                            await connection.execute(_begin(durable=self._durable))
+                        return await work(connection)
+            except FAILURES as failure:
+                if not is_locked(failure) or loop.time() > ends_at:
+                    raise
+            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
             raise RuntimeError(f"{self!r} is not open: use it within `async with`")
         return self._engine
 
-    async def _once_unlocked(
-        self, work: Callable[[], Coroutine[Any, Any, T]], within: float | None = LONGEST_WAIT
-    ) -> T:
-        """Repeat some work until SQLite's lock is free, and give up just before its time ends."""
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
-        while True:
-            try:
-                return await work()
-            except FAILURES as failure:
-                if not is_locked(failure) or loop.time() > ends_at:
-                    raise
-            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
-
-    async def _run(self, work: Coroutine[Any, Any, T], within: float | None = LONGEST_WAIT) -> T:
+    async def _run(self, work: Coroutine[Any, Any, T], within: float | None) -> T:
         """Run `work` in a task, which is left behind if the database does not let it end."""
         task = asyncio.create_task(work)
         ended = False
@@ -202,16 +190,7 @@ class Database:
         task.add_done_callback(self._left_behind.discard)
         # Or else asyncio would log its exception.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _ROLLBACK_WAIT
-        again: asyncio.CancelledError | None = None
-        while not task.done() and (left := ends_at - loop.time()) > 0:
-            try:
-                await asyncio.wait([task], timeout=left)
-            except asyncio.CancelledError as error:  # anyio cancels again and again
-                again = error
-        if again is not None:
-            raise again
+        await until_done([task], _ROLLBACK_WAIT)
 
 
 @frozen

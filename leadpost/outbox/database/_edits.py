@@ -8,13 +8,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, KeyConflict
-from leadpost.outbox.database._entries import (
-    KEYS_SHOWN,
-    PART,
-    EntryState,
-    add_changes,
-    is_same,
-)
+from leadpost.outbox._entry import EntryState
+from leadpost.outbox.database._entries import KEYS_SHOWN, PART, add_changes, parts
 from leadpost.outbox.database._sql import execute, execute_many
 
 REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")
@@ -68,19 +63,17 @@ async def replace(connection: AsyncConnection, account: str, activities: Mapping
         KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
     """
     # In the order of the keys, so that two callers cannot wait for each other.
-    keys = sorted(activities)
-    for first in range(0, len(keys), PART):
-        await _replace(connection, account, {k: activities[k] for k in keys[first : first + PART]})
+    for keys in parts(sorted(activities)):
+        await _replace(connection, account, {key: activities[key] for key in keys})
 
 
 async def _replace(connection: AsyncConnection, account: str, part: Mapping[str, str]) -> None:
     query = """
-        SELECT key, id, state, error_type, activity FROM leadpost_entries
+        SELECT key, id, state, error_type FROM leadpost_entries
         WHERE account = :account AND key IN :keys ORDER BY key {locked}
     """
-    found = {
-        row.key: row for row in await execute(connection, query, account=account, keys=[*part])
-    }
+    rows = await execute(connection, query, account=account, keys=[*part])
+    found = {row.key: row for row in rows}
     conflicts = [
         key
         for key in part
@@ -102,11 +95,9 @@ async def _replace(connection: AsyncConnection, account: str, part: Mapping[str,
             call_id = CASE WHEN activity = :activity THEN call_id END
         WHERE id = :id
     """
-    rows = [{"id": found[key].id, "activity": activity} for key, activity in part.items()]
-    await execute_many(connection, update, rows)
-    for note, same in (("retried by hand", True), ("replaced", False)):
-        ids = [row.id for key, row in found.items() if is_same(row.activity, part[key]) is same]
-        await add_changes(connection, ids, "pending", note)
+    values = [{"id": found[key].id, "activity": activity} for key, activity in part.items()]
+    await execute_many(connection, update, values)
+    await add_changes(connection, [row.id for row in found.values()], "pending", "replaced")
 
 
 async def arrived(connection: AsyncConnection, account: str, ids: Sequence[int]) -> int:

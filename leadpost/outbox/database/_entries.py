@@ -1,118 +1,33 @@
 # ruff: noqa: S608  these are statements, and nothing of a caller's is in them
-"""Entries: statements that put and read them."""
+"""Statements that read entries, and what all statements about entries share."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from attrs import field, frozen
 from attrs import fields as attrs_of
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost._validation import is_mapping
-from leadpost.errors import KeyConflict
-from leadpost.outbox.database._schema import entries
-from leadpost.outbox.database._sql import execute, execute_many, is_sqlite, prepared, storable
+from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
+from leadpost.outbox.database._sql import execute, execute_many, is_sqlite, storable
 
-EntryState = Literal[
-    "pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"
-]
-STATES: tuple[EntryState, ...] = get_args(EntryState)
-"""Every state, in the order of an entry's life."""
 PART = 500
 """The most entries or keys of one statement."""
 KEYS_SHOWN = 20
 """The most keys that an error names."""
 
-
-@frozen
-class Entry:
-    """
-    One activity in an outbox.
-
-    Attributes:
-        id: Its number, in the order in which entries were put.
-        key: The caller's name for it, None without one.
-        priority: Entries with a higher priority are sent sooner.
-        state: `pending` (to be sent), `sending` (a call is in flight), `accepted` (in LeadSquared's
-            queue, under the RequestID), `succeeded` (on the lead), `failed` (not on the lead),
-            `rejected` (LeadSquared found it wrong, and would again), `uncertain` (may have
-            arrived).
-        activity: The activity in LeadSquared's JSON shape. If plain SQL inserted it, it may be any
-            JSON value.
-        put_at: When it was put.
-        changed_at: When its state last changed.
-        calls: How many calls were made for it.
-        request_id: LeadSquared's RequestID.
-        activity_id: The id of the activity, once known.
-        error_type: The reason for its state: the name of an error class of `leadpost`.
-        message: The reason in words, which may be LeadSquared's.
-    """
-
-    id: int
-    key: str | None
-    priority: int
-    state: EntryState
-    activity: Mapping[str, Any] = field(repr=False)
-    put_at: datetime
-    changed_at: datetime
-    calls: int = 0
-    request_id: str | None = None
-    activity_id: str | None = None
-    error_type: str | None = None
-    message: str | None = field(default=None, repr=False)
-
-
-@frozen
-class Change:
-    """
-    One change of an entry's state.
-
-    Attributes:
-        state: The new state.
-        at: When it changed.
-        note: The reason, None without one.
-    """
-
-    state: EntryState
-    at: datetime
-    note: str | None = field(default=None, repr=False)
-
-
-@frozen
-class Health:
-    """
-    The condition of an account's entries and workers.
-
-    Attributes:
-        counts: The number of entries in each state.
-        oldest_pending: Seconds since the oldest pending entry was put, None if none is pending.
-        is_working: Whether a worker was alive within the last minute.
-        away_since: When the outage of LeadSquared began, None without one, as far as workers know.
-    """
-
-    counts: Mapping[EntryState, int]
-    oldest_pending: float | None
-    is_working: bool
-    away_since: datetime | None
-
-
-@frozen
-class New:
-    """An entry to put: an activity as JSON, with its key and priority."""
-
-    activity: str = field(repr=False)
-    key: str | None
-    priority: int
-
-
+T = TypeVar("T")
 AnyConnection = AsyncConnection | sa.Connection
 
 _NAMES = tuple(attribute.name for attribute in attrs_of(Entry))
 _COLUMNS = ", ".join(f"entry.{name}" for name in _NAMES)
+
+
+def parts(items: Sequence[T]) -> list[list[T]]:
+    """Divide items into parts of 500 for one statement each."""
+    return [list(items[first : first + PART]) for first in range(0, len(items), PART)]
 
 
 def moment(seconds: float) -> datetime:
@@ -136,125 +51,6 @@ def _entry(row: sa.Row[Any]) -> Entry:
     return Entry(**values)
 
 
-def insert_into(
-    dialect: sa.Dialect, table: sa.TableClause, *key: sa.ColumnClause[Any]
-) -> postgresql.Insert | sqlite.Insert:
-    """Build an INSERT that leaves an existing row of the same key unchanged."""
-    if dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing(key)
-    return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
-
-
-# Putting: synchronous, for both kinds of connections; built by SQLAlchemy, for any driver.
-
-
-def _insert(connection: sa.Connection) -> Any:
-    insert = insert_into(connection.dialect, entries, entries.c.account, entries.c.key)
-    return insert.returning(entries.c.id)
-
-
-def _row(account: str, new: New) -> dict[str, Any]:
-    return {
-        "account": account,
-        "key": new.key,
-        "activity": new.activity,
-        "priority": new.priority,
-    }
-
-
-def put_one(connection: sa.Connection, account: str, new: New) -> int:
-    """
-    Insert an entry, or keep the existing one of its key, and return its id.
-
-    Raises:
-        KeyConflict: the entry of this key has another activity.
-    """
-    row = _row(account, new)
-    inserted: int | None = connection.execute(_insert(connection), row).scalar()
-    return _check_known(connection, account, [row])[0] if inserted is None else inserted
-
-
-def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> int:
-    """
-    Insert entries, and keep existing ones of the same keys.
-
-    Returns:
-        The number of new entries.
-
-    Raises:
-        KeyConflict: the entry of a key has another activity.
-    """
-    rows = [_row(account, new) for new in news]
-    if not is_sqlite(connection):
-        # Inserted in the order of their keys, so that two callers cannot wait for each other, but
-        # with ids in the order of the input.
-        numbers = sa.text(
-            "SELECT nextval(pg_get_serial_sequence('leadpost_entries', 'id'))"
-            " FROM generate_series(1, :count)"
-        )
-        found = connection.execute(numbers, {"count": len(rows)}).scalars().all()
-        for row, number in zip(rows, found, strict=True):
-            row["id"] = number
-        rows.sort(key=lambda row: row["key"] or "")
-    put = 0
-    for first in range(0, len(rows), PART):
-        part = rows[first : first + PART]
-        inserted = len(connection.execute(_insert(connection), part).all())
-        if inserted < len(part):
-            _check_known(connection, account, part)
-        put += inserted
-    return put
-
-
-def _check_known(
-    connection: sa.Connection, account: str, rows: Sequence[dict[str, Any]]
-) -> list[int]:
-    """Compare rows with the existing entries of their keys, and return the entries' ids."""
-    wanted = {row["key"]: row["activity"] for row in rows if row["key"] is not None}
-    query = _of_keys(connection, "entry.key, entry.id, entry.activity")
-    values = {"account": account, "keys": json.dumps([*wanted])}
-    found = connection.execute(*prepared(connection, query, values)).all()
-    activities = {row.key: row.activity for row in found}
-    conflicts = {
-        row["key"]: row["activity"]
-        for row in rows
-        if row["key"] is not None and not is_same(activities[row["key"]], row["activity"])
-    }
-    if conflicts:
-        key, activity = next(iter(conflicts.items()))
-        names = _differing(activities[key], activity)
-        those = (
-            f"the key belongs to another activity (different: {names})"
-            if len(rows) == 1
-            else f"{len(conflicts)} of the keys belong to other activities (different in the first"
-            f" one: {names})"
-        )
-        raise KeyConflict(f"{those}; nothing was put", keys=list(conflicts)[:KEYS_SHOWN])
-    return [row.id for row in found]
-
-
-def is_same(one: str, other: str) -> bool:
-    """Whether two texts are the same JSON; 1 and true, which are equal in Python, are not."""
-    return one == other or _sorted(loaded(one)) == _sorted(loaded(other))
-
-
-def _differing(one: str, other: str) -> str:
-    """Name the parameters in which two activities differ, without their values."""
-    before, after = (
-        {name: _sorted(value) for name, value in activity.items()} if is_mapping(activity) else {}
-        for activity in (loaded(one), loaded(other))
-    )
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return ", ".join(names)
-
-
-def _sorted(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-# Reading.
-
-
 def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) -> str:
     """
     Build a query that looks up entries one by one, by an index.
@@ -269,7 +65,7 @@ def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) 
     return f"SELECT {columns} FROM ({wanted}) AS wanted CROSS JOIN LATERAL ({one}) AS entry"
 
 
-def _of_keys(connection: AnyConnection, columns: str) -> str:
+def of_keys(connection: AnyConnection, columns: str) -> str:
     """Build the query for the entries of `:keys`, a list in JSON."""
     each = "json_each(:keys)"
     if not is_sqlite(connection):
@@ -280,7 +76,7 @@ def _of_keys(connection: AnyConnection, columns: str) -> str:
 
 async def find(connection: AsyncConnection, account: str, keys: Sequence[str]) -> dict[str, Entry]:
     """Return the entries of these keys, at most 500, by key."""
-    query = _of_keys(connection, _COLUMNS)
+    query = of_keys(connection, _COLUMNS)
     found = await execute(connection, query, account=account, keys=json.dumps(keys))
     return {entry.key: entry for entry in map(_entry, found) if entry.key is not None}
 

@@ -7,13 +7,11 @@ other columns have defaults, and text that is not JSON is an error. Times are se
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import OutboxError
-from leadpost.outbox.database._sql import WORDS, Hidden, execute
+from leadpost.outbox.database._sql import WORDS, execute
 
 VERSION = 1
 
@@ -93,6 +91,7 @@ CREATE TABLE leadpost_buckets (
     grow_at DOUBLE PRECISION NOT NULL,
     paused_until DOUBLE PRECISION NOT NULL,
     trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0 if it is due
+    trial_id TEXT, -- of the call that is the trial
     set_at DOUBLE PRECISION NOT NULL -- when these times were set
 );
 
@@ -231,31 +230,3 @@ async def create(connection: AsyncConnection) -> None:
     if not await check_version(connection):
         for statement in ddl(connection.dialect.name).split(";\n\n")[:-1]:
             await connection.exec_driver_sql(statement)
-
-
-class _PrivateText(sa.TypeDecorator[str]):
-    """Text that no log shows, see `Hidden`."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        del dialect
-        return None if value is None else Hidden(value)
-
-
-def _columns(*names: str) -> list[sa.ColumnClause[Any]]:
-    return [sa.column(name) for name in names]
-
-
-# For statements that SQLAlchemy builds: inserts of many rows, and statements of the command.
-entries = sa.table(
-    "leadpost_entries",
-    sa.column("id", sa.BigInteger),
-    sa.column("key", _PrivateText),
-    sa.column("activity", _PrivateText),
-    *_columns("account", "priority", "state", "put_at", "changed_at", "due_at", "calls"),
-    *_columns("failures", "checks", "call_id", "sent_at", "ends_by", "request_id"),
-    *_columns("activity_id", "error_type", "message", "lead"),
-)
-changes = sa.table("leadpost_changes", *_columns("id", "entry_id", "state", "at", "note"))

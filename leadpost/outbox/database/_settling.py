@@ -10,74 +10,44 @@ from attrs import field, frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._validation import is_mapping
-from leadpost.outbox.database._entries import PART, EntryState, add_changes, loaded, moment
+from leadpost.outbox._entry import EntryState
+from leadpost.outbox.database._entries import add_changes, loaded, moment, parts
 from leadpost.outbox.database._sql import execute, storable
 
 
 @frozen
 class Check:
-    """
-    An accepted entry that is due to be verified.
-
-    Attributes:
-        id: The entry's id.
-        call_id: The id of its latest call.
-        request_id: Its RequestID; None if reconciling found the activity itself.
-    """
+    """An accepted entry that is due to be verified."""
 
     id: int
-    call_id: str | None
-    request_id: str | None
+    call_id: str | None  # of its latest call
+    request_id: str | None  # None if reconciling found the activity itself
 
 
 @frozen
 class Place:
-    """
-    Where to look for an uncertain entry.
-
-    Attributes:
-        id: The entry.
-        lead: The lead's id in lower case, None if the entry names none.
-        event: The activity type's code, None without one.
-        sent_at: When its call was made, seconds.
-    """
+    """Where to look for an uncertain entry."""
 
     id: int
-    lead: str | None
-    event: int | None
-    sent_at: float
+    lead: str | None  # the lead's id in lower case, None if the entry names none
+    event: int | None  # the activity type's code, None without one
+    sent_at: float  # when its call was made, in seconds
 
 
 @frozen
 class Doubt:
-    """
-    An uncertain entry.
-
-    Attributes:
-        id: The entry's id.
-        call_id: The id of its latest call.
-        activity: The activity as JSON.
-        sent_at: When this call was made.
-        age: Seconds since then.
-    """
+    """An uncertain entry."""
 
     id: int
-    call_id: str | None
-    activity: str = field(repr=False)
-    sent_at: datetime
-    age: float
+    call_id: str | None  # of its latest call
+    activity: str = field(repr=False)  # JSON
+    sent_at: datetime  # when this call was made
+    age: float  # seconds since then
 
 
 @frozen
 class Verdict:
-    """
-    What LeadSquared says about an entry.
-
-    Attributes:
-        state: The entry's state.
-        note: The reason.
-        activity_id: The id of its activity, if known.
-    """
+    """What LeadSquared says about an entry: its state, the reason, the id of its activity."""
 
     state: EntryState
     note: str = field(default="", repr=False)
@@ -136,16 +106,13 @@ async def doubts(connection: AsyncConnection, account: str) -> list[Place]:
     """Return where to look for each uncertain entry."""
     query = """
         SELECT id, lead, coalesce(sent_at, put_at), activity FROM leadpost_entries
-        WHERE account = :account AND state = 'uncertain' AND id > :after ORDER BY id LIMIT :part
+        WHERE account = :account AND state = 'uncertain' ORDER BY id
     """
     found: list[Place] = []
-    last = 0
-    while rows := (await execute(connection, query, account=account, after=last, part=PART)).all():
-        for id_, lead, sent_at, activity in rows:
-            payload = loaded(activity)
-            event = payload.get("ActivityEvent") if is_mapping(payload) else None
-            found.append(Place(id_, lead, event if isinstance(event, int) else None, sent_at))
-        last = rows[-1][0]
+    for id_, lead, sent_at, activity in await execute(connection, query, account=account):
+        payload = loaded(activity)
+        event = payload.get("ActivityEvent") if is_mapping(payload) else None
+        found.append(Place(id_, lead, event if isinstance(event, int) else None, sent_at))
     return found
 
 
@@ -203,8 +170,7 @@ async def matched(
         WHERE account = :account AND activity_id IN :ids
     """
     found = set[str]()
-    for first in range(0, len(activity_ids), PART):
-        ids = list(activity_ids[first : first + PART])
+    for ids in parts(activity_ids):
         found.update((await execute(connection, query, account=account, ids=ids)).scalars())
     return found
 

@@ -135,22 +135,27 @@ async def take(
     return wait
 
 
-async def begin_trial(connection: AsyncConnection, bucket: str, hold: float) -> bool:
-    """Make this process's next call the trial, if one is due, and return whether it is."""
+async def begin_trial(connection: AsyncConnection, bucket: str, use_id: str, hold: float) -> bool:
+    """Make a call the trial, if one is due, and return whether it is."""
     update = """
-        UPDATE leadpost_buckets SET trial_until = {now} + :hold, set_at = {now}
+        UPDATE leadpost_buckets
+        SET trial_until = {now} + :hold, trial_id = :use_id, set_at = {now}
         WHERE bucket = :bucket AND trial_until <= {now} AND paused_until <= {now}
     """
-    return (await execute(connection, update, bucket=bucket, hold=hold)).rowcount == 1
+    begun = await execute(connection, update, bucket=bucket, use_id=use_id, hold=hold)
+    return begun.rowcount == 1
 
 
-async def end_trial(connection: AsyncConnection, bucket: str, *, was_made: bool) -> None:
-    """Allow calls again; or let another call be the trial, if this one was not made."""
+async def end_trial(
+    connection: AsyncConnection, bucket: str, use_id: str, *, was_made: bool
+) -> None:
+    """Allow calls again after the trial; or let another call be it, if this one was not made."""
     update = """
-        UPDATE leadpost_buckets SET trial_until = :until, set_at = {now}
-        WHERE bucket = :bucket AND trial_until IS NOT NULL
+        UPDATE leadpost_buckets SET trial_until = :until, trial_id = NULL, set_at = {now}
+        WHERE bucket = :bucket AND trial_id = :use_id
     """
-    await execute(connection, update, bucket=bucket, until=None if was_made else 0.0)
+    until = None if was_made else 0.0
+    await execute(connection, update, bucket=bucket, use_id=use_id, until=until)
 
 
 async def put_back(connection: AsyncConnection, bucket: str, use_id: str, hold: float) -> None:
@@ -179,7 +184,10 @@ _PAUSE = "paused_until = {greatest}(paused_until, {now} + :pause), set_at = {now
 
 async def pause(connection: AsyncConnection, bucket: str, seconds: float) -> None:
     """Allow no call for some seconds, and then one trial call before all others."""
-    update = f"UPDATE leadpost_buckets SET trial_until = 0, {_PAUSE} WHERE bucket = :bucket"
+    update = f"""
+        UPDATE leadpost_buckets SET trial_until = 0, trial_id = NULL, {_PAUSE}
+        WHERE bucket = :bucket
+    """
     await execute(connection, update, bucket=bucket, pause=seconds)
 
 

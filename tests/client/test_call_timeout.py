@@ -1,0 +1,155 @@
+"""The time-out of a call, which counts from connecting to the last byte."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import httpx
+import pytest
+from batch_support import STEADY, poster_to
+from support import Vendor, accept, account, activity, answers, now, run_virtual, within
+
+from leadpost import (
+    Activity,
+    AsyncActivityPoster,
+    DeliveryUncertain,
+    LeadpostError,
+    NotSent,
+    RateLimited,
+    RetryPolicy,
+    ServerError,
+    TokenBucket,
+    Unauthorized,
+)
+from leadpost._call import Terms
+from leadpost._poster import post_once
+
+pytestmark = pytest.mark.usefixtures("nothing_unhandled")
+
+
+def test_a_call_without_an_answer_ends_at_its_time_out_and_its_token_rests_as_long_again() -> None:
+    async def main() -> None:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            if len(vendor.requests) == 1:
+                await asyncio.sleep(1000)
+            return await accept(request)
+
+        vendor = Vendor(answer)
+        async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
+            with pytest.raises(DeliveryUncertain) as caught:
+                await poster.post(activity(1))
+            assert now() == pytest.approx(10.0)
+            assert caught.value.attempts == 1
+            await poster.post(activity(2))
+        assert vendor.arrivals == pytest.approx([0.0, 10.0 + 10.0 + 5.0], abs=0.01)
+
+    run_virtual(main())
+
+
+async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
+    yield start
+    while True:
+        await asyncio.sleep(1)
+        yield b" "
+
+
+def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(httpx.Response(200, content=endless(b'{"RequestID": "r1"'))))
+        async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
+            with pytest.raises(DeliveryUncertain) as caught:
+                await poster.post(activity(1))
+            assert now() == pytest.approx(10.0)
+            assert caught.value.status == 200
+            await poster.post(activity(2))
+        # It was answered, so it had arrived: its token rests the usual time.
+        assert vendor.arrivals == pytest.approx([0.0, 10.0 + 5.0], abs=0.01)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, Unauthorized), (429, RateLimited), (503, ServerError)]
+)
+def test_a_status_decides_even_if_its_body_never_ends(
+    status: int, error: type[LeadpostError]
+) -> None:
+    async def main() -> None:
+        async def answer(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, content=endless())
+
+        vendor = Vendor(answer)
+        policy = RetryPolicy(max_attempts=1, max_time=1.0)
+        async with poster_to(vendor, retry=policy, call_timeout=10.0) as poster:
+            with pytest.raises(error) as caught:
+                await poster.post(activity(1))
+        assert (caught.value.status, caught.value.attempts) == (status, 1)
+        assert now() == pytest.approx(10.0)
+
+    run_virtual(main())
+
+
+def test_a_refusal_whose_body_never_ends_is_retried() -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(httpx.Response(429, content=endless())))
+        async with poster_to(vendor, call_timeout=10.0) as poster:
+            assert await poster.post(activity(1)) == "r1"
+
+    run_virtual(main())
+
+
+async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
+    arrivals: list[float] = []
+    over = asyncio.Semaphore(0)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrivals.append(time.monotonic())
+        with suppress(ConnectionError):
+            await reader.readuntil(b"}")
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        over.release()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, within(20):
+        bucket = TokenBucket(1, period=0.3)
+        async with AsyncActivityPoster(
+            account(host=host), bucket=bucket, call_timeout=0.5, retry=STEADY
+        ) as poster:
+            began = time.monotonic()
+            with pytest.raises(DeliveryUncertain):
+                await poster.post(activity(1))
+            assert 0.5 <= time.monotonic() - began < 2
+            with pytest.raises(DeliveryUncertain):
+                await poster.post(activity(2))
+        for _ in arrivals:
+            await over.acquire()
+        first, second = arrivals
+        assert second - first >= 0.5 + 0.5 + 0.3 - 0.05
+
+
+def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() -> None:
+    async def draw() -> Activity:
+        return activity(1)
+
+    def refuse() -> None:
+        raise NotSent("the claim is too old")
+
+    async def main() -> None:
+        vendor, bucket = Vendor(), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket) as poster:
+            with pytest.raises(NotSent, match="too old"):
+                await post_once(poster, draw, Terms(before_send=refuse))
+            assert bucket.statistics().free == 1
+        assert vendor.requests == []
+
+    run_virtual(main())

@@ -1,0 +1,275 @@
+"""Closing a poster, and calls that it or their caller cuts off."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from batch_support import numbered, poster_to
+from call_support import ended, task_cancel, time_out
+from support import Vendor, activity, answers, now, run_virtual
+
+from leadpost import (
+    Activity,
+    BatchError,
+    ConnectionFailed,
+    DeliveryUncertain,
+    NotSent,
+    RetryPolicy,
+    ServerError,
+    TokenBucket,
+)
+from leadpost._call import Terms
+from leadpost._poster import post_once
+from leadpost.hooks import Event
+
+pytestmark = pytest.mark.usefixtures("nothing_unhandled")
+
+
+def test_closing_waits_for_calls_in_flight() -> None:
+    async def main() -> None:
+        poster = poster_to(Vendor(there=2.0, back=2.0))
+        post = asyncio.create_task(poster.post(activity(1)))
+        await asyncio.sleep(1)
+        await poster.aclose()
+        assert now() == pytest.approx(4.0)
+        assert await post == "r1"
+
+    run_virtual(main())
+
+
+def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_accordingly() -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(there=1.0, back=20.0), TokenBucket(1)
+        poster = poster_to(vendor, bucket=bucket)
+        post = asyncio.create_task(poster.post(activity(1)))
+        await asyncio.sleep(1)
+        await poster.aclose(grace=3.0)
+        assert now() == pytest.approx(4.0)
+        with pytest.raises(DeliveryUncertain, match="cut off before its answer") as caught:
+            await post
+        assert caught.value.attempts == 1
+        quick = Vendor()
+        async with poster_to(quick, bucket=bucket) as other:
+            await other.post(activity(2))
+        assert quick.arrivals == pytest.approx([4.0 + 30.0 + 5.0])
+
+    run_virtual(main())
+
+
+def test_the_default_grace_is_8_seconds() -> None:
+    async def main() -> None:
+        poster = poster_to(Vendor(back=1000.0))
+        post = asyncio.create_task(poster.post(activity(1)))
+        await asyncio.sleep(1)
+        await poster.aclose()
+        assert now() == pytest.approx(9.0)
+        with pytest.raises(DeliveryUncertain):
+            await post
+
+    run_virtual(main())
+
+
+def test_closing_ends_a_post_that_waits_for_its_token_as_not_sent() -> None:
+    async def main() -> None:
+        vendor = Vendor(back=2.0)
+        poster = poster_to(vendor, bucket=TokenBucket(1))
+        first = asyncio.create_task(poster.post(activity(1)))
+        second = asyncio.create_task(poster.post(activity(2)))
+        await asyncio.sleep(1)
+        await poster.aclose()
+        assert await first == "r1"
+        with pytest.raises(NotSent, match="the poster was closed before anything was sent"):
+            await second
+        assert vendor.numbers == [1]
+
+    run_virtual(main())
+
+
+def test_closing_ends_a_post_that_waits_to_be_retried_with_its_last_error() -> None:
+    async def main() -> None:
+        vendor = Vendor(answers(httpx.Response(500)))
+        poster = poster_to(vendor, retry=RetryPolicy(initial_wait=10, jitter=0))
+        post = asyncio.create_task(poster.post(activity(1)))
+        await asyncio.sleep(1)
+        await poster.aclose()
+        with pytest.raises(ServerError):
+            await post
+        assert vendor.numbers == [1]
+
+    run_virtual(main())
+
+
+def test_a_batch_sends_nothing_more_once_its_poster_is_closing() -> None:
+    async def main() -> None:
+        vendor = Vendor(there=1.0, back=1.0)
+        poster = poster_to(vendor)
+        batch = asyncio.create_task(poster.post_many(numbered(100)))
+        await asyncio.sleep(8)
+        await poster.aclose()
+        with pytest.raises(BatchError) as caught:
+            await batch
+        states = [outcome.state for outcome in caught.value.outcomes]
+        assert states[:50] == ["accepted"] * 50
+        assert set(states[50:]) == {"not_sent"}
+        assert vendor.numbers == list(range(1, 51))
+
+    run_virtual(main())
+
+
+def test_closing_that_is_cancelled_cuts_off_the_calls_in_flight() -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(back=20.0), TokenBucket(2)
+        poster = poster_to(vendor, bucket=bucket)
+        posts = [asyncio.create_task(poster.post(activity(n))) for n in (1, 2, 3)]
+        await asyncio.sleep(1)
+        await time_out(poster.aclose(), 1.0)
+        assert now() == pytest.approx(2.0)
+        ends = await asyncio.gather(*posts, return_exceptions=True)
+        assert [type(end) for end in ends] == [DeliveryUncertain, DeliveryUncertain, NotSent]
+        assert bucket.statistics().in_use == 0
+        assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
+
+
+def test_an_abandoned_call_that_is_cut_off_is_logged_as_uncertain(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with poster_to(Vendor(back=1000.0), hooks=[events.append]) as poster:
+            await time_out(poster.post(activity(1)), 1.0)
+
+    run_virtual(main())
+    (end,) = ended(events)
+    assert (end.state, end.attempts) == ("uncertain", 1)
+    assert "its caller had left before it ended" in caplog.text
+    assert "HTTP None" not in caplog.text
+
+
+def test_tokens_of_calls_that_the_end_of_a_run_cut_off_rest_in_the_next_run() -> None:
+    vendor, bucket = Vendor(back=20.0), TokenBucket()
+    poster = poster_to(vendor, bucket=bucket)
+
+    async def cut_off() -> None:
+        for number in range(1, 26):
+            asyncio.create_task(poster.post(activity(number)))  # noqa: RUF006  the point
+        await asyncio.sleep(1)
+
+    async def next_run() -> None:
+        vendor.back = 0.0
+        await poster.post(activity(26))
+        assert now() == pytest.approx(30.0 + 5.0)
+
+    run_virtual(cut_off())  # both clocks start at 0
+    assert len(vendor.arrivals) == 25
+    run_virtual(next_run())
+
+
+def test_a_token_that_was_not_used_is_free_in_the_next_run() -> None:
+    vendor, bucket = Vendor(back=20.0), TokenBucket(2)
+    poster = poster_to(vendor, bucket=bucket)
+
+    async def cut_off() -> None:
+        asyncio.create_task(poster.post(activity(1)))  # noqa: RUF006  the point
+        await asyncio.sleep(1)
+
+    async def next_run() -> None:
+        vendor.back = 0.0
+        await poster.post(activity(2))
+        assert now() < 0.01
+
+    run_virtual(cut_off())
+    run_virtual(next_run())
+
+
+async def draw_one() -> Activity:
+    return activity(1)
+
+
+def test_a_call_that_is_cut_off_in_flight_is_uncertain_and_leaves_nothing_behind() -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        vendor, bucket = Vendor(there=1.0), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+            cut_off = asyncio.get_running_loop().create_future()
+            post = asyncio.create_task(post_once(poster, draw_one, Terms(cut_off=cut_off)))
+            await asyncio.sleep(0.5)
+            cut_off.set_result(None)
+            with pytest.raises(DeliveryUncertain, match="cut off before its answer"):
+                await post
+            assert now() == pytest.approx(0.5)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await poster.post(activity(2))
+        # The token rests for the call's time-out and the period, from when it was cut off.
+        assert vendor.arrivals == pytest.approx([0.5 + 30 + 5 + 1.0])
+
+    run_virtual(main())
+    assert [end.state for end in ended(events)] == ["uncertain", "accepted"]
+
+
+def test_an_abandoned_call_that_is_cut_off_is_over_before_the_poster_closes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        vendor, bucket = Vendor(there=100.0), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+            cut_off = asyncio.get_running_loop().create_future()
+            await task_cancel(post_once(poster, draw_one, Terms(cut_off=cut_off)), 0.5)
+            assert ended(events) == []
+            cut_off.set_result(None)
+        assert now() == pytest.approx(0.5)
+        assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
+
+    run_virtual(main())
+    assert [end.state for end in ended(events)] == ["uncertain"]
+    assert "its caller had left" in caplog.text
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_call_cut_off_before_its_request_is_sent_sends_nothing(before: Any) -> None:
+    async def main() -> None:
+        vendor, bucket = Vendor(), TokenBucket(1)
+        async with poster_to(vendor, bucket=bucket) as poster:
+            await poster.post(activity(2))
+            cut_off = asyncio.get_running_loop().create_future()
+            if before:
+                cut_off.set_result(None)
+            post = asyncio.create_task(post_once(poster, draw_one, Terms(cut_off=cut_off)))
+            await asyncio.sleep(1.0)
+            if not before:
+                cut_off.set_result(None)
+            with pytest.raises(NotSent, match="stopped before anything was sent"):
+                await post
+            assert now() == pytest.approx(1.0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await poster.post(activity(3))
+        assert vendor.numbers == [2, 3]
+        assert vendor.arrivals[1] == pytest.approx(5.0)  # the token was as it had been
+
+    run_virtual(main())
+
+
+def test_a_query_that_is_cut_off_has_changed_nothing() -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        bucket = TokenBucket(1)
+        async with poster_to(Vendor(there=100.0), bucket=bucket, hooks=[events.append]) as poster:
+            metrics = asyncio.create_task(poster.metrics())
+            await asyncio.sleep(0.5)
+            await poster.aclose(grace=1.0)
+            with pytest.raises(ConnectionFailed, match="cut off before its answer") as caught:
+                await metrics
+            assert caught.value.sent
+            assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
+
+    run_virtual(main())
+    assert [end.state for end in ended(events)] == ["failed"]

@@ -1,0 +1,74 @@
+"""TLS that breaks in the middle of a call, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from raw_server import ACCEPTED, answer
+from support import account, activity, within
+
+from leadpost import AsyncActivityPoster, BadRequest, DeliveryUncertain, OpenBucket
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+
+
+@asynccontextmanager
+async def broken_after(sent: bytes, folder: Path) -> AsyncGenerator[AsyncActivityPoster]:
+    """Yield a poster to a server that answers with these bytes, and then with plain text."""
+    certificate, key = folder / "root.crt", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    served.load_cert_chain(certificate, key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            await writer.drain()
+            transport: Any = writer.transport
+            transport._ssl_protocol._transport.write(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+            await reader.read()
+
+    trusted = ssl.create_default_context(cafile=certificate)
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", 0, ssl=served) as server,
+        httpx.AsyncClient(verify=trusted) as client,
+        within(20),
+    ):
+        host = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        bucket = OpenBucket()
+        async with AsyncActivityPoster(account(host=host), client=client, bucket=bucket) as poster:
+            yield poster
+
+
+async def test_tls_that_breaks_before_the_answer_leaves_a_post_uncertain(tmp_path: Path) -> None:
+    async with broken_after(b"", tmp_path) as poster:
+        with pytest.raises(DeliveryUncertain, match="SSLError"):
+            await poster.post(activity(1))
+        outcomes = [outcome async for outcome in poster.post_stream([activity(2), activity(3)])]
+    assert [outcome.state for outcome in outcomes] == ["uncertain", "uncertain"]
+
+
+async def test_tls_that_breaks_within_the_body_leaves_the_status(tmp_path: Path) -> None:
+    cut = answer(400, ACCEPTED[:9], length=100)
+    async with broken_after(cut, tmp_path) as poster:
+        (outcome,) = [outcome async for outcome in poster.post_stream([activity(1)])]
+    assert isinstance(outcome.error, BadRequest)
+    assert outcome.error.status == 400
