@@ -86,9 +86,9 @@ def post(
     the others. In place of the lead's id, a row may have Lead.EmailAddress or Lead.Phone: the lead
     is looked up, and not changed.
 
-    However a run ends, even with `kill -9`, the same command resumes it. Later runs post what is new
-    in the file; the options for reading it need not be repeated. What looks like an activity that
-    was posted is never posted again without asking.
+    However a run ends, even with `kill -9`, the same command resumes it. A later run posts what is
+    new in the file; the options for reading it need not be repeated. What looks like an activity
+    that was posted is never posted again without asking.
 
     FILE.results.csv has the state of each row. FILE.rejects.csv has the rows to fix: edit it, then
     post it.
