@@ -37,6 +37,11 @@ def read_account(env_file: Path | None) -> Account:
     """
     path = env_file or (_DEFAULT if _DEFAULT.is_file() else keys_path())
     if env_file is None and not path.is_file():
+        if not any(os.environ.get(name) for name in (*_WHERE, *_KEYS)):
+            raise ConfigurationError(
+                "no keys yet. Enter them: leadpost setup. Or set LEADPOST_REGION and"
+                f" {', '.join(_KEYS)}"
+            )
         return Account.from_env(os.environ)
     try:
         # Access keys contain a `$`, which must not be expanded.
