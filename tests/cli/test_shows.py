@@ -406,6 +406,7 @@ def test_the_sandbox_can_refuse_keys_and_be_away(tmp_path: Path) -> None:
         (["--fault", "away:-1=0.1"], "retry_after, slow and away are seconds, 0 or more"),
         (["--end", "x=ERROR"], "--end: found 'x=ERROR', wanted CODE=STATUS"),
         (["--script", "ok,no"], "unknown faults no;"),
+        (["--script", "slow:long"], "--script: found 'slow:long', wanted NAME or NAME:SECONDS"),
     ],
 )
 def test_a_wrong_option_of_the_sandbox(options: list[str], wanted: str) -> None:

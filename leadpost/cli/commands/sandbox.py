@@ -2,16 +2,25 @@
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf, nan
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from leadpost.bucket import LIMIT
 from leadpost.cli.exits import InputError
 from leadpost.sandbox import Faults, Sandbox
+
+T = TypeVar("T")
+
+_LASTING: Mapping[str, tuple[str, type[int | float]]] = {
+    "429-retry-after": ("retry_after", int),
+    "slow": ("slow", float),
+    "away": ("away", float),
+}
+"""Faults with a length: the parameter of `Faults` for its seconds, and their type."""
 
 
 def span_of(option: str, text: str) -> float | tuple[float, float]:
@@ -31,13 +40,15 @@ def span_of(option: str, text: str) -> float | tuple[float, float]:
     return span if colon else span[0]
 
 
-def pairs_of(option: str, texts: Sequence[str], wanted: str) -> list[tuple[str, str]]:
-    """Return the pairs of NAME=VALUE options."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, _, value) in zip(texts, pairs, strict=True):
-        if not (name and value):
-            raise InputError(f"{option}: found {text!r}, wanted {wanted}")
-    return [(name, value) for name, _, value in pairs]
+def _read(option: str, texts: Iterable[str], wanted: str, value_of: Callable[[str], T]) -> list[T]:
+    """Return the values of an option that can be repeated."""
+    values: list[T] = []
+    for text in texts:
+        try:
+            values.append(value_of(text))
+        except ValueError:
+            raise InputError(f"{option}: found {text!r}, wanted {wanted}") from None
+    return values
 
 
 def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> Sandbox:
@@ -47,36 +58,35 @@ def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: 
     Raises:
         InputError: an option is invalid.
     """
-    seconds: dict[str, float] = {}
+    lengths: dict[str, Any] = {}
 
-    def named(text: str) -> str:
+    def fault(text: str) -> str:
         """Return the name of a fault, and keep its length, if it has one."""
-        name, colon, length = text.strip().partition(":")
+        name, colon, seconds = text.strip().partition(":")
+        if colon and name not in _LASTING:
+            raise InputError(f"only {', '.join(_LASTING)} take seconds; not {name}")
         if colon:
-            seconds[name] = float(length)
+            parameter, number = _LASTING[name]
+            lengths[parameter] = number(seconds)
         return name
 
-    names = [named(name) for name in script.split(",") if name.strip()]
-    shares: dict[str, float] = {}
-    wanted = "NAME=PROBABILITY such as 500=0.02, or NAME:SECONDS=PROBABILITY such as away:20=0.01"
-    for name, share in pairs_of("--fault", faults, wanted):
-        try:
-            shares[named(name)] = float(share)
-        except ValueError:
-            raise InputError(f"--fault: found '{name}={share}', wanted {wanted}") from None
-    codes: dict[int, str] = {}
-    wanted = "CODE=STATUS such as 207=ERROR"
-    for code, status in pairs_of("--end", ends, wanted):
-        if not code.isdecimal():
-            raise InputError(f"--end: found '{code}={status}', wanted {wanted}")
-        codes[int(code)] = status
-    if unknown := set(seconds) - {"slow", "away", "429-retry-after"}:
-        raise InputError(f"only 429-retry-after, slow, away take seconds; not {', '.join(unknown)}")
-    lengths: dict[str, Any] = dict(seconds)
-    if "429-retry-after" in lengths:
-        lengths["retry_after"] = int(lengths.pop("429-retry-after"))
+    def share(text: str) -> tuple[str, float]:
+        name, _, probability = text.partition("=")
+        return fault(name), float(probability)
+
+    def end(text: str) -> tuple[int, str]:
+        code, equals, status = text.partition("=")
+        if not (equals and status):
+            raise ValueError
+        return int(code), status
+
+    shares = _read("--fault", faults, "NAME=PROBABILITY or NAME:SECONDS=PROBABILITY", share)
+    names = filter(str.strip, script.split(","))
+    steps = _read("--script", names, "NAME or NAME:SECONDS", fault)
+    codes = _read("--end", ends, "CODE=STATUS such as 207=ERROR", end)
     try:
-        return Sandbox(faults=Faults(shares, names, **lengths), ends=codes, **options)
+        found = Faults(dict(shares), steps, **lengths)
+        return Sandbox(faults=found, ends=dict(codes), **options)
     except ValueError as error:
         raise InputError(str(error)) from error
 
