@@ -42,6 +42,7 @@ from leadpost import AsyncActivityPoster
 from leadpost.outbox import STATES as ALL_STATES
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database, _calls, _edits, _entries, _settling
+from leadpost.outbox.database import Store as Entries
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._settling import Check, Verdict
 
@@ -102,6 +103,7 @@ class Filled:
         self._store = store
         self._outbox = outbox
         self._database = database
+        self._of_account = Entries(database, account=ACCOUNT)
         self._count = count
         self._keys = iter(range(count, 10 * count))
         self._random = Random(1)
@@ -165,10 +167,10 @@ class Filled:
         return {**times, "open": await self._open(), "disk": _synced(self._store.folder)}
 
     async def _read(self, statement: Callable[..., Any]) -> object:
-        return await self._database.read(partial(statement, account=ACCOUNT))
+        return await self._of_account.read(statement)
 
     async def _write(self, statement: Callable[..., Any], **details: Any) -> Any:
-        return await self._database.write(partial(statement, account=ACCOUNT, **details))
+        return await self._of_account.write(statement, **details)
 
     async def _claim(self) -> None:
         self._claims.append(await self._write(_calls.claim, call_id=uuid4().hex, call_time=40.0))
@@ -194,8 +196,8 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=ALL_STATES, after=after, key_prefix="")
-        assert len(await self._database.read(partial(page, account=ACCOUNT, limit=PAGE))) == PAGE
+        page = partial(_entries.page, states=ALL_STATES, after=after, key_prefix="", limit=PAGE)
+        assert len(await self._of_account.read(page)) == PAGE
 
     async def _open(self) -> list[float]:
         written, measured = asyncio.Event(), asyncio.Event()
@@ -297,7 +299,7 @@ async def at_a_million(
     async with Outbox(store.url, ACCOUNT) as outbox:
         await database.open()
         fingerprint = sandbox.account.fingerprint
-        await database.write(partial(_edits.register, account=ACCOUNT, fingerprint=fingerprint))
+        await Entries(database, account=ACCOUNT).write(_edits.register, fingerprint)
         filled = Filled(store, outbox, database, count)
         put_rate = await filled.fill()
         times = {"pending": await filled.measure()}

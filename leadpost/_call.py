@@ -27,7 +27,15 @@ from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
 from leadpost._retry import RETRIED, Attempts, RetryPolicy
-from leadpost._transport import BEFORE_SEND, LARGEST_BODY, PARAMS, keyed, new_client
+from leadpost._transport import (
+    BEFORE_SEND,
+    BROKEN,
+    ENDS_AT,
+    LARGEST_BODY,
+    PARAMS,
+    keyed,
+    new_client,
+)
 from leadpost.bucket import Bucket, Priority
 from leadpost.errors import (
     ConnectionFailed,
@@ -35,6 +43,7 @@ from leadpost.errors import (
     LeadpostError,
     NotSent,
     ServerError,
+    TokenLost,
     UnexpectedAnswer,
 )
 from leadpost.hooks import Answered, Hook, Hooks, Operation, Retried, Sent, Waiting
@@ -137,7 +146,7 @@ class Caller:
         self._account = account
         self._owns_client = client is None
         self._given = client or new_client(account)
-        self._client = keyed(self._given, account, call_timeout)
+        self._client = keyed(self._given, account)
         self._bucket = bucket
         self._policy = policy
         self._call_timeout = call_timeout
@@ -254,22 +263,26 @@ class Caller:
                 if not turn.may_send():
                     continue  # LeadSquared went away during the wait for the token
                 attempts.has_token = True
+                ends_at = loop.time() + self._call_timeout  # as the bucket was told
                 terms.on_token()
                 if isinstance(call, Draw):
                     call = await call.draw()
                     turn.activity = hash(call.content)
+                    if loop.time() >= ends_at:
+                        raise TokenLost("choosing the call took its whole time; nothing was sent")
                 if self._given.is_closed:
                     raise NotSent("the client of this poster was closed before anything was sent")
                 attempts.begin(restart=turn.waited and terms.is_one_of_many)
                 self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
-                response = await self._exchange(call, attempts, terms.before_send, before_send)
+                checks = (terms.before_send, before_send)
+                response = await self._exchange(call, attempts, ends_at, *checks)
                 self._emit(Answered(attempts.operation, attempts.made, response.status))
                 result = call.read(response)
                 attempts.result = result
                 return result
 
     async def _exchange(
-        self, call: Call[T], attempts: Attempts, *checks: Callable[[], None]
+        self, call: Call[T], attempts: Attempts, ends_at: float, *checks: Callable[[], None]
     ) -> ApiResponse:
         """Send one request, if no check raises at the last moment, and return its answer."""
 
@@ -283,13 +296,13 @@ class Caller:
             call.method,
             call.url,
             content=call.content,
-            extensions={PARAMS: call.params, BEFORE_SEND: before_send},
+            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: before_send},
         )
         try:
             response = await self._client.send(request, follow_redirects=False)
         except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
             response = error.response
-        except (httpx.RequestError, OSError) as error:  # such as TimeoutError, ssl.SSLError
+        except (httpx.RequestError, *BROKEN) as error:
             # Without a cause: it quotes what could not be read.
             raise self._no_answer(call, attempts, error) from None
         attempts.status = response.status_code
@@ -377,7 +390,7 @@ class Caller:
                 raise RuntimeError("this poster is in use on another event loop")
             if self._owns_client:
                 self._given = new_client(self._account)
-                self._client = keyed(self._given, self._account, self._call_timeout)
+                self._client = keyed(self._given, self._account)
             for availability in self._posts.values():
                 availability.leave_loop()
         self._loop = loop

@@ -55,7 +55,7 @@ class AsyncActivityPoster(Queries):
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
-        call_timeout: Seconds for one call, from connecting to the last byte of the answer.
+        call_timeout: Seconds for one call, from its token to the last byte of the answer.
         hooks: Functions that are called with each step of each call, see `leadpost.hooks`.
 
     Raises:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -35,12 +36,16 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 """Seconds without a byte; `call_timeout` limits the whole call."""
 PARAMS = "leadpost.params"
 """The request extension with the parameters of the query, which may be personal data."""
+ENDS_AT = "leadpost.ends_at"
+"""The request extension with the event loop's time at which the call ends, None for no limit."""
 BEFORE_SEND = "leadpost.before_send"
 """
 The request extension with a function to call right before anything of the request is sent: before
 its headers, and again before its body. It may raise to stop either.
 """
 
+BROKEN = (httpx.TransportError, ssl.SSLError, TimeoutError)
+"""The errors of a broken connection: httpx passes on those of TLS after its handshake."""
 LARGEST_BODY = 2**20
 """The most bytes to read of an answer; LeadSquared's are far smaller."""
 
@@ -67,11 +72,8 @@ _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 class KeyedTransport(httpx.AsyncBaseTransport):
     """Sends each request with the account's keys, which nothing above it can see."""
 
-    def __init__(
-        self, transport: httpx.AsyncBaseTransport, account: Account, call_timeout: float
-    ) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, account: Account) -> None:
         self._transport = transport
-        self._call_timeout = call_timeout
         self._redact = redactor(account.secrets)
         self._async_origin = _origin(httpx.URL(account.host))
         self._api_key = [(b"x-api-key", account.api_key.encode())]
@@ -96,14 +98,12 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         response: httpx.Response | None = None
         body = bytearray()
         try:
-            async with asyncio.timeout(self._call_timeout):
+            async with asyncio.timeout_at(request.extensions.get(ENDS_AT)):
                 response = await self._transport.handle_async_request(self._keyed(request))
                 if not response.is_closed:  # a mock transport has already read it
                     await _read(cast("httpx.AsyncByteStream", response.stream), body)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
-            # TLS that breaks after its handshake is an OSError, which httpx passes on; so is a
-            # TimeoutError.
-            if response is None or not isinstance(error, httpx.TransportError | OSError):
+            if response is None or not isinstance(error, BROKEN):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a
                 # server echoes the request and that is not HTTP, the message quotes it.
@@ -128,6 +128,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         if _origin(request.url) == self._async_origin:
             headers += self._api_key
         extensions = dict(request.extensions)
+        extensions.pop(ENDS_AT, None)
         params: Mapping[str, str] | None = extensions.pop(PARAMS, None)
         url = request.url.copy_merge_params(params) if params else request.url
         if url == self._submit_url:
@@ -182,20 +183,20 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def keyed(client: httpx.AsyncClient, account: Account, call_timeout: float) -> httpx.AsyncClient:
+def keyed(client: httpx.AsyncClient, account: Account) -> httpx.AsyncClient:
     """
     Return a copy of the client that uses the same connections and adds the keys.
 
-    A call that takes longer than `call_timeout` seconds raises `TimeoutError`, unless the status
-    line was read: that decides, even if the body is incomplete.
+    A call that takes longer than until `ENDS_AT` raises `TimeoutError`, unless the status line was
+    read: that decides, even if the body is incomplete.
 
     The client itself is unchanged. httpx (0.28) has no public access to its transports, hence the
     two private names here; the test of an injected client guards them.
     """
     twin = copy.copy(client)
-    twin._transport = KeyedTransport(client._transport, account, call_timeout)  # noqa: SLF001  see above
+    twin._transport = KeyedTransport(client._transport, account)  # noqa: SLF001  see above
     twin._mounts = {  # noqa: SLF001  see above
-        pattern: transport and KeyedTransport(transport, account, call_timeout)
+        pattern: transport and KeyedTransport(transport, account)
         for pattern, transport in client._mounts.items()  # noqa: SLF001  see above
     }
     return twin

@@ -42,7 +42,7 @@ LIMIT = 25
 PERIOD = 5.0
 """Seconds."""
 CALL_TIMEOUT = 30.0
-"""Seconds from connecting to the last byte of the answer, by default."""
+"""Seconds from the token of a call to the last byte of its answer, by default."""
 
 
 class Priority(IntEnum):

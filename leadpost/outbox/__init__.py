@@ -20,7 +20,8 @@ if any(find_spec(name) is None for name in ("sqlalchemy", "aiosqlite", "asyncpg"
     )
 
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
-from leadpost.outbox._outbox import Outbox, put_sync
+from leadpost.outbox._new_entries import put_sync
+from leadpost.outbox._outbox import Outbox
 from leadpost.outbox._shared_bucket import SharedTokenBucket
 from leadpost.outbox.database import DEFAULT_URL
 

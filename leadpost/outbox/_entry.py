@@ -1,7 +1,5 @@
 """What an outbox shows: its entries, their changes, and their condition."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, get_args

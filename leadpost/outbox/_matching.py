@@ -7,7 +7,7 @@ Pure functions: `Reconciler` reads, and decides with them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from leadpost._endpoints import moment, texts_in
 from leadpost._models import Activity, Lead
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import InvalidActivity
-from leadpost.outbox.database._settling import Place
+from leadpost.outbox.database._settling import Doubt
 
 CLOCKS_DIFFER = timedelta(minutes=2)
 """LeadSquared's clock may be so much behind ours."""
@@ -52,16 +52,22 @@ def candidates(
     return [
         activity
         for activity in has
-        if may_be(activity, payload["ActivityEvent"], since)
+        if may_be(activity, payload, since)
         and words(payload) <= set(map(_plain, activity.texts))
         and False not in _fields_agree(payload, activity.raw)
     ]
 
 
-def may_be(activity: LeadActivity, event: int, since: datetime) -> bool:
-    """Whether an activity is of this type and time, or may be."""
-    at = activity.modified_on or activity.created_on  # CreatedOn is the activity's own time
-    return (at is None or at >= since) and activity.event in {None, event}
+def may_be(activity: LeadActivity, payload: Mapping[str, Any], since: datetime) -> bool:
+    """Whether an activity is of the posted one's type and time, or may be."""
+    if activity.event not in {None, payload["ActivityEvent"]}:
+        return False
+    at = activity.modified_on or activity.created_on
+    if at is None or at >= since:
+        return True
+    # In observed answers, CreatedOn is the date-time of the post itself.
+    own = moment(payload.get("ActivityDateTime"))
+    return activity.modified_on is None and own is not None and abs(at - own) <= ZONES_DIFFER
 
 
 def is_twin(
@@ -145,28 +151,20 @@ def _plain(text: str) -> str:
 
 @frozen
 class Window:
-    """
-    A span of time, the activity type to read in it, and the entries to look for there.
+    """A span of time, and the entries to look for in it."""
 
-    Attributes:
-        event: The activity type's code.
-        start: The first moment, aware.
-        end: The last moment, aware.
-        places: The entries.
-    """
-
-    event: int
+    event: int  # the activity type's code
     start: datetime
     end: datetime
-    places: tuple[Place, ...]
+    doubts: tuple[Doubt, ...]
 
     @property
     def leads(self) -> int:
         """The number of leads."""
-        return len({place.lead for place in self.places})
+        return len({doubt.lead for doubt in self.doubts})
 
 
-def windows(places: Iterable[Place], settle: timedelta) -> Iterator[Window]:
+def windows(doubts: Iterable[Doubt], settle: timedelta) -> Iterator[Window]:
     """
     Yield windows of time in which LeadSquared processed what it has of these entries.
 
@@ -174,17 +172,15 @@ def windows(places: Iterable[Place], settle: timedelta) -> Iterator[Window]:
     window that lasted until now would have it, but would grow by everything that an account posts:
     one entry that stays uncertain for weeks must not make it too long for all others.
 
-    Args:
-        places: Where to look for entries.
-        settle: How long after its call an activity may still arrive.
+    An activity may still arrive `settle` after its call.
     """
-    of_types: dict[int, list[Place]] = {}
-    for place in places:
-        if place.lead is not None and place.event is not None:
-            of_types.setdefault(place.event, []).append(place)
-    apart = (2 * ZONES_DIFFER + settle).total_seconds()
+    of_types: dict[int, list[Doubt]] = {}
+    for doubt in doubts:
+        if doubt.lead is not None and doubt.event is not None:
+            of_types.setdefault(doubt.event, []).append(doubt)
+    apart = 2 * ZONES_DIFFER + settle
     for event, those in of_types.items():
-        those.sort(key=lambda place: place.sent_at)
+        those.sort(key=lambda doubt: doubt.sent_at)
         # Those that are so far apart that two windows do not overlap are read separately.
         cuts = [
             number
@@ -193,6 +189,5 @@ def windows(places: Iterable[Place], settle: timedelta) -> Iterator[Window]:
         ]
         for first, last in pairwise([0, *cuts, len(those)]):
             part = tuple(those[first:last])
-            start = datetime.fromtimestamp(part[0].sent_at, UTC) - ZONES_DIFFER
-            end = datetime.fromtimestamp(part[-1].sent_at, UTC) + settle + ZONES_DIFFER
-            yield Window(event, start, end, part)
+            start = part[0].sent_at - ZONES_DIFFER
+            yield Window(event, start, part[-1].sent_at + settle + ZONES_DIFFER, part)

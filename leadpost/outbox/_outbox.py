@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
     Callable,
     Iterable,
     Mapping,
@@ -16,29 +13,20 @@ from collections.abc import (
 )
 from datetime import timedelta
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import NoReturn, Self
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, scoped_session
-
 from leadpost._account import Account
 from leadpost._batch import Item, Source
-from leadpost._models import Activity
 from leadpost._poster import AsyncActivityPoster
 from leadpost.errors import OutboxError
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
+from leadpost.outbox._new_entries import AnyAsync, connection_of, drawn, id_of, json_of, new_entry
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import verify
 from leadpost.outbox._worker import Worker
-from leadpost.outbox.database import AccountDatabase, Database, _calls, _edits, _entries, _putting
+from leadpost.outbox.database import Database, Store, _calls, _edits, _entries, _putting
 from leadpost.outbox.database._entries import PART, parts
-from leadpost.outbox.database._putting import New
-
-AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
-AnySync = sa.Connection | Session | scoped_session[Session]
 
 SEEN_WITHIN = 60.0
 """Seconds after its last sign of life until a worker counts as dead."""
@@ -77,10 +65,10 @@ class Outbox:
     """
 
     def __init__(self, url: str, account: Account | str, *, connections: int = 4) -> None:
-        self.account = _id(account)
+        self.account = id_of(account)
         self._fingerprint = account.fingerprint if isinstance(account, Account) else None
         self._database = Database(url, connections=connections)
-        self._store = AccountDatabase(self._database, self.account)
+        self._store = Store(self._database, account=self.account)
         self._posted_by: str | None = None  # the fingerprint of the keys in the database
         self._news = asyncio.Event()
 
@@ -144,9 +132,9 @@ class Outbox:
             ValueError: the key contains a character that no database stores.
         """
         self._check_keys()
-        new = New(_json(activity), _checked(key), priority)
+        new = new_entry(activity, key, priority)
         if connection is not None:
-            own = await _connection(connection)
+            own = await connection_of(connection)
             return await own.run_sync(_putting.put_one, self.account, new)
         put = await self._database.write(
             lambda own: own.run_sync(_putting.put_one, self.account, new)
@@ -185,9 +173,9 @@ class Outbox:
                 character that no database stores.
         """
         self._check_keys()
-        news = await _drawn(activities, keys, priority)
+        news = await drawn(activities, keys, priority)
         if connection is not None:
-            own = await _connection(connection)
+            own = await connection_of(connection)
             return await own.run_sync(_putting.put_many_within, self.account, news)
         put = await self._database.write(
             lambda own: own.run_sync(_putting.put_many, self.account, news), within=None
@@ -417,7 +405,7 @@ class Outbox:
             InvalidActivity: one is invalid; none was replaced.
             KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
         """
-        texts = {key: _json(activity) for key, activity in activities.items()}
+        texts = {key: json_of(activity) for key, activity in activities.items()}
         await self._store.write(_edits.replace, texts)
         self._news.set()
 
@@ -488,77 +476,3 @@ class Outbox:
             await self._store.write(_edits.register, self._fingerprint)
             self._posted_by = await self._store.read(_edits.fingerprint_of)
         self._check_keys()
-
-
-def put_sync(
-    connection: AnySync,
-    activity: Item,
-    *,
-    account: Account | str,
-    key: str | None = None,
-    priority: int = 0,
-) -> int:
-    """
-    Put an activity as part of a synchronous SQLAlchemy transaction, as in Flask or Celery.
-
-    The tables must exist: an `Outbox` creates them, `leadpost outbox schema` prints them.
-
-    Args:
-        connection: A connection or session to the outbox's database; you commit it.
-        activity: An `Activity`, or a mapping in LeadSquared's JSON shape.
-        account: The account that the entry belongs to, as for `Outbox`.
-        key: As for `Outbox.put`.
-        priority: As for `Outbox.put`.
-
-    Returns:
-        The entry's id.
-
-    Raises:
-        InvalidActivity: it is invalid.
-        KeyConflict: the entry of this key has another activity.
-        sqlalchemy.exc.SQLAlchemyError: the database failed.
-    """
-    own = connection if isinstance(connection, sa.Connection) else connection.connection()
-    return _putting.put_one(own, _id(account), New(_json(activity), _checked(key), priority))
-
-
-def _id(account: Account | str) -> str:
-    found = account.id if isinstance(account, Account) else account
-    if not found:
-        raise ValueError("account: found empty text, wanted an Account or its name")
-    return found
-
-
-async def _connection(given: AnyAsync) -> AsyncConnection:
-    return given if isinstance(given, AsyncConnection) else await given.connection()
-
-
-async def _drawn(activities: Source, keys: Iterable[str] | None, priority: int) -> list[New]:
-    if isinstance(activities, AsyncIterable):
-        texts = [_json(activity) async for activity in activities]
-    else:
-        texts = [_json(activity) for activity in activities]
-    if keys is None:
-        return [New(text, None, priority) for text in texts]
-    names = list(islice(keys, len(texts) + 1))
-    if len(names) != len(texts):
-        raise ValueError(f"keys: wanted {len(texts)}, one for each activity")
-    return [New(text, _checked(key), priority) for text, key in zip(texts, names, strict=True)]
-
-
-def _checked(key: object) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str):
-        raise TypeError(f"key: found {type(key).__name__}, wanted text")
-    if re.search("[\0\ud800-\udfff]", key):
-        raise ValueError(
-            "key: contains a character that no database stores (NUL or a lone surrogate)"
-        )
-    return key
-
-
-def _json(activity: Item) -> str:
-    if not isinstance(activity, Activity):
-        activity = Activity.from_payload(activity)
-    return json.dumps(activity.to_payload(), ensure_ascii=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from leadpost._answers import LeadActivity
+from leadpost._availability import FAILURES_IN_A_ROW
 from leadpost._models import Lead
 from leadpost._poster import AsyncActivityPoster
 from leadpost._validation import is_mapping
@@ -19,6 +20,7 @@ from leadpost.errors import (
     ConfigurationError,
     NotFound,
     Rejected,
+    ServerError,
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
@@ -34,9 +36,9 @@ from leadpost.outbox._matching import (
     windows,
     words,
 )
-from leadpost.outbox.database import AccountDatabase, _settling
+from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._entries import loaded
-from leadpost.outbox.database._settling import Doubt, Place, Verdict
+from leadpost.outbox.database._settling import Doubt, Verdict
 
 SETTLE = timedelta(hours=12)
 """
@@ -57,37 +59,42 @@ Read = dict[tuple[str, int], Sequence[LeadActivity] | str]
 """What leads have of each type, or why that cannot be read."""
 
 
+async def _at_once() -> None:
+    """Make a query without waiting."""
+
+
 @define
 class Reconciler:
     """Looks for uncertain entries among the activities of their leads."""
 
-    _store: AccountDatabase
+    _store: Store
     _poster: AsyncActivityPoster
     _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
+    _before_query: Callable[[], Awaitable[None]] = _at_once  # waits until a query may be made
+    _unread: int = field(default=0, init=False)  # leads in a row that could not be read
 
     async def reconcile(self, on_progress: Callable[[int, int], None]) -> Counter[EntryState]:
         """Look at every uncertain entry once; see `Outbox.reconcile`."""
         tally = Counter[EntryState]()
-        places = await self._store.read(_settling.doubts)
-        in_windows = await self._in_windows(places)
-        of_leads: dict[str | None, list[int]] = {}
-        for place in places:
-            of_leads.setdefault(place.lead, []).append(place.id)
+        doubts = await self._store.read(_settling.doubts)
+        in_windows = await self._in_windows(doubts)
+        of_leads: dict[str | None, list[Doubt]] = {}
+        for doubt in doubts:
+            of_leads.setdefault(doubt.lead, []).append(doubt)
         done = 0
-        for lead, ids in of_leads.items():
+        for those in of_leads.values():
             # The activities of one lead are read once for each type, for all its entries.
             read: Read = {}
-            for entry_id in ids:
-                doubt = await self._store.read(_settling.doubt, entry_id)
-                if doubt is not None:
-                    verdict = await self._verdict(doubt, lead, in_windows.get(entry_id), read)
-                    if await self._record(doubt, verdict):
-                        tally[verdict.state] += 1
+            for doubt in those:
+                verdict = await self._verdict(doubt, in_windows.get(doubt.id), read)
+                if await self._store.write(_settling.settle, doubt, "uncertain", verdict):
+                    _log.info("entry %d: %s", doubt.id, verdict.state)
+                    tally[verdict.state] += 1
                 done += 1
-                on_progress(done, len(places))
+                on_progress(done, len(doubts))
         return tally
 
-    async def _in_windows(self, places: Iterable[Place]) -> dict[int, list[LeadActivity]]:
+    async def _in_windows(self, doubts: Iterable[Doubt]) -> dict[int, list[LeadActivity]]:
         """
         Read windows of time, of all leads at once, where that may take fewer calls.
 
@@ -96,9 +103,10 @@ class Reconciler:
             takes fewer calls, or where the account does not answer this.
         """
         found: dict[int, list[LeadActivity]] = {}
-        for window in windows(places, self._settle_after):
+        for window in windows(doubts, self._settle_after):
             if window.leads <= 2:
                 continue
+            await self._before_query()
             try:
                 activities = await self._poster.activities_between(
                     window.event,
@@ -115,20 +123,14 @@ class Reconciler:
             of_leads: dict[str, list[LeadActivity]] = {}
             for one in activities:
                 of_leads.setdefault(str(one.lead_id).lower(), []).append(one)
-            found |= {place.id: of_leads.get(str(place.lead), []) for place in window.places}
+            found |= {doubt.id: of_leads.get(str(doubt.lead), []) for doubt in window.doubts}
         return found
 
-    async def _record(self, doubt: Doubt, verdict: Verdict) -> bool:
-        recorded = await self._store.write(_settling.settle, doubt, "uncertain", verdict)
-        if recorded:
-            _log.info("entry %d: %s", doubt.id, verdict.state)
-        return recorded
-
     async def _verdict(
-        self, doubt: Doubt, lead: str | None, in_window: Sequence[LeadActivity] | None, read: Read
+        self, doubt: Doubt, in_window: Sequence[LeadActivity] | None, read: Read
     ) -> Verdict:
         """Look for an entry in its window, if that was read, and on its lead if still needed."""
-        activity, by = loaded(doubt.activity), None
+        activity, lead, by = doubt.activity, doubt.lead, None
         if lead is None and is_mapping(activity):
             by = lead_in(activity)
             activity = activity.get("Activity")
@@ -167,7 +169,7 @@ class Reconciler:
     ) -> Verdict:
         """Conclude what can be concluded from the activities that the lead has."""
         since = doubt.sent_at - ZONES_DIFFER
-        of_type = [one for one in has if may_be(one, activity["ActivityEvent"], since)]
+        of_type = [one for one in has if may_be(one, activity, since)]
         ids = [one.activity_id for one in of_type]
         taken = await self._store.read(_settling.matched, ids)
         free = [one for one in of_type if one.activity_id not in taken]
@@ -193,18 +195,26 @@ class Reconciler:
 
     async def _activities(self, lead: str, event: int) -> Sequence[LeadActivity] | str:
         """Read what a lead has, or say why that cannot be read."""
+        await self._before_query()
         try:
-            return await self._poster.lead_activities(lead, event)
+            found = await self._poster.lead_activities(lead, event)
         except (Unauthorized, NotFound):
             raise
-        except (Rejected, UnexpectedAnswer) as error:
+        except (Rejected, UnexpectedAnswer, ServerError) as error:
+            # LeadSquared may fail for one lead. If it does for all, an outage is the reason.
+            self._unread += isinstance(error, ServerError)
+            if self._unread == FAILURES_IN_A_ROW:
+                raise
             return f"the lead's activities cannot be read: {error}"
+        self._unread = 0
+        return found
 
     async def _look_up(self, lead: Lead) -> str | Verdict:
         """Return the id of a `Lead`, or the verdict where it cannot be found."""
         try:
             if lead.schema_name == "ProspectID":
                 return lead.value.lower()
+            await self._before_query()
             found = await self._poster.find_lead(lead.schema_name, lead.value)
         except (ConfigurationError, Unauthorized, NotFound):
             raise

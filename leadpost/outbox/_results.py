@@ -25,12 +25,14 @@ def result_of(
     *,
     retries_uncertain: bool,
     is_away: bool,
+    others_succeed: bool,
 ) -> Result:
     """
     Decide what becomes of an entry whose call has failed.
 
     Only failures that the entry itself may have caused count: none while LeadSquared is away
-    (`is_away`), no refusal (429), and no call that was not sent.
+    (`is_away`), no refusal (429), and no call that was not sent. An entry is given up only if
+    `others_succeed` while it fails: an entry that is alone cannot show that LeadSquared is away.
     """
     failures = claim.failures + 1
     wait = max(policy.wait_after(failures), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
@@ -47,7 +49,7 @@ def result_of(
             return Result("pending", error=because, due_in=wait)
         case _ if is_retried and is_away:
             return Result("pending", error=because)
-        case _ if is_retried and failures < policy.max_attempts:
+        case _ if is_retried and (failures < policy.max_attempts or not others_succeed):
             return Result("pending", error=because, due_in=wait, failed=True)
         case _:
             return Result(_last_state(because), error=because, failed=True)

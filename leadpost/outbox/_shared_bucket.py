@@ -19,12 +19,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from math import inf
 from uuid import uuid4
 
 from attrs import define
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._account import Account
 from leadpost._bucket_parts import Brakes, Use, Waiter, Waiters
@@ -39,7 +37,8 @@ from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
 from leadpost.outbox._absence import Absence
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import Database, _tokens
+from leadpost.outbox.database import Database, Store, _tokens
+from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._tokens import State
 
 _LOOK_AGAIN = 0.25
@@ -121,15 +120,15 @@ class SharedTokenBucket:
         if self._share is not None:
             raise RuntimeError("this SharedTokenBucket is open: it belongs to one poster")
         name = self.name or account.id
+        store = Store(self._database, bucket=name)
         await self._database.open()
         try:
-            create = partial(_tokens.create, bucket=name, limit=self._limit, period=self._period)
-            state = await self._database.write(create)
+            state = await store.write(_tokens.create, self._limit, self._period)
         except BaseException:
             await self._database.aclose()
             raise
         brakes = Brakes(self._limit, self._period, self._emit)
-        self._share = _Share(self._database, name, brakes, state)
+        self._share = _Share(store, name, brakes, state)
 
     async def aclose(self) -> None:
         """Record how the last calls ended, and close the connection; the poster calls this."""
@@ -220,12 +219,12 @@ class _Share:
     the safe side.
     """
 
-    def __init__(self, database: Database, name: str, brakes: Brakes, state: State) -> None:
+    def __init__(self, store: Store, name: str, brakes: Brakes, state: State) -> None:
         self.name = name
         self.brakes = brakes
         self.waiters = Waiters()
         self.in_use = 0
-        self._database = database
+        self._store = store
         self._rule = brakes.rule
         self._version = 0  # of the bucket's size
         self._reserved: _Use | None = None
@@ -236,7 +235,7 @@ class _Share:
         self._look_at = -inf
         self._took_at = -inf
         self._news = asyncio.Event()
-        self._absence = Absence(f"bucket: the database {database.name}")
+        self._absence = Absence(f"bucket: the database {store.database.name}")
         self._adopt(state)
         self._serving = asyncio.create_task(self._serve())
 
@@ -341,19 +340,19 @@ class _Share:
         hold = _USE_WITHIN + self._longest_call + self._rule.rest
         use = _Use(id=uuid4().hex, hold=hold, reserved_at=before) if reserves else None
 
-        async def exchange(connection: AsyncConnection) -> tuple[State, float | None]:
+        async def exchange(transaction: Transaction) -> tuple[State, float | None]:
             for one in ended:
-                await self._record_end(connection, one)
+                await self._record_end(transaction, one)
             if is_resized:
                 pause = max(self.brakes.paused_until - before, 0.0)
                 size = self._rule.size(before)
-                await _tokens.resize(connection, self.name, size, pause, self._version)
-            state = await _tokens.state(connection, self.name)
-            return state, None if use is None else await self._reserve(connection, state, use)
+                await _tokens.resize(transaction, size, pause, self._version)
+            state = await _tokens.state(transaction)
+            return state, None if use is None else await self._reserve(transaction, state, use)
 
         rest, self._is_behind = self._rule.rest, True
         try:
-            state, wait = await self._database.write(exchange)
+            state, wait = await self._store.write(exchange)
         except OutboxError:
             self.brakes.is_resized |= is_resized
             if use is not None:
@@ -369,16 +368,13 @@ class _Share:
         elif use is not None:
             self._look_at = before + _LOOK_AGAIN
 
-    async def _reserve(self, connection: AsyncConnection, state: State, use: _Use) -> float | None:
+    async def _reserve(self, transaction: Transaction, state: State, use: _Use) -> float | None:
         """Return the seconds until the token may be used, None if there is none."""
         if state.is_ahead:
-            await _tokens.follow_clock(connection, self.name)
-        use.is_trial = state.has_trial and await _tokens.begin_trial(
-            connection, self.name, use.id, use.hold
-        )
+            await _tokens.follow_clock(transaction)
+        use.is_trial = state.has_trial and await _tokens.begin_trial(transaction, use.id, use.hold)
         wait = await _tokens.take(
-            connection,
-            self.name,
+            transaction,
             use.id,
             limit=self._rule.limit,
             hold=use.hold,
@@ -386,14 +382,14 @@ class _Share:
             is_trial=use.is_trial,
         )
         if use.is_trial and wait is None:
-            await _tokens.end_trial(connection, self.name, use.id, was_made=False)
+            await _tokens.end_trial(transaction, use.id, was_made=False)
         return wait
 
     async def _is_allowed(self, use: _Use) -> bool:
         """Whether no pause and no trial have begun since the token was reserved."""
         if boot_time() - use.reserved_at <= _LOOK_AGAIN:
             return True
-        state = await self._database.read(partial(_tokens.state, bucket=self.name))
+        state = await self._store.read(_tokens.state)
         self._adopt(state)
         return not state.is_paused and (use.is_trial or not state.has_trial)
 
@@ -401,17 +397,17 @@ class _Share:
         self._reserved = None
         self._ended.append(use)
 
-    async def _record_end(self, connection: AsyncConnection, use: _Use) -> None:
+    async def _record_end(self, transaction: Transaction, use: _Use) -> None:
         was_made = use.sent_at is not None
         if was_made:
             longer = 0.0 if use.is_answered else use.call_timeout
-            await _tokens.let_rest(connection, self.name, use.id, longer)
+            await _tokens.let_rest(transaction, use.id, longer)
         else:
-            await _tokens.put_back(connection, self.name, use.id, use.hold)
+            await _tokens.put_back(transaction, use.id, use.hold)
         if use.is_trial:
-            await _tokens.end_trial(connection, self.name, use.id, was_made=was_made)
+            await _tokens.end_trial(transaction, use.id, was_made=was_made)
         if use.asked_pause:
-            await _tokens.pause(connection, self.name, use.asked_pause)
+            await _tokens.pause(transaction, use.asked_pause)
 
     def _adopt(self, state: State) -> None:
         """Apply the latest size, set by this process or another."""

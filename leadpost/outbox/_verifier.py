@@ -20,7 +20,7 @@ from leadpost.errors import (
 )
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._entry import EntryState
-from leadpost.outbox.database import AccountDatabase, _settling
+from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Check, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
@@ -39,7 +39,7 @@ _log = logging.getLogger("leadpost")
 class Verifier:
     """Asks the Status API about accepted entries, in the order in which they are due."""
 
-    _store: AccountDatabase
+    _store: Store
     _poster: AsyncActivityPoster
     tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
@@ -93,7 +93,7 @@ class Verifier:
         return Verdict(state, status.status_reason or status.status, status.activity_id)
 
 
-async def verify(store: AccountDatabase, poster: AsyncActivityPoster) -> Counter[EntryState]:
+async def verify(store: Store, poster: AsyncActivityPoster) -> Counter[EntryState]:
     """Ask until no entry is accepted; see `Outbox.verify`."""
     verifier = Verifier(store, poster)
     loop = asyncio.get_running_loop()

@@ -20,7 +20,6 @@ from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 from attrs import define, field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._batch import LONG, Item
 from leadpost._call import Terms
@@ -36,6 +35,7 @@ from leadpost.errors import (
     OutageTimeout,
     OutboxError,
     OutboxUnavailable,
+    ServerError,
     TokenLost,
     Unauthorized,
     UnexpectedAnswer,
@@ -47,9 +47,10 @@ from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
-from leadpost.outbox.database import AccountDatabase, _calls, _edits, _entries
+from leadpost.outbox.database import Store, _calls, _edits, _entries
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
+from leadpost.outbox.database._sql import Transaction
 
 GRACE = 7.0
 """Seconds that a cancelled worker waits for calls in flight: a container has 10 s in total."""
@@ -76,22 +77,13 @@ _log = logging.getLogger("leadpost")
 
 @define
 class _Call:
-    """
-    One call for an entry.
+    """One call for an entry."""
 
-    Attributes:
-        claim: The entry, once it is claimed.
-        is_claimed: Whether an entry is claimed.
-        claimed_at: Time of `boot_time` before the claim.
-        has_begun: Set once an entry is claimed, or none will be.
-        is_sent: Whether the call may have been sent.
-    """
-
-    claim: Claim = field(init=False)
+    claim: Claim = field(init=False)  # the entry, once it is claimed
     is_claimed: bool = False
-    claimed_at: float = 0.0
-    has_begun: asyncio.Event = field(factory=asyncio.Event)
-    is_sent: bool = False
+    claimed_at: float = 0.0  # in `boot_time`, before the claim
+    has_begun: asyncio.Event = field(factory=asyncio.Event)  # set once it claims or ends
+    is_sent: bool = False  # whether it may have been sent
 
     def check(self) -> None:
         """Stop a process that was frozen or suspended from sending an entry it no longer owns."""
@@ -104,7 +96,7 @@ class _Call:
 class Worker:
     """Posts an account's entries with one poster, for one `drain` or `run`."""
 
-    _store: AccountDatabase
+    _store: Store
     _poster: AsyncActivityPoster
     _news: asyncio.Event  # set when there may be more to do
     _drains: bool = field(default=False, init=False)
@@ -123,6 +115,7 @@ class Worker:
     _absence: Absence = field(init=False)
     _host_absence: Absence = field(init=False)
     _is_answered: bool = field(default=False, init=False)  # whether any call was answered
+    _others_succeed: bool = field(default=False, init=False)  # the last result was a success
 
     def __attrs_post_init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -149,7 +142,7 @@ class Worker:
         """Call `begin`, then post until cancelled; see `Outbox.run`."""
         try:
             await self._patiently(begin)
-            _log.info("outbox: a worker for %s begins", self._store.account)
+            _log.info("outbox: a worker for %s begins", self._poster.account.id)
             await self._patiently(self._report_others)
             await self._work(
                 self._keep(),
@@ -245,8 +238,10 @@ class Worker:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             is_posting = bool(self._in_flight)
+            if self._unknown:
+                await self._patiently(partial(self._store.write, self._release), writes=False)
             next_due = partial(self._store.read, _calls.next_due, self._key_prefix)
-            due = await self._patiently(next_due)
+            due = await self._patiently(next_due, writes=False)
             if due is not None and due <= 0:
                 return True
             self._in_a_row = self._asked = 0
@@ -283,6 +278,7 @@ class Worker:
             raise
         else:
             self._answered()
+            self._others_succeed = True
             result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
             await self._record(call.claim, result)
         finally:
@@ -312,6 +308,7 @@ class Worker:
             if not isinstance(error, OutboxUnavailable):
                 raise
             self._went_away(error)
+            await asyncio.sleep(_POLL)
             raise NotSent(str(error)) from error
         finally:
             call.has_begun.set()
@@ -328,7 +325,7 @@ class Worker:
             self._failed_trials.append(claim.id)
         if isinstance(error, ConnectionFailed):
             self._not_reached(error)
-        elif not isinstance(error, NotSent):
+        elif error.status is not None or isinstance(error, DeliveryUncertain):
             self._answered()
         result = result_of(
             error,
@@ -336,7 +333,10 @@ class Worker:
             self._poster.retry,
             retries_uncertain=self._poster.on_uncertain == "retry",
             is_away=is_away,
+            others_succeed=self._others_succeed or self._drains,
         )
+        if isinstance(error, ServerError):
+            self._others_succeed = False
         await self._record(claim, result)
         if isinstance(error, Unauthorized | NotFound):
             self._fail(error)
@@ -380,8 +380,15 @@ class Worker:
 
     # Beside the posting.
 
-    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T | None:
-        """Retry `step` until the database is back; return None if the worker failed meanwhile."""
+    async def _patiently(
+        self, step: Callable[[], Awaitable[T]], *, writes: bool = True
+    ) -> T | None:
+        """
+        Retry `step` until the database is back; return None if the worker failed meanwhile.
+
+        Only a step that surely `writes` shows that it is back: a standby, or a full disk, can be
+        read.
+        """
         while True:
             try:
                 done = await step()
@@ -391,7 +398,8 @@ class Worker:
                 if self._failure is not None:
                     return None
             else:
-                self._absence.end()
+                if writes:
+                    self._absence.end()
                 return done
 
     async def _keep(self) -> None:
@@ -399,25 +407,29 @@ class Worker:
         reported_at = boot_time()
         while True:
             await self._patiently(partial(self._store.write, self._maintain))
-            self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
             await asyncio.sleep(_KEEP_EVERY)
 
-    async def _maintain(self, connection: AsyncConnection, account: str) -> None:
+    async def _maintain(self, transaction: Transaction) -> None:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host_absence.lasts or None
-        await _calls.be_seen(connection, account, away_for)
-        if expired := await _calls.expire(connection, account):
+        await _calls.be_seen(transaction, away_for)
+        if expired := await _calls.expire(transaction):
             self._tally["uncertain"] += expired
             _log.warning(
                 "outbox: %d entries are uncertain: their worker ended before recording the calls",
                 expired,
             )
-        await _calls.sum_up(connection, account)
+        await _calls.sum_up(transaction)
         if self._unknown:
-            await _calls.release(connection, account, list(self._unknown))
+            await self._release(transaction)
+
+    async def _release(self, transaction: Transaction) -> None:
+        """Make entries pending again whose claims were committed without our hearing of it."""
+        await _calls.release(transaction, list(self._unknown))
+        self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
 
     def _report(self) -> None:
         """Log the changes since the last report: only counts, no content."""
@@ -433,9 +445,7 @@ class Worker:
         """Verify accepted entries, with one query for every four posts while there are posts."""
         verifier = Verifier(self._store, self._poster, self._tally)
         while True:
-            if 4 * self._asked > self._in_a_row > 0 and not self._poster.is_away:
-                await asyncio.sleep(_POLL / 10)
-                continue
+            await self._leave_posts_their_share()
             try:
                 due = await self._patiently(verifier.ask_next)
             except UnexpectedAnswer as error:  # such as a page of HTML in an outage
@@ -448,8 +458,17 @@ class Worker:
             self._asked += due == 0
             await asyncio.sleep(_POLL if due is None else due)
 
+    async def _leave_posts_their_share(self) -> None:
+        """Wait, while there are posts, until four are made for each query."""
+        while 4 * self._asked > self._in_a_row > 0 and not self._poster.is_away:  # noqa: ASYNC110  # rare, and nothing else would need an event
+            await asyncio.sleep(_POLL / 10)
+
+    async def _before_query(self) -> None:
+        self._asked += 1
+        await self._leave_posts_their_share()
+
     async def _reconcile(self, every: timedelta) -> None:
-        reconciler = Reconciler(self._store, self._poster, SETTLE)
+        reconciler = Reconciler(self._store, self._poster, SETTLE, self._before_query)
         while True:
             await asyncio.sleep(every.total_seconds())
             try:

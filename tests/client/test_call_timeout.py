@@ -1,4 +1,4 @@
-"""The time-out of a call, which counts from connecting to the last byte."""
+"""The time-out of a call, which counts from its token to the last byte."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from leadpost import (
     RetryPolicy,
     ServerError,
     TokenBucket,
+    TokenLost,
     Unauthorized,
 )
 from leadpost._call import Terms
@@ -135,6 +136,29 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
             await over.acquire()
         first, second = arrivals
         assert second - first >= 0.5 + 0.5 + 0.3 - 0.05
+
+
+@pytest.mark.parametrize(
+    ("chosen_in", "error", "at"), [(6.0, DeliveryUncertain, 10.0), (11.0, TokenLost, 11.0)]
+)
+def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_later(
+    chosen_in: float, error: type[LeadpostError], at: float
+) -> None:
+    """A bucket is told when a call will have ended; a shared one counts on it."""
+
+    async def choose() -> Activity:
+        await asyncio.sleep(chosen_in)
+        return activity(1)
+
+    async def main() -> None:
+        vendor = Vendor(there=9.0)
+        async with poster_to(vendor, call_timeout=10.0) as poster:
+            with pytest.raises(error):
+                await post_once(poster, choose, Terms())
+            assert now() == pytest.approx(at)
+        assert len(vendor.requests) == (error is DeliveryUncertain)
+
+    run_virtual(main())
 
 
 def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() -> None:

@@ -21,10 +21,10 @@ from leadpost import AsyncActivityPoster, BadRequest, DeliveryUncertain, OpenBuc
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 
 
-@asynccontextmanager
-async def broken_after(sent: bytes, folder: Path) -> AsyncGenerator[AsyncActivityPoster]:
-    """Yield a poster to a server that answers with these bytes, and then with plain text."""
-    certificate, key = folder / "root.crt", folder / "key.pem"
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1, beside its key."""
+    certificate, key = tmp_path / "root.crt", tmp_path / "key.pem"
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
@@ -34,8 +34,14 @@ async def broken_after(sent: bytes, folder: Path) -> AsyncGenerator[AsyncActivit
         check=True,
         capture_output=True,
     )
+    return certificate
+
+
+@asynccontextmanager
+async def broken_after(sent: bytes, certificate: Path) -> AsyncGenerator[AsyncActivityPoster]:
+    """Yield a poster to a server that answers with these bytes, and then with plain text."""
     served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    served.load_cert_chain(certificate, key)
+    served.load_cert_chain(certificate, certificate.with_name("key.pem"))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
@@ -58,17 +64,17 @@ async def broken_after(sent: bytes, folder: Path) -> AsyncGenerator[AsyncActivit
             yield poster
 
 
-async def test_tls_that_breaks_before_the_answer_leaves_a_post_uncertain(tmp_path: Path) -> None:
-    async with broken_after(b"", tmp_path) as poster:
+async def test_tls_that_breaks_before_the_answer_leaves_a_post_uncertain(certificate: Path) -> None:
+    async with broken_after(b"", certificate) as poster:
         with pytest.raises(DeliveryUncertain, match="SSLError"):
             await poster.post(activity(1))
         outcomes = [outcome async for outcome in poster.post_stream([activity(2), activity(3)])]
     assert [outcome.state for outcome in outcomes] == ["uncertain", "uncertain"]
 
 
-async def test_tls_that_breaks_within_the_body_leaves_the_status(tmp_path: Path) -> None:
+async def test_tls_that_breaks_within_the_body_leaves_the_status(certificate: Path) -> None:
     cut = answer(400, ACCEPTED[:9], length=100)
-    async with broken_after(cut, tmp_path) as poster:
+    async with broken_after(cut, certificate) as poster:
         (outcome,) = [outcome async for outcome in poster.post_stream([activity(1)])]
     assert isinstance(outcome.error, BadRequest)
     assert outcome.error.status == 400

@@ -12,13 +12,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, held_until, poster, states, until
-from sqlalchemy.ext.asyncio import AsyncConnection
 from support import Vendor, activity, answers, within
 
 from leadpost import InvalidActivity, KeyConflict, TokenBucket
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _edits
 from leadpost.outbox.database._calls import Result
+from leadpost.outbox.database._sql import Transaction
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str
         await outbox.put(activity(1))
         await outbox.drain(poster(refused(1)))
 
-        async def slowly(connection: AsyncConnection) -> None:
-            await _edits.retry(connection, ACME, states=["rejected"], ids=None, after=0)
+        async def slowly(transaction: Transaction) -> None:
+            await _edits.retry(transaction, states=["rejected"], ids=None, after=0)
             retried.set()
             await both_tried.wait()
 
-        retrying = asyncio.create_task(outbox._database.write(slowly))
+        retrying = asyncio.create_task(outbox._store.write(slowly))
         await retried.wait()
         assert await outbox.prune(timedelta(0)) == 0
         both_tried.set()
@@ -145,15 +145,13 @@ async def test_a_late_record_applies_only_to_the_activity_that_was_sent(
     outbox: Outbox, new: int, state: str
 ) -> None:
     await outbox.put(activity(1), key="one")
-    claim = partial(_calls.claim, account=ACME, call_id="call", call_time=40.0)
-    call = await outbox._database.write(claim)
+    claim = partial(_calls.claim, call_id="call", call_time=40.0)
+    call = await outbox._store.write(claim)
     assert call is not None
     await changed(outbox, state="failed")  # as plain SQL might
     await outbox.replace({"one": activity(new)})
-    record = partial(
-        _calls.record, account=ACME, of=call, result=Result("accepted", request_id="late")
-    )
-    assert await outbox._database.write(record) is (state == "accepted")
+    record = partial(_calls.record, of=call, result=Result("accepted", request_id="late"))
+    assert await outbox._store.write(record) is (state == "accepted")
     assert await states(outbox) == [state]
 
 

@@ -28,7 +28,6 @@ from leadpost import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
 from leadpost.outbox.database._failures import outbox_error
-from leadpost.outbox.database._putting import entries
 from leadpost.outbox.database._sql import execute
 from leadpost.outbox.database._urls import parse_url
 
@@ -363,12 +362,8 @@ async def test_no_value_of_a_statement_is_shown(
     await database.open()
 
     async def insert(connection: AsyncConnection) -> None:
-        if "state" in wrong:
-            statement = "INSERT INTO leadpost_entries (account, key, activity, state)"
-            values = "VALUES (:account, :key, :activity, :state)"
-            await execute(connection, f"{statement} {values}", **row)
-        else:
-            await connection.execute(sa.insert(entries), row)
+        statement = f"INSERT INTO leadpost_entries ({', '.join(row)})"
+        await execute(connection, f"{statement} VALUES (:{', :'.join(row)})", **row)
 
     with pytest.raises(OutboxError) as caught:
         await database.write(insert)

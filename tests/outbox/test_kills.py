@@ -8,7 +8,6 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from random import Random
 
 import pytest
@@ -166,7 +165,7 @@ def freeze(worker: Worker, url: str) -> None:
 
 async def expire(url: str) -> None:
     async with Outbox(url, ACME) as outbox:
-        await outbox._database.write(partial(_calls.expire, account=ACME))
+        await outbox._store.write(_calls.expire)
 
 
 def is_locked(url: str) -> bool:

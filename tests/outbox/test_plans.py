@@ -17,6 +17,7 @@ from support import activity
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _settling
 from leadpost.outbox.database._calls import Result
+from leadpost.outbox.database._sql import Transaction
 
 ENTRIES = 3000
 STATES = ("pending", "accepted", "succeeded", "uncertain")
@@ -34,30 +35,30 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
         yield opened
 
 
-async def claimed(connection: AsyncConnection, account: str) -> None:
-    call = await _calls.claim(connection, account, "call", 40.0, but=[1, 2, 3])
+async def claimed(transaction: Transaction) -> None:
+    call = await _calls.claim(transaction, "call", 40.0, but=[1, 2, 3])
     assert call is not None
-    assert await _calls.record(connection, account, call, Result("accepted", request_id="r1"))
+    assert await _calls.record(transaction, call, Result("accepted", request_id="r1"))
 
 
-async def checked(connection: AsyncConnection, account: str) -> None:
-    check = await _settling.claim_check(connection, account, [10.0, 20.0])
+async def checked(transaction: Transaction) -> None:
+    check = await _settling.claim_check(transaction, [10.0, 20.0])
     assert check is not None
     verdict = _settling.Verdict("succeeded", activity_id="a1")
-    assert await _settling.settle(connection, account, check, "accepted", verdict)
+    assert await _settling.settle(transaction, check, "accepted", verdict)
 
 
-async def looked_after(connection: AsyncConnection, account: str) -> None:
-    await _calls.be_seen(connection, account, None)
-    await _calls.expire(connection, account)
-    await _calls.release(connection, account, ["call"])
-    await _calls.sum_up(connection, account)
+async def looked_after(transaction: Transaction) -> None:
+    await _calls.be_seen(transaction, None)
+    await _calls.expire(transaction)
+    await _calls.release(transaction, ["call"])
+    await _calls.sum_up(transaction)
 
 
 def within_a_transaction(
-    work: Callable[[AsyncConnection, str], Awaitable[object]],
+    work: Callable[[Transaction], Awaitable[object]],
 ) -> Callable[[Outbox], Awaitable[object]]:
-    return lambda outbox: outbox._database.write(lambda own: work(own, ACME))
+    return lambda outbox: outbox._store.write(work)
 
 
 async def listed(outbox: Outbox) -> None:

@@ -7,25 +7,38 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, WHEN, changed, noted, posted, poster, poster_to, table, told
+from outbox_support import (
+    ACME,
+    WHEN,
+    changed,
+    noted,
+    posted,
+    poster,
+    poster_to,
+    states,
+    table,
+    told,
+)
 from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import candidates
-from leadpost.outbox.database import AccountDatabase, _settling
-from leadpost.sandbox import Faults, Sandbox
+from leadpost.outbox.database import Store, _settling
+from leadpost.outbox.database._settling import Doubt, Verdict
+from leadpost.sandbox import Faults, Sandbox, ledger
 from leadpost.sandbox.answers import RejectedError, unknown_activity
 from leadpost.sandbox.ledger import Ledger
 
 NOW = timedelta(0)
+OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
 
@@ -299,7 +312,7 @@ async def test_one_without_an_activity_event_cannot_be_looked_for(outbox: Outbox
     ]
 
 
-async def test_one_that_is_settled_meanwhile_is_not_looked_for(
+async def test_one_that_is_settled_meanwhile_is_left_alone(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", noted(1), noted(2))
@@ -309,18 +322,21 @@ async def test_one_that_is_settled_meanwhile_is_not_looked_for(
     def on_progress(done: int, total: int) -> None:
         seen.append((done, total))
 
-    read = AccountDatabase.read
+    read = Store.read
 
-    async def first_settle(store: AccountDatabase, work: Any, *args: Any, **details: Any) -> Any:
-        if work is _settling.doubt and args == (second,):
+    async def then_settle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
+        found = await read(store, work, *args, **details)
+        if work is _settling.doubts:
+            assert len(found) == 2
             await outbox.arrived([second])
-        return await read(store, work, *args, **details)
+        return found
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AccountDatabase, "read", first_settle)
+        patched.setattr(Store, "read", then_settle)
         async with poster_to(sandbox) as posting:
             found = await outbox.reconcile(posting, settle=NOW, on_progress=on_progress)
     assert found == {"accepted": 1}
+    assert await states(outbox) == ["accepted", "succeeded"]
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -375,3 +391,52 @@ async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_
     assert len({entry.activity_id for entry in found}) == 240
     assert sorted(entry.id for entry in found) == list(range(1, 241))
     assert calls == 1 + 200 if refuses else calls < 30
+
+
+async def test_a_backdated_activity_that_arrived_is_not_posted_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LeadSquared's own description of a lead's activities has no ModifiedOn."""
+    original = ledger._lead_activity
+
+    def without_modified_on(*args: Any) -> dict[str, Any]:
+        return {k: v for k, v in original(*args).items() if k != "ModifiedOn"}
+
+    monkeypatch.setattr(ledger, "_lead_activity", without_modified_on)
+    last_year = Activity(LEAD, 201, "Called", datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC))
+    with Sandbox(limit=None, pace=1000, faults=Faults(script=["cut-after"])) as sandbox:
+        await outbox.put(last_year)
+        async with poster_to(sandbox) as posting:
+            assert await outbox.drain(posting) == {"uncertain": 1}
+            await asyncio.sleep(0.05)  # LeadSquared's queue
+            await outbox.reconcile(posting, settle=NOW)
+            await outbox.drain(posting)
+        assert sandbox.report().duplicates == 0
+
+
+async def test_a_lead_that_always_gets_an_error_does_not_keep_others_in_doubt(
+    outbox: Outbox,
+) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/create"):
+            return httpx.Response(502)
+        if request.url.params.get("leadId") == LEAD:
+            return httpx.Response(500)
+        return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+
+    posting = poster(Vendor(answer))
+    await outbox.put_many([noted(1), Activity(OTHER_LEAD, 201, "note 2", WHEN)])
+    await changed(outbox, state="uncertain")
+    tally = await outbox.reconcile(posting, settle=NOW)
+    assert tally["pending"] == 1
+
+
+async def test_what_is_found_for_two_entries_at_once_is_only_ones(outbox: Outbox) -> None:
+    """Two processes that reconcile have both found it free, before either has recorded that."""
+    first, second = await outbox.put(noted(1)), await outbox.put(noted(1))
+    await changed(outbox, state="uncertain")
+    found = Verdict("accepted", "the lead has it", "a1")
+    for entry in (first, second):
+        doubt = Doubt(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
+        await outbox._store.write(_settling.settle, doubt, "uncertain", found)
+    assert await states(outbox) == ["accepted", "uncertain"]

@@ -20,7 +20,7 @@ from leadpost import Activity, Lead, LeadActivity, OpenBucket
 from leadpost.outbox import EntryState, Outbox
 from leadpost.outbox._matching import candidates, windows
 from leadpost.outbox._reconciler import SETTLE
-from leadpost.outbox.database._settling import Place
+from leadpost.outbox.database._settling import Doubt
 from leadpost.sandbox import Sandbox
 from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized
 from leadpost.sandbox.checks import Span
@@ -171,16 +171,21 @@ async def test_one_of_long_ago_does_not_keep_the_others_from_a_window(
     assert [round(span.total_seconds() / 3600) for span in spans] == [24 + 12 + 24]
 
 
+def doubt(number: int, lead: str | None, event: int | None, sent_at: float) -> Doubt:
+    moment = datetime.fromtimestamp(sent_at, UTC)
+    return Doubt(number, None, lead, {"ActivityEvent": event}, moment, 0.0)
+
+
 def test_windows_are_of_one_type_and_do_not_overlap() -> None:
     sent_at = [0.0, 1 * DAY, 3.4 * DAY, 6.0 * DAY]
-    places = [
-        *(Place(number, LEAD, 201, moment) for number, moment in enumerate(sent_at)),
-        Place(4, LEAD, 202, 0.5 * DAY),
-        Place(5, None, 201, 0.0),
-        Place(6, LEAD, None, 0.0),
+    doubts = [
+        *(doubt(number, LEAD, 201, moment) for number, moment in enumerate(sent_at)),
+        doubt(4, LEAD, 202, 0.5 * DAY),
+        doubt(5, None, 201, 0.0),
+        doubt(6, LEAD, None, 0.0),
     ]
-    found = list(windows(places, timedelta(hours=12)))
-    assert [[place.id for place in window.places] for window in found] == [[0, 1, 2], [3], [4]]
+    found = list(windows(doubts, timedelta(hours=12)))
+    assert [[doubt.id for doubt in window.doubts] for window in found] == [[0, 1, 2], [3], [4]]
     assert [window.event for window in found] == [201, 201, 202]
     assert found[0].start == datetime(1969, 12, 31, tzinfo=UTC)
     assert found[0].end == datetime(1970, 1, 5, 21, 36, tzinfo=UTC)

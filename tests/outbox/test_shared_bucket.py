@@ -35,7 +35,7 @@ from leadpost import (
 from leadpost._bucket_parts import Use
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import _sql, _tokens
+from leadpost.outbox.database import Store, _sql, _tokens
 from leadpost.outbox.database._tokens import State
 
 PERIOD = 0.5
@@ -44,6 +44,10 @@ PERIOD = 0.5
 def bucket(url: str, **options: Any) -> SharedTokenBucket:
     chosen: dict[str, Any] = {"period": PERIOD} | options
     return SharedTokenBucket(url, "test", **chosen)
+
+
+def store(of: SharedTokenBucket) -> Store:
+    return Store(of._database, bucket="test")
 
 
 @asynccontextmanager
@@ -112,7 +116,7 @@ async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int =
 
 async def until_known(of: SharedTokenBucket, what: Callable[[State], bool]) -> None:
     """Wait until something is written to the database."""
-    while not what(await of._database.read(lambda own: _tokens.state(own, "test"))):
+    while not what(await store(of).read(_tokens.state)):
         await asyncio.sleep(0.01)
 
 
@@ -468,6 +472,17 @@ async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
     assert fullest(later, 1.0) <= 5
 
 
+async def test_a_longer_rest_applies_to_tokens_that_were_back_before_it(store_url: str) -> None:
+    async with opened(store_url) as one, within(30):
+        arrivals: list[float] = []
+        await asyncio.gather(*(take(one, arrivals) for _ in range(5)))
+        await asyncio.sleep(PERIOD + 0.1)
+        await end_with(one, RateLimited("5 in 3 s", status=429, limit=(5, 3)))
+        later: list[float] = []
+        await take(one, later)
+    assert later[0] - arrivals[0] >= 3.0 - 0.01
+
+
 async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -540,7 +555,7 @@ async def test_a_trial_that_is_not_sent_is_followed_by_another(store_url: str) -
     async with opened(store_url) as one, opened(store_url) as other, within(20):
         await end_with(one, RateLimited("429", status=429, retry_after=0.3))
         await end_with(one, NotSent("nothing to send"), sent=False)
-        known = await one._database.read(lambda own: _tokens.state(own, "test"))
+        known = await store(one).read(_tokens.state)
         assert known.has_trial
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
@@ -579,7 +594,7 @@ async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_u
         await end_with(one, RateLimited("429", status=429, retry_after=0.2))
         async with one.token() as begin:
             begin()
-            await other._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            await store(other).write(_tokens.pause, 0.0)
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
     assert times[1] - times[0] >= 0.5
@@ -589,7 +604,7 @@ async def test_a_trial_waits_for_a_resting_token(store_url: str) -> None:
     async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(20):
         async with one.token() as begin:
             begin()
-            await one._database.write(lambda own: _tokens.pause(own, "test", 0.0))
+            await store(one).write(_tokens.pause, 0.0)
             waiting = asyncio.create_task(take(other, []))
             await asyncio.sleep(0.6)
             assert not waiting.done()

@@ -198,12 +198,11 @@ async def test_an_activity_belongs_to_only_one_entry(outbox: Outbox, sandbox: Sa
     for number in (1, 2):
         settle = partial(
             _settling.settle,
-            account=ACME,
             of=_settling.Check(number, call_ids[number - 1], None),
             before="accepted",
             verdict=_settling.Verdict("succeeded", activity_id="a1"),
         )
-        assert await outbox._database.write(settle)
+        assert await outbox._store.write(settle)
     found = [(entry.state, entry.activity_id) async for entry in outbox.entries()]
     assert found == [("succeeded", "a1"), ("succeeded", None)]
 
@@ -214,10 +213,10 @@ async def test_a_late_answer_does_not_apply_to_a_later_call(
     await posted(outbox, sandbox, noted(1))
     await changed(outbox, call_id="second")
     failed = _settling.Verdict("failed")
-    settle = partial(_settling.settle, account=ACME, before="accepted", verdict=failed)
+    settle = partial(_settling.settle, before="accepted", verdict=failed)
     for call_id, is_it in (("first", False), ("second", True)):
         of = _settling.Check(1, call_id, None)
-        assert await outbox._database.write(partial(settle, of=of)) == is_it
+        assert await outbox._store.write(partial(settle, of=of)) == is_it
 
 
 async def test_the_reason_of_a_failure_is_stored_without_keys_and_not_logged(

@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 import pytest
-from outbox_support import ACME, changed, held_until, poster, states, until
+from outbox_support import changed, held_until, poster, states, until
 from support import Vendor, activity, answers
 
 from leadpost import AsyncActivityPoster, ConnectionFailed, TokenBucket
@@ -102,8 +102,8 @@ async def test_an_entry_whose_call_was_not_sent_stays_pending(outbox: Outbox) ->
 
 async def claimed(outbox: Outbox, call_id: str = "call") -> Claim:
     """Claim an entry, as a worker does before it is frozen."""
-    claim = partial(_calls.claim, account=ACME, call_id=call_id, call_time=40.0)
-    found = await outbox._database.write(claim)
+    claim = partial(_calls.claim, call_id=call_id, call_time=40.0)
+    found = await outbox._store.write(claim)
     assert found is not None
     return found
 
@@ -115,10 +115,8 @@ async def test_a_late_record_of_a_slow_worker_makes_an_uncertain_entry_accepted(
     call = await claimed(outbox)
     await changed(outbox, ends_by=0)
     assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
-    record = partial(
-        _calls.record, account=ACME, of=call, result=Result("accepted", request_id="r1")
-    )
-    assert await outbox._database.write(record)
+    record = partial(_calls.record, of=call, result=Result("accepted", request_id="r1"))
+    assert await outbox._store.write(record)
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id, entry.error_type) == ("accepted", "r1", None)
 
@@ -128,8 +126,8 @@ async def test_or_pending_if_nothing_was_sent(outbox: Outbox) -> None:
     call = await claimed(outbox)
     await changed(outbox, state="uncertain")
     error = ConnectionFailed("no route")
-    assert await outbox._database.write(
-        partial(_calls.record, account=ACME, of=call, result=Result("pending", error=error))
+    assert await outbox._store.write(
+        partial(_calls.record, of=call, result=Result("pending", error=error))
     )
     assert await states(outbox) == ["pending"]
 
@@ -142,10 +140,8 @@ async def test_a_late_record_is_ignored_after_another_call(outbox: Outbox) -> No
     vendor = Vendor()
     assert await outbox.drain(poster(vendor)) == {"accepted": 1}
     before = await outbox.history(1)
-    record = partial(
-        _calls.record, account=ACME, of=late, result=Result("accepted", request_id="late")
-    )
-    assert not await outbox._database.write(record)
+    record = partial(_calls.record, of=late, result=Result("accepted", request_id="late"))
+    assert not await outbox._store.write(record)
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id) == ("accepted", "r1")
     assert await outbox.history(1) == before
@@ -156,8 +152,8 @@ async def test_a_late_record_changes_no_final_state(outbox: Outbox, state: str) 
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, state=state)
-    record = partial(_calls.record, account=ACME, of=call, result=Result("uncertain"))
-    assert not await outbox._database.write(record)
+    record = partial(_calls.record, of=call, result=Result("uncertain"))
+    assert not await outbox._store.write(record)
     assert await states(outbox) == [state]
 
 

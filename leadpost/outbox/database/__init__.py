@@ -2,10 +2,10 @@
 The database below an outbox and a shared bucket, SQLite or PostgreSQL.
 
 `_database.py` runs transactions, `_schema.py` has the tables, `_sql.py` executes statements. The
-other modules contain the statements, as functions that get a connection within a transaction.
+other modules contain the statements, as functions that get a transaction.
 """
 
-from leadpost.outbox.database._database import DEFAULT_URL, AccountDatabase, Database
+from leadpost.outbox.database._database import DEFAULT_URL, Database, Store
 from leadpost.outbox.database._schema import ddl
 
-__all__ = ["DEFAULT_URL", "AccountDatabase", "Database", "ddl"]
+__all__ = ["DEFAULT_URL", "Database", "Store", "ddl"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from attrs import field, frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database._entries import add_changes
-from leadpost.outbox.database._sql import execute, is_sqlite, storable
+from leadpost.outbox.database._sql import Transaction, is_sqlite, storable
 
 OVERDUE = 30.0
 """Seconds after a call must have ended until its entry is `uncertain`, if it has no record."""
@@ -38,26 +37,25 @@ class Result:
     failed: bool = False  # whether the call counts as a failure
 
 
-async def next_due(connection: AsyncConnection, account: str, key_prefix: str = "") -> float | None:
+async def next_due(transaction: Transaction, key_prefix: str = "") -> float | None:
     """Return the seconds until the next pending entry is due, None if none is pending."""
     pending = """
         FROM leadpost_entries
         WHERE account = :account AND state = 'pending'
             AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
     """
-    values = {"account": account, "prefix": key_prefix}
+    values = {"prefix": key_prefix}
     query = f"SELECT EXISTS (SELECT 1 {pending} AND due_at <= {{now}})"
-    if (await execute(connection, query, **values)).scalar_one():
+    if (await transaction.execute(query, **values)).scalar_one():
         return 0.0
     # Only few are pending and not due: those that failed within the longest pause.
     query = f"SELECT min(due_at) - {{now}} {pending}"
-    seconds: float | None = (await execute(connection, query, **values)).scalar_one()
+    seconds: float | None = (await transaction.execute(query, **values)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
 async def claim(
-    connection: AsyncConnection,
-    account: str,
+    transaction: Transaction,
     call_id: str,
     call_time: float,
     *,
@@ -70,8 +68,7 @@ async def claim(
     Entries with an id in `but` are skipped. `call_id` is a new random id. The call must end within
     `call_time` seconds.
     """
-    claimed = await execute(
-        connection,
+    claimed = await transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = 'sending', call_id = :call_id, calls = calls + 1,
@@ -85,7 +82,6 @@ async def claim(
         )
         RETURNING id, activity, calls, failures, error_type
         """,
-        account=account,
         call_id=call_id,
         call_time=call_time,
         but=[0, *but],
@@ -94,12 +90,12 @@ async def claim(
     row = claimed.one_or_none()
     if row is None:
         return None
-    await add_changes(connection, [row.id], "sending", f"call {row.calls}")
+    await add_changes(transaction, [row.id], "sending", f"call {row.calls}")
     is_uncertain = row.error_type == DeliveryUncertain.__name__
     return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
 
 
-async def record(connection: AsyncConnection, account: str, of: Claim, result: Result) -> bool:
+async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
     """
     Record the result of a call.
 
@@ -110,8 +106,7 @@ async def record(connection: AsyncConnection, account: str, of: Claim, result: R
     state, error = result.state, result.error
     message = None if error is None else storable(str(error))
     request_id = None if result.request_id is None else storable(result.request_id)
-    recorded = await execute(
-        connection,
+    recorded = await transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = :state, changed_at = {now}, due_at = {now} + :due_in,
@@ -120,7 +115,6 @@ async def record(connection: AsyncConnection, account: str, of: Claim, result: R
         WHERE id = :id AND account = :account AND call_id = :call_id
             AND state IN ('sending', 'uncertain', 'pending')
         """,
-        account=account,
         id=of.id,
         call_id=of.call_id,
         state=state,
@@ -132,39 +126,36 @@ async def record(connection: AsyncConnection, account: str, of: Claim, result: R
     )
     if recorded.rowcount:
         note = f"RequestID {request_id}" if request_id else message or ""
-        await add_changes(connection, [of.id], state, note)
+        await add_changes(transaction, [of.id], state, note)
         return True
     # It may have been recorded already, if the answer to a COMMIT was lost.
     same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
-    found = await execute(connection, same, id=of.id, call_id=of.call_id, state=state)
+    found = await transaction.execute(same, id=of.id, call_id=of.call_id, state=state)
     return found.one_or_none() is not None
 
 
-async def release(connection: AsyncConnection, account: str, call_ids: Collection[str]) -> int:
+async def release(transaction: Transaction, call_ids: Collection[str]) -> int:
     """
     Make entries pending again whose claims were followed by no call.
 
     The worker lost the connection during the COMMIT of the claim, and made no call. The entry may
     already be `uncertain`, because its call expired. That an earlier call may have arrived is kept.
     """
-    released = await execute(
-        connection,
+    released = await transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = 'pending', changed_at = {now}, due_at = 0
         WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id IN :call_ids
         RETURNING id
         """,
-        account=account,
         call_ids=list(call_ids),
     )
-    return await add_changes(connection, released.scalars(), "pending", "no call was made")
+    return await add_changes(transaction, released.scalars(), "pending", "no call was made")
 
 
-async def expire(connection: AsyncConnection, account: str) -> int:
+async def expire(transaction: Transaction) -> int:
     """Make entries `uncertain` whose call ended long ago without a record; return their number."""
-    expired = await execute(
-        connection,
+    expired = await transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = 'uncertain', changed_at = {now}, error_type = :error_type,
@@ -172,33 +163,29 @@ async def expire(connection: AsyncConnection, account: str) -> int:
         WHERE account = :account AND state = 'sending' AND ends_by < {now} - :overdue
         RETURNING id
         """,
-        account=account,
         error_type=DeliveryUncertain.__name__,
         overdue=OVERDUE,
     )
     note = "its call was not recorded"
-    return await add_changes(connection, expired.scalars(), "uncertain", note)
+    return await add_changes(transaction, expired.scalars(), "uncertain", note)
 
 
-async def be_seen(connection: AsyncConnection, account: str, away_for: float | None) -> None:
+async def be_seen(transaction: Transaction, away_for: float | None) -> None:
     """Record that a worker of the account is alive, and for how long LeadSquared has been away."""
-    await execute(
-        connection,
+    await transaction.execute(
         """
         UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = {now} - :away_for
         WHERE account = :account
         """,
-        account=account,
         away_for=away_for,
     )
 
 
-async def sum_up(connection: AsyncConnection, account: str) -> None:
+async def sum_up(transaction: Transaction) -> None:
     """Sum up the counts of entries, which PostgreSQL's triggers write as separate rows."""
-    if is_sqlite(connection):
+    if is_sqlite(transaction.connection):
         return
-    await execute(
-        connection,
+    await transaction.execute(
         """
         WITH gone AS (
             DELETE FROM leadpost_counts WHERE account = :account AND (state, part) IN (
@@ -212,5 +199,4 @@ async def sum_up(connection: AsyncConnection, account: str) -> None:
         ON CONFLICT (account, state, part)
             DO UPDATE SET entries = known.entries + excluded.entries
         """,
-        account=account,
     )

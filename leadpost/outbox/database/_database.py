@@ -13,7 +13,6 @@ from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxUnavailable
@@ -26,14 +25,15 @@ from leadpost.outbox.database._engine import (
     create_engine,
 )
 from leadpost.outbox.database._failures import FAILURES, is_locked, outbox_error
+from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._urls import DatabaseUrl, parse_url
 
 T = TypeVar("T")
 P = ParamSpec("P")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 """Statements within one transaction."""
-AccountWork = Callable[Concatenate[AsyncConnection, str, P], Awaitable[T]]
-"""The same for one account: called with a connection, the account, and its own arguments."""
+StoreWork = Callable[Concatenate[Transaction, P], Awaitable[T]]
+"""The same for a `Store`: called with a transaction, and its own arguments."""
 
 DEFAULT_URL = "sqlite:///leadpost.db"
 """A file in the working directory."""
@@ -193,23 +193,29 @@ class Database:
         await until_done([task], _ROLLBACK_WAIT)
 
 
-@frozen
-class AccountDatabase:
-    """One account's entries in a database. Each call runs in its own transaction."""
+class Store:
+    """
+    One account's entries, or one bucket's tokens, in a database.
 
-    database: Database
-    account: str
+    Args:
+        database: The database.
+        always: Values of every statement: the account, or the bucket.
+    """
 
-    async def read(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, see `Database.read`."""
+    def __init__(self, database: Database, **always: str) -> None:
+        self.database = database
+        self._always = always
+
+    async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """Run `work` in a transaction of its own, see `Database.read`."""
         return await self.database.read(
-            lambda connection: work(connection, self.account, *args, **details)
+            lambda connection: work(Transaction(connection, self._always), *args, **details)
         )
 
-    async def write(self, work: AccountWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, see `Database.write`."""
+    async def write(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """Run `work` in a transaction of its own, see `Database.write`."""
         return await self.database.write(
-            lambda connection: work(connection, self.account, *args, **details)
+            lambda connection: work(Transaction(connection, self._always), *args, **details)
         )
 
 

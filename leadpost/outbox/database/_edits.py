@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from leadpost.errors import DeliveryUncertain, KeyConflict
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database._entries import KEYS_SHOWN, PART, add_changes, parts
-from leadpost.outbox.database._sql import execute, execute_many
+from leadpost.outbox.database._sql import Transaction
 
 REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")
 """States of entries that were not accepted."""
@@ -21,8 +19,7 @@ _AGAIN = """
 
 
 async def retry(
-    connection: AsyncConnection,
-    account: str,
+    transaction: Transaction,
     *,
     states: Sequence[EntryState],
     ids: Sequence[int] | None,
@@ -33,27 +30,25 @@ async def retry(
 
     Only entries with an id above `after`, and in `ids` (at most 500), unless that is None.
     """
-    found = await execute(
-        connection,
+    found = await transaction.execute(
         f"""
         SELECT id FROM leadpost_entries
         WHERE account = :account AND id > :after AND state IN :states
             {"" if ids is None else "AND id IN :ids"}
         ORDER BY id LIMIT {PART} {{locked}}
         """,
-        account=account,
         after=after,
         states=list(states),
         **({} if ids is None else {"ids": list(ids)}),
     )
     again = list(found.scalars())
     update = f"UPDATE leadpost_entries SET {_AGAIN} WHERE id IN :ids"
-    await execute(connection, update, ids=again)
-    await add_changes(connection, again, "pending", "retried by hand")
+    await transaction.execute(update, ids=again)
+    await add_changes(transaction, again, "pending", "retried by hand")
     return again
 
 
-async def replace(connection: AsyncConnection, account: str, activities: Mapping[str, str]) -> None:
+async def replace(transaction: Transaction, activities: Mapping[str, str]) -> None:
     """
     Replace the activities of entries, and make the entries pending again.
 
@@ -64,15 +59,15 @@ async def replace(connection: AsyncConnection, account: str, activities: Mapping
     """
     # In the order of the keys, so that two callers cannot wait for each other.
     for keys in parts(sorted(activities)):
-        await _replace(connection, account, {key: activities[key] for key in keys})
+        await _replace(transaction, {key: activities[key] for key in keys})
 
 
-async def _replace(connection: AsyncConnection, account: str, part: Mapping[str, str]) -> None:
+async def _replace(transaction: Transaction, part: Mapping[str, str]) -> None:
     query = """
         SELECT key, id, state, error_type FROM leadpost_entries
         WHERE account = :account AND key IN :keys ORDER BY key {locked}
     """
-    rows = await execute(connection, query, account=account, keys=[*part])
+    rows = await transaction.execute(query, keys=[*part])
     found = {row.key: row for row in rows}
     conflicts = [
         key
@@ -96,40 +91,38 @@ async def _replace(connection: AsyncConnection, account: str, part: Mapping[str,
         WHERE id = :id
     """
     values = [{"id": found[key].id, "activity": activity} for key, activity in part.items()]
-    await execute_many(connection, update, values)
-    await add_changes(connection, [row.id for row in found.values()], "pending", "replaced")
+    await transaction.execute_many(update, values)
+    await add_changes(transaction, [row.id for row in found.values()], "pending", "replaced")
 
 
-async def arrived(connection: AsyncConnection, account: str, ids: Sequence[int]) -> int:
+async def arrived(transaction: Transaction, ids: Sequence[int]) -> int:
     """Make uncertain ones of at most 500 entries `succeeded`, and return their number."""
     update = """
         UPDATE leadpost_entries
         SET state = 'succeeded', changed_at = {now}, error_type = NULL, message = NULL
         WHERE account = :account AND id IN :ids AND state = 'uncertain' RETURNING id
     """
-    found = await execute(connection, update, account=account, ids=list(ids))
-    return await add_changes(connection, found.scalars(), "succeeded", "seen on the lead")
+    found = await transaction.execute(update, ids=list(ids))
+    return await add_changes(transaction, found.scalars(), "succeeded", "seen on the lead")
 
 
-async def register(connection: AsyncConnection, account: str, fingerprint: str) -> None:
+async def register(transaction: Transaction, fingerprint: str) -> None:
     """Record which keys the entries of an account are posted with, if none are recorded."""
     insert = """
         INSERT INTO leadpost_accounts (account, fingerprint) VALUES (:account, :fingerprint)
         ON CONFLICT (account) DO NOTHING
     """
-    await execute(connection, insert, account=account, fingerprint=fingerprint)
+    await transaction.execute(insert, fingerprint=fingerprint)
 
 
-async def fingerprint_of(connection: AsyncConnection, account: str) -> str | None:
+async def fingerprint_of(transaction: Transaction) -> str | None:
     """Return the fingerprint of the keys that an account's entries are posted with."""
     query = "SELECT fingerprint FROM leadpost_accounts WHERE account = :account"
-    found: str | None = (await execute(connection, query, account=account)).scalar()
+    found: str | None = (await transaction.execute(query)).scalar()
     return found
 
 
-async def adopt(
-    connection: AsyncConnection, account: str, fingerprint: str | None, previous: str
-) -> int:
+async def adopt(transaction: Transaction, fingerprint: str | None, previous: str) -> int:
     """
     Transfer the entries of another account, or of this one's previous keys, to this account.
 
@@ -139,43 +132,41 @@ async def adopt(
     Raises:
         KeyConflict: both accounts have entries of the same keys.
     """
-    values = {"account": account, "previous": previous}
     if fingerprint is not None:
         update = """
             UPDATE leadpost_accounts SET fingerprint = :fingerprint
             WHERE account = :account AND fingerprint = :previous
         """
-        await execute(connection, update, fingerprint=fingerprint, **values)
-    if previous == account:
-        return 0
+        await transaction.execute(update, fingerprint=fingerprint, previous=previous)
     both = f"""
         SELECT theirs.key FROM leadpost_entries AS theirs
         JOIN leadpost_entries AS ours ON ours.account = :account AND ours.key = theirs.key
-        WHERE theirs.account = :previous LIMIT {KEYS_SHOWN}
+        WHERE theirs.account = :previous AND theirs.account <> :account LIMIT {KEYS_SHOWN}
     """
-    if keys := list((await execute(connection, both, **values)).scalars()):
+    if keys := list((await transaction.execute(both, previous=previous)).scalars()):
         raise KeyConflict(
             "both accounts have entries of the same keys; none was adopted", keys=keys
         )
-    update = "UPDATE leadpost_entries SET account = :account WHERE account = :previous"
-    return (await execute(connection, update, **values)).rowcount
+    update = """
+        UPDATE leadpost_entries SET account = :account
+        WHERE account = :previous AND account <> :account
+    """
+    return (await transaction.execute(update, previous=previous)).rowcount
 
 
-async def prune(connection: AsyncConnection, account: str, older_than: float) -> int:
+async def prune(transaction: Transaction, older_than: float) -> int:
     """Delete at most 500 entries that finished `older_than` seconds ago; return their number."""
-    old = await execute(
-        connection,
-        # Locked, or else an entry that is retried meanwhile would be deleted too.
+    # Locked, or else an entry that is retried meanwhile would be deleted too.
+    old = await transaction.execute(
         f"""
         SELECT id FROM leadpost_entries
         WHERE account = :account AND state IN ('succeeded', 'failed', 'rejected')
             AND changed_at < {{now}} - :older_than
         ORDER BY changed_at LIMIT {PART} {{or_skipped}}
         """,
-        account=account,
         older_than=older_than,
     )
     ids = list(old.scalars())
-    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=ids)
-    await execute(connection, "DELETE FROM leadpost_entries WHERE id IN :ids", ids=ids)
+    await transaction.execute("DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=ids)
+    await transaction.execute("DELETE FROM leadpost_entries WHERE id IN :ids", ids=ids)
     return len(ids)

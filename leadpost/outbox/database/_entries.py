@@ -11,7 +11,7 @@ from attrs import fields as attrs_of
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
-from leadpost.outbox.database._sql import execute, execute_many, is_sqlite, storable
+from leadpost.outbox.database._sql import Transaction, is_sqlite, storable
 
 PART = 500
 """The most entries or keys of one statement."""
@@ -74,16 +74,15 @@ def of_keys(connection: AnyConnection, columns: str) -> str:
     return _each(connection, wanted, "account = :account AND key = wanted_key", columns)
 
 
-async def find(connection: AsyncConnection, account: str, keys: Sequence[str]) -> dict[str, Entry]:
+async def find(transaction: Transaction, keys: Sequence[str]) -> dict[str, Entry]:
     """Return the entries of these keys, at most 500, by key."""
-    query = of_keys(connection, _COLUMNS)
-    found = await execute(connection, query, account=account, keys=json.dumps(keys))
+    query = of_keys(transaction.connection, _COLUMNS)
+    found = await transaction.execute(query, keys=json.dumps(keys))
     return {entry.key: entry for entry in map(_entry, found) if entry.key is not None}
 
 
 async def page(
-    connection: AsyncConnection,
-    account: str,
+    transaction: Transaction,
     *,
     states: Sequence[EntryState],
     after: int,
@@ -93,12 +92,12 @@ async def page(
     """Return the first entries in these states whose id is above `after`."""
     # State by state: an index contains each state's entries in the order of their ids.
     condition, order = "state = :state_{0} AND id > :after", "id"
-    if not is_sqlite(connection):
+    if not is_sqlite(transaction.connection):
         # Ordered by state and id, as only that index is. Ordered by id, PostgreSQL might read the
         # primary key, and with it all entries of other states in between.
         condition = "(state, id) > (:state_{0}, :after) AND state <= :state_{0}"
         order = "state, id"
-    parts = [
+    of_states = [
         f"""
         SELECT id FROM (
             SELECT id FROM leadpost_entries
@@ -109,65 +108,64 @@ async def page(
         """
         for number in range(len(states))
     ]
-    wanted = f"SELECT id AS wanted_id FROM ({' UNION ALL '.join(parts)}) AS found"
+    wanted = f"SELECT id AS wanted_id FROM ({' UNION ALL '.join(of_states)}) AS found"
     wanted += " ORDER BY id LIMIT :limit"
-    query = _each(connection, wanted, "id = wanted_id", _COLUMNS) + " ORDER BY wanted_id"
+    query = _each(transaction.connection, wanted, "id = wanted_id", _COLUMNS)
+    query += " ORDER BY wanted_id"
     values: dict[str, Any] = {f"state_{number}": state for number, state in enumerate(states)}
-    values |= {"account": account, "after": after, "prefix": key_prefix, "limit": limit}
-    return [_entry(row) for row in await execute(connection, query, **values)]
+    values |= {"after": after, "prefix": key_prefix, "limit": limit}
+    return [_entry(row) for row in await transaction.execute(query, **values)]
 
 
-async def count(
-    connection: AsyncConnection, account: str, key_prefix: str = ""
-) -> dict[EntryState, int]:
+async def count(transaction: Transaction, key_prefix: str = "") -> dict[EntryState, int]:
     """Count the entries by state: all, or those whose key has a prefix."""
     if key_prefix:
         query = """
             SELECT state, count(*) FROM leadpost_entries
             WHERE account = :account AND substr(key, 1, length(:prefix)) = :prefix GROUP BY state
         """
-        rows = await execute(connection, query, account=account, prefix=key_prefix)
+        rows = await transaction.execute(query, prefix=key_prefix)
     else:
         query = """
             SELECT state, sum(entries) FROM leadpost_counts WHERE account = :account GROUP BY state
         """
-        rows = await execute(connection, query, account=account)
+        rows = await transaction.execute(query)
     found = {row[0]: int(row[1]) for row in rows}
     return {state: found.get(state, 0) for state in STATES}
 
 
-async def count_of_others(connection: AsyncConnection, account: str) -> dict[str, int]:
+async def count_of_others(transaction: Transaction) -> dict[str, int]:
     """Count the entries of other accounts that are not finished."""
     query = """
         SELECT account, sum(entries) FROM leadpost_counts
         WHERE account <> :account AND state NOT IN ('succeeded', 'failed', 'rejected')
         GROUP BY account HAVING sum(entries) > 0
     """
-    return {row[0]: int(row[1]) for row in await execute(connection, query, account=account)}
+    return {row[0]: int(row[1]) for row in await transaction.execute(query)}
 
 
-async def health(connection: AsyncConnection, account: str, seen_within: float) -> Health:
+async def health(transaction: Transaction, seen_within: float) -> Health:
     """Return the condition of the account's entries and workers."""
     oldest = """
         SELECT {now} - put_at FROM leadpost_entries
         WHERE account = :account AND state = 'pending' ORDER BY id LIMIT 1
     """
-    seconds: float | None = (await execute(connection, oldest, account=account)).scalar()
+    seconds: float | None = (await transaction.execute(oldest)).scalar()
     worker = """
         SELECT away_since FROM leadpost_accounts
         WHERE account = :account AND worker_seen_at > {now} - :seen_within
     """
-    values = {"account": account, "seen_within": seen_within}
-    seen = (await execute(connection, worker, **values)).one_or_none()
+    values = {"seen_within": seen_within}
+    seen = (await transaction.execute(worker, **values)).one_or_none()
     return Health(
-        counts=await count(connection, account),
+        counts=await count(transaction),
         oldest_pending=None if seconds is None else max(seconds, 0.0),
         is_working=seen is not None,
         away_since=moment(seen[0]) if seen is not None and seen[0] is not None else None,
     )
 
 
-async def history(connection: AsyncConnection, account: str, entry_id: int) -> list[Change]:
+async def history(transaction: Transaction, entry_id: int) -> list[Change]:
     """Return every change of an entry's state, oldest first."""
     query = """
         SELECT 'pending' AS state, put_at AS at, NULL AS note, 0 AS id FROM leadpost_entries
@@ -178,15 +176,15 @@ async def history(connection: AsyncConnection, account: str, entry_id: int) -> l
         WHERE entry.account = :account AND entry.id = :id
         ORDER BY 4
     """
-    found = await execute(connection, query, account=account, id=entry_id)
+    found = await transaction.execute(query, id=entry_id)
     return [Change(row.state, moment(row.at), row.note) for row in found]
 
 
 async def add_changes(
-    connection: AsyncConnection, ids: Iterable[int], state: EntryState, note: str
+    transaction: Transaction, ids: Iterable[int], state: EntryState, note: str
 ) -> int:
     """Add the new state of entries, and the reason, to their histories; return their number."""
     rows = [{"id": id_, "state": state, "note": storable(note)} for id_ in ids]
     insert = "INSERT INTO leadpost_changes (entry_id, state, note) VALUES (:id, :state, :note)"
-    await execute_many(connection, insert, rows)
+    await transaction.execute_many(insert, rows)
     return len(rows)

@@ -48,6 +48,7 @@ _SQLITE = {
 _POOLER = "the connections of a pooler such as PgBouncer are shared: add pgbouncer=true to the URL"
 _POSTGRESQL = {
     "08": (OutboxUnavailable, "the connection was lost"),
+    "23505": (OutboxUnavailable, "another process has just stored the same"),
     "25006": (OutboxUnavailable, "the server is read-only: a standby, or in a failover"),
     "25P03": (OutboxUnavailable, "the server ended a transaction that did nothing for too long"),
     "25P04": (OutboxUnavailable, "the server ended a transaction that took too long"),

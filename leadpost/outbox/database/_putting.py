@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from sqlalchemy.dialects import postgresql, sqlite
 
 from leadpost._validation import is_mapping
 from leadpost.errors import KeyConflict
 from leadpost.outbox.database._entries import KEYS_SHOWN, loaded, of_keys, parts
-from leadpost.outbox.database._sql import Hidden, is_sqlite, prepared
+from leadpost.outbox.database._sql import hidden, is_sqlite, prepared
 
 
 @frozen
@@ -29,24 +29,10 @@ class New:
     priority: int
 
 
-class _PrivateText(sa.TypeDecorator[str]):
-    """Text that no log shows, see `Hidden`."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        del dialect
-        return None if value is None else Hidden(value)
-
-
 entries = sa.table(
     "leadpost_entries",
     sa.column("id", sa.BigInteger),
-    sa.column("account"),
-    sa.column("key", _PrivateText),
-    sa.column("activity", _PrivateText),
-    sa.column("priority"),
+    *map(sa.column, ("account", "key", "activity", "priority")),
 )
 
 
@@ -58,12 +44,7 @@ def _insert(connection: sa.Connection) -> Any:
 
 
 def _row(account: str, new: New) -> dict[str, Any]:
-    return {
-        "account": account,
-        "key": new.key,
-        "activity": new.activity,
-        "priority": new.priority,
-    }
+    return {"account": account, **asdict(new)}
 
 
 def put_one(connection: sa.Connection, account: str, new: New) -> int:
@@ -74,7 +55,7 @@ def put_one(connection: sa.Connection, account: str, new: New) -> int:
         KeyConflict: the entry of this key has another activity.
     """
     row = _row(account, new)
-    inserted: int | None = connection.execute(_insert(connection), row).scalar()
+    inserted: int | None = connection.execute(_insert(connection), hidden(row)).scalar()
     return _check_known(connection, account, [row])[0] if inserted is None else inserted
 
 
@@ -102,7 +83,7 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
         rows.sort(key=lambda row: row["key"] or "")
     put = 0
     for part in parts(rows):
-        inserted = len(connection.execute(_insert(connection), part).all())
+        inserted = len(connection.execute(_insert(connection), [*map(hidden, part)]).all())
         if inserted < len(part):
             _check_known(connection, account, part)
         put += inserted

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from attrs import field, frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._validation import is_mapping
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database._entries import add_changes, loaded, moment, parts
-from leadpost.outbox.database._sql import execute, storable
+from leadpost.outbox.database._sql import Transaction, storable
 
 
 @frozen
@@ -25,24 +25,21 @@ class Check:
 
 
 @frozen
-class Place:
-    """Where to look for an uncertain entry."""
-
-    id: int
-    lead: str | None  # the lead's id in lower case, None if the entry names none
-    event: int | None  # the activity type's code, None without one
-    sent_at: float  # when its call was made, in seconds
-
-
-@frozen
 class Doubt:
     """An uncertain entry."""
 
     id: int
     call_id: str | None  # of its latest call
-    activity: str = field(repr=False)  # JSON
-    sent_at: datetime  # when this call was made
+    lead: str | None  # the lead's id in lower case, None if the entry names none
+    activity: Any = field(repr=False)  # any JSON value, if plain SQL inserted it
+    sent_at: datetime  # when its call was made
     age: float  # seconds since then
+
+    @property
+    def event(self) -> int | None:
+        """The activity type's code, None without one."""
+        event = self.activity.get("ActivityEvent") if is_mapping(self.activity) else None
+        return event if isinstance(event, int) else None
 
 
 @frozen
@@ -54,17 +51,14 @@ class Verdict:
     activity_id: str | None = None
 
 
-async def claim_check(
-    connection: AsyncConnection, account: str, waits: Sequence[float]
-) -> Check | None:
+async def claim_check(transaction: Transaction, waits: Sequence[float]) -> Check | None:
     """
     Return the accepted entry that is due first, and set when it is due next.
 
     `waits` are the seconds between two queries; the last one applies to all further ones.
     """
     cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
-    claimed = await execute(
-        connection,
+    claimed = await transaction.execute(
         f"""
         UPDATE leadpost_entries
         SET checks = checks + 1, due_at = {{now}} + CASE checks {cases} ELSE {waits[-1]} END
@@ -75,23 +69,22 @@ async def claim_check(
         )
         RETURNING id, call_id, request_id
         """,
-        account=account,
     )
     row = claimed.one_or_none()
     return None if row is None else Check(*row)
 
 
-async def next_check(connection: AsyncConnection, account: str) -> float | None:
+async def next_check(transaction: Transaction) -> float | None:
     """Return the seconds until the next query is due, None if no entry is accepted."""
     query = """
         SELECT min(due_at) - {now} FROM leadpost_entries
         WHERE account = :account AND state = 'accepted'
     """
-    seconds: float | None = (await execute(connection, query, account=account)).scalar_one()
+    seconds: float | None = (await transaction.execute(query)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
-async def is_posting(connection: AsyncConnection, account: str) -> bool:
+async def is_posting(transaction: Transaction) -> bool:
     """Whether any entry is pending or in flight."""
     query = """
         SELECT EXISTS (
@@ -99,37 +92,26 @@ async def is_posting(connection: AsyncConnection, account: str) -> bool:
             WHERE account = :account AND state IN ('pending', 'sending')
         )
     """
-    return bool((await execute(connection, query, account=account)).scalar_one())
+    return bool((await transaction.execute(query)).scalar_one())
 
 
-async def doubts(connection: AsyncConnection, account: str) -> list[Place]:
-    """Return where to look for each uncertain entry."""
-    query = """
-        SELECT id, lead, coalesce(sent_at, put_at), activity FROM leadpost_entries
-        WHERE account = :account AND state = 'uncertain' ORDER BY id
-    """
-    found: list[Place] = []
-    for id_, lead, sent_at, activity in await execute(connection, query, account=account):
-        payload = loaded(activity)
-        event = payload.get("ActivityEvent") if is_mapping(payload) else None
-        found.append(Place(id_, lead, event if isinstance(event, int) else None, sent_at))
-    return found
-
-
-async def doubt(connection: AsyncConnection, account: str, entry_id: int) -> Doubt | None:
-    """Return an entry that is uncertain, None if it no longer is."""
+async def doubts(transaction: Transaction) -> list[Doubt]:
+    """Return every uncertain entry."""
     # Plain SQL may have made one uncertain without a call.
     query = """
-        SELECT id, call_id, activity, coalesce(sent_at, put_at), {now} - coalesce(sent_at, put_at)
-        FROM leadpost_entries WHERE account = :account AND id = :id AND state = 'uncertain'
+        SELECT id, call_id, lead, activity, sent_at, {now} - sent_at FROM (
+            SELECT id, call_id, lead, activity, coalesce(sent_at, put_at) AS sent_at
+            FROM leadpost_entries WHERE account = :account AND state = 'uncertain'
+        ) AS uncertain ORDER BY id
     """
-    row = (await execute(connection, query, account=account, id=entry_id)).one_or_none()
-    return None if row is None else Doubt(row[0], row[1], row[2], moment(row[3]), row[4])
+    return [
+        Doubt(id_, call_id, lead, loaded(activity), moment(sent_at), age)
+        for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query)
+    ]
 
 
 async def others_of(
-    connection: AsyncConnection,
-    account: str,
+    transaction: Transaction,
     of: Doubt,
     lead: str,
     since: datetime,
@@ -152,18 +134,15 @@ async def others_of(
             AND activity_id IS NULL AND sent_at >= :since
     """
     values = {
-        "account": account,
         "lead": lead.lower(),
         "id": of.id,
         "since": since.timestamp(),
         "found_by": found_by,
     }
-    return list((await execute(connection, query, **values)).scalars())
+    return list((await transaction.execute(query, **values)).scalars())
 
 
-async def matched(
-    connection: AsyncConnection, account: str, activity_ids: Sequence[str]
-) -> set[str]:
+async def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[str]:
     """Return those of `activity_ids` that belong to entries."""
     query = """
         SELECT activity_id FROM leadpost_entries
@@ -171,13 +150,12 @@ async def matched(
     """
     found = set[str]()
     for ids in parts(activity_ids):
-        found.update((await execute(connection, query, account=account, ids=ids)).scalars())
+        found.update((await transaction.execute(query, ids=ids)).scalars())
     return found
 
 
 async def settle(
-    connection: AsyncConnection,
-    account: str,
+    transaction: Transaction,
     of: Check | Doubt,
     before: EntryState,
     verdict: Verdict,
@@ -189,11 +167,12 @@ async def settle(
         Whether it was changed: not if it has left the state `before`, or a later call was made.
     """
     note, activity_id = storable(verdict.note), verdict.activity_id
-    if activity_id is not None and await matched(connection, account, [activity_id]):
+    if activity_id is not None and await matched(transaction, [activity_id]):
+        if isinstance(of, Doubt):
+            return False  # it proves that another entry arrived, not this one
         activity_id = None  # reconciling matched it with another entry
     is_bad = verdict.state in {"failed", "uncertain"}
-    settled = await execute(
-        connection,
+    settled = await transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = :state, changed_at = {now}, due_at = 0, message = :message,
@@ -202,7 +181,6 @@ async def settle(
         WHERE account = :account AND id = :id AND state = :before
             AND coalesce(call_id, '') = :call_id
         """,
-        account=account,
         id=of.id,
         call_id=of.call_id or "",
         before=before,
@@ -213,5 +191,5 @@ async def settle(
     if not settled.rowcount:
         return False
     if verdict.state != before:
-        await add_changes(connection, [of.id], verdict.state, note)
+        await add_changes(transaction, [of.id], verdict.state, note)
     return True

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
+from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
@@ -66,8 +67,23 @@ async def execute_many(
     """Execute a statement once for each row of values; it returns nothing."""
     if rows:
         statement, _ = prepared(connection, sql, {})
-        hidden = [{name: _hidden(it) for name, it in row.items()} for row in rows]
-        await connection.execute(statement, hidden)
+        await connection.execute(statement, [hidden(row) for row in rows])
+
+
+@frozen
+class Transaction:
+    """Executes statements in which some values are always the same, such as `:account`."""
+
+    connection: AsyncConnection
+    always: Mapping[str, Any]
+
+    async def execute(self, sql: str, **values: Any) -> Result:
+        """Execute a statement, see `prepared`."""
+        return await execute(self.connection, sql, **self.always, **values)
+
+    async def execute_many(self, sql: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Execute a statement once for each row of values; it returns nothing."""
+        await execute_many(self.connection, sql, [{**self.always, **row} for row in rows])
 
 
 def prepared(
@@ -76,20 +92,22 @@ def prepared(
     """
     Return a statement and its values, for a connection to execute.
 
-    Args:
-        connection: The connection.
-        sql: The statement; `:name` stands for a value, or after `IN` for a list of values.
-        values: The values by name.
+    `:name` stands for a value, or after `IN` for a list of values.
     """
     lists = tuple(name for name, value in values.items() if isinstance(value, list))
     statement = _statement(sql.format_map(WORDS[connection.dialect.name]), lists)
-    return statement, {name: _hidden(value) for name, value in values.items()}
+    return statement, hidden(values)
 
 
 @lru_cache(maxsize=256)
 def _statement(sql: str, lists: tuple[str, ...]) -> sa.TextClause:
     several: list[sa.BindParameter[Any]] = [sa.bindparam(name, expanding=True) for name in lists]
     return sa.text(sql).bindparams(*several)
+
+
+def hidden(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a statement so that no log shows them."""
+    return {name: _hidden(value) for name, value in values.items()}
 
 
 def _hidden(value: str | float | list[str] | list[int] | None) -> Any:

@@ -9,34 +9,24 @@ call must have ended one rest before that.
 from __future__ import annotations
 
 from attrs import frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._refusals import Size
 from leadpost.errors import OutboxError
-from leadpost.outbox.database._sql import execute, execute_many
+from leadpost.outbox.database._sql import Transaction
 
 
 @frozen
 class State:
-    """
-    What the processes of a bucket share.
+    """What the processes of a bucket share."""
 
-    Attributes:
-        version: Counts the changes of the size.
-        size: How many tokens to use, and how long they rest.
-        is_paused: Whether no token may be taken now.
-        has_trial: Whether a trial call must end before other calls.
-        is_ahead: Whether times are ahead of the clock, because it has jumped back.
-    """
-
-    version: int
+    version: int  # counts the changes of the size
     size: Size
-    is_paused: bool
-    has_trial: bool
-    is_ahead: bool
+    is_paused: bool  # whether no token may be taken now
+    has_trial: bool  # whether a trial call must end before other calls
+    is_ahead: bool  # whether times are ahead of the clock, because it has jumped back
 
 
-async def create(connection: AsyncConnection, bucket: str, limit: int, period: float) -> State:
+async def create(transaction: Transaction, limit: int, period: float) -> State:
     """
     Insert the rows that are missing.
 
@@ -49,24 +39,24 @@ async def create(connection: AsyncConnection, bucket: str, limit: int, period: f
         VALUES (:bucket, :period, 0, :limit, :limit, :period, 0, 0, 0)
         ON CONFLICT (bucket) DO NOTHING
     """
-    await execute(connection, insert, bucket=bucket, period=period, limit=limit)
+    await transaction.execute(insert, period=period, limit=limit)
     insert = """
         INSERT INTO leadpost_tokens (bucket, number, back_at, set_at)
         VALUES (:bucket, :number, 0, 0) ON CONFLICT (bucket, number) DO NOTHING
     """
-    rows = [{"bucket": bucket, "number": number} for number in range(limit)]
-    await execute_many(connection, insert, rows)
+    rows = [{"number": number} for number in range(limit)]
+    await transaction.execute_many(insert, rows)
     query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
-    found = float((await execute(connection, query, bucket=bucket)).scalar_one())
+    found = float((await transaction.execute(query)).scalar_one())
     if found != period:
         raise OutboxError(
-            f"the bucket {bucket} has a period of {found:g} s, not {period:g} s:"
-            " give it another name"
+            f"the bucket {transaction.always['bucket']} has a period of {found:g} s, not"
+            f" {period:g} s: give it another name"
         )
-    return await state(connection, bucket)
+    return await state(transaction)
 
 
-async def state(connection: AsyncConnection, bucket: str) -> State:
+async def state(transaction: Transaction) -> State:
     """Return the state that the processes share."""
     query = """
         SELECT version, tokens, most, rest, named_until - {now} AS named_for,
@@ -77,7 +67,7 @@ async def state(connection: AsyncConnection, bucket: str) -> State:
             ) AS is_ahead
         FROM leadpost_buckets WHERE bucket = :bucket
     """
-    row = (await execute(connection, query, bucket=bucket)).one()
+    row = (await transaction.execute(query)).one()
     size = Size(row.tokens, row.most, row.rest, row.named_for, row.grow_in)
     return State(
         row.version,
@@ -89,8 +79,7 @@ async def state(connection: AsyncConnection, bucket: str) -> State:
 
 
 async def take(
-    connection: AsyncConnection,
-    bucket: str,
+    transaction: Transaction,
     use_id: str,
     *,
     limit: int,
@@ -130,44 +119,42 @@ async def take(
         RETURNING back_at - :hold - {{now}}
     """
     values = {"limit": limit, "hold": hold, "is_trial": is_trial, "left": int(leaves_last)}
-    taken = await execute(connection, update, bucket=bucket, use_id=use_id, **values)
+    taken = await transaction.execute(update, use_id=use_id, **values)
     wait: float | None = taken.scalar()
     return wait
 
 
-async def begin_trial(connection: AsyncConnection, bucket: str, use_id: str, hold: float) -> bool:
+async def begin_trial(transaction: Transaction, use_id: str, hold: float) -> bool:
     """Make a call the trial, if one is due, and return whether it is."""
     update = """
         UPDATE leadpost_buckets
         SET trial_until = {now} + :hold, trial_id = :use_id, set_at = {now}
         WHERE bucket = :bucket AND trial_until <= {now} AND paused_until <= {now}
     """
-    begun = await execute(connection, update, bucket=bucket, use_id=use_id, hold=hold)
+    begun = await transaction.execute(update, use_id=use_id, hold=hold)
     return begun.rowcount == 1
 
 
-async def end_trial(
-    connection: AsyncConnection, bucket: str, use_id: str, *, was_made: bool
-) -> None:
+async def end_trial(transaction: Transaction, use_id: str, *, was_made: bool) -> None:
     """Allow calls again after the trial; or let another call be it, if this one was not made."""
     update = """
         UPDATE leadpost_buckets SET trial_until = :until, trial_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND trial_id = :use_id
     """
     until = None if was_made else 0.0
-    await execute(connection, update, bucket=bucket, use_id=use_id, until=until)
+    await transaction.execute(update, use_id=use_id, until=until)
 
 
-async def put_back(connection: AsyncConnection, bucket: str, use_id: str, hold: float) -> None:
+async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
     """Undo the reservation of a token, unless another process has taken it since."""
     update = """
         UPDATE leadpost_tokens SET back_at = back_at - :hold, use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await execute(connection, update, bucket=bucket, use_id=use_id, hold=hold)
+    await transaction.execute(update, use_id=use_id, hold=hold)
 
 
-async def let_rest(connection: AsyncConnection, bucket: str, use_id: str, longer: float) -> None:
+async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None:
     """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
     update = """
         UPDATE leadpost_tokens
@@ -176,35 +163,37 @@ async def let_rest(connection: AsyncConnection, bucket: str, use_id: str, longer
             use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await execute(connection, update, bucket=bucket, use_id=use_id, longer=longer)
+    await transaction.execute(update, use_id=use_id, longer=longer)
 
 
 _PAUSE = "paused_until = {greatest}(paused_until, {now} + :pause), set_at = {now}"
 
 
-async def pause(connection: AsyncConnection, bucket: str, seconds: float) -> None:
+async def pause(transaction: Transaction, seconds: float) -> None:
     """Allow no call for some seconds, and then one trial call before all others."""
     update = f"""
         UPDATE leadpost_buckets SET trial_until = 0, trial_id = NULL, {_PAUSE}
         WHERE bucket = :bucket
     """
-    await execute(connection, update, bucket=bucket, pause=seconds)
+    await transaction.execute(update, pause=seconds)
 
 
-async def resize(
-    connection: AsyncConnection, bucket: str, size: Size, pause: float, version: int
-) -> bool:
+async def resize(transaction: Transaction, size: Size, pause: float, version: int) -> bool:
     """Change the size, unless another process has since `version`; return whether it changed."""
-    changed = await execute(
-        connection,
+    query = """
+        SELECT tokens, rest FROM leadpost_buckets
+        WHERE bucket = :bucket AND version = :version {locked}
+    """
+    before = (await transaction.execute(query, version=version)).one_or_none()
+    if before is None:
+        return False
+    await transaction.execute(
         f"""
         UPDATE leadpost_buckets
         SET version = version + 1, tokens = :tokens, most = :most, rest = :rest,
             named_until = {{now}} + :named_for, grow_at = {{now}} + :grow_in, {_PAUSE}
-        WHERE bucket = :bucket AND version = :version
+        WHERE bucket = :bucket
         """,
-        bucket=bucket,
-        version=version,
         tokens=size.tokens,
         most=size.most,
         rest=size.rest,
@@ -212,20 +201,17 @@ async def resize(
         grow_in=size.grow_in,
         pause=pause,
     )
-    if changed.rowcount == 0:
-        return False
-    # Which tokens remain does not depend on when they were used, so all resting tokens begin their
-    # rest again: they are back after the pause, or after the longer rest, or as fewer tokens.
-    begin = """
-        UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
-        WHERE bucket = :bucket AND use_id IS NULL
-            AND back_at > {now} AND back_at < {now} + :rest
-    """
-    await execute(connection, begin, bucket=bucket, rest=size.rest)
+    if size.tokens < before.tokens or size.rest > before.rest:
+        # The calls of a whole rest count, whichever tokens they used: so all rest once more.
+        begin = """
+            UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
+            WHERE bucket = :bucket AND use_id IS NULL AND back_at < {now} + :rest
+        """
+        await transaction.execute(begin, rest=size.rest)
     return True
 
 
-async def follow_clock(connection: AsyncConnection, bucket: str) -> None:
+async def follow_clock(transaction: Transaction) -> None:
     """
     Correct times that are too far ahead, because the database's clock has jumped back.
 
@@ -235,7 +221,7 @@ async def follow_clock(connection: AsyncConnection, bucket: str) -> None:
         UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}
         WHERE bucket = :bucket AND set_at > {now}
     """
-    await execute(connection, update, bucket=bucket)
+    await transaction.execute(update)
     update = """
         UPDATE leadpost_buckets
         SET named_until = named_until - set_at + {now}, grow_at = grow_at - set_at + {now},
@@ -243,4 +229,4 @@ async def follow_clock(connection: AsyncConnection, bucket: str) -> None:
             trial_until = trial_until - set_at + {now}, set_at = {now}
         WHERE bucket = :bucket AND set_at > {now}
     """
-    await execute(connection, update, bucket=bucket)
+    await transaction.execute(update)

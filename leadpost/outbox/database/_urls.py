@@ -67,24 +67,14 @@ _NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 
 @frozen
 class DatabaseUrl:
-    """
-    A parsed URL.
+    """A parsed URL."""
 
-    Attributes:
-        name: The part that may be shown: no user, no password, no option.
-        path: SQLite's file; None for PostgreSQL.
-        hosts: PostgreSQL's hosts or socket directories, each with its port; None for the default.
-        connect: Arguments for asyncpg, the same for each host.
-        private: User and password, which a message of the server may quote.
-        is_pooled: Whether it leads to a PgBouncer in transaction mode (`pgbouncer=true`).
-    """
-
-    name: str
-    path: str | None = field(default=None, repr=False)
-    hosts: Sequence[tuple[str | None, int | None]] = field(default=(), repr=False)
-    connect: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
-    private: Sequence[str] = field(default=(), repr=False)
-    is_pooled: bool = False
+    name: str  # what may be shown: no user, no password, no option
+    path: str | None = field(default=None, repr=False)  # SQLite's file; None for PostgreSQL
+    hosts: Sequence[tuple[str | None, int | None]] = field(default=(), repr=False)  # with ports
+    connect: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)  # for asyncpg
+    private: Sequence[str] = field(default=(), repr=False)  # what a server's message may quote
+    is_pooled: bool = False  # whether it leads to a PgBouncer in transaction mode
 
 
 def parse_url(text: str) -> DatabaseUrl:

@@ -1,0 +1,104 @@
+"""What callers put: activities, keys, and connections of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterable, Iterable
+from itertools import islice
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from leadpost._account import Account
+from leadpost._batch import Item, Source
+from leadpost._models import Activity
+from leadpost.outbox.database import _putting
+from leadpost.outbox.database._putting import New
+
+AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
+AnySync = sa.Connection | Session | scoped_session[Session]
+
+
+def put_sync(
+    connection: AnySync,
+    activity: Item,
+    *,
+    account: Account | str,
+    key: str | None = None,
+    priority: int = 0,
+) -> int:
+    """
+    Put an activity as part of a synchronous SQLAlchemy transaction, as in Flask or Celery.
+
+    The tables must exist: an `Outbox` creates them, `leadpost outbox schema` prints them.
+
+    Args:
+        connection: A connection or session to the outbox's database; you commit it.
+        activity: An `Activity`, or a mapping in LeadSquared's JSON shape.
+        account: The account that the entry belongs to, as for `Outbox`.
+        key: As for `Outbox.put`.
+        priority: As for `Outbox.put`.
+
+    Returns:
+        The entry's id.
+
+    Raises:
+        InvalidActivity: it is invalid.
+        KeyConflict: the entry of this key has another activity.
+        sqlalchemy.exc.SQLAlchemyError: the database failed.
+    """
+    own = connection if isinstance(connection, sa.Connection) else connection.connection()
+    return _putting.put_one(own, id_of(account), new_entry(activity, key, priority))
+
+
+def new_entry(activity: Item, key: object, priority: int) -> New:
+    """Return an entry to put, once it is checked."""
+    return New(json_of(activity), _checked(key), priority)
+
+
+def id_of(account: Account | str) -> str:
+    """Return the id of an account."""
+    found = account.id if isinstance(account, Account) else account
+    if not found:
+        raise ValueError("account: found empty text, wanted an Account or its name")
+    return found
+
+
+async def connection_of(given: AnyAsync) -> AsyncConnection:
+    """Return the connection of a session."""
+    return given if isinstance(given, AsyncConnection) else await given.connection()
+
+
+async def drawn(activities: Source, keys: Iterable[str] | None, priority: int) -> list[New]:
+    """Draw all activities and keys, and check them."""
+    if isinstance(activities, AsyncIterable):
+        texts = [json_of(activity) async for activity in activities]
+    else:
+        texts = [json_of(activity) for activity in activities]
+    if keys is None:
+        return [New(text, None, priority) for text in texts]
+    names = list(islice(keys, len(texts) + 1))
+    if len(names) != len(texts):
+        raise ValueError(f"keys: wanted {len(texts)}, one for each activity")
+    return [New(text, _checked(key), priority) for text, key in zip(texts, names, strict=True)]
+
+
+def _checked(key: object) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise TypeError(f"key: found {type(key).__name__}, wanted text")
+    if re.search("[\0\ud800-\udfff]", key):
+        raise ValueError(
+            "key: contains a character that no database stores (NUL or a lone surrogate)"
+        )
+    return key
+
+
+def json_of(activity: Item) -> str:
+    """Return an activity as JSON, once it is checked."""
+    if not isinstance(activity, Activity):
+        activity = Activity.from_payload(activity)
+    return json.dumps(activity.to_payload(), ensure_ascii=False)
