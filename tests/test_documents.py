@@ -105,7 +105,9 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
         put(url_of(tmp_path / "leadpost.db"), 0, account=sandbox.account())
         process = subprocess.Popen(
             [sys.executable, "-m", "leadpost.cli", *words],
-            env=os.environ | keys_of(sandbox) | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ
+            | keys_of(sandbox)
+            | {"PYTHONUNBUFFERED": "1", "LEADPOST_OUTBOX": "leadpost.db"},
             cwd=tmp_path,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 
 def main() -> None:
-    """Run the command, or say what it lacks."""
+    """Run the command, or name the missing extra."""
     if any(find_spec(name) is None for name in ("typer", "rich", "dotenv")):
         sys.stderr.write("leadpost: the command needs: pip install 'leadpost[cli]'\n")
         sys.exit(2)
-    from leadpost.cli.app import app  # noqa: PLC0415  only now is it known that it can be
+    from leadpost.cli.app import app  # noqa: PLC0415  it needs the extra
 
     app(prog_name="leadpost")

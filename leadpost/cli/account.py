@@ -1,4 +1,4 @@
-"""The account, from the environment and an env file. Never from arguments: `ps` shows those."""
+"""The account, from the environment and an env file; never from options, which `ps` shows."""
 
 import os
 from collections.abc import Generator, Mapping
@@ -28,15 +28,20 @@ def read_account(env_file: Path | None) -> Account:
     Read the account.
 
     Args:
-        env_file: A file of `NAME=value` lines; by default `.env` in the working directory if it is
-            there, or else what `leadpost setup` wrote. The environment wins over it.
+        env_file: A file of `NAME=value` lines; by default `.env` in the working directory, or else
+            the file of `leadpost setup`. Variables in the environment win.
 
     Raises:
-        ConfigurationError: naming the variable that is missing or wrong.
+        ConfigurationError: a variable is missing or wrong; the message names it.
         InputError: the file cannot be read.
     """
     path = env_file or (_DEFAULT if _DEFAULT.is_file() else keys_path())
     if env_file is None and not path.is_file():
+        if not any(os.environ.get(name) for name in (*_WHERE, *_KEYS)):
+            raise ConfigurationError(
+                "no keys yet. Enter them: leadpost setup. Or set LEADPOST_REGION and"
+                f" {', '.join(_KEYS)}"
+            )
         return Account.from_env(os.environ)
     try:
         # Access keys contain a `$`, which must not be expanded.
@@ -47,7 +52,7 @@ def read_account(env_file: Path | None) -> Account:
 
 
 def read_account_if_any(env_file: Path | None) -> Account | None:
-    """Read the account as `read_account`; None if no key is set at all."""
+    """Read the account as `read_account` does; return None if no key is set at all."""
     try:
         return read_account(env_file)
     except ConfigurationError:
@@ -58,11 +63,11 @@ def read_account_if_any(env_file: Path | None) -> Account | None:
 
 def where_to_look(account: Account, *, sync: bool = False) -> str:
     """
-    Name the host that was called and the settings it comes from: it may be the wrong one.
+    Name the host that was called, and its settings, as it may be the wrong one.
 
     Args:
         account: The account.
-        sync: Whether it was the host of the synchronous API.
+        sync: Whether the host of the synchronous API was called.
     """
     if sync:
         return f"(at {account.sync_host}: see LEADPOST_HOST or LEADPOST_REGION, and {_SYNC_HOST})"
@@ -71,7 +76,7 @@ def where_to_look(account: Account, *, sync: bool = False) -> str:
 
 @contextmanager
 def naming(account: Account, *, sync: bool = False) -> Generator[None]:
-    """Add to the error of a failed connection where to look; see `where_to_look`."""
+    """Add `where_to_look` to the error of a failed connection."""
     try:
         yield
     except ConnectionFailed as error:
@@ -81,10 +86,10 @@ def naming(account: Account, *, sync: bool = False) -> Generator[None]:
 
 def merged(file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """
-    Put the environment over the variables of a file.
+    Return the variables of a file, replaced by those of the environment.
 
-    One that names the host itself settles where to post: a region in the file would contradict it,
-    and a sync host there would be another account's.
+    If the environment names the host, no host or region of the file counts: it would be another
+    account's.
     """
     given = {name: value for name, value in environ.items() if value}
     if any(name in given for name in ("LEADPOST_HOST", "LEADPOST_REGION")):

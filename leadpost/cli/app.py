@@ -1,4 +1,4 @@
-"""The commands of `leadpost`; each is in a module of its own, which is imported when it is run."""
+"""The `leadpost` command; each of its commands is in a module that is imported when it runs."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,25 +12,25 @@ import leadpost
 from leadpost.cli.exits import EXIT_CODES, Exit, InputError, exit_of, told
 
 COMMANDS = {
-    "setup": "Enter your keys, check them, and keep them in a file.",
+    "setup": "Enter your keys, check them, and save them to a file.",
     "post": "Post the activities of a file: CSV, .xlsx or JSON.",
-    "results": "Write what became of the rows of a file, without posting.",
+    "results": "Write what became of the rows of a file; post nothing.",
     "verify": "Ask LeadSquared what became of accepted activities.",
-    "reconcile": "Look for activities in doubt on their leads.",
+    "reconcile": "Look for uncertain activities on their leads.",
     "status": "Ask what became of requests, by their RequestIDs.",
     "metrics": "Ask how far behind LeadSquared's queue is.",
     "types": "List the activity types, or the fields of one.",
     "outbox": "Look at an outbox, and change entries by hand.",
     "work": "Run a worker: post from an outbox until stopped.",
     "doctor": "Check keys, hosts and paths, and say which setting to change.",
-    "demo": "Post 50 sample activities to a sandbox: no keys, no network.",
+    "demo": "Post 50 sample activities to a sandbox; needs no keys.",
     "sandbox": "Run a strict stand-in for LeadSquared on this machine.",
 }
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class _Group(TyperGroup):
-    """Ends every command with its exit code, and an error with one line."""
+    """Imports a command when it is run; turns errors into a line and an exit code."""
 
     _is_listing = False
 
@@ -49,12 +49,12 @@ class _Group(TyperGroup):
         except ImportError as error:  # an extra is not installed
             raise InputError(str(error)) from error
         if cmd_name == "outbox":
-            return typer.main.get_command(module.app)
+            return _without_bool(typer.main.get_command(module.app))
         # Markdown, or else paragraphs keep the line breaks of the docstrings.
         one = typer.Typer(rich_markup_mode="markdown", add_completion=False)
         epilog = EXIT_CODES if cmd_name == "post" else None
         one.command(cmd_name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, cmd_name))
-        return typer.main.get_command(one)
+        return _without_bool(typer.main.get_command(one))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         with self._listing():
@@ -66,7 +66,7 @@ class _Group(TyperGroup):
 
     @contextmanager
     def _listing(self) -> Generator[None]:
-        """Know no more of the commands than their names and what they are for."""
+        """Show names and descriptions of the commands, without importing them."""
         self._is_listing = True
         try:
             yield
@@ -84,6 +84,16 @@ class _Group(TyperGroup):
         except (leadpost.LeadpostError, InputError, OSError) as error:
             typer.echo(f"error: {told(error)}", err=True)
             raise typer.Exit(exit_of(error)) from None
+
+
+def _without_bool(command: Any) -> Any:
+    """Remove `<bool>` from the help of flags, as it looks like a value that they take."""
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for each in getattr(command, "commands", {}).values():
+        _without_bool(each)
+    return command
 
 
 app = typer.Typer(

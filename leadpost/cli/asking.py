@@ -1,4 +1,4 @@
-"""One question to LeadSquared, with a token of the bucket that all of the user's runs share."""
+"""A query to LeadSquared, with a token of the bucket that all runs of the user share."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -27,14 +27,14 @@ def asked(
     verbose: bool,
 ) -> T:
     """
-    Ask, and return the answer.
+    Run a query and return its result.
 
     Args:
-        question: What to ask, given a poster.
-        env_file: As for `read_account`.
-        outbox: Where the shared bucket is.
+        question: The query, given a poster.
+        env_file: See `read_account`.
+        outbox: The outbox with the shared bucket.
         limit: Calls per 5 s.
-        sync: Whether it goes to the host of the synchronous API.
+        sync: Whether the query goes to the host of the synchronous API.
         verbose: Whether to log.
     """
     account = read_account(env_file)

@@ -1,4 +1,4 @@
-"""What is written to people: lines, numbers, questions, and the log in step with a progress bar."""
+"""Output at a terminal: lines, numbers, times, progress and the log."""
 
 import asyncio
 import logging
@@ -17,18 +17,18 @@ from leadpost.errors import OutboxUnavailable
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
+    """Print a line without markup, highlighting and wrapping."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def is_interactive() -> bool:
-    """Whether a person can be asked: standard input and standard error are terminals."""
+    """Whether somebody can be asked: standard input and standard error are terminals."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def number_of(count: int, noun: str) -> str:
     """
-    Write a number of things.
+    Return a number with its noun.
 
     >>> number_of(1, "row"), number_of(3000, "row")
     ('1 row', '3,000 rows')
@@ -38,7 +38,7 @@ def number_of(count: int, noun: str) -> str:
 
 def spoken(seconds: float) -> str:
     """
-    Write a length of time in its two largest units.
+    Return a length of time in its two largest units.
 
     >>> spoken(4.2), spoken(75), spoken(7500)
     ('4 s', '1 min 15 s', '2 h 5 min')
@@ -51,20 +51,20 @@ def spoken(seconds: float) -> str:
 
 
 def at_time(moment: datetime) -> str:
-    """Write a moment in local time, with its day if that is not today."""
+    """Return the local time of day, with the date if it is not today."""
     local = moment.astimezone()
     is_today = local.date() == datetime.now().astimezone().date()
     return f"{local:%H:%M}" if is_today else f"{local.day} {local:%b %H:%M}"
 
 
 def duration(calls: int, limit: int = LIMIT) -> float:
-    """Return the seconds that so many calls take at best: a first burst, then one each 5 s."""
+    """Return the seconds that `calls` take at best: bursts of `limit`, 5 s apart."""
     return max(ceil(calls / limit) - 1, 0) * PERIOD
 
 
 @asynccontextmanager
 async def counting(console: Console, text: Callable[[], Awaitable[str]]) -> AsyncGenerator[None]:
-    """Show every second how far something is while the context lasts; on a terminal only."""
+    """Show `text` in this context, updated every second; on a terminal only."""
 
     async def keep(status: Status) -> None:
         while True:
@@ -86,7 +86,7 @@ async def counting(console: Console, text: Callable[[], Awaitable[str]]) -> Asyn
 
 @contextmanager
 def logged(console: Console, *, verbose: bool) -> Generator[None]:
-    """Show warnings, and what an operator wants to read if verbose, while the context lasts."""
+    """Show warnings of leadpost in this context; with `verbose`, its other messages too."""
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False)

@@ -1,4 +1,4 @@
-"""The entries of an outbox, as `leadpost outbox` shows and changes them."""
+"""The entries of an outbox: what `leadpost outbox` shows and changes."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leadpost._validation import is_mapping
+from leadpost import Activity, InvalidActivity, Lead
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.console import at_time, spoken
 from leadpost.outbox import Entry, EntryState, Outbox
@@ -19,7 +19,7 @@ _PART = 500
 
 
 async def show_status(outbox: Outbox, key_prefix: str | None, *, as_json: bool) -> None:
-    """Print how an outbox is doing, or the part of it with keys that begin so."""
+    """Print counts by state, worker and outage; only of entries whose key has the prefix."""
     health = await outbox.health()
     counts = health.counts if key_prefix is None else await outbox.counts(key_prefix)
     others = {} if key_prefix else await outbox.others()
@@ -39,19 +39,22 @@ async def show_status(outbox: Outbox, key_prefix: str | None, *, as_json: bool) 
         is_first = state == "pending" and health.oldest_pending is not None
         age = f"   the oldest for {spoken(health.oldest_pending or 0)}" if is_first else ""
         typer.echo(f"{state:10}{count:9,}{age}")
-    typer.echo(f"worker     {'running' if health.is_working else 'not running'}")
+    typer.echo(f"worker     {'' if health.is_working else 'not '}seen in the last minute")
     if health.away_since is not None:
-        typer.echo(f"LeadSquared away since {at_time(health.away_since)}")
+        typer.echo(f"outage     LeadSquared is away since {at_time(health.away_since)}")
     if counts["pending"]:
         typer.echo(f"time left  {spoken(seconds_left)} at 25 calls per 5 s")
     for account, count in others.items():
-        typer.echo(f"{count:,} unfinished of account {account}, which this one does not post")
+        typer.echo(
+            f"{count:,} unfinished of account {account}, not posted with these keys. To take them"
+            f" over: leadpost outbox adopt {account}"
+        )
 
 
 async def show_entries(
     outbox: Outbox, states: Sequence[EntryState], key_prefix: str | None, *, as_json: bool
 ) -> None:
-    """Print entries, a line each; no note and no field of their activities."""
+    """Print entries, one a line, without notes and fields."""
     if as_json:
         async for entry in outbox.entries(*states, key_prefix=key_prefix):
             typer.echo(json.dumps(_json(entry)))
@@ -65,7 +68,7 @@ async def show_entries(
         table.add_row(*map(Text, cells))
     console = Console()
     if not console.is_terminal:
-        console.width = 10_000  # for grep: a line for each
+        console.width = 10_000  # one line for each, for grep
     console.print(table)
 
 
@@ -75,7 +78,7 @@ async def retry(
     ids: Sequence[int] | None,
     key_prefix: str | None,
 ) -> bool:
-    """Make entries pending again, print how many, and return whether all that were named are."""
+    """Make entries pending again, print their number, and return whether all of `ids` are."""
     wanted = ids
     if key_prefix is not None and ids is None:
         wanted = [e.id async for e in outbox.entries(*states, key_prefix=key_prefix)]
@@ -83,12 +86,12 @@ async def retry(
     typer.echo(f"{count:,} pending again")
     left = len(set(ids)) - count if ids else 0
     if left:
-        typer.echo(f"{left:,} left as they are: unknown, or not {' or '.join(states)}", err=True)
+        typer.echo(f"{left:,} unchanged: unknown, or not {' or '.join(states)}", err=True)
     return not left
 
 
 async def arrived(outbox: Outbox, keys: Sequence[str], ids: Sequence[int]) -> bool:
-    """Record that entries in doubt have arrived; return whether all that were named were."""
+    """Record that uncertain entries have arrived; return whether all named ones were uncertain."""
     by_key: dict[str, Entry] = {}
     for first in range(0, len(keys), _PART):
         by_key |= await outbox.find(keys[first : first + _PART])
@@ -97,7 +100,7 @@ async def arrived(outbox: Outbox, keys: Sequence[str], ids: Sequence[int]) -> bo
     typer.echo(f"{count:,} succeeded")
     left = len(set(keys)) - len(by_key) + len(chosen) - count
     if left:
-        typer.echo(f"{left:,} left as they are: unknown, or not in doubt", err=True)
+        typer.echo(f"{left:,} unchanged: unknown, or not uncertain", err=True)
     return not left
 
 
@@ -124,7 +127,11 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 
 def _lead(entry: Entry) -> str:
-    if not is_mapping(entry.activity):  # others may have inserted what they liked
+    """Return the lead's id, address or number."""
+    try:
+        activity = Activity.from_payload(entry.activity)
+    except InvalidActivity:  # put by SQL
         return ""
-    lead: object = entry.activity.get("RelatedProspectId") or entry.activity.get("EmailAddress")
-    return str(lead or "")
+    if isinstance(activity.lead, Lead):
+        return activity.lead.value
+    return activity.lead or str(activity.extra.get("EmailAddress", ""))

@@ -1,4 +1,4 @@
-"""Which outbox is meant: by its URL, by the name of SQLite's file, or the user's own."""
+"""The outbox that a command uses: a URL, an SQLite file, or the user's own."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def url_of(outbox: str | None) -> str:
 
 
 def shown_url(url: str) -> str:
-    """Return what may be shown of a URL: the file, or the host and the database."""
+    """Return a URL without user and password: the file, or host and database."""
     parsed = parse_url(url)
     if parsed.path is None:
         return parsed.name
@@ -37,22 +37,22 @@ def shown_url(url: str) -> str:
 
 
 def is_missing(url: str) -> bool:
-    """Whether an outbox is a file that is not there."""
+    """Whether an outbox is a file that does not exist."""
     path = parse_url(url).path
     return path is not None and not Path(path).exists()
 
 
 def existing(outbox: str | None) -> str:
     """
-    Return the URL of an outbox that is there: looking for one must not create it.
+    Return the URL of an existing outbox, as a look at it must not create one.
 
     Raises:
-        InputError: there is no such file.
+        InputError: the file does not exist.
         OutboxError: the URL cannot be used.
     """
     url = url_of(outbox)
     if is_missing(url):
         raise InputError(
-            f"{shown_url(url)}: there is no such outbox; nothing was posted from it yet"
+            f"{shown_url(url)}: there is no such outbox. Name another with --outbox, or post first"
         )
     return url

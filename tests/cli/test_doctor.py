@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -11,7 +12,7 @@ from documents import ROOT
 from files_support import Desk, lead
 
 from leadpost import Account, User
-from leadpost.cli.diagnosis import hosts_check
+from leadpost.cli.diagnosis import diagnose, hosts_check
 from leadpost.sandbox import Answer, Sandbox
 from leadpost.sandbox.endpoints import Call
 
@@ -147,6 +148,24 @@ def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
     assert found["sync host"]["remedy"] == "correct LEADPOST_SYNC_HOST"
 
 
+def test_an_unknown_synchronous_host_is_asked_for(desk: Desk) -> None:
+    account = desk.sandbox.account()
+    object.__setattr__(account, "sync_host", "")  # as for a host with a name of its own
+    found = {check.name: check for check in asyncio.run(diagnose(account, None))}
+    assert "keys" not in found
+    assert found["sync host"].verdict == "unknown"
+    assert found["sync host"].remedy == "set LEADPOST_SYNC_HOST"
+
+
+def test_a_time_zone_that_leadsquared_does_not_name(desk: Desk) -> None:
+    user = {"LSQCommonServiceURLs": {"api": "https://api-in21.leadsquared.com/v2/"}}
+    desk.sandbox.fail(Answer(200, json.dumps(user), {"content-type": "application/json"}))
+    code, found = doctor(desk)
+    assert code == 0
+    assert found["time zone"]["verdict"] == "unknown"
+    assert found["time zone"]["remedy"] == "name it: --timezone"
+
+
 def test_an_answer_that_says_neither_is_unknown(desk: Desk) -> None:
     desk.sandbox.fail("503", *["ok"] * 6, "503")
     code, found = doctor(desk)
@@ -165,6 +184,17 @@ def test_one_activity_is_posted_and_followed(desk: Desk) -> None:
     assert found["test activity"]["meaning"].startswith("accepted, RequestID ")
     assert found["its status"]["meaning"].startswith("succeeded: ")
     assert desk.notes() == ["A test by leadpost doctor, to be deleted"]
+
+
+@pytest.mark.parametrize(("answer", "code", "posted"), [("y", 0, 1), ("n", 2, 0)])
+def test_a_test_is_posted_only_if_wanted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, posted: int
+) -> None:
+    monkeypatch.setattr("leadpost.cli.commands.doctor.is_interactive", lambda: True)
+    done = desk.run("doctor", "--post", lead(0), stdin=f"{answer}\n")
+    assert done.exit_code == code, done.output
+    assert f"Post a test activity of type 201 on lead {lead(0)}? [y/N]" in done.stderr
+    assert len(desk.notes()) == posted
 
 
 def test_a_post_that_goes_wrong_is_not_repeated(desk: Desk) -> None:

@@ -61,7 +61,7 @@ def test_a_host_of_the_environment_replaces_all_hosts_of_the_file() -> None:
 
 
 def test_without_a_file_the_environment_is_enough() -> None:
-    with pytest.raises(ConfigurationError, match="LEADPOST_REGION"):
+    with pytest.raises(ConfigurationError, match=r"leadpost setup.*LEADPOST_REGION"):
         read_account(None)
 
 

@@ -47,7 +47,10 @@ def test_the_status_of_an_outbox(desk: Desk, outbox: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].startswith("pending           1   the oldest for ")
     assert lines[2] == "accepted          1"
-    assert lines[-2:] == ["worker     not running", "time left  0 s at 25 calls per 5 s"]
+    assert lines[-2:] == [
+        "worker     not seen in the last minute",
+        "time left  0 s at 25 calls per 5 s",
+    ]
     shown = desk.run("outbox", "status", "--json", LEADPOST_OUTBOX=url_of(outbox)).stdout
     found = json.loads(shown)
     assert 0 <= found.pop("oldest_pending_seconds") < 600
@@ -69,7 +72,8 @@ def test_the_status_of_an_outbox(desk: Desk, outbox: Path) -> None:
 def test_entries_of_other_accounts_are_counted_and_reported(desk: Desk, outbox: Path) -> None:
     put(url_of(outbox), 7, account="somebody-else")
     shown = desk.run("outbox", "status", "--outbox", outbox).stdout
-    assert "1 unfinished of account somebody-else, which this one does not post" in shown
+    assert "1 unfinished of account somebody-else, not posted with these keys" in shown
+    assert "leadpost outbox adopt somebody-else" in shown
     other = desk.run("outbox", "list", "--outbox", outbox, "--account", "somebody-else").stdout
     assert "call-7" in other
 
@@ -109,6 +113,14 @@ def test_the_entries_are_listed_without_their_notes(desk: Desk, outbox: Path) ->
     assert "Note" not in result.output + uncertain.output
 
 
+def test_a_lead_without_an_id_is_listed_by_its_address(desk: Desk) -> None:
+    path = desk.folder / "calls.csv"
+    path.write_text("Lead.EmailAddress,ActivityEvent\nada@example.com,201\n")
+    assert desk.post(path, "--create-leads")[0] == 0
+    listed = desk.run("outbox", "list", "--json").stdout
+    assert json.loads(listed)["lead"] == "ada@example.com"
+
+
 def test_the_entries_of_a_file(desk: Desk) -> None:
     for name, number in (("a.csv", 0), ("b.csv", 1)):
         assert desk.post(write_csv(desk.folder / name, [cells(number)]))[0] == 0
@@ -125,7 +137,7 @@ def test_the_entries_of_a_file(desk: Desk) -> None:
         (["--state", "uncertain", "--yes"], 2, "1 pending again\n", ""),
         (["--id", "2", "--id", "3"], 2, "1 pending again\n", "failed or rejected\n"),
         (["--id", "2", "--id", "3", "--yes"], 3, "2 pending again\n", ""),
-        (["--id", "1"], 1, "0 pending again\n", "1 left as they are: unknown, or not failed"),
+        (["--id", "1"], 1, "0 pending again\n", "1 unchanged: unknown, or not failed"),
         (["calls.csv", "--state", "rejected"], 1, "0 pending again\n", ""),
     ],
 )
@@ -158,7 +170,7 @@ def test_what_was_seen_on_the_lead_is_recorded(desk: Desk, outbox: Path, how: li
     assert (done.exit_code, done.output) == (0, "1 succeeded\n")
     again = desk.run("outbox", "arrived", *how, "--key", "x", "--outbox", outbox)
     assert again.exit_code == 1
-    assert "2 left as they are: unknown, or not in doubt" in again.stderr
+    assert "2 unchanged: unknown, or not uncertain" in again.stderr
     assert desk.run("outbox", "arrived", "--outbox", outbox).exit_code == 2
 
 
@@ -177,7 +189,7 @@ def test_entries_and_files_of_former_keys_are_adopted(desk: Desk) -> None:
     assert desk.run("outbox", "account", **named).stdout == "acme\n"
     assert desk.post(path, **named)[0] == 2
     done = desk.run("outbox", "adopt", former, **named)
-    assert done.stdout == f"2 entries of {former} are entries of acme now\n"
+    assert done.stdout == f"2 entries of {former} now belong to acme\n"
     code, said = desk.post(path, **named)
     assert (code, "2 rows were posted" in said) == (0, True)
 
@@ -278,7 +290,7 @@ def test_entries_in_doubt_are_reconciled(desk: Desk) -> None:
     result = desk.run("reconcile")
     assert result.exit_code == 1
     assert result.stdout == (
-        "1 have arrived, 0 have not and will be posted, 1 stay in doubt\n"
+        "1 arrived, 0 did not and will be posted again, 1 uncertain\n"
         "See why: leadpost outbox list --state uncertain\n"
     )
     found = desk.run("reconcile", "--settle", "0s", "--json")

@@ -80,7 +80,7 @@ def test_status_of_one_that_is_not_final() -> None:
         request_id = asyncio.run(posting())
         result = run("status", request_id, env=keys_of(sandbox))
     assert result.exit_code == 1
-    assert result.stdout == f"{request_id}  pending    In-Queue, not final\n"
+    assert result.stdout == f"{request_id}  pending    In-Queue, may still change\n"
 
 
 def test_status_wants_ids() -> None:
@@ -170,6 +170,7 @@ def test_a_type_that_is_not_there_is_one_line_of_error(sandbox: Sandbox) -> None
     result = run("types", "999", env=keys_of(sandbox))
     assert result.exit_code == 1
     assert result.stderr.startswith("error: HTTP 500: MXInvalidActivityException")
+    assert "leadpost types" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

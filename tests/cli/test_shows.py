@@ -203,6 +203,16 @@ def test_the_help_has_two_examples_for_each_command_and_the_exit_codes() -> None
         assert examples.count(f"leadpost {name.split()[0]}") >= 2, name
 
 
+@pytest.mark.parametrize("command", ["post", "outbox status"])
+def test_the_help_of_a_flag_promises_no_value(command: str) -> None:
+    flags = [
+        line
+        for line in run(*command.split(), "-h", env={"COLUMNS": "100"}).stdout.splitlines()
+        if "<bool>" in line and "--help" not in line
+    ]
+    assert flags == []
+
+
 def test_the_help_flows() -> None:
     text = " ".join(run("post", "-h", env={"COLUMNS": "80"}).stdout.split())
     assert "However a run ends, even with kill -9, the same command resumes it." in text
@@ -347,11 +357,11 @@ def test_the_sandbox_says_what_to_paste_and_what_it_saw(
     assert process.wait() == 0
     report = (tmp_path / "stdout").read_text().splitlines()[3:]
     assert report == [
-        "# calls: 2, activities taken: 1, refused by the limit: 0, fullest window: 2",
+        "# calls: 2, activities accepted: 1, refused by the limit: 0, fullest window: 2",
         "# fault 500-mx: 1",
         report[-1],
     ]
-    assert report[-1].startswith("# taken twice: 0, ")
+    assert report[-1].startswith("# duplicates: 0, ")
     assert (tmp_path / "stderr").read_text() == ""
 
 
@@ -392,10 +402,11 @@ def test_the_sandbox_can_refuse_keys_and_be_away(tmp_path: Path) -> None:
         (["--fault", "500"], "--fault: found '500', wanted NAME=PROBABILITY"),
         (["--fault", "500=often"], "--fault: found '500=often', wanted NAME=PROBABILITY"),
         (["--fault", "501=0.1"], "unknown faults 501; there are 429,"),
-        (["--fault", "500:3=0.1"], "only 429-retry-after, slow and away last; not 500"),
+        (["--fault", "500:3=0.1"], "only 429-retry-after, slow, away take seconds; not 500"),
         (["--fault", "away:-1=0.1"], "retry_after, slow and away are seconds, 0 or more"),
         (["--end", "x=ERROR"], "--end: found 'x=ERROR', wanted CODE=STATUS"),
         (["--script", "ok,no"], "unknown faults no;"),
+        (["--script", "slow:long"], "--script: found 'slow:long', wanted NAME or NAME:SECONDS"),
     ],
 )
 def test_a_wrong_option_of_the_sandbox(options: list[str], wanted: str) -> None:

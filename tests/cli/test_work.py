@@ -74,7 +74,7 @@ def test_a_worker_posts_and_verifies_until_it_is_stopped(
             put(url_of(path), 0, 1, account=sandbox.account())  # the first one is known
             until(lambda: states_in(path)["succeeded"] == 2)
             shown = run("outbox", "status", "--outbox", path, env=keys_of(sandbox)).stdout
-            assert "worker     running" in shown
+            assert "worker     seen in the last minute" in shown
             process.send_signal(number)
             assert process.wait() == code
     assert [taken.request_id for taken in sandbox.taken] == [

@@ -1,4 +1,4 @@
-"""`leadpost demo`: the whole way through against the sandbox, without keys or network."""
+"""`leadpost demo`: sample activities posted to a sandbox, without keys or network."""
 
 import asyncio
 import time
@@ -23,8 +23,8 @@ _TIMEOUT = 60.0
 _NEXT = """
 What to do next:
   leadpost post FILE --dry-run   check a CSV, .xlsx or JSON file; needs no keys
-  leadpost sandbox               a place to post it for trial
-  leadpost setup                 enter the keys of your account
+  leadpost sandbox               run a stand-in for LeadSquared, to try it there
+  leadpost setup                 enter your keys
   leadpost post FILE             post it"""
 
 
@@ -45,7 +45,7 @@ def demo(*, verbose: options.Verbose = False) -> None:
 
 
 def samples(count: int) -> Iterator[Activity]:
-    """Make up activities, each on a lead of its own."""
+    """Yield made-up activities, each on another lead."""
     begin = datetime(2025, 1, 1, 9, tzinfo=UTC)
     for number in range(count):
         yield Activity(
@@ -58,7 +58,7 @@ def samples(count: int) -> Iterator[Activity]:
 
 
 async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: int = 50) -> Exit:
-    """Post samples to the sandbox, wait until their status is final, and print what it came to."""
+    """Post samples to the sandbox, wait for their final status, and print a summary."""
     began = time.monotonic()
     posts = Progress("posting", count, "the sandbox")
     statuses = Progress("asking for the status", 0, "the sandbox", calls="status")

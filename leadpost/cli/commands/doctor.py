@@ -97,6 +97,6 @@ async def _test(
     except errors.LeadpostError as error:
         yield Check("its status", "failed", str(error), later)
     else:
-        verdict = "ok" if status.state == "succeeded" else "failed"
+        is_there = status.state == "succeeded"
         meaning = status.activity_id or status.status_reason or status.status
-        yield Check("its status", verdict, f"{status.state}: {meaning}")
+        yield Check("its status", "ok" if is_there else "failed", f"{status.state}: {meaning}")

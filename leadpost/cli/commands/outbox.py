@@ -1,4 +1,4 @@
-"""`leadpost outbox`: how an outbox is doing, its entries, and what people change by hand."""
+"""`leadpost outbox`: the state of an outbox, its entries, and changes by hand."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,18 +18,18 @@ from leadpost.outbox.database import ddl
 T = TypeVar("T")
 State = Literal["pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"]
 Retried = Literal["failed", "rejected", "uncertain"]
-Ids = Annotated[list[int] | None, typer.Option("--id", metavar="N", help="This one, as listed.")]
+Ids = Annotated[list[int] | None, typer.Option("--id", metavar="N", help="The entry with this id.")]
 AccountName = Annotated[
     str | None,
     typer.Option(
         "--account",
         envvar="LEADPOST_ACCOUNT",
         metavar="NAME",
-        help="Whose entries; by default those of the account whose keys are set.",
+        help="Whose entries; by default those of your account.",
     ),
 ]
 
-app = typer.Typer(rich_markup_mode="markdown", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode="markdown", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -45,16 +45,16 @@ def outbox() -> None:
 
 @app.command()
 def status(
-    file: options.MaybeFile = None,
+    file: options.EntriesOfFile = None,
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="Every second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     outbox: options.OutboxUrl = None,
     account: AccountName = None,
     env_file: options.EnvFile = None,
     as_json: options.Json = False,
 ) -> None:
     """
-    Show counts by state, the oldest pending entry, and whether a worker is running.
+    Show counts by state, the oldest pending entry, and whether a worker was seen.
 
     Examples:
     - `leadpost outbox status`
@@ -71,21 +71,21 @@ def status(
     try:
         _with_outbox(show, outbox, account, env_file)
     except KeyboardInterrupt:
-        return  # there is no other way to end it
+        return  # the only way to end --watch
 
 
 @app.command("list")
 def list_(
-    file: options.MaybeFile = None,
+    file: options.EntriesOfFile = None,
     *,
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only entries in this state.")] = None,
     outbox: options.OutboxUrl = None,
     account: AccountName = None,
     env_file: options.EnvFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object on each line.")] = False,
 ) -> None:
     """
-    List entries in the order of putting: lead, state, age, error; no note and no field.
+    List entries, oldest first: state, age, key, lead, RequestID, error.
 
     Examples:
     - `leadpost outbox list --state uncertain`
@@ -102,19 +102,19 @@ def list_(
 
 @app.command()
 def retry(
-    file: options.MaybeFile = None,
+    file: options.EntriesOfFile = None,
     *,
-    state: Annotated[Retried | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[Retried | None, typer.Option(help="Only entries in this state.")] = None,
     ids: Ids = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Those in doubt too, which may post them twice.")
+        bool, typer.Option("--yes", help="Uncertain ones too: they may be posted twice.")
     ] = False,
     outbox: options.OutboxUrl = None,
     account: AccountName = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """
-    Make entries pending again, for a worker or the next run of the file to post.
+    Make entries pending again: a worker, or the next run of the file, posts them.
 
     Examples:
     - `leadpost outbox retry calls.csv --state failed`
@@ -124,8 +124,8 @@ def retry(
         raise typer.BadParameter("choose with --state or --id")
     if state == "uncertain" and not yes:
         raise InputError(
-            "entries in doubt may have arrived, and would be posted twice. Look for them on their"
-            " leads: leadpost reconcile. --yes retries them all the same"
+            "uncertain entries may have arrived, and would be posted twice. Check first: leadpost"
+            " reconcile. To post them again anyway: --yes"
         )
     states: list[Retried] = [state] if state else ["failed", "rejected"]
     if yes and not state:
@@ -143,7 +143,7 @@ def retry(
 @app.command()
 def arrived(
     keys: Annotated[
-        list[str] | None, typer.Option("--key", metavar="KEY", help="The one of this key.")
+        list[str] | None, typer.Option("--key", metavar="KEY", help="The entry with this key.")
     ] = None,
     *,
     ids: Ids = None,
@@ -152,9 +152,9 @@ def arrived(
     env_file: options.EnvFile = None,
 ) -> None:
     """
-    Record that entries in doubt have arrived: you have seen them on their leads.
+    Record that uncertain entries have arrived, as you have seen them on their leads.
 
-    They are `succeeded` then. The exit code is 1 if some were unknown, or not in doubt.
+    They become `succeeded`. The exit code is 1 if some are unknown, or not uncertain.
 
     Examples:
     - `leadpost outbox arrived --id 4711`
@@ -180,9 +180,9 @@ def prune(
     env_file: options.EnvFile = None,
 ) -> None:
     """
-    Delete entries that have been succeeded, failed or rejected for so long.
+    Delete entries that succeeded, failed or were rejected longer ago than --older-than.
 
-    What was posted from files stays known: they can be run again.
+    Rows that were posted from files stay known, so that these can be posted again safely.
 
     Examples:
     - `leadpost outbox prune --older-than 30d`
@@ -198,15 +198,15 @@ def prune(
 
 @app.command()
 def adopt(
-    previous: Annotated[str, typer.Argument(help="Their account: a name or a fingerprint.")],
+    previous: Annotated[str, typer.Argument(help="Their account: its name or fingerprint.")],
     *,
     outbox: options.OutboxUrl = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """
-    Hand entries over to your account, after its access key was changed or it was given a name.
+    Take over the entries of a former access key, or of a former name of your account.
 
-    Stop the workers of the former account first.
+    Stop its workers first. `leadpost outbox status` shows which accounts have unfinished entries.
 
     Examples:
     - `leadpost outbox adopt 1f0c2a7b9d3e4f56`
@@ -218,7 +218,7 @@ def adopt(
         ledger = await Ledger(opened, own.host).open()
         count = await opened.adopt(previous)
         await ledger.adopt(previous)
-        typer.echo(f"{count:,} entries of {previous} are entries of {opened.account} now")
+        typer.echo(f"{count:,} entries of {previous} now belong to {opened.account}")
 
     _with_outbox(adopting, outbox, None, env_file)
 
@@ -226,7 +226,7 @@ def adopt(
 @app.command("account")
 def account_(*, env_file: options.EnvFile = None) -> None:
     """
-    Print what your account is called in an outbox: LEADPOST_ACCOUNT, or a fingerprint of its keys.
+    Print the name of your account in an outbox: LEADPOST_ACCOUNT, or a fingerprint of its keys.
 
     Examples:
     - `leadpost outbox account`
@@ -238,7 +238,7 @@ def account_(*, env_file: options.EnvFile = None) -> None:
 @app.command()
 def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]) -> None:
     """
-    Print the statements that create the tables, for migrations of your own.
+    Print the SQL that creates the tables, for your own migrations.
 
     Examples:
     - `leadpost outbox schema postgresql`
@@ -248,7 +248,7 @@ def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]
 
 
 def _prefix(file: str | None) -> str | None:
-    """Return what the keys of a file's rows begin with."""
+    """Return the prefix of the keys of a file's rows."""
     return None if file is None else f"{Path(file).name}/"
 
 

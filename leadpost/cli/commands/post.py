@@ -14,7 +14,6 @@ from leadpost.cli.console import logged
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.posting import post_file
 from leadpost.cli.files.reading import Reading, pairs_of, zone_of
-from leadpost.cli.options import OnUncertain
 from leadpost.cli.outbox_url import url_of
 
 
@@ -24,32 +23,34 @@ def post(
     batch: options.Batch = None,
     duplicates: Annotated[
         Literal["skip", "post"] | None,
-        typer.Option(help="What to do with rows that look like posted ones; by default ask."),
+        typer.Option(help="Rows that look like posted ones: leave out or post; by default, ask."),
     ] = None,
     account_check: Annotated[
         Literal["warn", "strict", "off"],
         typer.Option(
             envvar="LEADPOST_ACCOUNT_CHECK",
-            help="Check rows against the account's activity types: unknown types and fields are"
-            " invalid and the rest is a warning; or all of it, and dropdowns, are invalid; or not.",
+            help="Check rows against the account's activity types. warn: unknown types and fields"
+            " are invalid, other faults are warnings. strict: all faults are invalid, wrong options"
+            " of dropdowns too.",
         ),
     ] = "warn",
     create_leads: Annotated[
-        bool, typer.Option("--create-leads", help="Create leads that are not found.")
+        bool, typer.Option("--create-leads", help="Create the leads that are not found.")
     ] = False,
     update_leads: Annotated[
         bool,
-        typer.Option("--update-leads", help="Change leads that are found to what the columns say."),
+        typer.Option("--update-leads", help="Set the Lead.X columns on leads that are found."),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the plan only; with keys, look up and check too."),
+        typer.Option("--dry-run", help="Only show the plan. Without keys, check the file alone."),
     ] = False,
     first: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Post so many rows, and stop.")
+        int | None, typer.Option(min=1, metavar="N", help="Post N rows, and stop.")
     ] = None,
     skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Post the valid rows although others are not.")
+        bool,
+        typer.Option("--skip-invalid", help="Post the valid rows, not the others."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Post without asking.")] = False,
     timezone: options.Timezone = None,
@@ -65,11 +66,12 @@ def post(
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
     wait: Annotated[
-        str, typer.Option(metavar="TIME", help="How long to wait while LeadSquared is away.")
+        str, typer.Option(metavar="TIME", help="How long to wait for the end of an outage.")
     ] = "5m",
     on_uncertain: Annotated[
-        OnUncertain, typer.Option(help="A post that may have arrived: report it, or post again.")
-    ] = OnUncertain.RAISE,
+        Literal["raise", "retry"],
+        typer.Option(help="A post that may have arrived: report it, or post it again."),
+    ] = "raise",
     limit: options.Limit = LIMIT,
     outbox: options.OutboxUrl = None,
     env_file: options.EnvFile = None,
@@ -80,16 +82,16 @@ def post(
     """
     Post the activities of a file: CSV, .xlsx or JSON.
 
-    Columns are LeadSquared's parameters, by the names of its API or of its screens, and
-    SchemaNames; --map, --set and --ignore say the rest. In place of the lead's id a row may have
-    Lead.EmailAddress or Lead.Phone: the lead is looked up, and nothing of it is changed.
+    Columns are named as in LeadSquared's API or on its screens; --map, --set and --ignore are for
+    the others. In place of the lead's id, a row may have Lead.EmailAddress or Lead.Phone: the lead
+    is looked up, and not changed.
 
-    However a run ends, even with `kill -9`, the same command resumes it. The options that say how
-    to read the file need not be repeated. Run again, it posts what is new in the file. What looks
-    like an activity that was posted is never posted again without asking.
+    However a run ends, even with `kill -9`, the same command resumes it. A later run posts what is
+    new in the file; the options for reading it need not be repeated. What looks like an activity
+    that was posted is never posted again without asking.
 
-    FILE.results.csv says what became of each row. FILE.rejects.csv has the rows to fix: edit it,
-    then post it. A rejects file needs no options; those of the first run are used.
+    FILE.results.csv has the state of each row. FILE.rejects.csv has the rows to fix: edit it, then
+    post it.
 
     Examples:
     - `leadpost post calls.csv --timezone Asia/Kolkata --dry-run`
@@ -128,7 +130,7 @@ def post(
         yes=yes,
         wait=options.span(wait),
         limit=limit,
-        on_uncertain=on_uncertain.value,
+        on_uncertain=on_uncertain,
         as_json=as_json,
         quiet=quiet,
     )

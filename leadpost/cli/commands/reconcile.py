@@ -1,4 +1,4 @@
-"""`leadpost reconcile`: whether activities in doubt have arrived."""
+"""`leadpost reconcile`: whether uncertain activities have arrived."""
 
 import asyncio
 import json
@@ -19,14 +19,14 @@ from leadpost.outbox import Outbox, SharedTokenBucket
 
 
 def reconcile(
-    file: options.MaybeFile = None,
+    file: options.ResultsOfFile = None,
     *,
     settle: Annotated[
         str,
         typer.Option(
             metavar="TIME",
-            help="How long after sending an activity may still arrive. If it is not on its lead"
-            " then, it is posted again.",
+            help="How long an activity may take to arrive. If it is not on its lead after that, it"
+            " is posted again.",
         ),
     ] = "12h",
     batch: options.Batch = None,
@@ -37,10 +37,11 @@ def reconcile(
     verbose: options.Verbose = False,
 ) -> None:
     """
-    Look for activities in doubt among those that their leads have.
+    Look for uncertain activities on their leads.
 
-    A match proves that it arrived. No match proves nothing for the first 12 hours. What surely did
-    not arrive is posted by the next run. The exit code is 1 if some stay in doubt.
+    A match proves that an activity arrived. No match proves nothing for the first 12 hours; after
+    that, the next run posts it again. All uncertain activities of the outbox are looked for. With a
+    FILE, its results and rejects are written then. The exit code is 1 if some stay uncertain.
 
     Examples:
     - `leadpost reconcile calls.csv`
@@ -54,7 +55,7 @@ def reconcile(
         looked[:] = done, total
 
     async def progress() -> str:
-        return f"{looked[0]:,} of {looked[1]:,} activities in doubt looked for"
+        return f"looked for {looked[0]:,} of {looked[1]:,} uncertain activities"
 
     async def ask(opened: Outbox, _: str | None = None) -> dict[str, int]:
         async with AsyncActivityPoster(
@@ -72,8 +73,8 @@ def reconcile(
             typer.echo(json.dumps(found))
         else:
             typer.echo(
-                f"{found['accepted']:,} have arrived, {found['pending']:,} have not and will be"
-                f" posted, {found['uncertain']:,} stay in doubt"
+                f"{found['accepted']:,} arrived, {found['pending']:,} did not and will be posted"
+                f" again, {found['uncertain']:,} uncertain"
             )
             if found["uncertain"]:
                 typer.echo("See why: leadpost outbox list --state uncertain")

@@ -1,4 +1,4 @@
-"""`leadpost results`: what became of the rows of a file."""
+"""`leadpost results`: write what became of the rows of a file."""
 
 import asyncio
 
@@ -22,9 +22,10 @@ def results(
     verbose: options.Verbose = False,
 ) -> None:
     """
-    Write FILE.results.csv and FILE.rejects.csv, without posting.
+    Write FILE.results.csv and FILE.rejects.csv; post nothing.
 
-    After a run that was stopped, or whose results were open elsewhere.
+    For a run that was stopped, or whose results could not be written as they were open elsewhere.
+    The exit code is 1 if some rows were not accepted.
 
     Examples:
     - `leadpost results calls.csv`

@@ -1,12 +1,11 @@
-"""`leadpost sandbox`: the stand-in for the vendor until Ctrl-C or SIGTERM."""
+"""`leadpost sandbox`: a stand-in for LeadSquared until Ctrl-C or SIGTERM."""
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from math import inf, nan
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -14,16 +13,19 @@ from leadpost.bucket import LIMIT
 from leadpost.cli.exits import InputError
 from leadpost.sandbox import Faults, Sandbox
 
+T = TypeVar("T")
 
-class Window(StrEnum):
-    SLIDING = "sliding"
-    FIXED = "fixed"
-    BUCKET = "bucket"
+_LASTING: Mapping[str, tuple[str, type[int | float]]] = {
+    "429-retry-after": ("retry_after", int),
+    "slow": ("slow", float),
+    "away": ("away", float),
+}
+"""Faults with a length: the parameter of `Faults` for its seconds, and their type."""
 
 
 def span_of(option: str, text: str) -> float | tuple[float, float]:
     """
-    Read seconds, or a range of them.
+    Return the seconds, or the range of seconds, that a text names.
 
     >>> span_of("--delay", "0.02:0.15")
     (0.02, 0.15)
@@ -38,63 +40,64 @@ def span_of(option: str, text: str) -> float | tuple[float, float]:
     return span if colon else span[0]
 
 
-def pairs_of(option: str, texts: Sequence[str], wanted: str) -> list[tuple[str, str]]:
-    """Read options of the form NAME=VALUE."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, _, value) in zip(texts, pairs, strict=True):
-        if not (name and value):
-            raise InputError(f"{option}: found {text!r}, wanted {wanted}")
-    return [(name, value) for name, _, value in pairs]
+def _read(option: str, texts: Iterable[str], wanted: str, value_of: Callable[[str], T]) -> list[T]:
+    """Return the values of an option that can be repeated."""
+    values: list[T] = []
+    for text in texts:
+        try:
+            values.append(value_of(text))
+        except ValueError:
+            raise InputError(f"{option}: found {text!r}, wanted {wanted}") from None
+    return values
 
 
 def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> Sandbox:
     """
-    Make a sandbox of the command's options; those not named here are its own.
+    Return a sandbox with the command's options; `options` are parameters of `Sandbox`.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: an option is invalid.
     """
-    seconds: dict[str, float] = {}
+    lengths: dict[str, Any] = {}
 
-    def named(text: str) -> str:
-        """Return the name of a fault, and note how many seconds it lasts, if that is given."""
-        name, colon, length = text.strip().partition(":")
+    def fault(text: str) -> str:
+        """Return the name of a fault, and keep its length, if it has one."""
+        name, colon, seconds = text.strip().partition(":")
+        if colon and name not in _LASTING:
+            raise InputError(f"only {', '.join(_LASTING)} take seconds; not {name}")
         if colon:
-            seconds[name] = float(length)
+            parameter, number = _LASTING[name]
+            lengths[parameter] = number(seconds)
         return name
 
-    names = [named(name) for name in script.split(",") if name.strip()]
-    shares: dict[str, float] = {}
-    wanted = "NAME=PROBABILITY such as 500=0.02, or NAME:SECONDS=PROBABILITY such as away:20=0.01"
-    for name, share in pairs_of("--fault", faults, wanted):
-        try:
-            shares[named(name)] = float(share)
-        except ValueError:
-            raise InputError(f"--fault: found '{name}={share}', wanted {wanted}") from None
-    codes: dict[int, str] = {}
-    wanted = "CODE=STATUS such as 207=ERROR"
-    for code, status in pairs_of("--end", ends, wanted):
-        if not code.isdecimal():
-            raise InputError(f"--end: found '{code}={status}', wanted {wanted}")
-        codes[int(code)] = status
-    if unknown := set(seconds) - {"slow", "away", "429-retry-after"}:
-        raise InputError(f"only 429-retry-after, slow and away last; not {', '.join(unknown)}")
-    lengths: dict[str, Any] = dict(seconds)
-    if "429-retry-after" in lengths:
-        lengths["retry_after"] = int(lengths.pop("429-retry-after"))
+    def share(text: str) -> tuple[str, float]:
+        name, _, probability = text.partition("=")
+        return fault(name), float(probability)
+
+    def end(text: str) -> tuple[int, str]:
+        code, equals, status = text.partition("=")
+        if not (equals and status):
+            raise ValueError
+        return int(code), status
+
+    shares = _read("--fault", faults, "NAME=PROBABILITY or NAME:SECONDS=PROBABILITY", share)
+    names = filter(str.strip, script.split(","))
+    steps = _read("--script", names, "NAME or NAME:SECONDS", fault)
+    codes = _read("--end", ends, "CODE=STATUS such as 207=ERROR", end)
     try:
-        return Sandbox(faults=Faults(shares, names, **lengths), ends=codes, **options)
+        found = Faults(dict(shares), steps, **lengths)
+        return Sandbox(faults=found, ends=dict(codes), **options)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
 def exports(**variables: str) -> str:
-    """Write variables as a line for a shell. The keys among them are made up and open nothing."""
+    """Return variables as a line for a shell; the sandbox's keys are no secret."""
     return "export " + " ".join(f"{name}={shlex.quote(v)}" for name, v in variables.items())
 
 
 def _serve(sandbox: Sandbox) -> None:
-    """Run it until Ctrl-C or SIGTERM; say how to reach it and, in the end, what it has seen."""
+    """Run it until Ctrl-C or SIGTERM; print how to reach it and, at the end, a report."""
     with sandbox:
         keys = sandbox.account()
         typer.echo(f"# The sandbox runs at {sandbox.url} until Ctrl-C. In another terminal:")
@@ -105,43 +108,43 @@ def _serve(sandbox: Sandbox) -> None:
             sandbox.wait()
         report = sandbox.report()
     typer.echo(
-        f"# calls: {report.arrivals:,}, activities taken: {report.taken:,}, refused by the limit:"
-        f" {report.refused:,}, fullest window: {report.fullest_window}"
+        f"# calls: {report.arrivals:,}, activities accepted: {report.taken:,}, refused by the"
+        f" limit: {report.refused:,}, fullest window: {report.fullest_window}"
     )
     for name, count in report.faults.items():
         typer.echo(f"# fault {name}: {count:,}")
-    typer.echo(f"# taken twice: {report.duplicates:,}, not yet processed: {report.pending:,}")
+    typer.echo(f"# duplicates: {report.duplicates:,}, still in the queue: {report.pending:,}")
 
 
 def sandbox(
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 0,
     limit: Annotated[int, typer.Option(min=0, help="Calls in each 5 s; 0 for no limit.")] = LIMIT,
-    window: Annotated[Window, typer.Option(help="How calls are counted.")] = Window.SLIDING,
+    window: Annotated[
+        Literal["sliding", "fixed", "bucket"], typer.Option(help="How calls are counted.")
+    ] = "sliding",
     delay: Annotated[
-        str, typer.Option(metavar="LOW:HIGH", help="Seconds each way takes, or one number.")
+        str, typer.Option(metavar="LOW:HIGH", help="Seconds that each way takes, or one number.")
     ] = "0",
     fault: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[:SECONDS]=PROBABILITY",
-            help="Such as 500=0.02, keys-refused=1 or away:20=0.01; any number of them.",
+            help="Such as 500=0.02, keys-refused=1 or away:20=0.01; can be repeated.",
         ),
     ] = None,
-    script: Annotated[
-        str, typer.Option(help='What happens to the first calls: "ok,500,away:20".')
-    ] = "",
+    script: Annotated[str, typer.Option(help='Faults of the first calls: "ok,500,away:20".')] = "",
     end: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE=STATUS", help="Final status of an event code's requests."),
+        typer.Option(metavar="CODE=STATUS", help="Final status of an activity type."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes delays and faults repeatable.")] = None,
 ) -> None:
     """
     Run a strict stand-in for LeadSquared on this machine until stopped.
 
-    It prints two lines to paste into another terminal and, in the end, what it has seen. An unknown
-    --fault lists the names.
+    It prints two lines to paste into another terminal and, at the end, a report. An unknown
+    --fault lists the known ones.
 
     Examples:
     - `leadpost sandbox --delay 0.02:0.15`
@@ -154,7 +157,7 @@ def sandbox(
             ends=end or [],
             port=port,
             limit=limit or None,
-            window=window.value,
+            window=window,
             delay=span_of("--delay", delay),
             seed=seed,
         )

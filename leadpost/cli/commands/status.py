@@ -27,11 +27,12 @@ def status(
     """
     Ask what became of accepted activities, by their RequestIDs.
 
-    The exit code is 0 if all succeeded, 1 if some failed or are not final yet.
+    To ask about all rows of a file: `leadpost verify FILE`. The exit code is 0 if all succeeded, 1
+    if some failed or are still in the queue.
 
     Examples:
     - `leadpost status 3661d7b1-93e8-5ba9-9356-b61e0cab2edb`
-    - `leadpost status $(cut -d, -f4 calls.csv.results.csv | tail -n +2)`
+    - `leadpost status 3661d7b1-93e8-5ba9-9356-b61e0cab2edb --json`
     """
     ended = asked(
         lambda poster: show_status(poster, request_ids, as_json=as_json),
@@ -45,7 +46,7 @@ def status(
 
 @frozen
 class Answer:
-    """What LeadSquared says of one request: its status, or why there is none."""
+    """The status of one request, or the error of asking."""
 
     request_id: str
     status: RequestStatus | None
@@ -68,7 +69,7 @@ class Answer:
             return f"{self.request_id}  unknown    {self.error}"
         what = f"activity {self.status.activity_id}" if self.status.activity_id else ""
         reason = self.status.status_reason if self.status.state == "failed" else None
-        final = "" if self.status.final else "not final"
+        final = "" if self.status.final else "may still change"
         parts = (self.status.status, what, reason, final)
         said = ", ".join(part for part in parts if part)
         return f"{self.request_id}  {self.status.state:9}  {said}"
@@ -77,7 +78,7 @@ class Answer:
 async def show_status(
     poster: AsyncActivityPoster, request_ids: Iterable[str], *, as_json: bool
 ) -> Exit:
-    """Ask about each request and print the answer; one that is unknown stops no other."""
+    """Print the status of each request; an unknown RequestID does not stop the others."""
 
     async def ask(request_id: str) -> Answer:
         try:
@@ -98,7 +99,7 @@ async def show_status(
             else:
                 typer.echo(str(one))
     finally:
-        # What was answered is not lost to a Ctrl-C or a refusal.
+        # What was answered is printed even after Ctrl-C or an error.
         if as_json:
             typer.echo(json.dumps(answers))
     return Exit.ALL_ACCEPTED if all_succeeded else Exit.SOME_NOT

@@ -15,14 +15,16 @@ from leadpost.cli import options
 from leadpost.cli.asking import asked
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.columns import PARAMETERS
-from leadpost.errors import Rejected, UnexpectedAnswer
+from leadpost.errors import ApplicationError, Rejected, UnexpectedAnswer
 
 
 def types(
-    code: Annotated[int | None, typer.Argument(min=1, help="Show the fields of this one.")] = None,
+    code: Annotated[
+        int | None, typer.Argument(min=1, metavar="CODE", help="Show the fields of this type.")
+    ] = None,
     *,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print an empty CSV file with the columns of this one.")
+        bool, typer.Option("--csv", help="Print an empty CSV file with its columns.")
     ] = False,
     outbox: options.OutboxUrl = None,
     env_file: options.EnvFile = None,
@@ -38,15 +40,21 @@ def types(
     - `leadpost types 201 --csv > calls.csv`
     """
     if as_csv and code is None:
-        raise InputError("--csv: of which activity type? Such as: leadpost types 201 --csv")
+        raise InputError("--csv needs an activity type: leadpost types 201 --csv")
 
     async def show(poster: AsyncActivityPoster) -> None:
-        if code is not None and as_csv:
-            await _template(poster, code)
-        elif code is None:
+        if code is None:
             await _list(poster, as_json=as_json)
+            return
+        try:
+            kind = await poster.activity_type(code)
+        except ApplicationError as error:
+            error.add_note("(see all: leadpost types)")
+            raise
+        if as_csv:
+            _template(kind)
         else:
-            await _one(poster, code, as_json=as_json)
+            _one(await _with_options(poster, kind, code), as_json=as_json)
 
     asked(show, env_file, outbox, sync=True, verbose=verbose)
 
@@ -60,14 +68,13 @@ async def _list(poster: AsyncActivityPoster, *, as_json: bool) -> None:
     table = Table("code", "name")
     for kind in kinds:
         code = "?" if kind.code is None else str(kind.code)
-        # LeadSquared does not document this list: what has no known name is shown as it came.
+        # The list is undocumented: without a known name, show the whole item.
         table.add_row(Text(code), Text(kind.name or json.dumps(dict(kind.raw))))
     Console().print(table)
 
 
-async def _template(poster: AsyncActivityPoster, code: int) -> None:
+def _template(kind: ActivityType) -> None:
     """Print the header of a file for one activity type."""
-    kind = await poster.activity_type(code)
     fields = [
         field.schema_name
         for field in kind.fields
@@ -76,22 +83,28 @@ async def _template(poster: AsyncActivityPoster, code: int) -> None:
     csv.writer(sys.stdout).writerow([*PARAMETERS, *fields])
 
 
-async def _one(poster: AsyncActivityPoster, code: int, *, as_json: bool) -> None:
-    """Print one activity type and its fields."""
+async def _with_options(poster: AsyncActivityPoster, kind: ActivityType, code: int) -> ActivityType:
+    """Return an activity type with the options of its dropdowns, if they can be read."""
+    if not any(field.is_dropdown for field in kind.fields):
+        return kind
     try:
-        kind = await poster.activity_type(code, options=True)
+        return await poster.activity_type(code, options=True)
     except (Rejected, UnexpectedAnswer) as error:
-        kind = await poster.activity_type(code)
         typer.echo(f"The options of dropdowns could not be read: {error}", err=True)
+        return kind
+
+
+def _one(kind: ActivityType, *, as_json: bool) -> None:
+    """Print one activity type and its fields."""
     if as_json:
         typer.echo(json.dumps(_type_json(kind)))
         return
-    table = Table("SchemaName", "name", "type", "longest", "options", "")
+    table = Table("SchemaName", "name", "type", "max length", "options", "")
     for field in kind.fields:
         longest = "" if field.max_length is None else str(field.max_length)
         cells = (field.schema_name, field.display_name or "", field.data_type or "", longest)
         table.add_row(*map(Text, (*cells, _options(field), _notes(field))))
-    typer.echo(f"{code} {kind.name or ''}".rstrip())
+    typer.echo(f"{kind.code} {kind.name or ''}".rstrip())
     Console().print(table)
 
 

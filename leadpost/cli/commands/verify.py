@@ -22,7 +22,7 @@ _POLL = 1.0
 
 
 def verify(
-    file: options.MaybeFile = None,
+    file: options.ResultsOfFile = None,
     *,
     batch: options.Batch = None,
     limit: options.Limit = LIMIT,
@@ -32,10 +32,11 @@ def verify(
     verbose: options.Verbose = False,
 ) -> None:
     """
-    Ask LeadSquared what became of accepted activities, until that is known of all.
+    Ask LeadSquared about accepted activities until each has succeeded or failed.
 
-    With a FILE, its results and rejects are written then. LeadSquared may retry an activity for
-    hours; Ctrl-C loses nothing, and the same command resumes. The exit code is 1 if some failed.
+    All activities of the outbox are asked about, one call each. With a FILE, its results and
+    rejects are written then. LeadSquared may retry an activity for hours: Ctrl-C loses nothing, and
+    the same command resumes. The exit code is 1 if some failed.
 
     Examples:
     - `leadpost verify calls.csv`
@@ -51,7 +52,7 @@ def verify(
         async def progress() -> str:
             now = await opened.counts(key_prefix)
             done = sum(now[state] - before[state] for state in states)
-            return f"{done:,} of {total:,} accepted activities are final"
+            return f"{done:,} of {total:,} accepted activities succeeded or failed"
 
         bucket = SharedTokenBucket(url, limit=limit)
         async with AsyncActivityPoster(account, bucket=bucket) as poster:

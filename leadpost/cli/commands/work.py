@@ -1,4 +1,4 @@
-"""`leadpost work`: a worker for a service manager."""
+"""`leadpost work`: a worker, to be run by a service manager."""
 
 import asyncio
 import logging
@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 
 _LATEST_END = 9.5
-"""Seconds after the signal at which the process ends: service managers give it some 10."""
+"""Seconds from the signal to the end of the process: service managers allow about 10."""
 
 
 _RETRY = 1.0
-"""Seconds until a database that is away is tried again."""
+"""Seconds between attempts to reach the database."""
 
 
 def work(
@@ -38,7 +38,7 @@ def work(
     verify: Annotated[bool, typer.Option(help="Ask what became of accepted activities.")] = True,
     keep: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Delete finished entries after so long, such as 30d."),
+        typer.Option(metavar="TIME", help="Delete finished entries after this time, such as 30d."),
     ] = None,
     limit: options.Limit = LIMIT,
     outbox: options.OutboxUrl = None,
@@ -47,10 +47,9 @@ def work(
     """
     Run a worker: post from an outbox until stopped.
 
-    It logs to standard error, and waits for LeadSquared or a database that is away. SIGTERM ends it
-    within 10 s, with the calls in flight answered. Any number of workers may share an outbox, and
-    they share its limit. The exit code is 0 after SIGTERM, or 1 if the database kept it from
-    recording everything.
+    It logs to standard error, and waits while LeadSquared or the database is away. SIGTERM ends it
+    within 10 s, after the answers to its last calls. Any number of workers may share an outbox and
+    its limit. The exit code is 0 after SIGTERM, or 1 if the database did not record everything.
 
     Examples:
     - `leadpost work --outbox postgresql://db.example.com/crm`
@@ -63,7 +62,7 @@ def work(
 
 
 async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> Exit:
-    """Post until a signal comes; where the database hangs, end the process all the same."""
+    """Post until a signal comes; then end, even if the database hangs."""
     stop = Stop()
     loop = asyncio.get_running_loop()
 
@@ -80,7 +79,7 @@ async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: s
     if stop.signal is None:
         raise asyncio.CancelledError
     if error is not None:
-        return Exit.SOME_NOT  # something could not be recorded, and was logged
+        return Exit.SOME_NOT  # what could not be recorded was logged
     ended = exit_of_signal(stop.signal)
     return Exit.ALL_ACCEPTED if ended is Exit.TERMINATED else ended
 
@@ -111,7 +110,7 @@ async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: st
 
 
 def _end() -> None:
-    """End this process at once: what was not recorded becomes uncertain."""
+    """End this process at once; what was not recorded becomes uncertain."""
     logging.getLogger("leadpost").error("outbox: the database does not answer; ending without it")
     logging.shutdown()
     os._exit(Exit.SOME_NOT)
