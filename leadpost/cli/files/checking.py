@@ -43,38 +43,22 @@ _HOPELESS = (ConfigurationError, ConnectionFailed, OutageTimeout, Unauthorized)
 
 @define(kw_only=True)
 class Checks:
-    """
-    What one run asks its account.
+    """What one run asks its account."""
 
-    Args:
-        poster: Asks; None without keys, and nothing is asked then.
-        mode: Which findings make a row invalid; `off` to check nothing.
-        leads: What may be done to leads.
-        console: Where to say how long it takes.
-        limit: Calls per 5 s.
-        is_looking: Whether nothing is going to be sent, so that no lead and no check is asked for.
-
-    Attributes:
-        facts: What cells need to know.
-        warnings: What was found and makes no row invalid, by column and kind.
-        unmade: Why something could not be checked.
-        codes: The activity types that rows were checked against.
-        to_find: How many leads there are to look up.
-        updates: How many rows change their lead.
-    """
-
-    poster: AsyncActivityPoster | None
-    mode: Mode = "off"
+    poster: AsyncActivityPoster | None  # asks; None without keys, and nothing is asked then
+    mode: Mode = "off"  # which findings make a row invalid; `off` to check nothing
     leads: Leads = field(factory=Leads)
-    console: Console = field(factory=lambda: Console(stderr=True))
+    console: Console = field(factory=lambda: Console(stderr=True))  # where to say how long it takes
     limit: int = LIMIT
+    # Whether nothing is going to be sent, so that no lead and no check is asked for.
     is_looking: bool = False
     facts: Facts = field(factory=Facts)
+    # What was found and makes no row invalid, by column and kind.
     warnings: dict[tuple[str, str], FaultGroup] = field(factory=dict[tuple[str, str], FaultGroup])
-    unmade: set[str] = field(factory=set[str])
-    codes: set[int] = field(factory=set[int])
+    unmade: set[str] = field(factory=set[str])  # why something could not be checked
+    codes: set[int] = field(factory=set[int])  # the activity types that rows were checked against
     to_find: int = 0
-    updates: int = 0
+    updates: int = 0  # how many rows change their lead
     _learned: set[str] = field(init=False, factory=set[str])
 
     async def learn(self) -> bool:

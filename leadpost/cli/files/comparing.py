@@ -37,29 +37,17 @@ class Difference:
 
 @define(kw_only=True)
 class Comparison:
-    """
-    A file, compared.
-
-    Attributes:
-        path: The file.
-        name: The name of its batch.
-        source: How it was read.
-        reading: With which options.
-        are_rejects: Whether it is a rejects file.
-        plan: Its rows, and what a run would do with them.
-        checks: What the account was asked about them.
-        ledger: What is known of earlier runs; None if only the file is looked at.
-        batch: The batch as it was before, None if it is new or the outbox is not known.
-    """
+    """A file, compared."""
 
     path: str
-    name: str
+    name: str  # the name of its batch
     source: Source
     reading: Reading
     are_rejects: bool
-    plan: Plan
-    checks: Checks
-    ledger: Ledger | None
+    plan: Plan  # its rows, and what a run would do with them
+    checks: Checks  # what the account was asked about them
+    ledger: Ledger | None  # what is known of earlier runs; None if only the file is looked at
+    # The batch as it was before, None if it is new or the outbox is not known.
     batch: Batch | None = None
 
     @property

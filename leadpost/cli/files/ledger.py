@@ -83,44 +83,24 @@ yet), `refused` (or given up), `failed` (by LeadSquared's queue, for good), `inv
 
 @frozen
 class Batch:
-    """
-    A batch.
-
-    Attributes:
-        id: Its number in the database.
-        name: Its name.
-        file: The name of the file that it came from.
-        reading: How that was read.
-        outputs: The digests of the rejects files that were written, by their names.
-        posted_at: When something of it was posted last.
-    """
+    """A batch."""
 
     id: int
     name: str
-    file: str
+    file: str  # the name of the file that it came from
     reading: Reading
-    outputs: Mapping[str, str]
-    posted_at: datetime | None
+    outputs: Mapping[str, str]  # the digests of the rejects files that were written, by their names
+    posted_at: datetime | None  # when something of it was posted last
 
 
 @frozen
 class Known:
-    """
-    A row of an earlier run.
-
-    Attributes:
-        id: Its number.
-        batch: The name of its batch.
-        is_own: Whether that is the batch in question.
-        has_other_keys: Whether it belongs to other keys of the same host.
-        letters, origin, present, number: See the table.
-        kind: What is known of it.
-    """
+    """A row of an earlier run."""
 
     id: int
-    batch: str
-    is_own: bool
-    has_other_keys: bool
+    batch: str  # the name of its batch
+    is_own: bool  # whether that is the batch in question
+    has_other_keys: bool  # whether it belongs to other keys of the same host
     letters: str
     origin: str
     present: str | None
