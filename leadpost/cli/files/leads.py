@@ -122,11 +122,11 @@ class Leads:
         found = self.found.get(key_of(lead.schema_name, lead.value), LeadpostError("not asked for"))
         match found:
             case AmbiguousLead():
-                raise Invalid(lead.value, "is that of several leads", "enter the id of one")
+                raise Invalid(lead.value, "belongs to several leads", "enter the id of one")
             case LeadpostError():
                 why = f"{type(found).__name__}" + (f", HTTP {found.status}" if found.status else "")
                 raise Invalid(lead.value, "could not be looked up", f"run it again later ({why})")
             case None if not self.creates:
-                raise Invalid(lead.value, "is that of no lead", "--create-leads creates one")
+                raise Invalid(lead.value, "belongs to no lead", "--create-leads creates one")
             case _:
                 return found

@@ -217,14 +217,14 @@ class Ledger:
             )
             ORDER BY known.id
             """
-        return [Known(*row) for row in await self._all(query, name=name, digests=[*digests])]
+        return [_known(row) for row in await self._all(query, name=name, digests=[*digests])]
 
     async def of_letters(self, name: str, letters: Sequence[str]) -> dict[str, Known]:
         """Return the rows of at most 500 keys of a rejects file, without unknown ones."""
         query = f"SELECT {_COLUMNS} FROM {ROWS} WHERE letters IN :letters"
         query += " AND batch.account = :account"
         rows = await self._all(query, name=name, letters=[*letters])
-        return {known.letters: known for known in (Known(*row) for row in rows)}
+        return {known.letters: known for known in map(_known, rows)}
 
     async def of_batch(self, name: str) -> AsyncGenerator[tuple[int, str, Kind]]:
         """Yield the number, the digest of the lead, and the kind of each row of a batch."""
@@ -265,6 +265,10 @@ class Ledger:
             await self._do(
                 "UPDATE leadpost_rows SET last = :last WHERE id IN :ids", last=last, ids=ids
             )
+
+
+def _known(values: Sequence[Any]) -> Known:
+    return Known(*values)
 
 
 def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:
