@@ -96,7 +96,7 @@ async def compared(
     if use_stored and ledger and (stored := await ledger.batch(batch or name_of_file(path))):
         reading = stored.reading.over(reading)
         if (options := stored.reading.as_options()) and not checks.is_looking:
-            say(checks.console, f"Read as before: {options}")
+            say(checks.console, f"Read as before: {options} (options that you give replace these)")
     own, keys = file.own_columns(reading)
     name = await _name(path, ledger, batch, own, keys)
     known = await ledger.batch(name) if ledger else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from tempfile import TemporaryFile
 from typing import Literal, Self
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from leadpost.cli.files.identity import cells_digest
 from leadpost.cli.files.ledger import Kind
@@ -67,13 +67,23 @@ class Planned:
         self.lead, self.faults = "", tuple(faults)
 
 
-@frozen
+@define
 class FaultGroup:
     """Faults of the same kind: the first, where it is, and how many rows have one."""
 
     fault: Fault
     place: str
-    rows: int
+    rows: int = 0
+
+
+FaultGroups = dict[tuple[str, str], FaultGroup]
+
+
+def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> None:
+    """Count the faults of a row by kind: by column, and by what is wrong."""
+    for fault in {(fault.column, fault.what): fault for fault in faults}.values():
+        key = fault.column, fault.what
+        groups.setdefault(key, FaultGroup(fault, place)).rows += 1
 
 
 class Rows:
@@ -176,12 +186,7 @@ class Plan:
 
     def fault_groups(self) -> list[FaultGroup]:
         """Return the faults of invalid rows by kind, in the order of their first rows."""
-        groups: dict[tuple[str, str], FaultGroup] = {}
+        groups: FaultGroups = {}
         for row, read in self.rows.of("invalid"):
-            kinds: dict[tuple[str, str], Fault] = {}
-            for fault in row.faults:
-                kinds.setdefault((fault.column, fault.what), fault)
-            for kind, fault in kinds.items():
-                group = groups.get(kind, FaultGroup(fault, read.place, 0))
-                groups[kind] = FaultGroup(group.fault, group.place, group.rows + 1)
+            count_faults(groups, row.faults, read.place)
         return list(groups.values())
