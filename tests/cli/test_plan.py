@@ -175,6 +175,23 @@ async def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(rows: Rows, ki
     assert plan.withdrawn == (0 if kind == "invalid" else 1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "verdict", "moved"),
+    [
+        ("posted", "elsewhere", []),
+        ("failed", "elsewhere", []),
+        ("waiting", "new", [1]),
+        ("refused", "new", [1]),
+        ("withdrawn", "new", []),
+    ],
+)
+async def test_a_row_of_another_batch_moves_if_it_was_not_sent(
+    rows: Rows, kind: Kind, verdict: Verdict, moved: list[int]
+) -> None:
+    plan, verdicts = await judged(rows, [row("a")], [known(1, "a", kind, batch="old.csv")])
+    assert (verdicts, plan.moved) == ([verdict], moved)
+
+
 async def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows) -> None:
     earlier = [
         known(5, "a", batch="other.csv"),

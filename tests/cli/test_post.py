@@ -6,15 +6,20 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from files_support import Desk, cells, keys_of, lead, read_csv, write_csv, write_xlsx
 
+from leadpost.cli.files import entries
+from leadpost.cli.files.ledger import Ledger
 from leadpost.sandbox import Answer, Faults, Sandbox
 
 
@@ -149,6 +154,31 @@ def test_one_file_does_not_send_what_is_left_of_another(desk: Desk, calls: Path)
     assert desk.post(other)[0] == 0
     assert len(desk.notes()) == 2
     assert "Note 8" in desk.notes()
+
+
+def test_a_row_that_a_worker_sends_meanwhile_is_not_sent_under_another_file_name(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.stopped_after(1, calls)
+    renamed = calls.rename(desk.folder / "november.csv")
+    withdraw = entries.withdraw
+
+    async def claimed_first(ledger: Ledger, ids: Sequence[int]) -> int:
+        with closing(sqlite3.connect(desk.outbox)) as database:
+            statement = "UPDATE leadpost_entries SET state = 'accepted' WHERE id ="
+            statement += " (SELECT min(id) FROM leadpost_entries WHERE state = 'pending')"
+            database.execute(statement)
+            database.commit()
+        return await withdraw(ledger, ids)
+
+    monkeypatch.setattr(entries, "withdraw", claimed_first)
+    code, said = desk.post(renamed, "--duplicates", "skip")
+    assert code == 2
+    assert "another run or a worker has just sent 1 row of this file" in said
+    assert len(desk.notes()) == 1
+    monkeypatch.setattr(entries, "withdraw", withdraw)
+    assert desk.post(renamed, "--duplicates", "skip")[0] == 0
+    assert len(desk.notes()) == 2  # the third is accepted, as far as the outbox knows
 
 
 def test_rejects_that_were_edited_meanwhile_are_kept(desk: Desk, calls: Path) -> None:

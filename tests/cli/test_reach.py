@@ -93,7 +93,7 @@ def test_a_hundred_rows_with_ten_kinds_of_mistakes(desk: Desk) -> None:
         "line 54, mx_Custom_3: soon is not a date such as 2024-05-06",
         "mx_Custom_5: xxx",
         "line 66, mx_Custom_1: Bussy is not among its 4 options; did you mean 'Busy'?",
-        "line 79, Lead.Phone: +91-9700000000 is that of no lead; --create-leads creates one",
+        "line 79, Lead.Phone: +91-9700000000 belongs to no lead; --create-leads creates one",
         "line 5, ActivityEvent: the account has no activity type 208, or has deactivated it",
         "line 11, ActivityEvent: the account has no activity type 299, or has deactivated it",
         "ActivityNote: xxx",
@@ -177,7 +177,7 @@ def test_leads_are_created_only_if_wanted_and_none_is_changed(desk: Desk) -> Non
     path = write_csv(desk.folder / "a.csv", rows)
     code, said = desk.post(path)
     assert (code, desk.notes()) == (2, [])
-    assert 'Lead.EmailAddress: 2 rows, such as line 3 "new@example.com" is that of no lead' in said
+    assert 'Lead.EmailAddress: 2 rows, such as line 3 "new@example.com" belongs to no lead' in said
     code, found = plan(desk, path, "--create-leads")
     assert (code, found["leads"]["created"]) == (0, ["new@example.com"])
     assert changed(desk.sandbox) == (0, 0)
@@ -239,7 +239,7 @@ def test_several_leads_of_one_address(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", [row(0, Lead_Phone=BOB)])
     code, said = desk.post(path, "--create-leads")
     assert (code, desk.notes()) == (2, [])
-    assert "is that of several leads; enter the id of one" in said
+    assert "belongs to several leads; enter the id of one" in said
 
 
 def test_a_row_needs_something_that_finds_its_lead(desk: Desk) -> None:

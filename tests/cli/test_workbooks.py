@@ -14,7 +14,7 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.opening import opened
 from leadpost.cli.files.reading import Reading
 from leadpost.cli.files.rows import Row
-from leadpost.cli.files.workbook import Workbook
+from leadpost.cli.files.workbook import workbook_grid
 
 FOLDER = Path(__file__).parent / "workbooks"
 HEADER = ("Lead Id", "Activity Event", "Activity Date", "Notes")
@@ -29,8 +29,8 @@ WANTED = {
 
 def records(name: str) -> list[tuple[int, list[str]]]:
     with (FOLDER / name).open("rb") as file:
-        book = Workbook(file, name, Reading())
-        return [(1, book.header), *book.records()]
+        grid = workbook_grid(file, name, Reading())
+        return [(1, grid.header), *grid.records]
 
 
 @pytest.mark.parametrize("name", ["libreoffice_7_dates.xlsx", "libreoffice_7_dates_1904.xlsx"])

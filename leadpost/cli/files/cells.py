@@ -83,18 +83,12 @@ def refuse_shortened(cell: str) -> None:
 
 @define
 class Facts:
-    """
-    What only the account knows, and cells may need: it is asked once, if one does.
-
-    Attributes:
-        wanted: What cells need.
-        codes: The codes of activity types by their names, in small letters.
-        no_name: What to do where a name is none of these.
-        time_zone: The account's time zone.
-    """
+    """What only the account knows, and cells may need: it is asked once, if one does."""
 
     wanted: set[Literal["codes", "time_zone"]] = field(factory=set[Any])
+    # The codes of activity types by their names, in small letters.
     codes: Mapping[str, Sequence[int]] = field(factory=dict[str, Sequence[int]])
+    # What to do where a name is none of these.
     no_name: str = "names of activity types need your keys: leadpost setup"
     time_zone: str | None = None
 

@@ -23,7 +23,7 @@ from leadpost.cli.files.identity import activity_digest, lead_digest
 from leadpost.cli.files.leads import Leads, key_of, parts_of_activity
 from leadpost.cli.files.ledger import PART, parts_of
 from leadpost.cli.files.matching import Matching
-from leadpost.cli.files.plan import FaultGroup, Planned, Rows
+from leadpost.cli.files.plan import FaultGroups, Planned, Rows, count_faults
 from leadpost.cli.files.reading import Fault, zone_of
 from leadpost.cli.files.rows import Row, Source
 from leadpost.errors import (
@@ -43,42 +43,26 @@ _HOPELESS = (ConfigurationError, ConnectionFailed, OutageTimeout, Unauthorized)
 
 @define(kw_only=True)
 class Checks:
-    """
-    What one run asks its account.
+    """What one run asks its account."""
 
-    Args:
-        poster: Asks; None without keys, and nothing is asked then.
-        mode: Which findings make a row invalid; `off` to check nothing.
-        leads: What may be done to leads.
-        console: Where to say how long it takes.
-        limit: Calls per 5 s.
-        is_looking: Whether nothing is going to be sent, so that no lead and no check is asked for.
-
-    Attributes:
-        facts: What cells need to know.
-        warnings: What was found and makes no row invalid, by column and kind.
-        unmade: Why something could not be checked.
-        codes: The activity types that rows were checked against.
-        to_find: How many leads there are to look up.
-        updates: How many rows change their lead.
-    """
-
-    poster: AsyncActivityPoster | None
-    mode: Mode = "off"
+    poster: AsyncActivityPoster | None  # asks; None without keys, and nothing is asked then
+    mode: Mode = "off"  # which findings make a row invalid; `off` to check nothing
     leads: Leads = field(factory=Leads)
-    console: Console = field(factory=lambda: Console(stderr=True))
+    console: Console = field(factory=lambda: Console(stderr=True))  # where to say how long it takes
     limit: int = LIMIT
+    # Whether nothing is going to be sent, so that no lead and no check is asked for.
     is_looking: bool = False
     facts: Facts = field(factory=Facts)
-    warnings: dict[tuple[str, str], FaultGroup] = field(factory=dict[tuple[str, str], FaultGroup])
-    unmade: set[str] = field(factory=set[str])
-    codes: set[int] = field(factory=set[int])
+    # What was found and makes no row invalid, by column and kind.
+    warnings: FaultGroups = field(factory=FaultGroups)
+    unmade: set[str] = field(factory=set[str])  # why something could not be checked
+    codes: set[int] = field(factory=set[int])  # the activity types that rows were checked against
     to_find: int = 0
-    updates: int = 0
+    updates: int = 0  # how many rows change their lead
     _learned: set[str] = field(init=False, factory=set[str])
 
     async def learn(self) -> bool:
-        """Ask for what cells want to know; whether to read them again."""
+        """Ask for the facts that cells need, and return whether to read the file again."""
         wanted = self.facts.wanted - self._learned
         if not wanted or self.poster is None:
             return False
@@ -192,7 +176,7 @@ class Checks:
     def _faults(
         self, read: Row, activity: Activity, findings: Iterable[Finding], source: Source
     ) -> list[Fault]:
-        """Return the findings that make a row invalid, and note the others."""
+        """Return the findings that make a row invalid, and count the others."""
         faults: list[Fault] = []
         for finding in findings:
             if finding.kind == "unchecked":
@@ -202,9 +186,7 @@ class Checks:
             if self.mode == "strict" or finding.kind in _ALWAYS:
                 faults.append(fault)
             else:
-                key = fault.column, fault.what
-                before = self.warnings.get(key, FaultGroup(fault, read.place, 0))
-                self.warnings[key] = FaultGroup(before.fault, before.place, before.rows + 1)
+                count_faults(self.warnings, [fault], read.place)
         return faults
 
 
@@ -224,7 +206,7 @@ def _column(source: Source, lead: Any) -> str:
 
 
 def _fault_of(finding: Finding, activity: Activity, source: Source) -> Fault:
-    """Return what was found as it is said of cells: the same words for the same kind."""
+    """Return a finding as a fault: the same words for the same kind."""
     what, _, remedy = finding.message.partition("; ")
     if finding.kind in {"too_long", "long_note"}:
         what, remedy = "is too long", finding.message

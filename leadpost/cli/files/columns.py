@@ -32,17 +32,10 @@ _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
 @frozen
 class Columns:
-    """
-    Which column goes where.
+    """Which column goes where."""
 
-    Attributes:
-        sent: Place, heading and target of each column that is sent.
-        constants: Target to value, the same for all rows.
-        ignored: Headings that are not sent.
-    """
-
-    sent: tuple[tuple[int, str, str], ...]
-    constants: dict[str, str]
+    sent: tuple[tuple[int, str, str], ...]  # place, heading and target of each column that is sent
+    constants: dict[str, str]  # target to value, the same for all rows
     ignored: tuple[str, ...]
 
     @property

@@ -37,29 +37,17 @@ class Difference:
 
 @define(kw_only=True)
 class Comparison:
-    """
-    A file, compared.
-
-    Attributes:
-        path: The file.
-        name: The name of its batch.
-        source: How it was read.
-        reading: With which options.
-        are_rejects: Whether it is a rejects file.
-        plan: Its rows, and what a run would do with them.
-        checks: What the account was asked about them.
-        ledger: What is known of earlier runs; None if only the file is looked at.
-        batch: The batch as it was before, None if it is new or the outbox is not known.
-    """
+    """A file, compared."""
 
     path: str
-    name: str
+    name: str  # the name of its batch
     source: Source
     reading: Reading
     are_rejects: bool
-    plan: Plan
-    checks: Checks
-    ledger: Ledger | None
+    plan: Plan  # its rows, and what a run would do with them
+    checks: Checks  # what the account was asked about them
+    ledger: Ledger | None  # what is known of earlier runs; None if only the file is looked at
+    # The batch as it was before, None if it is new or the outbox is not known.
     batch: Batch | None = None
 
     @property
@@ -108,7 +96,7 @@ async def compared(
     if use_stored and ledger and (stored := await ledger.batch(batch or name_of_file(path))):
         reading = stored.reading.over(reading)
         if (options := stored.reading.as_options()) and not checks.is_looking:
-            say(checks.console, f"Read as before: {options}")
+            say(checks.console, f"Read as before: {options} (options that you give replace these)")
     own, keys = file.own_columns(reading)
     name = await _name(path, ledger, batch, own, keys)
     known = await ledger.batch(name) if ledger else None

@@ -4,9 +4,12 @@ import codecs
 import csv
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import BinaryIO
+
+from attrs import frozen
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading import Reading
@@ -62,99 +65,101 @@ def undecodable(file: BinaryIO, name: str, encoding: str) -> InputError:
     return InputError(f"{name}: the file ends within a character; was it cut off?")
 
 
-class BorrowedText(io.TextIOWrapper):
-    """Text of a file that somebody else closes."""
+@contextmanager
+def borrowed(file: BinaryIO, encoding: str, newline: str | None) -> Generator[io.TextIOWrapper]:
+    """Read a file as text that somebody else closes."""
+    text = io.TextIOWrapper(file, encoding, newline=newline)
+    try:
+        yield text
+    finally:
+        with suppress(ValueError):  # it is closed already
+            text.detach()
 
-    def __del__(self) -> None:
-        with suppress(ValueError):  # it is detached already
-            self.detach()
+
+@frozen
+class Grid:
+    """The cells of a table."""
+
+    header: list[str]  # of the first row that is not blank, without unnamed ones at the end
+    records: Iterator[Record]  # the rows below that are not blank
+    delimiter: str = ","
 
 
-class CsvFile:
+def grid_of(name: str, records: Iterator[Record], delimiter: str = ",") -> Grid:
     """
-    The records of a CSV file.
+    Take the first record that is not blank for the header.
+
+    Raises:
+        InputError: there is none.
+    """
+    filled = (record for record in records if any(cell.strip() for cell in record[1]))
+    for _, cells in filled:
+        header = [cell.strip() for cell in cells]
+        while not header[-1]:
+            header.pop()
+        return Grid(header, filled, delimiter)
+    raise InputError(f"{name} is empty")
+
+
+def csv_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
+    """
+    Read a CSV file.
 
     Args:
         file: Its bytes.
         name: What to call it in messages.
         reading: How to read it.
 
-    Attributes:
-        header: The headings, trimmed, without unnamed ones at the end.
-        delimiter: What separates the cells.
-
     Raises:
-        InputError: there is no header, or the encoding is unknown.
+        InputError: there is no header, or the encoding or the delimiter is wrong.
     """
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # 131,072 characters by default
+    lines = _lines(file, name, encoding_of(file, reading))
+    above = 0
+    first = ""
+    for first in lines:
+        if first.strip():
+            break
+        above += 1
+    named = _named(reading.delimiter)
+    if first.lower().startswith(("sep=", '"sep=')):
+        above += 1
+        delimiter = named or first.strip("\r\n").strip('"')[len("sep=") :] or ","
+    else:
+        lines = chain([first], lines)
+        delimiter = named or max(_DELIMITERS, key=lambda mark: _cells(first, mark))
+    return grid_of(f"{name}: the file", _records(lines, name, above, delimiter), delimiter)
 
-    def __init__(self, file: BinaryIO, name: str, reading: Reading) -> None:
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # 131,072 characters by default
-        self._file = file
-        self._name = name
-        self._encoding = encoding_of(file, reading)
-        self._text = BorrowedText(file, self._encoding, newline="")
-        self._skipped = 0
-        self.delimiter = self._delimiter(reading.delimiter)
-        self._records = self._read()
-        header = next(self._records, None)
-        if header is None:
-            raise InputError(f"{name}: the file is empty")
-        self.header = without_empty_end([cell.strip() for cell in header[1]])
 
-    def records(self) -> Iterator[Record]:
-        """Yield the records below the header that are not blank; once."""
-        return self._records
+def _named(delimiter: str | None) -> str | None:
+    named = "\t" if delimiter in {"\\t", "tab"} else delimiter
+    if named is not None and len(named) != 1:
+        raise InputError(f"--delimiter: {named!r} is not one character; try ';' or '\\t'")
+    return named
 
-    def _delimiter(self, named: str | None) -> str:
-        """Find the delimiter from a `sep=` line, or the one that makes most of the header."""
-        first = ""
-        while not first.strip():
-            first = self._line()
-            if not first:
-                break
-            self._skipped += 1
-        if first.lower().startswith(("sep=", '"sep=')):
-            given = first.strip("\r\n").strip('"')[len("sep=") :]
-            return named or given or ","
-        self._text.seek(0)
-        self._skipped = 0
-        if named is not None:
-            named = "\t" if named in {"\\t", "tab"} else named
-            if len(named) != 1:
-                raise InputError(f"--delimiter: {named!r} is not one character; try ';' or '\\t'")
-            return named
-        counts = {mark: _cells(first, mark) for mark in _DELIMITERS}
-        return max(_DELIMITERS, key=lambda mark: counts[mark])
 
-    def _line(self) -> str:
+def _lines(file: BinaryIO, name: str, encoding: str) -> Iterator[str]:
+    with borrowed(file, encoding, newline="") as text:
         try:
-            return self._text.readline()
+            for line in text:  # noqa: UP028  `yield from` would close it
+                yield line
         except UnicodeError:
-            raise undecodable(self._file, self._name, self._encoding) from None
-
-    def _read(self) -> Iterator[Record]:
-        reader = csv.reader(self._text, delimiter=self.delimiter, strict=True)
-        while True:
-            line = self._skipped + reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise InputError(
-                    f"{self._name}: line {line}: not CSV: {error}. Is a quotation mark missing?"
-                ) from None
-            except UnicodeError:
-                raise undecodable(self._file, self._name, self._encoding) from None
-            if cells is None:
-                return
-            if any(cell.strip() for cell in cells):
-                yield line, cells
+            raise undecodable(file, name, encoding) from None
 
 
-def without_empty_end(cells: list[str]) -> list[str]:
-    """Return a record without the empty cells at its end."""
-    while cells and not cells[-1].strip():
-        cells = cells[:-1]
-    return cells
+def _records(lines: Iterable[str], name: str, above: int, delimiter: str) -> Iterator[Record]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        line = above + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"{name}: line {line}: not CSV: {error}. Is a quotation mark missing?"
+            ) from None
+        if cells is None:
+            return
+        yield line, cells
 
 
 def _cells(header: str, delimiter: str) -> int:

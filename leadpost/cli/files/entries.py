@@ -55,16 +55,21 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     await ledger.database.write(work)
 
 
-async def withdraw(ledger: Ledger, ids: Sequence[int]) -> None:
-    """Take back rows that were not sent, by their numbers: nothing can send them any more."""
+async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
+    """
+    Take back rows that were not sent, by their numbers: nothing can send them any more.
 
-    async def work(connection: AsyncConnection, part: Sequence[int]) -> None:
+    Returns:
+        How many stay, because they have been sent after all.
+    """
+
+    async def work(connection: AsyncConnection, part: Sequence[int]) -> int:
         free = await _delete_unsent(connection, part)
         statement = "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
         await execute(connection, statement, ids=[*free])
+        return len(part) - len(free)
 
-    for part in parts_of(ids):
-        await ledger.database.write(partial(work, part=part))
+    return sum([await ledger.database.write(partial(work, part=part)) for part in parts_of(ids)])
 
 
 async def _insert(

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from attrs import frozen
 
-from leadpost.cli.files.csv_file import BorrowedText, encoding_of, undecodable
+from leadpost.cli.files.csv_file import borrowed, encoding_of, undecodable
 from leadpost.cli.files.json_values import decoder, values_of
 from leadpost.cli.files.reading import Fault, Reading
 
@@ -21,43 +21,31 @@ class Value:
     fault: Fault | None = None
 
 
-class JsonFile:
+def json_items(file: BinaryIO, name: str, reading: Reading, *, are_lines: bool) -> Iterator[Value]:
     """
-    The values of a JSON file, which may be larger than memory.
+    Yield the values of a JSON file, which may be larger than memory.
 
     Args:
         file: Its bytes.
         name: What to call it in messages.
         reading: How to read it.
-        lines: Whether each line is an activity.
+        are_lines: Whether each line is an activity.
+
+    Raises:
+        InputError: the text is not JSON where no value can be told from the next.
     """
-
-    delimiter = ","
-
-    def __init__(self, file: BinaryIO, name: str, reading: Reading, *, lines: bool) -> None:
-        self._file = file
-        self._name = name
-        self._encoding = encoding_of(file, reading)
-        self._lines = lines
-
-    def values(self) -> Iterator[Value]:
-        """
-        Yield each value.
-
-        Raises:
-            InputError: the text is not JSON where no value can be told from the next.
-        """
-        text = BorrowedText(self._file, self._encoding, newline=None if self._lines else "")
+    encoding = encoding_of(file, reading)
+    with borrowed(file, encoding, newline=None if are_lines else "") as text:
         try:
-            if not self._lines:
-                for item, (line, value) in enumerate(values_of(text, self._name), 1):
+            if not are_lines:
+                for item, (line, value) in enumerate(values_of(text, name), 1):
                     yield Value(line, item, value)
                 return
             for number, written in enumerate(text, 1):
                 if stripped := written.strip():
                     yield _of_line(number, stripped)
         except UnicodeError:
-            raise undecodable(self._file, self._name, self._encoding) from None
+            raise undecodable(file, name, encoding) from None
 
 
 def _of_line(number: int, text: str) -> Value:

@@ -76,21 +76,13 @@ def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 @define
 class Leads:
-    """
-    The leads of one run; each is looked up once.
+    """The leads of one run; each is looked up once."""
 
-    Args:
-        creates: Whether a lead is created where none is found.
-        updates: Whether leads that are found get the further columns.
-
-    Attributes:
-        found: The id of each that was looked up, None where there is none, or the error instead.
-        created: SchemaName to value of each lead that is to be created.
-    """
-
-    creates: bool = False
-    updates: bool = False
+    creates: bool = False  # whether a lead is created where none is found
+    updates: bool = False  # whether leads that are found get the further columns
+    # The id of each that was looked up, None where there is none, or the error instead.
     found: dict[Key, str | LeadpostError | None] = field(factory=dict[Key, Any])
+    # SchemaName to value of each lead that is to be created.
     created: dict[Key, Lead] = field(factory=dict[Key, Lead])
 
     def is_unknown(self, lead: str | Lead | None) -> bool:
@@ -130,11 +122,11 @@ class Leads:
         found = self.found.get(key_of(lead.schema_name, lead.value), LeadpostError("not asked for"))
         match found:
             case AmbiguousLead():
-                raise Invalid(lead.value, "is that of several leads", "enter the id of one")
+                raise Invalid(lead.value, "belongs to several leads", "enter the id of one")
             case LeadpostError():
                 why = f"{type(found).__name__}" + (f", HTTP {found.status}" if found.status else "")
                 raise Invalid(lead.value, "could not be looked up", f"run it again later ({why})")
             case None if not self.creates:
-                raise Invalid(lead.value, "is that of no lead", "--create-leads creates one")
+                raise Invalid(lead.value, "belongs to no lead", "--create-leads creates one")
             case _:
                 return found

@@ -83,44 +83,24 @@ yet), `refused` (or given up), `failed` (by LeadSquared's queue, for good), `inv
 
 @frozen
 class Batch:
-    """
-    A batch.
-
-    Attributes:
-        id: Its number in the database.
-        name: Its name.
-        file: The name of the file that it came from.
-        reading: How that was read.
-        outputs: The digests of the rejects files that were written, by their names.
-        posted_at: When something of it was posted last.
-    """
+    """A batch."""
 
     id: int
     name: str
-    file: str
+    file: str  # the name of the file that it came from
     reading: Reading
-    outputs: Mapping[str, str]
-    posted_at: datetime | None
+    outputs: Mapping[str, str]  # the digests of the rejects files that were written, by their names
+    posted_at: datetime | None  # when something of it was posted last
 
 
 @frozen
 class Known:
-    """
-    A row of an earlier run.
-
-    Attributes:
-        id: Its number.
-        batch: The name of its batch.
-        is_own: Whether that is the batch in question.
-        has_other_keys: Whether it belongs to other keys of the same host.
-        letters, origin, present, number: See the table.
-        kind: What is known of it.
-    """
+    """A row of an earlier run."""
 
     id: int
-    batch: str
-    is_own: bool
-    has_other_keys: bool
+    batch: str  # the name of its batch
+    is_own: bool  # whether that is the batch in question
+    has_other_keys: bool  # whether it belongs to other keys of the same host
     letters: str
     origin: str
     present: str | None
@@ -237,14 +217,14 @@ class Ledger:
             )
             ORDER BY known.id
             """
-        return [Known(*row) for row in await self._all(query, name=name, digests=[*digests])]
+        return [_known(row) for row in await self._all(query, name=name, digests=[*digests])]
 
     async def of_letters(self, name: str, letters: Sequence[str]) -> dict[str, Known]:
         """Return the rows of at most 500 keys of a rejects file, without unknown ones."""
         query = f"SELECT {_COLUMNS} FROM {ROWS} WHERE letters IN :letters"
         query += " AND batch.account = :account"
         rows = await self._all(query, name=name, letters=[*letters])
-        return {known.letters: known for known in (Known(*row) for row in rows)}
+        return {known.letters: known for known in map(_known, rows)}
 
     async def of_batch(self, name: str) -> AsyncGenerator[tuple[int, str, Kind]]:
         """Yield the number, the digest of the lead, and the kind of each row of a batch."""
@@ -285,6 +265,10 @@ class Ledger:
             await self._do(
                 "UPDATE leadpost_rows SET last = :last WHERE id IN :ids", last=last, ids=ids
             )
+
+
+def _known(values: Sequence[Any]) -> Known:
+    return Known(*values)
 
 
 def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:

@@ -140,12 +140,12 @@ class Matching:
                 id_ = unsent[row.present].pop()
                 self._taken.add(id_)
                 self.plan.moved.append(id_)
-            elif known := posted.get(row.digest) or posted.get(row.present):
+            elif other := posted.get(row.digest) or posted.get(row.present):
                 row.verdict = "elsewhere"
-                self.plan.batches[known.batch] += 1
-                self.plan.other_keys += known.has_other_keys
-                if not known.has_other_keys:
-                    self._posted[known.batch].add(known.id)
+                self.plan.batches[other.batch] += 1
+                self.plan.other_keys += other.has_other_keys
+                if not other.has_other_keys:
+                    self._posted[other.batch].add(other.id)
 
     @property
     def is_known_elsewhere(self) -> bool:
@@ -217,6 +217,8 @@ class Matching:
             # With most rows of that batch, it is the same file under another name.
             posted += missing if len(missing) < len(found) else []
         gone: dict[str, list[int]] = {}
+        if not posted:
+            return gone
         leads = {row.lead for row in self.plan.rows if row.is_open and row.known is None}
         for id_, lead in posted:
             if lead in leads:

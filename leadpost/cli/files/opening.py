@@ -3,7 +3,7 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -11,11 +11,11 @@ from typing import BinaryIO
 from leadpost._validation import is_mapping
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Facts
-from leadpost.cli.files.csv_file import CsvFile
-from leadpost.cli.files.json_file import JsonFile
+from leadpost.cli.files.csv_file import Grid, csv_grid
+from leadpost.cli.files.json_file import Value, json_items
 from leadpost.cli.files.reading import KEY, OWN, Format, Reading
 from leadpost.cli.files.rows import Json, Source, Table
-from leadpost.cli.files.workbook import Workbook
+from leadpost.cli.files.workbook import workbook_grid
 
 STDIN = "-"
 _SUFFIXES = {
@@ -50,10 +50,10 @@ class Opened:
             InputError: it cannot be used.
         """
         facts = facts or Facts()
-        form, file = self._read(reading)
-        if isinstance(file, JsonFile):
-            return Json(self._name, form, file, reading, facts)
-        return Table(self._name, form, file, reading, facts)
+        form, found = self._read(reading)
+        if isinstance(found, Grid):
+            return Table(self._name, form, found, reading, facts)
+        return Json(self._name, form, found, reading, facts)
 
     def own_columns(self, reading: Reading) -> tuple[set[str], list[tuple[int, str]]]:
         """
@@ -62,33 +62,34 @@ class Opened:
         Raises:
             InputError: the file cannot be used.
         """
-        _, file = self._read(reading)
-        if not isinstance(file, JsonFile):
-            names = {heading for heading in file.header if heading in OWN}
+        _, found = self._read(reading)
+        if isinstance(found, Grid):
+            names = {heading for heading in found.header if heading in OWN}
             if KEY not in names:
                 return names, []
-            place = file.header.index(KEY)
-            records = ((line, cells[place : place + 1]) for line, cells in file.records())
+            place = found.header.index(KEY)
+            records = ((line, cells[place : place + 1]) for line, cells in found.records)
             return names, [(line, cell) for line, cells in records for cell in cells]
         names, keys = set[str](), list[tuple[int, str]]()
-        for value in file.values():
+        for value in found:
             if is_mapping(value.value):
                 names.update(name for name in OWN if name in value.value)
                 if KEY in value.value:
                     keys.append((value.line, str(value.value[KEY])))
         return names, keys
 
-    def _read(self, reading: Reading) -> tuple[Format, CsvFile | Workbook | JsonFile]:
+    def _read(self, reading: Reading) -> tuple[Format, Grid | Iterator[Value]]:
         self._file.seek(0)
         form = reading.form or _format_of(self._path, self._file)
         self._file.seek(0)
         match form:
             case Format.CSV:
-                return form, CsvFile(self._file, self._name, reading)
+                return form, csv_grid(self._file, self._name, reading)
             case Format.XLSX:
-                return form, Workbook(self._file, self._name, reading)
+                return form, workbook_grid(self._file, self._name, reading)
             case Format.JSON | Format.JSONL:
-                return form, JsonFile(self._file, self._name, reading, lines=form is Format.JSONL)
+                are_lines = form is Format.JSONL
+                return form, json_items(self._file, self._name, reading, are_lines=are_lines)
 
 
 @contextmanager

@@ -14,28 +14,19 @@ from leadpost.errors import DeliveryUncertain, InvalidActivity
 
 @frozen
 class Outcome:
-    """
-    What became of a row.
-
-    Attributes:
-        row: The row as it was read.
-        state: `accepted`, `succeeded`, `uncertain`, `rejected`, `failed`, `invalid`, `skipped` or
-            `not_sent`.
-        request_id, activity_id: LeadSquared's.
-        error: The name of the error class.
-        reason: Why it is not on the lead, on one line; "" if there is nothing to say.
-        letters: Its key in rejects files, None if the outbox does not have it.
-        is_to_fix: Whether LeadSquared does not have it, and will not accept it as it is.
-    """
+    """What became of a row."""
 
     row: Row
+    # `accepted`, `succeeded`, `uncertain`, `rejected`, `failed`, `invalid`, `skipped` or
+    # `not_sent`.
     state: str
     request_id: str | None = None
     activity_id: str | None = None
     error: str | None = None
+    # Why it is not on the lead, on one line; "" if there is nothing to say.
     reason: str = field(default="", repr=False)
-    letters: str | None = None
-    is_to_fix: bool = False
+    letters: str | None = None  # its key in rejects files, None if the outbox does not have it
+    is_to_fix: bool = False  # whether LeadSquared does not have it, and will not accept it as it is
 
 
 async def outcomes(plan: Plan, ledger: Ledger) -> AsyncGenerator[Outcome]:

@@ -29,24 +29,14 @@ UTF8_WITH_BOM = "utf-8-sig"
 
 @define
 class Outputs:
-    """
-    The files that a run writes.
-
-    Args:
-        path: The input.
-        written: The digests of the rejects files that leadpost wrote, by their names.
-
-    Attributes:
-        counts: The number of rows in each state, once they are written.
-        to_fix: How many of them are in the rejects.
-        rejects: The file that has these, None without any.
-    """
+    """The files that a run writes."""
 
     path: str
-    written: dict[str, str]
+    written: dict[str, str]  # the digests of the rejects files that leadpost wrote, by their names
+    # The number of rows in each state, once they are written.
     counts: Counter[str] = field(factory=Counter[str])
-    to_fix: int = 0
-    rejects: Path | None = None
+    to_fix: int = 0  # how many of them are in the rejects
+    rejects: Path | None = None  # the file that has these, None without any
 
     @property
     def accepted(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from tempfile import TemporaryFile
 from typing import Literal, Self
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from leadpost.cli.files.identity import cells_digest
 from leadpost.cli.files.ledger import Kind
@@ -37,28 +37,18 @@ SENT: tuple[Verdict, ...] = ("new", "waiting", "again", "corrected")
 
 @define(eq=False, weakref_slot=False)
 class Planned:
-    """
-    A row of the file, and what to do with it.
+    """A row of the file, and what to do with it."""
 
-    Attributes:
-        digest: The digest of its activity, or of its cells if it cannot be posted.
-        present: The digest of what it sends: another one if a lead was looked up.
-        lead: The digest of its lead.
-        faults: Why it cannot be posted.
-        letters: The key that a rejects file has for it.
-        known: The number of the row of an earlier run that it is, None if it is new.
-        verdict: What to do with it, None until that is decided.
-        number: The number of a new row among those of the same digest, from 1; the same in every
-            run of the same file.
-    """
-
-    digest: str
-    present: str
+    digest: str  # the digest of its activity, or of its cells if it cannot be posted
+    present: str  # the digest of what it sends: another one if a lead was looked up
     lead: str
     faults: tuple[Fault, ...] = ()
-    letters: str | None = None
+    letters: str | None = None  # the key that a rejects file has for it
+    # The number of the row of an earlier run that it is, None if it is new.
     known: int | None = None
-    verdict: Verdict | None = None
+    verdict: Verdict | None = None  # what to do with it, None until that is decided
+    # The number of a new row among those of the same digest, from 1; the same in every run of the
+    # same file.
     number: int | None = None
 
     @property
@@ -77,13 +67,23 @@ class Planned:
         self.lead, self.faults = "", tuple(faults)
 
 
-@frozen
+@define
 class FaultGroup:
     """Faults of the same kind: the first, where it is, and how many rows have one."""
 
     fault: Fault
     place: str
-    rows: int
+    rows: int = 0
+
+
+FaultGroups = dict[tuple[str, str], FaultGroup]
+
+
+def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> None:
+    """Count the faults of a row by kind: by column, and by what is wrong."""
+    for fault in {(fault.column, fault.what): fault for fault in faults}.values():
+        key = fault.column, fault.what
+        groups.setdefault(key, FaultGroup(fault, place)).rows += 1
 
 
 class Rows:
@@ -142,27 +142,21 @@ class Rows:
 
 @define
 class Plan:
-    """
-    What a run would do.
-
-    Attributes:
-        rows: The rows of the file.
-        gone: Rows of earlier runs that were not posted, and are gone from the file: number to kind.
-        moved: The numbers of unsent rows of other batches that are in this file: new rows here.
-        postponed: The numbers of rows of the outbox that are not to be sent by this run.
-        batches: How many doubtful rows were posted in each other batch.
-        other_keys: How many doubtful rows were posted with other keys of the same host.
-        newly_invalid: How many invalid rows no earlier run has left to the rejects as they are.
-        edits: Rows that look like edits, with the numbers of the posted rows that are gone.
-    """
+    """What a run would do."""
 
     rows: Rows
+    # Rows of earlier runs that were not posted, and are gone from the file: number to kind.
     gone: dict[int, Kind] = field(factory=dict[int, Kind])
+    # The numbers of unsent rows of other batches that are in this file: new rows here.
     moved: list[int] = field(factory=list[int])
+    # The numbers of rows of the outbox that are not to be sent by this run.
     postponed: list[int] = field(factory=list[int])
+    # How many doubtful rows were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])
-    other_keys: int = 0
+    other_keys: int = 0  # how many doubtful rows were posted with other keys of the same host
+    # How many invalid rows no earlier run has left to the rejects as they are.
     newly_invalid: int = 0
+    # Rows that look like edits, with the numbers of the posted rows that are gone.
     edits: dict[Planned, int] = field(factory=dict[Planned, int])
 
     @property
@@ -192,12 +186,7 @@ class Plan:
 
     def fault_groups(self) -> list[FaultGroup]:
         """Return the faults of invalid rows by kind, in the order of their first rows."""
-        groups: dict[tuple[str, str], FaultGroup] = {}
+        groups: FaultGroups = {}
         for row, read in self.rows.of("invalid"):
-            kinds: dict[tuple[str, str], Fault] = {}
-            for fault in row.faults:
-                kinds.setdefault((fault.column, fault.what), fault)
-            for kind, fault in kinds.items():
-                group = groups.get(kind, FaultGroup(fault, read.place, 0))
-                groups[kind] = FaultGroup(group.fault, group.place, group.rows + 1)
+            count_faults(groups, row.faults, read.place)
         return list(groups.values())

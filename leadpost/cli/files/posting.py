@@ -200,7 +200,16 @@ class _Run:
             before.file if before else Path(options.path).name,
             before.reading if before else found.reading,
         )
-        await entries.withdraw(ledger, [*plan.gone, *plan.moved, *plan.postponed])
+        unsent = [*plan.gone, *plan.moved, *plan.postponed]
+        if sent_meanwhile := await entries.withdraw(ledger, unsent):
+            # What replaces these rows could be a second time the same, or an edit.
+            rows = number_of(sent_meanwhile, "row")
+            say(
+                self._console,
+                f"Nothing was sent: another run or a worker has just sent {rows} of this file. Run"
+                " the same command again",
+            )
+            return Exit.BAD_INPUT
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")

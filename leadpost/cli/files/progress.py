@@ -31,30 +31,17 @@ _BETWEEN_LINES = 10.0
 
 @define
 class Progress:
-    """
-    What a run has come to so far.
-
-    Args:
-        what: What is being done.
-        total: The number of rows.
-        host: Where they are posted.
-        limit: Calls per 5 s.
-        calls: The name of the operations that are counted, as hooks hear it.
-        clock: Seconds.
-
-    Attributes:
-        counts: The number of rows in each state that is final for this run.
-        waits_for: Why nothing is sent now, "" if nothing holds it up.
-    """
+    """What a run has come to so far."""
 
     what: str
     total: int
     host: str
     limit: int = LIMIT
-    calls: str = "post"
+    calls: str = "post"  # the name of the operations that are counted, as hooks hear it
     clock: Callable[[], float] = time.monotonic
+    # The number of rows in each state that is final for this run.
     counts: Mapping[str, int] = field(factory=dict[str, int])
-    waits_for: str = ""
+    waits_for: str = ""  # why nothing is sent now, "" if nothing holds it up
     _in_flight: int = field(init=False, default=0)
     _paused_until: float = field(init=False, default=-inf)
     _sent: deque[float] = field(init=False, factory=deque[float])

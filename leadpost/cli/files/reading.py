@@ -37,36 +37,21 @@ class Format(StrEnum):
 
 @frozen(kw_only=True)
 class Reading:
-    """
-    How to read a file.
+    """How to read a file."""
 
-    Attributes:
-        form: The format, None to find it from the name and the content.
-        sheet: Name of the sheet of a workbook, None for the first.
-        delimiter: Of CSV, None to find it from the header.
-        encoding: Of CSV and JSON without a BOM, None for UTF-8.
-        include_hidden: Whether hidden rows of a sheet are read.
-        timezone: Zone of date-times without an offset, an IANA name or an offset.
-        date_formats: `strptime` formats of date-times, beside ISO 8601.
-        columns: Heading to parameter or SchemaName.
-        constants: Parameter or SchemaName to the value for all rows.
-        ignored: Headings that are not sent.
-        ignore_others: Whether unknown headings are not sent either.
-        send_empty: Whether an empty cell is sent as empty text.
-    """
-
-    form: Format | None = None
-    sheet: str | None = None
-    delimiter: str | None = None
-    encoding: str | None = None
-    include_hidden: bool = False
-    timezone: str | None = None
-    date_formats: tuple[str, ...] = ()
-    columns: Mapping[str, str] = field(factory=dict[str, str])
+    form: Format | None = None  # the format, None to find it from the name and the content
+    sheet: str | None = None  # name of the sheet of a workbook, None for the first
+    delimiter: str | None = None  # of CSV, None to find it from the header
+    encoding: str | None = None  # of CSV and JSON without a BOM, None for UTF-8
+    include_hidden: bool = False  # whether hidden rows of a sheet are read
+    timezone: str | None = None  # zone of date-times without an offset, an IANA name or an offset
+    date_formats: tuple[str, ...] = ()  # `strptime` formats of date-times, beside ISO 8601
+    columns: Mapping[str, str] = field(factory=dict[str, str])  # heading to parameter or SchemaName
+    # Parameter or SchemaName to the value for all rows.
     constants: Mapping[str, str] = field(factory=dict[str, str])
     ignored: tuple[str, ...] = ()
     ignore_others: bool = False
-    send_empty: bool = False
+    send_empty: bool = False  # whether an empty cell is sent as empty text
 
     def as_json(self) -> dict[str, Any]:
         """Return the options that differ from the defaults."""
@@ -146,19 +131,11 @@ def zone_of(name: str) -> tzinfo:
 
 @frozen
 class Fault:
-    """
-    Why a row cannot be posted.
+    """Why a row cannot be posted."""
 
-    Attributes:
-        column: Its heading, or a parameter.
-        value: The cell, "" where there is none.
-        what: What is wrong with it; the same words for the same kind.
-        remedy: What to do about it.
-    """
-
-    column: str
-    value: str = field(repr=False)
-    what: str
+    column: str  # its heading, or a parameter
+    value: str = field(repr=False)  # the cell, "" where there is none
+    what: str  # what is wrong with it; the same words for the same kind
     remedy: str = ""
 
     @property

@@ -10,12 +10,12 @@ from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Facts, Invalid, Moments, lead_id, refuse_shortened
 from leadpost.cli.files.columns import PARAMETERS, Columns, check_unique, columns_of, parameter_of
-from leadpost.cli.files.csv_file import CsvFile
+from leadpost.cli.files.csv_file import Grid
 from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
-from leadpost.cli.files.json_file import JsonFile, Value
+from leadpost.cli.files.json_file import Value
 from leadpost.cli.files.leads import COLUMN, with_lead
 from leadpost.cli.files.reading import KEY, OWN, Fault, Format, Reading
-from leadpost.cli.files.workbook import ERRORS, Broken, Workbook
+from leadpost.cli.files.workbook import ERRORS, Broken
 from leadpost.errors import InvalidActivity
 
 UNREADABLE = "leadpost_row"
@@ -31,26 +31,17 @@ def place_of(line: int, item: int | None) -> str:
 
 @frozen
 class Row:
-    """
-    One row.
+    """One row."""
 
-    Attributes:
-        line: The line, or the row of a sheet, that it begins on.
-        own: What stands there, without leadpost's own columns: cells, or a JSON value.
-        payload: The activity in LeadSquared's shape, None if it cannot be posted.
-        digest: Of that activity, or of the cells.
-        faults: Why it cannot be posted.
-        item: Its number in a JSON array.
-        key: Which row of another file it is, in a rejects file.
-    """
-
-    line: int
+    line: int  # the line, or the row of a sheet, that it begins on
+    # What stands there, without leadpost's own columns: cells, or a JSON value.
     own: Any = field(repr=False)
+    # The activity in LeadSquared's shape, None if it cannot be posted.
     payload: Mapping[str, Any] | None = field(repr=False)
-    digest: str
+    digest: str  # of that activity, or of the cells
     faults: tuple[Fault, ...] = ()
-    item: int | None = None
-    key: str | None = None
+    item: int | None = None  # its number in a JSON array
+    key: str | None = None  # which row of another file it is, in a rejects file
 
     @property
     def place(self) -> str:
@@ -81,18 +72,16 @@ class Table:
         columns: Which column goes where.
     """
 
-    def __init__(
-        self, name: str, form: Format, file: CsvFile | Workbook, reading: Reading, facts: Facts
-    ) -> None:
+    def __init__(self, name: str, form: Format, grid: Grid, reading: Reading, facts: Facts) -> None:
         self.name = name
         self.form = form
-        self.delimiter = file.delimiter
-        check_unique(name, file.header)
-        self._file = file
-        self._width = len(file.header)
-        self._key_place = file.header.index(KEY) if KEY in file.header else None
-        self._kept = [n for n, heading in enumerate(file.header) if heading not in OWN]
-        self.header: Sequence[str] = [file.header[place] for place in self._kept]
+        self.delimiter = grid.delimiter
+        check_unique(name, grid.header)
+        self._records = grid.records
+        self._width = len(grid.header)
+        self._key_place = grid.header.index(KEY) if KEY in grid.header else None
+        self._kept = [n for n, heading in enumerate(grid.header) if heading not in OWN]
+        self.header: Sequence[str] = [grid.header[place] for place in self._kept]
         columns = columns_of(name, self.header, reading)
         self.columns: Columns | None = columns
         self._may_lack_id = columns.are_of_leads
@@ -107,7 +96,7 @@ class Table:
             InputError: the file is broken where no row can be told from the next.
         """
         kept = self._kept if len(self._kept) < self._width else None
-        for line, cells in self._file.records():
+        for line, cells in self._records:
             key = None
             if self._key_place is not None and self._key_place < len(cells):
                 key = cells[self._key_place].strip().upper()
@@ -223,16 +212,16 @@ def _readers(columns: Columns, width: int, reading: Reading, facts: Facts) -> li
 class Json:
     """A JSON file; the attributes are those of a `Table`."""
 
+    delimiter = ","
     header: Sequence[str] = ()
     columns: Columns | None = None
 
     def __init__(
-        self, name: str, form: Format, file: JsonFile, reading: Reading, facts: Facts
+        self, name: str, form: Format, items: Iterator[Value], reading: Reading, facts: Facts
     ) -> None:
         self.name = name
         self.form = form
-        self.delimiter = file.delimiter
-        self._file = file
+        self._items = items
         self._facts = facts
         self._moments = Moments(reading, facts, naive_is_utc=True)
         self._constants = {parameter_of(name): v for name, v in reading.constants.items()}
@@ -240,7 +229,7 @@ class Json:
             raise InputError(f"--set {of_lead[0]}: for tables only; in JSON, use LeadDetails")
 
     def rows(self) -> Iterator[Row]:
-        return map(self._row, self._file.values())
+        return map(self._row, self._items)
 
     def _row(self, found: Value) -> Row:
         line, item, value = found.line, found.item, found.value

@@ -37,14 +37,7 @@ _SHOWN: tuple[EntryState, ...] = ("accepted", "succeeded", "rejected", "failed",
 
 @define
 class Sender:
-    """
-    Sends the rows of one file.
-
-    Attributes:
-        error: What ended it before everything was sent.
-        in_doubt: How many posts, one after another, have ended in doubt.
-        progress: How far it is.
-    """
+    """Sends the rows of one file."""
 
     _options: Options
     _account: Account
@@ -53,7 +46,9 @@ class Sender:
     _batch: Batch
     _console: Console
     _stop: Stop
+    # What ended it before everything was sent.
     error: LeadpostError | None = field(init=False, default=None)
+    # How many posts, one after another, have ended in doubt.
     in_doubt: int = field(init=False, default=0)
     progress: Progress = field(init=False)
     _poster: AsyncActivityPoster | None = field(init=False, default=None)

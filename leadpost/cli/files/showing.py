@@ -213,7 +213,7 @@ def _group_lines(groups: Sequence[FaultGroup]) -> list[str]:
         if group.rows == 1:
             lines.append(f"{group.place}, {fault}")
             continue
-        value = f' "{shortened(fault.value)}"' if fault.value else ""
+        value = f' "{shortened(fault.value)}"' if fault.value else ":"
         remedy = f"; {fault.remedy}" if fault.remedy else ""
         rows = number_of(group.rows, "row")
         lines.append(f"{fault.column}: {rows}, such as {group.place}{value} {fault.what}{remedy}")

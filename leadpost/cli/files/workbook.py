@@ -3,13 +3,13 @@
 import posixpath
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from typing import IO, Any, BinaryIO
 from xml.etree import ElementTree as ET
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.csv_file import Record, without_empty_end
+from leadpost.cli.files.csv_file import Grid, Record, grid_of
 from leadpost.cli.files.reading import Reading
 
 _PART = 2**18
@@ -49,70 +49,57 @@ class Broken(str):
         return "is an error of the spreadsheet", "correct the formula, or delete the cell"
 
 
-class Workbook:
+BrokenCells = dict[int, list[tuple[int, Broken]]]
+"""By row, the places of cells that cannot be read."""
+
+
+def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
     """
-    The records of one sheet.
+    Read one sheet of a workbook.
 
     Args:
         file: The workbook's bytes.
         name: What to call it in messages.
         reading: Which sheet, and whether hidden rows count.
 
-    Attributes:
-        header: The headings of the first row that is not blank.
-        hidden: How many rows are hidden.
-
     Raises:
-        InputError: it cannot be read, or has hidden rows.
+        InputError: it cannot be read, is empty, or has hidden rows.
     """
+    try:
+        from python_calamine import CalamineError, CalamineWorkbook  # noqa: PLC0415  an extra
+    except ImportError:
+        raise InputError(
+            f"{name}: reading a workbook needs: pip install 'leadpost[excel]'"
+        ) from None
+    try:
+        book = CalamineWorkbook.from_filelike(file)
+        with zipfile.ZipFile(file) as archive:
+            sheets = _sheets(archive)
+            title = _chosen(name, [*sheets], reading.sheet)
+            broken, hidden = _inspected(archive, sheets[title])
+        rows = book.get_sheet_by_name(title).iter_rows()
+    except (CalamineError, zipfile.BadZipFile, KeyError, ET.ParseError) as error:
+        raise InputError(
+            f"{name}: not a workbook that can be read ({type(error).__name__});"
+            " save it as .xlsx or CSV UTF-8"
+        ) from None
+    where = f"{name}, sheet {title}"
+    if hidden and not reading.include_hidden:
+        those = "1 row is" if len(hidden) == 1 else f"{len(hidden)} rows are"
+        raise InputError(
+            f"{where}: {those} hidden, such as row {min(hidden)}. Show them"
+            " (Data, Clear filter), or read them with --include-hidden"
+        )
+    return grid_of(f"{where}: the sheet", _records(rows, broken))
 
-    delimiter = ","
 
-    def __init__(self, file: BinaryIO, name: str, reading: Reading) -> None:
-        try:
-            from python_calamine import CalamineError, CalamineWorkbook  # noqa: PLC0415  an extra
-        except ImportError:
-            raise InputError(
-                f"{name}: reading a workbook needs: pip install 'leadpost[excel]'"
-            ) from None
-        self._name = name
-        try:
-            book = CalamineWorkbook.from_filelike(file)
-            with zipfile.ZipFile(file) as archive:
-                sheets = _sheets(archive)
-                title = _chosen(name, [*sheets], reading.sheet)
-                self._broken, self._hidden = _inspected(archive, sheets[title])
-            self._sheet = book.get_sheet_by_name(title)
-        except (CalamineError, zipfile.BadZipFile, KeyError, ET.ParseError) as error:
-            raise InputError(
-                f"{name}: not a workbook that can be read ({type(error).__name__});"
-                " save it as .xlsx or CSV UTF-8"
-            ) from None
-        self._where = f"{name}, sheet {title}"
-        if self._hidden and not reading.include_hidden:
-            rows = "1 row is" if len(self._hidden) == 1 else f"{len(self._hidden)} rows are"
-            raise InputError(
-                f"{self._where}: {rows} hidden, such as row {min(self._hidden)}. Show them"
-                " (Data, Clear filter), or read them with --include-hidden"
-            )
-        self._records = self._read()
-        header = next(self._records, None)
-        if header is None:
-            raise InputError(f"{self._where}: the sheet is empty")
-        self.header = without_empty_end([cell.strip() for cell in header[1]])
-
-    def records(self) -> Iterator[Record]:
-        """Yield the records below the header that are not blank; once."""
-        return self._records
-
-    def _read(self) -> Iterator[Record]:
-        for number, cells in enumerate(self._sheet.iter_rows(), 1):
-            texts = [_text(cell) for cell in cells]
-            for place, broken in self._broken.get(number, ()):
-                texts += [""] * (place - len(texts) + 1)
-                texts[place] = broken
-            if any(text.strip() for text in texts):
-                yield number, texts
+def _records(rows: Iterable[list[Any]], broken: BrokenCells) -> Iterator[Record]:
+    for number, cells in enumerate(rows, 1):
+        texts = [_text(cell) for cell in cells]
+        for place, text in broken.get(number, ()):
+            texts += [""] * (place - len(texts) + 1)
+            texts[place] = text
+        yield number, texts
 
 
 def _chosen(name: str, titles: list[str], wanted: str | None) -> str:
@@ -139,11 +126,9 @@ def _sheets(archive: zipfile.ZipFile) -> dict[str, str]:
     return found
 
 
-def _inspected(
-    archive: zipfile.ZipFile, part: str
-) -> tuple[dict[int, list[tuple[int, Broken]]], set[int]]:
+def _inspected(archive: zipfile.ZipFile, part: str) -> tuple[BrokenCells, set[int]]:
     """Return the cells that cannot be read, by row and place, and the rows that are hidden."""
-    broken: dict[int, list[tuple[int, Broken]]] = {}
+    broken: BrokenCells = {}
     hidden = set[int]()
     row, is_hidden = 0, False
     with archive.open(part) as file:
