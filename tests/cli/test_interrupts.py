@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from cli_support import start, until
+from cli_support import put, start, until, url_of
 from files_support import Desk, cells, keys_of, write_csv
 
-from leadpost.sandbox import Sandbox
+from leadpost.sandbox import Faults, Sandbox
 
 KEYS = ("LEADPOST_ACCESS_KEY", "LEADPOST_SECRET_KEY", "LEADPOST_API_KEY")
 ELSEWHERE = {"LEADPOST_REGION": "india", **dict.fromkeys(KEYS, "made-up-key-0123")}
@@ -79,6 +80,35 @@ def test_ctrl_c_at_a_question_of_setup_writes_nothing(tmp_path: Path) -> None:
         read_until(leader, "interrupted")
         assert process.wait(60) == 130
     assert not list(tmp_path.rglob("keys.env"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status", "3661d7b1-93e8-5ba9-9356-b61e0cab2edb"],
+        ["metrics", "--json"],
+        ["types"],
+        ["doctor", "--json"],
+        ["verify"],
+        ["reconcile", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_a_query_that_nobody_answers(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "leadpost.db"
+    with Sandbox(faults=Faults(script=["slow"] * 20, slow=600)) as sandbox:
+        put(url_of(path), 0, 1, account=sandbox.account())
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(
+                "UPDATE leadpost_entries SET state = CASE id WHEN 1 THEN 'accepted' ELSE"
+                " 'uncertain' END, request_id = 'r-1', calls = 1, sent_at = put_at"
+            )
+        process = start([*command, "--outbox", path], keys_of(sandbox), tmp_path)
+        until(lambda: sandbox.report().arrivals >= 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert (tmp_path / "stdout").read_text() in {"", "[]\n"}
+    assert (tmp_path / "stderr").read_text() == "interrupted\n"
 
 
 def test_ctrl_c_while_leads_are_looked_up_sends_nothing_and_the_next_run_does(
