@@ -18,7 +18,14 @@ from uuid import NAMESPACE_URL, uuid5
 
 from common import options, sandbox_process, show
 
-HEADER = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime", "mx_Custom_1", "mx_Custom_2")
+HEADER = (
+    "RelatedProspectId",
+    "ActivityEvent",
+    "ActivityNote",
+    "ActivityDateTime",
+    "mx_Custom_1",
+    "mx_Custom_2",
+)
 
 
 def write(path: Path, count: int) -> None:
