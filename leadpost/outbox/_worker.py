@@ -92,43 +92,48 @@ class _Call:
         self.is_sent = True
 
 
-@define
 class Worker:
-    """Posts an account's entries with one poster, for one `drain` or `run`."""
+    """
+    Posts an account's entries with one poster, for one `drain` or `run`.
 
-    _store: Store
-    _poster: AsyncActivityPoster
-    _news: asyncio.Event  # set when there may be more to do
-    _drains: bool = field(default=False, init=False)
-    _key_prefix: str = field(default="", init=False)
-    _outage_timeout: float = field(default=inf, init=False)
-    _began: float = field(default=0.0, init=False)
-    _stopped: asyncio.Future[None] = field(init=False)
-    _cut_off: asyncio.Future[None] = field(init=False)
-    _failure: BaseException | None = field(default=None, init=False)
-    _in_flight: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]], init=False)
-    _in_a_row: int = field(default=0, init=False)  # calls since nothing was due
-    _asked: int = field(default=0, init=False)  # queries since then
-    _tally: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
-    _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
-    _failed_trials: deque[int] = field(factory=lambda: deque(maxlen=_FAILED_TRIALS), init=False)
-    _unknown: dict[str, float] = field(factory=dict[str, float], init=False)  # see _claim
-    _absence: Absence = field(init=False)
-    _host_absence: Absence = field(init=False)
-    _is_answered: bool = field(default=False, init=False)  # whether any call was answered
-    _others_succeed: bool = field(default=False, init=False)  # the last result was a success
+    Args:
+        store: The account's entries.
+        poster: The account's poster.
+        news: Set when there may be more to do.
+    """
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(self, store: Store, poster: AsyncActivityPoster, news: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        self._stopped, self._cut_off = loop.create_future(), loop.create_future()
-        self._absence = Absence(f"the outbox {self._store.database.name}")
-        self._host_absence = Absence(f"the host {self._poster.account.host}")
+        self._store = store
+        self._poster = poster
+        self._news = news
+        # What a drain changes.
+        self._drains = False
+        self._key_prefix = ""
+        self._outage_timeout = inf
+        self._began = loop.time()
+        # How it ends.
+        self._stopped: asyncio.Future[None] = loop.create_future()
+        self._cut_off: asyncio.Future[None] = loop.create_future()
+        self._failure: BaseException | None = None
+        # Calls.
+        self._in_flight = set[asyncio.Task[None]]()
+        self._in_a_row = 0  # since nothing was due
+        self._asked = 0  # queries since then
+        self._unknown: dict[str, float] = {}  # claims that may have been committed, see _claim
+        self._failed_trials = deque[int](maxlen=_FAILED_TRIALS)
+        # What the log and `health` show.
+        self._tally = Counter[EntryState]()
+        self._reported = Counter[EntryState]()
+        self._absence = Absence(f"the outbox {store.database.name}")
+        self._host_absence = Absence(f"the host {poster.account.host}")
+        self._is_answered = False  # whether any call was answered
+        self._others_succeed = False  # whether the last result was a success
 
     async def drain(self, key_prefix: str, outage_timeout: float | None) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
         self._drains, self._key_prefix = True, key_prefix
         self._outage_timeout = OUTAGE_TIMEOUT if outage_timeout is None else outage_timeout
-        self._began = asyncio.get_running_loop().time()
         await self._store.write(self._maintain)
         await self._work(self._keep())
         return self._tally

@@ -438,15 +438,16 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     before = await outbox.health()
     assert (before.oldest_pending, before.is_working, before.away_since) == (None, False, None)
     monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
-    refused: list[httpx.Response | Exception] = [httpx.Response(503, headers={"Retry-After": "2"})]
+    refused = [httpx.Response(503, headers={"Retry-After": "2"}) for _ in range(2)]
     vendor = Vendor(answers(*refused))
     await outbox.put(activity(1))
     assert ((await outbox.health()).oldest_pending or 99) < 5
     running = asyncio.create_task(outbox.run(poster(vendor)))
-    async with within(10):
-        while (during := await outbox.health()).away_since is None:
+    async with within(20):
+        # The outage may be seen before the end of the call is recorded.
+        while (during := await outbox.health()).counts["pending"] == 0 or not during.away_since:
             await asyncio.sleep(0.01)
-        assert (during.is_working, during.counts["pending"]) == (True, 1)
+        assert during.is_working
         while (await outbox.health()).away_since is not None:
             await asyncio.sleep(0.01)
     await until(outbox, accepted=1)
