@@ -13,11 +13,16 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from files_support import Desk, open_bucket
+from hypothesis import HealthCheck, settings
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import run, server_in
 
 from leadpost.outbox import Outbox, _verifier
 from leadpost.sandbox import Faults, Sandbox
+
+# No test fails because a machine is slow.
+settings.register_profile("slow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("slow")
 
 
 def pytest_configure() -> None:

@@ -64,7 +64,7 @@ CALLS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(calls=CALLS, limit=st.integers(1, 5))
 @virtual
 async def test_the_limit_is_never_exceeded_and_no_token_is_lost(
@@ -110,7 +110,7 @@ async def test_the_limit_is_never_exceeded_and_no_token_is_lost(
         assert fullest(arrivals) <= limit
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     priorities=st.lists(st.sampled_from([*Priority][:4]), min_size=2, max_size=30),
     given_up=st.sets(st.integers(0, 29)),
@@ -147,7 +147,7 @@ async def take(bucket: TokenBucket, *, sent: bool = True) -> None:
             begin()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(takes=st.lists(st.floats(0, 1), min_size=26, max_size=80))
 @virtual
 async def test_a_waiting_call_is_sent_as_soon_as_a_token_is_back(

@@ -300,7 +300,7 @@ async def test_an_outbox_is_observed_until_cancelled(
     telemetry = Telemetry()
 
     async def until(condition: Callable[[Any], bool]) -> None:
-        async with within(10):
+        async with within(60):
             while not condition(telemetry.metrics()):
                 await asyncio.sleep(0.01)
 
@@ -320,7 +320,7 @@ async def test_an_outbox_is_observed_until_cancelled(
 
     with monkeypatch.context() as patched:
         patched.setattr(outbox, "health", away)
-        async with within(10):
+        async with within(60):
             while "could not be observed: the outbox is away" not in caplog.text:
                 await asyncio.sleep(0.01)
     await outbox.put(activity(3))

@@ -80,11 +80,10 @@ async def test_no_fault_accepts_an_invalid_body(name: str) -> None:
 async def test_slow_delays_an_answer_by_its_seconds() -> None:
     with Sandbox(faults=Faults(script=["slow"], slow=0.3)) as sandbox:
         async with connect(sandbox) as client:
-            begun = time.monotonic()
             response = await client.post(SUBMIT, json=ACTIVITY)
-            assert time.monotonic() - begun >= 0.3
+            ended = time.monotonic()
     assert response.status_code == 200
-    assert sandbox.taken[0].time - begun < 0.3
+    assert ended - sandbox.taken[0].time >= 0.3
 
 
 async def test_calls_other_than_posts_fail_too() -> None:
