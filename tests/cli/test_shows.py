@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,10 +255,16 @@ def test_a_shell_completes_what_is_typed(tmp_path: Path, words: str, completed: 
     assert (tmp_path / "stdout").read_text().split() == completed
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_script_for_a_shell_is_printed(tmp_path: Path) -> None:
-    process = start(["--show-completion", "bash"], {"HOME": str(tmp_path)}, tmp_path)
-    assert process.wait() == 0
-    assert "_LEADPOST_COMPLETE=complete_bash" in (tmp_path / "stdout").read_text()
+    """It is for the shell that the command was called from."""
+    call = f"{shlex.quote(sys.executable)} -m leadpost.cli --show-completion; exit $?"
+    variables = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", call], env=variables, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert b"_LEADPOST_COMPLETE=complete_bash" in done.stdout
 
 
 def test_help_and_completion_import_no_database(tmp_path: Path) -> None:
