@@ -90,7 +90,7 @@ def main() -> None:
 
         began = time.monotonic()
         process = begun(folder, environment)
-        until(lambda: sandbox.seen().report.taken > 0)
+        until(lambda: sandbox.seen().report.accepted > 0)
         first = time.monotonic() - began
         outbox = folder / "leadpost" / "outbox.db"
         with closing(sqlite3.connect(outbox, timeout=60)) as database:

@@ -95,7 +95,7 @@ async def measure_cancelled(low: float, high: float, window: str, posts: int) ->
         "refused": report.refused,
         "fullest 5 s": report.fullest_window,
         "cancelled": sum(isinstance(end, asyncio.CancelledError) for end in ends),
-        "arrived": report.taken,
+        "arrived": report.accepted,
     }
 
 

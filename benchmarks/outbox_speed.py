@@ -260,7 +260,7 @@ async def worker(store: Store, sandbox: SandboxProcess, count: int, seconds: int
         "calls a second": rate,
         "most that is never refused": ceiling,
         f"ratio (goal {CEILING})": rate / ceiling,
-        "of them posts, %": (after.report.taken - before.report.taken) / len(arrivals) * 100,
+        "of them posts, %": (after.report.accepted - before.report.accepted) / len(arrivals) * 100,
         "refused": after.report.refused,
         f"CPU, % of a core (goal {CORE:.0f})": share,
         "CPU of the server, %": server_cpu / (ended - begun) * 100,

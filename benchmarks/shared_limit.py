@@ -74,7 +74,7 @@ def _row(
     share = sum(counted) / len(counted)
     return {
         "what": what,
-        "posts": seen.report.taken,
+        "posts": seen.report.accepted,
         "duplicates": seen.report.duplicates,
         "refused": seen.report.refused,
         "fullest 5 s": seen.report.fullest_window,

@@ -50,7 +50,7 @@ def leadpost_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """
     A strict stand-in for LeadSquared on a free port, a new one for each test.
 
-    `posted`, `taken`, `leads`, `arrival_times` and `report` return what it has seen; `add_lead`
+    `posted`, `accepted`, `leads`, `arrival_times` and `report` return what it has seen; `add_lead`
     adds a lead to its account; `fail` makes the next calls fail. `@pytest.mark.leadpost(…)` on a
     test, class or module takes, by name:
 

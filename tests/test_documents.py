@@ -85,7 +85,7 @@ def test_each_python_example_runs(
         if "Account.from_env" in example.code and "poster" in example.code:
             assert sandbox.report().arrivals > 0
             only_asks = "poster.check(" in example.code
-            assert sandbox.report().taken == 0 if only_asks else sandbox.report().taken > 0
+            assert sandbox.report().accepted == 0 if only_asks else sandbox.report().accepted > 0
 
 
 def commands() -> list[str]:

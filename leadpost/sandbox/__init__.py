@@ -18,11 +18,11 @@ if find_spec("starlette") is None or find_spec("uvicorn") is None:
 
 from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.faults import Faults
-from leadpost.sandbox.ledger import Taken, request_id_of
+from leadpost.sandbox.ledger import Accepted, request_id_of
 from leadpost.sandbox.server import Sandbox
 from leadpost.sandbox.vendor import Report
 
-__all__ = ["Answer", "Faults", "Report", "Sandbox", "Taken", "request_id_of"]
+__all__ = ["Accepted", "Answer", "Faults", "Report", "Sandbox", "request_id_of"]
 
 for _name in __all__:
     globals()[_name].__module__ = __name__

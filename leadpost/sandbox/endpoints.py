@@ -24,7 +24,7 @@ from leadpost.sandbox.checks import (
     read_span,
 )
 from leadpost.sandbox.leads import Leads
-from leadpost.sandbox.ledger import Ledger, Taken, created
+from leadpost.sandbox.ledger import Accepted, Ledger, created
 
 _ACTIVITIES = "ProspectActivity.svc"
 ACCEPTED = "Request accepted. Please use below request id to check the status"
@@ -110,8 +110,8 @@ def _queue_endpoints(
         lead = leads.find_or_create(attributes, search_by)
         return accept(ledger.enqueue(json.loads(call.body), call.body.decode(), now, lead))
 
-    def accept(taken: Taken) -> Answer:
-        return json_answer(200, {"Status": ACCEPTED, "RequestID": taken.request_id})
+    def accept(accepted: Accepted) -> Answer:
+        return json_answer(200, {"Status": ACCEPTED, "RequestID": accepted.request_id})
 
     def status(call: Call, now: float, *, custom: bool = False) -> Answer:
         try:
@@ -146,7 +146,7 @@ def _activity_endpoints(ledger: Ledger) -> list[Endpoint]:
         activity = _activity(call)
         if activity["ActivityEvent"] not in activity_types.NAMES:
             raise RejectedError(unknown_activity())
-        return json_answer(200, created(ledger.take(activity, call.body.decode(), now)))
+        return json_answer(200, created(ledger.accept(activity, call.body.decode(), now)))
 
     def retrieve(call: Call, now: float) -> Answer:
         lead = _parameter(call, "leadId")

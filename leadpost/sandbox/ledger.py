@@ -45,7 +45,7 @@ def request_id_of(payload: Mapping[str, Any], copy: int = 0) -> str:
 
 
 @frozen
-class Taken:
+class Accepted:
     """
     An accepted activity.
 
@@ -87,41 +87,41 @@ class Ledger:
     """
 
     def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
-        self.taken: list[Taken] = []
+        self.accepted: list[Accepted] = []
         self.duplicates = 0
         self._pace = pace
         self._ends = dict(ends)
         self._copies: dict[str, int] = {}
-        self._queue: list[Taken] = []
+        self._queue: list[Accepted] = []
         self._done: list[float] = []  # when each request in the queue is done, never decreasing
         self._index: dict[str, int] = {}  # RequestID to its place in the queue
-        self._of_leads = defaultdict[tuple[str, int], list[Taken]](list)  # lead and event code
-        self._of_types = defaultdict[int, list[Taken]](list)
+        self._of_leads = defaultdict[tuple[str, int], list[Accepted]](list)  # lead and event code
+        self._of_types = defaultdict[int, list[Accepted]](list)
         self._read = 0  # how many accepted activities these two contain
         self._epoch = time.time() - time.monotonic()  # makes wall-clock times of monotonic ones
 
-    def take(
+    def accept(
         self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
-    ) -> Taken:
+    ) -> Accepted:
         """Accept an activity that is processed at once."""
         first = request_id_of(activity)
         copy = self._copies.get(first, 0)
         self._copies[first] = copy + 1
         self.duplicates += copy > 0
-        taken = Taken(now, request_id_of(activity, copy) if copy else first, body, lead)
-        self.taken.append(taken)
-        return taken
+        accepted = Accepted(now, request_id_of(activity, copy) if copy else first, body, lead)
+        self.accepted.append(accepted)
+        return accepted
 
     def enqueue(
         self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
-    ) -> Taken:
+    ) -> Accepted:
         """Accept an activity that is processed after those before it."""
-        taken = self.take(activity, body, now, lead)
+        accepted = self.accept(activity, body, now, lead)
         begun = max(self._done[-1], now) if self._done else now
-        self._index[taken.request_id] = len(self._queue)
-        self._queue.append(taken)
+        self._index[accepted.request_id] = len(self._queue)
+        self._queue.append(accepted)
         self._done.append(begun + 1 / self._pace)
-        return taken
+        return accepted
 
     def pending(self, now: float) -> int:
         return len(self._queue) - bisect_right(self._done, now)
@@ -145,14 +145,14 @@ class Ledger:
             KeyError: there is no such request.
         """
         index = self._index[request_id]
-        taken = self._queue[index]
-        if custom != (taken.lead is not None):
+        accepted = self._queue[index]
+        if custom != (accepted.lead is not None):
             raise KeyError(request_id)
         status = (
-            "In-Queue" if now < self._done[index] else self._end(taken.activity["ActivityEvent"])
+            "In-Queue" if now < self._done[index] else self._end(accepted.activity["ActivityEvent"])
         )
         queued = status == "In-Queue"
-        message = json.dumps(created(taken)) if status == "Success" else None
+        message = json.dumps(created(accepted)) if status == "Success" else None
         return {
             "RequestId": request_id,
             "TaskStatus": {
@@ -161,7 +161,7 @@ class Ledger:
                 "StatusReason": _REASONS.get(status),
                 "TaskCurrentStep": "In-Process-Queue" if queued else None,
                 "TaskLastStep": None if queued else "In-Process-Queue",
-                "RequestBody": taken.body,
+                "RequestBody": accepted.body,
                 "Message": message,
             },
         }
@@ -174,7 +174,7 @@ class Ledger:
         page = made[question.offset : question.offset + question.rows]
         return {
             "RecordCount": len(made),
-            "ProspectActivities": [_lead_activity(taken, when) for when, taken in page],
+            "ProspectActivities": [_lead_activity(accepted, when) for when, accepted in page],
         }
 
     def activities_between(self, span: Span, now: float) -> dict[str, Any]:
@@ -182,8 +182,8 @@ class Ledger:
         self._read_bodies()
         made = self._made(self._of_types[span.code], span.code, now)
         rows = [
-            _row(taken, when)
-            for when, taken in made
+            _row(accepted, when)
+            for when, accepted in made
             if span.start <= when.replace(microsecond=0) <= span.end
         ]
         rows.sort(key=itemgetter("ProspectActivityId"))
@@ -192,40 +192,40 @@ class Ledger:
 
     def _read_bodies(self) -> None:
         """Index new activities by lead and type: for queries, so that posts stay fast."""
-        for taken in self.taken[self._read :]:
-            payload = taken.activity
+        for accepted in self.accepted[self._read :]:
+            payload = accepted.activity
             lead, code = str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"]
-            self._of_leads[lead, code].append(taken)
-            self._of_types[code].append(taken)
-        self._read = len(self.taken)
+            self._of_leads[lead, code].append(accepted)
+            self._of_types[code].append(accepted)
+        self._read = len(self.accepted)
 
-    def _made(self, many: list[Taken], code: int, now: float) -> list[tuple[datetime, Taken]]:
+    def _made(self, many: list[Accepted], code: int, now: float) -> list[tuple[datetime, Accepted]]:
         """Return those of `many` that are processed successfully, each with its time, UTC."""
         succeeds = self._end(code) == "Success"
-        made: list[tuple[datetime, Taken]] = []
-        for taken in reversed(many):
-            place = self._index.get(taken.request_id)
-            done = taken.time if place is None else self._done[place]
+        made: list[tuple[datetime, Accepted]] = []
+        for accepted in reversed(many):
+            place = self._index.get(accepted.request_id)
+            done = accepted.time if place is None else self._done[place]
             if done <= now and (succeeds or place is None):
-                made.append((datetime.fromtimestamp(self._epoch + done, UTC), taken))
+                made.append((datetime.fromtimestamp(self._epoch + done, UTC), accepted))
         return made
 
     def _end(self, code: int) -> str:
         return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
 
 
-def created(taken: Taken) -> dict[str, Any]:
+def created(accepted: Accepted) -> dict[str, Any]:
     """Return the answer to a synchronous post."""
-    return {"Status": "Success", "Message": {"Id": _activity_id(taken)}}
+    return {"Status": "Success", "Message": {"Id": _activity_id(accepted)}}
 
 
-def _activity_id(taken: Taken) -> str:
-    return str(uuid5(UUID(taken.request_id), "activity"))
+def _activity_id(accepted: Accepted) -> str:
+    return str(uuid5(UUID(accepted.request_id), "activity"))
 
 
-def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
+def _lead_activity(accepted: Accepted, made: datetime) -> dict[str, Any]:
     """Return an activity as in a lead's list, which has no empty values."""
-    payload = taken.activity
+    payload = accepted.activity
     modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
     created_on = payload.get("ActivityDateTime", modified_on)
     values = {
@@ -234,7 +234,7 @@ def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
         **_fields(payload),
     }
     return {
-        "Id": _activity_id(taken),
+        "Id": _activity_id(accepted),
         "EventCode": payload["ActivityEvent"],
         "EventName": activity_types.NAMES.get(payload["ActivityEvent"]),
         "CreatedOn": created_on,
@@ -243,12 +243,12 @@ def _lead_activity(taken: Taken, made: datetime) -> dict[str, Any]:
     }
 
 
-def _row(taken: Taken, made: datetime) -> dict[str, Any]:
+def _row(accepted: Accepted, made: datetime) -> dict[str, Any]:
     """Return an activity as in the list for a span of time: flat, with numbers as text."""
-    payload = taken.activity
+    payload = accepted.activity
     modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
     return {
-        "ProspectActivityId": _activity_id(taken),
+        "ProspectActivityId": _activity_id(accepted),
         "RelatedProspectId": payload.get("RelatedProspectId"),
         "ActivityEvent": str(payload["ActivityEvent"]),
         "ActivityEvent_Note": payload.get("ActivityNote"),

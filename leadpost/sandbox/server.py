@@ -25,7 +25,7 @@ from leadpost.sandbox.connection import Connection, load_config
 from leadpost.sandbox.endpoints import endpoints
 from leadpost.sandbox.faults import Faults
 from leadpost.sandbox.leads import Leads
-from leadpost.sandbox.ledger import FINAL_STATUSES, Ledger, Taken
+from leadpost.sandbox.ledger import FINAL_STATUSES, Accepted, Ledger
 from leadpost.sandbox.vendor import Keys, Limit, Report, Vendor
 from leadpost.sandbox.windows import WINDOWS
 
@@ -140,7 +140,7 @@ class Sandbox:
         self._ended: threading.Event
 
     def __repr__(self) -> str:
-        return f"<Sandbox {self._url or 'not started'}, {len(self._vendor.taken())} accepted>"
+        return f"<Sandbox {self._url or 'not started'}, {len(self._vendor.accepted())} accepted>"
 
     def __enter__(self) -> Self:
         listener = socket.create_server((_LOOPBACK, self._port), backlog=2048)
@@ -176,9 +176,9 @@ class Sandbox:
         return self._url
 
     @property
-    def taken(self) -> list[Taken]:
+    def accepted(self) -> list[Accepted]:
         """The accepted activities, in order of arrival."""
-        return self._vendor.taken()
+        return self._vendor.accepted()
 
     def posted(self, lead: str | UUID | None = None) -> list[dict[str, Any]]:
         """
@@ -187,8 +187,8 @@ class Sandbox:
         Args:
             lead: Only the posts on this lead: its id, or the email address of a post that has one.
         """
-        taken = self.taken
-        return [one.payload for one in taken if lead is None or _is_on(one, str(lead))]
+        accepted = self.accepted
+        return [one.payload for one in accepted if lead is None or _is_on(one, str(lead))]
 
     def add_lead(self, **attributes: Any) -> str:
         """
@@ -280,11 +280,16 @@ class Sandbox:
         await asyncio.sleep(0)
 
 
-def _is_on(taken: Taken, lead: str) -> bool:
-    payload = taken.payload
+def _is_on(accepted: Accepted, lead: str) -> bool:
+    payload = accepted.payload
     details = payload.get("LeadDetails", ())
     addresses = [item["Value"] for item in details if item["Attribute"] == "EmailAddress"]
-    names = [payload.get("RelatedProspectId"), payload.get("EmailAddress"), taken.lead, *addresses]
+    names = [
+        payload.get("RelatedProspectId"),
+        payload.get("EmailAddress"),
+        accepted.lead,
+        *addresses,
+    ]
     return any(isinstance(name, str) and name.lower() == lead.lower() for name in names)
 
 

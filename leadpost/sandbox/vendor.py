@@ -22,7 +22,7 @@ from leadpost.sandbox.answers import (
 from leadpost.sandbox.endpoints import Call, Endpoint
 from leadpost.sandbox.faults import AFTER, CUTS, OK, Faults
 from leadpost.sandbox.leads import Leads
-from leadpost.sandbox.ledger import Ledger, Taken
+from leadpost.sandbox.ledger import Accepted, Ledger
 from leadpost.sandbox.windows import Window, fullest_window
 
 
@@ -75,7 +75,7 @@ class Report:
         refused: Calls refused because of the limit.
         fullest_window: The most arrivals, including refused ones, in any period of the limit.
         faults: Name of a fault to its count; "answer" counts the answers in a script.
-        taken: Accepted activities.
+        accepted: Accepted activities.
         duplicates: Accepted activities whose body had been accepted before.
         pending: Accepted activities that are still in the queue.
         leads_created: Leads created by posts.
@@ -87,7 +87,7 @@ class Report:
     refused: int
     fullest_window: int
     faults: Mapping[str, int]
-    taken: int
+    accepted: int
     duplicates: int
     pending: int
     leads_created: int
@@ -187,9 +187,9 @@ class Vendor:
         with self._lock:
             return [lead.copy() for lead in self._leads.all]
 
-    def taken(self) -> list[Taken]:
+    def accepted(self) -> list[Accepted]:
         with self._lock:
-            return self._ledger.taken.copy()
+            return self._ledger.accepted.copy()
 
     def arrival_times(self) -> list[float]:
         with self._lock:
@@ -202,7 +202,7 @@ class Vendor:
                 refused=self._refused,
                 fullest_window=fullest_window(self._arrivals, self._limit.period),
                 faults=dict(self._struck),
-                taken=len(self._ledger.taken),
+                accepted=len(self._ledger.accepted),
                 duplicates=self._ledger.duplicates,
                 pending=self._ledger.pending(now),
                 leads_created=self._leads.created,

@@ -52,7 +52,7 @@ async def test_a_server_that_closes_idle_connections_costs_no_post(
             ids = await poster.post_many(posted)
         report = sandbox.report()
     assert len(set(ids)) == 60
-    assert (report.taken, report.duplicates, report.refused) == (60, 0, 0)
+    assert (report.accepted, report.duplicates, report.refused) == (60, 0, 0)
     assert report.fullest_window <= 25
 
 
@@ -65,7 +65,7 @@ async def test_the_limit_of_the_account_is_learned_from_its_first_refusal() -> N
             await poster.post_many(activity(201, activity_note=str(n)) for n in range(20, 40))
         report = sandbox.report()
     assert bucket.statistics().limit == 10
-    assert (report.taken, report.duplicates) == (40, 0)
+    assert (report.accepted, report.duplicates) == (40, 0)
     assert 0 < report.refused == learned <= 15
 
 
@@ -89,20 +89,20 @@ async def test_under_every_fault_each_activity_has_the_right_outcome() -> None:
                 assert outcome.index not in outcomes
                 outcomes[outcome.index] = outcome
         report = sandbox.report()
-        taken = Counter(one.request_id for one in sandbox.taken)
+        accepted = Counter(one.request_id for one in sandbox.accepted)
 
     assert sorted(outcomes) == list(range(600))
     assert set(report.faults) == set(shares)
     assert report.refused == 0
     assert report.duplicates == 0
-    assert max(taken.values()) == 1
+    assert max(accepted.values()) == 1
     for index, outcome in outcomes.items():
         expected = request_id_of(posted[index].to_payload())
         if outcome.state == "accepted":
             assert outcome.request_id == expected
-            assert expected in taken
+            assert expected in accepted
         elif outcome.state != "uncertain":
-            assert expected not in taken
+            assert expected not in accepted
     states = Counter(outcome.state for outcome in outcomes.values())
     assert states["uncertain"] == sum(report.faults[name] for name in UNCERTAIN)
     assert states["rejected"] == report.faults["500-mx"] + report.faults["200-error"]
@@ -144,7 +144,7 @@ async def test_posts_whose_callers_leave_are_never_refused_and_all_arrive_once(
     assert report.fullest_window <= 25
     left = sum(isinstance(end, TimeoutError) for end in ends)
     assert 0 < left < 50
-    assert report.taken >= 50 - left
+    assert report.accepted >= 50 - left
 
 
 async def test_cancelled_posts_leave_the_poster_usable() -> None:

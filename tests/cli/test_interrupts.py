@@ -127,7 +127,7 @@ def test_ctrl_c_while_leads_are_looked_up_sends_nothing_and_the_next_run_does(
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         assert (desk.folder / "stderr").read_text().endswith("Stopped: nothing was sent\n")
-        assert sandbox.taken == []
+        assert sandbox.accepted == []
         assert start(command, environment, desk.folder).wait() == 0
-        assert len(sandbox.taken) == len(addresses)
+        assert len(sandbox.accepted) == len(addresses)
         assert sandbox.report().duplicates == 0

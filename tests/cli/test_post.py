@@ -40,8 +40,8 @@ def test_all_accepted(desk: Desk, calls: Path) -> None:
     assert "leadpost verify" in said.splitlines()[-1]
     assert names(desk) == ["calls.csv", "calls.csv.results.csv"]
     ids = {
-        p["ActivityNote"]: taken.request_id
-        for p, taken in ((t.payload, t) for t in desk.sandbox.taken)
+        p["ActivityNote"]: accepted.request_id
+        for p, accepted in ((t.payload, t) for t in desk.sandbox.accepted)
     }
     assert desk.results(calls) == [
         {

@@ -45,7 +45,7 @@ def in_flight(folder: Path, sandbox: Sandbox) -> subprocess.Popen[bytes]:
     """Start a run, and wait until ten rows are answered and the rest of the burst is in flight."""
     write_csv(folder / "calls.csv", [cells(n) for n in range(ROWS)])
     process = begun(folder, sandbox)
-    until(lambda: len(sandbox.taken) >= BURST)
+    until(lambda: len(sandbox.accepted) >= BURST)
     until(lambda: states_in(folder / "leadpost" / "outbox.db")["accepted"] >= ANSWERED)
     return process
 
@@ -81,12 +81,12 @@ def test_a_signal_waits_for_the_calls_in_flight(
         assert "leadpost results calls.csv" in said(tmp_path)
         assert "Traceback" not in said(tmp_path)
         found = states_in(tmp_path / "leadpost" / "outbox.db")
-        assert found["accepted"] == len(sandbox.taken)
+        assert found["accepted"] == len(sandbox.accepted)
         assert not found["uncertain"] + found["sending"]
         files = {path.name for path in tmp_path.iterdir()}
         assert files == {"calls.csv", "leadpost", "stdout", "stderr"}
         assert start(["results", "calls.csv"], home(tmp_path, sandbox), tmp_path).wait() == 1
-        assert states(tmp_path).count("accepted") == len(sandbox.taken)
+        assert states(tmp_path).count("accepted") == len(sandbox.accepted)
         assert begun(tmp_path, sandbox).wait() == 0
         assert sandbox.report().duplicates == 0
     assert states(tmp_path) == ["accepted"] * ROWS
@@ -119,7 +119,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
         assert time.monotonic() - began < 60
         assert sandbox.report().duplicates == 0
         assert sandbox.report().refused == 0
-        assert len(sandbox.taken) == ROWS
+        assert len(sandbox.accepted) == ROWS
     found = states(tmp_path)
     assert len(found) == ROWS
     # Those that were in flight, of which nobody knows: the late ones, on a fast machine.
@@ -160,8 +160,8 @@ def test_two_runs_of_a_file_share_the_work(tmp_path: Path) -> None:
         environment = home(tmp_path, sandbox)
         runs = [start(command, environment, folder) for folder in (tmp_path, other)]
         assert [process.wait() for process in runs] == [0, 0]
-        assert (len(sandbox.taken), sandbox.report().refused) == (ROWS, 0)
-        assert len({taken.payload["ActivityNote"] for taken in sandbox.taken}) == ROWS
+        assert (len(sandbox.accepted), sandbox.report().refused) == (ROWS, 0)
+        assert len({accepted.payload["ActivityNote"] for accepted in sandbox.accepted}) == ROWS
     assert states(tmp_path) == ["accepted"] * ROWS
 
 

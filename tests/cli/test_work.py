@@ -70,14 +70,14 @@ def test_a_worker_posts_and_verifies_until_it_is_stopped(
     with Sandbox(pace=1000) as sandbox:
         put(url_of(path), 0, account=sandbox.account())
         with worker(tmp_path, sandbox) as process:
-            until(lambda: len(sandbox.taken) == 1)
+            until(lambda: len(sandbox.accepted) == 1)
             put(url_of(path), 0, 1, account=sandbox.account())  # the first one is known
             until(lambda: states_in(path)["succeeded"] == 2)
             shown = run("outbox", "status", "--outbox", path, env=keys_of(sandbox)).stdout
             assert "worker     seen in the last minute" in shown
             process.send_signal(number)
             assert process.wait() == code
-    assert [taken.request_id for taken in sandbox.taken] == [
+    assert [accepted.request_id for accepted in sandbox.accepted] == [
         request_id_of(payload(n)) for n in range(2)
     ]
     assert "INFO outbox: a worker for " in said(tmp_path)
@@ -90,7 +90,7 @@ def test_a_worker_ends_although_a_call_does_not(tmp_path: Path) -> None:
     with Sandbox(faults=Faults(script=["slow"], slow=600)) as sandbox:
         put(url_of(path), 0, account=sandbox.account())
         with worker(tmp_path, sandbox, "--no-verify") as process:
-            until(lambda: states_in(path)["sending"] == 1 and len(sandbox.taken) == 1)
+            until(lambda: states_in(path)["sending"] == 1 and len(sandbox.accepted) == 1)
             process.terminate()
             assert process.wait(LONG) == 0
     assert states_in(path) == {"uncertain": 1}
@@ -134,12 +134,12 @@ def test_a_worker_says_when_the_database_goes_and_when_it_is_back(tmp_path: Path
             return text in said(tmp_path)
 
         with worker(tmp_path, sandbox, "--outbox", url) as process:
-            until(lambda: len(sandbox.taken) == 1)
+            until(lambda: len(sandbox.accepted) == 1)
             server.stop()
             until(lambda: says("cannot be reached"))
             server.ensure_postgres_running()
             put(url, 1, account=sandbox.account())
-            until(lambda: len(sandbox.taken) == 2)
+            until(lambda: len(sandbox.accepted) == 2)
             until(lambda: says("can be reached again"))
             process.terminate()
             assert process.wait(LONG) == 0
@@ -155,7 +155,7 @@ def test_a_worker_waits_for_a_database_that_is_away_when_it_begins(tmp_path: Pat
         with worker(tmp_path, sandbox, "--outbox", url) as process:
             until(lambda: "cannot be reached" in said(tmp_path))
             server.ensure_postgres_running()
-            until(lambda: len(sandbox.taken) == 1)
+            until(lambda: len(sandbox.accepted) == 1)
             process.terminate()
             assert process.wait(LONG) == 0
     for words in ("cannot be reached: ", "can be reached again, after "):
@@ -196,7 +196,7 @@ def test_a_second_signal_waits_for_no_call(
     path = tmp_path / "leadpost.db"
     with Sandbox(faults=Faults(script=["slow"], slow=600)) as sandbox:
         put(url_of(path), 0, account=sandbox.account())
-        first = pressing(lambda: len(sandbox.taken) == 1, signal.SIGTERM)
+        first = pressing(lambda: len(sandbox.accepted) == 1, signal.SIGTERM)
         second = pressing(lambda: "it waits for 1 calls" in caplog.text, signal.SIGTERM)
         began = time.monotonic()
         result = run("work", "--no-verify", "--outbox", path, env=keys_of(sandbox))
@@ -261,7 +261,7 @@ def test_a_worker_ends_although_the_database_hangs(tmp_path: Path, postgresql_ur
     with Sandbox(pace=1000) as sandbox:
         put(postgresql_url, 0, account=sandbox.account())
         with worker(tmp_path, sandbox, "--outbox", postgresql_url) as process:
-            until(lambda: len(sandbox.taken) == 1)
+            until(lambda: len(sandbox.accepted) == 1)
             backends = asyncio.run(executed(postgresql_url, pids))
             assert backends
             for pid in backends:

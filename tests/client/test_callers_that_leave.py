@@ -176,7 +176,7 @@ async def test_a_post_cancelled_in_flight_arrives_over_a_real_connection(
         async with within(60), AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
             await cancel(poster.post(activity()), 0.15)
             assert bucket.statistics().in_use == 1
-        (taken,) = sandbox.taken
+        (taken,) = sandbox.accepted
         assert sandbox.report().arrivals == 1
     assert f"accepted, RequestID {taken.request_id}" in caplog.text
 
@@ -187,7 +187,7 @@ async def test_a_post_cut_off_over_a_real_connection_is_uncertain() -> None:
         poster = AsyncActivityPoster(sandbox.account(), bucket=bucket)
         async with within(20):
             post = asyncio.create_task(poster.post(activity()))
-            while not sandbox.report().taken:
+            while not sandbox.report().accepted:
                 await asyncio.sleep(0.01)
             await poster.aclose(grace=0.1)
             with pytest.raises(DeliveryUncertain, match="cut off before its answer"):

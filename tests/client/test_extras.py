@@ -65,7 +65,7 @@ async def test_the_sandbox_needs_no_other_extra() -> None:
 
     with Sandbox() as sandbox:
         async with AsyncActivityPoster(sandbox.account()) as posting:
-            assert await posting.post(ACTIVITY) == sandbox.taken[0].request_id
+            assert await posting.post(ACTIVITY) == sandbox.accepted[0].request_id
 
 
 @pytest.mark.skipif("outbox" not in INSTALLED, reason="needs the extra outbox")

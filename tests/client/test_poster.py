@@ -61,7 +61,7 @@ async def test_the_body_on_leadsquareds_page_arrives_unchanged(
 ) -> None:
     async with AsyncActivityPoster(sandbox.account()) as poster:
         request_id = await poster.post(posted)
-    (taken,) = sandbox.taken
+    (taken,) = sandbox.accepted
     assert taken.payload == json.loads(DOCUMENT)
     assert request_id == request_id_of(json.loads(DOCUMENT))
 
@@ -213,7 +213,7 @@ async def test_a_post_without_a_readable_answer_is_uncertain_and_not_retried(fau
             while not sandbox.report().arrivals:  # the client may time out before it arrives
                 await asyncio.sleep(0.01)
         assert sandbox.report().arrivals == 1
-        assert sandbox.report().taken == (0 if "before" in fault else 1)
+        assert sandbox.report().accepted == (0 if "before" in fault else 1)
 
 
 async def test_with_on_uncertain_retry_an_uncertain_post_is_retried_and_may_be_a_duplicate() -> (
@@ -222,7 +222,7 @@ async def test_with_on_uncertain_retry_an_uncertain_post_is_retried_and_may_be_a
     with Sandbox(faults=Faults(script=["cut-after"])) as sandbox:
         poster = AsyncActivityPoster(sandbox.account(), retry=QUICK, on_uncertain="retry")
         async with poster:
-            assert await poster.post(activity()) == sandbox.taken[1].request_id
+            assert await poster.post(activity()) == sandbox.accepted[1].request_id
         assert sandbox.report().duplicates == 1
 
 
@@ -249,7 +249,7 @@ async def test_an_injected_client_is_used_and_left_open(sandbox: Sandbox) -> Non
             await poster.post(activity())
         assert not client.is_closed
         assert "service/1" in seen[0]
-        assert (await client.get(f"{sandbox.url}/_sandbox/report")).json()["taken"] == 1
+        assert (await client.get(f"{sandbox.url}/_sandbox/report")).json()["accepted"] == 1
         assert "accessKey" not in str(client.params)
     with pytest.raises(RuntimeError, match="closed"):
         await poster.post(activity())
@@ -263,11 +263,11 @@ def test_a_poster_works_in_the_next_event_loop() -> None:
         poster = AsyncActivityPoster(sandbox.account())
         for number in range(4):
             posted = run(poster.post(activity(201, activity_note=f"note {number}")))
-            assert posted == sandbox.taken[-1].request_id
+            assert posted == sandbox.accepted[-1].request_id
         run(poster.aclose())
         with pytest.raises(RuntimeError, match="closed"):
             run(poster.post(activity()))
-    assert sandbox.report().taken == 4
+    assert sandbox.report().accepted == 4
     gc.collect()
 
 
@@ -282,7 +282,7 @@ def test_a_poster_is_used_in_one_event_loop_at_a_time(sandbox: Sandbox) -> None:
             await elsewhere(poster)
 
     run(main())
-    assert sandbox.report().taken == 1
+    assert sandbox.report().accepted == 1
 
 
 async def test_a_post_waiting_for_its_token_sends_nothing_once_its_client_is_closed() -> None:
@@ -315,7 +315,7 @@ async def test_a_client_hook_that_calls_raise_for_status_changes_nothing() -> No
         client = httpx.AsyncClient(event_hooks={"response": [hook]})
         poster = AsyncActivityPoster(sandbox.account(), client=client, retry=QUICK)
         async with client, poster:
-            assert await poster.post(activity()) == sandbox.taken[0].request_id
+            assert await poster.post(activity()) == sandbox.accepted[0].request_id
 
 
 async def test_calls_to_this_machine_bypass_the_proxies_of_the_environment(
@@ -425,7 +425,7 @@ def test_one_poster_works_in_two_runs_one_after_the_other(sandbox: Sandbox) -> N
 
     asyncio.run(run())
     asyncio.run(run())
-    assert sandbox.report().taken == 20
+    assert sandbox.report().accepted == 20
     assert bucket.statistics().resting == 20
 
 

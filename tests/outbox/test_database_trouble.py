@@ -32,11 +32,11 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
             await outbox.put_many(map(activity, range(1, ROWS + 1)))
             running = asyncio.create_task(outbox.run(poster, verify=False))
             async with within(20):
-                while len(sandbox.taken) < 40:
+                while len(sandbox.accepted) < 40:
                     await asyncio.sleep(0.01)
-            before = len(sandbox.taken)
+            before = len(sandbox.accepted)
             await trouble()
-            meanwhile = len(sandbox.taken) - before
+            meanwhile = len(sandbox.accepted) - before
             assert before + meanwhile < ROWS, "the trouble came too late"
             async with within(60):
                 while (await outbox.counts())["accepted"] < ROWS:
@@ -47,8 +47,8 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
             await until_accepted(outbox, ROWS)
             ids = {entry.request_id async for entry in outbox.entries()}
         report = sandbox.report()
-        assert (report.taken, report.refused, report.duplicates) == (ROWS, 0, 0)
-        assert ids == {one.request_id for one in sandbox.taken}
+        assert (report.accepted, report.refused, report.duplicates) == (ROWS, 0, 0)
+        assert ids == {one.request_id for one in sandbox.accepted}
     return meanwhile
 
 

@@ -57,8 +57,8 @@ async def let_time_pass(url: str) -> None:
 
 def check_nothing_is_lost_or_twice(sandbox: Sandbox, entries: list[Entry]) -> None:
     assert sandbox.report().duplicates == 0
-    taken = {one.payload["ActivityEvent"]: one.request_id for one in sandbox.taken}
-    assert len(taken) == len(sandbox.taken)
+    taken = {one.payload["ActivityEvent"]: one.request_id for one in sandbox.accepted}
+    assert len(taken) == len(sandbox.accepted)
     for entry in entries:
         request_id = taken.pop(entry.activity["ActivityEvent"], None)
         match entry.state:
@@ -112,11 +112,11 @@ def test_a_frozen_worker_sends_no_entry_that_is_no_longer_its_own(
         job = Job(url=store_url, host=sandbox.url, period=period)
         run(put(store_url, rows))
         frozen, other = workers.start(job), workers.start(job)
-        wait_until(lambda: len(sandbox.taken) >= 30)
+        wait_until(lambda: len(sandbox.accepted) >= 30)
         freeze(frozen, store_url)
-        posted = len(sandbox.taken)
+        posted = len(sandbox.accepted)
         time.sleep(4.0)  # so long that others may use its tokens
-        wait_until(lambda: len(sandbox.taken) >= posted + 50)
+        wait_until(lambda: len(sandbox.accepted) >= posted + 50)
         frozen.signal(signal.SIGCONT)
         frozen.join()
         other.join()
@@ -148,7 +148,7 @@ def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
         frozen.signal(signal.SIGCONT)
         frozen.join()
         report = sandbox.report()
-        assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
+        assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         entries = run(all_entries(store_url))
         assert {entry.state for entry in entries} == {"accepted"}
         check_nothing_is_lost_or_twice(sandbox, entries)
@@ -192,15 +192,15 @@ def test_a_server_stopped_during_a_run_does_no_harm(workers: Template) -> None:
         job = Job(url=url, host=sandbox.url, period=period, call_timeout=5.0)
         run(put(url, rows))
         both = [workers.start(job), workers.start(job)]
-        wait_until(lambda: len(sandbox.taken) >= 100)
+        wait_until(lambda: len(sandbox.accepted) >= 100)
         server.stop()
         time.sleep(3.0)
-        assert len(sandbox.taken) < rows
+        assert len(sandbox.accepted) < rows
         server.ensure_postgres_running()
         for worker in both:
             worker.join()
         report = sandbox.report()
-        assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
+        assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         run(job.drain())  # settles the calls that were in flight
         entries = run(all_entries(url))
         assert len(entries) == rows
@@ -216,7 +216,7 @@ def test_eight_workers_share_one_limit(store_url: str, workers: Template) -> Non
         for worker in eight:
             worker.join()
         report = sandbox.report()
-        assert (report.taken, report.refused, report.duplicates) == (rows, 0, 0)
+        assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         assert report.fullest_window <= 25
         assert {entry.state for entry in run(all_entries(store_url))} == {"accepted"}
 

@@ -42,7 +42,7 @@ def test_eight_processes_keep_one_limit(store_url: str, workers: Template) -> No
         for worker in [workers.start(job, "post") for _ in range(8)]:
             worker.join()
         report = sandbox.report()
-    assert (report.taken, report.refused) == (80, 0)
+    assert (report.accepted, report.refused) == (80, 0)
     assert report.fullest_window <= 25
 
 
@@ -128,7 +128,7 @@ with Sandbox(period=2.0) as sandbox:
         children.append(child)
     codes = [os.waitpid(child, 0)[1] for child in children]
     report = sandbox.report()
-print(codes, report.taken, report.refused, report.fullest_window)
+print(codes, report.accepted, report.refused, report.fullest_window)
 """
 
 

@@ -527,7 +527,7 @@ async def test_a_run_verifies_reconciles_and_prunes(
         await until(outbox, succeeded=4)
         running.cancel()
         await asyncio.wait([running])
-        assert sandbox.report().taken == 4
+        assert sandbox.report().accepted == 4
         running = asyncio.create_task(outbox.run(posting, keep=timedelta(seconds=0.1)))
         await until(outbox, succeeded=0)
         running.cancel()

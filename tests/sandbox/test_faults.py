@@ -16,7 +16,7 @@ REFUSAL = "API calls exceeded the limit of 7 in 5 second(s)"
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "text", "taken"),
+    ("name", "status", "text", "accepted"),
     [
         ("429", 429, REFUSAL, 0),
         ("429-retry-after", 429, REFUSAL, 0),
@@ -33,12 +33,12 @@ REFUSAL = "API calls exceeded the limit of 7 in 5 second(s)"
     ],
 )
 async def test_a_fault_has_its_own_answer_and_happens_once(
-    name: str, status: int, text: str, taken: int
+    name: str, status: int, text: str, accepted: int
 ) -> None:
     with Sandbox(limit=7, faults=Faults(script=[name], slow=0.01, retry_after=3)) as sandbox:
         async with connect(sandbox) as client:
             response = await client.post(SUBMIT, json=ACTIVITY)
-            assert (response.status_code, len(sandbox.taken)) == (status, taken)
+            assert (response.status_code, len(sandbox.accepted)) == (status, accepted)
             assert text in response.text
             assert response.headers.get("retry-after") == (
                 "3" if name == "429-retry-after" else None
@@ -46,18 +46,18 @@ async def test_a_fault_has_its_own_answer_and_happens_once(
             after = await client.post(SUBMIT, json=ACTIVITY)
     assert "RequestID" in after.json()
     assert sandbox.report().faults == {name: 1}
-    assert sandbox.report().duplicates == taken
+    assert sandbox.report().duplicates == accepted
 
 
-@pytest.mark.parametrize(("name", "taken"), [("cut-before", 0), ("cut-after", 1)])
+@pytest.mark.parametrize(("name", "accepted"), [("cut-before", 0), ("cut-after", 1)])
 async def test_a_cut_connection_has_no_answer_and_accepts_only_after(
-    name: str, taken: int, caplog: pytest.LogCaptureFixture
+    name: str, accepted: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Sandbox(faults=Faults(script=[name])) as sandbox:
         async with connect(sandbox) as client:
             with pytest.raises(httpx.TransportError):
                 await client.post(SUBMIT, json=ACTIVITY)
-            assert len(sandbox.taken) == taken
+            assert len(sandbox.accepted) == accepted
             after = await client.post(SUBMIT, json=ACTIVITY)
     assert after.status_code == 200
     assert sandbox.report().faults == {name: 1}
@@ -74,7 +74,7 @@ async def test_no_fault_accepts_an_invalid_body(name: str) -> None:
                 assert response.status_code in {400, 502}
             except httpx.TransportError:
                 assert name == "cut-after"
-    assert sandbox.taken == []
+    assert sandbox.accepted == []
 
 
 async def test_slow_delays_an_answer_by_its_seconds() -> None:
@@ -83,7 +83,7 @@ async def test_slow_delays_an_answer_by_its_seconds() -> None:
             response = await client.post(SUBMIT, json=ACTIVITY)
             ended = time.monotonic()
     assert response.status_code == 200
-    assert ended - sandbox.taken[0].time >= 0.3
+    assert ended - sandbox.accepted[0].time >= 0.3
 
 
 async def test_calls_other_than_posts_fail_too() -> None:
@@ -110,7 +110,7 @@ async def test_an_answer_in_the_script_is_sent_unchanged() -> None:
         "content-length": "2",
     }
     assert (other.status_code, other.content.decode()) == (599, "zu spät")
-    assert len(sandbox.taken) == 1
+    assert len(sandbox.accepted) == 1
     assert sandbox.report().faults == {"answer": 2}
 
 

@@ -41,10 +41,10 @@ async def test_a_post_is_accepted_with_the_documented_answer(sandbox: Sandbox) -
         "Status": "Request accepted. Please use below request id to check the status",
         "RequestID": request_id_of(ACTIVITY),
     }
-    (taken,) = sandbox.taken
-    assert taken.payload == ACTIVITY
-    assert taken.request_id == request_id_of(ACTIVITY)
-    assert [taken.time] == sandbox.arrival_times
+    (accepted,) = sandbox.accepted
+    assert accepted.payload == ACTIVITY
+    assert accepted.request_id == request_id_of(ACTIVITY)
+    assert [accepted.time] == sandbox.arrival_times
 
 
 async def test_the_same_body_again_is_a_second_activity_with_another_id(
@@ -56,7 +56,7 @@ async def test_the_same_body_again_is_a_second_activity_with_another_id(
     ids = [answer.json()["RequestID"] for answer in answers]
     assert ids == [request_id_of(ACTIVITY), request_id_of(ACTIVITY, 1)]
     report = sandbox.report()
-    assert (report.taken, report.duplicates) == (2, 1)
+    assert (report.accepted, report.duplicates) == (2, 1)
 
 
 def test_a_request_id_is_a_uuid_made_of_body_and_copy() -> None:
@@ -76,7 +76,7 @@ async def test_the_synchronous_post_creates_the_activity_at_once(sandbox: Sandbo
     assert [answer.json()["Status"] for answer in answers] == ["Success", "Success"]
     assert len({UUID(answer.json()["Message"]["Id"]) for answer in answers}) == 2
     report = sandbox.report()
-    assert (report.taken, report.pending) == (2, 0)
+    assert (report.accepted, report.pending) == (2, 0)
 
 
 async def test_the_synchronous_post_of_an_unknown_code_is_an_application_error(
@@ -86,14 +86,14 @@ async def test_the_synchronous_post_of_an_unknown_code_is_an_application_error(
         response = await client.post(CREATE, json={**ACTIVITY, "ActivityEvent": 999})
     assert response.status_code == 500
     assert response.json()["ExceptionType"] == "MXInvalidActivityException"
-    assert sandbox.taken == []
+    assert sandbox.accepted == []
 
 
 async def test_the_async_post_accepts_an_unknown_code(sandbox: Sandbox) -> None:
     async with connect(sandbox) as client:
         response = await client.post(SUBMIT, json={**ACTIVITY, "ActivityEvent": 999})
     assert response.status_code == 200
-    assert len(sandbox.taken) == 1
+    assert len(sandbox.accepted) == 1
 
 
 async def test_the_two_keys_may_be_headers(sandbox: Sandbox) -> None:
@@ -119,7 +119,7 @@ async def test_a_wrong_or_missing_user_key_is_unauthorized(
         response = await client.post(path, json=ACTIVITY, params=params)
     assert response.status_code == 401
     assert response.json()["ExceptionType"] == "MXUnAuthorizedAccessException"
-    assert sandbox.taken == []
+    assert sandbox.accepted == []
 
 
 @pytest.mark.parametrize("value", ["wrong", None])
@@ -177,7 +177,7 @@ async def test_a_body_other_than_a_json_object_is_rejected(sandbox: Sandbox, bod
         response = await client.post(SUBMIT, content=body, headers=headers)
     assert response.status_code == 400
     assert response.json()["ExceptionType"] == "MXInvalidInputException"
-    assert sandbox.taken == []
+    assert sandbox.accepted == []
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ async def test_an_invalid_value_is_rejected_by_name(
     assert response.json()["Status"] == "Error"
     assert response.json()["ExceptionType"] == "MXInvalidInputException"
     assert response.json()["ExceptionMessage"].startswith(f"{named} must be")
-    assert sandbox.taken == []
+    assert sandbox.accepted == []
 
 
 @pytest.mark.parametrize(

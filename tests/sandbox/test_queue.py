@@ -48,7 +48,7 @@ async def test_a_request_is_in_the_queue_until_its_turn() -> None:
             "StatusReason": None,
             "TaskCurrentStep": "In-Process-Queue",
             "TaskLastStep": None,
-            "RequestBody": sandbox.taken[0].body,
+            "RequestBody": sandbox.accepted[0].body,
             "Message": None,
         },
     }
@@ -99,7 +99,7 @@ async def test_requests_are_processed_at_the_pace() -> None:
         async with connect(sandbox) as client:
             for number in range(4):
                 await client.post(SUBMIT, json=activity(note=str(number)))
-            begun = sandbox.taken[0].time
+            begun = sandbox.accepted[0].time
             pending = sandbox.report().pending
             assert 4 - pending <= (time.monotonic() - begun) * 10
             await asyncio.sleep(0.45)
@@ -167,7 +167,7 @@ async def test_a_synchronous_post_has_no_status() -> None:
     with Sandbox() as sandbox:
         async with connect(sandbox) as client:
             await client.post("/v2/ProspectActivity.svc/Create", json=activity())
-            params = {"RequestID": sandbox.taken[0].request_id}
+            params = {"RequestID": sandbox.accepted[0].request_id}
             response = await client.get(STATUS, params=params)
     assert response.status_code == 400
 

@@ -35,7 +35,7 @@ async def test_calls_over_the_limit_are_refused_until_time_has_passed(window: st
             responses = [await client.post(SUBMIT, json=ACTIVITY) for _ in range(10)]
             refused = [r for r in responses if r.status_code == 429]
             assert refused
-            assert len(sandbox.taken) == 10 - len(refused)
+            assert len(sandbox.accepted) == 10 - len(refused)
             await asyncio.sleep(0.55)
             assert (await client.get(METRICS)).status_code == 200
     assert refused[0].json() == {
@@ -140,7 +140,7 @@ async def test_the_report_counts_what_happened() -> None:
         refused=1,
         fullest_window=5,
         faults={"503": 1},
-        taken=3,
+        accepted=3,
         duplicates=2,
         pending=3,
         leads_created=0,
@@ -221,7 +221,7 @@ async def test_leaving_stops_it_at_once_and_quietly(
         sandbox.__enter__()
     await asyncio.get_running_loop().shutdown_default_executor()
     assert threading.active_count() <= before
-    assert sandbox.report().taken == (1 if busy == "slow" else 0)
+    assert sandbox.report().accepted == (1 if busy == "slow" else 0)
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
@@ -231,7 +231,7 @@ async def test_the_report_remains_after_the_end_and_continues_when_started_again
         with sandbox:
             async with connect(sandbox) as client:
                 await client.post(SUBMIT, json=ACTIVITY)
-        assert (len(sandbox.taken), sandbox.report().connections) == (expected, expected)
+        assert (len(sandbox.accepted), sandbox.report().connections) == (expected, expected)
 
 
 def test_it_listens_on_loopback_at_the_given_port() -> None:
@@ -347,5 +347,5 @@ def test_without_its_extra_the_import_says_what_to_install(
 def test_the_public_names_are_those_listed() -> None:
     assert leadpost.sandbox.__all__ == sorted(leadpost.sandbox.__all__)
     assert json.dumps(leadpost.sandbox.__all__) == json.dumps(
-        ["Answer", "Faults", "Report", "Sandbox", "Taken", "request_id_of"]
+        ["Accepted", "Answer", "Faults", "Report", "Sandbox", "request_id_of"]
     )

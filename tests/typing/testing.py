@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from leadpost import Account, Activity, AsyncActivityPoster
-from leadpost.sandbox import Answer, Faults, Report, Sandbox, Taken, request_id_of
+from leadpost.sandbox import Accepted, Answer, Faults, Report, Sandbox, request_id_of
 
 
 def sandboxes() -> None:
@@ -16,7 +16,7 @@ def sandboxes() -> None:
     with Sandbox(delay=(0.1, 0.2), limit=None, faults=faults, seed=1, window="fixed") as sandbox:
         assert_type(sandbox, Sandbox)
         assert_type(sandbox.account(), Account)
-        assert_type(sandbox.taken, list[Taken])
+        assert_type(sandbox.accepted, list[Accepted])
         assert_type(sandbox.posted(UUID(int=1)), list[dict[str, Any]])
         assert_type(sandbox.report(), Report)
         assert_type(sandbox.report().fullest_window, int)
@@ -31,5 +31,5 @@ async def a_test(
     leadpost_poster: AsyncActivityPoster, leadpost_sandbox: Sandbox, leadpost_account: Account
 ) -> None:
     request_id = await leadpost_poster.post(Activity("…", 201))
-    assert leadpost_sandbox.taken[0].request_id == request_id
+    assert leadpost_sandbox.accepted[0].request_id == request_id
     assert leadpost_account.is_loopback

@@ -108,7 +108,7 @@ def _serve(sandbox: Sandbox) -> None:
             sandbox.wait()
         report = sandbox.report()
     typer.echo(
-        f"# calls: {report.arrivals:,}, activities accepted: {report.taken:,}, refused by the"
+        f"# calls: {report.arrivals:,}, activities accepted: {report.accepted:,}, refused by the"
         f" limit: {report.refused:,}, fullest window: {report.fullest_window}"
     )
     for name, count in report.faults.items():
