@@ -228,7 +228,8 @@ class Outbox:
         """
         Run a worker until cancelled; this is all that a service needs.
 
-        It waits for the end of every outage of LeadSquared and of the database. When it is
+        It waits for the end of every outage of LeadSquared and of the database. It gives an entry
+        up after the policy's `max_attempts`, but only if others succeed while it fails. When it is
         cancelled, it makes no new calls, waits up to 8 s for calls in flight, and records them;
         when it is cancelled again, it cuts them off. (anyio's scopes cancel again at once, so that
         calls in flight become `uncertain`, unless this runs in its own asyncio task.)

@@ -64,6 +64,8 @@ _UNREACHABLE = 5.0
 """Seconds of failing connections after which a drain ends, if no call was answered."""
 _FIRST_CHECK = 5.0
 """Seconds from the acceptance of a request to the first query for its status."""
+_VERIFY_AGAIN = 600.0
+"""Seconds after which the Status API is tried again that has rejected the keys or the path."""
 _KEEP_EVERY = 5.0
 _REPORT_EVERY = 60.0
 _PRUNE_EVERY = 60.0
@@ -460,10 +462,9 @@ class Worker:
             except UnexpectedAnswer as error:  # such as a page of HTML in an outage
                 due = verifier.postpone(error)
             except (Unauthorized, NotFound) as error:
-                what = described(error)
-                _log.error("outbox: verifying stopped, posting continues: %s", what)
-                await asyncio.Event().wait()  # to return would end the worker
-                return
+                what = "outbox: verifying pauses for 10 minutes, posting continues: %s"
+                _log.error(what, described(error))
+                due = _VERIFY_AGAIN
             self._asked += due == 0
             await asyncio.sleep(_POLL if due is None else due)
 

@@ -545,12 +545,37 @@ async def test_a_wrong_status_path_does_not_end_a_run(
     await outbox.put(activity(1))
     running = asyncio.create_task(outbox.run(poster(Vendor(no_status))))
     async with within(10):
-        while "verifying stopped, posting continues: NotFound, HTTP 404" not in caplog.text:
+        while "verifying pauses for 10 minutes, posting continues: NotFound" not in caplog.text:
             await asyncio.sleep(0.01)
     await outbox.put(activity(2))
     await until_accepted(outbox, 2)
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_a_status_path_that_works_again_is_used_again(
+    outbox: Outbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway may answer 404 or 403 in passing."""
+    del quick_checks
+    monkeypatch.setattr(_worker, "_VERIFY_AGAIN", 0.1)
+    fails = 2  # one for each of the two paths
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal fails
+        if request.method == "POST":
+            return await accept(request)
+        if fails:
+            fails -= 1
+            return httpx.Response(404)
+        return httpx.Response(200, json={"RequestId": "r1", "TaskStatus": {"Status": "Success"}})
+
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(poster(Vendor(answer))))
+    await until(outbox, succeeded=1)
+    running.cancel()
+    await asyncio.wait([running])
+    assert fails == 0
 
 
 async def test_a_page_of_html_in_place_of_a_status_does_not_end_a_run(
