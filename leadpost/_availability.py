@@ -2,8 +2,8 @@
 Whether LeadSquared is away.
 
 It is when three posts in a row, of at least two different activities, got no proper answer: no
-connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of HTML. Also when it
-answers 503 with a Retry-After. Only posts are counted: a status or metrics call that is answered
+connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of HTML. Also after a
+single one with a Retry-After. Only posts are counted: a status or metrics call that is answered
 proves nothing about the path that posts take. A failure counts only if its post was sent after the
 last proper answer. One activity that fails while others succeed is at fault itself.
 

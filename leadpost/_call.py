@@ -145,8 +145,8 @@ class Caller:
     ) -> None:
         self._account = account
         self._owns_client = client is None
-        self._given = client or new_client(account)
-        self._client = keyed(self._given, account)
+        self._plain_client = client or new_client(account)
+        self._client = keyed(self._plain_client, account)
         self._bucket = bucket
         self._policy = policy
         self._call_timeout = call_timeout
@@ -154,7 +154,7 @@ class Caller:
         self._emit = Hooks(hooks)
         self._redact = redactor(account.secrets)
         # Queries are made even while LeadSquared does not answer posts.
-        self._posts = {
+        self._availability = {
             "post": Availability(account.host, partial(self._probe, _endpoints.metrics)),
             "post_sync": Availability(
                 account.sync_host, partial(self._probe, _endpoints.activity_types)
@@ -166,11 +166,11 @@ class Caller:
 
     def is_away(self, name: str) -> bool:
         """Whether LeadSquared is away for calls of that name."""
-        return name in self._posts and self._posts[name].is_away
+        return name in self._availability and self._availability[name].is_away
 
     def away_for(self, name: str) -> float | None:
         """Seconds for which LeadSquared has been away for calls of that name, None if it is not."""
-        return self._posts[name].away_for
+        return self._availability[name].away_for
 
     async def __call__(self, call: Call[T] | Draw[T], terms: Terms = SINGLE) -> T:
         """
@@ -184,7 +184,7 @@ class Caller:
         attempts = Attempts(Operation(call.name), self._policy, retried, away)
         error: BaseException | None = None
         try:
-            if self._is_closed or self._given.is_closed:
+            if self._is_closed or self._plain_client.is_closed:
                 raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  so that `Ended` is emitted
             if not terms.is_one_of_many:
                 attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
@@ -212,7 +212,7 @@ class Caller:
         poster and `Terms.cut_off` do.
         """
         self._enter_loop()
-        attempts.has_token, attempts.is_sent, attempts.status = False, False, None
+        attempts.reset()
         if self._is_closed or terms.are_over:
             raise self._ended_early(attempts, terms)
         task = asyncio.create_task(self._make(call, attempts, terms))
@@ -223,7 +223,7 @@ class Caller:
         ends: list[asyncio.Future[Any]] = [task, *terms.stops]
         try:
             await asyncio.wait(
-                ends, timeout=_time_left(attempts, terms), return_when=asyncio.FIRST_COMPLETED
+                ends, timeout=_time_for_token(attempts, terms), return_when=asyncio.FIRST_COMPLETED
             )
             if not task.done():
                 if not attempts.has_token:
@@ -250,31 +250,35 @@ class Caller:
         priority = terms.priority
         if attempts.made:
             priority = Priority.RETRY if priority is Priority.SINGLE else Priority.BATCH_RETRY
-        availability = self._posts.get(attempts.operation.name)
-        activity = 0 if isinstance(call, Draw) else hash(call.content)
+        availability = self._availability.get(attempts.operation.name)
+        activity = 0 if isinstance(call, Draw) else hash(call.content)  # a Draw has none yet
         self._emit(Waiting(attempts.operation, attempts.made + 1))
         while True:
-            async with (
-                availability.turn(activity, terms.outage_until)
-                if availability is not None
-                else nullcontext(Turn(activity)) as turn,
-                self._bucket.token(priority, self._call_timeout) as before_send,
-            ):
+            outage_turn = (
+                nullcontext(Turn(activity))
+                if availability is None
+                else availability.turn(activity, terms.outage_until)
+            )
+            token = self._bucket.token(priority, self._call_timeout)
+            async with outage_turn as turn, token as check_token:
                 if not turn.may_send():
-                    continue  # LeadSquared went away during the wait for the token
+                    # LeadSquared went away during the wait for the token, which is given back
+                    # unused. As the turn may not send, it records nothing.
+                    continue
                 attempts.has_token = True
-                ends_at = loop.time() + self._call_timeout  # as the bucket was told
+                # The bucket was told the same: the call must end before its token is back.
+                ends_at = loop.time() + self._call_timeout
                 terms.on_token()
                 if isinstance(call, Draw):
                     call = await call.draw()
                     turn.activity = hash(call.content)
                     if loop.time() >= ends_at:
                         raise TokenLost("choosing the call took its whole time; nothing was sent")
-                if self._given.is_closed:
+                if self._plain_client.is_closed:  # since this began to wait
                     raise NotSent("the client of this poster was closed before anything was sent")
                 attempts.begin(restart=turn.waited and terms.is_one_of_many)
                 self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
-                checks = (terms.before_send, before_send)
+                checks = (terms.before_send, check_token)
                 response = await self._exchange(call, attempts, ends_at, *checks)
                 self._emit(Answered(attempts.operation, attempts.made, response.status))
                 result = call.read(response)
@@ -287,7 +291,9 @@ class Caller:
         """Send one request, if no check raises at the last moment, and return its answer."""
 
         def before_send() -> None:
-            attempts.is_sent = False  # a request without its body is not
+            # Called before the headers and again before the body. If the second time raises, no
+            # body left, so nothing was posted.
+            attempts.is_sent = False
             for check in checks:
                 check()
             attempts.is_sent = True
@@ -311,7 +317,7 @@ class Caller:
             response.content[:LARGEST_BODY],  # a mock's is of any length
             parse_retry_after(response.headers, datetime.now(UTC)),
             self._redact,
-            call.setting,
+            call.not_found_hint,
         )
 
     def _no_answer(self, call: Call[T], attempts: Attempts, error: Exception) -> LeadpostError:
@@ -349,7 +355,7 @@ class Caller:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
             now = asyncio.get_running_loop().time()
-            return self._posts[attempts.operation.name].timeout(now)
+            return self._availability[attempts.operation.name].timeout(now)
         return NotSent("no token came free in the time for this call; nothing was sent")
 
     def _note_retry(self, attempts: Attempts, state: RetryCallState) -> None:
@@ -389,9 +395,9 @@ class Caller:
             if self._loop.is_running():
                 raise RuntimeError("this poster is in use on another event loop")
             if self._owns_client:
-                self._given = new_client(self._account)
-                self._client = keyed(self._given, self._account)
-            for availability in self._posts.values():
+                self._plain_client = new_client(self._account)
+                self._client = keyed(self._plain_client, self._account)
+            for availability in self._availability.values():
                 availability.leave_loop()
         self._loop = loop
         self._in_flight.clear()  # they ended with their loop
@@ -413,7 +419,7 @@ class Caller:
             if cut_off:
                 await asyncio.wait(cut_off)
             if self._owns_client:
-                await self._given.aclose()
+                await self._plain_client.aclose()
 
 
 def _cancel_when(cut_off: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
@@ -431,7 +437,7 @@ async def _sleep(terms: Terms, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def _time_left(attempts: Attempts, terms: Terms) -> float | None:
+def _time_for_token(attempts: Attempts, terms: Terms) -> float | None:
     """Return the seconds in which an attempt has to get its token, None for no end."""
     if terms.is_one_of_many:
         return None

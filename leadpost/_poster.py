@@ -15,7 +15,7 @@ from attrs import evolve
 from leadpost import _endpoints
 from leadpost._account import Account
 from leadpost._batch import Batch, Item, Source
-from leadpost._call import SINGLE, Caller, Draw, Terms
+from leadpost._call import Caller, Draw, Terms
 from leadpost._endpoints import Call
 from leadpost._models import Activity
 from leadpost._outcomes import BatchError, Outcome
@@ -148,8 +148,7 @@ class AsyncActivityPoster(Queries):
             NotSent: there was no token in time; nothing was sent.
             OutageTimeout: the outage lasted too long; nothing was sent.
         """
-        terms = SINGLE if token_timeout is None else Terms(token_timeout=token_timeout)
-        return await self._caller(_endpoints.post(self.account, activity), terms)
+        return await self._post(activity, Terms(token_timeout=token_timeout))
 
     @property
     def is_away(self) -> bool:

@@ -61,14 +61,14 @@ class ApiResponse:
         body: The body, decoded; empty if it could not be.
         retry_after: Seconds to wait, from the Retry-After header.
         redact: Removes the keys from what LeadSquared wrote.
-        setting: For the error after a 404: the path that was called and the setting it comes from.
+        not_found_hint: For the error after a 404: the URL, and the settings that make it up.
     """
 
     status: int
     body: bytes = field(repr=False)
     retry_after: float | None = None
     redact: Callable[[str], str] = field(default=str, repr=False)
-    setting: str = ""
+    not_found_hint: str = ""
 
     @cached_property
     def json(self) -> object:
@@ -232,7 +232,7 @@ def raise_for_error(response: ApiResponse, *, changes: bool) -> None:
     if kind is DeliveryUncertain:
         raise error_of(kind, response, "it may have arrived")
     if kind is NotFound:
-        raise error_of(kind, response, response.setting)
+        raise error_of(kind, response, response.not_found_hint)
     if kind is not None:
         raise error_of(kind, response)
 

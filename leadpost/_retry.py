@@ -95,7 +95,7 @@ class Attempts:
     operation: Operation
     policy: RetryPolicy
     retried: tuple[type[LeadpostError], ...]
-    is_away: Callable[[], bool] = bool
+    is_away: Callable[[], bool] = lambda: False
     deadline: float | None = None
     made: int = 0
     has_token: bool = False
@@ -112,6 +112,10 @@ class Attempts:
         """The RequestID of an accepted post."""
         is_post = self.operation.name == "post" and self.result is not None
         return str(self.result) if is_post else None
+
+    def reset(self) -> None:
+        """Prepare for another attempt."""
+        self.has_token, self.is_sent, self.status = False, False, None
 
     def begin(self, *, restart: bool) -> None:
         """Count a call that is about to be made, and start the time, or restart it."""

@@ -111,6 +111,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if isinstance(error, httpx.TransportError):
                     error.args = (self._redact(str(error)),)
                 raise error.with_traceback(None) from None
+            # Or else the status line was read: it decides, even if the body is incomplete.
         encoding = response.headers.get("Content-Encoding", "")
         response.headers = httpx.Headers(
             [h for h in response.headers.raw if h[0].lower() not in _DROPPED_FROM_ANSWERS]

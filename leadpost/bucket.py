@@ -277,6 +277,7 @@ class TokenBucket:
         if len(self._arrivals) <= spare:
             return inf
         back_at = self._arrivals[spare] + rule.rest
+        # Also never 26 calls in a period, if a refusal has named a shorter one.
         return max(back_at, self._arrivals[0] + self._period, self._brakes.paused_until) - now
 
     def _give_back(self, use: _Use, call_timeout: float) -> None:
@@ -290,7 +291,7 @@ class TokenBucket:
             self._trial, self._needs_trial = None, use.sent_at is None
         self._brakes.record(use, now)
         if use.asked_pause:
-            self._trial, self._needs_trial = None, True
+            self._trial, self._needs_trial = None, True  # once the pause is over
         self._waiters.wake_first()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:

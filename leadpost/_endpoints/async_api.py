@@ -19,7 +19,7 @@ Item = Activity | Mapping[str, Any]
 
 
 def post(account: Account, item: Item) -> Call[str]:
-    """Post an activity into LeadSquared's queue; the result is its RequestID."""
+    """Build the call that posts an activity; its result is the RequestID."""
     activity = read_activity(item)
     path = "createcustom_path" if isinstance(activity.lead, Lead) else "submit_path"
     body = written(activity)
@@ -50,7 +50,7 @@ def read_request_id(response: ApiResponse) -> str:
 
 def read_posted(response: ApiResponse, identifier: object) -> str:
     """Return the identifier in the answer to a post, or raise the error that the answer means."""
-    found = isinstance(identifier, str) and identifier
+    found = text(identifier)
     if response.succeeded and found and not response.says_error:
         return found
     raise_for_error(response, changes=True)

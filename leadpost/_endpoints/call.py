@@ -23,7 +23,7 @@ class Call(Generic[T]):
         name: The poster's method, for hooks.
         url: The URL, without keys.
         read: Turns the answer into the result, or raises.
-        setting: The URL and the settings that make it up, for the error after a 404.
+        not_found_hint: For the error after a 404: the URL, and the settings that make it up.
         params: Parameters of the query string. Not in the repr: they may be personal data.
         content: The body, JSON; None for a GET. Not in the repr.
         changes: Whether the call changes something, and is therefore uncertain without an answer.
@@ -32,7 +32,7 @@ class Call(Generic[T]):
     name: str
     url: httpx.URL
     read: Callable[[ApiResponse], T]
-    setting: str
+    not_found_hint: str
     params: Mapping[str, str] | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
     changes: bool = False
@@ -47,5 +47,5 @@ def build(
 ) -> Call[T]:
     """Build a call of `path`: an attribute of the account, or a path of the synchronous API."""
     url = account.url(path)
-    setting = f"no such path at {url}: see {account.settings_of(path)}"
-    return Call(name, url, read, setting, **details)
+    not_found_hint = f"no such path at {url}: see {account.settings_of(path)}"
+    return Call(name, url, read, not_found_hint, **details)

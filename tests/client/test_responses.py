@@ -171,7 +171,7 @@ def test_a_key_does_not_change_what_an_answer_means() -> None:
 def test_a_wrong_url_names_what_was_called_and_where_it_is_set(status: int) -> None:
     setting = "no such path at http://x/y: see status_path"
     with pytest.raises(NotFound) as caught:
-        read_request_id(answer(status, {"Message": "gone"}, setting=setting))
+        read_request_id(answer(status, {"Message": "gone"}, not_found_hint=setting))
     assert str(caught.value) == f"HTTP {status}, {setting}: gone"
 
 
