@@ -28,9 +28,16 @@ from outbox_support import (
 )
 from support import LEAD, Vendor, answers, within
 
-from leadpost import Activity, AsyncActivityPoster, LeadActivity, OpenBucket, Unauthorized
+from leadpost import (
+    Activity,
+    AsyncActivityPoster,
+    LeadActivity,
+    OpenBucket,
+    ServerError,
+    Unauthorized,
+)
 from leadpost.outbox import EntryState, Outbox, _reconciler
-from leadpost.outbox._matching import candidates
+from leadpost.outbox._matching import candidates, is_twin, lead_in
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Doubt, Verdict
 from leadpost.sandbox import Faults, Sandbox, ledger
@@ -440,3 +447,30 @@ async def test_what_is_found_for_two_entries_at_once_is_only_ones(outbox: Outbox
         doubt = Doubt(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
         await outbox._store.write(_settling.settle, doubt, "uncertain", found)
     assert await states(outbox) == ["accepted", "uncertain"]
+
+
+async def test_an_outage_ends_reconciling(outbox: Outbox) -> None:
+    """Or else each of thousands of leads would be asked five times."""
+    asked = set[str]()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.add(request.url.params["leadId"])
+        return httpx.Response(500)
+
+    leads = [f"3f0c1d52-7a54-4c1e-9b5a-{number:012x}" for number in range(5)]
+    # Of many types, so that windows of time take no fewer calls.
+    await outbox.put_many(Activity(lead, 301 + n, "n", WHEN) for n, lead in enumerate(leads))
+    await changed(outbox, state="uncertain")
+    with pytest.raises(ServerError):
+        await outbox.reconcile(poster(Vendor(answer)), settle=NOW)
+    assert asked == set(leads[:3])
+    assert await states(outbox) == ["uncertain"] * 5
+
+
+def test_what_plain_sql_has_inserted_is_compared_as_far_as_it_goes() -> None:
+    payload = {"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": [7], "ActivityNote": "n"}
+    raw = {"Data": [7, {"Key": "mx_Custom_1", "Value": "a"}]}
+    same = LeadActivity("a1", LEAD, 201, None, None, frozenset({"n"}), raw)
+    assert candidates(payload, WHEN, [same]) == [same]
+    assert lead_in({"LeadDetails": 7, "Activity": {}}) is None
+    assert not is_twin("n", payload, None, [same])
