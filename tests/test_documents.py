@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -240,15 +241,49 @@ def test_no_dependency_has_an_upper_bound() -> None:
     assert not re.findall(r"\"[\w-]+(?:\[[\w,]+\])?[^\"]*[<~][^\"]*\"", text_of("pyproject.toml"))
 
 
-def test_the_messages_in_the_table_are_logged() -> None:
-    package = Path(leadpost.__file__).parent
-    source = " ".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+def logged_messages() -> dict[str, str]:
+    """Return each message that is logged as a warning or an error, `…` for values: its level."""
+    found: dict[str, str] = {}
+    for path in Path(leadpost.__file__).parent.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                found |= logged_by(function)
+    return found
+
+
+def logged_by(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
+    nodes = list(ast.walk(function))
+    values = {
+        ast.unparse(node.targets[0]): node.value for node in nodes if isinstance(node, ast.Assign)
+    }
+    found: dict[str, str] = {}
+    for node in nodes:
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        logger, method = ast.unparse(node.func.value), node.func.attr
+        if logger != "_log" and not logger.startswith("logging.getLogger("):
+            continue
+        arguments = [values.get(ast.unparse(argument), argument) for argument in node.args]
+        level = ast.unparse(arguments.pop(0)) if method == "log" else method.upper()
+        named = re.search("WARNING|ERROR|EXCEPTION|CRITICAL", level)
+        if named:
+            text = ast.literal_eval(arguments[0])
+            found[re.sub(r"%[\d.]*[a-z]", "…", text)] = named[0]
+    return found
+
+
+def test_the_table_of_messages_has_every_warning_and_error_and_no_other() -> None:
     table = text_of("leadpost/README.md").split("\n## Logging\n")[1].split("\n## ")[0]
-    messages = re.findall(r"^\| (`.+`) \| (?:WARNING|ERROR) \|", table, re.MULTILINE)
-    assert len(messages) > 10
-    for part in re.findall(r"`([^`]+)`", " ".join(messages)):
-        pattern = ".*".join(map(re.escape, part.split("…")))
-        assert re.search(pattern, source), part
+    rows = re.findall(r"^\| (`.+?`) \| (WARNING|ERROR) \|", table, re.MULTILINE)
+    shown = [(part, level) for parts, level in rows for part in re.findall("`([^`]+)`", parts)]
+    logged = logged_messages()
+    assert len(logged) > 10
+    # Of each message, the longest row that is part of it: every row must be that of one message.
+    found: list[tuple[str, str]] = []
+    for message, level in logged.items():
+        parts = [part for part, _ in shown if part in message]
+        found.append((max(parts, key=len, default=f"no row: {message}"), level))
+    assert sorted(found) == sorted(shown)
 
 
 def test_the_table_of_the_limit_is_the_benchmarks() -> None:

@@ -38,9 +38,9 @@ class Outbox:
     Activities stored in a database before they are posted, and the state of each.
 
     An entry is marked `sending`, durably, before its call. If its worker dies during the call, the
-    entry becomes `uncertain`, and is never sent again without being asked to. Any number of workers
-    on any number of hosts may post from one outbox. They post entries in order of priority, then
-    in the order in which they were put.
+    entry becomes `uncertain`. It is sent again only if its lead does not have it after 12 hours, or
+    by `retry`. Up to 30 workers, on any number of hosts, may post from one outbox. They post
+    entries in order of priority, then in the order in which they were put.
 
     Every entry belongs to an account, and only workers of this account post it, so several accounts
     may use one database. No key of an account is stored.

@@ -48,8 +48,8 @@ def work(
     Run a worker: post from an outbox until stopped.
 
     It logs to standard error, and waits while LeadSquared or the database is away. SIGTERM ends it
-    within 10 s, after the answers to its last calls. Any number of workers may share an outbox and
-    its limit. The exit code is 0 after SIGTERM, or 1 if the database did not record everything.
+    within 10 s, after the answers to its last calls. Up to 30 workers may share an outbox and its
+    limit. The exit code is 0 after SIGTERM, or 1 if the database did not record everything.
 
     Examples:
     - `leadpost work --outbox postgresql://db.example.com/crm`
