@@ -1,5 +1,5 @@
 """
-Post activities to LeadSquared through its Async API: nothing lost, nothing twice, never refused.
+Post activities to LeadSquared through its Async API: nothing lost, nothing twice, within its limit.
 
     account = Account.from_env()
     async with AsyncActivityPoster(account) as poster:
