@@ -26,7 +26,7 @@ from leadpost._account import Account
 from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
-from leadpost._retry import RETRIED, Attempts, RetryPolicy
+from leadpost._retry import RETRIED, Attempt, Attempts, RetryPolicy
 from leadpost._transport import (
     BEFORE_SEND,
     BROKEN,
@@ -161,7 +161,7 @@ class Caller:
             ),
         }
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in_flight: dict[asyncio.Task[Any], Attempts] = {}
+        self._in_flight: dict[asyncio.Task[Any], Attempt] = {}
         self._is_closed = False
 
     def is_away(self, name: str) -> bool:
@@ -186,11 +186,12 @@ class Caller:
         try:
             if self._is_closed or self._plain_client.is_closed:
                 raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  so that `Ended` is emitted
+            self._enter_loop()
             if not terms.is_one_of_many:
                 attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
             sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
-            async for attempt in attempts.retrying(sleep, on_retry):
-                with attempt:
+            async for retry in attempts.retrying(sleep, on_retry):
+                with retry:
                     return await self._attempt(call, attempts, terms)
         except LeadpostError as failure:
             error = attempts.verdict(failure)
@@ -205,32 +206,30 @@ class Caller:
 
     async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """
-        Make one attempt in its own task.
+        Make one attempt in its own task, and wait for its end.
 
-        Until its request is sent, its caller's cancellation ends it. Until it has a token, a stop
-        or the caller's time limit ends it too. Afterwards only its own time-out, the closing of the
+        Until it has a token, a stop or the caller's time limit ends it too; until its request is
+        sent, its caller's cancellation does. Afterwards only its own time-out, the closing of the
         poster and `Terms.cut_off` do.
         """
-        self._enter_loop()
-        attempts.reset()
+        attempt = attempts.current = Attempt()
         if self._is_closed or terms.are_over:
             raise self._ended_early(attempts, terms)
         task = asyncio.create_task(self._make(call, attempts, terms))
-        self._in_flight[task] = attempts
+        self._in_flight[task] = attempt
         task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
-        if terms.cut_off is not None:
-            _cancel_when(terms.cut_off, task)  # a caller that has left would not see it
         ends: list[asyncio.Future[Any]] = [task, *terms.stops]
         try:
-            await asyncio.wait(
-                ends, timeout=_time_for_token(attempts, terms), return_when=asyncio.FIRST_COMPLETED
-            )
+            timeout = _time_for_token(attempts, terms)
+            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if attempt.has_token and not task.done():
+                ends = [task] if terms.cut_off is None else [task, terms.cut_off]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                if not attempts.has_token:
-                    task.cancel()
+                task.cancel()
                 await asyncio.wait([task])
         except asyncio.CancelledError:
-            if attempts.is_sent:
+            if attempt.is_sent:
                 attempts.abandoned = True
                 task.add_done_callback(partial(self._note_abandoned, attempts))
             else:
@@ -247,12 +246,13 @@ class Caller:
         """Wait until LeadSquared is there, take a token, send the request, read the answer."""
         loop = asyncio.get_running_loop()
         waits_since = loop.time()
+        operation, attempt = attempts.operation, attempts.current
         priority = terms.priority
         if attempts.made:
             priority = Priority.RETRY if priority is Priority.SINGLE else Priority.BATCH_RETRY
-        availability = self._availability.get(attempts.operation.name)
+        availability = self._availability.get(operation.name)
         activity = 0 if isinstance(call, Draw) else hash(call.content)  # a Draw has none yet
-        self._emit(Waiting(attempts.operation, attempts.made + 1))
+        self._emit(Waiting(operation, attempts.made + 1))
         while True:
             outage_turn = (
                 nullcontext(Turn(activity))
@@ -265,7 +265,7 @@ class Caller:
                     # LeadSquared went away during the wait for the token, which is given back
                     # unused. As the turn may not send, it records nothing.
                     continue
-                attempts.has_token = True
+                attempt.has_token = True
                 # The bucket was told the same: the call must end before its token is back.
                 ends_at = loop.time() + self._call_timeout
                 terms.on_token()
@@ -276,27 +276,27 @@ class Caller:
                         raise TokenLost("choosing the call took its whole time; nothing was sent")
                 if self._plain_client.is_closed:  # since this began to wait
                     raise NotSent("the client of this poster was closed before anything was sent")
-                attempts.begin(restart=turn.waited and terms.is_one_of_many)
-                self._emit(Sent(attempts.operation, attempts.made, loop.time() - waits_since))
+                attempts.count(restart=turn.waited and terms.is_one_of_many)
+                self._emit(Sent(operation, attempts.made, loop.time() - waits_since))
                 checks = (terms.before_send, check_token)
-                response = await self._exchange(call, attempts, ends_at, *checks)
-                self._emit(Answered(attempts.operation, attempts.made, response.status))
+                response = await self._exchange(call, attempt, ends_at, *checks)
+                self._emit(Answered(operation, attempts.made, response.status))
                 result = call.read(response)
-                attempts.result = result
+                attempt.result = result
                 return result
 
     async def _exchange(
-        self, call: Call[T], attempts: Attempts, ends_at: float, *checks: Callable[[], None]
+        self, call: Call[T], attempt: Attempt, ends_at: float, *checks: Callable[[], None]
     ) -> ApiResponse:
         """Send one request, if no check raises at the last moment, and return its answer."""
 
         def before_send() -> None:
             # Called before the headers and again before the body. If the second time raises, no
             # body left, so nothing was posted.
-            attempts.is_sent = False
+            attempt.is_sent = False
             for check in checks:
                 check()
-            attempts.is_sent = True
+            attempt.is_sent = True
 
         request = self._client.build_request(
             call.method,
@@ -310,8 +310,8 @@ class Caller:
             response = error.response
         except (httpx.RequestError, *BROKEN) as error:
             # Without a cause: it quotes what could not be read.
-            raise self._no_answer(call, attempts, error) from None
-        attempts.status = response.status_code
+            raise self._no_answer(call, attempt, error) from None
+        attempt.status = response.status_code
         return ApiResponse(
             response.status_code,
             response.content[:LARGEST_BODY],  # a mock's is of any length
@@ -320,13 +320,13 @@ class Caller:
             call.not_found_hint,
         )
 
-    def _no_answer(self, call: Call[T], attempts: Attempts, error: Exception) -> LeadpostError:
+    def _no_answer(self, call: Call[T], attempt: Attempt, error: Exception) -> LeadpostError:
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        if attempts.is_sent and not isinstance(error, _NEVER_SENT):
+        if attempt.is_sent and not isinstance(error, _NEVER_SENT):
             if call.changes:
                 return DeliveryUncertain(f"no answer, it may have arrived ({what})")
             return ConnectionFailed(f"no answer ({what})", sent=True)
-        attempts.is_sent = False
+        attempt.is_sent = False
         if "SSL" in what and self._account.is_loopback:
             plain = self._account.host.replace("https://", "http://", 1)
             what += f"; if this server speaks plain HTTP, set the host to {plain}"
@@ -344,7 +344,7 @@ class Caller:
 
     def _ended_early(self, attempts: Attempts, terms: Terms) -> LeadpostError:
         """Build the error of an attempt that was ended before its answer."""
-        if attempts.is_sent:
+        if attempts.current.is_sent:
             what = "the call was cut off before its answer"
             if attempts.operation.is_post:
                 return DeliveryUncertain(f"{what}: it may have arrived")
@@ -365,10 +365,11 @@ class Caller:
             attempts.operation.name,
             attempts.made,
             name,
-            f", HTTP {attempts.status}" if attempts.status else "",
+            f", HTTP {attempts.current.status}" if attempts.current.status else "",
             "after the outage" if attempts.is_away() else f"in {wait:.1f} s",
         )
-        self._emit(Retried(attempts.operation, attempts.made, name, attempts.status, wait))
+        status = attempts.current.status
+        self._emit(Retried(attempts.operation, attempts.made, name, status, wait))
 
     def _note_abandoned(self, attempts: Attempts, task: asyncio.Task[T]) -> None:
         """Log and emit the outcome of a call whose caller has left."""
@@ -376,11 +377,12 @@ class Caller:
         if isinstance(error, LeadpostError):
             error = attempts.verdict(error)
         self._emit(attempts.ended(error))
-        if attempts.result is not None:
+        attempt = attempts.current
+        if attempt.result is not None:
             what = f"accepted, RequestID {attempts.request_id}" if attempts.request_id else "done"
         else:
             what = type(error).__name__
-            what += f", HTTP {attempts.status}" if attempts.status else ""
+            what += f", HTTP {attempt.status}" if attempt.status else ""
         # A query that nobody waits for has changed nothing, so it is no news.
         level = logging.WARNING if attempts.operation.is_post else logging.DEBUG
         name = attempts.operation.name
@@ -406,8 +408,8 @@ class Caller:
         """Wait for the calls in flight, but not longer than `grace` seconds, and close."""
         self._enter_loop()
         self._is_closed = True
-        for task, attempts in self._in_flight.items():
-            if not attempts.is_sent:
+        for task, attempt in self._in_flight.items():
+            if not attempt.is_sent:
                 task.cancel()
         try:
             if self._in_flight:
@@ -420,14 +422,6 @@ class Caller:
                 await asyncio.wait(cut_off)
             if self._owns_client:
                 await self._plain_client.aclose()
-
-
-def _cancel_when(cut_off: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
-    def cancel(_: asyncio.Future[None]) -> None:
-        task.cancel()
-
-    cut_off.add_done_callback(cancel)
-    task.add_done_callback(lambda _: cut_off.remove_done_callback(cancel))
 
 
 async def _sleep(terms: Terms, seconds: float) -> None:

@@ -148,7 +148,8 @@ class AsyncActivityPoster(Queries):
             NotSent: there was no token in time; nothing was sent.
             OutageTimeout: the outage lasted too long; nothing was sent.
         """
-        return await self._post(activity, Terms(token_timeout=token_timeout))
+        call = _endpoints.post(self.account, activity)
+        return await self._caller(call, Terms(token_timeout=token_timeout))
 
     @property
     def is_away(self) -> bool:
@@ -269,15 +270,12 @@ class AsyncActivityPoster(Queries):
             found = type(activities).__name__
             raise TypeError(f"activities: found one {found}, wanted an iterable of activities")
         return Batch(
-            self._post,
+            lambda item, terms: self._caller(_endpoints.post(self.account, item), terms),
             activities,
             max_time=self.retry.max_time,
             outage_timeout=outage_timeout,
             stop=stop,
         )
-
-    async def _post(self, activity: Item, terms: Terms) -> str:
-        return await self._caller(_endpoints.post(self.account, activity), terms)
 
 
 async def post_once(

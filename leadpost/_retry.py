@@ -69,9 +69,27 @@ class RetryPolicy:
 
 
 @define(eq=False)
+class Attempt:
+    """
+    How far one attempt has come.
+
+    Attributes:
+        has_token: Whether it has its token.
+        is_sent: Whether its request was sent.
+        status: The HTTP status of its answer, None without one.
+        result: Its result, once it has succeeded.
+    """
+
+    has_token: bool = False
+    is_sent: bool = False
+    status: int | None = None
+    result: object = None
+
+
+@define(eq=False)
 class Attempts:
     """
-    The attempts of one operation: its progress, and the rules for tenacity.
+    The attempts of one operation, and the rules for tenacity.
 
     Args:
         operation: The operation, for hooks.
@@ -80,28 +98,22 @@ class Attempts:
         is_away: Whether LeadSquared is away now, so that a failure does not count.
 
     Attributes:
+        current: The last attempt that began.
+        made: Number of attempts that had a token and something to send.
         deadline: The event loop's time by which the next attempt must begin; None before the first
             attempt, if its time starts with that.
-        made: Number of calls that had a token and something to send.
-        has_token: Whether the last attempt has its token.
-        is_sent: Whether its request was sent.
-        status: The HTTP status of its answer, None without one.
-        result: Its result, once it has succeeded.
         last: The last error that was retried, None without one.
         uncertain: The last error after which the post may have arrived, None without one.
-        abandoned: Whether its caller has left while a call is in flight.
+        abandoned: Whether the caller has left while a call was in flight.
     """
 
     operation: Operation
     policy: RetryPolicy
     retried: tuple[type[LeadpostError], ...]
     is_away: Callable[[], bool] = lambda: False
-    deadline: float | None = None
+    current: Attempt = field(factory=Attempt)
     made: int = 0
-    has_token: bool = False
-    is_sent: bool = False
-    status: int | None = None
-    result: object = None
+    deadline: float | None = None
     last: LeadpostError | None = None
     uncertain: DeliveryUncertain | None = None
     abandoned: bool = False
@@ -110,32 +122,29 @@ class Attempts:
     @property
     def request_id(self) -> str | None:
         """The RequestID of an accepted post."""
-        is_post = self.operation.name == "post" and self.result is not None
-        return str(self.result) if is_post else None
+        result = self.current.result
+        return str(result) if self.operation.name == "post" and result is not None else None
 
-    def reset(self) -> None:
-        """Prepare for another attempt."""
-        self.has_token, self.is_sent, self.status = False, False, None
-
-    def begin(self, *, restart: bool) -> None:
-        """Count a call that is about to be made, and start the time, or restart it."""
+    def count(self, *, restart: bool) -> None:
+        """Count an attempt that is about to send, and start the time, or restart it."""
         self.made += 1
         if self.deadline is None or restart:
             self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
 
     def ended(self, error: BaseException | None) -> Ended:
         """Return the end of the operation, for hooks."""
+        attempt = self.current
         state: State
-        if self.result is not None:  # though the bucket may have raised after it
+        if attempt.result is not None:  # though the bucket may have raised after it
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
-        elif self.uncertain is not None or (self.is_sent and self.status is None):
+        elif self.uncertain is not None or (attempt.is_sent and attempt.status is None):
             state = "uncertain"
         else:
-            state = "failed" if self.is_sent or self.last is not None else "not_sent"
+            state = "failed" if attempt.is_sent or self.last is not None else "not_sent"
         name = None if error is None else type(error).__name__
-        return Ended(self.operation, state, self.made, name, self.status, self.request_id)
+        return Ended(self.operation, state, self.made, name, attempt.status, self.request_id)
 
     def verdict(self, error: LeadpostError) -> LeadpostError:
         """

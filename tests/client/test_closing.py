@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from batch_support import numbered, poster_to
-from call_support import ended, task_cancel, time_out
+from call_support import ended, time_out
 from support import Vendor, activity, answers, now, run_virtual, virtual
 
 from leadpost import (
@@ -191,23 +191,6 @@ async def test_a_call_that_is_cut_off_in_flight_is_uncertain_and_leaves_nothing_
     # The token rests for the call's time-out and the period, from when it was cut off.
     assert vendor.arrivals == pytest.approx([0.5 + 30 + 5 + 1.0])
     assert [end.state for end in ended(events)] == ["uncertain", "accepted"]
-
-
-@virtual
-async def test_an_abandoned_call_that_is_cut_off_is_over_before_the_poster_closes(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    events: list[Event] = []
-    vendor, bucket = Vendor(there=100.0), TokenBucket(1)
-    async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
-        cut_off = asyncio.get_running_loop().create_future()
-        await task_cancel(post_once(poster, draw_one, Terms(cut_off=cut_off)), 0.5)
-        assert ended(events) == []
-        cut_off.set_result(None)
-    assert now() == pytest.approx(0.5)
-    assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
-    assert [end.state for end in ended(events)] == ["uncertain"]
-    assert "its caller had left" in caplog.text
 
 
 @pytest.mark.parametrize("before", [True, False])
