@@ -1,11 +1,12 @@
 """
 Whether LeadSquared is away.
 
-It is when three posts in a row, of at least two different activities, got no proper answer: no
-connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of HTML. Also after a
-single one with a Retry-After. Only posts are counted: a status or metrics call that is answered
-proves nothing about the path that posts take. A failure counts only if its post was sent after the
-last proper answer. One activity that fails while others succeed is at fault itself.
+LeadSquared counts as away once three posts in a row, of at least two different activities, got no
+proper answer: no connection, a time-out, 500 without an `MX…` exception, 502, 503, 504, a page of
+HTML. A single post is enough if its answer had a Retry-After. Only posts are counted: a status or
+metrics call that is answered proves nothing about the path that posts take. A failure counts only
+if its post was sent after the last proper answer. One activity that fails while others succeed is
+at fault itself.
 
 While LeadSquared is away, posts wait, and one at a time is tried, after growing pauses. Where such
 a trial could leave its post uncertain, a query goes first.
@@ -38,8 +39,8 @@ LONGEST_UNCERTAIN_PAUSE = 300.0
 """The most seconds between two trials, if they leave their posts uncertain."""
 _LOG_EVERY = 60.0
 
-Probe = Callable[[], Awaitable[bool | None]]
-"""Makes a call that changes nothing: True if it was answered, None if its answer proves nothing."""
+Probe = Callable[[], Awaitable[bool]]
+"""Makes a call that changes nothing: False if there was no proper answer."""
 
 _log = logging.getLogger("leadpost")
 
@@ -101,6 +102,26 @@ class Outage:
         self.trial_at = now + max(self.pause, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
 
 
+@define(eq=False)
+class Turn:
+    """
+    One attempt to post.
+
+    Attributes:
+        activity_hash: A number that identifies the activity.
+        sends: Whether it was allowed to send.
+        waited: Whether it had to wait for the end of an outage, or for its trial.
+        answers: The number of proper answers to other posts when it was sent.
+        news: Set when it should look again whether it may be tried.
+    """
+
+    activity_hash: int
+    sends: bool = False
+    waited: bool = False
+    answers: int = 0
+    news: asyncio.Event = field(factory=asyncio.Event)
+
+
 class Availability:
     """
     Lets posts through while LeadSquared answers them, and makes them wait during an outage.
@@ -131,23 +152,23 @@ class Availability:
 
     @asynccontextmanager
     async def turn(
-        self, activity: int, until: Callable[[float], float] | None = None
+        self, activity_hash: int, until: Callable[[float], float] | None = None
     ) -> AsyncGenerator[Turn]:
         """
         Wait until a post may be tried, and record how it ended.
 
         An error that passes through is the result. Without one the post was answered, provided that
-        `Turn.may_send` returned True.
+        `may_send` returned True.
 
         Args:
-            activity: A number that identifies the activity.
+            activity_hash: A number that identifies the activity.
             until: Given the event loop's time at which the outage began, the time at which to stop
                 waiting; None to wait for its end.
 
         Raises:
             OutageTimeout: that time came first.
         """
-        turn = Turn(activity, self)
+        turn = Turn(activity_hash)
         try:
             if self.is_away:
                 turn.waited = True
@@ -169,9 +190,10 @@ class Availability:
             self._wake_next()
 
     def may_send(self, turn: Turn) -> bool:
-        """Whether to send now: an outage may have begun since the wait ended."""
+        """Whether to send, asked once there is a token: an outage may have begun meanwhile."""
         turn.answers = self._outage.answers
-        return not self.is_away or self._trial is turn
+        turn.sends = not self.is_away or self._trial is turn
+        return turn.sends
 
     async def _wait(self, turn: Turn, until: Callable[[float], float] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -180,7 +202,8 @@ class Availability:
             while (since := self._outage.since) is not None:
                 now = loop.time()
                 is_next = self._next() is turn
-                # Before the time limit: posts that may hardly wait would never end the outage.
+                # Before the time limit is checked: otherwise posts with no time left would never
+                # be tried, and the outage could not end.
                 if is_next and now >= self._outage.trial_at:
                     self._trial = turn
                     if await self._may_try():
@@ -190,7 +213,7 @@ class Availability:
                     continue
                 wake_at = inf if until is None else until(since)
                 if now >= wake_at:
-                    raise self.timeout(now)
+                    raise self.timeout_error(now)
                 if is_next:
                     self._log_progress(now)
                     wake_at = min(wake_at, self._outage.trial_at, self._logged_at + _LOG_EVERY)
@@ -201,7 +224,7 @@ class Availability:
         finally:
             self._waiting.pop(turn, None)
 
-    def timeout(self, now: float) -> OutageTimeout:
+    def timeout_error(self, now: float) -> OutageTimeout:
         """Build the error of a post that cannot wait any longer."""
         outage = self._outage
         last = "" if outage.error is None else f" (the last one: {_described(outage.error)})"
@@ -215,12 +238,12 @@ class Availability:
         if self._trial is not None:
             return None
         last = self._outage.failed[-1] if self._outage.failed else None
-        others = (turn for turn in self._waiting if turn.activity != last)
+        others = (turn for turn in self._waiting if turn.activity_hash != last)
         return next(others, next(iter(self._waiting), None))
 
     async def _may_try(self) -> bool:
         """Make a query before a trial whose post could become uncertain."""
-        if not self._outage.is_uncertain or await self._probe() is not False:
+        if not self._outage.is_uncertain or await self._probe():
             return True
         if self.is_away:
             self._outage.failed_probe(asyncio.get_running_loop().time())
@@ -229,7 +252,7 @@ class Availability:
     def _failed(self, turn: Turn, error: LeadpostError) -> None:
         now = asyncio.get_running_loop().time()
         was_away = self.is_away
-        self._outage.failed_post(now, turn.activity, error, trial=self._trial is turn)
+        self._outage.failed_post(now, turn.activity_hash, error, trial=self._trial is turn)
         if self.is_away and not was_away:
             self._logged_at = now
             _log.warning(
@@ -274,31 +297,6 @@ class Availability:
             len(self._waiting),
             max(self._outage.trial_at - now, 0.0),
         )
-
-
-@define(eq=False)
-class Turn:
-    """
-    One attempt to post.
-
-    Attributes:
-        activity: A number that identifies the activity.
-        sends: Whether it was allowed to send.
-        waited: Whether it had to wait for the end of an outage, or for its trial.
-        answers: The number of proper answers to other posts when it was sent.
-    """
-
-    activity: int
-    _availability: Availability | None = None
-    sends: bool = False
-    waited: bool = False
-    answers: int = 0
-    news: asyncio.Event = field(factory=asyncio.Event)
-
-    def may_send(self) -> bool:
-        """Whether to send, asked once there is a token."""
-        self.sends = self._availability is None or self._availability.may_send(self)
-        return self.sends
 
 
 def _described(error: LeadpostError) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from operator import length_hint
-from typing import Any
 
 from leadpost._call import Terms
-from leadpost._models import Activity
+from leadpost._models import Item
 from leadpost._outcomes import Outcome
 from leadpost.bucket import Priority
 from leadpost.errors import (
@@ -24,7 +23,6 @@ from leadpost.errors import (
     Unauthorized,
 )
 
-Item = Activity | Mapping[str, Any]
 Source = Iterable[Item] | AsyncIterable[Item]
 Post = Callable[[Item, Terms], Awaitable[str]]
 
@@ -47,8 +45,9 @@ class Batch:
     Args:
         post: Posts one activity on the given terms.
         source: The activities.
-        max_time: Seconds of Retry-After beyond which the batch ends, as when the keys are refused.
-        outage_timeout: Seconds to wait for the end of an outage, before the batch ends.
+        max_time: Seconds of Retry-After beyond which nothing more is sent, as when the keys are
+            rejected.
+        outage_timeout: Seconds to wait for the end of an outage, after which nothing more is sent.
         stop: Once it is set nothing more is drawn, and what waits ends unsent.
     """
 
@@ -67,7 +66,7 @@ class Batch:
         self._max_time = max_time
         self._outage_timeout = outage_timeout
         self._stop = stop
-        self._drawing = asyncio.Lock()
+        self._draw_lock = asyncio.Lock()
         self._outcomes = asyncio.Queue[Outcome | None](maxsize=1)
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._began = asyncio.get_running_loop().time()
@@ -91,7 +90,7 @@ class Batch:
         _log.info("batch begins")
         tasks = [asyncio.create_task(self._run())]
         if self._stop is not None:
-            tasks.append(asyncio.create_task(self._stop_at(self._stop)))
+            tasks.append(asyncio.create_task(self._stop_when_set(self._stop)))
         try:
             while (outcome := await self._outcomes.get()) is not None:
                 states[outcome.state] += 1
@@ -111,24 +110,22 @@ class Batch:
         workers = (self._work() for _ in range(WORKERS))
         ends = await asyncio.gather(*workers, return_exceptions=True)
         await self._outcomes.put(None)
-        match next((end for end in (self._failure, *ends) if end is not None), None):
-            case None:
-                pass
-            case asyncio.CancelledError() as error:
-                # The caller is not cancelled: it must not look so, and lose the outcomes.
-                raise RuntimeError("the source, bucket or client cancelled a worker") from error
-            case error:
-                raise error
+        error = self._failure or next((end for end in ends if end is not None), None)
+        if isinstance(error, asyncio.CancelledError):
+            # The caller is not cancelled: it must not look so, and lose the outcomes.
+            raise RuntimeError("the source cancelled a worker of the batch") from error  # noqa: TRY004
+        if error is not None:
+            raise error
 
     async def _work(self) -> None:
         try:
             while self._draws_more:
-                with ExitStack() as drawing:
-                    await self._drawing.acquire()
-                    drawing.callback(self._drawing.release)
+                with ExitStack() as holds_lock:
+                    await self._draw_lock.acquire()
+                    holds_lock.callback(self._draw_lock.release)
                     if (drawn := await self._next()) is None:
                         return
-                    outcome = await self._outcome(*drawn, drawing)
+                    outcome = await self._outcome(*drawn, on_token=holds_lock.close)
                 try:
                     await self._outcomes.put(outcome)
                 except asyncio.CancelledError:
@@ -143,18 +140,21 @@ class Batch:
         if not self._draws_more:
             return None
         self._count += 1
+        timeout = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as self._draw_timeout:
-                return await anext(self._source, None)
+            async with timeout:
+                self._draw_timeout = timeout
+                try:
+                    return await anext(self._source, None)
+                finally:
+                    self._draw_timeout = None
         except BaseException as error:  # noqa: BLE001  # see _fail
-            if self._draws_more:  # else it is the TimeoutError of a stop
+            if not (isinstance(error, TimeoutError) and timeout.expired()):
                 self._fail(error)
             return None
-        finally:
-            self._draw_timeout = None
 
-    async def _outcome(self, index: int, activity: Item, drawing: ExitStack) -> Outcome:
-        """Post one activity. With its first token, the next worker draws."""
+    async def _outcome(self, index: int, activity: Item, on_token: Callable[[], None]) -> Outcome:
+        """Post one activity. `on_token` lets the next worker draw."""
         is_sent = False
 
         def on_send() -> None:
@@ -166,7 +166,7 @@ class Batch:
             priority=Priority.LONG_BATCH if is_long else Priority.BATCH,
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
-            on_token=drawing.close,
+            on_token=on_token,
             before_send=on_send,
         )
         try:
@@ -200,15 +200,19 @@ class Batch:
             error, KeyboardInterrupt | SystemExit | GeneratorExit
         ):
             raise error
-        self._draws_more = False
         self._failure = self._failure or error
+        self._end_drawing()
 
-    async def _stop_at(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        _log.info("batch stopped: waiting for calls in flight")
+    def _end_drawing(self) -> None:
+        """Draw nothing more, and end a draw that waits for the source."""
         self._draws_more = False
         if self._draw_timeout is not None:
             self._draw_timeout.reschedule(0)
+
+    async def _stop_when_set(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        _log.info("batch stopped: waiting for calls in flight")
+        self._end_drawing()
         if not self._stopped.done():
             self._stopped.set_result(None)
 

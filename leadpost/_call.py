@@ -1,9 +1,9 @@
 """
-One call, in a straight line: retry, token, request, answer.
+One call, in a straight line: retry, outage, token, request, answer.
 
-`Caller.__call__` retries. `Caller._attempt` runs one attempt in its own task, so that a call that
-was sent finishes whatever its caller does. `Caller._make` is that task: it waits during an outage,
-takes a token, sends the request (`Caller._exchange`) and reads the answer.
+`Sender.send` retries. `Sender._guarded` runs one attempt in its own task, so that a call that was
+sent finishes whatever its caller does. `Sender._attempt` is that task: it waits during an outage,
+takes a token, sends the request (`Sender._exchange`) and reads the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import httpx
 from attrs import frozen
@@ -26,7 +26,7 @@ from leadpost._account import Account
 from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
 from leadpost._responses import ApiResponse, parse_retry_after, redactor
-from leadpost._retry import RETRIED, Attempt, Attempts, RetryPolicy
+from leadpost._retry import RETRYABLE, Attempt, Attempts, RetryPolicy
 from leadpost._transport import (
     BEFORE_SEND,
     BROKEN,
@@ -88,8 +88,8 @@ class Terms:
         priority: The priority of the first attempt.
         is_retried: Whether other attempts may follow the first.
         token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
-        outage_until: For one of many calls, of a batch or an outbox: given the time at which an
-            outage began, the time at which to stop waiting. See `is_one_of_many`.
+        outage_until: Makes this one of many calls, of a batch or an outbox, see `is_one_of_many`.
+            Given the time at which an outage began, returns the time at which to stop waiting.
         stopped: Ends all waits once it is done; a call in flight still finishes.
         cut_off: Ends the attempt once it is done, even a call in flight, which is uncertain then.
         on_token: Called when an attempt has its token.
@@ -107,7 +107,7 @@ class Terms:
 
     @property
     def is_one_of_many(self) -> bool:
-        """Whether it waits for its first token without an end, and its time starts only then."""
+        """Whether it waits for its first token without an end; its time starts with that token."""
         return self.outage_until is not None
 
     @property
@@ -125,7 +125,7 @@ SINGLE = Terms()
 ONCE = Terms(is_retried=False)
 
 
-class Caller:
+class Sender:
     """
     Makes calls with an account's keys, each attempt with a token of the bucket.
 
@@ -150,7 +150,7 @@ class Caller:
         self._bucket = bucket
         self._policy = policy
         self._call_timeout = call_timeout
-        self._retried = (*RETRIED, DeliveryUncertain) if retry_uncertain else RETRIED
+        self._retryable = (*RETRYABLE, DeliveryUncertain) if retry_uncertain else RETRYABLE
         self._emit = Hooks(hooks)
         self._redact = redactor(account.secrets)
         # Queries are made even while LeadSquared does not answer posts.
@@ -172,27 +172,27 @@ class Caller:
         """Seconds for which LeadSquared has been away for calls of that name, None if it is not."""
         return self._availability[name].away_for
 
-    async def __call__(self, call: Call[T] | Draw[T], terms: Terms = SINGLE) -> T:
+    async def send(self, call: Call[T] | Draw[T], terms: Terms = SINGLE) -> T:
         """
-        Make a call until it succeeds or is given up.
+        Make attempts at a call until one succeeds or the call is given up.
 
         Raises:
             LeadpostError: the outcome of the attempts; `NotSent` if none was made.
         """
-        retried = self._retried if terms.is_retried else ()
+        retryable = self._retryable if terms.is_retried else ()
         away = partial(self.is_away, call.name)
-        attempts = Attempts(Operation(call.name), self._policy, retried, away)
+        attempts = Attempts(Operation(call.name), self._policy, retryable, away)
         error: BaseException | None = None
         try:
             if self._is_closed or self._plain_client.is_closed:
                 raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  so that `Ended` is emitted
             self._enter_loop()
             if not terms.is_one_of_many:
-                attempts.deadline = asyncio.get_running_loop().time() + self._policy.max_time
+                attempts.start_time()
             sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
-            async for retry in attempts.retrying(sleep, on_retry):
-                with retry:
-                    return await self._attempt(call, attempts, terms)
+            async for attempt_manager in attempts.retrying(sleep, on_retry):
+                with attempt_manager:
+                    return await self._guarded(call, attempts, terms)
         except LeadpostError as failure:
             error = attempts.verdict(failure)
             raise error  # noqa: B904  the same one, or one that quotes it
@@ -204,25 +204,25 @@ class Caller:
                 self._emit(attempts.ended(error))
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
-    async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
+    async def _guarded(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """
         Make one attempt in its own task, and wait for its end.
 
-        Until it has a token, a stop or the caller's time limit ends it too; until its request is
-        sent, its caller's cancellation does. Afterwards only its own time-out, the closing of the
-        poster and `Terms.cut_off` do.
+        Until it has a token, a stop or the caller's time limit ends it; until its request is sent,
+        its caller's cancellation does. Afterwards only its own time-out, the closing of the poster
+        and `Terms.cut_off` do.
         """
-        attempt = attempts.current = Attempt()
+        attempt = attempts.attempt = Attempt()
         if self._is_closed or terms.are_over:
-            raise self._ended_early(attempts, terms)
-        task = asyncio.create_task(self._make(call, attempts, terms))
+            raise self._early_end_error(attempts, terms)
+        task = asyncio.create_task(self._attempt(call, attempts, terms))
         self._in_flight[task] = attempt
         task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
         ends: list[asyncio.Future[Any]] = [task, *terms.stops]
         try:
             timeout = _time_for_token(attempts, terms)
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if attempt.has_token and not task.done():
+            if attempt.has_token and not task.done():  # from now on it has its own time-out
                 ends = [task] if terms.cut_off is None else [task, terms.cut_off]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -238,30 +238,39 @@ class Caller:
                 if not task.cancelled():
                     task.exception()  # asyncio logs those that nobody asked for
             raise
+        if attempt.result is not None and (task.cancelled() or task.exception()):
+            # It is done, and its caller must not take it for a failure and repeat it.
+            failure = "cancelled" if task.cancelled() else type(task.exception()).__name__
+            name = attempts.operation.name
+            _log.error("%s: answered, but then its bucket failed: %s", name, failure)
+            return cast("T", attempt.result)
         if not task.cancelled():
             return task.result()
-        raise self._ended_early(attempts, terms)
+        raise self._early_end_error(attempts, terms)
 
-    async def _make(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
+    async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
         """Wait until LeadSquared is there, take a token, send the request, read the answer."""
         loop = asyncio.get_running_loop()
         waits_since = loop.time()
-        operation, attempt = attempts.operation, attempts.current
+        operation, attempt = attempts.operation, attempts.attempt
         priority = terms.priority
         if attempts.made:
             priority = Priority.RETRY if priority is Priority.SINGLE else Priority.BATCH_RETRY
         availability = self._availability.get(operation.name)
-        activity = 0 if isinstance(call, Draw) else hash(call.content)  # a Draw has none yet
+        activity_hash = 0 if isinstance(call, Draw) else hash(call.content)  # a Draw has none yet
         self._emit(Waiting(operation, attempts.made + 1))
         while True:
             outage_turn = (
-                nullcontext(Turn(activity))
+                nullcontext(Turn(activity_hash))  # queries do not wait for the end of an outage
                 if availability is None
-                else availability.turn(activity, terms.outage_until)
+                else availability.turn(activity_hash, terms.outage_until)
             )
-            token = self._bucket.token(priority, self._call_timeout)
-            async with outage_turn as turn, token as check_token:
-                if not turn.may_send():
+            # In this order, so that nothing waits for a token during an outage.
+            async with (
+                outage_turn as turn,
+                self._bucket.token(priority, self._call_timeout) as check_token,
+            ):
+                if availability is not None and not availability.may_send(turn):
                     # LeadSquared went away during the wait for the token, which is given back
                     # unused. As the turn may not send, it records nothing.
                     continue
@@ -271,38 +280,43 @@ class Caller:
                 terms.on_token()
                 if isinstance(call, Draw):
                     call = await call.draw()
-                    turn.activity = hash(call.content)
+                    turn.activity_hash = hash(call.content)
                     if loop.time() >= ends_at:
                         raise TokenLost("choosing the call took its whole time; nothing was sent")
                 if self._plain_client.is_closed:  # since this began to wait
                     raise NotSent("the client of this poster was closed before anything was sent")
                 attempts.count(restart=turn.waited and terms.is_one_of_many)
                 self._emit(Sent(operation, attempts.made, loop.time() - waits_since))
-                checks = (terms.before_send, check_token)
-                response = await self._exchange(call, attempt, ends_at, *checks)
+                before_send = (terms.before_send, check_token)
+                response = await self._exchange(call, attempts, ends_at, before_send)
                 self._emit(Answered(operation, attempts.made, response.status))
-                result = call.read(response)
+                result = call.read(response)  # raises the error that the answer means
                 attempt.result = result
                 return result
 
     async def _exchange(
-        self, call: Call[T], attempt: Attempt, ends_at: float, *checks: Callable[[], None]
+        self,
+        call: Call[T],
+        attempts: Attempts,
+        ends_at: float,
+        before_send: Iterable[Callable[[], None]],
     ) -> ApiResponse:
-        """Send one request, if no check raises at the last moment, and return its answer."""
+        """Send one request, unless one of `before_send` raises, and return its answer."""
+        attempt = attempts.attempt
 
-        def before_send() -> None:
+        def note_sending() -> None:
             # Called before the headers and again before the body. If the second time raises, no
             # body left, so nothing was posted.
             attempt.is_sent = False
-            for check in checks:
-                check()
+            for function in before_send:
+                function()
             attempt.is_sent = True
 
         request = self._client.build_request(
             call.method,
             call.url,
             content=call.content,
-            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: before_send},
+            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: note_sending},
         )
         try:
             response = await self._client.send(request, follow_redirects=False)
@@ -310,7 +324,7 @@ class Caller:
             response = error.response
         except (httpx.RequestError, *BROKEN) as error:
             # Without a cause: it quotes what could not be read.
-            raise self._no_answer(call, attempt, error) from None
+            raise self._no_answer_error(attempts, error) from None
         attempt.status = response.status_code
         return ApiResponse(
             response.status_code,
@@ -320,10 +334,11 @@ class Caller:
             call.not_found_hint,
         )
 
-    def _no_answer(self, call: Call[T], attempt: Attempt, error: Exception) -> LeadpostError:
+    def _no_answer_error(self, attempts: Attempts, error: Exception) -> LeadpostError:
+        attempt = attempts.attempt
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         if attempt.is_sent and not isinstance(error, _NEVER_SENT):
-            if call.changes:
+            if attempts.operation.is_post:
                 return DeliveryUncertain(f"no answer, it may have arrived ({what})")
             return ConnectionFailed(f"no answer ({what})", sent=True)
         attempt.is_sent = False
@@ -332,19 +347,21 @@ class Caller:
             what += f"; if this server speaks plain HTTP, set the host to {plain}"
         return ConnectionFailed(what)
 
-    async def _probe(self, query: Callable[[Account], Call[T]]) -> bool | None:
-        """Make a call that changes nothing: True if it was answered, None if that says nothing."""
+    async def _probe(self, query: Callable[[Account], Call[T]]) -> bool:
+        """Make a call that changes nothing: False if there was no proper answer."""
+        if self._plain_client.is_closed:
+            return True  # the trial itself raises the error
         try:
-            await self(query(self._account), ONCE)
+            await self.send(query(self._account), ONCE)
         except (ConnectionFailed, ServerError, UnexpectedAnswer):
             return False
         except LeadpostError:
-            return None  # such as a wrong path
+            pass  # such as a wrong path, which says nothing about posts
         return True
 
-    def _ended_early(self, attempts: Attempts, terms: Terms) -> LeadpostError:
+    def _early_end_error(self, attempts: Attempts, terms: Terms) -> LeadpostError:
         """Build the error of an attempt that was ended before its answer."""
-        if attempts.current.is_sent:
+        if attempts.attempt.is_sent:
             what = "the call was cut off before its answer"
             if attempts.operation.is_post:
                 return DeliveryUncertain(f"{what}: it may have arrived")
@@ -355,20 +372,21 @@ class Caller:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
             now = asyncio.get_running_loop().time()
-            return self._availability[attempts.operation.name].timeout(now)
+            return self._availability[attempts.operation.name].timeout_error(now)
         return NotSent("no token came free in the time for this call; nothing was sent")
 
     def _note_retry(self, attempts: Attempts, state: RetryCallState) -> None:
-        name, wait = type(attempts.last).__name__, state.upcoming_sleep
+        error = state.outcome.exception() if state.outcome else None
+        name, wait = type(error).__name__, state.upcoming_sleep
         _log.info(
             "%s: attempt %d failed (%s%s), the next one %s",
             attempts.operation.name,
             attempts.made,
             name,
-            f", HTTP {attempts.current.status}" if attempts.current.status else "",
+            f", HTTP {attempts.attempt.status}" if attempts.attempt.status else "",
             "after the outage" if attempts.is_away() else f"in {wait:.1f} s",
         )
-        status = attempts.current.status
+        status = attempts.attempt.status
         self._emit(Retried(attempts.operation, attempts.made, name, status, wait))
 
     def _note_abandoned(self, attempts: Attempts, task: asyncio.Task[T]) -> None:
@@ -377,7 +395,7 @@ class Caller:
         if isinstance(error, LeadpostError):
             error = attempts.verdict(error)
         self._emit(attempts.ended(error))
-        attempt = attempts.current
+        attempt = attempts.attempt
         if attempt.result is not None:
             what = f"accepted, RequestID {attempts.request_id}" if attempts.request_id else "done"
         else:

@@ -240,6 +240,10 @@ class Activity:
         return payload
 
 
+Item = Activity | Mapping[str, Any]
+"""An activity, or a mapping in LeadSquared's JSON shape."""
+
+
 def _lead_details(lead: Lead) -> list[Payload]:
     details = {lead.schema_name: lead.value, **lead.attributes, "SearchBy": lead.schema_name}
     return [{"Attribute": name, "Value": _jsonable(value)} for name, value in details.items()]

@@ -14,10 +14,10 @@ from attrs import evolve
 
 from leadpost import _endpoints
 from leadpost._account import Account
-from leadpost._batch import Batch, Item, Source
-from leadpost._call import Caller, Draw, Terms
+from leadpost._batch import Batch, Source
+from leadpost._call import Draw, Sender, Terms
 from leadpost._endpoints import Call
-from leadpost._models import Activity
+from leadpost._models import Activity, Item
 from leadpost._outcomes import BatchError, Outcome
 from leadpost._queries import Queries
 from leadpost._retry import RetryPolicy
@@ -38,11 +38,11 @@ class AsyncActivityPoster(Queries):
 
     Use it as an async context manager, and only one in a process, because its bucket keeps the
     account's limit: every call to LeadSquared takes a token from it, including each retry. Without
-    a `client` it can also be used in a second event loop, after the first one is closed.
+    a `client`, and without `async with`, it also works in the next `asyncio.run`.
 
-    A call in flight always finishes, whatever happens to its caller: if the caller is cancelled, or
-    times out, the call's outcome is logged. During an outage of LeadSquared, posts wait and one at
-    a time is tried.
+    A call in flight finishes, whatever happens to its caller: if the caller is cancelled, or times
+    out, the call's outcome is logged. Only closing the poster cuts it off, after a grace. During an
+    outage of LeadSquared, posts wait and one at a time is tried.
 
     Args:
         account: Hosts and keys.
@@ -85,7 +85,7 @@ class AsyncActivityPoster(Queries):
         self.retry = retry or RetryPolicy()
         self.on_uncertain = on_uncertain
         self.call_timeout = call_timeout
-        self._caller = Caller(
+        self._sender = Sender(
             account,
             client,
             self.bucket,
@@ -120,7 +120,7 @@ class AsyncActivityPoster(Queries):
                 raises `DeliveryUncertain`, and the call's token rests accordingly.
         """
         try:
-            await self._caller.aclose(grace)
+            await self._sender.aclose(grace)
         finally:
             if isinstance(self.bucket, OpenableBucket):
                 await self.bucket.aclose()
@@ -149,17 +149,17 @@ class AsyncActivityPoster(Queries):
             OutageTimeout: the outage lasted too long; nothing was sent.
         """
         call = _endpoints.post(self.account, activity)
-        return await self._caller(call, Terms(token_timeout=token_timeout))
+        return await self._sender.send(call, Terms(token_timeout=token_timeout))
 
     @property
     def is_away(self) -> bool:
         """Whether there is an outage: posts wait, and one at a time is tried."""
-        return self._caller.is_away("post")
+        return self._sender.is_away("post")
 
     @property
     def away_for(self) -> float | None:
         """Seconds since the outage began, None without one."""
-        return self._caller.away_for("post")
+        return self._sender.away_for("post")
 
     async def post_sync(self, activity: Item) -> str:
         """
@@ -175,7 +175,7 @@ class AsyncActivityPoster(Queries):
             LeadpostError: as `post`.
             ConfigurationError: the account's `sync_host` is missing.
         """
-        return await self._caller(_endpoints.post_sync(self.account, activity))
+        return await self._sender.send(_endpoints.post_sync(self.account, activity))
 
     @overload
     async def post_many(
@@ -270,7 +270,7 @@ class AsyncActivityPoster(Queries):
             found = type(activities).__name__
             raise TypeError(f"activities: found one {found}, wanted an iterable of activities")
         return Batch(
-            lambda item, terms: self._caller(_endpoints.post(self.account, item), terms),
+            lambda item, terms: self._sender.send(_endpoints.post(self.account, item), terms),
             activities,
             max_time=self.retry.max_time,
             outage_timeout=outage_timeout,
@@ -300,5 +300,5 @@ async def post_once(
     async def drawn() -> Call[str]:
         return _endpoints.post(poster.account, await draw())
 
-    caller = poster._caller  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # see above
-    return await caller(Draw("post", drawn), evolve(terms, is_retried=False))
+    sender = poster._sender  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # see above
+    return await sender.send(Draw("post", drawn), evolve(terms, is_retried=False))

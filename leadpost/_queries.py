@@ -16,7 +16,7 @@ from leadpost import _endpoints
 from leadpost._account import Account
 from leadpost._answers import ActivityType, LeadActivity, QueueMetrics, RequestStatus, User
 from leadpost._batch import Source, numbered
-from leadpost._call import Caller
+from leadpost._call import Sender
 from leadpost._findings import Checked, findings, invalid
 from leadpost._models import Activity
 from leadpost._outcomes import StatusTimeout
@@ -41,7 +41,7 @@ class Queries:
     """
 
     account: Account
-    _caller: Caller
+    _sender: Sender
 
     async def status(self, request_id: str) -> RequestStatus:
         """
@@ -54,14 +54,14 @@ class Queries:
             request_id: The RequestID that `post` returned.
         """
         try:
-            return await self._caller(_endpoints.status(self.account, request_id))
+            return await self._sender.send(_endpoints.status(self.account, request_id))
         except (Rejected, UnexpectedAnswer) as error:
             # It may be from a post on a `Lead`, which the other path knows, or this one too.
             if isinstance(error, Unauthorized):
                 raise
             other = _endpoints.status(self.account, request_id, "createcustom_status_path")
             with suppress(Rejected, UnexpectedAnswer):
-                return await self._caller(other)
+                return await self._sender.send(other)
             raise
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
@@ -102,11 +102,11 @@ class Queries:
             endpoint: `create`, or `createcustom` for the queue of posts on a `Lead`.
         """
         path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
-        return await self._caller(_endpoints.metrics(self.account, path))
+        return await self._sender.send(_endpoints.metrics(self.account, path))
 
     async def activity_types(self) -> list[ActivityType]:
         """List the activity types, without their fields, from the synchronous API."""
-        return await self._caller(_endpoints.activity_types(self.account))
+        return await self._sender.send(_endpoints.activity_types(self.account))
 
     async def activity_type(self, code: int, *, options: bool = False) -> ActivityType:
         """
@@ -116,7 +116,7 @@ class Queries:
             code: Its code, as in `Activity.activity_event`.
             options: Whether to read the options of its dropdowns too, with a call for each.
         """
-        found = await self._caller(_endpoints.activity_type(self.account, code))
+        found = await self._sender.send(_endpoints.activity_type(self.account, code))
         return await self._with_options(found, code) if options else found
 
     async def _with_options(self, definition: ActivityType, code: int) -> ActivityType:
@@ -124,7 +124,7 @@ class Queries:
         for place, field in enumerate(fields):
             if field.is_dropdown:
                 call = _endpoints.dropdown_options(self.account, code, field.schema_name)
-                known = await self._caller(call)
+                known = await self._sender.send(call)
                 fields[place] = evolve(field, options=known)
         return evolve(definition, fields=tuple(fields))
 
@@ -184,7 +184,7 @@ class Queries:
             ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """
-        return await self._caller(_endpoints.find_lead(self.account, schema_name, value))
+        return await self._sender.send(_endpoints.find_lead(self.account, schema_name, value))
 
     async def user(self) -> User:
         """
@@ -195,7 +195,7 @@ class Queries:
         Raises:
             Unauthorized: LeadSquared does not know the keys, or the user is deactivated.
         """
-        return await self._caller(_endpoints.user(self.account))
+        return await self._sender.send(_endpoints.user(self.account))
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
@@ -222,7 +222,7 @@ class Queries:
             while len(found) > known:
                 known = len(found)
                 call = _endpoints.lead_activities(self.account, lead_id, code, offset)
-                page = await self._caller(call)
+                page = await self._sender.send(call)
                 found |= {activity.activity_id: activity for activity in page.activities}
                 wanted = page.record_count
                 if len(found) >= wanted:
@@ -259,7 +259,7 @@ class Queries:
 
         async def read(page: int) -> _endpoints.Page:
             call = _endpoints.activities_between(self.account, code, start, end, page)
-            return await self._caller(call)
+            return await self._sender.send(call)
 
         found: dict[str, LeadActivity] = {}
         wanted = 0

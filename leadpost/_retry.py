@@ -1,4 +1,4 @@
-"""When to retry, and after how long: a `RetryPolicy` in tenacity's terms."""
+"""A `RetryPolicy`, and the attempts of one operation: when to retry, and what they result in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leadpost.errors import (
 )
 from leadpost.hooks import Ended, Operation
 
-RETRIED = (RateLimited, ServerError, ConnectionFailed, TokenLost)
+RETRYABLE = (RateLimited, ServerError, ConnectionFailed, TokenLost)
 """What is always retried; `DeliveryUncertain` only on request."""
 _SECONDS = instance_of((int, float))
 
@@ -42,9 +42,8 @@ class RetryPolicy:
     Args:
         max_attempts: The most calls. Refusals (429) and failures during an outage do not count:
             they say nothing about the activity.
-        max_time: Seconds in which an attempt may begin. They start when the first one begins to
-            wait for its token; for an activity of a batch, with its first token, and outages do
-            not count.
+        max_time: Seconds after which no attempt begins. For a single post they start when it
+            begins to wait for a token; in a batch with its first token, and again after an outage.
         initial_wait: Seconds before the second call, doubled for each further one.
         max_wait: The most seconds before any call, unless Retry-After asks for more.
         jitter: The most seconds that are added to each wait, at random.
@@ -94,55 +93,60 @@ class Attempts:
     Args:
         operation: The operation, for hooks.
         policy: How long to keep trying.
-        retried: The errors after which another attempt may follow.
+        retryable: The errors after which another attempt may follow.
         is_away: Whether LeadSquared is away now, so that a failure does not count.
 
     Attributes:
-        current: The last attempt that began.
+        attempt: The last attempt that began.
         made: Number of attempts that had a token and something to send.
         deadline: The event loop's time by which the next attempt must begin; None before the first
             attempt, if its time starts with that.
-        last: The last error that was retried, None without one.
-        uncertain: The last error after which the post may have arrived, None without one.
+        last_error: The last error that was retried, None without one. The loss of a token does not
+            replace the error of a call that was made.
+        uncertain_error: The last error after which the post may have arrived, None without one.
         abandoned: Whether the caller has left while a call was in flight.
     """
 
     operation: Operation
     policy: RetryPolicy
-    retried: tuple[type[LeadpostError], ...]
-    is_away: Callable[[], bool] = lambda: False
-    current: Attempt = field(factory=Attempt)
+    retryable: tuple[type[LeadpostError], ...]
+    is_away: Callable[[], bool]
+    attempt: Attempt = field(factory=Attempt)
     made: int = 0
     deadline: float | None = None
-    last: LeadpostError | None = None
-    uncertain: DeliveryUncertain | None = None
+    last_error: LeadpostError | None = None
+    uncertain_error: DeliveryUncertain | None = None
     abandoned: bool = False
     _failures: int = 0
 
     @property
     def request_id(self) -> str | None:
         """The RequestID of an accepted post."""
-        result = self.current.result
+        result = self.attempt.result
         return str(result) if self.operation.name == "post" and result is not None else None
 
     def count(self, *, restart: bool) -> None:
         """Count an attempt that is about to send, and start the time, or restart it."""
         self.made += 1
         if self.deadline is None or restart:
-            self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
+            self.start_time()
+
+    def start_time(self) -> None:
+        """Start the time in which attempts may begin, or restart it."""
+        self.deadline = asyncio.get_running_loop().time() + self.policy.max_time
 
     def ended(self, error: BaseException | None) -> Ended:
         """Return the end of the operation, for hooks."""
-        attempt = self.current
+        attempt = self.attempt
         state: State
         if attempt.result is not None:  # though the bucket may have raised after it
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
-        elif self.uncertain is not None or (attempt.is_sent and attempt.status is None):
+        elif self.uncertain_error is not None or (attempt.is_sent and attempt.status is None):
             state = "uncertain"
         else:
-            state = "failed" if attempt.is_sent or self.last is not None else "not_sent"
+            state = "failed" if attempt.is_sent or self.last_error is not None else "not_sent"
         name = None if error is None else type(error).__name__
         return Ended(self.operation, state, self.made, name, attempt.status, self.request_id)
 
@@ -150,14 +154,15 @@ class Attempts:
         """
         Return the error to raise for all attempts.
 
-        An activity that may have arrived stays uncertain, however later attempts end. If no further
-        attempt was made, the error of the last one counts.
+        An activity that may have arrived stays uncertain, however later attempts end. If the last
+        attempt was never sent, the error of the one before counts.
         """
-        if isinstance(error, NotSent) and self.last is not None:
-            error = self.last
-        if self.uncertain is not None and error is not self.uncertain:
+        if isinstance(error, NotSent) and self.last_error is not None:
+            error = self.last_error
+        uncertain = self.uncertain_error
+        if uncertain is not None and error is not uncertain:
             error = DeliveryUncertain(
-                f"an earlier attempt may have arrived ({self.uncertain}); the last one: {error}",
+                f"an earlier attempt may have arrived ({uncertain}); the last one: {error}",
                 status=error.status,
                 exception_type=error.exception_type,
                 exception_message=error.exception_message,
@@ -182,19 +187,21 @@ class Attempts:
     def _retry(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         # List what to retry, never what not to retry: CancelledError must pass through.
-        if not isinstance(error, self.retried):
+        if not isinstance(error, self.retryable):
             return False
-        self.last = error
+        if self.last_error is None or not isinstance(error, TokenLost):
+            self.last_error = error
         if isinstance(error, DeliveryUncertain):
-            self.uncertain = error
+            self.uncertain_error = error
         if not isinstance(error, RateLimited | TokenLost) and not self.is_away():
             self._failures += 1
         return True
 
     def _wait(self, state: RetryCallState) -> float:
-        if self.is_away() and not isinstance(self.last, RateLimited | TokenLost):
+        error = state.outcome.exception() if state.outcome else None
+        if self.is_away() and not isinstance(error, RateLimited | TokenLost):
             return 0.0  # the wait for the end of the outage follows
-        asked = self.last.retry_after if self.last is not None else None
+        asked = error.retry_after if isinstance(error, LeadpostError) else None
         backoff = self.policy.wait_after(state.attempt_number)
         return max(backoff, min(asked or 0.0, LONGEST_RETRY_AFTER))
 

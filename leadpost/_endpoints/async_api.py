@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from leadpost._account import Account
 from leadpost._answers import QueueMetrics, RequestStatus
 from leadpost._endpoints.call import Call, build
 from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected, unpacked
-from leadpost._models import Activity, Lead
+from leadpost._models import Activity, Item, Lead
 from leadpost._responses import ApiResponse, error_of, get, raise_for_error
 from leadpost.errors import ApplicationError, DeliveryUncertain, Rejected
-
-Item = Activity | Mapping[str, Any]
 
 
 def post(account: Account, item: Item) -> Call[str]:
@@ -23,7 +20,7 @@ def post(account: Account, item: Item) -> Call[str]:
     activity = read_activity(item)
     path = "createcustom_path" if isinstance(activity.lead, Lead) else "submit_path"
     body = written(activity)
-    return build(account, "post", path, read_request_id, content=body, changes=True)
+    return build(account, "post", path, read_request_id, content=body)
 
 
 def read_activity(item: Item) -> Activity:

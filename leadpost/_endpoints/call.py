@@ -26,7 +26,6 @@ class Call(Generic[T]):
         not_found_hint: For the error after a 404: the URL, and the settings that make it up.
         params: Parameters of the query string. Not in the repr: they may be personal data.
         content: The body, JSON; None for a GET. Not in the repr.
-        changes: Whether the call changes something, and is therefore uncertain without an answer.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Call(Generic[T]):
     not_found_hint: str
     params: Mapping[str, str] | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
-    changes: bool = False
 
     @property
     def method(self) -> Literal["GET", "POST"]:

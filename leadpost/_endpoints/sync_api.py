@@ -12,7 +12,7 @@ from attrs import frozen
 
 from leadpost._account import Account
 from leadpost._answers import ActivityField, ActivityType, LeadActivity, User
-from leadpost._endpoints.async_api import Item, read_activity, read_posted, written
+from leadpost._endpoints.async_api import read_activity, read_posted, written
 from leadpost._endpoints.call import Call, build
 from leadpost._endpoints.values import (
     code_in,
@@ -24,7 +24,7 @@ from leadpost._endpoints.values import (
     texts_in,
     unexpected,
 )
-from leadpost._models import Lead, vendor_datetime
+from leadpost._models import Item, Lead, vendor_datetime
 from leadpost._responses import ApiResponse, get, raise_for_error
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
@@ -49,7 +49,6 @@ def post_sync(account: Account, item: Item) -> Call[str]:
         f"{_ACTIVITIES}/Create",
         read_activity_id,
         content=written(activity),
-        changes=True,
     )
 
 

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from leadpost._account import Account
-from leadpost._batch import Item, Source
-from leadpost._models import Activity
+from leadpost._batch import Source
+from leadpost._models import Activity, Item
 from leadpost.outbox.database import _putting
 from leadpost.outbox.database._putting import New
 

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from leadpost._account import Account
-from leadpost._batch import Item, Source
+from leadpost._batch import Source
+from leadpost._models import Item
 from leadpost._poster import AsyncActivityPoster
 from leadpost.errors import OutboxError
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health

@@ -21,8 +21,9 @@ from uuid import uuid4
 
 from attrs import define, field
 
-from leadpost._batch import LONG, Item
+from leadpost._batch import LONG
 from leadpost._call import Terms
+from leadpost._models import Item
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster, post_once
 from leadpost._retry import NothingToSend
 from leadpost.bucket import LIMIT, Priority

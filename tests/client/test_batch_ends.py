@@ -179,16 +179,51 @@ async def test_an_error_of_the_source_is_raised_and_no_request_id_is_lost(error:
 
 
 @virtual
+async def test_an_error_of_a_source_that_is_stopped_is_raised_too() -> None:
+    async def source() -> AsyncIterator[Activity]:
+        yield activity(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("the file could not be closed")
+
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(3, stop.set)
+    async with poster_to(Vendor()) as poster:
+        stream = poster.post_stream(source(), stop=stop)
+        assert (await anext(stream)).request_id == "r1"
+        with pytest.raises(OSError, match="closed"):
+            await anext(stream)
+
+
+class Broken(OpenBucket):
+    left = 10
+
+    def token(self, priority: Priority, call_timeout: float) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise LookupError("the database of this bucket is down")
+        return super().token(priority, call_timeout)
+
+
+@virtual
+async def test_a_broken_bucket_ends_the_wait_for_the_next_activity_of_a_source() -> None:
+    async def source() -> AsyncIterator[Activity]:
+        yield activity(1)
+        await asyncio.Event().wait()
+
+    class FailsInRetry(Broken):
+        left = 1
+
+    async with poster_to(Vendor(answers(httpx.Response(500))), bucket=FailsInRetry()) as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(source())
+    assert isinstance(caught.value.exceptions[-1], LookupError)
+    assert now() < 2
+
+
+@virtual
 async def test_a_broken_bucket_ends_the_batch_with_every_outcome() -> None:
-    class Broken(OpenBucket):
-        left = 10
-
-        def token(self, priority: Priority, call_timeout: float) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise LookupError("the database of this bucket is down")
-            return super().token(priority, call_timeout)
-
     async with poster_to(Vendor(there=0.1), bucket=Broken()) as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many(numbered(100))

@@ -20,14 +20,22 @@ from outage_support import (
     READ_TIMEOUT,
     Fault,
     Outage,
+    attempt,
     away,
     name_of,
     outcomes_of,
     warnings_in,
 )
-from support import Vendor, accept, activity, now, number_in, run_virtual, virtual
+from support import Vendor, accept, account, activity, now, number_in, run_virtual, virtual
 
-from leadpost import ConnectionFailed, DeliveryUncertain, RetryPolicy
+from leadpost import (
+    AsyncActivityPoster,
+    ConnectionFailed,
+    DeliveryUncertain,
+    NotSent,
+    OpenBucket,
+    RetryPolicy,
+)
 from leadpost._availability import Availability
 
 
@@ -133,14 +141,14 @@ async def test_after_a_failed_query_whoever_is_next_is_woken() -> None:
     async def fail(activity: int, when: asyncio.Event | None = None) -> None:
         with suppress(DeliveryUncertain):
             async with availability.turn(activity) as turn:
-                assert turn.may_send()
+                assert availability.may_send(turn)
                 if when is not None:
                     await when.wait()
                 raise DeliveryUncertain("no answer")
 
     async def post(activity: int) -> float:
         async with availability.turn(activity) as turn:
-            assert turn.may_send()
+            assert availability.may_send(turn)
             return now()
 
     late = asyncio.create_task(fail(7, failing))
@@ -166,11 +174,26 @@ async def test_a_trial_that_its_event_loop_left_behind_stops_no_other() -> None:
     for number in (1, 2, 3):
         with suppress(ConnectionFailed):
             async with availability.turn(number) as turn:
-                assert turn.may_send()
+                assert availability.may_send(turn)
                 raise ConnectionFailed("no connection")
     left_behind = await availability.turn(4).__aenter__()
-    assert left_behind.may_send()
+    assert availability.may_send(left_behind)
     availability.leave_loop()
     async with asyncio.timeout(60), availability.turn(5) as turn:
-        assert turn.may_send()
+        assert availability.may_send(turn)
     assert not availability.is_away
+
+
+@virtual
+async def test_a_client_closed_during_an_outage_ends_a_waiting_post_as_not_sent() -> None:
+    vendor = Outage(httpx.Response(504))
+    client = vendor.client()
+    poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket(), retry=ONCE)
+    async with poster:
+        await attempt(poster, 1, 2, 3)
+        assert poster.is_away
+        waiting = asyncio.create_task(poster.post(activity(4)))
+        await asyncio.sleep(0.5)
+        await client.aclose()
+        with pytest.raises(NotSent, match="closed"):
+            await waiting

@@ -21,6 +21,7 @@ from leadpost import (
     RetryPolicy,
     ServerError,
     TokenBucket,
+    TokenLost,
     Unauthorized,
 )
 from leadpost.bucket import Priority
@@ -299,3 +300,23 @@ def test_a_policy_out_of_range_raises(wrong: dict[str, Any]) -> None:
 
 def test_post_returns_leadsquareds_request_id() -> None:
     assert post(Vendor(answers(accepted(7))))[0] == "r7"
+
+
+@virtual
+async def test_a_token_lost_before_a_retry_does_not_hide_the_answer_to_the_attempt_before() -> None:
+    class Frozen(OpenBucket):
+        calls = 0
+
+        def token(self, priority: Priority, call_timeout: float) -> Any:
+            self.calls += 1
+            if self.calls > 1:
+                raise TokenLost("frozen")
+            return super().token(priority, call_timeout)
+
+    policy = RetryPolicy(max_time=3, jitter=0)
+    vendor = Vendor(answers(httpx.Response(500)))
+    client = vendor.client()
+    async with AsyncActivityPoster(account(), client=client, bucket=Frozen(), retry=policy) as to:
+        with pytest.raises(ServerError) as caught:
+            await to.post(activity())
+    assert (caught.value.attempts, caught.value.state) == (1, "failed")
