@@ -89,10 +89,7 @@ CREATE TABLE leadpost_buckets (
     rest DOUBLE PRECISION NOT NULL, -- seconds
     named_until DOUBLE PRECISION,
     grow_at DOUBLE PRECISION NOT NULL,
-    paused_until DOUBLE PRECISION NOT NULL,
-    trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0 if it is due
-    trial_id TEXT, -- of the call that is the trial
-    set_at DOUBLE PRECISION NOT NULL -- when these times were set
+    paused_until DOUBLE PRECISION -- until the trial after the pause has ended
 );
 
 CREATE TABLE leadpost_tokens (
@@ -100,7 +97,7 @@ CREATE TABLE leadpost_tokens (
     number INTEGER NOT NULL,
     back_at DOUBLE PRECISION NOT NULL,
     use_id TEXT, -- of the call that uses it
-    set_at DOUBLE PRECISION NOT NULL,
+    set_at DOUBLE PRECISION NOT NULL, -- when it was taken, or began to rest
     PRIMARY KEY (bucket, number)
 );
 
