@@ -438,7 +438,7 @@ async def test_incomplete_tables_raise(sqlite_url: str) -> None:
     statements = ddl("sqlite")
     with plain_sqlite(sqlite_url) as other:
         other.executescript(statements[: statements.index("INSERT INTO leadpost_schema")])
-    with pytest.raises(OutboxError, match="tables of the outbox are incomplete: drop those named"):
+    with pytest.raises(OutboxError, match="tables of version None, this leadpost needs version 1"):
         await Outbox(sqlite_url, account()).__aenter__()
 
 

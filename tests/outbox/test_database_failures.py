@@ -314,8 +314,6 @@ POSTGRESQL: list[tuple[Exception, bool, str]] = [
 SQLITE: list[tuple[Exception, bool, str]] = [
     (sqlite3.OperationalError("private"), False, "OperationalError ()"),
     (NoConnection("private"), True, "no connection was free for too long"),
-    (OSError(24, "Too many open files"), True, "cannot be created (Too many open files)"),
-    (PermissionError(13, "Permission denied"), False, "may this user write there?"),
 ]
 
 

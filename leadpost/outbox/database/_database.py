@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from leadpost.errors import OutboxUnavailable
+from leadpost.errors import OutboxError, OutboxUnavailable
 from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
 from leadpost.outbox.database._engine import (
@@ -24,7 +24,7 @@ from leadpost.outbox.database._engine import (
     Connection,
     create_engine,
 )
-from leadpost.outbox.database._failures import FAILURES, is_locked, outbox_error
+from leadpost.outbox.database._failures import FAILURES, MAY_WRITE, is_locked, outbox_error
 from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._urls import DatabaseUrl, parse_url
 
@@ -248,7 +248,7 @@ def _create_file(url: DatabaseUrl) -> None:
         return
     failure: OSError | None = None
     try:
-        os.close(os.open(Path(url.path), os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(url.path, os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         # If aiosqlite cannot open a file, its thread outlives the event loop: so check before. Do
         # not open it for that: closing it would release the locks of this process's connections.
@@ -257,4 +257,6 @@ def _create_file(url: DatabaseUrl) -> None:
     except OSError as error:
         failure = error
     if failure is not None:  # not within the `except`: that shows the whole path
-        raise outbox_error(failure, url)
+        is_wrong = isinstance(failure, PermissionError | FileNotFoundError | NotADirectoryError)
+        kind = OutboxError if is_wrong else OutboxUnavailable
+        raise kind(f"{url.name}: {failure.strerror}: {MAY_WRITE}")
