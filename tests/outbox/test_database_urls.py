@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from database_support import plain_postgresql
-from support import account, activity
+from database_support import chain, numbers, plain_postgresql, put
+from support import account
 
 from leadpost import OutboxError
 from leadpost.outbox import Outbox
@@ -17,16 +16,6 @@ from leadpost.outbox.database import Database
 from leadpost.outbox.database._urls import parse_url
 
 SECRET = "hunter2"
-
-
-async def numbers(url: str) -> list[int]:
-    async with Outbox(url, account()) as outbox:
-        return [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
-
-
-async def put(url: str, number: int = 1) -> None:
-    async with Outbox(url, account()) as outbox:
-        await outbox.put(activity(number))
 
 
 @pytest.mark.parametrize(
@@ -258,14 +247,6 @@ MISTYPED = [
     f"sqlite:///x?password={SECRET}",
     f"sqlite:///nowhere/ada:{SECRET}@db",
 ]
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all its causes, including those that a traceback would hide."""
-    if error is not None:
-        yield error
-        yield from chain(error.__cause__)
-        yield from chain(error.__context__)
 
 
 @pytest.mark.parametrize("url", MISTYPED, ids=range(len(MISTYPED)))

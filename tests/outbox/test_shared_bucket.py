@@ -317,6 +317,9 @@ async def test_the_token_of_a_dead_process_returns_when_its_call_must_have_ended
         sent = time.monotonic()
         begin()
         monkeypatch.setattr(dead._database, "write", gone)
+    [back_at] = await in_use_tokens(dead)
+    # It might have been used up to a second later.
+    assert back_at - time.time() <= 1.0 + 0.5 + PERIOD + 0.01
     await dead.aclose()
     async with opened(store_url, limit=1) as other, within(60):
         await take(other, [])
