@@ -88,10 +88,12 @@ async def lasting_at_most(limit: float) -> AsyncGenerator[None]:
     begin = time.monotonic()
     measuring = Thread(target=measure)
     measuring.start()
-    yield
-    took = time.monotonic() - begin
-    ended.set()
-    measuring.join()
+    try:
+        yield
+        took = time.monotonic() - begin
+    finally:
+        ended.set()
+        measuring.join()
     assert took - lost < limit
 
 

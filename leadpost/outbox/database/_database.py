@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxError, OutboxUnavailable
@@ -150,16 +149,37 @@ class Database:
         ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
         while True:
             try:
-                async with self._opened().connect() as plain:
-                    connection = await plain.execution_options(leadpost_reads=reads)
-                    async with connection.begin():
-                        if not self.is_sqlite:
-                            await connection.execute(_begin(durable=self._durable))
-                        return await work(connection)
+                async with self._opened().connect() as connection, connection.begin():
+                    await connection.exec_driver_sql(self._beginning(reads=reads))
+                    return await work(connection)
             except FAILURES as failure:
                 if not is_locked(failure) or loop.time() > ends_at:
                     raise
             await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
+
+    def _beginning(self, *, reads: bool) -> str:
+        """
+        Return the statement that begins a transaction.
+
+        PostgreSQL's settings end with the transaction, as PgBouncer shares sessions. If the
+        database's default is stricter, it stays. The planner must use the indexes, which exist for
+        these statements: without statistics, after a million entries were put at once, it would
+        sort them all for each claim.
+        """
+        if self.is_sqlite:
+            # Take the write lock at once: two readers that both want to write would deadlock.
+            return "BEGIN" if reads else "BEGIN IMMEDIATE"
+        settings = {
+            "idle_in_transaction_session_timeout": _IDLE,
+            **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
+        }
+        local = [f"set_config('{name}', '{value}', true)" for name, value in settings.items()]
+        if self._durable:
+            local.append(
+                "CASE WHEN current_setting('synchronous_commit') = 'off'"
+                " THEN set_config('synchronous_commit', 'on', true) END"
+            )
+        return f"SELECT {', '.join(local)}"
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
@@ -217,29 +237,6 @@ class Store:
         return await self.database.write(
             lambda connection: work(Transaction(connection, self._always), *args, **details)
         )
-
-
-def _begin(*, durable: bool) -> sa.TextClause:
-    """
-    Build the statement that begins a transaction on PostgreSQL.
-
-    Its settings end with the transaction, as PgBouncer shares sessions. If the database's default
-    is stricter, it stays. The planner must use the indexes, which exist for these statements:
-    without statistics, after a million entries were put at once, it would sort them all for each
-    claim.
-    """
-    durability = (
-        "CASE WHEN current_setting('synchronous_commit') = 'off'"
-        " THEN set_config('synchronous_commit', 'on', true) END"
-        if durable
-        else "NULL"
-    )
-    settings = {
-        "idle_in_transaction_session_timeout": _IDLE,
-        **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
-    }
-    local = (f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-    return sa.text(f"SELECT {', '.join([durability, *local])}")
 
 
 def _create_file(url: DatabaseUrl) -> None:
