@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 from files_support import Desk, open_bucket
 from hypothesis import HealthCheck, settings
+from shared_bucket_support import opened
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import run, server_in
 
-from leadpost.outbox import Outbox, _verifier
+from leadpost.outbox import Outbox, SharedTokenBucket, _verifier
 from leadpost.sandbox import Faults, Sandbox
 
 # No test fails because a machine is slow.
@@ -94,6 +95,13 @@ async def outbox(sqlite_url: str) -> AsyncIterator[Outbox]:
     """An empty outbox in a file."""
     async with Outbox(sqlite_url, "acme") as opened:
         yield opened
+
+
+@pytest.fixture
+async def shared(store_url: str) -> AsyncIterator[SharedTokenBucket]:
+    """An open shared bucket."""
+    async with opened(store_url) as bucket:
+        yield bucket
 
 
 @pytest.fixture

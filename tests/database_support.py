@@ -1,11 +1,11 @@
-"""Databases that hang, and connections to them with plain SQL."""
+"""Databases that hang, connections to them with plain SQL, and what an outbox of one shows."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 import asyncpg
 import psutil
 import sqlalchemy as sa
+from support import account, activity
+
+from leadpost.outbox import Outbox
 
 Server: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -75,3 +78,21 @@ def frozen_server(postgresql_url: str) -> Generator[None]:
     finally:
         for process in reversed(stopped):
             os.kill(process.pid, signal.SIGCONT)
+
+
+async def numbers(url: str) -> list[int]:
+    async with Outbox(url, account()) as outbox:
+        return [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
+
+
+async def put(url: str, number: int = 1) -> None:
+    async with Outbox(url, account()) as outbox:
+        await outbox.put(activity(number))
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all its causes, including those that a traceback would hide."""
+    if error is not None:
+        yield error
+        yield from chain(error.__cause__)
+        yield from chain(error.__context__)

@@ -1,38 +1,26 @@
 """
 LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 times in a database.
 
-The use of a token is, one after the other:
-
-- reserved for this process (`_reserve`): the token that is back first bears the use's id in the
-  database, and is back by itself if this process dies;
-- ready, once the token is back and no pause has begun meanwhile (`_step`);
-- taken by the caller that is then first in line (`take`), or put back after a second;
-- sent, if its call can still end in time (`_Use.before_send`);
-- ended (`give_back`), and then recorded (`_record_end`): the token rests, or is as good as before.
-
-One task, `_serve`, uses the database; callers only wait.
+In each process one task, `_Share._serve`, uses the database; callers only wait. Again and again it
+reserves the token that is back first, waits until it is back, and lets the caller have it who is
+then first in line. Whenever it waits, it records how calls have ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from math import inf
+from typing import TypeVar
 from uuid import uuid4
 
-from attrs import define
+from attrs import define, field
 
 from leadpost._account import Account
 from leadpost._bucket_parts import Brakes, Use, Waiter, Waiters
-from leadpost.bucket import (
-    CALL_TIMEOUT,
-    LIMIT,
-    PERIOD,
-    Priority,
-    check_rate,
-)
+from leadpost.bucket import CALL_TIMEOUT, LIMIT, PERIOD, Priority, check_rate
 from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
 from leadpost.outbox._absence import Absence
@@ -49,6 +37,8 @@ _RETRY = 0.5
 """Seconds between two attempts while the database is unreachable."""
 _CLOSE = 1.0
 """Seconds that closing waits for the database."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("leadpost")
 
@@ -177,27 +167,23 @@ class SharedTokenBucket:
 @define(eq=False)
 class _Use(Use):
     """
-    The use of a token; times are `boot_time`'s.
+    The use of a token, from its reservation to the record of its end; times are `boot_time`'s.
 
     Attributes:
-        id: The id of the reservation in the table.
         hold: Seconds from the use of the token until it is back if this process dies.
-        reserved_at: When its reservation was tried.
+        id: The random id of the reservation in the table.
         due: When the token is back.
         ends_by: When its call must have ended.
-        is_trial: Whether its call is the trial after a pause.
-        is_ready: Whether a caller may take it.
+        is_taken: Whether a caller has it.
         call_timeout: Seconds after which its call times out.
         times_out_at: The event loop's time at which it does.
     """
 
-    id: str
     hold: float
-    reserved_at: float
+    id: str = field(factory=lambda: uuid4().hex)
     due: float = inf
     ends_by: float = 0.0
-    is_trial: bool = False
-    is_ready: bool = False
+    is_taken: bool = False
     call_timeout: float = 0.0
     times_out_at: float = 0.0
 
@@ -225,18 +211,17 @@ class _Share:
         self.waiters = Waiters()
         self.in_use = 0
         self._store = store
-        self._rule = brakes.rule
-        self._version = 0  # of the bucket's size
-        self._reserved: _Use | None = None
+        self._state = state  # as in the database
+        self._ready: _Use | None = None  # for the caller who is first in line
         self._ended: list[_Use] = []  # to be recorded
-        self._is_behind = False  # whether the last transaction failed
+        self._may_look = False  # whether a call has ended since the last look for a token
         self._is_ending = False
         self._longest_call = 0.0
-        self._look_at = -inf
         self._took_at = -inf
-        self._news = asyncio.Event()
+        self._news = asyncio.Event()  # for the task that uses the database
         self._absence = Absence(f"bucket: the database {store.database.name}")
-        self._adopt(state)
+        if state.version:
+            brakes.adopt(state.size, boot_time())
         self._serving = asyncio.create_task(self._serve())
 
     async def end(self) -> None:
@@ -260,7 +245,7 @@ class _Share:
             while (use := self._ready_for(waiter)) is None:
                 await waiter.news.wait()
                 waiter.news.clear()
-            self._reserved = None
+            self._ready, use.is_taken = None, True
             self._took_at = boot_time()
             self.in_use += 1
             use.call_timeout = call_timeout
@@ -275,13 +260,12 @@ class _Share:
             raise waiter.error
         if self._serving.done():
             self._serving.result()  # raises the error that ended it
-        use = self._reserved
-        return use if use is not None and use.is_ready and self.waiters.first is waiter else None
+        return self._ready if self.waiters.first is waiter else None
 
     def give_back(self, use: _Use) -> None:
         """Note that a call has ended."""
         self.in_use -= 1
-        self._look_at = -inf
+        self._may_look = True
         self._ended.append(use)
         self._news.set()
         self.brakes.record(use, boot_time())
@@ -289,129 +273,123 @@ class _Share:
     # The task that uses the database.
 
     async def _serve(self) -> None:
-        """Serve the callers until the bucket is closed."""
-        while True:
+        """Serve the callers until the bucket is closed and everything is recorded."""
+        while not self._is_ending or self._ended:
             try:
-                wait = await self._step()
-                self._absence.end()
+                await self._serve_one()
             except OutboxUnavailable as error:
                 self._absence.begin(error)
-                await asyncio.sleep(_RETRY)  # whatever the callers do meanwhile
-                wait = 0.0
+                await asyncio.sleep(_RETRY)
             except OutboxError as error:  # the next caller may have more luck
                 self.waiters.fail(error)
-                wait = _RETRY
+                await asyncio.sleep(_RETRY)
             except Exception as error:
                 self.waiters.fail(error)
                 raise
-            if self._is_ending and self._reserved is None and not self._ended:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if wait == inf else wait):
-                    await self._news.wait()
-            self._news.clear()
 
-    async def _step(self) -> float:
-        """Do what is possible now, and return the seconds until the next step."""
-        use, now = self._reserved, boot_time()
-        if use is not None and (self.waiters.first is None or now > use.due + _USE_WITHIN):
-            self._put_back(use)
-        self.brakes.tick(now)
-        wants = self._reserved is None and self.waiters.first is not None and self._look_at <= now
-        if wants or self._ended or self.brakes.is_resized:
-            await self._exchange(reserves=wants and not self._is_behind)
-        if self.waiters.first is None:
-            return inf
-        if (use := self._reserved) is None:
-            return max(self._look_at - boot_time(), 0.0)
-        if (wait := use.due - boot_time()) > 0:
-            return wait
-        if not use.is_ready and not await self._is_allowed(use):
-            self._put_back(use)
-            return 0.0
-        use.is_ready = True
-        self.waiters.wake_first()
-        return use.due + _USE_WITHIN - boot_time()
-
-    async def _exchange(self, *, reserves: bool) -> None:
-        """Record how calls ended and the size of the bucket, and reserve a token, all at once."""
-        before, ended = boot_time(), self._ended[:]
-        is_resized, self.brakes.is_resized = self.brakes.is_resized, False
-        hold = _USE_WITHIN + self._longest_call + self._rule.rest
-        use = _Use(id=uuid4().hex, hold=hold, reserved_at=before) if reserves else None
-
-        async def exchange(transaction: Transaction) -> tuple[State, float | None]:
-            for one in ended:
-                await self._record_end(transaction, one)
-            if is_resized:
-                pause = max(self.brakes.paused_until - before, 0.0)
-                size = self._rule.size(before)
-                await _tokens.resize(transaction, size, pause, self._version)
-            state = await _tokens.state(transaction)
-            return state, None if use is None else await self._reserve(transaction, state, use)
-
-        rest, self._is_behind = self._rule.rest, True
+    async def _serve_one(self) -> None:
+        """Reserve a token for the caller who is first in line when it is back."""
+        await self._until(lambda: self.waiters.first is not None or self._is_ending)
+        if self._is_ending:
+            return
+        looked_at, self._may_look = boot_time(), False
+        use = await self._reserve()
+        if use is None:
+            await self._until(lambda: self._may_look, looked_at + _LOOK_AGAIN)
+            return
         try:
-            state, wait = await self._store.write(exchange)
+            if await self._until(self._is_idle, use.due):
+                return
+            has_waited = boot_time() > looked_at + _LOOK_AGAIN
+            if has_waited and not await self._store.read(_tokens.may_use, use.id):
+                return
+            self._ready = use
+            self.waiters.wake_first()
+            await self._until(lambda: use.is_taken or self._is_idle(), use.due + _USE_WITHIN)
+        finally:
+            if not use.is_taken:
+                self._ready = None
+                self._ended.append(use)
+
+    def _is_idle(self) -> bool:
+        return self.waiters.first is None
+
+    async def _until(self, condition: Callable[[], bool], time: float = inf) -> bool:
+        """Record how calls end until a condition holds, or until a time; return whether it does."""
+        while True:
+            self._news.clear()
+            self.brakes.tick(boot_time())
+            if self._ended or self.brakes.is_resized:
+                await self._record()
+            if (holds := condition()) or boot_time() >= time:
+                return holds
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if time == inf else time - boot_time()):
+                    await self._news.wait()
+
+    async def _reserve(self) -> _Use | None:
+        """Reserve the token that is back first; return None if there is none."""
+        before, rest = boot_time(), self.brakes.rule.rest
+        use = _Use(hold=_USE_WITHIN + self._longest_call + rest)
+
+        async def take(transaction: Transaction) -> tuple[State, float | None]:
+            wait = await _tokens.take(
+                transaction,
+                use.id,
+                limit=self.brakes.rule.limit,
+                hold=use.hold,
+                leaves_last=before - self._took_at < self.brakes.rule.period,
+            )
+            return await _tokens.state(transaction), wait
+
+        try:
+            state, wait = await self._write(take)
+        except OutboxError:
+            self._ended.append(use)  # it may have been reserved
+            raise
+        self._adopt(state)
+        if wait is None:
+            return None
+        use.due = boot_time() + wait
+        use.ends_by = before + wait + use.hold - rest
+        return use
+
+    async def _record(self) -> None:
+        """Record how calls ended, and the size of the bucket."""
+        now, ended = boot_time(), self._ended[:]
+        is_resized, self.brakes.is_resized = self.brakes.is_resized, False
+
+        async def record(transaction: Transaction) -> State:
+            sent = [use for use in ended if use.sent_at is not None]
+            for use in sent:
+                await _tokens.end_pause(transaction, use.id)
+            if pause := max((use.asked_pause for use in ended), default=0.0):
+                await _tokens.pause(transaction, pause)
+            if is_resized:
+                pause = self.brakes.paused_until - now
+                await _tokens.resize(transaction, self._state, self.brakes.rule.size(now), pause)
+            for use in ended:
+                if use.sent_at is None:
+                    await _tokens.put_back(transaction, use.id, use.hold)
+                else:
+                    longer = 0.0 if use.is_answered else use.call_timeout
+                    await _tokens.let_rest(transaction, use.id, longer)
+            return await _tokens.state(transaction)
+
+        try:
+            self._adopt(await self._write(record))
         except OutboxError:
             self.brakes.is_resized |= is_resized
-            if use is not None:
-                self._ended.append(use)  # it may have been reserved
             raise
-        self._is_behind = False
         del self._ended[: len(ended)]
-        self._adopt(state)
-        if use is not None and wait is not None:
-            use.due = boot_time() + wait
-            use.ends_by = before + wait + hold - rest
-            self._reserved = use
-        elif use is not None:
-            self._look_at = before + _LOOK_AGAIN
 
-    async def _reserve(self, transaction: Transaction, state: State, use: _Use) -> float | None:
-        """Return the seconds until the token may be used, None if there is none."""
-        if state.is_ahead:
-            await _tokens.follow_clock(transaction)
-        use.is_trial = state.has_trial and await _tokens.begin_trial(transaction, use.id, use.hold)
-        wait = await _tokens.take(
-            transaction,
-            use.id,
-            limit=self._rule.limit,
-            hold=use.hold,
-            leaves_last=boot_time() - self._took_at < self._rule.period,
-            is_trial=use.is_trial,
-        )
-        if use.is_trial and wait is None:
-            await _tokens.end_trial(transaction, use.id, was_made=False)
-        return wait
-
-    async def _is_allowed(self, use: _Use) -> bool:
-        """Whether no pause and no trial have begun since the token was reserved."""
-        if boot_time() - use.reserved_at <= _LOOK_AGAIN:
-            return True
-        state = await self._store.read(_tokens.state)
-        self._adopt(state)
-        return not state.is_paused and (use.is_trial or not state.has_trial)
-
-    def _put_back(self, use: _Use) -> None:
-        self._reserved = None
-        self._ended.append(use)
-
-    async def _record_end(self, transaction: Transaction, use: _Use) -> None:
-        was_made = use.sent_at is not None
-        if was_made:
-            longer = 0.0 if use.is_answered else use.call_timeout
-            await _tokens.let_rest(transaction, use.id, longer)
-        else:
-            await _tokens.put_back(transaction, use.id, use.hold)
-        if use.is_trial:
-            await _tokens.end_trial(transaction, use.id, was_made=was_made)
-        if use.asked_pause:
-            await _tokens.pause(transaction, use.asked_pause)
+    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        done = await self._store.write(work)
+        self._absence.end()
+        return done
 
     def _adopt(self, state: State) -> None:
         """Apply the latest size, set by this process or another."""
-        if state.version != self._version:
-            self._version = state.version
-            if not self.brakes.is_resized:  # or else this process has a newer one
-                self.brakes.adopt(state.size, boot_time())
+        is_new, self._state = state.version != self._state.version, state
+        if is_new and not self.brakes.is_resized:  # or else this process has a newer one
+            self.brakes.adopt(state.size, boot_time())

@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import ssl
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,15 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 from asyncpg.exceptions import TargetServerAttributeNotMatched
-from database_support import changed, locked_file, path_of, plain_postgresql
+from database_support import (
+    chain,
+    changed,
+    locked_file,
+    numbers,
+    path_of,
+    plain_postgresql,
+    put,
+)
 from pooler import pooler
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as NoConnection
@@ -32,19 +40,9 @@ from leadpost.outbox.database._sql import execute
 from leadpost.outbox.database._urls import parse_url
 
 
-async def put(url: str, number: int = 1) -> None:
-    async with Outbox(url, account()) as outbox:
-        await outbox.put(activity(number))
-
-
 async def put_many(url: str) -> None:
     async with Outbox(url, account()) as outbox:
         await outbox.put_many(map(activity, range(1, 5000)))
-
-
-async def numbers(url: str) -> list[int]:
-    async with Outbox(url, account()) as outbox:
-        return [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
 
 
 @contextmanager
@@ -314,8 +312,6 @@ POSTGRESQL: list[tuple[Exception, bool, str]] = [
 SQLITE: list[tuple[Exception, bool, str]] = [
     (sqlite3.OperationalError("private"), False, "OperationalError ()"),
     (NoConnection("private"), True, "no connection was free for too long"),
-    (OSError(24, "Too many open files"), True, "cannot be created (Too many open files)"),
-    (PermissionError(13, "Permission denied"), False, "may this user write there?"),
 ]
 
 
@@ -341,14 +337,6 @@ def test_an_untrusted_certificate_is_a_permanent_failure() -> None:
     error = outbox_error(failure, parse_url("postgresql://db/crm"))
     assert "not trusted (self-signed certificate): see sslmode, channel_binding" in str(error)
     assert not isinstance(error, OutboxUnavailable)
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all its causes, including those that a traceback would hide."""
-    if error is not None:
-        yield error
-        yield from chain(error.__cause__)
-        yield from chain(error.__context__)
 
 
 @pytest.mark.parametrize("wrong", [{"activity": "Smith, no JSON"}, {"state": "Smith"}])

@@ -19,7 +19,7 @@ from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PERIOD = 0.5
-ROWS = 150
+ROWS = 200
 LOCKED = float(os.environ.get("LEADPOST_TEST_LOCKED", "3"))
 """Seconds for which SQLite's file is locked."""
 

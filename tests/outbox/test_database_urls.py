@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from database_support import plain_postgresql
-from support import account, activity
+from database_support import chain, numbers, plain_postgresql, put
+from support import account
 
 from leadpost import OutboxError
 from leadpost.outbox import Outbox
@@ -19,27 +18,18 @@ from leadpost.outbox.database._urls import parse_url
 SECRET = "hunter2"
 
 
-async def numbers(url: str) -> list[int]:
-    async with Outbox(url, account()) as outbox:
-        return [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
-
-
-async def put(url: str, number: int = 1) -> None:
-    async with Outbox(url, account()) as outbox:
-        await outbox.put(activity(number))
-
-
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("leadpost.db", "cannot be read"),
-        ("host=db.example.com dbname=crm", "cannot be read"),
-        ("sqlite+pysqlite:///leadpost.db", "names a driver that leadpost does not use"),
-        ("postgresql+psycopg://db.example.com/crm", "names a driver that leadpost does not use"),
-        ("mysql://host/database", "for another kind of database"),
+        ("leadpost.db", "no scheme that leadpost supports"),
+        ("host=db.example.com dbname=crm", "no scheme that leadpost supports"),
+        ("sqlite+pysqlite:///leadpost.db", "no scheme that leadpost supports"),
+        ("postgresql+psycopg://db.example.com/crm", "no scheme that leadpost supports"),
+        ("mysql://host/database", "no scheme that leadpost supports"),
         ("sqlite+aiosqlite://", "names no file"),
         ("sqlite+aiosqlite:///:memory:", "names no file"),
         ("sqlite://leadpost.db", "names no file"),
+        ("postgresql://ada:a@b@db/crm", "cannot be read"),
     ],
 )
 def test_an_invalid_url_raises_with_its_reason(url: str, reason: str) -> None:
@@ -71,7 +61,7 @@ async def test_a_url_in_postgresqls_own_form(postgresql_url: str, scheme: str) -
         ("postgresql:///crm?host=a:1&host=b:2", [("a", 1), ("b", 2)], "a,b/crm"),
         ("postgresql://a,b/crm?port=7", [("a", 7), ("b", 7)], "a,b/crm"),
         ("postgresql://[::1]:7/crm", [("::1", 7)], "::1/crm"),
-        ("postgresql:///crm?host=::1", [("::1", None)], "::1/crm"),
+        ("postgresql:///crm?host=[::1]", [("::1", None)], "::1/crm"),
         ("postgresql:///crm?host=/run/pg", [("/run/pg", None)], "/run/pg/crm"),
         ("postgresql://%2Frun%2Fpg/crm", [("/run/pg", None)], "/run/pg/crm"),
         (
@@ -114,7 +104,7 @@ def test_user_and_password(url: str, user: str | None, password: str | None) -> 
         "sslmode=verify-full&sslrootcert=system",
         "sslmode=require&channel_binding=require",
         "sslmode=verify-full&channel_binding=require",
-        "sslmode=prefer&channel_binding=prefer&gssencmode=disable&client_encoding=utf8",
+        "sslmode=prefer&channel_binding=prefer",
         "sslmode=require&target_session_attrs=read-write&application_name=billing",
         "options=-c%20search_path%3Dcrm&connect_timeout=5",
         "pgbouncer=true&connect_timeout=0",
@@ -129,16 +119,11 @@ def test_supported_options(options: str) -> None:
     [
         ("channel_binding=always", "channel_binding: wanted one of prefer, disable, require"),
         ("channel_binding=require&sslmode=disable", "not possible with sslmode=disable"),
-        ("gssencmode=require", "gssencmode: wanted one of prefer, disable"),
-        ("client_encoding=latin1", "client_encoding: wanted one of utf8"),
         ("sslmode=on", "sslmode: wanted one of disable, allow, prefer, require"),
         ("target_session_attrs=prefer-standby", "target_session_attrs: wanted one of any, "),
-        ("ssl=require", "ssl: write sslmode instead"),
-        ("hostaddr=10.0.0.1", "hostaddr: leadpost does not support this, remove it"),
-        ("statement_timeout=5", r"settings of the server go into options=-c%20NAME=VALUE"),
-        ("slmode=require", r"unknown option \(did you mean sslmode\?\)"),
-        ("sslmode", r"unknown option \(did you mean sslmode\?\)"),
-        ("whatever=1", "unknown option: use the options of libpq"),
+        ("statement_timeout=5", r"supported are .*sslmode.* options=-c%20NAME=VALUE"),
+        ("hostaddr=10.0.0.1", "it has an unsupported option"),
+        ("sslmode", "it has an unsupported option"),
         ("connect_timeout=soon", "connect_timeout: wanted seconds, such as 10"),
         ("pgbouncer=yes", "pgbouncer: wanted one of false, 0, true, 1"),
         ("sslrootcert=/nowhere/root.crt", "sslrootcert: the file cannot be read"),
@@ -262,14 +247,6 @@ MISTYPED = [
     f"sqlite:///x?password={SECRET}",
     f"sqlite:///nowhere/ada:{SECRET}@db",
 ]
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all its causes, including those that a traceback would hide."""
-    if error is not None:
-        yield error
-        yield from chain(error.__cause__)
-        yield from chain(error.__context__)
 
 
 @pytest.mark.parametrize("url", MISTYPED, ids=range(len(MISTYPED)))

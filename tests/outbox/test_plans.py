@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -84,30 +85,42 @@ STEADY: dict[str, Callable[[Outbox], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", STEADY)
-async def test_no_steady_statement_scans_the_table(outbox: Outbox, name: str) -> None:
-    seen: list[tuple[str, Any]] = []
+@contextmanager
+def recorded(outbox: Outbox) -> Generator[list[tuple[str, Any]]]:
+    """Yield the statements that are executed, with their values."""
+    statements: list[tuple[str, Any]] = []
     engine = outbox._database._engine
     assert engine is not None
 
     def note(*args: Any) -> None:
-        seen.append((args[2], args[3]))
+        if re.search("leadpost_(entries|changes|counts)", args[2]):
+            statements.append((args[2], args[3]))
 
     event.listen(engine.sync_engine, "before_cursor_execute", note)
-    await STEADY[name](outbox)
+    yield statements
     event.remove(engine.sync_engine, "before_cursor_execute", note)
-    explained = [one for one in seen if re.search("leadpost_(entries|changes|counts)", one[0])]
-    assert explained
+    assert statements
+
+
+async def plan_of(outbox: Outbox, statements: list[tuple[str, Any]], postgresql: str) -> str:
+    """Return the plans of statements; `postgresql` is its EXPLAIN."""
 
     async def plans(connection: AsyncConnection) -> str:
-        explain = "EXPLAIN QUERY PLAN " if outbox._database.is_sqlite else "EXPLAIN "
-        lines: list[str] = []
-        for statement, parameters in explained:
-            found = await connection.exec_driver_sql(explain + statement, parameters)
-            lines += [str(row[-1]) for row in found]
-        return "\n".join(lines)
+        explain = "EXPLAIN QUERY PLAN" if outbox._database.is_sqlite else postgresql
+        found = [
+            await connection.exec_driver_sql(f"{explain} {sql}", values)
+            for sql, values in statements
+        ]
+        return "\n".join(str(row[-1]) for plan in found for row in plan)
 
-    plan = await outbox._database.write(plans)
+    return await outbox._database.write(plans)
+
+
+@pytest.mark.parametrize("name", STEADY)
+async def test_no_steady_statement_scans_the_table(outbox: Outbox, name: str) -> None:
+    with recorded(outbox) as statements:
+        await STEADY[name](outbox)
+    plan = await plan_of(outbox, statements, "EXPLAIN")
     assert "Seq Scan on leadpost_entries" not in plan
     assert "Seq Scan on leadpost_changes" not in plan
     assert not re.search(r"SCAN leadpost_(entries|changes)", plan)
@@ -126,24 +139,11 @@ async def test_a_page_reads_only_its_own_entries(store_url: str) -> None:
             outbox, sa.text(f"UPDATE leadpost_entries SET state='succeeded' WHERE {half}")
         )
         await executed(outbox, sa.text("ANALYZE leadpost_entries"))
-        seen: list[tuple[str, Any]] = []
-        engine = outbox._database._engine
-        assert engine is not None
-        event.listen(
-            engine.sync_engine, "before_cursor_execute", lambda *args: seen.append(args[2:4])
-        )
-        pending = [entry.id async for entry in outbox.entries("pending", "rejected")]
+        with recorded(outbox) as statements:
+            pending = [entry.id async for entry in outbox.entries("pending", "rejected")]
         assert pending == sorted(pending)
         assert len(pending) == ENTRIES // 2
-        pages = [one for one in seen if "leadpost_entries" in one[0]]
-
-        async def plans(connection: AsyncConnection) -> str:
-            is_sqlite = outbox._database.is_sqlite
-            explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN (ANALYZE) "
-            found = [await connection.exec_driver_sql(explain + one[0], one[1]) for one in pages]
-            return "\n".join(str(row[-1]) for plan in found for row in plan)
-
-        plan = await outbox._database.write(plans)
+        plan = await plan_of(outbox, statements, "EXPLAIN (ANALYZE)")
         assert "Rows Removed by Filter" not in plan
         assert "Merge" not in plan
         assert not re.search(r"SCAN leadpost_entries", plan)

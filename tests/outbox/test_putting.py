@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import stat
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -420,22 +419,6 @@ async def test_no_key_and_no_text_is_shown(
         shown = f"{outbox!r} {entry!r} {await outbox.health()!r} {caplog.text}"
     for secret in ("private", SECRET_KEY, API_KEY):
         assert secret not in shown
-
-
-async def test_only_the_owner_may_read_the_new_file(tmp_path: Path) -> None:
-    async with Outbox(f"sqlite:///{tmp_path}/store.db", ACME) as outbox:
-        await outbox.put(activity(1))
-        for path in tmp_path.iterdir():
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-async def test_an_outbox_with_tables_of_another_version_raises(store_url: str) -> None:
-    async with Outbox(store_url, ACME) as outbox:
-        await outbox.put(activity(1))
-        await executed(outbox, sa.text("UPDATE leadpost_schema SET version = 99"))
-    with pytest.raises(OutboxError, match=r"version 99, this leadpost needs version 1: install"):
-        async with Outbox(store_url, ACME):
-            pass
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -188,15 +188,12 @@ async def sum_up(transaction: Transaction) -> None:
     await transaction.execute(
         """
         WITH gone AS (
-            DELETE FROM leadpost_counts WHERE account = :account AND (state, part) IN (
-                SELECT state, part FROM leadpost_counts
-                WHERE account = :account AND part <> 0 {or_skipped}
+            DELETE FROM leadpost_counts WHERE account = :account AND part IN (
+                SELECT part FROM leadpost_counts WHERE account = :account {or_skipped}
             )
             RETURNING state, entries
         )
-        INSERT INTO leadpost_counts AS known (account, state, part, entries)
-        SELECT :account, state, 0, sum(entries) FROM gone GROUP BY state
-        ON CONFLICT (account, state, part)
-            DO UPDATE SET entries = known.entries + excluded.entries
+        INSERT INTO leadpost_counts (account, state, entries)
+        SELECT :account, state, sum(entries) FROM gone GROUP BY state
         """,
     )

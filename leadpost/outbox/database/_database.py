@@ -12,10 +12,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from leadpost.errors import OutboxUnavailable
+from leadpost.errors import OutboxError, OutboxUnavailable
 from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
 from leadpost.outbox.database._engine import (
@@ -24,7 +23,7 @@ from leadpost.outbox.database._engine import (
     Connection,
     create_engine,
 )
-from leadpost.outbox.database._failures import FAILURES, is_locked, outbox_error
+from leadpost.outbox.database._failures import FAILURES, MAY_WRITE, is_locked, outbox_error
 from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._urls import DatabaseUrl, parse_url
 
@@ -150,16 +149,37 @@ class Database:
         ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
         while True:
             try:
-                async with self._opened().connect() as plain:
-                    connection = await plain.execution_options(leadpost_reads=reads)
-                    async with connection.begin():
-                        if not self.is_sqlite:
-                            await connection.execute(_begin(durable=self._durable))
-                        return await work(connection)
+                async with self._opened().connect() as connection, connection.begin():
+                    await connection.exec_driver_sql(self._beginning(reads=reads))
+                    return await work(connection)
             except FAILURES as failure:
                 if not is_locked(failure) or loop.time() > ends_at:
                     raise
             await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
+
+    def _beginning(self, *, reads: bool) -> str:
+        """
+        Return the statement that begins a transaction.
+
+        PostgreSQL's settings end with the transaction, as PgBouncer shares sessions. If the
+        database's default is stricter, it stays. The planner must use the indexes, which exist for
+        these statements: without statistics, after a million entries were put at once, it would
+        sort them all for each claim.
+        """
+        if self.is_sqlite:
+            # Take the write lock at once: two readers that both want to write would deadlock.
+            return "BEGIN" if reads else "BEGIN IMMEDIATE"
+        settings = {
+            "idle_in_transaction_session_timeout": _IDLE,
+            **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
+        }
+        local = [f"set_config('{name}', '{value}', true)" for name, value in settings.items()]
+        if self._durable:
+            local.append(
+                "CASE WHEN current_setting('synchronous_commit') = 'off'"
+                " THEN set_config('synchronous_commit', 'on', true) END"
+            )
+        return f"SELECT {', '.join(local)}"
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
@@ -219,36 +239,13 @@ class Store:
         )
 
 
-def _begin(*, durable: bool) -> sa.TextClause:
-    """
-    Build the statement that begins a transaction on PostgreSQL.
-
-    Its settings end with the transaction, as PgBouncer shares sessions. If the database's default
-    is stricter, it stays. The planner must use the indexes, which exist for these statements:
-    without statistics, after a million entries were put at once, it would sort them all for each
-    claim.
-    """
-    durability = (
-        "CASE WHEN current_setting('synchronous_commit') = 'off'"
-        " THEN set_config('synchronous_commit', 'on', true) END"
-        if durable
-        else "NULL"
-    )
-    settings = {
-        "idle_in_transaction_session_timeout": _IDLE,
-        **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
-    }
-    local = (f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-    return sa.text(f"SELECT {', '.join([durability, *local])}")
-
-
 def _create_file(url: DatabaseUrl) -> None:
     """Create SQLite's file, if it is missing, readable only by its owner."""
     if url.path is None:
         return
     failure: OSError | None = None
     try:
-        os.close(os.open(Path(url.path), os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(url.path, os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         # If aiosqlite cannot open a file, its thread outlives the event loop: so check before. Do
         # not open it for that: closing it would release the locks of this process's connections.
@@ -257,4 +254,6 @@ def _create_file(url: DatabaseUrl) -> None:
     except OSError as error:
         failure = error
     if failure is not None:  # not within the `except`: that shows the whole path
-        raise outbox_error(failure, url)
+        is_wrong = isinstance(failure, PermissionError | FileNotFoundError | NotADirectoryError)
+        kind = OutboxError if is_wrong else OutboxUnavailable
+        raise kind(f"{url.name}: {failure.strerror}: {MAY_WRITE}")

@@ -55,7 +55,6 @@ def create_engine(
     )
     event.listen(engine.sync_engine, "connect", partial(_set_up, "FULL" if durable else "NORMAL"))
     event.listen(engine.sync_engine, "connect", partial(_note_thread, threads))
-    event.listen(engine.sync_engine, "begin", _begin)
     event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
@@ -131,9 +130,3 @@ def _roll_back(connection: Any, *_: object) -> None:
     # its last cursor, and until then an open transaction would keep the file locked.
     with suppress(sqlite3.Error):
         connection.rollback()
-
-
-def _begin(connection: sa.Connection) -> None:
-    # Take the write lock at once: two readers that both want to write would deadlock.
-    reads = connection.get_execution_options().get("leadpost_reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

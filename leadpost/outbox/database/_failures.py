@@ -25,60 +25,50 @@ FAILURES = (
 )
 """Errors of a database; OSError and the drivers' own errors come from connecting."""
 
-_MAY_WRITE = "does the folder exist, and may this user write there?"
-
-_SQLITE = {
-    "SQLITE_BUSY": (OutboxUnavailable, "another process keeps it locked: find out which"),
-    "SQLITE_LOCKED": (OutboxUnavailable, "another process keeps it locked: find out which"),
-    "SQLITE_PROTOCOL": (OutboxUnavailable, "another process keeps it locked: find out which"),
-    "SQLITE_READONLY_DBMOVED": (OutboxError, "the file was moved or deleted while it was open"),
-    "SQLITE_READONLY": (OutboxError, "the file or its folder is read-only: make both writable"),
-    "SQLITE_FULL": (OutboxUnavailable, "the disk is full: make room"),
-    "SQLITE_CANTOPEN": (OutboxError, f"the file cannot be opened: {_MAY_WRITE}"),
-    "SQLITE_PERM": (OutboxError, "this user may not open the file"),
-    "SQLITE_CORRUPT": (
-        OutboxError,
-        "the file is damaged: `sqlite3 FILE .recover` saves what it can",
-    ),
-    "SQLITE_NOTADB": (OutboxError, "the file is not a SQLite database: choose another name"),
-    "SQLITE_IOERR": (OutboxUnavailable, "the disk cannot be read or written: is it failing?"),
-}
-"""By the start of the name of SQLite's error."""
-
+MAY_WRITE = "does the folder exist, and may this user write there?"
+_LOCKED = "another process keeps it locked: find out which"
 _POOLER = "the connections of a pooler such as PgBouncer are shared: add pgbouncer=true to the URL"
-_POSTGRESQL = {
-    "08": (OutboxUnavailable, "the connection was lost"),
-    "23505": (OutboxUnavailable, "another process has just stored the same"),
-    "25006": (OutboxUnavailable, "the server is read-only: a standby, or in a failover"),
-    "25P03": (OutboxUnavailable, "the server ended a transaction that did nothing for too long"),
-    "25P04": (OutboxUnavailable, "the server ended a transaction that took too long"),
-    "26000": (OutboxError, _POOLER),
-    "28P01": (OutboxError, "user or password were refused: correct the URL"),
-    "28": (
-        OutboxError,
-        "the server does not let this user in from here: check the user, pg_hba.conf and sslmode",
-    ),
-    "3D": (OutboxError, "there is no such database: create it, or correct the URL"),
-    "3F": (OutboxError, "there is no such schema: create it, or correct the search_path"),
-    "40": (OutboxUnavailable, "the server ended the transaction in favor of another"),
-    "42501": (OutboxError, "this user may not create or use the tables: GRANT what is missing"),
-    "42704": (OutboxError, "an option of the URL is not known to the server"),
-    "42P01": (OutboxError, "a table is missing: `leadpost outbox schema` prints them all"),
-    "42P05": (OutboxError, _POOLER),
-    "53100": (OutboxUnavailable, "the server's disk is full: make room"),
-    "53300": (
-        OutboxUnavailable,
-        "the server has no free connection: use fewer, or raise max_connections",
-    ),
-    "53": (OutboxUnavailable, "the server has no memory left"),
-    "55P03": (OutboxUnavailable, "another process keeps a lock"),
-    "57P04": (OutboxError, "the database was dropped"),
-    "57": (OutboxUnavailable, "the server stops, starts, or ended the statement"),
-    "58": (OutboxUnavailable, "the server cannot read or write its disk"),
-    "XX001": (OutboxError, "the server's data are damaged"),
-    "XX002": (OutboxError, "an index of the server is damaged: REINDEX it"),
+
+_MAY_PASS = {
+    "SQLITE_BUSY": _LOCKED,
+    "SQLITE_LOCKED": _LOCKED,
+    "SQLITE_PROTOCOL": _LOCKED,
+    "SQLITE_FULL": "the disk is full: make room",
+    "SQLITE_IOERR": "the disk cannot be read or written: is it failing?",
+    "08": "the connection was lost",
+    "23505": "another process has just stored the same",
+    "25006": "the server is read-only: a standby, or in a failover",
+    "25P03": "the server ended a transaction that did nothing for too long",
+    "25P04": "the server ended a transaction that took too long",
+    "40": "the server ended the transaction in favor of another",
+    "53": "the server has no memory left",
+    "53100": "the server's disk is full: make room",
+    "53300": "the server has no free connection: use fewer, or raise max_connections",
+    "55P03": "another process keeps a lock",
+    "57": "the server stops, starts, or ended the statement",
+    "58": "the server cannot read or write its disk",
 }
-"""By the start of the SQLSTATE."""
+_LASTING = {
+    "SQLITE_READONLY": "the file or its folder is read-only: make both writable",
+    "SQLITE_READONLY_DBMOVED": "the file was moved or deleted while it was open",
+    "SQLITE_CANTOPEN": f"the file cannot be opened: {MAY_WRITE}",
+    "SQLITE_PERM": "this user may not open the file",
+    "SQLITE_CORRUPT": "the file is damaged: `sqlite3 FILE .recover` saves what it can",
+    "SQLITE_NOTADB": "the file is not a SQLite database: choose another name",
+    "26000": _POOLER,
+    "28": "the server does not let this user in from here: check the user, pg_hba.conf and sslmode",
+    "28P01": "user or password were refused: correct the URL",
+    "3D": "there is no such database: create it, or correct the URL",
+    "3F": "there is no such schema: create it, or correct the search_path",
+    "42501": "this user may not create or use the tables: GRANT what is missing",
+    "42704": "an option of the URL is not known to the server",
+    "42P01": "a table is missing: `leadpost outbox schema` prints them all",
+    "42P05": _POOLER,
+    "57P04": "the database was dropped",
+    "XX001": "the server's data are damaged",
+    "XX002": "an index of the server is damaged: REINDEX it",
+}
+"""What to do, by the beginning of SQLite's name of an error, or of PostgreSQL's SQLSTATE."""
 
 _PASSES = re.compile(
     r"connections? (exceeded|allowed)|_timeout|shutting down|server conn|server login|pause failed"
@@ -95,7 +85,7 @@ def outbox_error(failure: BaseException, url: DatabaseUrl) -> OutboxError:
         failure: One of `FAILURES`.
         url: The URL of the database.
     """
-    kind, what = _sqlite(failure) if url.path is not None else _postgresql(failure, url)
+    kind, what = _explained(failure, url)
     return kind(f"{url.name}: {what}")
 
 
@@ -111,23 +101,14 @@ def _origin(failure: BaseException) -> BaseException:
     return failure
 
 
-def _sqlite(failure: BaseException) -> tuple[type[OutboxError], str]:
+def _explained(failure: BaseException, url: DatabaseUrl) -> tuple[type[OutboxError], str]:
     origin = _origin(failure)
-    if isinstance(origin, PermissionError | FileNotFoundError | NotADirectoryError):
-        return OutboxError, f"{origin.strerror}: {_MAY_WRITE}"
-    if isinstance(origin, OSError):
-        return OutboxUnavailable, f"the file cannot be created ({origin.strerror})"
-    if isinstance(origin, NoConnection):
-        return OutboxUnavailable, "no connection was free for too long"
-    return _by_code(getattr(origin, "sqlite_errorname", ""), _SQLITE, origin)
-
-
-def _postgresql(failure: BaseException, url: DatabaseUrl) -> tuple[type[OutboxError], str]:
-    origin = _origin(failure)
+    if isinstance(origin, sqlite3.Error):
+        return _by_code(getattr(origin, "sqlite_errorname", ""), origin)
     if isinstance(origin, asyncpg.PostgresError):
         if origin.sqlstate == "08P01":
             return _refused(str(origin), url)
-        return _by_code(origin.sqlstate or "", _POSTGRESQL, origin)
+        return _by_code(origin.sqlstate or "", origin)
     if isinstance(origin, OSError):
         return _by_system(origin)
     if isinstance(origin, TargetServerAttributeNotMatched):
@@ -171,10 +152,10 @@ def _by_system(failure: OSError) -> tuple[type[OutboxError], str]:
     return OutboxUnavailable, f"no connection ({type(failure).__name__}): is the server running?"
 
 
-def _by_code(
-    code: str, table: dict[str, tuple[type[OutboxError], str]], origin: BaseException
-) -> tuple[type[OutboxError], str]:
-    for beginning, (kind, what_to_do) in table.items():
-        if code.startswith(beginning):
-            return kind, f"{what_to_do} ({code})"
+def _by_code(code: str, origin: BaseException) -> tuple[type[OutboxError], str]:
+    for length in range(len(code), 1, -1):
+        if what := _MAY_PASS.get(code[:length]):
+            return OutboxUnavailable, f"{what} ({code})"
+        if what := _LASTING.get(code[:length]):
+            return OutboxError, f"{what} ({code})"
     return OutboxError, f"{type(origin).__name__} ({code})"

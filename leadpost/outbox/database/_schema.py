@@ -89,10 +89,7 @@ CREATE TABLE leadpost_buckets (
     rest DOUBLE PRECISION NOT NULL, -- seconds
     named_until DOUBLE PRECISION,
     grow_at DOUBLE PRECISION NOT NULL,
-    paused_until DOUBLE PRECISION NOT NULL,
-    trial_until DOUBLE PRECISION, -- after a pause one call is a trial; 0 if it is due
-    trial_id TEXT, -- of the call that is the trial
-    set_at DOUBLE PRECISION NOT NULL -- when these times were set
+    paused_until DOUBLE PRECISION -- until the trial after the pause has ended
 );
 
 CREATE TABLE leadpost_tokens (
@@ -100,7 +97,7 @@ CREATE TABLE leadpost_tokens (
     number INTEGER NOT NULL,
     back_at DOUBLE PRECISION NOT NULL,
     use_id TEXT, -- of the call that uses it
-    set_at DOUBLE PRECISION NOT NULL,
+    set_at DOUBLE PRECISION NOT NULL, -- when it was taken, or began to rest
     PRIMARY KEY (bucket, number)
 );
 
@@ -108,7 +105,7 @@ CREATE TABLE leadpost_tokens (
 CREATE TABLE leadpost_counts (
     account TEXT NOT NULL,
     state TEXT NOT NULL,
-    part BIGINT NOT NULL, -- 0, or the transaction of the change, so that none waits for another
+    part {part} NOT NULL, -- on PostgreSQL each change is a row, so that none waits for another
     entries BIGINT NOT NULL,
     PRIMARY KEY (account, state, part)
 );
@@ -118,31 +115,33 @@ _SQLITE_WORDS = {
     **WORDS["sqlite"],
     "entry_id": "INTEGER PRIMARY KEY AUTOINCREMENT",  # or else ids of pruned entries are reused
     "id": "INTEGER PRIMARY KEY",
+    "part": "INTEGER DEFAULT 0",
     "lead": "lower(json_extract(activity, '$.RelatedProspectId'))",
 }
 _POSTGRESQL_WORDS = {
     **WORDS["postgresql"],
     "entry_id": "BIGSERIAL PRIMARY KEY",
     "id": "BIGSERIAL PRIMARY KEY",
+    "part": "BIGINT GENERATED ALWAYS AS IDENTITY",
     # JSON may contain the NUL character, PostgreSQL's text may not.
     "lead": r"lower(CAST(replace(activity, '\u0000', '\u0001') AS json) ->> 'RelatedProspectId')",
 }
 
 _SQLITE_TRIGGERS = """
 CREATE TRIGGER leadpost_counts_insert AFTER INSERT ON leadpost_entries BEGIN
-    INSERT INTO leadpost_counts VALUES (NEW.account, NEW.state, 0, 1)
+    INSERT INTO leadpost_counts (account, state, entries) VALUES (NEW.account, NEW.state, 1)
     ON CONFLICT (account, state, part) DO UPDATE SET entries = entries + 1;
 END;
 
 CREATE TRIGGER leadpost_counts_delete AFTER DELETE ON leadpost_entries BEGIN
     UPDATE leadpost_counts SET entries = entries - 1
-    WHERE account = OLD.account AND state = OLD.state AND part = 0;
+    WHERE account = OLD.account AND state = OLD.state;
 END;
 
 CREATE TRIGGER leadpost_counts_update AFTER UPDATE OF account, state ON leadpost_entries BEGIN
     UPDATE leadpost_counts SET entries = entries - 1
-    WHERE account = OLD.account AND state = OLD.state AND part = 0;
-    INSERT INTO leadpost_counts VALUES (NEW.account, NEW.state, 0, 1)
+    WHERE account = OLD.account AND state = OLD.state;
+    INSERT INTO leadpost_counts (account, state, entries) VALUES (NEW.account, NEW.state, 1)
     ON CONFLICT (account, state, part) DO UPDATE SET entries = entries + 1;
 END;
 """
@@ -150,22 +149,18 @@ END;
 _POSTGRESQL_TRIGGERS = """
 CREATE FUNCTION leadpost_count() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-DECLARE
-    this_transaction bigint := CAST(CAST(pg_current_xact_id() AS text) AS bigint);
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         DELETE FROM leadpost_counts;
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-        INSERT INTO leadpost_counts AS known
-        SELECT account, state, this_transaction, -count(*) FROM old_rows GROUP BY account, state
-        ON CONFLICT (account, state, part) DO UPDATE SET entries = known.entries + excluded.entries;
+        INSERT INTO leadpost_counts (account, state, entries)
+        SELECT account, state, -count(*) FROM old_rows GROUP BY account, state;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        INSERT INTO leadpost_counts AS known
-        SELECT account, state, this_transaction, count(*) FROM new_rows GROUP BY account, state
-        ON CONFLICT (account, state, part) DO UPDATE SET entries = known.entries + excluded.entries;
+        INSERT INTO leadpost_counts (account, state, entries)
+        SELECT account, state, count(*) FROM new_rows GROUP BY account, state;
     END IF;
     RETURN NULL;
 END $$;
@@ -209,12 +204,7 @@ async def check_version(connection: AsyncConnection) -> bool:
     if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table("leadpost_schema")):
         return False
     found = (await execute(connection, "SELECT version FROM leadpost_schema")).scalar()
-    if found is None:
-        raise OutboxError(
-            "the tables of the outbox are incomplete: drop those named leadpost_*, and create them"
-            " in one transaction"
-        )
-    if found != VERSION:
+    if found != VERSION:  # None if they were not created in one transaction
         raise OutboxError(
             f"the outbox has tables of version {found}, this leadpost needs version {VERSION}:"
             " install the leadpost that created them, or use another database"

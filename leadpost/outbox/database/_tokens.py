@@ -4,6 +4,11 @@ A shared bucket's statements. The bucket has one row, and each token one with a 
 
 A resting token is back at its time. A token in use is back at its time if its process dies: its
 call must have ended one rest before that.
+
+After a pause, one call is the trial: until it has ended, no other token is taken. It needs no mark.
+It is the one token in use that was taken since the pause was over.
+
+Statements lock the bucket's row before the rows of tokens, so that no two processes deadlock.
 """
 
 from __future__ import annotations
@@ -11,19 +16,17 @@ from __future__ import annotations
 from attrs import frozen
 
 from leadpost._refusals import Size
+from leadpost.bucket import LONGEST_RETRY_AFTER
 from leadpost.errors import OutboxError
 from leadpost.outbox.database._sql import Transaction
 
 
 @frozen
 class State:
-    """What the processes of a bucket share."""
+    """The size that the processes of a bucket share."""
 
-    version: int  # counts the changes of the size
+    version: int  # counts its changes
     size: Size
-    is_paused: bool  # whether no token may be taken now
-    has_trial: bool  # whether a trial call must end before other calls
-    is_ahead: bool  # whether times are ahead of the clock, because it has jumped back
 
 
 async def create(transaction: Transaction, limit: int, period: float) -> State:
@@ -34,10 +37,8 @@ async def create(transaction: Transaction, limit: int, period: float) -> State:
         OutboxError: the bucket has another period.
     """
     insert = """
-        INSERT INTO leadpost_buckets
-            (bucket, period, version, tokens, most, rest, grow_at, paused_until, set_at)
-        VALUES (:bucket, :period, 0, :limit, :limit, :period, 0, 0, 0)
-        ON CONFLICT (bucket) DO NOTHING
+        INSERT INTO leadpost_buckets (bucket, period, version, tokens, most, rest, grow_at)
+        VALUES (:bucket, :period, 0, :limit, :limit, :period, 0) ON CONFLICT (bucket) DO NOTHING
     """
     await transaction.execute(insert, period=period, limit=limit)
     insert = """
@@ -57,35 +58,17 @@ async def create(transaction: Transaction, limit: int, period: float) -> State:
 
 
 async def state(transaction: Transaction) -> State:
-    """Return the state that the processes share."""
+    """Return the size that the processes share."""
     query = """
-        SELECT version, tokens, most, rest, named_until - {now} AS named_for,
-            grow_at - {now} AS grow_in, paused_until > {now} AS is_paused,
-            trial_until IS NOT NULL AS has_trial,
-            set_at > {now} OR EXISTS (
-                SELECT 1 FROM leadpost_tokens WHERE bucket = :bucket AND set_at > {now}
-            ) AS is_ahead
+        SELECT version, tokens, most, rest, named_until - {now}, grow_at - {now}
         FROM leadpost_buckets WHERE bucket = :bucket
     """
-    row = (await transaction.execute(query)).one()
-    size = Size(row.tokens, row.most, row.rest, row.named_for, row.grow_in)
-    return State(
-        row.version,
-        size,
-        is_paused=bool(row.is_paused),
-        has_trial=bool(row.has_trial),
-        is_ahead=bool(row.is_ahead),
-    )
+    version, *size = (await transaction.execute(query)).one()
+    return State(version, Size(*size))
 
 
 async def take(
-    transaction: Transaction,
-    use_id: str,
-    *,
-    limit: int,
-    hold: float,
-    leaves_last: bool,
-    is_trial: bool,
+    transaction: Transaction, use_id: str, *, limit: int, hold: float, leaves_last: bool
 ) -> float | None:
     """
     Reserve the token that is back first, of those that rest or whose process has died.
@@ -94,21 +77,34 @@ async def take(
 
     Of all tokens, only the first `limit` are used. `use_id` is the reservation's new random id. The
     token is back `hold` seconds after its use if this process dies. `leaves_last` leaves the last
-    resting token to other processes. `is_trial` says whether it is for the trial after a pause.
+    resting token to other processes.
 
     Returns:
         Seconds until the token may be used; None if there is none, or none may be taken now.
     """
+    # After a pause, wait for others that are just taking the trial's token.
+    lock = """
+        SELECT 1 FROM leadpost_buckets
+        WHERE bucket = :bucket AND paused_until IS NOT NULL {locked}
+    """
+    await transaction.execute(lock)
     # The token of a call without an answer returns after half a minute, so others are sooner.
     resting = """
         FROM leadpost_tokens
         WHERE bucket = :bucket
-            AND number < (
-                SELECT {least}(tokens, :limit) FROM leadpost_buckets WHERE bucket = :bucket
-                    AND paused_until <= {now} AND (trial_until IS NULL OR :is_trial)
-            )
             AND back_at <= {now} + CASE WHEN use_id IS NULL
                 THEN (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket) ELSE 0 END
+            AND number < (
+                SELECT {least}(tokens, :limit) FROM leadpost_buckets
+                WHERE bucket = :bucket AND (
+                    paused_until IS NULL
+                    OR paused_until <= {now} AND NOT EXISTS (
+                        SELECT 1 FROM leadpost_tokens AS trial
+                        WHERE trial.bucket = :bucket AND trial.use_id IS NOT NULL
+                            AND trial.back_at > {now} AND trial.set_at >= paused_until
+                    )
+                )
+            )
     """
     update = f"""
         UPDATE leadpost_tokens
@@ -118,31 +114,41 @@ async def take(
             AND (SELECT count(*) {resting}) > :left
         RETURNING back_at - :hold - {{now}}
     """
-    values = {"limit": limit, "hold": hold, "is_trial": is_trial, "left": int(leaves_last)}
-    taken = await transaction.execute(update, use_id=use_id, **values)
-    wait: float | None = taken.scalar()
+    values = {"limit": limit, "hold": hold, "left": int(leaves_last)}
+    wait: float | None = (await transaction.execute(update, use_id=use_id, **values)).scalar()
+    if wait is None:
+        await _follow_clock(transaction)
     return wait
 
 
-async def begin_trial(transaction: Transaction, use_id: str, hold: float) -> bool:
-    """Make a call the trial, if one is due, and return whether it is."""
-    update = """
-        UPDATE leadpost_buckets
-        SET trial_until = {now} + :hold, trial_id = :use_id, set_at = {now}
-        WHERE bucket = :bucket AND trial_until <= {now} AND paused_until <= {now}
+async def _follow_clock(transaction: Transaction) -> None:
     """
-    begun = await transaction.execute(update, use_id=use_id, hold=hold)
-    return begun.rowcount == 1
+    Correct times that are too far ahead, because the database's clock has jumped back.
+
+    They become what they would be if they were set now: late, but never early. A second is left
+    out, as two statements of PostgreSQL may have begun in another order than they were executed.
+    """
+    update = """
+        UPDATE leadpost_buckets SET paused_until = {now}
+        WHERE bucket = :bucket AND paused_until > {now} + :longest
+    """
+    await transaction.execute(update, longest=LONGEST_RETRY_AFTER)
+    update = """
+        UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}
+        WHERE bucket = :bucket AND set_at > {now} + 1
+    """
+    await transaction.execute(update)
 
 
-async def end_trial(transaction: Transaction, use_id: str, *, was_made: bool) -> None:
-    """Allow calls again after the trial; or let another call be it, if this one was not made."""
-    update = """
-        UPDATE leadpost_buckets SET trial_until = :until, trial_id = NULL, set_at = {now}
-        WHERE bucket = :bucket AND trial_id = :use_id
+async def may_use(transaction: Transaction, use_id: str) -> bool:
+    """Whether a reserved token is still ours, and no pause has begun since."""
+    query = """
+        SELECT 1 FROM leadpost_tokens AS token
+        JOIN leadpost_buckets AS own ON own.bucket = token.bucket
+        WHERE token.bucket = :bucket AND use_id = :use_id
+            AND (paused_until IS NULL OR paused_until <= set_at)
     """
-    until = None if was_made else 0.0
-    await transaction.execute(update, use_id=use_id, until=until)
+    return (await transaction.execute(query, use_id=use_id)).one_or_none() is not None
 
 
 async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
@@ -166,67 +172,52 @@ async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None
     await transaction.execute(update, use_id=use_id, longer=longer)
 
 
-_PAUSE = "paused_until = {greatest}(paused_until, {now} + :pause), set_at = {now}"
-
-
 async def pause(transaction: Transaction, seconds: float) -> None:
     """Allow no call for some seconds, and then one trial call before all others."""
-    update = f"""
-        UPDATE leadpost_buckets SET trial_until = 0, trial_id = NULL, {_PAUSE}
+    update = """
+        UPDATE leadpost_buckets
+        SET paused_until = {greatest}(coalesce(paused_until, 0), {now} + :seconds)
         WHERE bucket = :bucket
     """
-    await transaction.execute(update, pause=seconds)
+    await transaction.execute(update, seconds=seconds)
 
 
-async def resize(transaction: Transaction, size: Size, pause: float, version: int) -> bool:
-    """Change the size, unless another process has since `version`; return whether it changed."""
-    query = """
-        SELECT tokens, rest FROM leadpost_buckets
-        WHERE bucket = :bucket AND version = :version {locked}
+async def end_pause(transaction: Transaction, use_id: str) -> None:
+    """Allow calls again, if the call that has ended was the trial."""
+    update = """
+        UPDATE leadpost_buckets SET paused_until = NULL
+        WHERE bucket = :bucket AND paused_until <= (
+            SELECT set_at FROM leadpost_tokens WHERE bucket = :bucket AND use_id = :use_id
+        )
     """
-    before = (await transaction.execute(query, version=version)).one_or_none()
-    if before is None:
-        return False
-    await transaction.execute(
-        f"""
+    await transaction.execute(update, use_id=use_id)
+
+
+async def resize(transaction: Transaction, before: State, size: Size, pause: float) -> None:
+    """
+    Change the size, unless another process has changed it since `before`.
+
+    If it is smaller, no token that rests is back before `pause` seconds have passed.
+    """
+    resized = await transaction.execute(
+        """
         UPDATE leadpost_buckets
         SET version = version + 1, tokens = :tokens, most = :most, rest = :rest,
-            named_until = {{now}} + :named_for, grow_at = {{now}} + :grow_in, {_PAUSE}
-        WHERE bucket = :bucket
+            named_until = {now} + :named_for, grow_at = {now} + :grow_in
+        WHERE bucket = :bucket AND version = :version
         """,
+        version=before.version,
         tokens=size.tokens,
         most=size.most,
         rest=size.rest,
         named_for=size.named_for,
         grow_in=size.grow_in,
-        pause=pause,
     )
-    if size.tokens < before.tokens or size.rest > before.rest:
+    is_smaller = size.tokens < before.size.tokens or size.rest > before.size.rest
+    if resized.rowcount and is_smaller:
         # The calls of a whole rest count, whichever tokens they used: so all rest once more.
-        begin = """
+        update = """
             UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
             WHERE bucket = :bucket AND use_id IS NULL AND back_at < {now} + :rest
         """
-        await transaction.execute(begin, rest=size.rest)
-    return True
-
-
-async def follow_clock(transaction: Transaction) -> None:
-    """
-    Correct times that are too far ahead, because the database's clock has jumped back.
-
-    They become what they would be if they were set now: late, but never early.
-    """
-    update = """
-        UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}
-        WHERE bucket = :bucket AND set_at > {now}
-    """
-    await transaction.execute(update)
-    update = """
-        UPDATE leadpost_buckets
-        SET named_until = named_until - set_at + {now}, grow_at = grow_at - set_at + {now},
-            paused_until = paused_until - set_at + {now},
-            trial_until = trial_until - set_at + {now}, set_at = {now}
-        WHERE bucket = :bucket AND set_at > {now}
-    """
-    await transaction.execute(update)
+        await transaction.execute(update, rest=max(size.rest, pause))

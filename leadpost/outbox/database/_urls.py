@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote, urlencode
 
@@ -16,53 +14,34 @@ from attrs import field, frozen
 from leadpost.errors import OutboxError
 
 FORMS = "wanted sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
-CONNECT_TIMEOUT = 10
-"""Seconds for connecting to one host, by default."""
 
 _SQLITE = {"sqlite", "sqlite+aiosqlite"}
 _POSTGRESQL = {"postgresql", "postgres", "postgresql+asyncpg"}
+_AFTER_SCHEME = re.compile(
+    r"((?P<user>[^:/?@]*)(:(?P<password>[^/?@]*))?@)?(?P<host>[^/?@]*)"
+    r"(/(?P<dbname>[^/?@]*))?(\?(?P<query>.*))?"
+)
+"""Strict: programs disagree about where a password with such characters ends."""
+_PLACE = re.compile(
+    r"(?P<host>/[^@]*|\[[\da-fA-F:.]+\]|[\w-]{1,63}(\.[\w-]{1,63})*\.?|)(:(?P<port>\d{1,5}))?",
+    re.ASCII,
+)
+"""A folder with a socket, an IPv6 address, or a name, whose parts Python limits; and a port."""
 _ENCODE = "write : / ? @ and % of a password as %3A %2F %3F %40 and %25"
-_TLS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
-_HARMLESS = {
-    "client_encoding": ("utf8", "UTF8", "auto"),
-    "gssencmode": ("prefer", "disable"),
-    "load_balance_hosts": ("disable",),
-    "sslcompression": ("0",),
-    "sslsni": ("1",),
-}
-"""Options that need nothing from asyncpg if they have one of these values."""
-_ALLOWED = {
-    **_HARMLESS,
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("user", "password", "host", "port", "dbname", "connect_timeout"), ()),
     "channel_binding": ("prefer", "disable", "require"),
-    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "sslnegotiation": ("postgres", "direct"),
-    "ssl_min_protocol_version": _TLS,
-    "ssl_max_protocol_version": _TLS,
-    "target_session_attrs": ("any", "read-write", "primary", "read-only", "standby"),
-    "gsslib": ("gssapi", "sspi"),
     "pgbouncer": ("false", "0", "true", "1"),
+    # These are for asyncpg, which reads them like libpq, or for the server.
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "primary", "read-only", "standby"),
+    **dict.fromkeys((*_FILES, "sslpassword", "sslnegotiation", "krbsrvname", "gsslib"), ()),
+    **dict.fromkeys(("ssl_min_protocol_version", "ssl_max_protocol_version"), ()),
+    **dict.fromkeys(("application_name", "options", "passfile", "service"), ()),
 }
-"""The allowed values of options that have only a few, the default first."""
-_POSSIBLE = {
-    *_ALLOWED,
-    *_FILES,
-    *("host", "port", "user", "password", "dbname", "connect_timeout"),
-    *("application_name", "options", "passfile", "service", "sslpassword", "krbsrvname"),
-}
-"""Options that leadpost, asyncpg, or the server at the start of a session understands."""
-_NOT_POSSIBLE = {
-    *("hostaddr", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-    *("tcp_user_timeout", "require_auth", "requirepeer", "requiressl", "replication"),
-    *("sslcertmode", "sslcrldir", "gssdelegation", "min_protocol_version"),
-    *("max_protocol_version", "fallback_application_name", "ssl", "search_path", "schema"),
-    *("prepared_statement_cache_size", "statement_cache_size", "statement_timeout"),
-    *("pool_timeout", "connection_limit", "pool_size"),
-}
-"""Options of other drivers. Messages show only names that are listed here or above."""
+"""The options of libpq that leadpost supports, and the values of those with only a few."""
 _PLAIN = re.compile(r"[\w.-]*")
-_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
-"""The name of a host: Python raises on longer parts."""
 
 
 @frozen
@@ -90,17 +69,12 @@ def parse_url(text: str) -> DatabaseUrl:
     """
     if re.search("[\0\ud800-\udfff]", unquote(text, errors="surrogateescape")):
         raise _invalid(f"it contains NUL or a lone surrogate: {FORMS}")
-    scheme, separator, rest = text.strip().partition("://")
-    if not separator:
-        raise _invalid(f"it cannot be read: {FORMS}")
-    scheme = scheme.lower()
-    if scheme in _SQLITE:
+    scheme, _, rest = text.strip().partition("://")
+    if scheme.lower() in _SQLITE:
         return _sqlite(rest)
-    if scheme in _POSTGRESQL:
+    if scheme.lower() in _POSTGRESQL:
         return _postgresql(rest)
-    if scheme.startswith(("sqlite+", "postgresql+", "postgres+")):
-        raise _invalid(f"it names a driver that leadpost does not use; remove it: {FORMS}")
-    raise _invalid(f"it is for another kind of database: {FORMS}")
+    raise _invalid(f"it begins with no scheme that leadpost supports: {FORMS}")
 
 
 def _invalid(what: str) -> OutboxError:
@@ -117,25 +91,24 @@ def _sqlite(rest: str) -> DatabaseUrl:
 
 
 def _postgresql(rest: str) -> DatabaseUrl:
-    address, _, query = rest.partition("?")
-    authority, _, database = address.partition("/")
-    login, at, hosts = authority.rpartition("@")
-    # Programs disagree about where such a password ends, and the rest of it would be shown.
-    if "@" in login or "@" in database:
-        raise _invalid(f"it has one @ too many: {_ENCODE}")
-    user, _, password = login.partition(":")
-    options = _options(query)
-    user = options.pop("user", unquote(user))
-    password = options.pop("password", unquote(password))
-    database = options.pop("dbname", unquote(database))
+    found = _AFTER_SCHEME.fullmatch(rest)
+    if found is None:
+        raise _invalid(f"it cannot be read: {FORMS}; {_ENCODE}")
+    parts = {name: unquote(text) for name, text in found.groupdict().items() if text}
+    parts.pop("query", None)
+    options = parts | _options(found["query"] or "")
+    user, password = options.pop("user", None), options.pop("password", None)
+    database = options.pop("dbname", "")
     is_pooled = options.pop("pgbouncer", "false") in {"true", "1"}
-    host, port = options.pop("host", hosts), options.pop("port", "")
-    places = _hosts(host, port, has_login=bool(at))
+    places = _places(options.pop("host", ""), options.pop("port", ""))
+    timeout = options.pop("connect_timeout", "10")
+    if not re.fullmatch(r"\d{1,6}", timeout):
+        raise _invalid("connect_timeout: wanted seconds, such as 10")
     connect: dict[str, Any] = {
-        "user": user or None,
-        "password": password or None,
+        "user": user,
+        "password": password,
         "database": database or None,
-        "timeout": _seconds(options.pop("connect_timeout", CONNECT_TIMEOUT)),
+        "timeout": float(timeout) or None,
         **_tls(options),
     }
     options.setdefault("application_name", "leadpost")
@@ -151,27 +124,20 @@ def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for option in query.split("&") if query else ():
         name, separator, value = option.partition("=")
-        if name not in _POSSIBLE | _NOT_POSSIBLE or not separator:
-            known = sorted(_POSSIBLE | _NOT_POSSIBLE)
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            raise _invalid(f"it has an unknown option{meant}: use the options of libpq; {_ENCODE}")
-        if name == "ssl":
-            raise _invalid("ssl: write sslmode instead")
-        if name in _NOT_POSSIBLE:
+        if name not in _OPTIONS or not separator:
             raise _invalid(
-                f"{name}: leadpost does not support this, remove it; settings of the server go into"
-                " options=-c%20NAME=VALUE"
+                f"it has an unsupported option; supported are {', '.join(sorted(_OPTIONS))};"
+                f" settings of the server go into options=-c%20NAME=VALUE; {_ENCODE}"
             )
         if name == "options":
             value = value.replace("+", " ")  # SQLAlchemy writes blanks like this, libpq as %20
         value = unquote(value)
-        if name in _ALLOWED and value not in _ALLOWED[name]:
-            raise _invalid(f"{name}: wanted one of {', '.join(_ALLOWED[name])}")
+        if _OPTIONS[name] and value not in _OPTIONS[name]:
+            raise _invalid(f"{name}: wanted one of {', '.join(_OPTIONS[name])}")
         if name == "host" and name in options:  # how SQLAlchemy writes several
             value = f"{options[name]},{value}"
         options[name] = value
-    return {name: value for name, value in options.items() if name not in _HARMLESS}
+    return options
 
 
 def _tls(options: dict[str, str]) -> dict[str, Any]:
@@ -200,50 +166,20 @@ def _tls(options: dict[str, str]) -> dict[str, Any]:
     return {}
 
 
-def _seconds(value: str | int) -> float | None:
-    """Return a time-out in seconds, None for no limit."""
-    if not re.fullmatch(r"-?\d{1,6}", str(value)):
-        raise _invalid("connect_timeout: wanted seconds, such as 10")
-    return float(value) if int(value) > 0 else None
-
-
-def _hosts(hosts: str, ports: str, *, has_login: bool) -> list[tuple[str | None, int | None]]:
-    found = [_host(host, has_login=has_login) for host in hosts.split(",")]
-    if not ports:
-        return found
-    numbers = [_port(port, has_login=True) for port in ports.split(",")]
-    if len(numbers) == 1:
-        numbers *= len(found)
-    if len(numbers) != len(found):
+def _places(hosts: str, ports: str) -> list[tuple[str | None, int | None]]:
+    """Return hosts with their ports, None where none is named."""
+    names, numbers = hosts.split(","), ports.split(",")
+    if len(numbers) not in {1, len(names)}:
         raise _invalid("port: wanted one port, or one for each host")
-    return [(host, port) for (host, _), port in zip(found, numbers, strict=True)]
-
-
-def _host(text: str, *, has_login: bool) -> tuple[str | None, int | None]:
-    host, port = text, ""
-    if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
-    elif not text.startswith("/") and text.count(":") < 2:
-        host, _, port = text.partition(":")
-    host = unquote(host)
-    is_folder = host.startswith("/") and "@" not in host
-    is_ip6 = text.startswith("[") or ":" in host
-    if host and not (is_folder or (_is_ip6(host) if is_ip6 else _NAME.fullmatch(host))):
-        raise _invalid(f"its host is invalid: {_ENCODE}")
-    return host or None, _port(port, has_login=has_login) if port else None
-
-
-def _is_ip6(host: str) -> bool:
-    try:
-        IPv6Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _port(text: str, *, has_login: bool) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
-        hint = _ENCODE if has_login else "is the @ before the host missing?"
-        raise _invalid(f"its port is not a number from 1 to 65535: {hint}")
-    return int(text)
+    places: list[tuple[str | None, int | None]] = []
+    for index, name in enumerate(names):
+        found = _PLACE.fullmatch(name)
+        if found is None:
+            raise _invalid(
+                f"its host or port is invalid: is the @ before the host missing? {_ENCODE}"
+            )
+        port = numbers[index % len(numbers)] or found["port"]
+        if port and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+            raise _invalid("its port is not a number from 1 to 65535")
+        places.append((found["host"].strip("[]") or None, int(port) if port else None))
+    return places

@@ -1,0 +1,215 @@
+"""The shared bucket whose database is away, fails or hangs; opening and closing it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from shared_bucket_support import PERIOD, bucket, end, gone, opened, take, until_known
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import KEYS, Vendor, account, activity, fullest, within
+
+from leadpost import (
+    AsyncActivityPoster,
+    Bucket,
+    OpenableBucket,
+    OutboxError,
+    OutboxUnavailable,
+)
+from leadpost.outbox import SharedTokenBucket
+
+
+async def test_callers_wait_for_an_unreachable_database(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await take(shared, [])
+    write = shared._database.write
+    monkeypatch.setattr(shared._database, "write", gone)
+    waiter = asyncio.create_task(take(shared, []))
+    await asyncio.sleep(1.2)
+    assert not waiter.done()
+    monkeypatch.setattr(shared._database, "write", write)
+    async with within(10):
+        await waiter
+    logged = [r.message for r in caplog.records if r.name == "leadpost"]
+    assert logged[0].endswith("cannot be reached: the server is away")
+    assert "can be reached again, after " in logged[1]
+    assert len(logged) == 2
+
+
+async def test_the_end_of_a_call_is_written_when_the_database_is_back(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store_url, limit=1) as of, within(60):
+        async with of.token(call_timeout=600.0) as begin:
+            begin()
+            write = of._database.write
+            monkeypatch.setattr(of._database, "write", gone)
+        ended = time.monotonic()
+        await asyncio.sleep(1.0)
+        monkeypatch.setattr(of._database, "write", write)
+        await take(of, [])  # not only when the call must have ended
+        assert time.monotonic() - ended >= PERIOD
+
+
+async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store_url, limit=1) as of, within(20):
+        write = of._database.write
+
+        async def done_and_lost(work: Any) -> None:
+            monkeypatch.setattr(of._database, "write", write)
+            await write(work)
+            raise OutboxUnavailable("the connection was lost")
+
+        monkeypatch.setattr(of._database, "write", done_and_lost)
+        await take(of, [])
+
+
+async def test_a_permanent_error_is_raised_and_the_next_caller_tries_again(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: object) -> None:
+        raise OutboxError("the disk is full")
+
+    write = shared._database.write
+    monkeypatch.setattr(shared._database, "write", full)
+    results = await asyncio.gather(take(shared, []), take(shared, []), return_exceptions=True)
+    assert [str(result) for result in results] == ["the disk is full"] * 2
+    monkeypatch.setattr(shared._database, "write", write)
+    async with within(10):
+        await take(shared, [])
+
+
+async def test_an_unexpected_error_is_raised_in_all_callers(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(shared._database, "write", broken)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await take(shared, [])
+
+
+async def test_closing_gives_up_on_an_unreachable_database(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with within(30), opened(store_url) as of, of.token() as begin:
+        begin()
+        monkeypatch.setattr(of._database, "write", gone)
+    assert "the last tokens return late" in caplog.text
+
+
+async def test_closing_does_not_wait_long_for_a_hanging_database(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_async_engine(postgresql_url)
+    async with engine.connect() as holder, within(30):
+        async with opened(postgresql_url) as of, of.token() as begin:
+            begin()
+            await holder.execute(sa.text("LOCK TABLE leadpost_buckets, leadpost_tokens"))
+        assert "the last tokens return late" in caplog.text
+        await holder.rollback()
+    await engine.dispose()
+
+
+async def test_a_process_frozen_in_a_transaction_does_not_stop_the_others(
+    postgresql_url: str,
+) -> None:
+    engine = create_async_engine(postgresql_url)
+    async with opened(postgresql_url) as of, engine.connect() as frozen, within(60):
+        lock = sa.text("SELECT 1 FROM leadpost_tokens WHERE number < 5 FOR UPDATE")
+        await frozen.execute(lock)
+        arrivals: list[float] = []
+        await asyncio.gather(*(take(of, arrivals) for _ in range(30)))
+        assert fullest(arrivals, PERIOD) <= 20
+        await frozen.rollback()
+    await engine.dispose()
+
+
+async def test_buckets_of_one_name_have_one_period(store_url: str) -> None:
+    async with opened(store_url):
+        other = bucket(store_url, period=1.0)
+        with pytest.raises(OutboxError, match=r"period of 0.5 s, not 1 s: give it another name"):
+            await other.open(account())
+        with pytest.raises(OutboxError, match="another name"):  # and it remains closed
+            await other.open(account())
+
+
+async def test_a_bucket_that_is_not_open_raises(store_url: str) -> None:
+    of = bucket(store_url)
+    with pytest.raises(RuntimeError, match="use its poster with `async with`"):
+        await take(of, [])
+    assert repr(of).endswith("not open>")
+    await of.aclose()
+    await of.open(account())
+    with pytest.raises(RuntimeError, match="belongs to one poster"):
+        await of.open(account())
+    tasks = [asyncio.create_task(take(of, [], 600)) for _ in range(30)]
+    async with within(60):
+        while "24 in use here, 6 waiting here" not in repr(of):
+            await asyncio.sleep(0.01)
+    await of.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await tasks[-1]
+    await end(*tasks)
+
+
+def test_a_bucket_can_be_opened_again_in_another_event_loop(store_url: str) -> None:
+    of = bucket(store_url)
+    vendor = Vendor()
+
+    async def post(number: int) -> str:
+        poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=of)
+        async with poster:
+            return await poster.post(activity(number))
+
+    assert [asyncio.run(post(number)) for number in (1, 2)] == ["r1", "r2"]
+
+
+async def test_it_is_an_openable_bucket_and_shows_no_key(store_url: str) -> None:
+    of = SharedTokenBucket(store_url)
+    assert isinstance(of, Bucket)
+    assert isinstance(of, OpenableBucket)
+    await of.open(account())
+    shown = repr(of)
+    await until_known(of, f"bucket = '{account().id}'")
+    await of.aclose()
+    assert account().id in shown
+    assert account().id != account(access_key="other").id
+    assert not any(secret in shown + account().id for secret in (*KEYS, account().host))
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 26}, {"period": 0.0}])
+def test_invalid_options_raise(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="wanted"):
+        bucket("sqlite+aiosqlite:///x.db", **wrong)
+
+
+async def test_callers_do_not_hasten_the_attempts_while_the_database_is_away(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def counted(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OutboxUnavailable("the server is away")
+
+    write = shared._database.write
+    monkeypatch.setattr(shared._database, "write", counted)
+    waiter = asyncio.create_task(take(shared, []))
+    for _ in range(100):
+        another = asyncio.create_task(take(shared, []))
+        await asyncio.sleep(0.01)
+        await end(another)
+    assert 1 <= tries < 50
+    monkeypatch.setattr(shared._database, "write", write)
+    async with within(10):
+        await waiter
