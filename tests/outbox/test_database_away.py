@@ -27,7 +27,7 @@ async def damaged(*_: object, **__: object) -> Any:
 
 
 def is_of(work: Any, statement: Callable[..., Any]) -> bool:
-    return getattr(work, "func", None) is statement
+    return work is statement
 
 
 def test_an_absence_is_logged_when_it_begins_and_when_it_ends(
@@ -138,10 +138,10 @@ async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
 ) -> None:
     write = Store.write
 
-    async def fickle(store: Store, work: Any, *args: Any) -> Any:
+    async def fickle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
         if is_of(work, _calls.record):
             raise OutboxError("the file is damaged")
-        return await write(store, work, *args)
+        return await write(store, work, *args, **details)
 
     vendor = Vendor()
     await outbox.put(activity(1))
@@ -183,17 +183,17 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.1)
     write, lost = Store.write, list[object]()
 
-    async def deaf(store: Store, work: Any, *args: Any) -> Any:
+    async def deaf(store: Store, work: Any, *args: Any, **details: Any) -> Any:
         if is_of(work, _calls.claim) and not lost:
             lost.append(work)
             if is_committed:
-                await write(store, work, *args)
+                await write(store, work, *args, **details)
             if is_expired:  # another worker expires it
                 await changed(outbox, ends_by=0.0)
                 await write(store, _calls.expire)
                 assert await states(outbox) == ["uncertain"]
             raise OutboxUnavailable("the connection was lost")
-        return await write(store, work, *args)
+        return await write(store, work, *args, **details)
 
     vendor = Vendor()
     await outbox.put(activity(1))
@@ -213,8 +213,8 @@ async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
     caplog.set_level(logging.INFO)
     write, lost = Store.write, list[object]()
 
-    async def deaf(store: Store, work: Any, *args: Any) -> Any:
-        found = await write(store, work, *args)
+    async def deaf(store: Store, work: Any, *args: Any, **details: Any) -> Any:
+        found = await write(store, work, *args, **details)
         if is_of(work, _calls.record) and not lost:
             lost.append(work)
             raise OutboxUnavailable("the connection was lost")
@@ -243,6 +243,7 @@ async def test_a_database_that_can_only_be_read_is_tried_twice_a_second(
     async def fail(*_: object, **__: object) -> None:
         nonlocal tries
         tries += 1
+        monkeypatch.setattr(_calls, "be_seen", gone)
         raise OutboxUnavailable("the disk is full")
 
     monkeypatch.setattr(_calls, "claim", fail)

@@ -41,7 +41,7 @@ from leadpost import (
     Unauthorized,
 )
 from leadpost.hooks import Ended, Event, Sent
-from leadpost.outbox import Outbox, _worker
+from leadpost.outbox import Outbox, _outbox, _verifier, _worker
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _calls
 from leadpost.sandbox import Sandbox
@@ -97,7 +97,7 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
     failures: int,
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.02)
-    monkeypatch.setattr(_worker, "OUTAGE_TIMEOUT", 20.0)
+    monkeypatch.setattr(_outbox, "OUTAGE_TIMEOUT", 20.0)
     vendor = Vendor(answers(httpx.Response(429), *[lost() for _ in range(failures)]))
     # Long enough for other entries to fail before the first one does so again.
     patient = RetryPolicy(initial_wait=0.3, jitter=0.0)
@@ -111,7 +111,7 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
 
 
 async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_worker, "OUTAGE_TIMEOUT", 1.5)
+    monkeypatch.setattr(_outbox, "OUTAGE_TIMEOUT", 1.5)
 
     async def fail(_: httpx.Request) -> httpx.Response:
         return httpx.Response(500)
@@ -558,7 +558,7 @@ async def test_a_status_path_that_works_again_is_used_again(
 ) -> None:
     """A gateway may answer 404 or 403 in passing."""
     del quick_checks
-    monkeypatch.setattr(_worker, "_VERIFY_AGAIN", 0.1)
+    monkeypatch.setattr(_verifier, "_PAUSE", 0.1)
     fails = 2  # one for each of the two paths
 
     async def answer(request: httpx.Request) -> httpx.Response:
