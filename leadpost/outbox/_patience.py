@@ -33,29 +33,25 @@ class PatientStore(Store):
         self._absence = Absence(f"the outbox {database.name}")
 
     async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, which only reads: a standby, or a full disk, can be read in an outage."""
+        """Run `work`, which only reads: that ends no outage, as a standby can be read."""
         while True:
             try:
                 return await super().read(work, *args, **details)
             except OutboxUnavailable as error:
-                await self.wait(error)
+                await self._wait(error)
 
     async def write(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, again if its COMMIT was lost."""
+        """Run `work`, which may have been committed before if it is retried."""
         while True:
             try:
-                return await self.write_once(work, *args, **details)
+                done = await super().write(work, *args, **details)
             except OutboxUnavailable as error:
-                await self.wait(error)
+                await self._wait(error)
+            else:
+                self._absence.end()
+                return done
 
-    async def write_once(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work` once; `wait` before another attempt."""
-        done = await super().write(work, *args, **details)
-        self._absence.end()
-        return done
-
-    async def wait(self, error: OutboxUnavailable) -> None:
-        """Wait before the next attempt; raise `error` if the outage has lasted too long."""
+    async def _wait(self, error: OutboxUnavailable) -> None:
         self._absence.begin(error)
         if self._absence.lasts > self._longest:
             raise error

@@ -86,10 +86,12 @@ class Verifier:
         Returns:
             Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
         """
+        due = await self._store.read(_settling.next_check)
+        if due is None or due > 0:
+            return due and min(due, _POLL)
         check = await self._store.write(_settling.claim_check, WAITS)
-        if check is None:
-            due = await self._store.read(_settling.next_check)
-            return None if due is None else min(due, _POLL)
+        if check is None:  # others ask about all that are due
+            return _POLL
         try:
             verdict = await self._ask(check)
         except (Unavailable, NotSent) as error:

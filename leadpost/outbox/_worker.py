@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
@@ -34,7 +34,6 @@ from leadpost.errors import (
     NotSent,
     OutageTimeout,
     OutboxError,
-    OutboxUnavailable,
     ServerError,
     TokenLost,
     Unauthorized,
@@ -83,11 +82,13 @@ class _Call:
     Attributes:
         turn: Left once it is claimed, or has ended, so that the next call may begin.
         claim: The entry, once it `is_claimed`.
-        claimed_at: The time before the claim, in `boot_time`.
+        id: Random, for the claim.
+        claimed_at: The time before the claim, in `boot_time`; 0 before the first attempt.
         is_sent: Whether it may have been sent.
     """
 
     turn: AsyncExitStack
+    id: str = field(factory=lambda: uuid4().hex)
     claim: Claim = field(init=False)
     is_claimed: bool = False
     claimed_at: float = 0.0
@@ -133,10 +134,10 @@ class Worker:
         self._began = loop.time()
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._cut_off: asyncio.Future[None] = loop.create_future()
+        self._failure: BaseException | None = None  # the first one
         # Calls.
         self._turn = asyncio.Lock()
         self._in_flight = set[asyncio.Task[None] | None]()
-        self._unknown: dict[str, float] = {}  # claims that may have been committed, see _claim
         self._failed_trials = deque[int](maxlen=_FAILED_TRIALS)
         self._others_succeed = False  # whether the last result was a success
         self._host_absence = Absence(f"the host {poster.account.host}")
@@ -175,21 +176,25 @@ class Worker:
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
         posting = [asyncio.create_task(self._post()) for _ in range(LIMIT)]
-        others = [asyncio.create_task(part) for part in (self._keep(), *beside)]
+        tasks = [*posting, *map(asyncio.create_task, (self._keep(), *beside))]
+        for task in tasks:
+            task.add_done_callback(self._note_end)
         try:
-            await asyncio.wait([*posting, *others], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             try:
                 await self._end_calls(posting)
             finally:  # `_end_calls` raises if it is cancelled again
                 self._report()
-                tasks = [*posting, *others]
                 for task in tasks:
                     task.cancel()  # calls without a record become uncertain
                 await until_done(tasks, _RECORDING)
-        failures = [task.exception() for task in tasks if not task.cancelled()]
-        for failure in filter(None, failures):
-            raise failure
+        if self._failure is not None:
+            raise self._failure
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
 
     async def _end_calls(self, posting: list[asyncio.Task[None]]) -> None:
         """Begin no more calls, wait for those in flight, and record them."""
@@ -232,8 +237,6 @@ class Worker:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             is_posting = bool(self._in_flight)
-            if self._unknown:
-                await self._keep_up()
             due = await self._store.read(_calls.next_due, self._key_prefix)
             if due is not None and due <= 0:
                 return True
@@ -272,37 +275,36 @@ class Worker:
 
     async def _claim(self, call: _Call) -> Item:
         """Claim the next entry, once there is a token for it."""
-        call_id = uuid4().hex
-        call.claimed_at = boot_time()
-        # During an outage every call is a trial, each with another entry: entries that always fail
-        # must not make the outage last for all others.
-        but = list(self._failed_trials) if self._poster.is_away else []
         try:
-            found = await self._claim_next(call_id, but)
-            if found is None and but:
-                self._failed_trials.clear()
-                found = await self._claim_next(call_id)
-            if found is None:
+            claim = await self._store.write(self._claim_next, call)
+            if claim is None:
                 await asyncio.sleep(_LOCKED)
                 raise NothingToSend("nothing is due")
-            call.claim, call.is_claimed = found, True
-        except OutboxError as error:
-            # It may have been committed: `release` finds it by its call id. No call is made.
-            self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
-            if not isinstance(error, OutboxUnavailable):
-                raise
-            await self._store.wait(error)
-            raise NotSent(str(error)) from error
         finally:
             await call.turn.aclose()
-        activity: Item = loaded(call.claim.activity)
+        call.claim, call.is_claimed = claim, True
+        activity: Item = loaded(claim.activity)
         return activity
 
-    async def _claim_next(self, call_id: str, but: Collection[int] = ()) -> Claim | None:
-        call_time = _CLAIM_LASTS + self._poster.call_timeout
-        return await self._store.write_once(
-            _calls.claim, call_id, call_time, but=but, key_prefix=self._key_prefix
+    async def _claim_next(self, transaction: Transaction, call: _Call) -> Claim | None:
+        # If this is another attempt, the one before may have been committed.
+        if call.claimed_at and (found := await _calls.claimed(transaction, call.id)):
+            return found
+        call.claimed_at = boot_time()
+        claim = partial(
+            _calls.claim,
+            transaction,
+            call.id,
+            _CLAIM_LASTS + self._poster.call_timeout,
+            key_prefix=self._key_prefix,
         )
+        # During an outage every call is a trial, each with another entry: entries that always fail
+        # must not make the outage last for all others.
+        if self._poster.is_away and self._failed_trials:
+            if found := await claim(but=list(self._failed_trials)):
+                return found
+            self._failed_trials.clear()
+        return await claim()
 
     async def _record_failure(self, claim: Claim, error: Exception, *, is_sent: bool) -> None:
         if not isinstance(error, LeadpostError):  # from a bucket, or from a hook of the client's
@@ -365,8 +367,6 @@ class Worker:
                 self._report()
 
     async def _keep_up(self) -> None:
-        now = boot_time()
-        self._unknown = {id_: end for id_, end in self._unknown.items() if end > now}
         if expired := await self._store.write(self._maintain):
             self._tally["uncertain"] += expired
             _log.warning(
@@ -378,8 +378,6 @@ class Worker:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host_absence.lasts or None
         await _calls.be_seen(transaction, away_for)
-        if self._unknown:
-            await _calls.release(transaction, list(self._unknown))
         expired = await _calls.expire(transaction)
         await _calls.sum_up(transaction)
         return expired

@@ -51,7 +51,7 @@ async def checked(transaction: Transaction) -> None:
 async def looked_after(transaction: Transaction) -> None:
     await _calls.be_seen(transaction, None)
     await _calls.expire(transaction)
-    await _calls.release(transaction, ["call"])
+    await _calls.claimed(transaction, "call")
     await _calls.sum_up(transaction)
 
 

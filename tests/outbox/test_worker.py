@@ -128,6 +128,22 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
 
 
+async def test_a_drain_waits_its_whole_time_for_an_outage_that_began_before_it(
+    outbox: Outbox,
+) -> None:
+    failing = answers(*[httpx.Response(503) for _ in range(100)])
+    patient = RetryPolicy(max_attempts=100, initial_wait=0.01, jitter=0)
+    posting = poster(Vendor(failing), retry=patient)
+    await outbox.put_many(map(activity, range(1, 11)))
+    loop = asyncio.get_running_loop()
+    async with within(20):
+        for _ in range(2):
+            began = loop.time()
+            with pytest.raises(OutageTimeout):
+                await outbox.drain(posting, outage_timeout=0.7)
+            assert loop.time() - began >= 0.7
+
+
 async def test_a_drain_after_one_that_gave_up_tries_whether_leadsquared_is_back(
     outbox: Outbox,
 ) -> None:
@@ -404,6 +420,34 @@ async def test_two_drains_share_the_work(store_url: str) -> None:
         done = await asyncio.gather(one.drain(poster(vendor)), other.drain(poster(vendor)))
     assert sum(part["accepted"] for part in done) == 200
     assert sorted(vendor.numbers) == list(range(1, 201))
+
+
+async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody edits the only due entry in a long transaction: the worker must not spin."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float, *_: object) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    vendor = Vendor()
+    async with Outbox(postgresql_url, ACME) as outbox, within(30):
+        await outbox.put(activity(1))
+        posting = poster(vendor)
+        engine = outbox._database._engine
+        assert engine is not None
+        async with engine.begin() as stranger:
+            await stranger.execute(sa.text("UPDATE leadpost_entries SET priority = 1"))
+            with monkeypatch.context() as patched:
+                patched.setattr(asyncio, "sleep", slept)
+                draining = asyncio.create_task(outbox.drain(posting))
+                while pauses.count(_worker._LOCKED) < 3:
+                    await sleep(0.001)
+            assert not vendor.requests
+        assert await draining == {"accepted": 1}
 
 
 async def test_a_token_without_an_entry_remains_unused(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
+import sqlalchemy as sa
 from attrs import field, frozen
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
@@ -91,8 +93,27 @@ async def claim(
     if row is None:
         return None
     await add_changes(transaction, [row.id], "sending", f"call {row.calls}")
+    return _claim(row, call_id)
+
+
+def _claim(row: sa.Row[Any], call_id: str) -> Claim:
     is_uncertain = row.error_type == DeliveryUncertain.__name__
     return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
+
+
+async def claimed(transaction: Transaction, call_id: str) -> Claim | None:
+    """Return the entry that was claimed for this call, if the answer to the COMMIT was lost."""
+    # It may be uncertain, because the call has expired meanwhile.
+    found = await transaction.execute(
+        """
+        UPDATE leadpost_entries SET state = 'sending'
+        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id = :call_id
+        RETURNING id, activity, failures, error_type
+        """,
+        call_id=call_id,
+    )
+    row = found.one_or_none()
+    return None if row is None else _claim(row, call_id)
 
 
 async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
@@ -132,25 +153,6 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
     same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
     found = await transaction.execute(same, id=of.id, call_id=of.call_id, state=state)
     return found.one_or_none() is not None
-
-
-async def release(transaction: Transaction, call_ids: Collection[str]) -> int:
-    """
-    Make entries pending again whose claims were followed by no call.
-
-    The worker lost the connection during the COMMIT of the claim, and made no call. The entry may
-    already be `uncertain`, because its call expired. That an earlier call may have arrived is kept.
-    """
-    released = await transaction.execute(
-        """
-        UPDATE leadpost_entries
-        SET state = 'pending', changed_at = {now}, due_at = 0
-        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id IN :call_ids
-        RETURNING id
-        """,
-        call_ids=list(call_ids),
-    )
-    return await add_changes(transaction, released.scalars(), "pending", "no call was made")
 
 
 async def expire(transaction: Transaction) -> int:
