@@ -204,7 +204,7 @@ class Outbox:
         poster: AsyncActivityPoster,
         *,
         key_prefix: str | None = None,
-        outage_timeout: float | None = None,
+        outage_timeout: float = OUTAGE_TIMEOUT,
     ) -> Counter[EntryState]:
         """
         Post until nothing is pending, including retries.
@@ -215,7 +215,7 @@ class Outbox:
         Args:
             poster: The poster; its bucket is the limit, its `RetryPolicy` decides about retries.
             key_prefix: Post only entries whose key begins with it.
-            outage_timeout: Seconds to wait for the end of an outage, 300 by default.
+            outage_timeout: Seconds to wait for the end of an outage.
 
         Returns:
             The number of entries that reached each state.
@@ -234,7 +234,7 @@ class Outbox:
             self._news,
             drains=True,
             key_prefix=key_prefix or "",
-            outage_timeout=OUTAGE_TIMEOUT if outage_timeout is None else outage_timeout,
+            outage_timeout=outage_timeout,
         )
         return await worker.drain()
 

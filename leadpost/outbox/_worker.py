@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
@@ -68,8 +68,6 @@ _FIRST_CHECK = 5.0
 _KEEP_EVERY = 5.0
 _REPORT_EVERY = 60.0
 _PRUNE_EVERY = 60.0
-_FAILED_TRIALS = 100
-"""The most entries that failed during an outage and are skipped by its next trials."""
 
 _log = logging.getLogger("leadpost")
 
@@ -138,7 +136,6 @@ class Worker:
         # Calls.
         self._turn = asyncio.Lock()
         self._in_flight = set[asyncio.Task[None] | None]()
-        self._failed_trials = deque[int](maxlen=_FAILED_TRIALS)
         self._others_succeed = False  # whether the last result was a success
         self._host_absence = Absence(f"the host {poster.account.host}")
         self._is_answered = False  # whether any call was answered
@@ -291,28 +288,20 @@ class Worker:
         if call.claimed_at and (found := await _calls.claimed(transaction, call.id)):
             return found
         call.claimed_at = boot_time()
-        claim = partial(
-            _calls.claim,
+        return await _calls.claim(
             transaction,
             call.id,
             _CLAIM_LASTS + self._poster.call_timeout,
+            # During an outage every call is a trial, each with another entry: entries that always
+            # fail must not make the outage last for all others.
+            is_trial=self._poster.is_away,
             key_prefix=self._key_prefix,
         )
-        # During an outage every call is a trial, each with another entry: entries that always fail
-        # must not make the outage last for all others.
-        if self._poster.is_away and self._failed_trials:
-            if found := await claim(but=list(self._failed_trials)):
-                return found
-            self._failed_trials.clear()
-        return await claim()
 
     async def _record_failure(self, claim: Claim, error: Exception, *, is_sent: bool) -> None:
         if not isinstance(error, LeadpostError):  # from a bucket, or from a hook of the client's
             kind = DeliveryUncertain if is_sent else NotSent
             error = kind(f"{type(error).__name__} ended the worker")
-        is_away = self._poster.is_away  # if so, the failure says nothing about the entry
-        if is_away:
-            self._failed_trials.append(claim.id)
         if isinstance(error, ConnectionFailed):
             self._host_absence.begin(error)
         elif error.status is not None or isinstance(error, DeliveryUncertain):
@@ -322,7 +311,7 @@ class Worker:
             claim,
             self._poster.retry,
             retries_uncertain=self._poster.on_uncertain == "retry",
-            is_away=is_away,
+            is_away=self._poster.is_away,
             others_succeed=self._others_succeed or self._drains,
         )
         if isinstance(error, ServerError):

@@ -36,7 +36,7 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 
 
 async def claimed(transaction: Transaction) -> None:
-    call = await _calls.claim(transaction, "call", 40.0, but=[1, 2, 3])
+    call = await _calls.claim(transaction, "call", 40.0)
     assert call is not None
     assert await _calls.record(transaction, call, Result("accepted", request_id="r1"))
 

@@ -41,7 +41,7 @@ from leadpost import (
     Unauthorized,
 )
 from leadpost.hooks import Ended, Event, Sent
-from leadpost.outbox import Outbox, _outbox, _verifier, _worker
+from leadpost.outbox import Outbox, _verifier, _worker
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _calls
 from leadpost.sandbox import Sandbox
@@ -97,22 +97,18 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
     failures: int,
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.02)
-    monkeypatch.setattr(_outbox, "OUTAGE_TIMEOUT", 20.0)
     vendor = Vendor(answers(httpx.Response(429), *[lost() for _ in range(failures)]))
     # Long enough for other entries to fail before the first one does so again.
     patient = RetryPolicy(initial_wait=0.3, jitter=0.0)
     await outbox.put_many(map(activity, range(1, number + 1)))
     async with within(30):
-        found = await outbox.drain(
-            poster(vendor, bucket=TokenBucket(3, period=0.01), retry=patient)
-        )
+        posting = poster(vendor, bucket=TokenBucket(3, period=0.01), retry=patient)
+        found = await outbox.drain(posting, outage_timeout=20.0)
     assert found == {"accepted": number}
     assert ("answers posts again" in caplog.text) is (number > 1)
 
 
-async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_outbox, "OUTAGE_TIMEOUT", 1.5)
-
+async def test_a_long_outage_ends_a_drain(outbox: Outbox) -> None:
     async def fail(_: httpx.Request) -> httpx.Response:
         return httpx.Response(500)
 
@@ -120,9 +116,10 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
     # Long enough for another entry to fail before the first one does so again.
     patient = RetryPolicy(max_attempts=3, initial_wait=1.0)
     await outbox.put_many(map(activity, range(1, 11)))
+    posting = poster(Vendor(fail), retry=patient, hooks=[events.append])
     async with within(10):
         with pytest.raises(OutageTimeout, match="has not answered posts for 2 s"):
-            await outbox.drain(poster(Vendor(fail), retry=patient, hooks=[events.append]))
+            await outbox.drain(posting, outage_timeout=1.5)
     assert set(await states(outbox)) == {"pending"}
     assert isinstance(events[-1], Ended)
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")

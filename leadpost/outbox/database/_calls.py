@@ -1,8 +1,8 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """A worker's statements: claim an entry, record the result of its call, expire it without one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,32 +61,31 @@ async def claim(
     call_id: str,
     call_time: float,
     *,
-    but: Collection[int] = (),
+    is_trial: bool = False,
     key_prefix: str = "",
 ) -> Claim | None:
     """
     Mark the next due entry as `sending`, and return it; None if none is due.
 
-    Entries with an id in `but` are skipped. `call_id` is a new random id. The call must end within
-    `call_time` seconds.
+    `call_id` is a new random id. The call must end within `call_time` seconds. A trial has the
+    entry that has not failed for the longest time.
     """
+    order = "due_at, id" if is_trial else "priority DESC, id"
     claimed = await transaction.execute(
-        """
+        f"""
         UPDATE leadpost_entries
         SET state = 'sending', call_id = :call_id, calls = calls + 1,
-            changed_at = {now}, sent_at = {now}, ends_by = {now} + :call_time
+            changed_at = {{now}}, sent_at = {{now}}, ends_by = {{now}} + :call_time
         WHERE id = (
             SELECT id FROM leadpost_entries
-            WHERE account = :account AND state = 'pending' AND due_at <= {now}
-                AND id NOT IN :but
+            WHERE account = :account AND state = 'pending' AND due_at <= {{now}}
                 AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
-            ORDER BY priority DESC, id LIMIT 1 {or_skipped}
+            ORDER BY {order} LIMIT 1 {{or_skipped}}
         )
         RETURNING id, activity, calls, failures, error_type
         """,
         call_id=call_id,
         call_time=call_time,
-        but=[0, *but],
         prefix=key_prefix,
     )
     row = claimed.one_or_none()
