@@ -1,5 +1,5 @@
 """
-Which activities are the posted ones, as far as can be told, and where to look for them.
+Which of a lead's activities may be a posted one, and in which windows of time to look for it.
 
 Pure functions: `Reconciler` reads, and decides with them.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 from attrs import frozen
@@ -29,77 +28,78 @@ ZONES_DIFFER = timedelta(days=1)
 # Matching.
 
 
-def lead_in(payload: Mapping[str, Any]) -> Lead | None:
-    """Return the `Lead` that an activity was posted on, None if it names none."""
+def activity_in(payload: object) -> tuple[Mapping[str, Any] | None, Lead | None]:
+    """
+    Return the activity in a payload, and the `Lead` that it was posted on, if it names one.
+
+    Plain SQL may have inserted any JSON value; without an activity in it, the first is None.
+    """
+    if not is_mapping(payload) or "LeadDetails" not in payload:
+        return (payload if is_mapping(payload) else None), None
     try:
         lead = Activity.from_payload(payload).lead
     except InvalidActivity:
-        return None
-    return lead if isinstance(lead, Lead) else None
+        return None, None
+    return payload["Activity"], lead if isinstance(lead, Lead) else None
 
 
 def candidates(
-    payload: Mapping[str, Any], sent_at: datetime, has: Iterable[LeadActivity]
+    activity: Mapping[str, Any], sent_at: datetime, has: Iterable[LeadActivity]
 ) -> list[LeadActivity]:
     """
-    Return the activities of a lead that are the posted one, as far as can be told.
+    Return the activities of a lead that may be the posted one.
 
     They are of the same type, were created since it was sent, hold its note and date-time, and have
-    no other value in one of its fields. If LeadSquared does not say type, time or value, they may
-    be.
+    no other value in one of its fields. An answer without type, time or value is no reason against
+    it.
     """
     since = sent_at - CLOCKS_DIFFER
     return [
-        activity
-        for activity in has
-        if may_be(activity, payload, since)
-        and words(payload) <= set(map(_plain, activity.texts))
-        and False not in _fields_agree(payload, activity.raw)
+        one
+        for one in has
+        if may_be(one, activity, since)
+        and words(activity) <= set(map(_plain, one.texts))
+        and _fields_agree(one, activity)
     ]
 
 
-def may_be(activity: LeadActivity, payload: Mapping[str, Any], since: datetime) -> bool:
-    """Whether an activity is of the posted one's type and time, or may be."""
-    if activity.event not in {None, payload["ActivityEvent"]}:
+def may_be(one: LeadActivity, activity: Mapping[str, Any], since: datetime) -> bool:
+    """Whether an activity of a lead may be the posted one, by its type and time."""
+    if one.event not in {None, activity.get("ActivityEvent")}:
         return False
-    at = activity.modified_on or activity.created_on
+    at = one.modified_on or one.created_on
     if at is None or at >= since:
         return True
     # In observed answers, CreatedOn is the date-time of the post itself.
-    own = moment(payload.get("ActivityDateTime"))
-    return activity.modified_on is None and own is not None and abs(at - own) <= ZONES_DIFFER
+    own = moment(activity.get("ActivityDateTime"))
+    return one.modified_on is None and own is not None and abs(at - own) <= ZONES_DIFFER
 
 
-def is_twin(
-    other: object, payload: Mapping[str, Any], lead: Lead | None, alike: Iterable[LeadActivity]
+def is_rival(
+    other: object, activity: Mapping[str, Any], by: Lead | None, alike: Iterable[LeadActivity]
 ) -> bool:
     """
-    Whether another entry on the same lead may have brought one of the activities that are `alike`.
+    Whether another entry may have brought one of the activities that an uncertain one may be.
 
     Args:
-        other: The other entry's activity, of the same lead if both have an id.
-        payload: This entry's activity, without details of the lead.
-        lead: The `Lead` that this one is on, if it was posted on one.
-        alike: What this one's candidates are.
+        other: The other entry's payload; if it has a lead's id, it is the same lead's.
+        activity: The uncertain activity.
+        by: The `Lead` that it is on, if it was posted on one.
+        alike: Its candidates.
     """
-    if not is_mapping(other):
+    theirs, lead = activity_in(other)
+    if theirs is None or (lead is not None and (by is None or _key(lead) != _key(by))):
         return False
-    posted = other
-    if "LeadDetails" in other:
-        of = lead_in(other)
-        if lead is None or of is None or _key(of) != _key(lead):
-            return False
-        posted = other["Activity"]
     return (
-        str(posted.get("ActivityEvent")) == str(payload.get("ActivityEvent"))
-        and words(payload) <= set(map(_plain, texts_in(posted)))
-        and any(False not in _fields_agree(posted, activity.raw) for activity in alike)
+        str(theirs.get("ActivityEvent")) == str(activity.get("ActivityEvent"))
+        and words(activity) <= set(map(_plain, texts_in(theirs)))
+        and any(_fields_agree(one, theirs) for one in alike)
     )
 
 
-def words(payload: Mapping[str, Any]) -> set[str]:
+def words(activity: Mapping[str, Any]) -> set[str]:
     """Return what an activity is recognized by."""
-    texts = (_plain(payload.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
+    texts = (_plain(activity.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
     return {text for text in texts if text}
 
 
@@ -107,15 +107,17 @@ def _key(lead: Lead) -> tuple[str, str]:
     return lead.schema_name.lower(), _plain(lead.value).lower()
 
 
-def _fields_agree(payload: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[bool]:
-    """Yield for each posted field that LeadSquared shows whether it has the posted value."""
-    shown = dict(_shown(row))
-    items = payload.get("Fields")
+def _fields_agree(one: LeadActivity, activity: Mapping[str, Any]) -> bool:
+    """Whether LeadSquared shows no other value in a posted field."""
+    shown = dict(_shown(one.raw))
+    items = activity.get("Fields")
     for item in items if is_list(items) else ():
         if is_mapping(item):
-            posted, found = item.get("Value"), shown.get(str(item.get("SchemaName")).lower())
-            if _is_comparable(posted) and _is_comparable(found):
-                yield _normal(posted) == _normal(found)
+            value, found = item.get("Value"), shown.get(str(item.get("SchemaName")).lower())
+            comparable = _is_comparable(value) and _is_comparable(found)
+            if comparable and _normal(value) != _normal(found):
+                return False
+    return True
 
 
 def _shown(row: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
@@ -158,15 +160,10 @@ class Window:
     end: datetime
     doubts: tuple[Doubt, ...]
 
-    @property
-    def leads(self) -> int:
-        """The number of leads."""
-        return len({doubt.lead for doubt in self.doubts})
 
-
-def windows(doubts: Iterable[Doubt], settle: timedelta) -> Iterator[Window]:
+def windows(doubts: Iterable[Doubt], settle: timedelta) -> list[Window]:
     """
-    Yield windows of time in which LeadSquared processed what it has of these entries.
+    Return windows of time in which LeadSquared processed what it has of these entries.
 
     It finds an activity by its last edit, so one that was edited after the window is not in it. A
     window that lasted until now would have it, but would grow by everything that an account posts:
@@ -174,20 +171,13 @@ def windows(doubts: Iterable[Doubt], settle: timedelta) -> Iterator[Window]:
 
     An activity may still arrive `settle` after its call.
     """
-    of_types: dict[int, list[Doubt]] = {}
-    for doubt in doubts:
-        if doubt.lead is not None and doubt.event is not None:
-            of_types.setdefault(doubt.event, []).append(doubt)
-    apart = 2 * ZONES_DIFFER + settle
-    for event, those in of_types.items():
-        those.sort(key=lambda doubt: doubt.sent_at)
-        # Those that are so far apart that two windows do not overlap are read separately.
-        cuts = [
-            number
-            for number, (one, next_) in enumerate(pairwise(those), 1)
-            if next_.sent_at - one.sent_at > apart
-        ]
-        for first, last in pairwise([0, *cuts, len(those)]):
-            part = tuple(those[first:last])
-            start = part[0].sent_at - ZONES_DIFFER
-            yield Window(event, start, part[-1].sent_at + settle + ZONES_DIFFER, part)
+    found: list[Window] = []
+    known = [(doubt.event, doubt) for doubt in doubts if doubt.lead and doubt.event is not None]
+    for event, doubt in sorted(known, key=lambda pair: (pair[0], pair[1].sent_at)):
+        start, end = doubt.sent_at - ZONES_DIFFER, doubt.sent_at + settle + ZONES_DIFFER
+        last = found[-1] if found else None
+        if last is not None and last.event == event and last.end >= start:
+            found[-1] = Window(event, last.start, end, (*last.doubts, doubt))
+        else:
+            found.append(Window(event, start, end, (doubt,)))
+    return found

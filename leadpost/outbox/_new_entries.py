@@ -66,11 +66,6 @@ def id_of(account: Account | str) -> str:
     return found
 
 
-async def connection_of(given: AnyAsync) -> AsyncConnection:
-    """Return the connection of a session."""
-    return given if isinstance(given, AsyncConnection) else await given.connection()
-
-
 async def drawn(activities: Source, keys: Iterable[str] | None, priority: int) -> list[New]:
     """Draw all activities and keys, and check them."""
     if isinstance(activities, AsyncIterable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -12,26 +13,36 @@ from collections.abc import (
     Sequence,
 )
 from datetime import timedelta
-from functools import partial
+from math import inf
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost._account import Account
 from leadpost._batch import Source
 from leadpost._models import Item
-from leadpost._poster import AsyncActivityPoster
-from leadpost.errors import OutboxError
+from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
+from leadpost.errors import LeadpostError, OutboxError
+from leadpost.outbox._absence import described
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
-from leadpost.outbox._new_entries import AnyAsync, connection_of, drawn, id_of, json_of, new_entry
+from leadpost.outbox._new_entries import AnyAsync, drawn, id_of, json_of, new_entry
+from leadpost.outbox._patience import PatientStore
 from leadpost.outbox._reconciler import SETTLE, Reconciler
-from leadpost.outbox._verifier import verify
+from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
 from leadpost.outbox.database import Database, Store, _calls, _edits, _entries, _putting
+from leadpost.outbox.database._engine import LONGEST_WAIT
 from leadpost.outbox.database._entries import PART, parts
 
 SEEN_WITHIN = 60.0
 """Seconds after its last sign of life until a worker counts as dead."""
 RECONCILE_EVERY = timedelta(hours=1)
+
+T = TypeVar("T")
+
+_log = logging.getLogger("leadpost")
 
 
 class Outbox:
@@ -132,16 +143,8 @@ class Outbox:
             KeyConflict: the entry of this key has another activity.
             ValueError: the key contains a character that no database stores.
         """
-        self._check_keys()
         new = new_entry(activity, key, priority)
-        if connection is not None:
-            own = await connection_of(connection)
-            return await own.run_sync(_putting.put_one, self.account, new)
-        put = await self._database.write(
-            lambda own: own.run_sync(_putting.put_one, self.account, new)
-        )
-        self._news.set()
-        return put
+        return await self._put(_putting.put_one, new, connection)
 
     async def put_many(
         self,
@@ -173,16 +176,27 @@ class Outbox:
             ValueError: the number of keys is not that of the activities, or a key contains a
                 character that no database stores.
         """
-        self._check_keys()
         news = await drawn(activities, keys, priority)
-        if connection is not None:
-            own = await connection_of(connection)
-            return await own.run_sync(_putting.put_many_within, self.account, news)
-        put = await self._database.write(
-            lambda own: own.run_sync(_putting.put_many, self.account, news), within=None
-        )
-        self._news.set()
-        return put
+        return await self._put(_putting.put_many_within, news, connection, within=None)
+
+    async def _put(
+        self,
+        put: Callable[[Connection, str, T], int],
+        what: T,
+        connection: AnyAsync | None,
+        within: float | None = LONGEST_WAIT,
+    ) -> int:
+        self._check_keys()
+        if connection is None:
+            done = await self._database.write(
+                lambda own: own.run_sync(put, self.account, what), within
+            )
+            self._news.set()
+            return done
+        own = connection
+        if not isinstance(own, AsyncConnection):
+            own = await own.connection()
+        return await own.run_sync(put, self.account, what)
 
     # Posting and verifying.
 
@@ -191,7 +205,7 @@ class Outbox:
         poster: AsyncActivityPoster,
         *,
         key_prefix: str | None = None,
-        outage_timeout: float | None = None,
+        outage_timeout: float = OUTAGE_TIMEOUT,
     ) -> Counter[EntryState]:
         """
         Post until nothing is pending, including retries.
@@ -202,7 +216,7 @@ class Outbox:
         Args:
             poster: The poster; its bucket is the limit, its `RetryPolicy` decides about retries.
             key_prefix: Post only entries whose key begins with it.
-            outage_timeout: Seconds to wait for the end of an outage, 300 by default.
+            outage_timeout: Seconds to wait for the end of an outage.
 
         Returns:
             The number of entries that reached each state.
@@ -214,9 +228,16 @@ class Outbox:
                 the host may be wrong.
             OutageTimeout: an outage lasted longer.
         """
-        await self._check_poster(poster)
-        worker = Worker(self._store, poster, self._news)
-        return await worker.drain(key_prefix or "", outage_timeout)
+        await self._check_poster(poster, self._store)
+        worker = Worker(
+            self._patient(poster.retry.max_time),
+            poster,
+            self._news,
+            drains=True,
+            key_prefix=key_prefix or "",
+            outage_timeout=outage_timeout,
+        )
+        return await worker.drain()
 
     async def run(
         self,
@@ -252,13 +273,17 @@ class Outbox:
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
             if time is not None and time <= timedelta(0):
                 raise ValueError(f"{name}: found {time}, wanted a time above zero")
-        worker = Worker(self._store, poster, self._news)
-        await worker.run(
-            begin=partial(self._check_poster, poster),
-            verifies=verify,
-            reconcile_every=reconcile_every,
-            keep=keep,
-        )
+        store = self._patient(inf)
+        try:
+            await self._check_poster(poster, store)
+            worker = Worker(store, poster, self._news)
+            await worker.run(verifies=verify, reconcile_every=reconcile_every, keep=keep)
+        except LeadpostError as error:
+            _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
+            raise
+
+    def _patient(self, longest: float) -> PatientStore:
+        return PatientStore(self._database, self.account, longest)
 
     async def verify(self, poster: AsyncActivityPoster) -> Counter[EntryState]:
         """
@@ -277,8 +302,8 @@ class Outbox:
             Unauthorized, NotFound: the keys are rejected, or the path of the Status API is wrong.
             UnexpectedAnswer: an answer cannot be read.
         """
-        await self._check_poster(poster)
-        return await verify(self._store, poster)
+        await self._check_poster(poster, self._store)
+        return await Verifier(self._store, poster).verify()
 
     async def reconcile(
         self,
@@ -313,10 +338,9 @@ class Outbox:
         """
         if settle < timedelta(0):
             raise ValueError(f"settle: found {settle}, wanted a time of zero or more")
-        await self._check_poster(poster)
+        await self._check_poster(poster, self._store)
         await self._store.write(_calls.expire)
-        reconciler = Reconciler(self._store, poster, settle)
-        return await reconciler.reconcile(on_progress)
+        return await Reconciler(self._store, poster, settle).reconcile(on_progress)
 
     # Reading.
 
@@ -461,7 +485,7 @@ class Outbox:
                 f" run: leadpost outbox adopt {self._posted_by}"
             )
 
-    async def _check_poster(self, poster: AsyncActivityPoster) -> None:
+    async def _check_poster(self, poster: AsyncActivityPoster, store: Store) -> None:
         """Check that the poster belongs to the account, and record which keys it posts with."""
         if poster.account.id != self.account:
             raise ValueError(
@@ -475,6 +499,6 @@ class Outbox:
             )
         self._fingerprint = poster.account.fingerprint
         if self._posted_by is None:
-            await self._store.write(_edits.register, self._fingerprint)
-            self._posted_by = await self._store.read(_edits.fingerprint_of)
+            await store.write(_edits.register, self._fingerprint)
+            self._posted_by = await store.read(_edits.fingerprint_of)
         self._check_keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from attrs import define, field
 
@@ -17,6 +18,7 @@ from leadpost.errors import (
     Rejected,
     Unauthorized,
     Unavailable,
+    UnexpectedAnswer,
 )
 from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._entry import EntryState
@@ -29,10 +31,16 @@ Seconds between two queries for one request. LeadSquared retries a failed reques
 first and after 3 hours at last, so frequent queries soon become useless.
 """
 _POLL = 1.0
+_PAUSE = 600.0
+"""Seconds after which a worker tries the Status API again that rejected the keys or the path."""
 _SHARE = 5
 """While entries are posted, one call in this many is a query."""
 
 _log = logging.getLogger("leadpost")
+
+
+async def at_once() -> None:
+    """Make a query without waiting."""
 
 
 @define
@@ -41,37 +49,61 @@ class Verifier:
 
     _store: Store
     _poster: AsyncActivityPoster
-    tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
+    _tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
+    _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
     _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
 
-    async def ask_next(self) -> float | None:
+    async def run(self) -> None:
+        """Ask until cancelled, whatever the Status API answers; for a worker."""
+        while True:
+            try:
+                wait = await self._ask_next()
+            except UnexpectedAnswer as error:  # such as a page of HTML in an outage
+                wait = self._postpone(error)
+            except (Unauthorized, NotFound) as error:
+                what = "outbox: verifying pauses for 10 minutes, posting continues: %s"
+                _log.error(what, described(error))
+                wait = _PAUSE
+            await asyncio.sleep(_POLL if wait is None else wait)
+
+    async def verify(self) -> Counter[EntryState]:
+        """Ask until no entry is accepted; see `Outbox.verify`."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            wait = await self._ask_next()
+            if wait is None:
+                return self._tally
+            is_posting = await self._store.read(_settling.is_posting)
+            # The bucket keeps the limit; this only leaves most of it for posts.
+            pause = PERIOD / LIMIT * _SHARE if is_posting else 0.0
+            await asyncio.sleep(max(wait, began + pause - loop.time()))
+
+    async def _ask_next(self) -> float | None:
         """
         Ask about the entry that is due first, if one is due.
 
         Returns:
             Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
-
-        Raises:
-            Unauthorized, NotFound: the keys are rejected, or the path of the Status API is wrong.
-            UnexpectedAnswer: the answer cannot be read; `postpone` continues after it.
-            OutboxError: the database failed.
         """
+        due = await self._store.read(_settling.next_check)
+        if due is None or due > 0:
+            return due and min(due, _POLL)
         check = await self._store.write(_settling.claim_check, WAITS)
-        if check is None:
-            due = await self._store.read(_settling.next_check)
-            return None if due is None else min(due, _POLL)
+        if check is None:  # others ask about all that are due
+            return _POLL
         try:
             verdict = await self._ask(check)
         except (Unavailable, NotSent) as error:
-            return self.postpone(error)
+            return self._postpone(error)
         self._absence.end()
         if verdict is not None and await self._store.write(
             _settling.settle, check, "accepted", verdict
         ):
-            self.tally[verdict.state] += 1
+            self._tally[verdict.state] += 1
         return 0.0
 
-    def postpone(self, error: LeadpostError) -> float:
+    def _postpone(self, error: LeadpostError) -> float:
         """Return the seconds to wait after a status could not be read."""
         self._absence.begin(error)
         return _POLL
@@ -80,6 +112,7 @@ class Verifier:
         """Return LeadSquared's answer about an entry, None if it is not final."""
         if check.request_id is None:  # reconciling found the activity itself
             return Verdict("succeeded", "the lead has it")
+        await self._before_query()
         try:
             status = await self._poster.status(check.request_id)
         except (Unauthorized, NotFound):
@@ -91,18 +124,3 @@ class Verifier:
             return None
         state: EntryState = "succeeded" if status.state == "succeeded" else "failed"
         return Verdict(state, status.status_reason or status.status, status.activity_id)
-
-
-async def verify(store: Store, poster: AsyncActivityPoster) -> Counter[EntryState]:
-    """Ask until no entry is accepted; see `Outbox.verify`."""
-    verifier = Verifier(store, poster)
-    loop = asyncio.get_running_loop()
-    while True:
-        began = loop.time()
-        wait = await verifier.ask_next()
-        if wait is None:
-            return verifier.tally
-        is_posting = await store.read(_settling.is_posting)
-        # The bucket keeps the limit; this only leaves most of it for posts.
-        pause = PERIOD / LIMIT * _SHARE if is_posting else 0.0
-        await asyncio.sleep(max(wait, began + pause - loop.time()))

@@ -1,22 +1,22 @@
 """
 A worker: claims entries of an outbox, posts them, and records their states.
 
-`Worker._post_all` waits until an entry is due and begins a call, again and again. A call
-(`Worker._post_one`) takes a token, claims the entry that is next then, posts it and records the
-result. `Worker._keep` expires calls without a record, and reports that the worker is alive.
+25 tasks post (`Worker._post`). The one whose turn it is waits until an entry is due and until there
+is a token, and claims the entry that is next then. Now it is another task's turn, while this one
+makes the call and records its result.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from attrs import define, field
@@ -24,7 +24,7 @@ from attrs import define, field
 from leadpost._batch import LONG
 from leadpost._call import Terms
 from leadpost._models import Item
-from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster, post_once
+from leadpost._poster import AsyncActivityPoster, post_once
 from leadpost._retry import NothingToSend
 from leadpost.bucket import LIMIT, Priority
 from leadpost.errors import (
@@ -35,20 +35,19 @@ from leadpost.errors import (
     NotSent,
     OutageTimeout,
     OutboxError,
-    OutboxUnavailable,
     ServerError,
     TokenLost,
     Unauthorized,
-    UnexpectedAnswer,
 )
-from leadpost.outbox._absence import Absence, described
+from leadpost.outbox._absence import Absence
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
+from leadpost.outbox._patience import PatientStore
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
-from leadpost.outbox.database import Store, _calls, _edits, _entries
+from leadpost.outbox.database import _calls, _edits, _entries
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._sql import Transaction
@@ -61,32 +60,38 @@ _CLAIM_LASTS = 10.0
 """Seconds after its claim in which a call must be sent."""
 _POLL = 0.5
 """Seconds between two looks at an empty outbox."""
+_LOCKED = 0.05
+"""Seconds to wait if the due entries are locked by others, or were just claimed by them."""
 _UNREACHABLE = 5.0
 """Seconds of failing connections after which a drain ends, if no call was answered."""
 _FIRST_CHECK = 5.0
 """Seconds from the acceptance of a request to the first query for its status."""
-_VERIFY_AGAIN = 600.0
-"""Seconds after which the Status API is tried again that has rejected the keys or the path."""
 _KEEP_EVERY = 5.0
 _REPORT_EVERY = 60.0
 _PRUNE_EVERY = 60.0
-_FAILED_TRIALS = 100
-"""The most entries that failed during an outage and are skipped by its next trials."""
-
-T = TypeVar("T")
 
 _log = logging.getLogger("leadpost")
 
 
 @define
 class _Call:
-    """One call for an entry."""
+    """
+    One call for an entry.
 
-    claim: Claim = field(init=False)  # the entry, once it is claimed
+    Attributes:
+        turn: Left once it is claimed, or has ended, so that the next call may begin.
+        claim: The entry, once it `is_claimed`.
+        id: Random, for the claim.
+        claimed_at: The time before the claim, in `boot_time`; 0 before the first attempt.
+        is_sent: Whether it may have been sent.
+    """
+
+    turn: AsyncExitStack
+    id: str = field(factory=lambda: uuid4().hex)
+    claim: Claim = field(init=False)
     is_claimed: bool = False
-    claimed_at: float = 0.0  # in `boot_time`, before the claim
-    has_begun: asyncio.Event = field(factory=asyncio.Event)  # set once it claims or ends
-    is_sent: bool = False  # whether it may have been sent
+    claimed_at: float = 0.0
+    is_sent: bool = False
 
     def check(self) -> None:
         """Stop a process that was frozen or suspended from sending an entry it no longer owns."""
@@ -103,171 +108,150 @@ class Worker:
         store: The account's entries.
         poster: The account's poster.
         news: Set when there may be more to do.
+        drains: Whether it ends once nothing is pending.
+        key_prefix: Post only entries whose key begins with it.
+        outage_timeout: Seconds to wait for the end of an outage.
     """
 
-    def __init__(self, store: Store, poster: AsyncActivityPoster, news: asyncio.Event) -> None:
+    def __init__(
+        self,
+        store: PatientStore,
+        poster: AsyncActivityPoster,
+        news: asyncio.Event,
+        *,
+        drains: bool = False,
+        key_prefix: str = "",
+        outage_timeout: float = inf,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._store = store
         self._poster = poster
         self._news = news
-        # What a drain changes.
-        self._drains = False
-        self._key_prefix = ""
-        self._outage_timeout = inf
+        self._drains = drains
+        self._key_prefix = key_prefix
+        self._outage_timeout = outage_timeout
         self._began = loop.time()
-        # How it ends.
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._cut_off: asyncio.Future[None] = loop.create_future()
-        self._failure: BaseException | None = None
+        self._failure: BaseException | None = None  # the first one
         # Calls.
-        self._in_flight = set[asyncio.Task[None]]()
-        self._in_a_row = 0  # since nothing was due
-        self._asked = 0  # queries since then
-        self._unknown: dict[str, float] = {}  # claims that may have been committed, see _claim
-        self._failed_trials = deque[int](maxlen=_FAILED_TRIALS)
-        # What the log and `health` show.
-        self._tally = Counter[EntryState]()
-        self._reported = Counter[EntryState]()
-        self._absence = Absence(f"the outbox {store.database.name}")
+        self._turn = asyncio.Lock()
+        self._in_flight = set[asyncio.Task[None] | None]()
+        self._others_succeed = False  # whether the last result was a success
         self._host_absence = Absence(f"the host {poster.account.host}")
         self._is_answered = False  # whether any call was answered
-        self._others_succeed = False  # whether the last result was a success
+        self._posts = 0  # since nothing was due
+        self._queries = 0  # since then
+        # What the log shows.
+        self._tally = Counter[EntryState]()
+        self._reported = Counter[EntryState]()
 
-    async def drain(self, key_prefix: str, outage_timeout: float | None) -> Counter[EntryState]:
+    async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
-        self._drains, self._key_prefix = True, key_prefix
-        self._outage_timeout = OUTAGE_TIMEOUT if outage_timeout is None else outage_timeout
-        await self._store.write(self._maintain)
-        await self._work(self._keep())
+        await self._keep_up()
+        await self._work()
         return self._tally
 
     async def run(
-        self,
-        *,
-        begin: Callable[[], Awaitable[None]],
-        verifies: bool,
-        reconcile_every: timedelta | None,
-        keep: timedelta | None,
+        self, *, verifies: bool, reconcile_every: timedelta | None, keep: timedelta | None
     ) -> NoReturn:
-        """Call `begin`, then post until cancelled; see `Outbox.run`."""
-        try:
-            await self._patiently(begin)
-            _log.info("outbox: a worker for %s begins", self._poster.account.id)
-            await self._patiently(self._report_others)
-            await self._work(
-                self._keep(),
-                *([self._verify()] if verifies else ()),
-                *([self._reconcile(reconcile_every)] if reconcile_every else ()),
-                *([self._prune(keep)] if keep else ()),
-            )
-        except LeadpostError as error:
-            _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
-            raise
+        """Post, verify, reconcile and prune until cancelled; see `Outbox.run`."""
+        _log.info("outbox: a worker for %s begins", self._poster.account.id)
+        await self._report_others()
+        await self._keep_up()
+        beside = list[Coroutine[Any, Any, None]]()
+        if verifies:
+            verifier = Verifier(self._store, self._poster, self._tally, self._before_query)
+            beside.append(verifier.run())
+        if reconcile_every is not None:
+            reconciler = Reconciler(self._store, self._poster, SETTLE, self._before_query)
+            beside.append(reconciler.run(reconcile_every))
+        if keep is not None:
+            beside.append(self._prune(keep))
+        await self._work(*beside)
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
 
-    async def _report_others(self) -> None:
-        """Log whose entries are left alone: of accounts without names, a key may have changed."""
-        others = await self._store.read(_entries.count_of_others)
-        if others:
-            counts = ", ".join(f"{count} of {account}" for account, count in others.items())
-            level = logging.INFO if self._poster.account.name else logging.WARNING
-            what = "outbox: unfinished entries of other accounts are not posted: %s"
-            _log.log(level, what, counts)
-
-    async def _work(self, *others: Coroutine[Any, Any, None]) -> None:
-        """Post, and do `others` beside it, until the posting or one of the others ends."""
-        tasks = [asyncio.create_task(part) for part in (self._post_all(), *others)]
+    async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
+        """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
+        posting = [asyncio.create_task(self._post()) for _ in range(LIMIT)]
+        tasks = [*posting, *map(asyncio.create_task, (self._keep(), *beside))]
+        for task in tasks:
+            task.add_done_callback(self._note_end)
         try:
-            await asyncio.wait([*tasks, self._stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             try:
-                await self._end_calls()
+                await self._end_calls(posting)
             finally:  # `_end_calls` raises if it is cancelled again
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
                 self._report()
-        for error in (self._failure, *(task.exception() for task in tasks if not task.cancelled())):
-            if error is not None:
-                raise error
+                for task in tasks:
+                    task.cancel()  # calls without a record become uncertain
+                await until_done(tasks, _RECORDING)
+        if self._failure is not None:
+            raise self._failure
 
-    async def _end_calls(self) -> None:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
+
+    async def _end_calls(self, posting: list[asyncio.Task[None]]) -> None:
         """Begin no more calls, wait for those in flight, and record them."""
-        self._stop()
-        if not self._in_flight:
-            return
-        _log.info("outbox: the worker stops: it waits for %d calls in flight", len(self._in_flight))
+        self._stopped.set_result(None)
+        for task in {*posting} - self._in_flight:
+            task.cancel()
+        if self._in_flight:
+            what = "outbox: the worker stops: it waits for %d calls in flight"
+            _log.info(what, len(self._in_flight))
         try:
-            await asyncio.wait(self._in_flight, timeout=GRACE)
+            await asyncio.wait(posting, timeout=GRACE)
         finally:
             self._cut_off.set_result(None)
-            try:
-                await until_done(self._in_flight, _RECORDING)
-            finally:  # those without a record become uncertain
-                for call in self._in_flight:
-                    call.cancel()
-                await until_done(self._in_flight, _RECORDING)
-
-    def _stop(self) -> None:
-        if not self._stopped.done():
-            self._stopped.set_result(None)
-        self._news.set()
-
-    def _fail(self, error: BaseException) -> None:
-        """Stop the worker because of an error that concerns all entries."""
-        self._failure = self._failure or error
-        self._stop()
+            await until_done(posting, _RECORDING)
 
     # Posting.
 
-    async def _post_all(self) -> None:
+    async def _post(self) -> None:
         """
-        Begin calls, up to 25 at once, until the work is done.
+        Post one entry after the other, until the drain is done or the worker stops.
 
-        Each waits until the one before has claimed its entry, so that entries are sent in order and
-        the worker has one untried activity in the bucket's queue.
+        As each task waits for its turn, entries are sent in order, and the worker has one untried
+        activity in the bucket's queue.
         """
-        while await self._until_due():
-            call = _Call()
-            task = asyncio.create_task(self._post_one(call))
-            self._in_flight.add(task)
-            task.add_done_callback(self._note_end)
-            await call.has_begun.wait()
-            if len(self._in_flight) == LIMIT:
-                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        self._news.set()  # its entry may be pending again, or the last one
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
+        while not self._stopped.done():
+            async with AsyncExitStack() as turn:
+                await turn.enter_async_context(self._turn)
+                if not await self._until_due():
+                    return
+                self._in_flight.add(asyncio.current_task())
+                try:
+                    await self._post_one(_Call(turn))
+                finally:
+                    self._in_flight.discard(asyncio.current_task())
+                    self._news.set()  # its entry may be pending again, or the last one
 
     async def _until_due(self) -> bool:
-        """Wait until an entry is due, and return True; return False if the work is done."""
-        while not self._stopped.done():
+        """Wait until an entry is due, and return True; return False if the drain is done."""
+        while True:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             is_posting = bool(self._in_flight)
-            if self._unknown:
-                await self._patiently(partial(self._store.write, self._release), writes=False)
-            next_due = partial(self._store.read, _calls.next_due, self._key_prefix)
-            due = await self._patiently(next_due, writes=False)
+            due = await self._store.read(_calls.next_due, self._key_prefix)
             if due is not None and due <= 0:
                 return True
-            self._in_a_row = self._asked = 0
+            self._posts = self._queries = 0
             if due is None and self._drains and not is_posting:
                 return False
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL if due is None else min(due, _POLL)):
                     await self._news.wait()
-        return False
 
     async def _post_one(self, call: _Call) -> None:
         """Make a call for the entry that is next when there is a token, and record its result."""
-        self._in_a_row += 1
+        self._posts += 1
         terms = Terms(
             # The length of a backlog is unknown, so it counts as long after half of `LONG`.
-            priority=Priority.LONG_BATCH if self._in_a_row > LONG / 2 else Priority.BATCH,
+            priority=Priority.LONG_BATCH if self._posts > LONG / 2 else Priority.BATCH,
+            # A drain waits its whole time, even if the outage began before it.
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
             cut_off=self._cut_off,
@@ -275,173 +259,118 @@ class Worker:
         )
         try:
             request_id = await post_once(self._poster, partial(self._claim, call), terms)
-        except LeadpostError as error:
+        except Exception as error:
             if call.is_claimed:
-                await self._record_failure(call.claim, error)
-            elif isinstance(error, OutageTimeout | OutboxError):
-                self._fail(error)
-        except Exception as error:  # from a bucket, or from a hook of the HTTP client
-            if call.is_claimed:
-                kind = DeliveryUncertain if call.is_sent else NotSent
-                why = kind(f"{type(error).__name__} ended the worker")
-                await self._record_failure(call.claim, why)
-            raise
+                await self._record_failure(call.claim, error, is_sent=call.is_sent)
+            concerns_all = isinstance(error, OutageTimeout | OutboxError | Unauthorized | NotFound)
+            if concerns_all or not isinstance(error, LeadpostError) or self._is_unreachable(error):
+                raise
         else:
-            self._answered()
+            self._note_answer()
             self._others_succeed = True
             result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
             await self._record(call.claim, result)
-        finally:
-            call.has_begun.set()
 
     async def _claim(self, call: _Call) -> Item:
         """Claim the next entry, once there is a token for it."""
-        call_id = uuid4().hex
-        call.claimed_at = boot_time()
-        claim = partial(
-            _calls.claim,
-            call_id=call_id,
-            call_time=_CLAIM_LASTS + self._poster.call_timeout,
-            key_prefix=self._key_prefix,
-        )
-        # During an outage every call is a trial, each with another entry: entries that always fail
-        # must not make the outage last for all others.
-        but = list(self._failed_trials) if self._poster.is_away else []
         try:
-            found = await self._store.write(partial(claim, but=but))
-            if found is None and but:
-                self._failed_trials.clear()
-                found = await self._store.write(claim)
-            if found is None:  # another worker was faster, or has it locked
-                await asyncio.sleep(_POLL / 10)
-        except OutboxError as error:
-            # It may have been committed: `release` finds it by its call id. No call is made.
-            self._unknown[call_id] = boot_time() + _CLAIM_LASTS + _calls.OVERDUE
-            if not isinstance(error, OutboxUnavailable):
-                raise
-            self._went_away(error)
-            await asyncio.sleep(_POLL)
-            raise NotSent(str(error)) from error
+            claim = await self._store.write(self._claim_next, call)
+            if claim is None:
+                await asyncio.sleep(_LOCKED)
+                raise NothingToSend("nothing is due")
         finally:
-            call.has_begun.set()
-        self._absence.end()
-        if found is None:
-            raise NothingToSend("nothing is due")
-        call.claim, call.is_claimed = found, True
-        activity: Item = loaded(found.activity)
+            await call.turn.aclose()
+        call.claim, call.is_claimed = claim, True
+        activity: Item = loaded(claim.activity)
         return activity
 
-    async def _record_failure(self, claim: Claim, error: LeadpostError) -> None:
-        is_away = self._poster.is_away  # if so, the failure says nothing about the entry
-        if is_away:
-            self._failed_trials.append(claim.id)
+    async def _claim_next(self, transaction: Transaction, call: _Call) -> Claim | None:
+        # If this is another attempt, the one before may have been committed.
+        if call.claimed_at and (found := await _calls.claimed(transaction, call.id)):
+            return found
+        call.claimed_at = boot_time()
+        return await _calls.claim(
+            transaction,
+            call.id,
+            _CLAIM_LASTS + self._poster.call_timeout,
+            # During an outage every call is a trial, each with another entry: entries that always
+            # fail must not make the outage last for all others.
+            is_trial=self._poster.is_away,
+            key_prefix=self._key_prefix,
+        )
+
+    async def _record_failure(self, claim: Claim, error: Exception, *, is_sent: bool) -> None:
+        if not isinstance(error, LeadpostError):  # from a bucket, or from a hook of the client's
+            kind = DeliveryUncertain if is_sent else NotSent
+            error = kind(f"{type(error).__name__} ended the worker")
         if isinstance(error, ConnectionFailed):
-            self._not_reached(error)
+            self._host_absence.begin(error)
         elif error.status is not None or isinstance(error, DeliveryUncertain):
-            self._answered()
+            self._note_answer()
         result = result_of(
             error,
             claim,
             self._poster.retry,
             retries_uncertain=self._poster.on_uncertain == "retry",
-            is_away=is_away,
+            is_away=self._poster.is_away,
             others_succeed=self._others_succeed or self._drains,
         )
         if isinstance(error, ServerError):
             self._others_succeed = False
         await self._record(claim, result)
-        if isinstance(error, Unauthorized | NotFound):
-            self._fail(error)
 
     async def _record(self, claim: Claim, result: Result) -> None:
         """Record the result of a call, as soon as the database can be reached."""
         state = result.state
-        record = partial(_calls.record, of=claim, result=result)
         what = f"entry {claim.id}: {state} {result.request_id or ''}".rstrip()
         recorded: bool | None = None
         try:
-            recorded = await self._patiently(partial(self._store.write, record))
-        except OutboxError as failure:
-            self._fail(failure)
+            recorded = await self._store.write(_calls.record, claim, result)
         finally:
             if recorded is None:
                 _log.error("outbox: not recorded, as the database failed: %s", what)
-        if recorded is None:
-            return
         if not recorded:
             _log.warning("outbox: ignored, as a later call was made: %s", what)
         elif state != "pending":
             self._tally[state] += 1
 
-    def _answered(self) -> None:
+    def _note_answer(self) -> None:
         self._is_answered = True
         self._host_absence.end()
 
-    def _not_reached(self, error: ConnectionFailed) -> None:
-        """Stop a drain that has reached nothing for `_UNREACHABLE`: the host may be wrong."""
-        self._host_absence.begin(error)
+    def _is_unreachable(self, error: LeadpostError) -> bool:
+        """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
         is_long = self._host_absence.lasts >= _UNREACHABLE
-        if self._drains and is_long and not self._is_answered:
-            self._fail(error)
-
-    def _went_away(self, error: OutboxUnavailable) -> None:
-        """Record that the database is unreachable; stop a drain that has waited for too long."""
-        self._absence.begin(error)
-        if self._drains and self._absence.lasts > self._poster.retry.max_time:
-            self._fail(error)
+        is_first = self._drains and not self._is_answered
+        return isinstance(error, ConnectionFailed) and is_long and is_first
 
     # Beside the posting.
-
-    async def _patiently(
-        self, step: Callable[[], Awaitable[T]], *, writes: bool = True
-    ) -> T | None:
-        """
-        Retry `step` until the database is back; return None if the worker failed meanwhile.
-
-        Only a step that surely `writes` shows that it is back: a standby, or a full disk, can be
-        read.
-        """
-        while True:
-            try:
-                done = await step()
-            except OutboxUnavailable as error:
-                self._went_away(error)
-                await asyncio.sleep(_POLL)
-                if self._failure is not None:
-                    return None
-            else:
-                if writes:
-                    self._absence.end()
-                return done
 
     async def _keep(self) -> None:
         """Expire calls without a record, and report that this worker is alive."""
         reported_at = boot_time()
         while True:
-            await self._patiently(partial(self._store.write, self._maintain))
+            await asyncio.sleep(_KEEP_EVERY)
+            await self._keep_up()
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
-            await asyncio.sleep(_KEEP_EVERY)
 
-    async def _maintain(self, transaction: Transaction) -> None:
-        # A single entry makes no outage, though its host may be wrong.
-        away_for = self._poster.away_for or self._host_absence.lasts or None
-        await _calls.be_seen(transaction, away_for)
-        if expired := await _calls.expire(transaction):
+    async def _keep_up(self) -> None:
+        if expired := await self._store.write(self._maintain):
             self._tally["uncertain"] += expired
             _log.warning(
                 "outbox: %d entries are uncertain: their worker ended before recording the calls",
                 expired,
             )
-        await _calls.sum_up(transaction)
-        if self._unknown:
-            await self._release(transaction)
 
-    async def _release(self, transaction: Transaction) -> None:
-        """Make entries pending again whose claims were committed without our hearing of it."""
-        await _calls.release(transaction, list(self._unknown))
-        self._unknown = {id_: end for id_, end in self._unknown.items() if end > boot_time()}
+    async def _maintain(self, transaction: Transaction) -> int:
+        # A single entry makes no outage, though its host may be wrong.
+        away_for = self._poster.away_for or self._host_absence.lasts or None
+        await _calls.be_seen(transaction, away_for)
+        expired = await _calls.expire(transaction)
+        await _calls.sum_up(transaction)
+        return expired
 
     def _report(self) -> None:
         """Log the changes since the last report: only counts, no content."""
@@ -453,46 +382,23 @@ class Worker:
         counts = ", ".join(f"{count} {state}" for state, count in now.items())
         _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
 
-    async def _verify(self) -> None:
-        """Verify accepted entries, with one query for every four posts while there are posts."""
-        verifier = Verifier(self._store, self._poster, self._tally)
-        while True:
-            await self._leave_posts_their_share()
-            try:
-                due = await self._patiently(verifier.ask_next)
-            except UnexpectedAnswer as error:  # such as a page of HTML in an outage
-                due = verifier.postpone(error)
-            except (Unauthorized, NotFound) as error:
-                what = "outbox: verifying pauses for 10 minutes, posting continues: %s"
-                _log.error(what, described(error))
-                due = _VERIFY_AGAIN
-            self._asked += due == 0
-            await asyncio.sleep(_POLL if due is None else due)
-
-    async def _leave_posts_their_share(self) -> None:
-        """Wait, while there are posts, until four are made for each query."""
-        while 4 * self._asked > self._in_a_row > 0 and not self._poster.is_away:  # noqa: ASYNC110  # rare, and nothing else would need an event
-            await asyncio.sleep(_POLL / 10)
+    async def _report_others(self) -> None:
+        """Log whose entries are left alone: of accounts without names, a key may have changed."""
+        others = await self._store.read(_entries.count_of_others)
+        if others:
+            counts = ", ".join(f"{count} of {account}" for account, count in others.items())
+            level = logging.INFO if self._poster.account.name else logging.WARNING
+            what = "outbox: unfinished entries of other accounts are not posted: %s"
+            _log.log(level, what, counts)
 
     async def _before_query(self) -> None:
-        self._asked += 1
-        await self._leave_posts_their_share()
-
-    async def _reconcile(self, every: timedelta) -> None:
-        reconciler = Reconciler(self._store, self._poster, SETTLE, self._before_query)
-        while True:
-            await asyncio.sleep(every.total_seconds())
-            try:
-                found = await reconciler.reconcile(lambda _, __: None)
-            except LeadpostError as error:
-                _log.warning("outbox: reconciling failed: %s", described(error))
-            else:
-                if found:
-                    counts = ", ".join(f"{count} {state}" for state, count in found.items())
-                    _log.info("outbox: reconciled: %s", counts)
+        """Wait, while there are posts, until four are made for each query."""
+        self._queries += 1
+        while 4 * self._queries > self._posts > 0 and not self._poster.is_away:  # noqa: ASYNC110  # rare, and nothing else would need an event
+            await asyncio.sleep(_POLL / 10)
 
     async def _prune(self, keep: timedelta) -> None:
         seconds = keep.total_seconds()
         while True:
-            pruned = await self._patiently(lambda: self._store.write(_edits.prune, seconds))
+            pruned = await self._store.write(_edits.prune, seconds)
             await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))

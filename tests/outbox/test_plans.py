@@ -37,7 +37,7 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 
 
 async def claimed(transaction: Transaction) -> None:
-    call = await _calls.claim(transaction, "call", 40.0, but=[1, 2, 3])
+    call = await _calls.claim(transaction, "call", 40.0)
     assert call is not None
     assert await _calls.record(transaction, call, Result("accepted", request_id="r1"))
 
@@ -52,7 +52,7 @@ async def checked(transaction: Transaction) -> None:
 async def looked_after(transaction: Transaction) -> None:
     await _calls.be_seen(transaction, None)
     await _calls.expire(transaction)
-    await _calls.release(transaction, ["call"])
+    await _calls.claimed(transaction, "call")
     await _calls.sum_up(transaction)
 
 

@@ -37,7 +37,7 @@ from leadpost import (
     Unauthorized,
 )
 from leadpost.outbox import EntryState, Outbox, _reconciler
-from leadpost.outbox._matching import candidates, is_twin, lead_in
+from leadpost.outbox._matching import activity_in, candidates, is_rival
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Doubt, Verdict
 from leadpost.sandbox import Faults, Sandbox, ledger
@@ -472,5 +472,5 @@ def test_what_plain_sql_has_inserted_is_compared_as_far_as_it_goes() -> None:
     raw = {"Data": [7, {"Key": "mx_Custom_1", "Value": "a"}]}
     same = LeadActivity("a1", LEAD, 201, None, None, frozenset({"n"}), raw)
     assert candidates(payload, WHEN, [same]) == [same]
-    assert lead_in({"LeadDetails": 7, "Activity": {}}) is None
-    assert not is_twin("n", payload, None, [same])
+    assert activity_in({"LeadDetails": 7, "Activity": {}}) == (None, None)
+    assert not is_rival("n", payload, None, [same])

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -175,18 +176,21 @@ async def test_an_unreachable_database_ends_verifying(
 async def test_a_run_verifies_again_once_the_database_is_back(
     outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = asyncio.Event()
+    tried, is_back = asyncio.Event(), asyncio.Event()
+    claim_check = _settling.claim_check
 
-    async def gone(*_: object) -> None:
+    async def gone(*args: Any) -> Check | None:
         tried.set()
+        if is_back.is_set():
+            return await claim_check(*args)
         raise OutboxUnavailable("the server is away")
 
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):
-        with monkeypatch.context() as away:
-            away.setattr(_settling, "claim_check", gone)
-            running = asyncio.create_task(outbox.run(posting))
-            await tried.wait()
+        monkeypatch.setattr(_settling, "claim_check", gone)
+        running = asyncio.create_task(outbox.run(posting))
+        await tried.wait()
+        is_back.set()
         while (await outbox.counts())["succeeded"] < 1:
             await asyncio.sleep(0.01)
         running.cancel()

@@ -41,7 +41,7 @@ from leadpost import (
     Unauthorized,
 )
 from leadpost.hooks import Ended, Event, Sent
-from leadpost.outbox import Outbox, _worker
+from leadpost.outbox import Outbox, _verifier, _worker
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _calls
 from leadpost.sandbox import Sandbox
@@ -97,22 +97,18 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
     failures: int,
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.02)
-    monkeypatch.setattr(_worker, "OUTAGE_TIMEOUT", 20.0)
     vendor = Vendor(answers(httpx.Response(429), *[lost() for _ in range(failures)]))
     # Long enough for other entries to fail before the first one does so again.
     patient = RetryPolicy(initial_wait=0.3, jitter=0.0)
     await outbox.put_many(map(activity, range(1, number + 1)))
     async with within(30):
-        found = await outbox.drain(
-            poster(vendor, bucket=TokenBucket(3, period=0.01), retry=patient)
-        )
+        posting = poster(vendor, bucket=TokenBucket(3, period=0.01), retry=patient)
+        found = await outbox.drain(posting, outage_timeout=20.0)
     assert found == {"accepted": number}
     assert ("answers posts again" in caplog.text) is (number > 1)
 
 
-async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_worker, "OUTAGE_TIMEOUT", 1.5)
-
+async def test_a_long_outage_ends_a_drain(outbox: Outbox) -> None:
     async def fail(_: httpx.Request) -> httpx.Response:
         return httpx.Response(500)
 
@@ -120,12 +116,29 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox, monkeypatch: pytest.Mo
     # Long enough for another entry to fail before the first one does so again.
     patient = RetryPolicy(max_attempts=3, initial_wait=1.0)
     await outbox.put_many(map(activity, range(1, 11)))
+    posting = poster(Vendor(fail), retry=patient, hooks=[events.append])
     async with within(10):
         with pytest.raises(OutageTimeout, match="has not answered posts for 2 s"):
-            await outbox.drain(poster(Vendor(fail), retry=patient, hooks=[events.append]))
+            await outbox.drain(posting, outage_timeout=1.5)
     assert set(await states(outbox)) == {"pending"}
     assert isinstance(events[-1], Ended)
     assert (events[-1].state, events[-1].error) == ("not_sent", "OutageTimeout")
+
+
+async def test_a_drain_waits_its_whole_time_for_an_outage_that_began_before_it(
+    outbox: Outbox,
+) -> None:
+    failing = answers(*[httpx.Response(503) for _ in range(100)])
+    patient = RetryPolicy(max_attempts=100, initial_wait=0.01, jitter=0)
+    posting = poster(Vendor(failing), retry=patient)
+    await outbox.put_many(map(activity, range(1, 11)))
+    loop = asyncio.get_running_loop()
+    async with within(20):
+        for _ in range(2):
+            began = loop.time()
+            with pytest.raises(OutageTimeout):
+                await outbox.drain(posting, outage_timeout=0.7)
+            assert loop.time() - began >= 0.7
 
 
 async def test_a_drain_after_one_that_gave_up_tries_whether_leadsquared_is_back(
@@ -406,6 +419,34 @@ async def test_two_drains_share_the_work(store_url: str) -> None:
     assert sorted(vendor.numbers) == list(range(1, 201))
 
 
+async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody edits the only due entry in a long transaction: the worker must not spin."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float, *_: object) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    vendor = Vendor()
+    async with Outbox(postgresql_url, ACME) as outbox, within(30):
+        await outbox.put(activity(1))
+        posting = poster(vendor)
+        engine = outbox._database._engine
+        assert engine is not None
+        async with engine.begin() as stranger:
+            await stranger.execute(sa.text("UPDATE leadpost_entries SET priority = 1"))
+            with monkeypatch.context() as patched:
+                patched.setattr(asyncio, "sleep", slept)
+                draining = asyncio.create_task(outbox.drain(posting))
+                while pauses.count(_worker._LOCKED) < 3:
+                    await sleep(0.001)
+            assert not vendor.requests
+        assert await draining == {"accepted": 1}
+
+
 async def test_a_token_without_an_entry_remains_unused(
     outbox: Outbox,
 ) -> None:
@@ -558,7 +599,7 @@ async def test_a_status_path_that_works_again_is_used_again(
 ) -> None:
     """A gateway may answer 404 or 403 in passing."""
     del quick_checks
-    monkeypatch.setattr(_worker, "_VERIFY_AGAIN", 0.1)
+    monkeypatch.setattr(_verifier, "_PAUSE", 0.1)
     fails = 2  # one for each of the two paths
 
     async def answer(request: httpx.Request) -> httpx.Response:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from typing import Any
 
 import pytest
 from outbox_support import changed, held_until, poster, states, until
-from support import Vendor, activity, answers
+from support import Vendor, activity, answers, within
 
 from leadpost import AsyncActivityPoster, ConnectionFailed, TokenBucket
 from leadpost.outbox import Outbox, _worker
-from leadpost.outbox.database import _calls
+from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._calls import Claim, Result
 
 
@@ -84,6 +85,34 @@ async def test_cancelled_repeatedly_it_still_records_what_is_uncertain(outbox: O
         draining.cancel()
         await asyncio.sleep(0)
     assert await states(outbox) == ["uncertain"]
+
+
+async def test_a_cancellation_while_recording_is_not_swallowed(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_worker, "GRACE", 0.05)
+    monkeypatch.setattr(_worker, "_RECORDING", 0.2)
+    write, recording = Store.write, list["asyncio.Task[object] | None"]()
+
+    async def hang(store: Store, work: Any, *args: Any, **details: Any) -> Any:
+        if work is not _calls.record:
+            return await write(store, work, *args, **details)
+        recording.append(asyncio.current_task())
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(Store, "write", hang)
+    await outbox.put(activity(1))
+    draining = asyncio.create_task(outbox.drain(poster(Vendor())))
+    async with within(10):
+        while not recording:
+            await asyncio.sleep(0.01)
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+    [task] = recording
+    assert task is not None
+    assert task.cancelled()
+    assert "not recorded, as the database failed: entry 1: accepted r1" in caplog.text
 
 
 async def test_an_entry_whose_call_was_not_sent_stays_pending(outbox: Outbox) -> None:

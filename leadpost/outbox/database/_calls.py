@@ -1,9 +1,11 @@
+# ruff: noqa: S608  these are statements, and nothing of a caller's is in them
 """A worker's statements: claim an entry, record the result of its call, expire it without one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import Any
 
+import sqlalchemy as sa
 from attrs import field, frozen
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
@@ -59,40 +61,58 @@ async def claim(
     call_id: str,
     call_time: float,
     *,
-    but: Collection[int] = (),
+    is_trial: bool = False,
     key_prefix: str = "",
 ) -> Claim | None:
     """
     Mark the next due entry as `sending`, and return it; None if none is due.
 
-    Entries with an id in `but` are skipped. `call_id` is a new random id. The call must end within
-    `call_time` seconds.
+    `call_id` is a new random id. The call must end within `call_time` seconds. A trial has the
+    entry that has not failed for the longest time.
     """
+    order = "due_at, id" if is_trial else "priority DESC, id"
     claimed = await transaction.execute(
-        """
+        f"""
         UPDATE leadpost_entries
         SET state = 'sending', call_id = :call_id, calls = calls + 1,
-            changed_at = {now}, sent_at = {now}, ends_by = {now} + :call_time
+            changed_at = {{now}}, sent_at = {{now}}, ends_by = {{now}} + :call_time
         WHERE id = (
             SELECT id FROM leadpost_entries
-            WHERE account = :account AND state = 'pending' AND due_at <= {now}
-                AND id NOT IN :but
+            WHERE account = :account AND state = 'pending' AND due_at <= {{now}}
                 AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
-            ORDER BY priority DESC, id LIMIT 1 {or_skipped}
+            ORDER BY {order} LIMIT 1 {{or_skipped}}
         )
         RETURNING id, activity, calls, failures, error_type
         """,
         call_id=call_id,
         call_time=call_time,
-        but=[0, *but],
         prefix=key_prefix,
     )
     row = claimed.one_or_none()
     if row is None:
         return None
     await add_changes(transaction, [row.id], "sending", f"call {row.calls}")
+    return _claim(row, call_id)
+
+
+def _claim(row: sa.Row[Any], call_id: str) -> Claim:
     is_uncertain = row.error_type == DeliveryUncertain.__name__
     return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
+
+
+async def claimed(transaction: Transaction, call_id: str) -> Claim | None:
+    """Return the entry that was claimed for this call, if the answer to the COMMIT was lost."""
+    # It may be uncertain, because the call has expired meanwhile.
+    found = await transaction.execute(
+        """
+        UPDATE leadpost_entries SET state = 'sending'
+        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id = :call_id
+        RETURNING id, activity, failures, error_type
+        """,
+        call_id=call_id,
+    )
+    row = found.one_or_none()
+    return None if row is None else _claim(row, call_id)
 
 
 async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
@@ -132,25 +152,6 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
     same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
     found = await transaction.execute(same, id=of.id, call_id=of.call_id, state=state)
     return found.one_or_none() is not None
-
-
-async def release(transaction: Transaction, call_ids: Collection[str]) -> int:
-    """
-    Make entries pending again whose claims were followed by no call.
-
-    The worker lost the connection during the COMMIT of the claim, and made no call. The entry may
-    already be `uncertain`, because its call expired. That an earlier call may have arrived is kept.
-    """
-    released = await transaction.execute(
-        """
-        UPDATE leadpost_entries
-        SET state = 'pending', changed_at = {now}, due_at = 0
-        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id IN :call_ids
-        RETURNING id
-        """,
-        call_ids=list(call_ids),
-    )
-    return await add_changes(transaction, released.scalars(), "pending", "no call was made")
 
 
 async def expire(transaction: Transaction) -> int:

@@ -22,7 +22,8 @@ CREATE TABLE leadpost_accounts (
     account TEXT NOT NULL PRIMARY KEY,
     fingerprint TEXT NOT NULL,
     worker_seen_at DOUBLE PRECISION,
-    away_since DOUBLE PRECISION
+    away_since DOUBLE PRECISION,
+    reconciled_at DOUBLE PRECISION
 );
 
 CREATE TABLE leadpost_entries (

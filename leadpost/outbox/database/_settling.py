@@ -95,6 +95,16 @@ async def is_posting(transaction: Transaction) -> bool:
     return bool((await transaction.execute(query)).scalar_one())
 
 
+async def begin_reconciling(transaction: Transaction, every: float) -> bool:
+    """Whether to reconcile now: no worker of the account has begun that within `every` seconds."""
+    update = """
+        UPDATE leadpost_accounts SET reconciled_at = {now}
+        WHERE account = :account
+            AND coalesce(reconciled_at, 0) NOT BETWEEN {now} - :every AND {now}
+    """
+    return bool((await transaction.execute(update, every=every)).rowcount)
+
+
 async def doubts(transaction: Transaction) -> list[Doubt]:
     """Return every uncertain entry."""
     # Plain SQL may have made one uncertain without a call.
