@@ -282,19 +282,6 @@ async def test_leaving_the_stream_early_ends_its_tasks_but_not_the_calls_in_flig
 
 
 @virtual
-async def test_a_batch_can_be_cancelled() -> None:
-    async with poster_to(Vendor(there=0.1)) as poster:
-        batch = asyncio.create_task(poster.post_many(numbered(500)))
-        await asyncio.sleep(7)
-        batch.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await batch
-        await asyncio.sleep(1)  # calls in flight finish
-        assert len(asyncio.all_tasks()) == 1
-        assert await poster.post(activity(1)) == "r1"
-
-
-@virtual
 async def test_what_a_hook_of_the_client_stops_before_sending_was_not_sent() -> None:
     vendor = Vendor(accept)
 

@@ -75,10 +75,7 @@ async def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() ->
 async def test_a_status_decides_even_if_its_body_never_ends(
     status: int, error: type[LeadpostError]
 ) -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, content=endless())
-
-    vendor = Vendor(answer)
+    vendor = Vendor(answers(httpx.Response(status, content=endless())))
     policy = RetryPolicy(max_attempts=1, max_time=1.0)
     async with poster_to(vendor, retry=policy, call_timeout=10.0) as poster:
         with pytest.raises(error) as caught:

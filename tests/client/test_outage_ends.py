@@ -13,7 +13,6 @@ import pytest
 from batch_support import numbered, poster_to
 from outage_support import (
     IN_DOUBT,
-    NOT_IN_DOUBT,
     NOTE,
     ONCE,
     PATIENT,
@@ -21,7 +20,7 @@ from outage_support import (
     Fault,
     Outage,
     away,
-    name_of,
+    each_fault,
     outcomes_of,
     warnings_in,
 )
@@ -33,7 +32,7 @@ from leadpost._availability import Availability
 
 @pytest.mark.parametrize("use", ["post_many", "post_stream"])
 @pytest.mark.parametrize("metrics", ["down", "up", "404"])
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+@each_fault
 @virtual
 async def test_an_outage_of_30_s_in_a_batch_loses_and_duplicates_nothing(
     use: str, metrics: Any, fault: Fault
@@ -62,7 +61,7 @@ async def test_in_a_batch_max_time_does_not_include_an_outage() -> None:
         assert await poster.post_many(numbered(5)) == ["r1", "r2", "r3", "r4", "r5"]
 
 
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+@each_fault
 @virtual
 async def test_single_posts_that_waited_are_all_accepted_after_an_outage(fault: Fault) -> None:
     vendor = Outage(fault, ends=100)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +18,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from raw_server import Connection, RawServer
-from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
+from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY, logged
 
 from leadpost import (
     Account,
@@ -30,7 +29,7 @@ from leadpost import (
     RetryPolicy,
     TokenBucket,
 )
-from leadpost.hooks import Event
+from leadpost.hooks import Answered, Ended, Event, Retried, Sent, Waiting
 from leadpost.sandbox import Answer, Faults, Sandbox
 
 NOTE = "Frau Özdemir asked to be called back"
@@ -68,26 +67,8 @@ def shown_by(error: BaseException | None) -> Iterator[str]:
 
 @pytest.fixture
 def everything_logged() -> Iterator[io.StringIO]:
-    yield from logged(lambda _: True)
-
-
-@pytest.fixture
-def log_above_the_transport() -> Iterator[io.StringIO]:
-    """All logs except httpcore's, which at DEBUG quotes what a server sent."""
-    yield from logged(lambda record: not record.name.startswith("httpcore"))
-
-
-def logged(wanted: Callable[[logging.LogRecord], bool]) -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.addFilter(wanted)
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(1)
-    yield stream
-    root.removeHandler(handler)
-    root.setLevel(level)
+    with logged(lambda _: True) as log:
+        yield log
 
 
 def account_at(url: str, keys_in: Any = "query") -> Account:
@@ -144,6 +125,7 @@ async def test_whatever_the_answer_no_key_shows_and_nothing_personal_is_logged(
 
     assert len(errors) >= 10
     assert bool(responses) is injected
+    assert {type(event) for event in events} == {Waiting, Sent, Answered, Retried, Ended}
     log = everything_logged.getvalue()
     assert "HTTP Request: POST" in log  # httpx did log
     own = [log, *map(repr, events), *map(repr, activities), *map(repr, outcomes), repr(status)]
