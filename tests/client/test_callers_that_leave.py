@@ -6,8 +6,8 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -33,6 +33,8 @@ from leadpost import (
     AsyncActivityPoster,
     ConnectionFailed,
     DeliveryUncertain,
+    OpenBucket,
+    Priority,
     RetryPolicy,
     TokenBucket,
 )
@@ -66,6 +68,31 @@ async def test_a_post_cancelled_while_it_waits_for_a_token_sends_nothing(cancel:
         ("not_sent", 0),
         ("accepted", 1),
     ]
+
+
+class FailsIfCancelled(OpenBucket):
+    """A bucket whose wait for a token does not pass a cancellation on."""
+
+    def token(self, priority: Priority, call_timeout: float) -> Any:
+        del priority, call_timeout
+        return self._wait()
+
+    @asynccontextmanager
+    async def _wait(self) -> AsyncGenerator[Callable[[], None]]:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            raise LookupError("the database of this bucket is down") from None
+        yield lambda: None
+
+
+@pytest.mark.parametrize("cancel", CANCELS)
+@virtual
+async def test_an_error_of_the_bucket_after_its_caller_left_is_not_reported(
+    cancel: Cancel,
+) -> None:
+    async with poster_to(Vendor(), bucket=FailsIfCancelled()) as poster:
+        await cancel(poster.post(activity(1)), 2.0)
 
 
 @contextmanager

@@ -360,6 +360,14 @@ def test_repr_shows_the_host_and_the_bucket(sandbox: Sandbox) -> None:
     asyncio.run(poster.aclose())
 
 
-def test_on_uncertain_is_raise_or_retry(sandbox: Sandbox) -> None:
-    with pytest.raises(ValueError, match="on_uncertain: found 'ignore', wanted 'raise' or 'retry'"):
-        AsyncActivityPoster(sandbox.account(), on_uncertain="ignore")  # type: ignore[arg-type]  # the mistake
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_uncertain": "ignore"}, "on_uncertain: found 'ignore', wanted 'raise' or 'retry'"),
+        ({"call_timeout": 0}, "call_timeout: found 0, wanted seconds above 0"),
+        ({"call_timeout": float("nan")}, "call_timeout: found nan, wanted seconds above 0"),
+    ],
+)
+def test_an_option_out_of_range_raises(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AsyncActivityPoster(account(), **options)
