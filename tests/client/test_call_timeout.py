@@ -10,7 +10,7 @@ from contextlib import suppress
 import httpx
 import pytest
 from batch_support import STEADY, poster_to
-from support import Vendor, accept, account, activity, answers, now, virtual, within
+from support import Handler, Vendor, accept, account, activity, answers, now, virtual, within
 
 from leadpost import (
     Activity,
@@ -31,23 +31,6 @@ from leadpost._poster import post_once
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
 
-@virtual
-async def test_a_call_without_an_answer_ends_at_its_time_out_and_its_token_rests_as_long() -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
-        if len(vendor.requests) == 1:
-            await asyncio.sleep(1000)
-        return await accept(request)
-
-    vendor = Vendor(answer)
-    async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
-        with pytest.raises(DeliveryUncertain) as caught:
-            await poster.post(activity(1))
-        assert now() == pytest.approx(10.0)
-        assert caught.value.attempts == 1
-        await poster.post(activity(2))
-    assert vendor.arrivals == pytest.approx([0.0, 10.0 + 10.0 + 5.0], abs=0.01)
-
-
 async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
     yield start
     while True:
@@ -55,17 +38,35 @@ async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
         yield b" "
 
 
+async def never(_: httpx.Request) -> httpx.Response:
+    await asyncio.sleep(1000)
+    raise AssertionError("its call waited for it")
+
+
+async def half(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, content=endless(b'{"RequestID": "r1"'))
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "rests"),
+    [
+        (never, None, 10.0 + 5.0),
+        (half, 200, 5.0),  # it was answered, so it had arrived
+    ],
+)
 @virtual
-async def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() -> None:
-    vendor = Vendor(answers(httpx.Response(200, content=endless(b'{"RequestID": "r1"'))))
+async def test_a_call_is_uncertain_at_its_time_out_and_its_token_rests_as_long_if_unanswered(
+    first: Handler, status: int | None, rests: float
+) -> None:
+    vendor = Vendor(first)
     async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
         with pytest.raises(DeliveryUncertain) as caught:
             await poster.post(activity(1))
         assert now() == pytest.approx(10.0)
-        assert caught.value.status == 200
+        assert (caught.value.status, caught.value.attempts) == (status, 1)
+        vendor.answer = accept
         await poster.post(activity(2))
-    # It was answered, so it had arrived: its token rests the usual time.
-    assert vendor.arrivals == pytest.approx([0.0, 10.0 + 5.0], abs=0.01)
+    assert vendor.arrivals == pytest.approx([0.0, 10.0 + rests], abs=0.01)
 
 
 @pytest.mark.parametrize(
