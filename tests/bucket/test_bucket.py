@@ -420,9 +420,11 @@ async def test_a_single_refusal_without_retry_after_pauses_nobody() -> None:
     assert bucket.statistics().limit == 25
 
 
-def test_a_limit_named_in_a_refusal_applies_at_once_and_is_logged_once(
+@virtual
+async def test_a_limit_named_in_a_refusal_applies_at_once_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.WARNING, "leadpost")
     arrivals: list[float] = []
 
     async def call(bucket: TokenBucket, refusal: RateLimited | None = None) -> None:
@@ -433,17 +435,14 @@ def test_a_limit_named_in_a_refusal_applies_at_once_and_is_logged_once(
             if refusal is not None:
                 raise refusal
 
-    async def main() -> None:
-        bucket = TokenBucket()
-        refusal = RateLimited("no", limit=(10, 5))
-        calls = [call(bucket), *(call(bucket, refusal) for _ in range(24))]
-        await asyncio.gather(*calls, return_exceptions=True)
-        assert bucket.statistics().limit == 10
-        arrivals.clear()
-        await asyncio.gather(*(call(bucket) for _ in range(60)))
+    bucket = TokenBucket()
+    refusal = RateLimited("no", limit=(10, 5))
+    calls = [call(bucket), *(call(bucket, refusal) for _ in range(24))]
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert bucket.statistics().limit == 10
+    arrivals.clear()
+    await asyncio.gather(*(call(bucket) for _ in range(60)))
 
-    with caplog.at_level(logging.WARNING, "leadpost"):
-        run_virtual(main())
     assert fullest(arrivals) == 10
     resized = [record.message for record in caplog.records if "tokens" in record.message]
     assert len(resized) == 1

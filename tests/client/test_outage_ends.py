@@ -24,7 +24,7 @@ from outage_support import (
     outcomes_of,
     warnings_in,
 )
-from support import Vendor, accept, activity, now, number_in, run_virtual, virtual
+from support import Vendor, accept, activity, now, number_in, virtual
 
 from leadpost import ConnectionFailed, DeliveryUncertain, RetryPolicy
 from leadpost._availability import Availability
@@ -72,17 +72,16 @@ async def test_single_posts_that_waited_are_all_accepted_after_an_outage(fault: 
         assert ids == [f"r{n}" for n in range(1, 31)]
 
 
-def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
+@virtual
+async def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        fault = httpx.Response(500, json={"ExceptionMessage": f"no: {NOTE}"})
-        vendor = Outage(fault, ends=250)
-        async with poster_to(vendor, retry=PATIENT) as poster:
-            await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 4)))
+    caplog.set_level(logging.INFO, "leadpost")
+    fault = httpx.Response(500, json={"ExceptionMessage": f"no: {NOTE}"})
+    vendor = Outage(fault, ends=250)
+    async with poster_to(vendor, retry=PATIENT) as poster:
+        await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 4)))
 
-    with caplog.at_level(logging.INFO, "leadpost"):
-        run_virtual(main())
     host = "http://127.0.0.1:9"
     begins, *progress, ends = warnings_in(caplog)
     assert begins == (
