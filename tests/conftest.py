@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from io import StringIO
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from files_support import Desk, open_bucket
 from hypothesis import HealthCheck, settings
 from shared_bucket_support import opened
 from sqlalchemy.ext.asyncio import create_async_engine
-from support import run, server_in
+from support import logged, run, server_in
 
 from leadpost.outbox import Outbox, SharedTokenBucket, _verifier
 from leadpost.sandbox import Faults, Sandbox
@@ -132,6 +133,13 @@ def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> D
     for module in ("sending", "posting", "looking"):
         monkeypatch.setattr(f"leadpost.cli.files.{module}.SharedTokenBucket", open_bucket)
     return Desk(folder, sandbox)
+
+
+@pytest.fixture
+def log_above_the_transport() -> Iterator[StringIO]:
+    """All logs of any level, except those of httpcore, which quotes what a server sent."""
+    with logged(lambda record: not record.name.startswith("httpcore")) as log:
+        yield log
 
 
 @pytest.fixture

@@ -36,6 +36,9 @@ def name_of(value: object) -> str | None:
     return type(value).__name__ if isinstance(value, Exception) else None
 
 
+each_fault = pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+
+
 def posts_by(bad: int, fault: Fault) -> Callable[[httpx.Request], Awaitable[httpx.Response]]:
     """Answer one activity with a fault, always, and accept all others."""
 

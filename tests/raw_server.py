@@ -72,6 +72,10 @@ class Connection:
         self._server.requests.append(request)
         return request
 
+    async def closed(self) -> None:
+        """Wait until the client closes the connection."""
+        await self._reader.read()
+
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting while the client does not read."""
         self._writer.write(data)
@@ -105,7 +109,7 @@ class RawServer:
 
     _behave: Behaviour
     url: str = field(default="", init=False)
-    requests: list[Request] = field(factory=list[Request], init=False)
+    requests: list[Request] = field(factory=list[Request], init=False, repr=False)
     _tasks: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]], init=False)
     _server: asyncio.Server | None = field(default=None, init=False)
 

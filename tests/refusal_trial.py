@@ -1,5 +1,5 @@
 """
-A trial of the rule after a 429: an hour on a virtual clock, with endless demand.
+A trial of the rule after a 429: up to an hour on a virtual clock, with endless demand.
 
 `CASES` are the situations and what has to be reached in each; `run` drives a real `TokenBucket`
 through one of them. Used by the tests and by `benchmarks/refusals.py`.
@@ -168,7 +168,7 @@ CASES = [
 @frozen
 class Result:
     """
-    What an hour came to.
+    What a trial came to.
 
     Attributes:
         share: Accepted calls, as a share of what LeadSquared leaves.

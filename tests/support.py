@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import selectors
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -112,6 +114,23 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+@contextmanager
+def logged(wanted: Callable[[logging.LogRecord], bool]) -> Generator[io.StringIO]:
+    """Write all wanted log records, of any level and logger, into a text."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(wanted)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(1)
+    try:
+        yield stream
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
 def within(seconds: float) -> asyncio.Timeout:
     """Fail instead of hanging."""
     return asyncio.timeout(seconds)
@@ -198,6 +217,15 @@ def answers(*script: httpx.Response | Exception | None, then: Handler = accept) 
         if isinstance(entry, Exception):
             raise entry
         return entry
+
+    return answer
+
+
+def always(response: httpx.Response) -> Handler:
+    """Answer every request with this response."""
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        return response
 
     return answer
 

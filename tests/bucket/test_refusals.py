@@ -1,4 +1,4 @@
-"""The rule after a 429: its decisions, and what it reaches within an hour."""
+"""The rule after a 429: its decisions, and what it reaches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from refusal_trial import CASES, Case, Server, call, run
-from support import run_virtual, virtual
+from support import virtual
 
 from leadpost import TokenBucket
 from leadpost._refusals import Refusals, tokens_within
@@ -30,17 +30,18 @@ def answer(rule: Refusals, refused: int, accepted: int = 0, at: float = 1.0) -> 
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_case_reaches_its_goals_within_an_hour(case: Case) -> None:
-    result = run(case, TokenBucket(), seed=1)
+def test_each_case_reaches_its_goals_within_20_minutes(case: Case) -> None:
+    result = run(case, TokenBucket(), seed=1, seconds=1200)
     assert result.share >= case.share
     assert result.refused <= case.refused
 
 
 @pytest.mark.parametrize("seconds_before", [0, 300], ids=["fresh", "in use"])
 @virtual
-async def test_a_foreign_burst_on_a_full_bucket_is_forgotten_within_two_minutes(
-    seconds_before: float,
+async def test_a_foreign_burst_on_a_full_bucket_is_logged_and_forgotten_within_two_minutes(
+    seconds_before: float, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "leadpost")
     bucket = TokenBucket()
     burst = iter([float(seconds_before)] * 25)
     server = Server(random.Random(1), others=burst, counts_refused=True)
@@ -51,6 +52,10 @@ async def test_a_foreign_burst_on_a_full_bucket_is_forgotten_within_two_minutes(
         caller.cancel()
     await asyncio.wait(callers)
     assert server.calls - server.accepted >= 5
+    shrunk, *grown = (r for r in caplog.records if " tokens, was " in r.message)
+    assert shrunk.levelno == logging.WARNING
+    assert "calls were refused" in shrunk.message
+    assert {record.levelno for record in grown} == {logging.INFO}
 
 
 def test_fifteen_of_a_hundred_are_noise_and_one_more_is_not() -> None:
@@ -222,22 +227,3 @@ def test_an_adopted_size_is_capped_at_the_buckets_own_limit() -> None:
     small = Refusals(10, 5.0)
     assert small.adopt(0.0, rule().size(0.0)) is None
     assert small.tokens == 10
-
-
-def test_each_change_of_size_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        bucket = TokenBucket()
-        server = Server(random.Random(1), others=iter([10.0] * 25), counts_refused=True)
-        callers = [asyncio.create_task(call(bucket, server)) for _ in range(60)]
-        await asyncio.sleep(200)
-        for caller in callers:
-            caller.cancel()
-        await asyncio.wait(callers)
-
-    with caplog.at_level(logging.INFO, "leadpost"):
-        run_virtual(main())
-    shrunk, *grown = (r for r in caplog.records if " tokens, was " in r.message)
-    assert shrunk.levelno == logging.WARNING
-    assert "calls were refused" in shrunk.message
-    assert {record.levelno for record in grown} == {logging.INFO}
-    assert "25 tokens" in grown[-1].message

@@ -46,13 +46,13 @@ async def test_a_server_that_closes_idle_connections_costs_no_post(
     idle_timeout: float | tuple[float, float],
 ) -> None:
     """The one test over real sockets with the real period: 5 s is also when connections close."""
-    posted = [activity(201, activity_note=f"call {n}") for n in range(60)]
+    posted = [activity(201, activity_note=f"call {n}") for n in range(40)]
     with Sandbox(delay=(0.02, 0.15), idle_timeout=idle_timeout) as sandbox:
         async with AsyncActivityPoster(sandbox.account()) as poster:
             ids = await poster.post_many(posted)
         report = sandbox.report()
-    assert len(set(ids)) == 60
-    assert (report.accepted, report.duplicates, report.refused) == (60, 0, 0)
+    assert len(set(ids)) == 40
+    assert (report.accepted, report.duplicates, report.refused) == (40, 0, 0)
     assert report.fullest_window <= 25
 
 
@@ -139,25 +139,10 @@ async def test_posts_whose_callers_leave_are_never_refused_and_all_arrive_once(
             ends = await asyncio.gather(*first, return_exceptions=True)
             others = (post(number) for number in range(25, 50))
             ends += await asyncio.gather(*others, return_exceptions=True)
-        report = sandbox.report()
+        statistics, report = bucket.statistics(), sandbox.report()
+    assert (statistics.in_use, statistics.waiting) == (0, 0)
     assert report.refused == report.duplicates == 0
     assert report.fullest_window <= 25
     left = sum(isinstance(end, TimeoutError) for end in ends)
     assert 0 < left < 50
     assert report.accepted >= 50 - left
-
-
-async def test_cancelled_posts_leave_the_poster_usable() -> None:
-    with Sandbox(delay=0.2) as sandbox:
-        bucket = TokenBucket()
-        async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
-            tasks = [asyncio.create_task(poster.post(activity(n + 1))) for n in range(10)]
-            while sandbox.report().connections < 10:
-                await asyncio.sleep(0.01)
-            for task in tasks[::2]:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [isinstance(r, asyncio.CancelledError) for r in results] == [True, False] * 5
-            assert await poster.post(activity(77))
-            statistics = bucket.statistics()
-            assert (statistics.in_use, statistics.waiting) == (0, 0)

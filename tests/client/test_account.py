@@ -163,18 +163,3 @@ def test_each_path_is_on_the_host_it_belongs_to() -> None:
     assert made.url("status_path") == "https://asyncapi-in21.leadsquared.com/a"
     assert made.url("submit_path") == "https://asyncapi-in21.leadsquared.com/activity/create"
     assert made.url("/v2/a") == "https://api-in21.leadsquared.com/v2/a"
-
-
-def test_the_settings_of_a_path_are_named_with_their_variables() -> None:
-    made = account()
-    assert made.settings_of("metrics_path") == (
-        "metrics_path (LEADPOST_METRICS_PATH) and host (LEADPOST_HOST)"
-    )
-    assert made.settings_of("createcustom_status_path") == (
-        "createcustom_status_path (LEADPOST_CREATECUSTOM_STATUS_PATH) and host (LEADPOST_HOST)"
-    )
-    assert made.settings_of("/v2/a") == "sync_host (LEADPOST_SYNC_HOST)"
-
-
-def test_the_secrets_are_the_three_keys() -> None:
-    assert account().secrets == KEYS

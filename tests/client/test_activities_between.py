@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, activity, run_virtual
+from support import LEAD, Vendor, account, activity, always, run_virtual
 
 from leadpost import (
     Activity,
@@ -114,10 +114,7 @@ def read(vendor: Vendor, **options: Any) -> list[LeadActivity] | None:
 
 
 def test_the_query_and_the_answer_have_the_shape_of_public_integrations() -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=ANSWER)
-
-    vendor = Vendor(answer)
+    vendor = Vendor(always(httpx.Response(200, json=ANSWER)))
     (found,) = read(vendor) or []
     (request,) = vendor.requests
     assert request.url.path == "/v2/ProspectActivity.svc/CustomActivity/RetrieveByActivityEvent"
@@ -163,43 +160,32 @@ def test_most_calls_ends_the_reading_after_the_first_page_that_exceeds_it(
     assert len(read(pages_of(2500), most_calls=3) or ()) == 2500
 
 
-def test_fewer_activities_than_counted_is_an_error() -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"RecordCount": 3, "List": [row(1), row(2)]})
-
-    with pytest.raises(UnexpectedAnswer, match="LeadSquared counts 3 activities but returned 2"):
-        read(Vendor(answer))
-
-
-def test_a_full_page_that_repeats_endlessly_ends_the_reading() -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        rows = [row(n) for n in range(1000)]
-        return httpx.Response(200, json={"RecordCount": 5000, "List": rows})
-
-    vendor = Vendor(answer)
-    with pytest.raises(UnexpectedAnswer, match="counts 5000 activities but returned 1000;"):
+@pytest.mark.parametrize(
+    ("counted", "returned", "calls"),
+    [(3, 2, 2), (5000, 1000, 3)],
+    ids=["a short page", "the same full page endlessly"],
+)
+def test_fewer_activities_than_counted_is_an_error(counted: int, returned: int, calls: int) -> None:
+    body = {"RecordCount": counted, "List": [row(n) for n in range(returned)]}
+    vendor = Vendor(always(httpx.Response(200, json=body)))
+    message = f"LeadSquared counts {counted} activities but returned {returned};"
+    with pytest.raises(UnexpectedAnswer, match=message):
         read(vendor)
-    assert len(vendor.requests) == 3
+    assert len(vendor.requests) == calls
 
 
 @pytest.mark.parametrize(
     "body", ["{}", '{"RecordCount": 1}', '{"RecordCount": 1, "List": [{}]}', '{"List": []}', "[]"]
 )
 def test_an_answer_that_cannot_be_read_is_unexpected(body: str) -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, text=body)
-
     with pytest.raises(UnexpectedAnswer):
-        read(Vendor(answer))
+        read(Vendor(always(httpx.Response(200, text=body))))
 
 
 def test_an_error_of_leadsquareds_is_raised() -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        body = {"Status": "Error", "ExceptionType": "MXUnAuthorizedAccessException"}
-        return httpx.Response(500, json=body)
-
+    body = {"Status": "Error", "ExceptionType": "MXUnAuthorizedAccessException"}
     with pytest.raises(Rejected):
-        read(Vendor(answer))
+        read(Vendor(always(httpx.Response(500, json=body))))
 
 
 def test_a_moment_without_a_time_zone_raises() -> None:

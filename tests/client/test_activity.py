@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DOCUMENT, LEAD
 
@@ -44,6 +44,7 @@ NESTED_ITEMS = st.fixed_dictionaries(
 ODD_ITEMS = st.fixed_dictionaries({"Attribute": NAMES}, optional={"Value": VALUES, "More": VALUES})
 
 
+@settings(max_examples=50)
 @given(
     items=st.lists(
         PLAIN_ITEMS | NESTED_ITEMS | ODD_ITEMS,

@@ -200,16 +200,15 @@ async def test_one_activity_in_place_of_many_raises(one: Any) -> None:
             await anext(poster.post_stream(one))
 
 
-def test_a_batch_logs_when_it_begins_and_counts_its_states_at_the_end(
+@virtual
+async def test_a_batch_logs_when_it_begins_and_counts_its_states_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        async with poster_to(Vendor(answers(httpx.Response(400)))) as poster:
-            await poster.post_many(numbered(3), return_exceptions=True)
-            await poster.post_many([])
+    caplog.set_level(logging.INFO, "leadpost")
+    async with poster_to(Vendor(answers(httpx.Response(400)))) as poster:
+        await poster.post_many(numbered(3), return_exceptions=True)
+        await poster.post_many([])
 
-    with caplog.at_level(logging.INFO, "leadpost"):
-        run_virtual(main())
     logged = [r.message for r in caplog.records if r.name == "leadpost"]
     assert logged[0] == "batch begins"
     assert set(logged[1].removeprefix("batch ended: ").split(", ")) == {"2 accepted", "1 rejected"}

@@ -18,7 +18,6 @@ from support import (
     activity,
     answers,
     now,
-    run_virtual,
     virtual,
 )
 
@@ -47,52 +46,48 @@ from leadpost.bucket import Priority
         (httpx.Response(302, headers={"Location": "/login"}), NotFound),
     ],
 )
-def test_rejected_keys_or_a_wrong_url_stop_the_batch_at_once(
+@virtual
+async def test_rejected_keys_or_a_wrong_url_stop_the_batch_at_once(
     stopping: httpx.Response, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        vendor = Vendor(refuse(30, with_=stopping), there=0.1)
-        async with poster_to(vendor) as poster:
-            with pytest.raises(BatchError) as caught:
-                await poster.post_many(numbered(1000))
-        outcomes = caught.value.outcomes
-        assert len(outcomes) == 1000
-        assert type(outcomes[29].error) is kind
-        assert len(vendor.requests) <= 50
-        accepted = [o for o in outcomes if o.state == "accepted"]
-        assert len(accepted) == len(vendor.requests) - 1
-        assert {type(o.error) for o in outcomes[60:]} == {NotSent}
-        assert now() < 11
-
-    with caplog.at_level(logging.INFO, "leadpost"):
-        run_virtual(main())
+    caplog.set_level(logging.INFO, "leadpost")
+    vendor = Vendor(refuse(30, with_=stopping), there=0.1)
+    async with poster_to(vendor) as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(numbered(1000))
+    outcomes = caught.value.outcomes
+    assert len(outcomes) == 1000
+    assert type(outcomes[29].error) is kind
+    assert len(vendor.requests) <= 50
+    accepted = [o for o in outcomes if o.state == "accepted"]
+    assert len(accepted) == len(vendor.requests) - 1
+    assert {type(o.error) for o in outcomes[60:]} == {NotSent}
+    assert now() < 11
     assert f"the batch stops sending: {kind.__name__}" in caplog.text
 
 
-def test_a_spent_daily_quota_stops_the_batch_when_the_time_of_the_first_call_is_over(
+@virtual
+async def test_a_spent_daily_quota_stops_the_batch_when_the_time_of_the_first_call_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        spent = httpx.Response(429, headers={"Retry-After": "86400"})
+    caplog.set_level(logging.INFO, "leadpost")
+    spent = httpx.Response(429, headers={"Retry-After": "86400"})
 
-        async def answer(request: httpx.Request) -> httpx.Response:
-            return spent if len(vendor.requests) > 100 else await accept(request)
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return spent if len(vendor.requests) > 100 else await accept(request)
 
-        vendor = Vendor(answer, there=0.1)
-        async with poster_to(vendor) as poster:
-            with pytest.raises(BatchError) as caught:
-                await poster.post_many(numbered(500))
-        outcomes = caught.value.outcomes
-        assert len(outcomes) == 500
-        assert [o.state for o in outcomes[:100]] == ["accepted"] * 100
-        assert {type(o.error) for o in outcomes[100:150]} <= {RateLimited, NotSent}
-        assert {type(o.error) for o in outcomes[150:]} == {NotSent}
-        # 25 were refused at once, and one trial a minute after that.
-        assert len(vendor.requests) <= 100 + 25 + 6
-        assert now() < 330
-
-    with caplog.at_level(logging.INFO, "leadpost"):
-        run_virtual(main())
+    vendor = Vendor(answer, there=0.1)
+    async with poster_to(vendor) as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(numbered(500))
+    outcomes = caught.value.outcomes
+    assert len(outcomes) == 500
+    assert [o.state for o in outcomes[:100]] == ["accepted"] * 100
+    assert {type(o.error) for o in outcomes[100:150]} <= {RateLimited, NotSent}
+    assert {type(o.error) for o in outcomes[150:]} == {NotSent}
+    # 25 were refused at once, and one trial a minute after that.
+    assert len(vendor.requests) <= 100 + 25 + 6
+    assert now() < 330
     assert "the batch stops sending: RateLimited" in caplog.text
 
 
@@ -314,19 +309,6 @@ async def test_leaving_the_stream_early_ends_its_tasks_but_not_the_calls_in_flig
         assert max(vendor.arrivals) <= left_at + 0.1
         for number in set(vendor.numbers) - {first.index + 1}:
             assert f"RequestID r{number}" in caplog.text
-
-
-@virtual
-async def test_a_batch_can_be_cancelled() -> None:
-    async with poster_to(Vendor(there=0.1)) as poster:
-        batch = asyncio.create_task(poster.post_many(numbered(500)))
-        await asyncio.sleep(7)
-        batch.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await batch
-        await asyncio.sleep(1)  # calls in flight finish
-        assert len(asyncio.all_tasks()) == 1
-        assert await poster.post(activity(1)) == "r1"
 
 
 @virtual

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 import httpx
 import pytest
 from batch_support import STEADY, poster_to
-from support import Vendor, accept, account, activity, answers, now, virtual, within
+from raw_server import Connection, RawServer
+from support import Handler, Vendor, accept, account, activity, answers, now, virtual, within
 
 from leadpost import (
     Activity,
@@ -31,23 +31,6 @@ from leadpost._poster import post_once
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
 
-@virtual
-async def test_a_call_without_an_answer_ends_at_its_time_out_and_its_token_rests_as_long() -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
-        if len(vendor.requests) == 1:
-            await asyncio.sleep(1000)
-        return await accept(request)
-
-    vendor = Vendor(answer)
-    async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
-        with pytest.raises(DeliveryUncertain) as caught:
-            await poster.post(activity(1))
-        assert now() == pytest.approx(10.0)
-        assert caught.value.attempts == 1
-        await poster.post(activity(2))
-    assert vendor.arrivals == pytest.approx([0.0, 10.0 + 10.0 + 5.0], abs=0.01)
-
-
 async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
     yield start
     while True:
@@ -55,17 +38,35 @@ async def endless(start: bytes = b"") -> AsyncIterator[bytes]:
         yield b" "
 
 
+async def never(_: httpx.Request) -> httpx.Response:
+    await asyncio.sleep(1000)
+    raise AssertionError("its call waited for it")
+
+
+async def half(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, content=endless(b'{"RequestID": "r1"'))
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "rests"),
+    [
+        (never, None, 10.0 + 5.0),
+        (half, 200, 5.0),  # it was answered, so it had arrived
+    ],
+)
 @virtual
-async def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() -> None:
-    vendor = Vendor(answers(httpx.Response(200, content=endless(b'{"RequestID": "r1"'))))
+async def test_a_call_is_uncertain_at_its_time_out_and_its_token_rests_as_long_if_unanswered(
+    first: Handler, status: int | None, rests: float
+) -> None:
+    vendor = Vendor(first)
     async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
         with pytest.raises(DeliveryUncertain) as caught:
             await poster.post(activity(1))
         assert now() == pytest.approx(10.0)
-        assert caught.value.status == 200
+        assert (caught.value.status, caught.value.attempts) == (status, 1)
+        vendor.answer = accept
         await poster.post(activity(2))
-    # It was answered, so it had arrived: its token rests the usual time.
-    assert vendor.arrivals == pytest.approx([0.0, 10.0 + 5.0], abs=0.01)
+    assert vendor.arrivals == pytest.approx([0.0, 10.0 + rests], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +76,7 @@ async def test_a_success_whose_body_never_ends_is_uncertain_at_the_time_out() ->
 async def test_a_status_decides_even_if_its_body_never_ends(
     status: int, error: type[LeadpostError]
 ) -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, content=endless())
-
-    vendor = Vendor(answer)
+    vendor = Vendor(answers(httpx.Response(status, content=endless())))
     policy = RetryPolicy(max_attempts=1, max_time=1.0)
     async with poster_to(vendor, retry=policy, call_timeout=10.0) as poster:
         with pytest.raises(error) as caught:
@@ -96,27 +94,18 @@ async def test_a_refusal_whose_body_never_ends_is_retried() -> None:
 
 async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
     arrivals: list[float] = []
-    over = asyncio.Semaphore(0)
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def drip(connection: Connection) -> None:
         arrivals.append(time.monotonic())
-        with suppress(ConnectionError):
-            await reader.readuntil(b"}")
-            for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
-                writer.write(bytes([byte]))
-                await writer.drain()
-                await asyncio.sleep(0.02)
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-        over.release()
+        await connection.request()
+        for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0.02)
 
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, within(60):
+    async with RawServer(drip) as server, within(60):
         bucket = TokenBucket(1, period=0.3)
         async with AsyncActivityPoster(
-            account(host=host), bucket=bucket, call_timeout=0.5, retry=STEADY
+            account(host=server.url), bucket=bucket, call_timeout=0.5, retry=STEADY
         ) as poster:
             began = time.monotonic()
             with pytest.raises(DeliveryUncertain):
@@ -124,8 +113,6 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
             assert 0.5 <= time.monotonic() - began < 30  # all headers would take two minutes
             with pytest.raises(DeliveryUncertain):
                 await poster.post(activity(2))
-        for _ in arrivals:
-            await over.acquire()
         first, second = arrivals
         assert second - first >= 0.5 + 0.5 + 0.3 - 0.05
 

@@ -38,32 +38,24 @@ async def test_closing_waits_for_calls_in_flight() -> None:
     assert await post == "r1"
 
 
+@pytest.mark.parametrize(("options", "grace"), [({"grace": 3.0}, 3.0), ({}, 8.0)])
 @virtual
-async def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_longer() -> None:
+async def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_longer(
+    options: dict[str, float], grace: float
+) -> None:
     vendor, bucket = Vendor(there=1.0, back=20.0), TokenBucket(1)
     poster = poster_to(vendor, bucket=bucket)
     post = asyncio.create_task(poster.post(activity(1)))
     await asyncio.sleep(1)
-    await poster.aclose(grace=3.0)
-    assert now() == pytest.approx(4.0)
+    await poster.aclose(**options)
+    assert now() == pytest.approx(1.0 + grace)
     with pytest.raises(DeliveryUncertain, match="cut off before its answer") as caught:
         await post
     assert caught.value.attempts == 1
     quick = Vendor()
     async with poster_to(quick, bucket=bucket) as other:
         await other.post(activity(2))
-    assert quick.arrivals == pytest.approx([4.0 + 30.0 + 5.0])
-
-
-@virtual
-async def test_the_default_grace_is_8_seconds() -> None:
-    poster = poster_to(Vendor(back=1000.0))
-    post = asyncio.create_task(poster.post(activity(1)))
-    await asyncio.sleep(1)
-    await poster.aclose()
-    assert now() == pytest.approx(9.0)
-    with pytest.raises(DeliveryUncertain):
-        await post
+    assert quick.arrivals == pytest.approx([1.0 + grace + 30.0 + 5.0])
 
 
 @virtual
@@ -134,39 +126,25 @@ async def test_an_abandoned_call_that_is_cut_off_is_logged_as_uncertain(
     assert "HTTP None" not in caplog.text
 
 
-def test_tokens_of_calls_that_the_end_of_a_run_cut_off_rest_in_the_next_run() -> None:
+@pytest.mark.parametrize(("calls", "next_at"), [(25, 30.0 + 5.0), (24, 0.0)])
+def test_only_tokens_of_calls_that_the_end_of_a_run_cut_off_rest_in_the_next_run(
+    calls: int, next_at: float
+) -> None:
     vendor, bucket = Vendor(back=20.0), TokenBucket()
     poster = poster_to(vendor, bucket=bucket)
 
     async def cut_off() -> None:
-        for number in range(1, 26):
-            asyncio.create_task(poster.post(activity(number)))  # noqa: RUF006  the point
+        for number in range(calls):
+            asyncio.create_task(poster.post(activity(number + 1)))  # noqa: RUF006  the point
         await asyncio.sleep(1)
 
     async def next_run() -> None:
         vendor.back = 0.0
         await poster.post(activity(26))
-        assert now() == pytest.approx(30.0 + 5.0)
+        assert now() == pytest.approx(next_at, abs=0.01)
 
     run_virtual(cut_off())  # both clocks start at 0
-    assert len(vendor.arrivals) == 25
-    run_virtual(next_run())
-
-
-def test_a_token_that_was_not_used_is_free_in_the_next_run() -> None:
-    vendor, bucket = Vendor(back=20.0), TokenBucket(2)
-    poster = poster_to(vendor, bucket=bucket)
-
-    async def cut_off() -> None:
-        asyncio.create_task(poster.post(activity(1)))  # noqa: RUF006  the point
-        await asyncio.sleep(1)
-
-    async def next_run() -> None:
-        vendor.back = 0.0
-        await poster.post(activity(2))
-        assert now() < 0.01
-
-    run_virtual(cut_off())
+    assert len(vendor.arrivals) == calls
     run_virtual(next_run())
 
 

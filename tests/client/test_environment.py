@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from raw_server import ACCEPTED, Behaviour, Connection, RawServer, answer
+from raw_server import ACCEPTED, Connection, RawServer, answer, answers
 from support import KEYS, Vendor, account, activity
 
 from leadpost import (
@@ -147,12 +147,8 @@ async def test_calls_to_this_machine_do_not_use_the_environment(
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://")
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
-
-    async def accept(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(answer(200, ACCEPTED))
-
-    async with RawServer(accept) as server, AsyncActivityPoster(account(host=server.url)) as poster:
+    server = RawServer(answers())
+    async with server, AsyncActivityPoster(account(host=server.url)) as poster:
         assert await poster.post(activity()) == "r1"
 
 
@@ -168,12 +164,23 @@ async def test_an_injected_client_is_used_whatever_the_environment(
 # Proxies that do not forward a call.
 
 
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+REFUSALS = {
+    "forbids it": answer(403, b"<html>no</html>", reason="Forbidden"),
+    "asks for a login": answer(407, reason="Proxy Authentication Required"),
+    "finds no host": answer(502, b"<html>no</html>", reason="Bad Gateway"),
+    "says nothing": b"",
+    "accepts and says nothing": ESTABLISHED,
+    "accepts and speaks plain HTTP": ESTABLISHED + answer(200, ACCEPTED),
+}
+
+
 async def failure_through(
-    behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
+    refusal: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[LeadpostError, TokenBucket, RawServer]:
     """Post through a proxy that does not forward."""
     bucket = TokenBucket()
-    async with RawServer(behaviour) as proxy:
+    async with RawServer(answers(refusal)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("://", f"://jo:{PASSWORD}@"))
         async with AsyncActivityPoster(account(host=HOST), bucket=bucket, retry=ONCE) as poster:
             with pytest.raises(LeadpostError) as caught:
@@ -181,52 +188,11 @@ async def failure_through(
     return caught.value, bucket, proxy
 
 
-async def refuse_with(connection: Connection, status: int, reason: str) -> None:
-    await connection.request()
-    await connection.send(answer(status, b"<html>no</html>", reason=reason))
-
-
-async def forbid(connection: Connection) -> None:
-    await refuse_with(connection, 403, "Forbidden")
-
-
-async def ask_for_a_login(connection: Connection) -> None:
-    await refuse_with(connection, 407, "Proxy Authentication Required")
-
-
-async def find_no_host(connection: Connection) -> None:
-    await refuse_with(connection, 502, "Bad Gateway")
-
-
-async def drop(connection: Connection) -> None:
-    await connection.request()
-
-
-async def accept_and_drop(connection: Connection) -> None:
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-
-
-async def accept_and_speak_plainly(connection: Connection) -> None:
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n" + answer(200, ACCEPTED))
-
-
-@pytest.mark.parametrize(
-    "behaviour",
-    [
-        forbid,
-        ask_for_a_login,
-        find_no_host,
-        drop,
-        accept_and_drop,
-        accept_and_speak_plainly,
-    ],
-)
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 async def test_a_proxy_that_does_not_let_a_call_through_costs_no_token(
-    monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour
+    monkeypatch: pytest.MonkeyPatch, refusal: bytes
 ) -> None:
-    error, bucket, proxy = await failure_through(behaviour, monkeypatch)
+    error, bucket, proxy = await failure_through(refusal, monkeypatch)
     assert type(error) is ConnectionFailed
     assert not error.sent
     statistics = bucket.statistics()
@@ -239,12 +205,12 @@ async def test_a_proxy_that_does_not_let_a_call_through_costs_no_token(
 
 
 async def test_a_proxy_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    error, _, _ = await failure_through(ask_for_a_login, monkeypatch)
+    error, _, _ = await failure_through(REFUSALS["asks for a login"], monkeypatch)
     assert str(error) == "ProxyError: 407 Proxy Authentication Required"
 
 
 async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with RawServer(forbid) as proxy:
+    async with RawServer(answers(REFUSALS["forbids it"])) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "localhost.example,127.0.0.2")
         bucket = OpenBucket()

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from support import LEAD, Vendor, accepted, account, activity, run_virtual
+from support import LEAD, Vendor, accepted, account, activity, always, answers, run_virtual
 
 from leadpost import (
     Activity,
@@ -244,10 +244,7 @@ async def test_it_is_retried_or_uncertain_like_any_other_post(sandbox: Sandbox) 
 
 
 def test_the_endpoint_is_chosen_by_the_activity_and_its_path_is_a_setting() -> None:
-    async def accept(_: httpx.Request) -> httpx.Response:
-        return accepted(1)
-
-    vendor = Vendor(accept)
+    vendor = Vendor(always(accepted(1)))
     made = account(createcustom_path="/elsewhere")
     for changed in (account(), made):
         poster = AsyncActivityPoster(changed, client=vendor.client(), bucket=OpenBucket())
@@ -288,12 +285,7 @@ KNOWN = httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
 
 def ask(*answers_in_turn: httpx.Response, **settings: Any) -> tuple[Vendor, Any]:
     """Ask for a status, of which each path gives one answer."""
-    left = list(answers_in_turn)
-
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return left.pop(0)
-
-    vendor = Vendor(answer)
+    vendor = Vendor(answers(*answers_in_turn))
     poster = AsyncActivityPoster(
         account(**settings),
         client=vendor.client(),
@@ -399,10 +391,8 @@ async def test_several_matches_are_an_error_rather_than_a_guess(sandbox: Sandbox
 def test_the_look_up_has_the_shape_of_public_integrations(
     name: str, value: str, path: str, query: str
 ) -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=[{"ProspectID": LEAD, "FirstName": "Asha"}])
-
-    vendor = Vendor(answer)
+    response = httpx.Response(200, json=[{"ProspectID": LEAD, "FirstName": "Asha"}])
+    vendor = Vendor(always(response))
     poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
     assert run_virtual(poster.find_lead(name, value)) == LEAD
     (request,) = vendor.requests
@@ -427,10 +417,7 @@ def test_the_look_up_has_the_shape_of_public_integrations(
 def test_a_look_up_without_a_readable_answer_is_never_none(
     response: httpx.Response, kind: type[Exception]
 ) -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return response
-
-    vendor = Vendor(answer)
+    vendor = Vendor(always(response))
     poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
     with pytest.raises(kind):
         run_virtual(poster.find_lead("EmailAddress", "ada@example.com"))

@@ -43,10 +43,9 @@ OTHERS = [
 CLASSES = [param for param in OBJECTS if isinstance(param.values[1], type)]
 
 
-def in_a_new_process(script: str, *, stdin: bytes = b"") -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], input=stdin, capture_output=True, check=False
-    )
+def in_a_new_process(script: str, *arguments: str, stdin: bytes = b"") -> str:
+    command = [sys.executable, "-W", "error", "-c", script, *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False)
     return (done.stdout + done.stderr).decode()
 
 
@@ -164,13 +163,17 @@ def test_a_traceback_names_the_class_to_catch() -> None:
     ]
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_help_shows_every_class_under_the_name_that_is_imported(package: ModuleType) -> None:
-    script = f"import pydoc, {package.__name__} as it; print(pydoc.plain(pydoc.render_doc(it)))"
-    shown = in_a_new_process(script)
-    for param in CLASSES:
-        home, value = typing.cast("tuple[ModuleType, type]", param.values)
-        assert (f"\n    class {value.__name__}(" in shown) is (home is package)
+def test_help_shows_every_class_under_the_name_that_is_imported() -> None:
+    script = (
+        "import pydoc, sys\n"
+        "for name in sys.argv[1:]: print('\\f', pydoc.plain(pydoc.render_doc(name)))"
+    )
+    names = [package.__name__ for package in PACKAGES]
+    _, *shown = in_a_new_process(script, *names).split("\f")
+    for package, text in zip(PACKAGES, shown, strict=True):
+        for param in CLASSES:
+            home, value = typing.cast("tuple[ModuleType, type]", param.values)
+            assert (f"\n    class {value.__name__}(" in text) is (home is package)
 
 
 def test_the_examples_in_docstrings_are_right() -> None:

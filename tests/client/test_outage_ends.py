@@ -13,7 +13,6 @@ import pytest
 from batch_support import numbered, poster_to
 from outage_support import (
     IN_DOUBT,
-    NOT_IN_DOUBT,
     NOTE,
     ONCE,
     PATIENT,
@@ -22,11 +21,11 @@ from outage_support import (
     Outage,
     attempt,
     away,
-    name_of,
+    each_fault,
     outcomes_of,
     warnings_in,
 )
-from support import Vendor, accept, account, activity, now, number_in, run_virtual, virtual
+from support import Vendor, accept, account, activity, now, number_in, virtual
 
 from leadpost import (
     AsyncActivityPoster,
@@ -39,9 +38,11 @@ from leadpost import (
 from leadpost._availability import Availability
 
 
-@pytest.mark.parametrize("use", ["post_many", "post_stream"])
-@pytest.mark.parametrize("metrics", ["down", "up", "404"])
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+@pytest.mark.parametrize(
+    ("use", "metrics"),
+    [("post_many", "down"), *(("post_stream", metrics) for metrics in ("down", "up", "404"))],
+)
+@each_fault
 @virtual
 async def test_an_outage_of_30_s_in_a_batch_loses_and_duplicates_nothing(
     use: str, metrics: Any, fault: Fault
@@ -70,7 +71,7 @@ async def test_in_a_batch_max_time_does_not_include_an_outage() -> None:
         assert await poster.post_many(numbered(5)) == ["r1", "r2", "r3", "r4", "r5"]
 
 
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+@each_fault
 @virtual
 async def test_single_posts_that_waited_are_all_accepted_after_an_outage(fault: Fault) -> None:
     vendor = Outage(fault, ends=100)
@@ -79,17 +80,16 @@ async def test_single_posts_that_waited_are_all_accepted_after_an_outage(fault: 
         assert ids == [f"r{n}" for n in range(1, 31)]
 
 
-def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
+@virtual
+async def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        fault = httpx.Response(500, json={"ExceptionMessage": f"no: {NOTE}"})
-        vendor = Outage(fault, ends=250)
-        async with poster_to(vendor, retry=PATIENT) as poster:
-            await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 4)))
+    caplog.set_level(logging.INFO, "leadpost")
+    fault = httpx.Response(500, json={"ExceptionMessage": f"no: {NOTE}"})
+    vendor = Outage(fault, ends=250)
+    async with poster_to(vendor, retry=PATIENT) as poster:
+        await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 4)))
 
-    with caplog.at_level(logging.INFO, "leadpost"):
-        run_virtual(main())
     host = "http://127.0.0.1:9"
     begins, *progress, ends = warnings_in(caplog)
     assert begins == (

@@ -11,12 +11,12 @@ import pytest
 from batch_support import STEADY, numbered, poster_to
 from outage_support import (
     IN_DOUBT,
-    NOT_IN_DOUBT,
     PATIENT,
     READ_TIMEOUT,
     Fault,
     Outage,
     away,
+    each_fault,
     name_of,
     outcomes_of,
     warnings_in,
@@ -233,7 +233,7 @@ async def test_a_stopped_batch_does_not_wait_for_the_end_of_an_outage() -> None:
 
 
 @pytest.mark.parametrize("use", ["post_many", "post_stream"])
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+@each_fault
 @virtual
 async def test_a_batch_gives_up_after_its_outage_timeout_and_the_rest_is_not_sent(
     use: str, fault: Fault, caplog: pytest.LogCaptureFixture
@@ -269,7 +269,7 @@ async def test_a_batch_begun_later_in_an_outage_waits_its_own_time(use: str) -> 
         assert [outcome.state for outcome in outcomes] == ["accepted"] * 20
 
 
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+@each_fault
 @virtual
 async def test_posts_that_may_not_wait_make_the_trial_that_is_due(fault: Fault) -> None:
     """Or else no post of a program that has only such posts would ever end an outage."""

@@ -71,11 +71,6 @@ def test_a_2xx_with_a_request_id_in_any_case_is_success(name: str, status: int) 
         (429, b"", RateLimited),
         (403, mx("MXAPIRateLimitExceededException", LIMIT_TEXT), RateLimited),
         (200, mx("MXAPIRateLimitExceededException", LIMIT_TEXT), RateLimited),
-        # Another error may quote a note that names a limit.
-        (200, {"Status": "Error", "Message": LIMIT_TEXT}, Rejected),
-        (500, {"message": LIMIT_TEXT}, ServerError),
-        (400, mx("MXInvalidInputException", f"Note: {LIMIT_TEXT}"), BadRequest),
-        (500, mx("MXInvalidActivityException", LIMIT_TEXT), ApplicationError),
         (500, mx("MXInvalidActivityException", "Event code bad or empty"), ApplicationError),
         (500, mx("MXMandatoryAttributeMissingException"), ApplicationError),
         (404, mx("MXInvalidLeadException"), ApplicationError),
@@ -202,6 +197,7 @@ def test_a_compressed_body_is_decoded(
         ("deflate", b"plain text"),
         ("br", b"{}"),
         ("zstd", b"{}"),
+        ("nonsense", b"{}"),
         ("gzip, gzip", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0)),
         ("gzip", gzip.compress(bytes(10_001), mtime=0)),
         ("deflate", zlib.compress(bytes(10_001))),
@@ -242,18 +238,6 @@ def test_a_retry_after_that_can_only_be_unix_time_is_one(unit: int) -> None:
     headers = {"Retry-After": f"{moment.timestamp() * unit:.0f}"}
     assert parse_retry_after(headers, NOW) == pytest.approx(30)
     assert parse_retry_after(headers, NOW + timedelta(days=1)) == 0
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        format_datetime(NOW + timedelta(seconds=30), usegmt=True),
-        f"{(NOW + timedelta(seconds=30)).timestamp():.0f}",
-    ],
-)
-def test_a_moment_counts_from_the_date_of_the_answer(value: str) -> None:
-    headers = {"Retry-After": value, "Date": format_datetime(NOW, usegmt=True)}
-    assert parse_retry_after(headers, NOW + timedelta(days=400)) == 30
 
 
 @given(st.text(), st.text())

@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 from raw_server import Connection, RawServer
-from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
+from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY, logged
 
 from leadpost import (
     Account,
@@ -30,7 +28,7 @@ from leadpost import (
     RetryPolicy,
     TokenBucket,
 )
-from leadpost.hooks import Event
+from leadpost.hooks import Answered, Ended, Event, Retried, Sent, Waiting
 from leadpost.sandbox import Answer, Faults, Sandbox
 
 NOTE = "Frau Özdemir asked to be called back"
@@ -68,26 +66,8 @@ def shown_by(error: BaseException | None) -> Iterator[str]:
 
 @pytest.fixture
 def everything_logged() -> Iterator[io.StringIO]:
-    yield from logged(lambda _: True)
-
-
-@pytest.fixture
-def log_above_the_transport() -> Iterator[io.StringIO]:
-    """All logs except httpcore's, which at DEBUG quotes what a server sent."""
-    yield from logged(lambda record: not record.name.startswith("httpcore"))
-
-
-def logged(wanted: Callable[[logging.LogRecord], bool]) -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.addFilter(wanted)
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(1)
-    yield stream
-    root.removeHandler(handler)
-    root.setLevel(level)
+    with logged(lambda _: True) as log:
+        yield log
 
 
 def account_at(url: str, keys_in: Any = "query") -> Account:
@@ -144,6 +124,7 @@ async def test_whatever_the_answer_no_key_shows_and_nothing_personal_is_logged(
 
     assert len(errors) >= 10
     assert bool(responses) is injected
+    assert {type(event) for event in events} == {Waiting, Sent, Answered, Retried, Ended}
     log = everything_logged.getvalue()
     assert "HTTP Request: POST" in log  # httpx did log
     own = [log, *map(repr, events), *map(repr, activities), *map(repr, outcomes), repr(status)]
@@ -158,27 +139,19 @@ async def test_whatever_the_answer_no_key_shows_and_nothing_personal_is_logged(
 
 
 class Silent:
-    """A server that answers as far as `head` and no further."""
+    """Answers as far as `head` and no further."""
 
     def __init__(self, head: bytes) -> None:
         self._head = head
         self.asked = asyncio.Event()
         self.left = asyncio.Event()
 
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(self._head)
+    async def __call__(self, connection: Connection) -> None:
+        await connection.request()
+        await connection.send(self._head)
         self.asked.set()
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
+        await connection.closed()
         self.left.set()
-
-
-@asynccontextmanager
-async def listening(server: Silent) -> AsyncGenerator[str]:
-    async with await asyncio.start_server(server, "127.0.0.1", 0) as running:
-        yield f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
 
 
 HEADS = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"]
@@ -189,15 +162,15 @@ HEADS = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"]
 async def test_no_key_shows_if_a_caller_leaves_and_its_call_is_cut_off(
     everything_logged: io.StringIO, head: bytes, keys_in: Any
 ) -> None:
-    server = Silent(head)
-    async with listening(server) as url:
-        poster = AsyncActivityPoster(account_at(url, keys_in))
+    silent = Silent(head)
+    async with RawServer(silent) as server:
+        poster = AsyncActivityPoster(account_at(server.url, keys_in))
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(0.3):
                 await poster.post(Activity(LEAD, 201, NOTE))
-        assert not server.left.is_set()
+        assert not silent.left.is_set()
         await poster.aclose(grace=0)
-        await server.left.wait()
+        await silent.left.wait()
     shown = [*shown_by(caught.value), everything_logged.getvalue()]
     assert "_attempt" in shown[-2]  # the frames are in it
     assert "its caller had left before it ended: CancelledError" in shown[-1]
@@ -210,12 +183,12 @@ async def test_no_key_shows_if_a_caller_leaves_and_its_call_is_cut_off(
 async def test_no_key_shows_if_a_call_is_uncertain(
     everything_logged: io.StringIO, head: bytes, ended_by: str, keys_in: Any
 ) -> None:
-    server = Silent(head)
+    silent = Silent(head)
     call_timeout = 0.3 if ended_by == "its time-out" else 30
-    async with listening(server) as url:
-        poster = AsyncActivityPoster(account_at(url, keys_in), call_timeout=call_timeout)
+    async with RawServer(silent) as server:
+        poster = AsyncActivityPoster(account_at(server.url, keys_in), call_timeout=call_timeout)
         posting = asyncio.create_task(poster.post(Activity(LEAD, 201, NOTE)))
-        await server.asked.wait()
+        await silent.asked.wait()
         if ended_by == "closing":
             await poster.aclose(grace=0)
         with pytest.raises(DeliveryUncertain) as caught:

@@ -51,6 +51,7 @@ async def broken_after(sent: bytes, certificate: Path) -> AsyncGenerator[AsyncAc
             transport: Any = writer.transport
             transport._ssl_protocol._transport.write(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
             await reader.read()
+        writer.transport.abort()
 
     trusted = ssl.create_default_context(cafile=certificate)
     async with (

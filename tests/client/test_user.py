@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from support import Vendor, account, run_virtual
+from support import Vendor, account, always, run_virtual
 
 from leadpost import AsyncActivityPoster, OpenBucket, Unauthorized, UnexpectedAnswer, User
 from leadpost.sandbox import Sandbox
@@ -22,10 +22,7 @@ ANSWER = {
 
 
 def ask(response: httpx.Response) -> tuple[Vendor, User]:
-    async def answer(_: httpx.Request) -> httpx.Response:
-        return response
-
-    vendor = Vendor(answer)
+    vendor = Vendor(always(response))
     poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
     return vendor, run_virtual(poster.user())
 
