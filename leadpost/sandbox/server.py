@@ -51,9 +51,8 @@ class Server(ThreadingTCPServer):
         self.idle_timeout = idle_timeout
         self.connections = set[socket.socket]()
         self.stopped = Event()
-        Thread(
-            target=self.serve_forever, args=(0.02,), name="leadpost-sandbox", daemon=True
-        ).start()
+        self._accepting = Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        self._accepting.start()
 
     @property
     def url(self) -> str:
@@ -62,6 +61,8 @@ class Server(ThreadingTCPServer):
 
     def stop(self) -> None:
         """Cut all connections, and wait for their threads."""
+        if not self._accepting.is_alive():  # in a process that was forked, where nothing runs
+            return
         self.stopped.set()
         self.shutdown()
         for connection in self.connections.copy():

@@ -283,6 +283,28 @@ def test_ctrl_c_ends_waiting_and_then_the_sandbox() -> None:
     assert (out, err, process.returncode) == ("2 threads\nstopped, 1 thread\n", "", 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_that_leaves_the_sandbox_does_not_stop_it() -> None:
+    program = (
+        "import httpx, os\n"
+        "from leadpost.sandbox import Sandbox\n"
+        "with Sandbox() as sandbox, httpx.Client(trust_env=False) as client:\n"
+        "    client.get(sandbox.url)\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        sandbox.__exit__(None, None, None)\n"
+        "        os._exit(0)\n"
+        "    code = os.waitpid(child, 0)[1]\n"
+        "    print(code, client.get(sandbox.url).status_code, sandbox.report().connections)\n"
+    )
+    ignored = "ignore:This process:DeprecationWarning"  # that forking with threads is risky
+    command = [sys.executable, "-W", ignored, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("0 404 1\n", "")
+
+
 def test_before_its_start_it_has_no_url() -> None:
     sandbox = Sandbox()
     assert repr(sandbox) == "<Sandbox not started, 0 accepted>"
