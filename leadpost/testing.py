@@ -8,8 +8,8 @@ A pytest plugin with fixtures for code that posts through leadpost. pytest finds
         assert [post["ActivityNote"] for post in leadpost_sandbox.posted(lead)] == ["Called back"]
         assert leadpost_sandbox.report().fullest_window <= 25
 
-Needs pytest and the extra: pip install pytest 'leadpost[sandbox]'. Where leadpost is installed,
-every run of pytest imports this module; the sandbox is imported only when a test uses it.
+Where leadpost is installed, every run of pytest imports this module; the sandbox is imported only
+when a test uses it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if find_spec("pytest") is None:
-    raise ImportError("leadpost.testing needs pytest: pip install pytest 'leadpost[sandbox]'")
+    raise ImportError("leadpost.testing needs pytest: pip install pytest")
 
 import httpx
 import pytest

@@ -1,7 +1,5 @@
 """The `leadpost` command; each of its commands is in a module that is imported when it runs."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -32,46 +30,18 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 class _Group(TyperGroup):
     """Imports a command when it is run; turns errors into a line and an exit code."""
 
-    _is_listing = False
-
     def list_commands(self, ctx: Any) -> list[str]:
         del ctx
         return [*COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return what help and completion show of a command."""
         del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        if self._is_listing:
-            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
-        try:
-            module = import_module(f"leadpost.cli.commands.{cmd_name}")
-        except ImportError as error:  # an extra is not installed
-            raise InputError(str(error)) from error
-        if cmd_name == "outbox":
-            return _without_bool(typer.main.get_command(module.app))
-        # Markdown, or else paragraphs keep the line breaks of the docstrings.
-        one = typer.Typer(rich_markup_mode="markdown", add_completion=False)
-        epilog = EXIT_CODES if cmd_name == "post" else None
-        one.command(cmd_name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, cmd_name))
-        return _without_bool(typer.main.get_command(one))
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        with self._listing():
-            super().format_help(ctx, formatter)
-
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        with self._listing():
-            return super().shell_complete(ctx, incomplete)
-
-    @contextmanager
-    def _listing(self) -> Generator[None]:
-        """Show names and descriptions of the commands, without importing them."""
-        self._is_listing = True
-        try:
-            yield
-        finally:
-            self._is_listing = False
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _imported(name) if name else command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -84,6 +54,20 @@ class _Group(TyperGroup):
         except (leadpost.LeadpostError, InputError, OSError) as error:
             typer.echo(f"error: {told(error)}", err=True)
             raise typer.Exit(exit_of(error)) from None
+
+
+def _imported(name: str) -> Any:
+    try:
+        module = import_module(f"leadpost.cli.commands.{name}")
+    except ImportError as error:  # an extra is not installed
+        raise InputError(str(error)) from error
+    if name == "outbox":
+        return _without_bool(typer.main.get_command(module.app))
+    # Markdown, or else paragraphs keep the line breaks of the docstrings.
+    one = typer.Typer(rich_markup_mode="markdown", add_completion=False)
+    epilog = EXIT_CODES if name == "post" else None
+    one.command(name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, name))
+    return _without_bool(typer.main.get_command(one))
 
 
 def _without_bool(command: Any) -> Any:

@@ -52,16 +52,14 @@ class RejectedError(Exception):
         self.answer = answer
 
 
-def json_answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(status, json.dumps(content), {**JSON, **(headers or {})})
+def json_answer(status: int, content: Any) -> Answer:
+    return Answer(status, json.dumps(content), JSON)
 
 
-def error(
-    status: int, exception_type: str, message: str, headers: Mapping[str, str] | None = None
-) -> Answer:
+def error(status: int, exception_type: str, message: str) -> Answer:
     """Return an error in LeadSquared's envelope."""
     envelope = {"Status": "Error", "ExceptionType": exception_type, "ExceptionMessage": message}
-    return json_answer(status, envelope, headers)
+    return json_answer(status, envelope)
 
 
 def invalid(message: str) -> Answer:
@@ -85,21 +83,7 @@ def unknown_activity() -> Answer:
     return error(500, "MXInvalidActivityException", "Event Code is invalid or empty")
 
 
-def rate_limited(
-    limit: int, period: float, status: int = 429, headers: Mapping[str, str] | None = None
-) -> Answer:
-    """
-    Return the refusal of a call over the limit, which users have seen with status 429, 403 and 200.
-
-    Args:
-        limit: Calls allowed in `period` seconds, named in the message.
-        period: Seconds.
-        status: HTTP status.
-        headers: Further header fields.
-    """
-    return error(
-        status,
-        "MXAPIRateLimitExceededException",
-        f"API calls exceeded the limit of {limit} in {period:g} second(s)",
-        headers,
-    )
+def rate_limited(limit: int, period: float) -> Answer:
+    """Return the refusal of a call over a limit of calls in `period` seconds."""
+    message = f"API calls exceeded the limit of {limit} in {period:g} second(s)"
+    return error(429, "MXAPIRateLimitExceededException", message)

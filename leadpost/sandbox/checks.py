@@ -20,49 +20,9 @@ _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _EMAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 _DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
+_ANYTHING = re.compile(r"(?s:.+)")
 _MOST_ROWS = 25
 _LONGEST_PAGE = 1000
-
-
-def read_activity(content_type: str, body: bytes) -> dict[str, Any]:
-    """
-    Return the activity in the body of a post.
-
-    Args:
-        content_type: The Content-Type of the post: application/json, with any parameters.
-        body: JSON in UTF-8.
-    """
-    activity = _read_object(content_type, body)
-    _check(activity)
-    return activity
-
-
-def read_lead_and_activity(content_type: str, body: bytes) -> tuple[dict[str, Any], str]:
-    """Return the lead's attributes in a post to createcustom, and the name of the search field."""
-    content = _read_object(content_type, body)
-    attributes = dict[str, Any]()
-    for index, item in enumerate(_list(_needed(content, "LeadDetails"), "LeadDetails")):
-        at = f"LeadDetails[{index}]"
-        name, value = _needed(item, "Attribute"), _needed(item, "Value")
-        _must(isinstance(name, str) and bool(name), f"{at}.Attribute must be a name")
-        _must(not isinstance(value, list | dict), f"{at}.Value must be a single value")
-        _must(name not in attributes, f"{at}.Attribute is a duplicate")
-        attributes[name] = value
-    search_by = _needed(attributes, "SearchBy")
-    del attributes["SearchBy"]
-    _must(search_by in attributes, "SearchBy must name an attribute of LeadDetails")
-    _must(attributes[search_by] not in ("", None), f"{search_by} must not be empty")
-    _check_content(_object(content, "Activity"))
-    return attributes, search_by
-
-
-def read_dropdown(content_type: str, body: bytes) -> tuple[int, str]:
-    """Return the event code and the SchemaName in a query for the options of a dropdown."""
-    parameter = _object(_read_object(content_type, body), "Parameter")
-    code, name = (_needed(parameter, key) for key in ("ActivityEventCode", "SchemaName"))
-    _must(type(code) is int, "ActivityEventCode must be an integer")
-    _must(isinstance(name, str), "SchemaName must be a string")
-    return code, name
 
 
 @frozen
@@ -81,23 +41,6 @@ class Question:
     code: int
     offset: int
     rows: int
-
-
-def read_question(lead: str, content_type: str, body: bytes) -> Question:
-    """
-    Return the query in a call for a lead's activities.
-
-    Args:
-        lead: The `leadId` of the query string.
-        content_type: As for `read_activity`.
-        body: As for `read_activity`.
-    """
-    _must(_is_text(lead, _GUID), "leadId must be a GUID")
-    content = _read_object(content_type, body)
-    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
-    rows = _whole(paging, "RowCount")
-    _must(1 <= rows <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
-    return Question(lead, _event(parameter), _whole(paging, "Offset"), rows)
 
 
 @frozen
@@ -120,55 +63,22 @@ class Span:
     size: int
 
 
-def read_span(content_type: str, body: bytes) -> Span:
-    """Return the query in a call for the activities of all leads modified in a span of time."""
-    content = _read_object(content_type, body)
-    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
-    moments = [_needed(parameter, name) for name in ("FromDate", "ToDate")]
-    wanted = "FromDate and ToDate must be a date and time as YYYY-MM-DD HH:MM:SS"
-    _must(all(map(_is_date_time, moments)), wanted)
-    start, end = (datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in moments)
-    page, size = _whole(paging, "PageIndex"), _whole(paging, "PageSize")
-    _must(page >= 1, "PageIndex must be 1 or more")
-    _must(1 <= size <= _LONGEST_PAGE, f"PageSize must be from 1 to {_LONGEST_PAGE}")
-    sorting = _object(content, "Sorting")
+def read_object(content_type: str, body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body: UTF-8, of the type application/json."""
     _must(
-        sorting == {"ColumnName": "ProspectActivityId", "Direction": 0},
-        "the sandbox sorts only by ProspectActivityId in Direction 0: other orders lose rows",
+        content_type.partition(";")[0].strip().lower() == "application/json",
+        "Content-Type must be application/json",
     )
-    return Span(_event(parameter), start, end, page, size)
-
-
-def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
-    value = _needed(content, name)
-    _must(isinstance(value, dict), f"{name} must be an object")
-    return cast("dict[str, Any]", value)
-
-
-def _whole(paging: dict[str, Any], name: str) -> int:
-    value = _needed(paging, name)
-    whole = _is_text(value, _DIGITS) or (type(value) is int and value >= 0)
-    _must(whole, f"{name} must be a whole number, 0 or more")
-    return int(value)
-
-
-def _read_object(content_type: str, body: bytes) -> dict[str, Any]:
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise RejectedError(invalid("Content-Type must be application/json"))
     try:
         content: Any = json.loads(body.decode(), parse_constant=_not_json)
     except (ValueError, RecursionError):
         raise RejectedError(invalid("The body is not valid JSON")) from None
-    if not isinstance(content, dict):
-        raise RejectedError(invalid("The body must be a JSON object"))
+    _must(isinstance(content, dict), "The body must be a JSON object")
     return cast("dict[str, Any]", content)
 
 
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _check(activity: dict[str, Any]) -> None:
+def check_activity(activity: dict[str, Any]) -> None:
+    """Check a post of an activity on a lead."""
     if "RelatedProspectId" in activity or "EmailAddress" not in activity:
         lead = _needed(activity, "RelatedProspectId")
         _must(_is_text(lead, _GUID), "RelatedProspectId must be a GUID")
@@ -178,13 +88,75 @@ def _check(activity: dict[str, Any]) -> None:
     _check_content(activity)
 
 
+def read_lead_and_activity(content: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the lead's attributes in a post to createcustom, and the name of the search field."""
+    attributes = dict[str, Any]()
+    for index, item in enumerate(_objects(_needed(content, "LeadDetails"), "LeadDetails")):
+        at = f"LeadDetails[{index}]"
+        name, value = _needed(item, "Attribute"), _needed(item, "Value")
+        _must(isinstance(name, str) and bool(name), f"{at}.Attribute must be a name")
+        _must(not isinstance(value, list | dict), f"{at}.Value must be a single value")
+        _must(name not in attributes, f"{at}.Attribute is a duplicate")
+        attributes[name] = value
+    search_by = _needed(attributes, "SearchBy")
+    del attributes["SearchBy"]
+    _must(search_by in attributes, "SearchBy must name an attribute of LeadDetails")
+    _must(attributes[search_by] not in ("", None), f"{search_by} must not be empty")
+    _check_content(_object(content, "Activity"))
+    return attributes, search_by
+
+
+def read_dropdown(content: dict[str, Any]) -> tuple[int, str]:
+    """Return the event code and the SchemaName in a query for the options of a dropdown."""
+    parameter = _object(content, "Parameter")
+    code, name = (_needed(parameter, key) for key in ("ActivityEventCode", "SchemaName"))
+    _must(type(code) is int, "ActivityEventCode must be an integer")
+    _must(isinstance(name, str), "SchemaName must be a string")
+    return code, name
+
+
+def read_question(lead: str, content: dict[str, Any]) -> Question:
+    """Return the query in a call for the activities of a lead, the `leadId` of the URL."""
+    _must(_is_text(lead, _GUID), "leadId must be a GUID")
+    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
+    rows = _whole(paging, "RowCount")
+    _must(1 <= rows <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
+    return Question(lead, _event(parameter), _whole(paging, "Offset"), rows)
+
+
+def read_span(content: dict[str, Any]) -> Span:
+    """Return the query in a call for the activities of all leads modified in a span of time."""
+    parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
+    start, end = (_moment(_needed(parameter, name), name) for name in ("FromDate", "ToDate"))
+    page, size = _whole(paging, "PageIndex"), _whole(paging, "PageSize")
+    _must(page >= 1, "PageIndex must be 1 or more")
+    _must(1 <= size <= _LONGEST_PAGE, f"PageSize must be from 1 to {_LONGEST_PAGE}")
+    _must(
+        _object(content, "Sorting") == {"ColumnName": "ProspectActivityId", "Direction": 0},
+        "the sandbox sorts only by ProspectActivityId in Direction 0: other orders lose rows",
+    )
+    return Span(_event(parameter), start, end, page, size)
+
+
 def _check_content(activity: dict[str, Any]) -> None:
     _event(activity)
     _must(isinstance(activity.get("ActivityNote", ""), str), "ActivityNote must be a string")
     if "ActivityDateTime" in activity:
-        wanted = "ActivityDateTime must be a date and time as YYYY-MM-DD HH:MM:SS"
-        _must(_is_date_time(activity["ActivityDateTime"]), wanted)
-    _check_fields(activity.get("Fields", []))
+        _moment(activity["ActivityDateTime"], "ActivityDateTime")
+    # A stack instead of recursion, as a client may nest without limit.
+    left = [("Fields", activity.get("Fields", []))]
+    while left:
+        path, items = left.pop()
+        for index, item in enumerate(_objects(items, path)):
+            at = f"{path}[{index}]"
+            if not _is_text(item.get("SchemaName", item.get("Attribute")), _ANYTHING):
+                raise RejectedError(missing(f"{at}.SchemaName"))
+            if "Value" not in item and "Fields" not in item:
+                raise RejectedError(missing(f"{at}.Value"))
+            is_single = not isinstance(item.get("Value"), list | dict)
+            _must(is_single, f"{at}.Value must be a single value")
+            if "Fields" in item:
+                left.append((f"{at}.Fields", item["Fields"]))
 
 
 def _event(content: dict[str, Any]) -> int:
@@ -194,38 +166,39 @@ def _event(content: dict[str, Any]) -> int:
     return cast("int", event)
 
 
-def _check_fields(fields: object) -> None:
-    # A stack instead of recursion, as a client may nest without limit.
-    left = [("Fields", fields)]
-    while left:
-        path, items = left.pop()
-        for index, item in enumerate(_list(items, path)):
-            at = f"{path}[{index}]"
-            _check_field(item, at)
-            if "Fields" in item:
-                left.append((f"{at}.Fields", item["Fields"]))
+def _moment(value: Any, name: str) -> datetime:
+    wanted = f"{name} must be a date and time as YYYY-MM-DD HH:MM:SS"
+    _must(_is_text(value, _DATE_TIME), wanted)
+    try:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    except ValueError:
+        raise RejectedError(invalid(wanted)) from None
 
 
-def _check_field(item: dict[str, Any], at: str) -> None:
-    name = item.get("SchemaName", item.get("Attribute"))
-    if not isinstance(name, str) or not name:
-        raise RejectedError(missing(f"{at}.SchemaName"))
-    if "Value" not in item and "Fields" not in item:
-        raise RejectedError(missing(f"{at}.Value"))
-    _must(not isinstance(item.get("Value"), list | dict), f"{at}.Value must be a single value")
+def _whole(paging: dict[str, Any], name: str) -> int:
+    value = _needed(paging, name)
+    whole = _is_text(value, _DIGITS) or (type(value) is int and value >= 0)
+    _must(whole, f"{name} must be a whole number, 0 or more")
+    return int(value)
 
 
-def _list(items: Any, path: str) -> list[dict[str, Any]]:
+def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    value = _needed(content, name)
+    _must(isinstance(value, dict), f"{name} must be an object")
+    return cast("dict[str, Any]", value)
+
+
+def _objects(items: Any, path: str) -> list[dict[str, Any]]:
     _must(isinstance(items, list), f"{path} must be a list")
     for index, item in enumerate(items):
         _must(isinstance(item, dict), f"{path}[{index}] must be an object")
     return cast("list[dict[str, Any]]", items)
 
 
-def _needed(activity: dict[str, Any], name: str) -> Any:
-    if name not in activity:
+def _needed(content: dict[str, Any], name: str) -> Any:
+    if name not in content:
         raise RejectedError(missing(name))
-    return activity[name]
+    return content[name]
 
 
 def _must(holds: bool, message: str) -> None:  # noqa: FBT001  it is what is asserted
@@ -237,11 +210,5 @@ def _is_text(value: Any, pattern: re.Pattern[str]) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _is_date_time(value: Any) -> bool:
-    if not _is_text(value, _DATE_TIME):
-        return False
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,33 +1,17 @@
-"""The answer of each path, once a call has passed the limit and the check of its keys."""
+"""LeadSquared's paths: what each answers to a call that has passed the limit and the keys."""
 
-import json
 from collections.abc import Callable, Mapping
-from functools import partial
+from email.message import Message
 from typing import Any
 
 from attrs import frozen
 
-from leadpost.sandbox import activity_types
-from leadpost.sandbox.answers import (
-    Answer,
-    RejectedError,
-    invalid,
-    json_answer,
-    missing,
-    unknown_activity,
-)
-from leadpost.sandbox.checks import (
-    read_activity,
-    read_dropdown,
-    read_lead_and_activity,
-    read_question,
-    read_span,
-)
+from leadpost.sandbox import activity_types, checks
+from leadpost.sandbox.answers import Answer, RejectedError, invalid, missing, unknown_activity
 from leadpost.sandbox.leads import Leads
 from leadpost.sandbox.ledger import Accepted, Ledger, created
 
-_ACTIVITIES = "ProspectActivity.svc"
-ACCEPTED = "Request accepted. Please use below request id to check the status"
+_CUSTOM = "/activity/createcustom"
 
 
 @frozen
@@ -36,17 +20,30 @@ class Call:
     One HTTP request.
 
     Args:
+        method: HTTP method.
+        path: Path of the URL.
         query: Parameters of the query string, decoded.
         headers: Header fields; names are case-insensitive.
         body: The body.
+        time: When it arrived, in seconds of the monotonic clock.
     """
 
+    method: str
+    path: str
     query: Mapping[str, str]
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
+    time: float
 
+    def parameter(self, name: str) -> str:
+        """Return a parameter of the query string, or raise RejectedError without it."""
+        if name not in self.query:
+            raise RejectedError(missing(name))
+        return self.query[name]
 
-Handler = Callable[[Call, float], Answer]
+    def content(self) -> dict[str, Any]:
+        """Return the JSON object in the body, or raise RejectedError if there is none."""
+        return checks.read_object(self.headers.get("content-type", ""), self.body)
 
 
 @frozen
@@ -55,25 +52,19 @@ class Endpoint:
     One path of LeadSquared's API.
 
     Args:
-        method: HTTP method.
-        path: Path of the URL.
+        handle: Returns the JSON of a successful answer, or raises RejectedError.
         gated: Whether it needs the `x-api-key`, like all paths of the async host's gateway.
         keyed: Whether it needs AccessKey and SecretKey.
-        handle: Answers a call, given its time of arrival, or raises RejectedError.
     """
 
-    method: str
-    path: str
-    gated: bool
-    keyed: bool
-    handle: Handler
+    handle: Callable[[Call], Any]
+    gated: bool = False
+    keyed: bool = True
 
 
-def endpoints(
-    ledger: Ledger, leads: Leads, status_path: str, metrics_path: str, *, keys_for_status: bool
-) -> list[Endpoint]:
+class Endpoints:
     """
-    Return LeadSquared's paths, which read and write the ledger and the leads.
+    LeadSquared's paths, which read and write the ledger and the leads.
 
     Args:
         ledger: The accepted activities and their queue.
@@ -82,149 +73,126 @@ def endpoints(
         metrics_path: Path of the Metrics API, not documented.
         keys_for_status: Whether status and metrics need AccessKey and SecretKey.
     """
-    return [
-        *_queue_endpoints(
-            ledger, leads, status_path, metrics_path, keys_for_status=keys_for_status
-        ),
-        *_activity_endpoints(ledger),
-        *_lead_endpoints(leads),
-        _sync("GET", f"{_ACTIVITIES}/ActivityTypes.Get", _types),
-        _sync("GET", f"{_ACTIVITIES}/CustomActivity/GetActivitySetting", _type_details),
-        _sync("POST", f"{_ACTIVITIES}/ActivityField/Dropdown/Options/Get", _options),
-        _sync("GET", "Authentication.svc/UserByAccessKey.Get", _user),
-    ]
 
+    def __init__(
+        self,
+        ledger: Ledger,
+        leads: Leads,
+        status_path: str,
+        metrics_path: str,
+        *,
+        keys_for_status: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._leads = leads
+        activities, of_leads = "/v2/ProspectActivity.svc", "/v2/LeadManagement.svc"
+        posts = {"/activity/create": self._submit, _CUSTOM: self._submit_custom}
+        queries = {
+            status_path: self._status,
+            metrics_path: self._metrics,
+            f"{_CUSTOM}/status": self._status,
+            f"{_CUSTOM}/metrics": self._metrics,
+        }
+        self._endpoints = {
+            **{("POST", path): Endpoint(handle, gated=True) for path, handle in posts.items()},
+            **{
+                ("GET", path): Endpoint(handle, gated=True, keyed=keys_for_status)
+                for path, handle in queries.items()
+            },
+            ("POST", f"{activities}/Create"): Endpoint(self._create),
+            ("POST", f"{activities}/Retrieve"): Endpoint(self._retrieve),
+            ("POST", f"{activities}/CustomActivity/RetrieveByActivityEvent"): Endpoint(
+                self._retrieve_by_event
+            ),
+            ("GET", f"{of_leads}/Leads.GetByEmailaddress"): Endpoint(self._leads_by_email),
+            ("GET", f"{of_leads}/RetrieveLeadByPhoneNumber"): Endpoint(self._leads_by_phone),
+            ("GET", f"{activities}/ActivityTypes.Get"): Endpoint(_types),
+            ("GET", f"{activities}/CustomActivity/GetActivitySetting"): Endpoint(_type_details),
+            ("POST", f"{activities}/ActivityField/Dropdown/Options/Get"): Endpoint(_options),
+            ("GET", "/v2/Authentication.svc/UserByAccessKey.Get"): Endpoint(_user),
+        }
 
-def _sync(method: str, path: str, handle: Handler) -> Endpoint:
-    return Endpoint(method, f"/v2/{path}", gated=False, keyed=True, handle=handle)
+    def find(self, call: Call) -> Endpoint | Answer:
+        """Return the endpoint of a call, or the answer that there is none."""
+        found = self._endpoints.get((call.method, call.path))
+        if found is None:
+            return Answer(405 if call.path in {path for _, path in self._endpoints} else 404)
+        return found
 
+    def _submit(self, call: Call) -> dict[str, Any]:
+        activity = call.content()
+        checks.check_activity(activity)
+        return _accepted(self._ledger.enqueue(activity, call.time))
 
-def _queue_endpoints(
-    ledger: Ledger, leads: Leads, status_path: str, metrics_path: str, *, keys_for_status: bool
-) -> list[Endpoint]:
-    def submit(call: Call, now: float) -> Answer:
-        return accept(ledger.enqueue(_activity(call), call.body.decode(), now))
+    def _submit_custom(self, call: Call) -> dict[str, Any]:
+        content = call.content()
+        attributes, search_by = checks.read_lead_and_activity(content)
+        lead = self._leads.find_or_create(attributes, search_by)
+        return _accepted(self._ledger.enqueue(content, call.time, lead))
 
-    def submit_custom(call: Call, now: float) -> Answer:
-        attributes, search_by = read_lead_and_activity(_content_type(call), call.body)
-        lead = leads.find_or_create(attributes, search_by)
-        return accept(ledger.enqueue(json.loads(call.body), call.body.decode(), now, lead))
-
-    def accept(accepted: Accepted) -> Answer:
-        return json_answer(200, {"Status": ACCEPTED, "RequestID": accepted.request_id})
-
-    def status(call: Call, now: float, *, custom: bool = False) -> Answer:
+    def _status(self, call: Call) -> dict[str, Any]:
+        is_custom = call.path.startswith(_CUSTOM)
         try:
-            found = ledger.status(_parameter(call, "RequestID"), now, custom=custom)
+            return self._ledger.status(call.parameter("RequestID"), call.time, custom=is_custom)
         except KeyError:
             raise RejectedError(invalid("RequestID is unknown")) from None
-        return json_answer(200, found)
 
-    def metrics(call: Call, now: float) -> Answer:
-        del call
-        return json_answer(200, ledger.metrics(now))
+    def _metrics(self, call: Call) -> dict[str, Any]:
+        return self._ledger.metrics(call.time)
 
-    custom = "/activity/createcustom"
-    posts = {"/activity/create": submit, custom: submit_custom}
-    questions: dict[str, Handler] = {
-        status_path: status,
-        metrics_path: metrics,
-        f"{custom}/status": partial(status, custom=True),
-        f"{custom}/metrics": metrics,
-    }
-    return [
-        *(Endpoint("POST", path, gated=True, keyed=True, handle=h) for path, h in posts.items()),
-        *(
-            Endpoint("GET", path, gated=True, keyed=keys_for_status, handle=h)
-            for path, h in questions.items()
-        ),
-    ]
-
-
-def _activity_endpoints(ledger: Ledger) -> list[Endpoint]:
-    def create(call: Call, now: float) -> Answer:
-        activity = _activity(call)
+    def _create(self, call: Call) -> dict[str, Any]:
+        activity = call.content()
+        checks.check_activity(activity)
         if activity["ActivityEvent"] not in activity_types.NAMES:
             raise RejectedError(unknown_activity())
-        return json_answer(200, created(ledger.accept(activity, call.body.decode(), now)))
+        return created(self._ledger.accept(activity, call.time))
 
-    def retrieve(call: Call, now: float) -> Answer:
-        lead = _parameter(call, "leadId")
-        question = read_question(lead, _content_type(call), call.body)
-        return json_answer(200, ledger.lead_activities(question, now))
+    def _retrieve(self, call: Call) -> dict[str, Any]:
+        query = checks.read_question(call.parameter("leadId"), call.content())
+        return self._ledger.lead_activities(query, call.time)
 
-    def retrieve_by_event(call: Call, now: float) -> Answer:
-        span = read_span(_content_type(call), call.body)
-        return json_answer(200, ledger.activities_between(span, now))
+    def _retrieve_by_event(self, call: Call) -> dict[str, Any]:
+        return self._ledger.activities_between(checks.read_span(call.content()), call.time)
 
-    return [
-        _sync("POST", f"{_ACTIVITIES}/Create", create),
-        _sync("POST", f"{_ACTIVITIES}/Retrieve", retrieve),
-        _sync("POST", f"{_ACTIVITIES}/CustomActivity/RetrieveByActivityEvent", retrieve_by_event),
-    ]
+    def _leads_by_email(self, call: Call) -> list[dict[str, Any]]:
+        return self._leads.find("EmailAddress", call.parameter("emailaddress"))
+
+    def _leads_by_phone(self, call: Call) -> list[dict[str, Any]]:
+        return self._leads.find("Phone", call.parameter("phone"))
 
 
-def _lead_endpoints(leads: Leads) -> list[Endpoint]:
-    def find(call: Call, now: float, *, field: str, parameter: str) -> Answer:
-        del now
-        return json_answer(200, leads.find(field, _parameter(call, parameter)))
-
-    by_email = partial(find, field="EmailAddress", parameter="emailaddress")
-    by_phone = partial(find, field="Phone", parameter="phone")
-    return [
-        _sync("GET", "LeadManagement.svc/Leads.GetByEmailaddress", by_email),
-        _sync("GET", "LeadManagement.svc/RetrieveLeadByPhoneNumber", by_phone),
-    ]
+def _accepted(accepted: Accepted) -> dict[str, Any]:
+    status = "Request accepted. Please use below request id to check the status"
+    return {"Status": status, "RequestID": accepted.request_id}
 
 
-def _types(call: Call, now: float) -> Answer:
-    del call, now
-    return json_answer(200, activity_types.listed())
+def _types(_: Call) -> list[dict[str, Any]]:
+    return activity_types.listed()
 
 
-def _type_details(call: Call, now: float) -> Answer:
-    del now
+def _type_details(call: Call) -> dict[str, Any]:
     try:
-        return json_answer(200, activity_types.details(int(_parameter(call, "code"))))
+        return activity_types.details(int(call.parameter("code")))
     except (KeyError, ValueError):
         raise RejectedError(unknown_activity()) from None
 
 
-def _options(call: Call, now: float) -> Answer:
-    del now
-    code, name = read_dropdown(_content_type(call), call.body)
+def _options(call: Call) -> dict[str, Any]:
+    code, name = checks.read_dropdown(call.content())
     try:
-        return json_answer(200, {"Options": activity_types.options(code, name)})
+        return {"Options": activity_types.options(code, name)}
     except KeyError:
         raise RejectedError(invalid("there is no such dropdown")) from None
 
 
-def _user(call: Call, now: float) -> Answer:
-    del now
+def _user(call: Call) -> dict[str, Any]:
     host = call.headers.get("host", "")
-    return json_answer(
-        200,
-        {
-            "Id": "9a8b7c6d-5e4f-4321-8765-0fedcba98765",
-            "FirstName": "Sandbox",
-            "EmailAddress": "sandbox@example.com",
-            "LSQCommonServiceURLs": {"api": host, "app": host},
-            "TimeZone": "Asia/Kolkata",
-            "Role": "Administrator",
-            "OrgId": "10001",
-        },
-    )
-
-
-def _activity(call: Call) -> dict[str, Any]:
-    return read_activity(_content_type(call), call.body)
-
-
-def _content_type(call: Call) -> str:
-    return call.headers.get("content-type", "")
-
-
-def _parameter(call: Call, name: str) -> str:
-    if name not in call.query:
-        raise RejectedError(missing(name))
-    return call.query[name]
+    return {
+        "Id": "9a8b7c6d-5e4f-4321-8765-0fedcba98765",
+        "FirstName": "Sandbox",
+        "EmailAddress": "sandbox@example.com",
+        "LSQCommonServiceURLs": {"api": host, "app": host},
+        "TimeZone": "Asia/Kolkata",
+        "Role": "Administrator",
+        "OrgId": "10001",
+    }

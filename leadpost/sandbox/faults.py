@@ -1,40 +1,63 @@
 """Faults: what goes wrong with a call on purpose, first by a script, then by chance."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
-from types import MappingProxyType
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from leadpost.sandbox.answers import HTML, Answer, error, json_answer, rate_limited, unauthorized
+from leadpost.sandbox.answers import (
+    HTML,
+    JSON,
+    Answer,
+    error,
+    json_answer,
+    rate_limited,
+    unauthorized,
+)
 
 OK = "ok"
-CUTS = frozenset({"cut-before", "cut-after"})
 AFTER = frozenset({"502-after", "cut-after", "slow"})
 """Faults after the call was processed."""
 
-NAMES = (
-    "429",
-    "429-retry-after",
-    "429-gateway",
-    "403-rate-limit",
-    "200-rate-limit",
-    "200-error",
-    "500",
-    "500-mx",
-    "503",
-    "504-before",
-    "502-after",
-    "cut-before",
-    "cut-after",
-    "slow",
-    "keys-refused",
-    "away",
-)
+
+def answers_of_faults(limit: int, period: float, retry_after: int) -> dict[str, Answer | None]:
+    """
+    Return the answer of each fault; None if it cuts the connection, or only delays the answer.
+
+    Args:
+        limit: The number of calls in `period` seconds that a refusal names.
+        period: Seconds.
+        retry_after: Seconds in the Retry-After of "429-retry-after".
+    """
+    failed = {"Status": "Failed", "Message": {"Message": "Bad event code"}}
+    gateway = "<html><body><h1>{}</h1></body></html>"
+    unavailable = json_answer(503, {"message": "Service Unavailable"})
+    refusal = rate_limited(limit, period)
+    return {
+        "429": refusal,
+        "429-retry-after": evolve(refusal, headers={**JSON, "Retry-After": str(retry_after)}),
+        "429-gateway": json_answer(429, {"message": "Too Many Requests"}),
+        "403-rate-limit": evolve(refusal, status=403),
+        "200-rate-limit": evolve(refusal, status=200),
+        "200-error": json_answer(200, failed),
+        "500": Answer(500, gateway.format("Internal Server Error"), HTML),
+        "500-mx": error(500, "MXInvalidInputException", "The input is not valid"),
+        "503": unavailable,
+        "504-before": json_answer(504, {"message": "Endpoint request timed out"}),
+        "502-after": Answer(502, gateway.format("Bad Gateway"), HTML),
+        "cut-before": None,
+        "cut-after": None,
+        "slow": None,
+        "keys-refused": unauthorized(),
+        "away": unavailable,
+    }
 
 
-def _check_names(names: Sequence[str]) -> None:
-    unknown = sorted(map(str, (name for name in set(names) if name not in NAMES)))
+NAMES = tuple(answers_of_faults(0, 0, 0))
+
+
+def _check_names(names: Iterable[object]) -> None:
+    unknown = sorted({str(name) for name in names if name not in NAMES})
     if unknown:
         raise ValueError(f"unknown faults {', '.join(unknown)}; there are {', '.join(NAMES)}")
 
@@ -85,12 +108,13 @@ class Faults:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.probability, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("faults must map names to shares, such as {'500': 0.1}")
-        _check_names([*self.probability])
-        _check_names([name for name in self.script if not isinstance(name, Answer) and name != OK])
-        if not all(0 <= share <= 1 for share in self.probability.values()):
+        _check_names(self.probability)
+        _check_names(name for name in self.script if not isinstance(name, Answer) and name != OK)
+        shares = self.probability.values()
+        if not all(0 <= share <= 1 for share in shares):
             raise ValueError("the probability of a fault must be from 0 to 1")
         # In floating point, ten times 0.1 is not exactly 1.
-        if sum(self.probability.values()) > 1 + 1e-9:
+        if sum(shares) > 1 + 1e-9:
             raise ValueError("the probabilities of the faults must not add up to more than 1")
         if self.retry_after < 0 or self.slow < 0 or self.away < 0:
             raise ValueError("retry_after, slow and away are seconds, 0 or more")
@@ -98,38 +122,6 @@ class Faults:
     def fates(self, random: Random) -> Iterator[str | Answer]:
         """Yield the fate of each call in turn, without end; chance comes from `random`."""
         yield from self.script
-        names = [*self.probability, OK]
         shares = [*self.probability.values()]
-        weights = [*shares, max(0.0, 1 - sum(shares))]
         while True:
-            yield from random.choices(names, weights)
-
-    def answers(self, limit: int, period: float) -> Mapping[str, Answer]:
-        """
-        Return the answers of the faults that have a fixed one.
-
-        Args:
-            limit: The number of calls in `period` seconds that a refusal names.
-            period: Seconds.
-        """
-        failed = {"Status": "Failed", "Message": {"Message": "Bad event code"}}
-        gateway = "<html><body><h1>{}</h1></body></html>"
-        unavailable = json_answer(503, {"message": "Service Unavailable"})
-        retry_after = {"Retry-After": str(self.retry_after)}
-        return MappingProxyType(
-            {
-                "429": rate_limited(limit, period),
-                "429-retry-after": rate_limited(limit, period, headers=retry_after),
-                "429-gateway": json_answer(429, {"message": "Too Many Requests"}),
-                "403-rate-limit": rate_limited(limit, period, 403),
-                "200-rate-limit": rate_limited(limit, period, 200),
-                "200-error": json_answer(200, failed),
-                "500": Answer(500, gateway.format("Internal Server Error"), HTML),
-                "500-mx": error(500, "MXInvalidInputException", "The input is not valid"),
-                "503": unavailable,
-                "away": unavailable,
-                "keys-refused": unauthorized(),
-                "504-before": json_answer(504, {"message": "Endpoint request timed out"}),
-                "502-after": Answer(502, gateway.format("Bad Gateway"), HTML),
-            }
-        )
+            yield from random.choices([*self.probability, OK], [*shares, max(0.0, 1 - sum(shares))])

@@ -1,17 +1,16 @@
 """
 Accepted activities, and the queue that processes them.
 
-The queue needs no worker: the times of arrival and the pace determine when each request is done.
-Times are seconds of the monotonic clock.
+The queue needs no worker: when a request is done follows from its arrival and the pace. Times are
+seconds of the monotonic clock.
 """
 
 import json
 import time
-from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -27,6 +26,7 @@ _REASONS = {
     "FAILURE": "The request could not be processed",
 }
 _RATE_SPAN = 600.0  # LeadSquared's processing rate covers the last 10 minutes
+_EPOCH = time.time() - time.monotonic()  # makes wall-clock times of monotonic ones
 
 
 def request_id_of(payload: Mapping[str, Any], copy: int = 0) -> str:
@@ -51,29 +51,25 @@ class Accepted:
 
     Attributes:
         time: When it arrived, in seconds of `time.monotonic`.
+        done: When it is processed, likewise.
         request_id: Its RequestID, a UUID as text; see `request_id_of`.
         body: The body of the post, JSON.
-        lead: The id of the lead that was found or created; None if the post has the lead's id.
+        lead: The lead's id: posted, or of the lead that was found or created; "" if there is none.
+        event: The event code.
     """
 
     time: float
+    done: float
     request_id: str
     body: str
-    lead: str | None = None
+    lead: str
+    event: int
 
     @property
     def payload(self) -> dict[str, Any]:
         """The body as a dict, parsed each time: a run of 100,000 posts keeps only the text."""
         payload: dict[str, Any] = json.loads(self.body)
         return payload
-
-    @property
-    def activity(self) -> dict[str, Any]:
-        """The activity with its lead's id, without any other details of the lead."""
-        payload = self.payload
-        return (
-            payload if self.lead is None else {"RelatedProspectId": self.lead} | payload["Activity"]
-        )
 
 
 class Ledger:
@@ -91,48 +87,58 @@ class Ledger:
         self.duplicates = 0
         self._pace = pace
         self._ends = dict(ends)
-        self._copies: dict[str, int] = {}
-        self._queue: list[Accepted] = []
-        self._done: list[float] = []  # when each request in the queue is done, never decreasing
-        self._index: dict[str, int] = {}  # RequestID to its place in the queue
-        self._of_leads = defaultdict[tuple[str, int], list[Accepted]](list)  # lead and event code
-        self._of_types = defaultdict[int, list[Accepted]](list)
-        self._read = 0  # how many accepted activities these two contain
-        self._epoch = time.time() - time.monotonic()  # makes wall-clock times of monotonic ones
+        self._copies = Counter[str]()
+        self._queue: dict[str, Accepted] = {}  # by RequestID
+        self._free_at = 0.0  # when all of the queue is done
 
     def accept(
-        self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
+        self,
+        payload: Mapping[str, Any],
+        now: float,
+        lead: str | None = None,
+        done: float | None = None,
     ) -> Accepted:
-        """Accept an activity that is processed at once."""
-        first = request_id_of(activity)
-        copy = self._copies.get(first, 0)
-        self._copies[first] = copy + 1
+        """
+        Accept a post.
+
+        Args:
+            payload: Its body.
+            now: When it arrived.
+            lead: The lead that was found or created, for a post to createcustom.
+            done: When it is processed, by default at once.
+        """
+        first = request_id_of(payload)
+        copy = self._copies[first]
+        self._copies[first] += 1
         self.duplicates += copy > 0
-        accepted = Accepted(now, request_id_of(activity, copy) if copy else first, body, lead)
+        accepted = Accepted(
+            now,
+            now if done is None else done,
+            request_id_of(payload, copy) if copy else first,
+            json.dumps(payload),
+            str(payload.get("RelatedProspectId", "")) if lead is None else lead,
+            _activity(payload)["ActivityEvent"],
+        )
         self.accepted.append(accepted)
         return accepted
 
-    def enqueue(
-        self, activity: Mapping[str, Any], body: str, now: float, lead: str | None = None
-    ) -> Accepted:
-        """Accept an activity that is processed after those before it."""
-        accepted = self.accept(activity, body, now, lead)
-        begun = max(self._done[-1], now) if self._done else now
-        self._index[accepted.request_id] = len(self._queue)
-        self._queue.append(accepted)
-        self._done.append(begun + 1 / self._pace)
+    def enqueue(self, payload: Mapping[str, Any], now: float, lead: str | None = None) -> Accepted:
+        """Accept a post that is processed after those before it."""
+        self._free_at = max(self._free_at, now) + 1 / self._pace
+        accepted = self.accept(payload, now, lead, self._free_at)
+        self._queue[accepted.request_id] = accepted
         return accepted
 
     def pending(self, now: float) -> int:
-        return len(self._queue) - bisect_right(self._done, now)
+        return sum(one.done > now for one in self._queue.values())
 
     def metrics(self, now: float) -> dict[str, Any]:
         """Return the answer of the Metrics API."""
-        done = bisect_right(self._done, now)
-        lately = done - bisect_right(self._done, now - _RATE_SPAN)
-        oldest = self._queue[done].time if done < len(self._queue) else now
+        queue = self._queue.values()
+        lately = sum(now - _RATE_SPAN < one.done <= now for one in queue)
+        oldest = min((one.time for one in queue if one.done > now), default=now)
         return {
-            "PendingMessages": len(self._queue) - done,
+            "PendingMessages": self.pending(now),
             "MaxDelayInSeconds": int(now - oldest),
             "ProcessingRatePerMinute": lately / (_RATE_SPAN / 60),
         }
@@ -144,71 +150,56 @@ class Ledger:
         Raises:
             KeyError: there is no such request.
         """
-        index = self._index[request_id]
-        accepted = self._queue[index]
-        if custom != (accepted.lead is not None):
+        accepted = self._queue[request_id]
+        if custom != ("Activity" in accepted.payload):
             raise KeyError(request_id)
-        status = (
-            "In-Queue" if now < self._done[index] else self._end(accepted.activity["ActivityEvent"])
-        )
-        queued = status == "In-Queue"
-        message = json.dumps(created(accepted)) if status == "Success" else None
+        is_queued = now < accepted.done
+        status = "In-Queue" if is_queued else self._end(accepted.event)
         return {
             "RequestId": request_id,
             "TaskStatus": {
                 "TaskType": "Activity Create Custom" if custom else "Activity Create",
                 "Status": status,
                 "StatusReason": _REASONS.get(status),
-                "TaskCurrentStep": "In-Process-Queue" if queued else None,
-                "TaskLastStep": None if queued else "In-Process-Queue",
+                "TaskCurrentStep": "In-Process-Queue" if is_queued else None,
+                "TaskLastStep": None if is_queued else "In-Process-Queue",
                 "RequestBody": accepted.body,
-                "Message": message,
+                "Message": json.dumps(created(accepted)) if status == "Success" else None,
             },
         }
 
     def lead_activities(self, question: Question, now: float) -> dict[str, Any]:
         """Return the answer to a query for a lead's processed activities, newest first."""
-        self._read_bodies()
-        made = self._made(self._of_leads[question.lead.lower(), question.code], question.code, now)
-        made.sort(key=itemgetter(0), reverse=True)
-        page = made[question.offset : question.offset + question.rows]
+        lead = question.lead.lower()
+        found = [one for one in self._created(question.code, now) if one.lead.lower() == lead]
+        found = sorted(found, key=attrgetter("done"))[::-1]
+        page = found[question.offset : question.offset + question.rows]
         return {
-            "RecordCount": len(made),
-            "ProspectActivities": [_lead_activity(accepted, when) for when, accepted in page],
+            "RecordCount": len(found),
+            "ProspectActivities": [_lead_activity(one) for one in page],
         }
 
     def activities_between(self, span: Span, now: float) -> dict[str, Any]:
         """Return the answer to a query for the activities modified in a span, sorted by id."""
-        self._read_bodies()
-        made = self._made(self._of_types[span.code], span.code, now)
         rows = [
-            _row(accepted, when)
-            for when, accepted in made
-            if span.start <= when.replace(microsecond=0) <= span.end
+            _row(one)
+            for one in self._created(span.code, now)
+            if span.start <= _modified_on(one) <= span.end
         ]
         rows.sort(key=itemgetter("ProspectActivityId"))
         first = (span.page - 1) * span.size
         return {"RecordCount": len(rows), "List": rows[first : first + span.size]}
 
-    def _read_bodies(self) -> None:
-        """Index new activities by lead and type: for queries, so that posts stay fast."""
-        for accepted in self.accepted[self._read :]:
-            payload = accepted.activity
-            lead, code = str(payload.get("RelatedProspectId")).lower(), payload["ActivityEvent"]
-            self._of_leads[lead, code].append(accepted)
-            self._of_types[code].append(accepted)
-        self._read = len(self.accepted)
-
-    def _made(self, many: list[Accepted], code: int, now: float) -> list[tuple[datetime, Accepted]]:
-        """Return those of `many` that are processed successfully, each with its time, UTC."""
+    def _created(self, code: int, now: float) -> list[Accepted]:
+        """Return the activities of a type that are on their leads."""
         succeeds = self._end(code) == "Success"
-        made: list[tuple[datetime, Accepted]] = []
-        for accepted in reversed(many):
-            place = self._index.get(accepted.request_id)
-            done = accepted.time if place is None else self._done[place]
-            if done <= now and (succeeds or place is None):
-                made.append((datetime.fromtimestamp(self._epoch + done, UTC), accepted))
-        return made
+        return [
+            one
+            for one in self.accepted
+            if one.event == code
+            and one.done <= now
+            and (succeeds or one.request_id not in self._queue)
+        ]
 
     def _end(self, code: int) -> str:
         return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
@@ -219,47 +210,57 @@ def created(accepted: Accepted) -> dict[str, Any]:
     return {"Status": "Success", "Message": {"Id": _activity_id(accepted)}}
 
 
+def _activity(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the activity in a post, which in one to createcustom is beside the lead's details."""
+    activity: Mapping[str, Any] = payload.get("Activity", payload)
+    return activity
+
+
 def _activity_id(accepted: Accepted) -> str:
     return str(uuid5(UUID(accepted.request_id), "activity"))
 
 
-def _lead_activity(accepted: Accepted, made: datetime) -> dict[str, Any]:
+def _modified_on(accepted: Accepted) -> datetime:
+    return datetime.fromtimestamp(int(_EPOCH + accepted.done), UTC)
+
+
+def _lead_activity(accepted: Accepted) -> dict[str, Any]:
     """Return an activity as in a lead's list, which has no empty values."""
-    payload = accepted.activity
-    modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
-    created_on = payload.get("ActivityDateTime", modified_on)
+    activity = _activity(accepted.payload)
+    modified_on = f"{_modified_on(accepted):%Y-%m-%d %H:%M:%S}"
+    created_on = activity.get("ActivityDateTime", modified_on)
     values = {
-        "NotableEventDescription": payload.get("ActivityNote"),
+        "NotableEventDescription": activity.get("ActivityNote"),
         "ActivityDateTime": created_on,
-        **_fields(payload),
+        **_fields(activity),
     }
     return {
         "Id": _activity_id(accepted),
-        "EventCode": payload["ActivityEvent"],
-        "EventName": activity_types.NAMES.get(payload["ActivityEvent"]),
+        "EventCode": accepted.event,
+        "EventName": activity_types.NAMES.get(accepted.event),
         "CreatedOn": created_on,
         "ModifiedOn": modified_on,
         "Data": [{"Key": k, "Value": v} for k, v in values.items() if v not in (None, "")],
     }
 
 
-def _row(accepted: Accepted, made: datetime) -> dict[str, Any]:
+def _row(accepted: Accepted) -> dict[str, Any]:
     """Return an activity as in the list for a span of time: flat, with numbers as text."""
-    payload = accepted.activity
-    modified_on = f"{made:%Y-%m-%d %H:%M:%S}"
+    activity = _activity(accepted.payload)
+    modified_on = f"{_modified_on(accepted):%Y-%m-%d %H:%M:%S}"
     return {
         "ProspectActivityId": _activity_id(accepted),
-        "RelatedProspectId": payload.get("RelatedProspectId"),
-        "ActivityEvent": str(payload["ActivityEvent"]),
-        "ActivityEvent_Note": payload.get("ActivityNote"),
-        "CreatedOn": payload.get("ActivityDateTime", modified_on),
+        "RelatedProspectId": accepted.lead or None,
+        "ActivityEvent": str(accepted.event),
+        "ActivityEvent_Note": activity.get("ActivityNote"),
+        "CreatedOn": activity.get("ActivityDateTime", modified_on),
         "ModifiedOn": modified_on,
-        **_fields(payload),
+        **_fields(activity),
     }
 
 
-def _fields(payload: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(activity: Mapping[str, Any]) -> dict[str, Any]:
     return {
         item.get("SchemaName", item.get("Attribute")): item.get("Fields", item.get("Value"))
-        for item in payload.get("Fields", ())
+        for item in activity.get("Fields", ())
     }

@@ -1,25 +1,13 @@
 """
 Three ways to count calls against a limit, and the fullest window of recorded arrivals.
 
-LeadSquared says "25 in 5 second(s)" but not how it counts. These are the three usual ways. They
-read no clock: times of arrivals are arguments, in seconds of any clock that never goes back.
+LeadSquared says "25 in 5 second(s)" but not how it counts. These are the three usual ways. `take`
+returns whether an arrival is within the limit, and counts it only then. Nothing here reads a clock:
+times are arguments, in seconds of any clock that never goes back.
 """
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
-
-
-class Window(Protocol):
-    """A count of arrivals against a limit."""
-
-    def take(self, now: float) -> bool:
-        """
-        Whether an arrival at `now` is within the limit; if so, count it.
-
-        Refused arrivals are not counted.
-        """
-        ...
 
 
 class SlidingWindow:
@@ -86,7 +74,8 @@ class TokenBucket:
         return True
 
 
-WINDOWS: dict[str, type[SlidingWindow | FixedWindow | TokenBucket]] = {
+Window = SlidingWindow | FixedWindow | TokenBucket
+WINDOWS: dict[str, type[Window]] = {
     "sliding": SlidingWindow,
     "fixed": FixedWindow,
     "bucket": TokenBucket,

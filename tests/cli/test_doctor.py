@@ -145,7 +145,7 @@ def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
     code, found = doctor(desk, LEADPOST_SYNC_HOST="http://127.0.0.1:9")
     assert code == 1
     assert found["sync host"]["verdict"] == "failed"
-    assert found["sync host"]["remedy"] == "correct LEADPOST_SYNC_HOST"
+    assert found["sync host"]["remedy"] == "set LEADPOST_SYNC_HOST"
 
 
 def test_an_unknown_synchronous_host_is_asked_for(desk: Desk) -> None:
@@ -210,11 +210,10 @@ def test_a_test_that_the_queue_fails(desk: Desk) -> None:
     assert (code, found["its status"]["verdict"]) == (1, "failed")
 
 
-def test_a_status_that_is_not_final_in_time(desk: Desk) -> None:
+def test_a_status_that_is_not_final_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leadpost.cli.commands.doctor._PATIENCE", 0.0)
     with Sandbox(limit=None, pace=0.001) as sandbox:
-        code, found = doctor(
-            desk, "--post", lead(0), "--yes", "--timeout", "0", LEADPOST_HOST=sandbox.url
-        )
+        code, found = doctor(desk, "--post", lead(0), "--yes", LEADPOST_HOST=sandbox.url)
     assert code == 0
     assert found["its status"]["verdict"] == "unknown"
     assert found["its status"]["remedy"].startswith("ask later: leadpost status ")

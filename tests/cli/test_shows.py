@@ -292,18 +292,6 @@ def test_the_command_says_what_to_install(
     assert error == "leadpost: the command needs: pip install 'leadpost[cli]'\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "sandbox"])
-def test_the_sandbox_says_what_to_install(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    modules = ("leadpost.sandbox", f"leadpost.cli.commands.{command}")
-    for name in [name for name in sys.modules if name.startswith(modules)]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(leadpost, "sandbox")
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    result = run(command)
-    assert result.exit_code == 2
-    assert "pip install 'leadpost[sandbox]'" in result.stderr
-
-
 def test_the_demo_as_it_is(tmp_path: Path) -> None:
     process = start(["demo"], {}, tmp_path)
     assert process.wait() == 0

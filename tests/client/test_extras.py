@@ -13,10 +13,11 @@ import pytest
 
 import leadpost
 from leadpost import Account, Activity, AsyncActivityPoster
+from leadpost.sandbox import Sandbox
 
-ALL = ("sandbox", "outbox", "otel", "cli")
+ALL = ("outbox", "otel", "cli")
 NAMED = {*os.environ.get("LEADPOST_TESTS_EXTRAS", ",".join(ALL)).split(",")}
-INSTALLED = {*NAMED, *(("sandbox", "outbox") if "cli" in NAMED else ())}
+INSTALLED = {*NAMED, *(("outbox",) if "cli" in NAMED else ())}
 
 ACTIVITY = Activity("00727844-51aa-11e2-9e64-12314004ac6b", 201, "Called back")
 
@@ -59,10 +60,7 @@ def test_the_command_runs_or_says_what_to_install() -> None:
         assert done.stderr.endswith("pip install 'leadpost[cli]'\n")
 
 
-@pytest.mark.skipif("sandbox" not in INSTALLED, reason="needs the extra sandbox")
-async def test_the_sandbox_needs_no_other_extra() -> None:
-    from leadpost.sandbox import Sandbox  # noqa: PLC0415  # may be missing
-
+async def test_the_sandbox_needs_no_extra() -> None:
     with Sandbox() as sandbox:
         async with AsyncActivityPoster(sandbox.account()) as posting:
             assert await posting.post(ACTIVITY) == sandbox.accepted[0].request_id

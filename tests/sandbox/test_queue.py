@@ -125,7 +125,7 @@ def test_the_metrics_change_over_time() -> None:
     ledger = Ledger(pace=0.1, ends={})
     for number in range(6):
         body = activity(note=str(number))
-        ledger.enqueue(body, json.dumps(body), now=100.0 + number)
+        ledger.enqueue(body, now=100.0 + number)
     assert ledger.metrics(125.0) == {
         "PendingMessages": 4,
         "MaxDelayInSeconds": 23,  # the third, which came at 102
@@ -141,8 +141,8 @@ def test_the_metrics_change_over_time() -> None:
 def test_an_empty_queue_continues_with_the_next_arrival() -> None:
     ledger = Ledger(pace=1.0, ends={})
     body = activity()
-    ledger.enqueue(body, json.dumps(body), now=0.0)
-    ledger.enqueue(body, json.dumps(body), now=100.0)
+    ledger.enqueue(body, now=0.0)
+    ledger.enqueue(body, now=100.0)
     assert [ledger.pending(now) for now in (100.9, 101.0)] == [1, 0]
 
 

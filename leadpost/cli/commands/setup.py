@@ -13,7 +13,7 @@ from leadpost._account import REGIONS
 from leadpost.cli import options
 from leadpost.cli.account import keys_path
 from leadpost.cli.console import logged
-from leadpost.cli.diagnosis import diagnose, show
+from leadpost.cli.diagnosis import diagnose, exit_code, show
 from leadpost.cli.exits import Exit, InputError
 
 _PROMPTS = {
@@ -49,11 +49,9 @@ def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False)
     with logged(Console(stderr=True), verbose=verbose):
         checks = asyncio.run(diagnose(Account.from_env(variables), outbox))
     show(checks)
-    failed = {check.name for check in checks if check.is_failed}
-    if failed and not typer.confirm("A check failed. Save these keys anyway?", err=True):
+    if exit_code(checks) and not typer.confirm("A check failed. Save these keys anyway?", err=True):
         typer.echo("Nothing was written", err=True)
-        are_rejected = failed & {"keys", "x-api-key"}
-        raise typer.Exit(Exit.KEYS_REJECTED if are_rejected else Exit.BAD_INPUT)
+        raise typer.Exit(exit_code(checks))
     write_keys(path, variables)
     typer.echo(f"Written to {path}. Next: leadpost post FILE --dry-run")
 
