@@ -50,3 +50,10 @@ async def failing_group(call: Awaitable[Any], after: float) -> None:
 
 
 CANCELS = [task_cancel, time_out, failing_group]
+
+
+def leaks_in_httpcore(test: Any) -> Any:
+    """Allow what httpcore (1.0) leaves to the garbage collector: connections cancelled early."""
+    for ignored in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+        test = pytest.mark.filterwarnings(f"ignore::{ignored}")(test)
+    return test

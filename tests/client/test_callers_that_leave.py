@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from batch_support import numbered, poster_to
-from call_support import CANCELS, Cancel, ended, task_cancel, time_out
+from call_support import CANCELS, Cancel, ended, leaks_in_httpcore, task_cancel, time_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import (
@@ -42,13 +42,6 @@ from leadpost.hooks import Ended, Event
 from leadpost.sandbox import Faults, Sandbox
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
-
-
-def leaks_in_httpcore(test: Any) -> Any:
-    """Allow what httpcore (1.0) leaves to the garbage collector: cancelled TLS handshakes."""
-    for ignored in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
-        test = pytest.mark.filterwarnings(f"ignore::{ignored}")(test)
-    return test
 
 
 @pytest.mark.parametrize("cancel", CANCELS)
