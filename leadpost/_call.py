@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from math import inf
 from typing import Any, Generic, TypeVar, cast
 
 import httpx
@@ -190,7 +189,7 @@ class Sender:
             if not terms.is_one_of_many:
                 attempts.start_time()
             sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
-            async for attempt_manager in attempts.retrying(sleep, on_retry):
+            async for attempt_manager in attempts.retrying(sleep, on_retry):  # pragma: no branch
                 with attempt_manager:
                     return await self._guarded(call, attempts, terms)
         except LeadpostError as failure:
@@ -453,9 +452,8 @@ def _time_for_token(attempts: Attempts, terms: Terms) -> float | None:
     """Return the seconds in which an attempt has to get its token, None for no end."""
     if terms.is_one_of_many:
         return None
-    left = inf
-    if attempts.deadline is not None:
-        left = max(attempts.deadline - asyncio.get_running_loop().time(), 0.0)
+    deadline = attempts.deadline or 0.0  # one that is not one of many always has one
+    left = max(deadline - asyncio.get_running_loop().time(), 0.0)
     if terms.token_timeout is not None and not attempts.made:
         left = min(left, terms.token_timeout)
-    return None if left == inf else left
+    return left

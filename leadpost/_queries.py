@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
-from itertools import chain, count, repeat
+from itertools import chain, repeat
 from typing import Literal
 
 from attrs import evolve
@@ -262,8 +262,9 @@ class Queries:
             return await self._sender.send(call)
 
         found: dict[str, LeadActivity] = {}
-        wanted = 0
-        for number in count(1):
+        wanted = number = 0
+        while True:
+            number += 1
             page = await read(number)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}

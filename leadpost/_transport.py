@@ -151,9 +151,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
 
     def _extensions(self, extensions: dict[str, Any]) -> dict[str, Any]:
         """Call `BEFORE_SEND` at the last moments before sending that the transport reveals."""
-        before_send: Callable[[], None] | None = extensions.pop(BEFORE_SEND, None)
-        if before_send is None:
-            return extensions
+        before_send: Callable[[], None] = extensions.pop(BEFORE_SEND)
         if not isinstance(self._transport, httpx.AsyncHTTPTransport):
             before_send()
             return extensions
