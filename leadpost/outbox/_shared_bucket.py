@@ -290,6 +290,7 @@ class _Share:
     async def _serve_one(self) -> None:
         """Reserve a token for the caller who is first in line when it is back."""
         await self._until(lambda: self.waiters.first is not None or self._is_ending)
+        await self._until(lambda: self._is_ending, self.brakes.paused_until)
         if self._is_ending:
             return
         looked_at, self._may_look = boot_time(), False
@@ -299,6 +300,8 @@ class _Share:
             return
         try:
             if await self._until(self._is_idle, use.due):
+                return
+            if boot_time() < self.brakes.paused_until:
                 return
             has_waited = boot_time() > looked_at + _LOOK_AGAIN
             if has_waited and not await self._store.read(_tokens.may_use, use.id):
