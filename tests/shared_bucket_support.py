@@ -10,7 +10,7 @@ from typing import Any
 
 from support import account
 
-from leadpost import OutboxUnavailable, Priority, TokenLost
+from leadpost import NotSent, OutboxUnavailable, Priority, TokenLost
 from leadpost.outbox import SharedTokenBucket
 from leadpost.outbox.database import Store
 from leadpost.outbox.database._sql import Transaction
@@ -37,36 +37,48 @@ async def opened(url: str, **options: Any) -> AsyncGenerator[SharedTokenBucket]:
         await of.aclose()
 
 
+@asynccontextmanager
+async def calling(
+    of: SharedTokenBucket, priority: Priority = Priority.SINGLE, call_timeout: float = 30.0
+) -> AsyncGenerator[None]:
+    """Have a call in flight; on a busy machine its token may come too late, and is taken again."""
+    while True:
+        async with of.token(priority, call_timeout) as begin:
+            try:
+                begin()
+            except TokenLost:
+                continue
+            yield
+            return
+
+
 async def take(
     of: SharedTokenBucket,
     arrivals: list[float],
     seconds: float = 0.0,
     priority: Priority = Priority.SINGLE,
 ) -> None:
-    with suppress(TokenLost):  # on a busy machine a token may come too late
-        async with of.token(priority) as begin:
-            begin()
-            arrivals.append(time.monotonic())
-            await asyncio.sleep(seconds)
-            return
-    await take(of, arrivals, seconds, priority)
+    """Make a call that takes some seconds, and note when it was sent."""
+    async with calling(of, priority):
+        arrivals.append(time.monotonic())
+        await asyncio.sleep(seconds)
 
 
 async def end_with(
-    of: SharedTokenBucket,
-    error: Exception,
-    *,
-    sent: bool = True,
-    after: float = 0.0,
-    call_timeout: float = 1.0,
+    of: SharedTokenBucket, error: Exception, *, after: float = 0.0, call_timeout: float = 1.0
 ) -> None:
     """Make a call that ends with an error."""
     with suppress(type(error)):
-        async with of.token(call_timeout=call_timeout) as begin:
-            if sent:
-                begin()
+        async with calling(of, call_timeout=call_timeout):
             await asyncio.sleep(after)
             raise error
+
+
+async def end_unsent(of: SharedTokenBucket) -> None:
+    """Take a token for a call that is not sent."""
+    with suppress(NotSent):
+        async with of.token():
+            raise NotSent("nothing to send")
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
@@ -78,8 +90,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int = 25) -> None:
     """Hold `number` tokens, with calls in flight; the last one is free after a period."""
     for _ in range(number):
-        begin = await stack.enter_async_context(of.token())
-        begin()
+        await stack.enter_async_context(calling(of))
 
 
 async def in_use_tokens(of: SharedTokenBucket) -> list[float]:

@@ -174,6 +174,7 @@ class _Use(Use):
         id: The random id of the reservation in the table.
         due: When the token is back.
         ends_by: When its call must have ended.
+        is_trial: Whether its call is the trial after a pause.
         is_taken: Whether a caller has it.
         call_timeout: Seconds after which its call times out.
         times_out_at: The event loop's time at which it does.
@@ -183,6 +184,7 @@ class _Use(Use):
     id: str = field(factory=lambda: uuid4().hex)
     due: float = inf
     ends_by: float = 0.0
+    is_trial: bool = False
     is_taken: bool = False
     call_timeout: float = 0.0
     times_out_at: float = 0.0
@@ -290,6 +292,7 @@ class _Share:
     async def _serve_one(self) -> None:
         """Reserve a token for the caller who is first in line when it is back."""
         await self._until(lambda: self.waiters.first is not None or self._is_ending)
+        await self._until(lambda: self._is_ending, self.brakes.paused_until)
         if self._is_ending:
             return
         looked_at, self._may_look = boot_time(), False
@@ -298,7 +301,8 @@ class _Share:
             await self._until(lambda: self._may_look, looked_at + _LOOK_AGAIN)
             return
         try:
-            if await self._until(self._is_idle, use.due):
+            is_idle = await self._until(self._is_idle, use.due)
+            if is_idle or boot_time() < self.brakes.paused_until:
                 return
             has_waited = boot_time() > looked_at + _LOOK_AGAIN
             if has_waited and not await self._store.read(_tokens.may_use, use.id):
@@ -333,14 +337,16 @@ class _Share:
         use = _Use(hold=_USE_WITHIN + self._longest_call + rest)
 
         async def take(transaction: Transaction) -> tuple[State, float | None]:
+            state = await _tokens.state(transaction)
             wait = await _tokens.take(
                 transaction,
                 use.id,
                 limit=self.brakes.rule.limit,
                 hold=use.hold,
                 leaves_last=before - self._took_at < self.brakes.rule.period,
+                is_paused=state.is_paused,
             )
-            return await _tokens.state(transaction), wait
+            return state, wait
 
         try:
             state, wait = await self._write(take)
@@ -350,6 +356,7 @@ class _Share:
         self._adopt(state)
         if wait is None:
             return None
+        use.is_trial = state.is_paused
         use.due = boot_time() + wait
         use.ends_by = before + wait + use.hold - rest
         return use
@@ -359,10 +366,10 @@ class _Share:
         now, ended = boot_time(), self._ended[:]
         is_resized, self.brakes.is_resized = self.brakes.is_resized, False
 
-        async def record(transaction: Transaction) -> State:
-            sent = [use for use in ended if use.sent_at is not None]
-            for use in sent:
-                await _tokens.end_pause(transaction, use.id)
+        async def record(transaction: Transaction) -> State | None:
+            for use in ended:
+                if use.is_trial and use.sent_at is not None:
+                    await _tokens.end_pause(transaction, use.id)
             if pause := max((use.asked_pause for use in ended), default=0.0):
                 await _tokens.pause(transaction, pause)
             if is_resized:
@@ -374,14 +381,16 @@ class _Share:
                 else:
                     longer = 0.0 if use.is_answered else use.call_timeout
                     await _tokens.let_rest(transaction, use.id, longer)
-            return await _tokens.state(transaction)
+            return await _tokens.state(transaction) if is_resized else None
 
         try:
-            self._adopt(await self._write(record))
+            state = await self._write(record)
         except OutboxError:
             self.brakes.is_resized |= is_resized
             raise
         del self._ended[: len(ended)]
+        if state is not None:
+            self._adopt(state)
 
     async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         done = await self._store.write(work)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from shared_bucket_support import PERIOD, bucket, end, gone, opened, take, until_known
+from shared_bucket_support import PERIOD, bucket, calling, end, gone, opened, take, until_known
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import KEYS, Vendor, account, activity, fullest, within
 
@@ -44,8 +44,7 @@ async def test_the_end_of_a_call_is_written_when_the_database_is_back(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(store_url, limit=1) as of, within(60):
-        async with of.token(call_timeout=600.0) as begin:
-            begin()
+        async with calling(of, call_timeout=600.0):
             write = of._database.write
             monkeypatch.setattr(of._database, "write", gone)
         ended = time.monotonic()
@@ -100,8 +99,7 @@ async def test_an_unexpected_error_is_raised_in_all_callers(
 async def test_closing_gives_up_on_an_unreachable_database(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with within(30), opened(store_url) as of, of.token() as begin:
-        begin()
+    async with within(30), opened(store_url) as of, calling(of):
         monkeypatch.setattr(of._database, "write", gone)
     assert "the last tokens return late" in caplog.text
 
@@ -111,8 +109,7 @@ async def test_closing_does_not_wait_long_for_a_hanging_database(
 ) -> None:
     engine = create_async_engine(postgresql_url)
     async with engine.connect() as holder, within(30):
-        async with opened(postgresql_url) as of, of.token() as begin:
-            begin()
+        async with opened(postgresql_url) as of, calling(of):
             await holder.execute(sa.text("LOCK TABLE leadpost_buckets, leadpost_tokens"))
         assert "the last tokens return late" in caplog.text
         await holder.rollback()

@@ -13,6 +13,8 @@ import pytest
 from shared_bucket_support import (
     PERIOD,
     bucket,
+    calling,
+    end_unsent,
     end_with,
     opened,
     store,
@@ -22,7 +24,7 @@ from shared_bucket_support import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support import Vendor, account, activity, answers, fullest, within
 
-from leadpost import AsyncActivityPoster, NotSent, OutboxUnavailable, RateLimited
+from leadpost import AsyncActivityPoster, OutboxUnavailable, RateLimited
 from leadpost._bucket_parts import Use
 from leadpost.outbox import SharedTokenBucket
 from leadpost.outbox._clock import boot_time
@@ -117,8 +119,7 @@ async def test_after_a_retry_after_one_call_of_all_processes_is_the_trial(store_
 
     async def call(of: SharedTokenBucket) -> None:
         nonlocal calls
-        async with of.token() as begin:
-            begin()
+        async with calling(of):
             times.append(time.monotonic())
             calls += 1
             in_flight.append(calls)
@@ -139,7 +140,7 @@ async def test_after_a_retry_after_one_call_of_all_processes_is_the_trial(store_
 async def test_a_trial_that_is_not_sent_is_followed_by_another(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(60):
         await end_with(one, RateLimited("429", status=429, retry_after=0.3))
-        await end_with(one, NotSent("nothing to send"), sent=False)
+        await end_unsent(one)
         await until_known(one, "paused_until IS NOT NULL")
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
@@ -166,8 +167,7 @@ async def test_a_reservation_that_was_rolled_back_ends_no_trial_of_another_proce
         monkeypatch.setattr(one._database, "write", rolled_back)
         waiting = asyncio.create_task(take(one, []))
         await is_lost.wait()
-        async with other.token() as begin:
-            begin()
+        async with calling(other):
             await asyncio.sleep(1.5)  # `one` puts its reservation back meanwhile
             assert not waiting.done()
         await waiting
@@ -176,8 +176,7 @@ async def test_a_reservation_that_was_rolled_back_ends_no_trial_of_another_proce
 async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_url: str) -> None:
     async with opened(store_url) as one, opened(store_url) as other, within(60):
         await end_with(one, RateLimited("429", status=429, retry_after=0.2))
-        async with one.token() as begin:
-            begin()
+        async with calling(one):
             await store(other).write(_tokens.pause, 0.0)
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
@@ -186,8 +185,7 @@ async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_u
 
 async def test_a_trial_waits_for_a_resting_token(store_url: str) -> None:
     async with opened(store_url, limit=1) as one, opened(store_url, limit=1) as other, within(60):
-        async with one.token() as begin:
-            begin()
+        async with calling(one):
             await store(one).write(_tokens.pause, 0.0)
             waiting = asyncio.create_task(take(other, []))
             await asyncio.sleep(0.6)
@@ -214,13 +212,30 @@ async def test_a_token_reserved_before_a_pause_is_put_back(store_url: str) -> No
     assert times[0] - ended >= 2.0 - 0.01
 
 
+async def test_a_process_uses_no_reserved_token_in_a_pause_of_its_own(store_url: str) -> None:
+    async with opened(store_url, limit=3, period=1.0) as of, within(60):
+        refusal = RateLimited("429", status=429, retry_after=1.0)
+        refused = asyncio.create_task(end_with(of, refusal, after=0.95))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(take(of, []), take(of, []))
+        await asyncio.sleep(0.8)
+        times: list[float] = []
+        # It reserves a token that is back just after the refusal: it need not look again.
+        waiter = asyncio.create_task(take(of, times))
+        await refused
+        ended = time.monotonic()
+        await waiter
+    assert times[0] - ended >= 1.0 - 0.01
+
+
 async def test_calls_refused_together_are_logged_once(
     shared: SharedTokenBucket, caplog: pytest.LogCaptureFixture
 ) -> None:
+    both = asyncio.Barrier(2)
+
     async def refused() -> None:
-        async with shared.token() as begin:
-            begin()
-            await asyncio.sleep(0.1)
+        async with calling(shared):
+            await both.wait()
             raise RateLimited("429", status=429, retry_after=1.0)
 
     await asyncio.gather(refused(), refused(), return_exceptions=True)

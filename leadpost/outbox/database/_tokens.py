@@ -23,10 +23,11 @@ from leadpost.outbox.database._sql import Transaction
 
 @frozen
 class State:
-    """The size that the processes of a bucket share."""
+    """What the processes of a bucket share."""
 
-    version: int  # counts its changes
+    version: int  # counts the changes of the size
     size: Size
+    is_paused: bool  # whether a pause, or the trial after it, is not over
 
 
 async def create(transaction: Transaction, limit: int, period: float) -> State:
@@ -58,17 +59,24 @@ async def create(transaction: Transaction, limit: int, period: float) -> State:
 
 
 async def state(transaction: Transaction) -> State:
-    """Return the size that the processes share."""
+    """Return what the processes share."""
     query = """
-        SELECT version, tokens, most, rest, named_until - {now}, grow_at - {now}
+        SELECT tokens, most, rest, named_until - {now}, grow_at - {now}, version,
+            paused_until IS NOT NULL
         FROM leadpost_buckets WHERE bucket = :bucket
     """
-    version, *size = (await transaction.execute(query)).one()
-    return State(version, Size(*size))
+    *size, version, is_paused = (await transaction.execute(query)).one()
+    return State(version, Size(*size), bool(is_paused))
 
 
 async def take(
-    transaction: Transaction, use_id: str, *, limit: int, hold: float, leaves_last: bool
+    transaction: Transaction,
+    use_id: str,
+    *,
+    limit: int,
+    hold: float,
+    leaves_last: bool,
+    is_paused: bool,
 ) -> float | None:
     """
     Reserve the token that is back first, of those that rest or whose process has died.
@@ -77,17 +85,14 @@ async def take(
 
     Of all tokens, only the first `limit` are used. `use_id` is the reservation's new random id. The
     token is back `hold` seconds after its use if this process dies. `leaves_last` leaves the last
-    resting token to other processes.
+    resting token to other processes. `is_paused` is the state's, in the same transaction.
 
     Returns:
         Seconds until the token may be used; None if there is none, or none may be taken now.
     """
-    # After a pause, wait for others that are just taking the trial's token.
-    lock = """
-        SELECT 1 FROM leadpost_buckets
-        WHERE bucket = :bucket AND paused_until IS NOT NULL {locked}
-    """
-    await transaction.execute(lock)
+    if is_paused:  # wait for others that are just taking the trial's token
+        lock = "SELECT 1 FROM leadpost_buckets WHERE bucket = :bucket {locked}"
+        await transaction.execute(lock)
     # The token of a call without an answer returns after half a minute, so others are sooner.
     resting = """
         FROM leadpost_tokens
