@@ -86,7 +86,7 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(
         for _ in range(KILLS):
             arrivals = sandbox.report().arrivals + chance.randint(1, 4)
             worker = workers.start(job)
-            wait_until(lambda wanted=arrivals: sandbox.report().arrivals >= wanted)
+            wait_for_arrivals(sandbox, arrivals)
             time.sleep(chance.uniform(0.0, 0.03))  # the answer to the last arrival takes longer
             assert worker.is_alive(), "the run ended before all kills were done"
             worker.kill()
@@ -242,6 +242,10 @@ def test_eight_workers_share_one_limit(store_url: str, workers: Template) -> Non
         assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         assert report.fullest_window <= 25
         assert {entry.state for entry in run(all_entries(store_url))} == {"accepted"}
+
+
+def wait_for_arrivals(sandbox: Sandbox, number: int) -> None:
+    wait_until(lambda: sandbox.report().arrivals >= number)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
