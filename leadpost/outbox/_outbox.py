@@ -260,7 +260,7 @@ class Outbox:
             verify: Whether to verify accepted entries, as `verify` does. While entries are pending,
                 posts have four fifths of the tokens.
             reconcile_every: How often to look for uncertain entries on their leads, as `reconcile`
-                does; None for never.
+                does: once for all workers of the account; None for never.
             keep: Delete entries this long after they have finished, as `prune` does; None to keep
                 them all.
 
