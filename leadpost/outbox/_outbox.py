@@ -176,7 +176,9 @@ class Outbox:
                 character that no database stores.
         """
         news = await drawn(activities, keys, priority)
-        return await self._put(_putting.put_many_within, news, connection, within=None)
+        # A savepoint only within the caller's transaction: SQLite loses it when the disk is full.
+        put = _putting.put_many if connection is None else _putting.put_many_within
+        return await self._put(put, news, connection, within=None)
 
     async def _put(
         self,

@@ -100,12 +100,11 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(
         entries = run(all_entries(store_url))
         assert len(entries) == ROWS
         check_nothing_is_lost_or_twice(sandbox, entries)
-        in_doubt = {entry.id for entry in entries if entry.state == "uncertain"}
         unrecorded = {entry.id for entry in entries if entry.message == UNRECORDED}
         assert unrecorded <= lost
-        faults = sandbox.report().faults
-        cut = faults.get("cut-before", 0) + faults.get("cut-after", 0)
-        assert len(in_doubt - unrecorded) <= cut
+        for entry in entries:
+            if entry.state == "uncertain" and entry.id not in unrecorded:  # cut off, or too slow
+                assert (entry.message or "").startswith("no answer, it may have arrived")
         print(  # noqa: T201  # pytest -rP shows it
             f"{KILLS} kills, {hits} with calls in flight: {len(lost)} of {ROWS} entries;"
             f" at the end {Counter(entry.state for entry in entries)},"
