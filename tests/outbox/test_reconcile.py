@@ -18,6 +18,7 @@ from outbox_support import (
     ACME,
     WHEN,
     changed,
+    executed,
     noted,
     posted,
     poster,
@@ -40,6 +41,7 @@ from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import activity_in, candidates, is_rival
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Doubt, Verdict
+from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Faults, Sandbox, ledger
 from leadpost.sandbox.answers import RejectedError, unknown_activity
 from leadpost.sandbox.ledger import Ledger
@@ -367,6 +369,43 @@ async def test_a_reconciling_that_fails_is_logged_and_the_run_goes_on(
         assert not running.done()
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
+    outbox: Outbox, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An activity that arrived after the last look must not be posted again."""
+    monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
+    begin, looks, read = _settling.begin_reconciling, list[bool](), list[str]()
+
+    async def look(transaction: Transaction, every: float) -> bool:
+        looks.append(await begin(transaction, every))
+        return looks[-1]
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        read.append(request.url.params["leadId"])
+        return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+
+    monkeypatch.setattr(_settling, "begin_reconciling", look)
+    await outbox.put(noted(1))
+    await changed(outbox, state="uncertain", sent_at=time.time())
+    async with Outbox(store_url, ACME) as other, within(20):
+        both = [
+            asyncio.create_task(one.run(poster(Vendor(answer)), verify=False))
+            for one in (outbox, other)
+        ]
+        while len(looks) < 8:
+            await asyncio.sleep(0.01)
+        assert (looks.count(True), read) == (1, [LEAD])
+        for expected in (2, 3, 4):
+            hour_later = "UPDATE leadpost_accounts SET reconciled_at = reconciled_at - 3601"
+            await executed(outbox, sa.text(hour_later))
+            while len(read) < expected:
+                await asyncio.sleep(0.01)
+        for task in both:
+            task.cancel()
+        await asyncio.wait(both)
+    assert looks.count(True) == len(read) == 4
 
 
 @pytest.mark.parametrize("refuses", [False, True])

@@ -67,21 +67,24 @@ async def claim(
     """
     Mark the next due entry as `sending`, and return it; None if none is due.
 
-    `call_id` is a new random id. The call must end within `call_time` seconds. A trial has the
-    entry that has not failed for the longest time.
+    `call_id` is a new random id. The call must end within `call_time` seconds. A trial has an entry
+    that has not failed yet, or the one whose last failure is the longest ago.
     """
-    order = "due_at, id" if is_trial else "priority DESC, id"
+    due = """
+        SELECT id FROM leadpost_entries
+        WHERE account = :account AND state = 'pending' AND due_at <= {now}
+            AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
+    """
+    first = f"({due} ORDER BY priority DESC, id LIMIT 1 {{or_skipped}})"
+    if is_trial:
+        untried = f"({due} AND due_at = 0 ORDER BY priority DESC, id LIMIT 1 {{or_skipped}})"
+        first = f"coalesce({untried}, ({due} ORDER BY due_at, id LIMIT 1 {{or_skipped}}))"
     claimed = await transaction.execute(
         f"""
         UPDATE leadpost_entries
         SET state = 'sending', call_id = :call_id, calls = calls + 1,
             changed_at = {{now}}, sent_at = {{now}}, ends_by = {{now}} + :call_time
-        WHERE id = (
-            SELECT id FROM leadpost_entries
-            WHERE account = :account AND state = 'pending' AND due_at <= {{now}}
-                AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
-            ORDER BY {order} LIMIT 1 {{or_skipped}}
-        )
+        WHERE id = {first}
         RETURNING id, activity, calls, failures, error_type
         """,
         call_id=call_id,
