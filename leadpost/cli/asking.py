@@ -37,13 +37,11 @@ def asked(
         sync: Whether the query goes to the host of the synchronous API.
         verbose: Whether to log.
     """
-    account = read_account(env_file)
-    url = url_of(outbox)
+    account, url = read_account(env_file), url_of(outbox)
 
     async def asking() -> T:
-        async with AsyncActivityPoster(
-            account, bucket=SharedTokenBucket(url, limit=limit)
-        ) as poster:
+        bucket = SharedTokenBucket(url, limit=limit)
+        async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account, sync=sync):
                 return await question(poster)
 

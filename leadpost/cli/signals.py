@@ -2,22 +2,15 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any
 
 from leadpost.cli.exits import Exit
 
-
-def _signals() -> list[signal.Signals]:
-    found = [signal.SIGINT, signal.SIGTERM]
-    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)
-    # If it is ignored, as under `nohup`, it stays ignored.
-    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        found.append(hangup)
-    return found
+_ALARM: signal.Signals | None = getattr(signal, "SIGALRM", None)
 
 
 class Stop:
@@ -51,49 +44,64 @@ class Stop:
         """
         End a question to a person at once when a signal comes.
 
-        A question blocks the event loop, and with it the callbacks of `on_signals`.
+        A question blocks the event loop, and with it the callback of `on_signals`.
 
         Raises:
             CancelledError: a signal came.
         """
+        is_over = False
 
         def end(number: int, frame: FrameType | None) -> None:
             del frame
-            self.signal = self.signal or signal.Signals(number)
-            raise asyncio.CancelledError
+            if number != _ALARM:
+                self.signal = self.signal or signal.Signals(number)
+            if self.signal is not None and not is_over:
+                raise asyncio.CancelledError
 
-        with ExitStack() as undo:
-            undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(-1))  # the loop's
-            for number in _signals():
-                undo.callback(signal.signal, number, signal.signal(number, end))
-            yield
+        with _handling(end), _repeating(end):
+            try:
+                yield
+            finally:
+                is_over = True
 
 
 def exit_of_signal(number: signal.Signals) -> Exit:
     """Return the exit code after a signal: 128 and its number, as in shells."""
-    if number is signal.SIGINT:
-        return Exit.INTERRUPTED
-    return Exit.TERMINATED if number is signal.SIGTERM else Exit.HUNG_UP
+    return Exit(128 + number)
 
 
 @contextmanager
-def on_signals(*callbacks: Callable[[signal.Signals], None]) -> Generator[None]:
-    """Call `callbacks` in the event loop at each Ctrl-C, SIGTERM or SIGHUP in this context."""
+def on_signals(callback: Callable[[signal.Signals], object]) -> Generator[None]:
+    """Call `callback` in the event loop at each Ctrl-C, SIGTERM or SIGHUP in this context."""
     loop = asyncio.get_running_loop()
-
-    def callback(number: signal.Signals) -> None:
-        for each in callbacks:
-            each(number)
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
         loop.call_soon_threadsafe(callback, signal.Signals(number))
 
+    with _handling(handle):
+        yield
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)
+    # If it is ignored, as under `nohup`, it stays ignored.
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
     with ExitStack() as undo:
-        for number in _signals():
-            try:
-                loop.add_signal_handler(number, callback, number)
-                undo.callback(loop.remove_signal_handler, number)
-            except NotImplementedError:  # the event loops of Windows
-                undo.callback(partial(signal.signal, number, signal.signal(number, handle)))
+        for number in numbers:
+            undo.callback(signal.signal, number, signal.signal(number, handler))
+        yield
+
+
+@contextmanager
+def _repeating(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    """Call `handler` five times a second: what it raises as `input` begins is swallowed there."""
+    with ExitStack() as undo:
+        if sys.platform != "win32":  # pragma: no branch
+            undo.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, handler))
+            timer = signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+            undo.callback(signal.setitimer, signal.ITIMER_REAL, *timer)
         yield

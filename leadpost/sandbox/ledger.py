@@ -92,37 +92,25 @@ class Ledger:
         self._free_at = 0.0  # when all of the queue is done
 
     def accept(
-        self,
-        payload: Mapping[str, Any],
-        now: float,
-        lead: str | None = None,
-        done: float | None = None,
+        self, payload: Mapping[str, Any], now: float, lead: str = "", done: float = 0.0
     ) -> Accepted:
-        """
-        Accept a post.
-
-        Args:
-            payload: Its body.
-            now: When it arrived.
-            lead: The lead that was found or created, for a post to createcustom.
-            done: When it is processed, by default at once.
-        """
+        """Accept a post: on `lead` if it has no lead's id, processed at `done` or else at once."""
         first = request_id_of(payload)
         copy = self._copies[first]
         self._copies[first] += 1
         self.duplicates += copy > 0
         accepted = Accepted(
             now,
-            now if done is None else done,
+            max(now, done),
             request_id_of(payload, copy) if copy else first,
             json.dumps(payload),
-            str(payload.get("RelatedProspectId", "")) if lead is None else lead,
+            lead or str(payload.get("RelatedProspectId", "")),
             _activity(payload)["ActivityEvent"],
         )
         self.accepted.append(accepted)
         return accepted
 
-    def enqueue(self, payload: Mapping[str, Any], now: float, lead: str | None = None) -> Accepted:
+    def enqueue(self, payload: Mapping[str, Any], now: float, lead: str = "") -> Accepted:
         """Accept a post that is processed after those before it."""
         self._free_at = max(self._free_at, now) + 1 / self._pace
         accepted = self.accept(payload, now, lead, self._free_at)

@@ -17,7 +17,7 @@ from leadpost.sandbox.faults import Faults
 from leadpost.sandbox.leads import Leads
 from leadpost.sandbox.ledger import FINAL_STATUSES, Accepted, Ledger
 from leadpost.sandbox.server import Server
-from leadpost.sandbox.vendor import Keys, Vendor
+from leadpost.sandbox.vendor import Vendor
 from leadpost.sandbox.windows import WINDOWS, fullest_window
 
 Span = float | tuple[float, float]
@@ -139,7 +139,7 @@ class Sandbox:
         self._ledger = Ledger(pace, ends)
         self._leads = Leads()
         self._vendor = Vendor(
-            keys=Keys(access_key, secret_key, api_key),
+            keys={"accessKey": access_key, "secretKey": secret_key, "x-api-key": api_key},
             limit=_DOCUMENTED_LIMIT if limit is None else limit,
             period=period,
             window=None if limit is None else WINDOWS[window](limit, period),

@@ -1,10 +1,9 @@
 """The server's side of a call: counted, checked against limit and keys, then accepted or failed."""
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from random import Random
 from threading import Lock
-
-from attrs import frozen
 
 from leadpost.sandbox.answers import (
     Answer,
@@ -19,21 +18,13 @@ from leadpost.sandbox.faults import AFTER, OK, Faults, answers_of_faults
 from leadpost.sandbox.windows import Window
 
 
-@frozen
-class Keys:
-    """The keys of the sandbox's one account."""
-
-    access_key: str
-    secret_key: str
-    api_key: str
-
-
 class Vendor:
     """
     The account's gateway: it counts calls, refuses some, and makes some fail.
 
     Args:
-        keys: The account's keys.
+        keys: The account's keys, under the names that carry them: `accessKey`, `secretKey` and
+            `x-api-key`.
         limit: Calls allowed in `period` seconds, as refusals name them.
         period: Seconds.
         window: Counts the calls against the limit; None for no limit.
@@ -53,7 +44,7 @@ class Vendor:
     def __init__(
         self,
         *,
-        keys: Keys,
+        keys: Mapping[str, str],
         limit: int,
         period: float,
         window: Window | None,
@@ -107,14 +98,14 @@ class Vendor:
 
         AccessKey and x-api-key come first: the limit is the account's that they name.
         """
-        if endpoint.keyed and _key(call, "accessKey") != self._keys.access_key:
+        if endpoint.keyed and _key(call, "accessKey") != self._keys["accessKey"]:
             return unauthorized()
         if self._window is not None and not self._window.take(call.time):
             self.refused += 1
             return self._over_limit
-        if endpoint.gated and call.headers.get("x-api-key") != self._keys.api_key:
+        if endpoint.gated and call.headers.get("x-api-key") != self._keys["x-api-key"]:
             return forbidden()
-        if endpoint.keyed and _key(call, "secretKey") != self._keys.secret_key:
+        if endpoint.keyed and _key(call, "secretKey") != self._keys["secretKey"]:
             return unauthorized()
         return None
 

@@ -160,6 +160,7 @@ def test_one_type_with_its_fields(sandbox: Sandbox) -> None:
         "is_mandatory": True,
         "is_read_only": False,
         "max_length": 200,
+        "is_dropdown": False,
         "options": None,
         "is_multiple": False,
         "allows_others": False,

@@ -25,7 +25,7 @@ from leadpost.cli import main
 from leadpost.cli.commands.demo import run_demo
 from leadpost.cli.commands.sandbox import made, sandbox, span_of
 from leadpost.cli.console import at_time, counting, duration, logged, number_of, spoken
-from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.exits import Exit
 from leadpost.cli.files.progress import Progress, shown
 from leadpost.hooks import Ended, Operation, Paused, Sent
 from leadpost.sandbox import Faults, Sandbox
@@ -367,7 +367,7 @@ def test_the_sandbox_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> Non
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Sandbox, "wait", wait)
-    result = run("sandbox", "--fault", "500=0.02", "--end", "207=ERROR", "--limit", "0")
+    result = run("sandbox", "--fault", "500=0.02", "--limit", "0")
     assert result.exit_code == 0
     assert "LEADPOST_ACCESS_KEY='u$rsandbox-access'" in result.stdout
 
@@ -379,10 +379,10 @@ def test_the_sandbox_has_no_more_than_eight_options() -> None:
 def test_the_sandbox_can_refuse_keys_and_be_away(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "leads.csv", 4)
     none: list[str] = []
-    with made(faults=none, script="ok,keys-refused", ends=none, limit=None) as refusing:
+    with made(faults=none, script="ok,keys-refused", limit=None) as refusing:
         command = ["post", path, "--timezone", "UTC", "--outbox", tmp_path / "a.db"]
         assert run(*command, env=keys_of(refusing)).exit_code == 3
-    with made(faults=none, script="ok,away:600", ends=none, limit=None) as away:
+    with made(faults=none, script="ok,away:600", limit=None) as away:
         command = ["post", path, "--timezone", "UTC", "--outbox", tmp_path / "b.db", "--wait", "2s"]
         (tmp_path / "leads.csv.results.csv").unlink()
         assert run(*command, env=keys_of(away)).exit_code == 75
@@ -400,7 +400,6 @@ def test_the_sandbox_can_refuse_keys_and_be_away(tmp_path: Path) -> None:
         (["--fault", "501=0.1"], "unknown faults 501; there are 429,"),
         (["--fault", "500:3=0.1"], "only 429-retry-after, slow, away take seconds; not 500"),
         (["--fault", "away:-1=0.1"], "retry_after, slow and away are seconds, 0 or more"),
-        (["--end", "x=ERROR"], "--end: found 'x=ERROR', wanted CODE=STATUS"),
         (["--script", "ok,no"], "unknown faults no;"),
         (["--script", "slow:long"], "--script: found 'slow:long', wanted NAME or NAME:SECONDS"),
     ],
@@ -420,12 +419,9 @@ def test_a_port_that_is_taken() -> None:
 
 
 def test_options_of_the_sandbox() -> None:
-    assert span_of("--delay", "0.02:0.15") == (0.02, 0.15)
-    assert span_of("--delay", "1") == 1.0
-    none: list[str] = []
+    assert span_of("0.02:0.15") == (0.02, 0.15)
+    assert span_of("1") == (1.0, 1.0)
     with made(
-        faults=["500=0.5", "slow:1=0.5"], script="ok, 429-retry-after:3", ends=none, limit=None
+        faults=["500=0.5", "slow:1=0.5"], script="ok, 429-retry-after:3", limit=None
     ) as running:
         assert keys_of(running)["LEADPOST_HOST"] == running.url
-    with pytest.raises(InputError):
-        made(faults=none, script="", ends=["207"], limit=None)

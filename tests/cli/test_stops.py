@@ -197,11 +197,7 @@ def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPa
     assert desk.notes() == []
 
 
-async def test_where_the_event_loop_knows_no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*args: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", unknown)
+async def test_signals_reach_the_event_loop_and_earlier_handlers_return() -> None:
     pressed: asyncio.Queue[signal.Signals] = asyncio.Queue()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from leadpost import Activity, AsyncActivityPoster, Bucket, LeadpostError, TokenBucket
+from leadpost import Activity, AsyncActivityPoster, Bucket, RequestStatus, TokenBucket
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.console import logged
@@ -61,13 +61,11 @@ async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: in
     """Post samples to the sandbox, wait for their final status, and print a summary."""
     began = time.monotonic()
     posts = Progress("posting", count, "the sandbox")
-    statuses = Progress("asking for the status", 0, "the sandbox", calls="status")
+    posted = Counter[str]()
+    posts.counts = posted
     request_ids: list[str] = []
-    errors: list[LeadpostError] = []
-    posted, ended = Counter[str](), Counter[str]()
-    posts.counts, statuses.counts = posted, ended
-    hooks = [posts.hear, statuses.hear]
-    async with AsyncActivityPoster(sandbox.account(), bucket=bucket, hooks=hooks) as poster:
+    errors: list[BaseException] = []
+    async with AsyncActivityPoster(sandbox.account(), bucket=bucket, hooks=[posts.hear]) as poster:
         with shown(posts, console, quiet=False) as changed:
             async for outcome in poster.post_stream(samples(count)):
                 posted[outcome.state] += 1
@@ -76,19 +74,11 @@ async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: in
                 if outcome.error is not None:
                     errors.append(outcome.error)
                 changed()
-
-        async def end_of(request_id: str) -> str:
-            try:
-                return (await poster.wait(request_id, _TIMEOUT)).state
-            except LeadpostError as error:
-                errors.append(error)
-                return "failed"
-
-        statuses.total = len(request_ids)
-        with shown(statuses, console, quiet=False) as changed:
-            for ending in asyncio.as_completed(map(end_of, request_ids)):
-                ended[await ending] += 1
-                changed()
+        with console.status("asking for the status of each"):
+            waits = (poster.wait(request_id, _TIMEOUT) for request_id in request_ids)
+            ends = await asyncio.gather(*waits, return_exceptions=True)
+    errors += [end for end in ends if isinstance(end, BaseException)]
+    succeeded = sum(isinstance(end, RequestStatus) and end.state == "succeeded" for end in ends)
     if errors:
         typer.echo(f"error: {type(errors[0]).__name__}: {errors[0]}", err=True)
     report = sandbox.report()
@@ -98,11 +88,11 @@ async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: in
         ("accepted, with a RequestID", f"{posted['accepted']}"),
         ("refused by the sandbox", f"{report.refused}"),
         ("fullest 5 s", f"{report.fullest_window} of {LIMIT} calls allowed"),
-        ("status Success", f"{ended['succeeded']}"),
+        ("status Success", f"{succeeded}"),
         ("time, status calls included", f"{time.monotonic() - began:.1f} s"),
     ):
         table.add_row(what, found)
     Console().print(table)
     typer.echo(_NEXT)
-    is_fine = ended["succeeded"] == count and not report.refused
+    is_fine = succeeded == count and not report.refused
     return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT

@@ -93,9 +93,9 @@ async def _tested(account: Account, outbox: str | None, activity: Activity) -> l
         later = f"ask later: leadpost status {request_id}"
         try:
             status = await poster.wait(request_id, _PATIENCE)
+        except StatusTimeout as error:
+            return [*found, Check("its status", "unknown", str(error), later)]
         except errors.LeadpostError as error:
-            verdict = "unknown" if isinstance(error, StatusTimeout) else "failed"
-            return [*found, Check("its status", verdict, str(error), later)]
-        verdict = "ok" if status.state == "succeeded" else "failed"
-        meaning = status.activity_id or status.status_reason or status.status
-        return [*found, Check("its status", verdict, f"{status.state}: {meaning}")]
+            return [*found, Check("its status", "failed", str(error), later)]
+    meaning = f"{status.state}: {status.activity_id or status.status_reason or status.status}"
+    return [*found, Check("its status", "ok" if status.state == "succeeded" else "failed", meaning)]

@@ -3,6 +3,7 @@
 import json
 
 import typer
+from attrs import asdict
 
 from leadpost.cli import options
 from leadpost.cli.asking import asked
@@ -24,8 +25,7 @@ def metrics(
     """
     found = asked(lambda poster: poster.metrics(), env_file, outbox, verbose=verbose)
     if as_json:
-        names = ("pending_messages", "max_delay_in_seconds", "processing_rate_per_minute")
-        typer.echo(json.dumps({name: getattr(found, name) for name in names}))
+        typer.echo(json.dumps(asdict(found, filter=lambda item, _: item.name != "raw")))
         return
     typer.echo(f"pending messages:  {found.pending_messages:,}")
     typer.echo(f"longest delay:     {found.max_delay_in_seconds:g} s")

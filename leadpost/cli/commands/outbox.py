@@ -91,13 +91,12 @@ def list_(
     - `leadpost outbox list --state uncertain`
     - `leadpost outbox list calls.csv --json`
     """
-    states: list[State] = [state] if state else []
-    _with_outbox(
-        lambda opened: outbox_entries.show_entries(opened, states, _prefix(file), as_json=as_json),
-        outbox,
-        account,
-        env_file,
-    )
+
+    async def show(opened: Outbox) -> None:
+        states: list[State] = [state] if state else []
+        await outbox_entries.show_entries(opened, states, _prefix(file), as_json=as_json)
+
+    _with_outbox(show, outbox, account, env_file)
 
 
 @app.command()
@@ -130,13 +129,11 @@ def retry(
     states: list[Retried] = [state] if state else ["failed", "rejected"]
     if yes and not state:
         states.append("uncertain")
-    retrying = _with_outbox(
-        lambda opened: outbox_entries.retry(opened, states, ids, _prefix(file)),
-        outbox,
-        account,
-        env_file,
-    )
-    if not retrying:
+
+    async def change(opened: Outbox) -> bool:
+        return await outbox_entries.retry(opened, states, ids, _prefix(file))
+
+    if not _with_outbox(change, outbox, account, env_file):
         raise typer.Exit(Exit.SOME_NOT)
 
 
@@ -162,12 +159,11 @@ def arrived(
     """
     if not (keys or ids):
         raise typer.BadParameter("choose with --key or --id")
-    if not _with_outbox(
-        lambda opened: outbox_entries.arrived(opened, keys or [], ids or []),
-        outbox,
-        account,
-        env_file,
-    ):
+
+    async def change(opened: Outbox) -> bool:
+        return await outbox_entries.arrived(opened, keys or [], ids or [])
+
+    if not _with_outbox(change, outbox, account, env_file):
         raise typer.Exit(Exit.SOME_NOT)
 
 
@@ -253,12 +249,12 @@ def _prefix(file: str | None) -> str | None:
 
 
 def _with_outbox(
-    work: "Callable[[Outbox], Awaitable[T]]",
+    work: Callable[[Outbox], Awaitable[T]],
     url: str | None,
     account: str | None,
     env_file: Path | None,
 ) -> T:
-
+    """Return what `work` returns, given the outbox of the options."""
     owner = account or read_account(env_file)
 
     async def working() -> T:

@@ -2,10 +2,10 @@
 
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from math import inf, nan
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from math import inf
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,45 +13,35 @@ from leadpost.bucket import LIMIT
 from leadpost.cli.exits import InputError
 from leadpost.sandbox import Faults, Sandbox
 
-T = TypeVar("T")
-
-_LASTING: Mapping[str, tuple[str, type[int | float]]] = {
-    "429-retry-after": ("retry_after", int),
-    "slow": ("slow", float),
-    "away": ("away", float),
-}
-"""Faults with a length: the parameter of `Faults` for its seconds, and their type."""
+_LASTING = {"429-retry-after": "retry_after", "slow": "slow", "away": "away"}
+"""Faults with a length: the parameter of `Faults` for its seconds."""
 
 
-def span_of(option: str, text: str) -> float | tuple[float, float]:
-    """
-    Return the seconds, or the range of seconds, that a text names.
-
-    >>> span_of("--delay", "0.02:0.15")
-    (0.02, 0.15)
-    """
-    low, colon, high = text.partition(":")
+@contextmanager
+def _reading(option: str, text: str, wanted: str) -> Generator[None]:
+    """Name the option whose text is not what was wanted."""
     try:
-        span = float(low), float(high if colon else low)
+        yield
     except ValueError:
-        span = nan, nan
-    if not 0 <= span[0] <= span[1] < inf:
-        raise InputError(f"{option}: found {text!r}, wanted seconds, or LOW:HIGH such as 0.02:0.15")
-    return span if colon else span[0]
+        raise InputError(f"{option}: found {text!r}, wanted {wanted}") from None
 
 
-def _read(option: str, texts: Iterable[str], wanted: str, value_of: Callable[[str], T]) -> list[T]:
-    """Return the values of an option that can be repeated."""
-    values: list[T] = []
-    for text in texts:
-        try:
-            values.append(value_of(text))
-        except ValueError:
-            raise InputError(f"{option}: found {text!r}, wanted {wanted}") from None
-    return values
+def span_of(text: str) -> tuple[float, float]:
+    """
+    Return the range of seconds that a text names.
+
+    >>> span_of("0.02:0.15"), span_of("1")
+    ((0.02, 0.15), (1.0, 1.0))
+    """
+    with _reading("--delay", text, "seconds, or LOW:HIGH such as 0.02:0.15"):
+        low, colon, high = text.partition(":")
+        span = float(low), float(high if colon else low)
+        if not 0 <= span[0] <= span[1] < inf:
+            raise ValueError
+        return span
 
 
-def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: Any) -> Sandbox:
+def made(*, faults: Sequence[str], script: str, **options: Any) -> Sandbox:
     """
     Return a sandbox with the command's options; `options` are parameters of `Sandbox`.
 
@@ -60,33 +50,24 @@ def made(*, faults: Sequence[str], script: str, ends: Sequence[str], **options: 
     """
     lengths: dict[str, Any] = {}
 
-    def fault(text: str) -> str:
+    def name_of(fault: str) -> str:
         """Return the name of a fault, and keep its length, if it has one."""
-        name, colon, seconds = text.strip().partition(":")
+        name, colon, seconds = fault.strip().partition(":")
         if colon and name not in _LASTING:
             raise InputError(f"only {', '.join(_LASTING)} take seconds; not {name}")
         if colon:
-            parameter, number = _LASTING[name]
-            lengths[parameter] = number(seconds)
+            lengths[_LASTING[name]] = int(seconds)
         return name
 
-    def share(text: str) -> tuple[str, float]:
-        name, _, probability = text.partition("=")
-        return fault(name), float(probability)
-
-    def end(text: str) -> tuple[int, str]:
-        code, equals, status = text.partition("=")
-        if not (equals and status):
-            raise ValueError
-        return int(code), status
-
-    shares = _read("--fault", faults, "NAME=PROBABILITY or NAME:SECONDS=PROBABILITY", share)
-    names = filter(str.strip, script.split(","))
-    steps = _read("--script", names, "NAME or NAME:SECONDS", fault)
-    codes = _read("--end", ends, "CODE=STATUS such as 207=ERROR", end)
+    shares: dict[str, float] = {}
+    for text in faults:
+        with _reading("--fault", text, "NAME=PROBABILITY or NAME:SECONDS=PROBABILITY"):
+            fault, _, probability = text.partition("=")
+            shares[name_of(fault)] = float(probability)
+    with _reading("--script", script, "NAME or NAME:SECONDS"):
+        names = [name_of(text) for text in script.split(",") if text.strip()]
     try:
-        found = Faults(dict(shares), steps, **lengths)
-        return Sandbox(faults=found, ends=dict(codes), **options)
+        return Sandbox(faults=Faults(shares, names, **lengths), **options)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -134,10 +115,6 @@ def sandbox(
         ),
     ] = None,
     script: Annotated[str, typer.Option(help='Faults of the first calls: "ok,500,away:20".')] = "",
-    end: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODE=STATUS", help="Final status of an activity type."),
-    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes delays and faults repeatable.")] = None,
 ) -> None:
     """
@@ -154,11 +131,10 @@ def sandbox(
         made(
             faults=fault or [],
             script=script,
-            ends=end or [],
             port=port,
             limit=limit or None,
             window=window,
-            delay=span_of("--delay", delay),
+            delay=span_of(delay),
             seed=seed,
         )
     )

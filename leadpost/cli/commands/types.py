@@ -6,6 +6,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from attrs import asdict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -60,7 +61,6 @@ def types(
 
 
 async def _list(poster: AsyncActivityPoster, *, as_json: bool) -> None:
-    """Print the activity types."""
     kinds = await poster.activity_types()
     if as_json:
         typer.echo(json.dumps([_type_json(kind) for kind in kinds]))
@@ -95,7 +95,6 @@ async def _with_options(poster: AsyncActivityPoster, kind: ActivityType, code: i
 
 
 def _one(kind: ActivityType, *, as_json: bool) -> None:
-    """Print one activity type and its fields."""
     if as_json:
         typer.echo(json.dumps(_type_json(kind)))
         return
@@ -123,22 +122,5 @@ def _notes(field: ActivityField) -> str:
 
 
 def _type_json(kind: ActivityType) -> dict[str, Any]:
-    return {
-        "code": kind.code,
-        "name": kind.name,
-        "fields": [
-            {
-                "schema_name": field.schema_name,
-                "display_name": field.display_name,
-                "data_type": field.data_type,
-                "is_mandatory": field.is_mandatory,
-                "is_read_only": field.is_read_only,
-                "max_length": field.max_length,
-                "options": field.options,
-                "is_multiple": field.is_multiple,
-                "allows_others": field.allows_others,
-            }
-            for field in kind.fields
-        ],
-        "raw": dict(kind.raw),
-    }
+    fields = [asdict(field, filter=lambda item, _: item.name != "raw") for field in kind.fields]
+    return {"code": kind.code, "name": kind.name, "fields": fields, "raw": dict(kind.raw)}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Annotated, TypeVar
@@ -24,11 +25,8 @@ from leadpost.outbox._absence import Absence
 
 T = TypeVar("T")
 
-
 _LATEST_END = 9.5
 """Seconds from the signal to the end of the process: service managers allow about 10."""
-
-
 _RETRY = 1.0
 """Seconds between attempts to reach the database."""
 
@@ -66,12 +64,13 @@ async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: s
     stop = Stop()
     loop = asyncio.get_running_loop()
 
-    def ending(*_: object) -> None:
+    def end(number: signal.Signals) -> None:
         if stop.signal is None:
-            loop.call_later(_LATEST_END, _end)
+            loop.call_later(_LATEST_END, _exit)
+        stop(number)
 
     running = asyncio.create_task(_run(url, account, limit, verify=verify, keep=keep))
-    with on_signals(ending, stop), stop.cancelling(running):
+    with on_signals(end), stop.cancelling(running):
         await asyncio.wait([running])
     error = None if running.cancelled() else running.exception()
     if error is not None and (stop.signal is None or not isinstance(error, OutboxError)):
@@ -80,17 +79,16 @@ async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: s
         raise asyncio.CancelledError
     if error is not None:
         return Exit.SOME_NOT  # what could not be recorded was logged
-    ended = exit_of_signal(stop.signal)
-    return Exit.ALL_ACCEPTED if ended is Exit.TERMINATED else ended
+    return Exit.ALL_ACCEPTED if stop.signal is signal.SIGTERM else exit_of_signal(stop.signal)
 
 
 async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> None:
-
+    """Post from the outbox, once its database can be reached."""
     outbox = Outbox(url, account)
     absence = Absence(f"the outbox {outbox.database.name}")
     async with AsyncExitStack() as stack:
 
-        async def entered(make: "Callable[[], AbstractAsyncContextManager[T]]") -> T:
+        async def entered(make: Callable[[], AbstractAsyncContextManager[T]]) -> T:
             while True:
                 try:
                     return await stack.enter_async_context(make())
@@ -109,7 +107,7 @@ async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: st
             await poster.aclose(grace=0)  # its calls were waited for
 
 
-def _end() -> None:
+def _exit() -> None:
     """End this process at once; what was not recorded becomes uncertain."""
     logging.getLogger("leadpost").error("outbox: the database does not answer; ending without it")
     logging.shutdown()
