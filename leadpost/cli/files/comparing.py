@@ -23,6 +23,9 @@ from leadpost.cli.files.plan import Plan, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
 from leadpost.cli.files.rows import Row, Source
 
+_EXAMPLES = 2000
+"""The most edits that are looked at."""
+
 
 @define
 class Difference:
@@ -103,30 +106,42 @@ async def compared(
     if known is not None and own:
         reading = reading.over(known.reading.of_rejects())
     source = await _read(file, reading, rows, checks)
+    with Matching(rows, name, are_rejects=bool(own)) as matching:
+        if ledger and known:
+            async for part in ledger.of_batch(name):
+                matching.know(part)
+            matching.match()
+        await checks.settle(source, rows)
+        if ledger:
+            await _look_elsewhere(rows, ledger, matching)
+        plan = matching.judge(first)
     found = Comparison(
         path=path,
         name=name,
         source=source,
         reading=reading,
         are_rejects=bool(own),
-        plan=Plan(rows),
+        plan=plan,
         checks=checks,
         ledger=ledger,
         batch=known,
     )
-    matching = Matching(found.plan, ledger, name, are_rejects=bool(own))
-    if known is not None and KEY not in own:
-        await matching.match()  # what is in the outbox needs no call
-    await checks.settle(source, rows, matching)
-    if KEY in own:
-        await matching.match_keys()
-    await matching.match(elsewhere=True)
     if ledger and own and KEY not in own:
         _refuse_changed(found)
-    if ledger and known is None and not matching.is_known_elsewhere:
+    if ledger and known is None and not plan.moved and not plan.batches:
         await _check_results(found, ledger)
-    await matching.judge(first)
     return found
+
+
+async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> None:
+    """Look for rows in other batches; in such a batch, all rows may be those of this file."""
+    digests = {digest for row in rows if row.is_open for digest in (row.digest, row.present)}
+    for part in parts_of([*digests]):
+        matching.know(await ledger.of_digests(part))
+        await asyncio.sleep(0)  # a signal is heard between two parts
+    for batch in matching.other_batches:
+        async for part in ledger.of_batch(batch):
+            matching.know(part)
 
 
 async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> Source:
@@ -224,8 +239,8 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
         letters[key] = line
     names = set[str]()
     for part in parts_of([*letters]):
-        found = await ledger.of_letters("", part)
-        names |= {known.batch for known in found.values()}
+        found = await ledger.batches_of(part)
+        names.update(found.values())
         for key in part:
             if key not in found:
                 raise InputError(
@@ -240,14 +255,14 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
 
 async def differences(found: Comparison) -> list[Difference]:
     """Return how rows that look like edits differ from the posted ones, the most frequent first."""
-    edits, groups = found.plan.edits, dict[tuple[str, ...], Difference]()
-    drawn = found.plan.rows.read(edits.__contains__)
+    groups = dict[tuple[str, ...], Difference]()
+    drawn = islice(found.plan.rows.read(lambda row: row.edited), _EXAMPLES)
     while found.ledger and (part := list(islice(drawn, PART))):
-        activities = await found.ledger.activities([edits[row] for row, _ in part])
+        activities = await found.ledger.activities([row.edited for row, _ in part if row.edited])
         for row, read in part:
-            if edits[row] not in activities:
+            if row.edited not in activities:
                 continue
-            before = parts_of_activity(activities[edits[row]])
+            before = parts_of_activity(activities[row.edited])
             after = parts_of_activity(found.activity(read))
             names = tuple(n for n in {**before, **after} if before.get(n) != after.get(n))
             if names:

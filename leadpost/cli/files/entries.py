@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.identity import new_key
 from leadpost.cli.files.ledger import Batch, Ledger, parts_of
 from leadpost.cli.files.plan import Planned
+from leadpost.cli.files.reading import Fault
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox.database._sql import execute, execute_many
 
@@ -23,23 +25,23 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     A known row gets a new entry in place of the one that was not sent. A row that cannot be posted
     gets no entry, but a key for the rejects.
     """
-    new = [row for row, _ in part if row.known is None]
-    old = [row.known for row, _ in part if row.known is not None]
+    outbox = ledger.outbox
 
     async def work(connection: AsyncConnection) -> None:
-        free = await _delete_unsent(connection, old) | await _insert(connection, batch, new)
+        free = await _delete_unsent(connection, [row.known for row, _ in part if row.known])
+        free |= await _insert(connection, batch, [row for row, _ in part if not row.known])
         put = [
             (row, f"{batch.name}/{free[row.known]}", activity)
             for row, activity in part
             if activity and row.known in free
         ]
-        outbox = ledger.outbox
         activities = [activity for *_, activity in put]
         await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
         await execute_many(
             connection,
-            "UPDATE leadpost_rows SET present = :present, lead = :lead, entry = (SELECT id FROM"
-            " leadpost_entries WHERE account = :account AND key = :key) WHERE id = :id",
+            "UPDATE leadpost_rows SET present = :present, lead = :lead, ended = NULL, entry ="
+            " (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
+            " WHERE id = :id",
             [
                 {
                     "id": row.known,
@@ -51,8 +53,22 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
                 for row, key, _ in put
             ],
         )
+        await execute_many(
+            connection,
+            "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND present IS NULL",
+            [
+                {"id": row.known, "reason": "; ".join(map(_without_value, row.faults))}
+                for row, _ in part
+                if row.faults
+            ],
+        )
 
     await ledger.database.write(work)
+
+
+def _without_value(fault: Fault) -> str:
+    """Return a fault without what stands in the cell: it is kept for as long as the outbox."""
+    return str(evolve(fault, value=""))
 
 
 async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:

@@ -22,7 +22,6 @@ from leadpost.cli.files.leads import Leads
 from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.files.opening import opened
 from leadpost.cli.files.options import Options
-from leadpost.cli.files.outcomes import outcomes
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.plan import Rows
 from leadpost.cli.files.sending import Sender
@@ -200,8 +199,7 @@ class _Run:
             before.file if before else Path(options.path).name,
             before.reading if before else found.reading,
         )
-        unsent = [*plan.gone, *plan.moved, *plan.postponed]
-        if sent_meanwhile := await entries.withdraw(ledger, unsent):
+        if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
             rows = number_of(sent_meanwhile, "row")
             say(
@@ -244,7 +242,7 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     """Write the results and the rejects; where that fails, say how to do it later."""
     outputs, batch = found.outputs, found.batch
     try:
-        await outputs.write(found.source, outcomes(found.plan, ledger))
+        await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
         say(
             console,
@@ -252,6 +250,7 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
             f" {found.path}",
         )
     if batch is not None:
+        await ledger.record_ended(batch)
         await ledger.record_outputs(batch, outputs.written)
     return outputs
 

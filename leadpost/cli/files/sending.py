@@ -82,8 +82,7 @@ class Sender:
     async def put(self) -> None:
         """Put the rows that are new, and give those of invalid ones a key, without sending."""
         async for part in self._parts("new", "invalid"):
-            if fresh := [(row, activity) for row, activity in part if row.known is None]:
-                await entries.put(self._ledger, self._batch, fresh)
+            await entries.put(self._ledger, self._batch, part)
         self._is_put = True
 
     async def send(self) -> None:

@@ -76,7 +76,7 @@ def _rows(found: Comparison) -> list[str]:
         gone = number_of(plan.withdrawn, "unsent row")
         lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
     if plan.moved:
-        lines.append(f"{number_of(len(plan.moved), 'unsent row')} of another file: moved here")
+        lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
     return lines
 
 
@@ -152,7 +152,7 @@ def plan_json(
         "send": plan.sent,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
-        "moved": len(plan.moved),
+        "moved": plan.moved,
         "seconds": duration(plan.sent, limit),
         "leads": {
             "looked_up": len(found.checks.leads.found),
