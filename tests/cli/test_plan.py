@@ -75,8 +75,8 @@ def judged(
     ("kind", "verdict"),
     [
         ("posted", "posted"),
-        ("waiting", "waiting"),
-        ("refused", "again"),
+        ("pending", "pending"),
+        ("rejected", "again"),
         ("failed", "failed"),
         ("withdrawn", "new"),
     ],
@@ -88,7 +88,7 @@ def test_a_row_is_what_it_was_before(rows: Rows, kind: Kind, verdict: Verdict) -
 
 
 def test_posted_ones_are_found_first_among_identical_rows(rows: Rows) -> None:
-    earlier = [known(1, "a", "waiting"), known(2, "a", "posted", number=2)]
+    earlier = [known(1, "a", "pending"), known(2, "a", "posted", number=2)]
     plan, verdicts = judged(rows, [row("a")], earlier)
     assert verdicts == ["posted"]
     assert (plan.withdrawn, plan.unsent) == (1, [1])
@@ -137,7 +137,7 @@ def test_an_edit_is_seen_if_most_rows_of_another_batch_are_there(
     assert verdicts == [verdict] + ["elsewhere"] * len(others)
 
 
-@pytest.mark.parametrize("kind", ["waiting", "refused", "failed", "invalid"])
+@pytest.mark.parametrize("kind", ["pending", "rejected", "failed", "invalid"])
 def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(rows: Rows, kind: Kind) -> None:
     plan, verdicts = judged(rows, [row("new", "x")], [known(1, "old", kind, lead="x")])
     assert verdicts == ["new"]
@@ -150,8 +150,8 @@ def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(rows: Rows, kind: Ki
     [
         ("posted", "elsewhere", []),
         ("failed", "elsewhere", []),
-        ("waiting", "new", [1]),
-        ("refused", "new", [1]),
+        ("pending", "new", [1]),
+        ("rejected", "new", [1]),
         ("withdrawn", "new", []),
     ],
 )
@@ -166,8 +166,8 @@ def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows
     earlier = [
         known(5, "a", batch="other.csv"),
         known(6, "c", batch="mine.csv", has_other_keys=True),
-        known(7, "b", "waiting", batch="other.csv"),
-        known(8, "b", "waiting", batch="mine.csv", has_other_keys=True),
+        known(7, "b", "pending", batch="other.csv"),
+        known(8, "b", "pending", batch="mine.csv", has_other_keys=True),
     ]
     plan, verdicts = judged(rows, [row("a"), row("b"), row("b"), row("c")], earlier)
     assert verdicts == ["elsewhere", "new", "new", "elsewhere"]
@@ -181,11 +181,11 @@ def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows
     [
         (known(1, "bad", "invalid"), row("good", key="K1"), "corrected"),
         (known(1, "bad", "invalid"), row("bad", key="K1", valid=False), "invalid"),
-        (known(1, "a", "refused"), row("a", key="K1"), "again"),
+        (known(1, "a", "rejected"), row("a", key="K1"), "again"),
         (known(1, "a", "failed"), row("a", key="K1"), "again"),
         (known(1, "a", "failed"), row("b", key="K1"), "corrected"),
-        (known(1, "a", "waiting"), row("a", key="K1"), "waiting"),
-        (known(1, "a", "waiting"), row("b", key="K1"), "corrected"),
+        (known(1, "a", "pending"), row("a", key="K1"), "pending"),
+        (known(1, "a", "pending"), row("b", key="K1"), "corrected"),
         (known(1, "a", "posted"), row("a", key="K1"), "posted"),
         (known(1, "a", "posted"), row("b", key="K1"), "edit"),
         (known(1, "a", "posted"), row("b", key="K1", valid=False), "invalid"),
@@ -213,7 +213,7 @@ def test_a_fix_that_was_posted_from_the_input_is_not_posted_from_the_rejects(
 
 
 def test_first_sends_the_first_rows_and_leaves_the_rest(rows: Rows) -> None:
-    earlier = [known(1, "a"), known(2, "d", "waiting")]
+    earlier = [known(1, "a"), known(2, "d", "pending")]
     read = [row("a"), row("b"), row("c"), row("d")]
     plan, verdicts = judged(rows, read, earlier, first=1)
     assert verdicts == ["posted", "new", "later", "later"]
@@ -232,14 +232,14 @@ def test_faults_are_grouped_by_kind(rows: Rows) -> None:
 @pytest.mark.parametrize(
     ("state", "request_id", "error_type", "kind", "word", "is_to_fix"),
     [
-        ("pending", None, None, "waiting", "not_sent", False),
-        ("pending", None, "DeliveryUncertain", "waiting", "uncertain", False),
+        ("pending", None, None, "pending", "not_sent", False),
+        ("pending", None, "DeliveryUncertain", "pending", "uncertain", False),
         ("sending", None, None, "posted", "uncertain", False),
         ("uncertain", None, "DeliveryUncertain", "posted", "uncertain", False),
         ("accepted", "id", None, "posted", "accepted", False),
         ("succeeded", "id", None, "posted", "succeeded", False),
-        ("rejected", None, "BadRequest", "refused", "rejected", True),
-        ("failed", None, "OutageTimeout", "refused", "failed", False),
+        ("rejected", None, "BadRequest", "rejected", "rejected", True),
+        ("failed", None, "OutageTimeout", "rejected", "failed", False),
         ("failed", "id", None, "failed", "failed", True),
     ],
 )
@@ -277,10 +277,10 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         delete = "DELETE FROM leadpost_entries"
         await outbox.database.write(lambda own: execute(own, delete))
         (found,) = await ledger.of_digests(["a"])
-        assert found[-1] == (kind if kind in {"refused", "failed"} else "posted")
+        assert found[-1] == (kind if kind in {"rejected", "failed"} else "posted")
         of_row = (await ledger.states([planned.known]))[planned.known]
         became = outcome(planned, of_row)
-        ended = kind in {"refused", "failed"}
+        ended = kind in {"rejected", "failed"}
         assert (became.state, became.is_to_fix) == (
             "failed" if ended else "accepted",
             kind == "failed",

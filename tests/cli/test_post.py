@@ -91,11 +91,13 @@ def test_the_plan_as_json(desk: Desk, calls: Path) -> None:
     assert (plan["rows"], plan["send"], plan["new"], plan["invalid"]) == (2, 1, 1, 1)
     assert plan["problems"] == [
         {
-            "column": "ActivityEvent",
+            "fault": {
+                "column": "ActivityEvent",
+                "value": "x",
+                "what": "is not a positive whole number such as 201",
+                "remedy": "no activity type has that name",
+            },
             "place": "line 3",
-            "value": "x",
-            "problem": "is not a positive whole number such as 201",
-            "remedy": "no activity type has that name",
             "rows": 1,
         }
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import define
 from rich.console import Console
 
-from leadpost import Account, Activity, AsyncActivityPoster, RetryPolicy
+from leadpost import Account, Activity, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
 from leadpost.cli.console import counting, number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Invalid
@@ -25,6 +25,7 @@ from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
 from leadpost.cli.files.plan import Plan, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
 from leadpost.cli.files.rows import Row, Source
+from leadpost.cli.outbox_url import is_missing
 from leadpost.outbox import Outbox, SharedTokenBucket
 
 _PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
@@ -39,14 +40,14 @@ class Comparison:
     """A file, compared."""
 
     options: Options
-    account: Account | None  # None to check the file alone
+    account: Account | None
     name: str  # the name of its batch
     source: Source
     reading: Reading
     are_rejects: bool
     plan: Plan  # its rows, and what a run would do with them
     checks: Checks  # what the account was asked about them
-    ledger: Ledger | None  # what is known of earlier runs; None without an account
+    ledger: Ledger | None  # what is known of earlier runs; None to look at the file alone
     batch: Batch | None  # the batch as it was before, None if it is new
 
     @property
@@ -83,9 +84,11 @@ async def compared(
     rows = stack.enter_context(Rows())
     ledger = poster = None
     if account is not None:
-        outbox = await stack.enter_async_context(Outbox(options.url, account))
-        ledger = await Ledger(outbox, account.host).open()
-        bucket = SharedTokenBucket(options.url, limit=options.limit)
+        bucket: Bucket = TokenBucket(options.limit)
+        if not (options.dry_run and is_missing(options.url)):  # a dry run leaves no outbox behind
+            outbox = await stack.enter_async_context(Outbox(options.url, account))
+            ledger = await Ledger(outbox, account.host).open()
+            bucket = SharedTokenBucket(options.url, limit=options.limit)
         asking = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
         poster = await stack.enter_async_context(asking)
     checks = Checks(

@@ -28,7 +28,8 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     outbox = ledger.outbox
 
     async def work(connection: AsyncConnection) -> None:
-        free = await _delete_unsent(connection, [row.known for row, _ in part if row.known])
+        old = [row.known for row, activity in part if row.known and activity]
+        free = await _delete_unsent(connection, old)
         free |= await _insert(connection, batch, [row for row, _ in part if not row.known])
         put = [
             (row, f"{batch.name}/{free[row.known]}", activity)
@@ -90,7 +91,7 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
 
 async def _insert(
     connection: AsyncConnection, batch: Batch, rows: Sequence[Planned]
-) -> dict[int | None, Any]:
+) -> dict[int | None, str]:
     """Insert new rows, and return number and letters of each that no other run has inserted."""
     if not rows:
         return {}
@@ -126,7 +127,7 @@ async def _insert(
     return {stored.id: stored.letters for stored in found.values() if stored.letters in new}
 
 
-async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, Any]:
+async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, str]:
     """
     Delete the entries of rows, if they were not sent.
 
@@ -134,18 +135,20 @@ async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dic
         Number and letters of each row that has no entry now. One that a worker has just claimed
         keeps its entry, and so does one that may have arrived.
     """
-    query = "SELECT known.id, letters, entry.id AS entry FROM leadpost_rows AS known"
-    query += " LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry"
-    query += " WHERE known.id IN :ids"
-    found = (await execute(connection, query, ids=[*ids])).all()
     deleted = await execute(
         connection,
-        "DELETE FROM leadpost_entries WHERE id IN :ids AND state IN ('pending', 'rejected',"
-        " 'failed') AND NOT (state = 'pending' AND coalesce(error_type, '') = :in_doubt)"
-        " RETURNING id",
-        ids=[row.entry for row in found if row.entry is not None],
-        in_doubt=DeliveryUncertain.__name__,
+        "DELETE FROM leadpost_entries WHERE id IN (SELECT entry FROM leadpost_rows WHERE id IN"
+        " :ids) AND (state IN ('rejected', 'failed') OR state = 'pending' AND"
+        " coalesce(error_type, '') <> :uncertain) RETURNING id",
+        ids=[*ids],
+        uncertain=DeliveryUncertain.__name__,
     )
-    gone = list(deleted.scalars())
-    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=gone)
-    return {row.id: row.letters for row in found if row.entry in {None, *gone}}
+    entries = list(deleted.scalars())
+    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=entries)
+    free = await execute(
+        connection,
+        "SELECT id, letters FROM leadpost_rows AS known WHERE id IN :ids AND NOT EXISTS"
+        " (SELECT 1 FROM leadpost_entries WHERE id = known.entry)",
+        ids=[*ids],
+    )
+    return {row.id: row.letters for row in free}

@@ -48,7 +48,7 @@ TABLES = (
         present TEXT, -- the digest of what its entry sends; NULL without an entry
         lead TEXT NOT NULL, -- the digest of its lead
         reason TEXT, -- why it is invalid, without what stands in its cells
-        ended TEXT, -- its kind if it ended as refused or failed, for when its entry is pruned
+        ended TEXT, -- its kind if it was rejected or failed, for when its entry is pruned
         entry BIGINT, -- which outlives the entry when that is pruned
         UNIQUE (batch, origin, number)
     )
@@ -58,18 +58,18 @@ TABLES = (
     "CREATE INDEX IF NOT EXISTS leadpost_rows_present ON leadpost_rows (present)",
     "CREATE INDEX IF NOT EXISTS leadpost_rows_origin ON leadpost_rows (origin)",
 )
-Kind = Literal["posted", "waiting", "refused", "failed", "invalid", "withdrawn"]
+Kind = Literal["posted", "pending", "rejected", "failed", "invalid", "withdrawn"]
 """
-What is known of a row of an earlier run: `posted` (accepted, or uncertain), `waiting` (not sent
-yet), `refused` (or given up), `failed` (by LeadSquared's queue, for good), `invalid`, `withdrawn`.
+What is known of a row of an earlier run: `posted` (accepted, or uncertain), `pending` (not sent
+yet), `rejected` (or given up), `failed` (by LeadSquared's queue, for good), `invalid`, `withdrawn`.
 """
 _KIND = """
 CASE
     WHEN number IS NULL THEN 'withdrawn'
     WHEN present IS NULL THEN 'invalid'
-    WHEN state = 'pending' THEN 'waiting'
+    WHEN state = 'pending' THEN 'pending'
     WHEN state = 'failed' AND request_id IS NOT NULL THEN 'failed'
-    WHEN state IN ('rejected', 'failed') THEN 'refused'
+    WHEN state IN ('rejected', 'failed') THEN 'rejected'
     WHEN state IS NULL AND ended IS NOT NULL THEN ended
     ELSE 'posted'
 END
@@ -234,13 +234,12 @@ class Ledger:
         return {row.id: json.loads(row.activity) for row in found}
 
     async def record_ended(self, batch: Batch) -> None:
-        """Record which rows of a batch were refused or failed, for when entries are pruned."""
+        """Record which rows of a batch were rejected or failed, for when entries are pruned."""
+        has_ended = "state IN ('rejected', 'failed')"
         await self._do(
-            f"""
-            UPDATE leadpost_rows SET ended = {_KIND} FROM leadpost_entries AS entry
-            WHERE entry.id = leadpost_rows.entry AND batch = :id
-                AND state IN ('rejected', 'failed')
-            """,
+            f"UPDATE leadpost_rows SET ended = CASE WHEN {has_ended} THEN {_KIND} END"
+            " FROM leadpost_entries AS entry WHERE entry.id = leadpost_rows.entry"
+            f" AND batch = :id AND ({has_ended} OR ended IS NOT NULL)",
             id=batch.id,
         )
 

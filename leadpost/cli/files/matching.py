@@ -16,7 +16,6 @@ _TABLES = """
 CREATE TABLE earlier (
     id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number, lead, kind
 );
-CREATE INDEX earlier_present ON earlier (present);
 CREATE INDEX earlier_letters ON earlier (letters);
 CREATE TABLE file (
     n INTEGER PRIMARY KEY, digest, present, lead, letters, is_valid,
@@ -54,7 +53,7 @@ def _pair(column: str, of_file: str, of_earlier: str, *, rows: str, earlier: str
         ) JOIN (
             SELECT id, {of_earlier} AS digest, row_number() OVER (
                 PARTITION BY {of_earlier}
-                ORDER BY instr('posted waiting refused failed invalid', kind), id
+                ORDER BY instr('posted pending rejected failed invalid', kind), id
             ) AS nth
             FROM earlier WHERE {earlier} AND {_LEFT}
         ) USING (digest, nth)
@@ -73,7 +72,7 @@ _STEPS = (
         WHEN one.kind <> 'posted' AND file.present IN ({_POSTED}) THEN NULL
         ELSE one.id
     END
-    FROM earlier AS one WHERE one.letters = file.letters
+    FROM earlier AS one WHERE one.letters = file.letters AND known IS NULL
     """,
     # What it sends counts, and what it was in the file that it came from.
     *(
@@ -87,14 +86,18 @@ _STEPS = (
         "present",
         "present",
         rows="known IS NULL AND is_valid",
-        earlier="kind IN ('waiting', 'refused') AND batch <> :batch AND NOT has_other_keys",
+        earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys",
     ),
-    f"""
-    UPDATE file SET elsewhere = (
-        SELECT max(id) FROM earlier WHERE present IN (file.digest, file.present)
-            AND kind IN ('posted', 'failed') AND NOT ({_OWN})
-    ) WHERE moved IS NULL
-    """,
+    *(
+        f"""
+        UPDATE file SET elsewhere = other.id FROM (
+            SELECT present, max(id) AS id FROM earlier
+            WHERE kind IN ('posted', 'failed') AND NOT ({_OWN}) GROUP BY present
+        ) AS other
+        WHERE other.present = file.{mine} AND moved IS NULL AND elsewhere IS NULL
+        """
+        for mine in ("present", "digest")
+    ),
     # A batch that has most of its rows in this file is the same file under another name.
     f"""
     INSERT INTO gone SELECT id, lead FROM earlier
@@ -110,7 +113,7 @@ _STEPS = (
     """
     UPDATE file SET verdict = CASE
         WHEN kind = 'posted' THEN 'posted'
-        WHEN kind = 'waiting' AND NOT is_corrected THEN 'waiting'
+        WHEN kind = 'pending' AND NOT is_corrected THEN 'pending'
         WHEN kind = 'failed' AND NOT :are_rejects THEN 'failed'
         WHEN NOT is_valid THEN 'invalid'
         WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
@@ -129,9 +132,12 @@ _STEPS = (
     _pair("edited", "lead", "lead", rows="verdict = 'edit'", earlier="id IN (SELECT id FROM gone)"),
 )
 _RESULT = f"""
-SELECT known, verdict, edited, row_number() OVER (PARTITION BY digest, known IS NULL ORDER BY n)
-    + (SELECT coalesce(max(number), 0) FROM earlier WHERE origin = digest AND {_OWN})
-FROM file ORDER BY n
+SELECT known, verdict, edited,
+    coalesce(top, 0) + row_number() OVER (PARTITION BY digest, known IS NULL ORDER BY n)
+FROM file
+LEFT JOIN (SELECT origin, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY origin)
+    ON origin = digest
+ORDER BY n
 """
 
 
@@ -172,7 +178,7 @@ class Matching:
     def match(self) -> None:
         """Find rows about which the account need not be asked, as they were sent or will be."""
         for row, (known, verdict, *_) in self._compared():
-            if verdict in {"posted", "waiting", "failed"}:
+            if verdict in {"posted", "pending", "failed"}:
                 row.known, row.verdict = known, verdict
 
     def judge(self, first: int | None = None) -> Plan:
@@ -189,7 +195,7 @@ class Matching:
                 sent += 1
                 if first is not None and sent > first:
                     row.verdict = "later"
-                    plan.unsent += [known] if verdict == "waiting" else []
+                    plan.unsent += [known] if verdict == "pending" else []
         if not self._values["are_rejects"]:
             query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
             query += " AND kind NOT IN ('posted', 'withdrawn')"
@@ -211,11 +217,16 @@ class Matching:
         return plan
 
     def _compared(self) -> Iterator[tuple[Planned, tuple[Any, ...]]]:
-        """Yield each row with the earlier row that it is, and the rest of `_RESULT`."""
-        self._database.executescript("DELETE FROM file; DELETE FROM gone;")
+        """Yield each row with `_RESULT`; those about which it is decided stay as they are."""
+        self._database.execute("DELETE FROM gone")
         self._database.executemany(
-            "INSERT INTO file (digest, present, lead, letters, is_valid) VALUES (?, ?, ?, ?, ?)",
-            ((r.digest, r.present, r.lead, r.letters, not r.faults) for r in self._rows),
+            "INSERT OR REPLACE INTO file (n, digest, present, lead, letters, is_valid)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (n, row.digest, row.present, row.lead, row.letters, not row.faults)
+                for n, row in enumerate(self._rows)
+                if row.verdict is None
+            ),
         )
         for step in _STEPS:
             self._all(step)

@@ -14,7 +14,7 @@ from leadpost.cli.files.rows import Row
 Verdict = Literal[
     "new",
     "posted",
-    "waiting",
+    "pending",
     "again",
     "corrected",
     "failed",
@@ -24,13 +24,13 @@ Verdict = Literal[
     "later",
 ]
 """
-What a run does with a row. It sends those that are `new`, `waiting` (in the outbox already),
-`again` (refused before) or `corrected` (in a rejects file). It does not send those that are
+What a run does with a row. It sends those that are `new`, `pending` (in the outbox already),
+`again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
 `posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
 (posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
 """
 DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
-SENT: tuple[Verdict, ...] = ("new", "waiting", "again", "corrected")
+SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
 
 
 @define(eq=False, weakref_slot=False)

@@ -64,7 +64,7 @@ def _rows(found: Comparison) -> list[str]:
     plan, counts = found.plan, found.plan.counts
     words = (
         (counts["new"], "new"),
-        (counts["waiting"], "not sent yet by an earlier run"),
+        (counts["pending"], "not sent yet by an earlier run"),
         (counts["again"], "tried again"),
         (counts["corrected"], "corrected"),
         (counts["posted"], "posted before"),
@@ -150,28 +150,15 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
         "moved": plan.moved,
-        "seconds": duration(plan.sent, options.limit),
         "leads": {
-            "looked_up": len(found.checks.leads.found),
             "created": [lead.value for lead in found.checks.leads.created.values()],
             "updated": found.checks.updates,
         },
-        "problems": [_group_json(group) for group in found.plan.fault_groups()],
-        "warnings": [_group_json(group) for group in found.checks.warnings.values()],
+        "problems": [asdict(group) for group in plan.fault_groups()],
+        "warnings": [asdict(group) for group in found.checks.warnings.values()],
         "unchecked": sorted(found.checks.unmade),
         "doubtful_rows": _doubtful_rows(found),
         "differences": [asdict(difference) for difference in differences],
-    }
-
-
-def _group_json(group: FaultGroup) -> dict[str, Any]:
-    return {
-        "column": group.fault.column,
-        "place": group.place,
-        "value": shortened(group.fault.value),
-        "problem": group.fault.what,
-        "remedy": group.fault.remedy,
-        "rows": group.rows,
     }
 
 
@@ -303,7 +290,7 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
         "batch": found.name,
         "rows": outputs.counts.total(),
         **outputs.counts,
-        "seconds": None if seconds is None else round(seconds, 3),
+        "seconds": seconds,
         "results": str(outputs.results),
         "rejects": str(outputs.rejects) if outputs.rejects else None,
         "to_fix": outputs.to_fix,
