@@ -91,7 +91,7 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
 
 async def _insert(
     connection: AsyncConnection, batch: Batch, rows: Sequence[Planned]
-) -> dict[int | None, str]:
+) -> dict[int | None, Any]:
     """Insert new rows, and return number and letters of each that no other run has inserted."""
     if not rows:
         return {}
@@ -127,7 +127,7 @@ async def _insert(
     return {stored.id: stored.letters for stored in found.values() if stored.letters in new}
 
 
-async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, str]:
+async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, Any]:
     """
     Delete the entries of rows, if they were not sent.
 
