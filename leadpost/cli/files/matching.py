@@ -7,6 +7,7 @@ Both are in tables of a temporary SQLite database, as there may be hundreds of t
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from sys import intern
 from typing import Any, Self
 
 from leadpost.cli.files.ledger import Known
@@ -230,7 +231,8 @@ class Matching:
         )
         for step in _STEPS:
             self._all(step)
-        return zip(self._rows, self._all(_RESULT), strict=True)
+        for row, (known, verdict, *rest) in zip(self._rows, self._all(_RESULT), strict=True):
+            yield row, (known, intern(verdict), *rest)  # or each row had a text of its own
 
     def _all(self, query: str) -> Iterator[tuple[Any, ...]]:
         return self._database.execute(query, self._values)
