@@ -252,10 +252,10 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
             f"{file}: line {lines[unknown]}, {KEY}: {unknown} is not in this outbox. Use the"
             " outbox that the file came from (--outbox)"
         )
-    first, *others = sorted({*batches.values()}) or [None]
-    if others:
-        raise InputError(f"{file}: rows of {first} and {others[0]}; post them one by one")
-    return first
+    names = sorted({*batches.values()})
+    if len(names) > 1:
+        raise InputError(f"{file}: rows of {names[0]} and {names[1]}; post them one by one")
+    return names[0] if names else None
 
 
 @define

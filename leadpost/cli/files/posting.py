@@ -77,7 +77,7 @@ class _Run:
             is_fine = not plan.counts["invalid"] and not plan.doubtful and not unmade
             return Exit.ALL_ACCEPTED if is_fine else Exit.BAD_INPUT
         if unmade:
-            why = "To post without that check, say --account-check warn"
+            why: str | None = "To post without that check, say --account-check warn"
         else:
             why = self._invalid() or self._doubtful() or self._declined()
         if why is not None:
@@ -109,7 +109,8 @@ class _Run:
         return f"Fix the rows above{rest}"
 
     def _doubtful(self) -> str | None:
-        plan, answer = self._found.plan, self._options.duplicates or ""
+        plan = self._found.plan
+        answer: str = self._options.duplicates or ""
         if not plan.doubtful:
             return None
         if not answer and is_interactive() and not self._options.yes:
