@@ -291,7 +291,7 @@ def test_entries_in_doubt_are_reconciled(desk: Desk) -> None:
     assert result.exit_code == 1
     assert result.stdout == (
         "1 arrived, 0 did not and will be posted again, 1 uncertain\n"
-        "See why: leadpost outbox list --state uncertain\n"
+        "See which: leadpost outbox list --state uncertain\n"
     )
     found = desk.run("reconcile", "--settle", "0s", "--json")
     wanted = {"accepted": 0, "pending": 1, "uncertain": 0}

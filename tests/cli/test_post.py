@@ -91,11 +91,13 @@ def test_the_plan_as_json(desk: Desk, calls: Path) -> None:
     assert (plan["rows"], plan["send"], plan["new"], plan["invalid"]) == (2, 1, 1, 1)
     assert plan["problems"] == [
         {
-            "column": "ActivityEvent",
+            "fault": {
+                "column": "ActivityEvent",
+                "value": "x",
+                "what": "is not a positive whole number such as 201",
+                "remedy": "no activity type has that name",
+            },
             "place": "line 3",
-            "value": "x",
-            "problem": "is not a positive whole number such as 201",
-            "remedy": "no activity type has that name",
             "rows": 1,
         }
     ]
@@ -268,7 +270,7 @@ def test_what_is_in_doubt_is_in_the_results_and_in_no_file_to_post(desk: Desk, c
     desk.sandbox.fail("cut-after", "ok", "504-before")
     code, said = desk.post(calls)
     assert code == 1
-    assert "2 in doubt: may have arrived" in said
+    assert "2 uncertain: may have arrived" in said
     assert f"leadpost reconcile {calls}" in said
     assert names(desk) == ["calls.csv", "calls.csv.results.csv"]
     assert sorted(desk.states(calls)) == ["accepted", "uncertain", "uncertain"]
@@ -286,12 +288,12 @@ def test_what_is_in_doubt_is_in_the_results_and_in_no_file_to_post(desk: Desk, c
 def test_posts_in_doubt_one_after_another_stop_the_run(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.cli.files.sending.MOST_IN_DOUBT", 2)
+    monkeypatch.setattr("leadpost.cli.files.sending.MOST_UNCERTAIN", 2)
     write_csv(calls, [cells(n) for n in range(40)])
     desk.sandbox.fail(*["cut-after"] * 400)
     code, said = desk.post(calls)
     assert code == 1
-    assert "posts in a row ended in doubt; nothing more was sent" in said
+    assert "posts in a row are uncertain; nothing more was sent" in said
     assert len(desk.sandbox.posted()) < 40
 
 
@@ -305,7 +307,7 @@ def test_refused_rows_are_tried_again_if_they_are_still_in_the_file(
     assert "MXInvalidInputException" in row["leadpost_reason"]
     code, said = desk.post(calls)
     assert code == 0
-    assert "1 refused before, tried again" in said
+    assert "1 tried again" in said
     assert desk.notes() == ["Note 0", "Note 1", "Note 2"]
 
 
@@ -320,7 +322,7 @@ def test_a_refused_row_whose_entry_was_pruned_is_put_again(desk: Desk, calls: Pa
 def test_refused_keys_end_the_run_with_3(desk: Desk, calls: Path) -> None:
     code, said = desk.post(calls, LEADPOST_SECRET_KEY="wrong")
     assert code == 3
-    assert "The keys were refused; nothing more was sent. See which: leadpost doctor" in said
+    assert "The keys were rejected; nothing more was sent. See which: leadpost doctor" in said
     assert desk.post(calls)[0] == 0
 
 

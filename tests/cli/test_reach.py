@@ -221,6 +221,10 @@ def test_a_look_up_that_fails_creates_nothing(desk: Desk, args: tuple[str, ...])
     assert desk.states(path) == ["invalid", "accepted"]
     assert desk.run("results", path).exit_code == 1
     assert desk.states(path) == ["invalid", "accepted"]
+    message = desk.results(path)[0]["message"]  # the outbox keeps the reason, without the address
+    assert message.startswith("Lead.EmailAddress: could not be looked up; run it again later")
+    (reject,) = read_csv(path.with_name("a.csv.rejects.csv"))
+    assert (reject["leadpost_reason"], reject["Lead.EmailAddress"]) == (message, ADA)
     desk.sandbox.add_lead(EmailAddress=ADA)
     assert desk.post(path, *args)[0] == 0
     assert (len(desk.notes()), changed(desk.sandbox)) == (2, (0, 0))
@@ -231,6 +235,21 @@ def test_without_a_connection_nothing_is_sent(desk: Desk) -> None:
     code, said = desk.post(path, LEADPOST_SYNC_HOST="http://127.0.0.1:9")
     assert (code, desk.notes()) == (75, [])
     assert "LEADPOST_SYNC_HOST" in said
+
+
+def test_what_the_account_refused_is_checked_again_and_may_be_posted_as_it_is(desk: Desk) -> None:
+    rows = [row(n, RelatedProspectId=lead(n), mx_Custom_1=("Bussy", "Busy")[n]) for n in range(2)]
+    path = write_csv(desk.folder / "a.csv", rows)
+    strict = ("--account-check", "strict")
+    assert desk.post(path, *strict, "--skip-invalid")[0] == 1
+    assert desk.states(path) == ["invalid", "accepted"]
+    code, said = desk.post(path, *strict)
+    assert (code, len(desk.notes())) == (1, 1)
+    assert "line 2, mx_Custom_1: Bussy is not among its 4 options" in said
+    assert desk.post(path)[0] == 0
+    assert desk.post(path, *strict)[0] == 0
+    assert desk.states(path) == ["accepted", "accepted"]
+    assert len(desk.notes()) == 2
 
 
 def test_several_leads_of_one_address(desk: Desk) -> None:

@@ -132,14 +132,14 @@ def test_a_bar_on_a_terminal_is_readable(width: int) -> None:
     assert len(last.rstrip()) <= width + 20  # with what moves the cursor
 
 
-def test_lines_elsewhere_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    times = iter([0.0, 1.0, 9.9, 10.0, 19.0, 20.0])
-    monkeypatch.setattr("leadpost.cli.files.progress.time.monotonic", lambda: next(times))
-    progress = progress_of(Clock(), accepted=99, rejected=1)
+def test_lines_elsewhere_and_not_too_many() -> None:
+    screen, clock = io.StringIO(), Clock()
+    progress = progress_of(clock, accepted=99, rejected=1)
+    began = clock.now
     with shown(progress, Console(file=screen, width=40), quiet=False) as changed:
-        for number in range(5):
-            progress.waits_for = "Settling 2 rows" if number == 1 else ""
+        for seconds in (1.0, 9.9, 10.0, 19.0, 20.0):
+            clock.now = began + seconds
+            progress.waits_for = "Settling 2 rows" if seconds == 9.9 else ""
             changed()
     waits, first, second = screen.getvalue().splitlines()
     assert waits == "leads.csv: Settling 2 rows"

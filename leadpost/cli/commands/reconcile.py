@@ -1,7 +1,6 @@
 """`leadpost reconcile`: whether uncertain activities have arrived."""
 
 import asyncio
-import json
 from typing import Annotated
 
 import typer
@@ -12,8 +11,7 @@ from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import naming, read_account
 from leadpost.cli.console import counting, logged
-from leadpost.cli.exits import Exit
-from leadpost.cli.files.looking import look
+from leadpost.cli.files.looking import Question, ask, look
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox, SharedTokenBucket
 
@@ -57,31 +55,21 @@ def reconcile(
     async def progress() -> str:
         return f"looked for {looked[0]:,} of {looked[1]:,} uncertain activities"
 
-    async def ask(opened: Outbox, _: str | None = None) -> dict[str, int]:
-        async with AsyncActivityPoster(
-            account, bucket=SharedTokenBucket(url, limit=limit)
-        ) as poster:
+    async def reconciling(opened: Outbox, _: str | None) -> dict[str, int]:
+        bucket = SharedTokenBucket(url, limit=limit)
+        async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account, sync=True):
                 async with counting(console, progress):
                     found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
         return {state: found[state] for state in ("accepted", "pending", "uncertain")}
 
-    async def ask_all() -> Exit:
-        async with Outbox(url, account) as opened:
-            found = await ask(opened)
-        if as_json:
-            typer.echo(json.dumps(found))
-        else:
-            typer.echo(
-                f"{found['accepted']:,} arrived, {found['pending']:,} did not and will be posted"
-                f" again, {found['uncertain']:,} uncertain"
-            )
-            if found["uncertain"]:
-                typer.echo("See why: leadpost outbox list --state uncertain")
-        return Exit.SOME_NOT if found["uncertain"] else Exit.ALL_ACCEPTED
-
+    words = "{accepted:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
+    question = Question(reconciling, f"{words} uncertain", left="uncertain")
     with logged(console, verbose=verbose):
         if file is None:
-            raise typer.Exit(asyncio.run(ask_all()))
-        looking = look(file, url, account, console, batch=batch, as_json=as_json, before=ask)
-        raise typer.Exit(asyncio.run(looking))
+            asking = ask(question, url, account, as_json=as_json)
+        else:
+            asking = look(
+                file, url, account, console, batch=batch, as_json=as_json, question=question
+            )
+        raise typer.Exit(asyncio.run(asking))

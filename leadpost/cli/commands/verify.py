@@ -1,8 +1,6 @@
 """`leadpost verify`: what became of accepted activities."""
 
 import asyncio
-import json
-from typing import Literal
 
 import typer
 from rich.console import Console
@@ -12,10 +10,9 @@ from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import naming, read_account
 from leadpost.cli.console import counting, logged
-from leadpost.cli.exits import Exit
-from leadpost.cli.files.looking import look
+from leadpost.cli.files.looking import Question, ask, look
 from leadpost.cli.outbox_url import existing
-from leadpost.outbox import Outbox, SharedTokenBucket
+from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
 
 _POLL = 1.0
 """Seconds between two looks at what is left."""
@@ -43,41 +40,35 @@ def verify(
     - `leadpost verify --outbox postgresql://db.example.com/crm --json`
     """
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
+    states: tuple[EntryState, EntryState] = ("succeeded", "failed")
 
-    async def ask(opened: Outbox, key_prefix: str | None = None) -> dict[str, int]:
+    async def verifying(opened: Outbox, key_prefix: str | None) -> dict[str, int]:
         before = await opened.counts(key_prefix)
-        total = before["accepted"]
-        states: tuple[Literal["succeeded"], Literal["failed"]] = ("succeeded", "failed")
+
+        async def found() -> dict[str, int]:
+            now = await opened.counts(key_prefix)
+            return {state: now[state] - before[state] for state in states}
 
         async def progress() -> str:
-            now = await opened.counts(key_prefix)
-            done = sum(now[state] - before[state] for state in states)
-            return f"{done:,} of {total:,} accepted activities succeeded or failed"
+            done = sum((await found()).values())
+            return f"{done:,} of {before['accepted']:,} accepted activities succeeded or failed"
 
         bucket = SharedTokenBucket(url, limit=limit)
         async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account):
                 async with counting(console, progress):
                     await _verify(opened, poster, key_prefix)
-        now = await opened.counts(key_prefix)
-        return {state: now[state] - before[state] for state in states}
+        return await found()
 
-    async def ask_all() -> Exit:
-        async with Outbox(url, account) as opened:
-            found = await ask(opened)
-        if as_json:
-            typer.echo(json.dumps(found))
-        else:
-            typer.echo(f"{found['succeeded']:,} succeeded, {found['failed']:,} failed")
-            if found["failed"]:
-                typer.echo("See which: leadpost outbox list --state failed")
-        return Exit.SOME_NOT if found["failed"] else Exit.ALL_ACCEPTED
-
+    question = Question(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
     with logged(console, verbose=verbose):
         if file is None:
-            raise typer.Exit(asyncio.run(ask_all()))
-        looking = look(file, url, account, console, batch=batch, as_json=as_json, before=ask)
-        raise typer.Exit(asyncio.run(looking))
+            asking = ask(question, url, account, as_json=as_json)
+        else:
+            asking = look(
+                file, url, account, console, batch=batch, as_json=as_json, question=question
+            )
+        raise typer.Exit(asyncio.run(asking))
 
 
 async def _verify(outbox: Outbox, poster: AsyncActivityPoster, key_prefix: str | None) -> None:

@@ -22,7 +22,6 @@ from leadpost.cli.files.cells import Facts, Invalid
 from leadpost.cli.files.identity import activity_digest, lead_digest
 from leadpost.cli.files.leads import Leads, key_of, parts_of_activity
 from leadpost.cli.files.ledger import PART, parts_of
-from leadpost.cli.files.matching import Matching
 from leadpost.cli.files.plan import FaultGroups, Planned, Rows, count_faults
 from leadpost.cli.files.reading import Fault, zone_of
 from leadpost.cli.files.rows import Row, Source
@@ -91,7 +90,7 @@ class Checks:
                 codes.setdefault(" ".join(each.name.split()).casefold(), []).append(each.code)
         self.facts.codes = codes
 
-    async def settle(self, source: Source, rows: Rows, matching: Matching) -> None:
+    async def settle(self, source: Source, rows: Rows) -> None:
         """
         Look up leads, and check rows that the outbox may have to get.
 
@@ -99,7 +98,6 @@ class Checks:
             LeadpostError: no lead can be looked up, as without a connection.
         """
         if self.is_looking:
-            await matching.recall()
             return
         leads: dict[tuple[str, str], Lead] = {}
         if source.columns is None or source.columns.are_of_leads:

@@ -2,57 +2,57 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from attrs import define
+from rich.console import Console
 
-from leadpost import Activity
+from leadpost import Account, Activity, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
 from leadpost.cli.console import counting, number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Invalid
 from leadpost.cli.files.checking import Checks
 from leadpost.cli.files.identity import is_whole_key
-from leadpost.cli.files.leads import parts_of_activity
+from leadpost.cli.files.leads import Leads, parts_of_activity
 from leadpost.cli.files.ledger import PART, Batch, Ledger, parts_of
 from leadpost.cli.files.matching import Matching
-from leadpost.cli.files.opening import STDIN, Opened
+from leadpost.cli.files.opening import STDIN, Opened, opened
+from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
 from leadpost.cli.files.plan import Plan, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
 from leadpost.cli.files.rows import Row, Source
+from leadpost.cli.outbox_url import is_missing
+from leadpost.outbox import Outbox, SharedTokenBucket
 
-
-@define
-class Difference:
-    """Rows that differ from posted ones in the same parameters, with the first as an example."""
-
-    names: tuple[str, ...]
-    before: str
-    after: str
-    line: int
-    rows: int = 0
+_PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
+"""With a question that is asked before anything is sent."""
+_ANEW = "Get the rejects anew: leadpost results FILE, where FILE is the file that they came from"
+_EXAMPLES = 2000
+"""The most edits that are looked at."""
 
 
 @define(kw_only=True)
 class Comparison:
     """A file, compared."""
 
-    path: str
+    options: Options
+    account: Account | None
     name: str  # the name of its batch
     source: Source
     reading: Reading
     are_rejects: bool
     plan: Plan  # its rows, and what a run would do with them
     checks: Checks  # what the account was asked about them
-    ledger: Ledger | None  # what is known of earlier runs; None if only the file is looked at
-    # The batch as it was before, None if it is new or the outbox is not known.
-    batch: Batch | None = None
+    ledger: Ledger | None  # what is known of earlier runs; None to look at the file alone
+    batch: Batch | None  # the batch as it was before, None if it is new
 
     @property
     def outputs(self) -> Outputs:
-        return Outputs(self.path, dict(self.batch.outputs) if self.batch else {})
+        return Outputs(self.options.path, dict(self.batch.outputs) if self.batch else {})
 
     def activity(self, row: Row) -> Mapping[str, Any]:
         """Return what a valid row sends; nothing if its lead was not looked up."""
@@ -65,68 +65,88 @@ class Comparison:
 
 
 async def compared(
-    path: str,
-    file: Opened,
-    rows: Rows,
-    ledger: Ledger | None,
-    checks: Checks,
-    *,
-    reading: Reading,
-    batch: str | None = None,
-    first: int | None = None,
-    use_stored: bool = False,
+    options: Options, account: Account | None, console: Console, stack: AsyncExitStack
 ) -> Comparison:
     """
     Read a file, and compare it with what is known.
 
     Args:
-        path: The file, or `-`.
-        file: The same, opened.
-        rows: Where its rows go.
-        ledger: What is known; None to look at the file alone.
-        checks: What to ask the account.
-        reading: How to read it.
-        batch: The name of its batch; by default that of the file.
-        first: How many rows a run sends at most.
-        use_stored: Whether it is read as its batch was before.
+        options: The file, and how to read and post it.
+        account: Whose outbox it is compared with, and who is asked; None to read the file alone.
+        console: Where to say what takes time.
+        stack: Keeps all that is open.
 
     Raises:
         InputError: the file cannot be used, or is not what the outbox and the files beside it say.
+        OutboxError: the outbox cannot be used.
     """
-    if use_stored and ledger and (stored := await ledger.batch(batch or name_of_file(path))):
-        reading = stored.reading.over(reading)
-        if (options := stored.reading.as_options()) and not checks.is_looking:
-            say(checks.console, f"Read as before: {options} (options that you give replace these)")
+    file = stack.enter_context(opened(options.path))
+    rows = stack.enter_context(Rows())
+    ledger = poster = None
+    if account is not None:
+        bucket: Bucket = TokenBucket(options.limit)
+        if not (options.dry_run and is_missing(options.url)):  # a dry run leaves no outbox behind
+            outbox = await stack.enter_async_context(Outbox(options.url, account))
+            ledger = await Ledger(outbox, account.host).open()
+            bucket = SharedTokenBucket(options.url, limit=options.limit)
+        asking = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
+        poster = await stack.enter_async_context(asking)
+    checks = Checks(
+        poster=poster,
+        mode=options.account_check,
+        leads=Leads(options.create_leads, options.update_leads),
+        console=Console(quiet=True) if options.quiet else console,
+        limit=options.limit,
+        is_looking=options.is_looking,
+    )
+    reading = await _reading(options, ledger, checks)
     own, keys = file.own_columns(reading)
-    name = await _name(path, ledger, batch, own, keys)
-    known = await ledger.batch(name) if ledger else None
-    if known is not None and own:
-        reading = reading.over(known.reading.of_rejects())
+    name = await _name(options, ledger, own, keys)
+    batch = await ledger.batch(name) if ledger else None
+    if options.is_looking and batch is None:
+        path = options.path
+        raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
+    if batch is not None and own:
+        reading = reading.over(batch.reading.of_rejects())
     source = await _read(file, reading, rows, checks)
+    with Matching(rows, name, are_rejects=bool(own)) as matching:
+        if ledger and batch:
+            async for part in ledger.of_batch(name):
+                matching.know(part)
+            matching.match()
+        await checks.settle(source, rows)
+        if ledger:
+            await _look_elsewhere(rows, ledger, matching)
+        plan = matching.judge(options.first)
     found = Comparison(
-        path=path,
+        options=options,
+        account=account,
         name=name,
         source=source,
         reading=reading,
         are_rejects=bool(own),
-        plan=Plan(rows),
+        plan=plan,
         checks=checks,
         ledger=ledger,
-        batch=known,
+        batch=batch,
     )
-    matching = Matching(found.plan, ledger, name, are_rejects=bool(own))
-    if known is not None and KEY not in own:
-        await matching.match()  # what is in the outbox needs no call
-    await checks.settle(source, rows, matching)
-    if KEY in own:
-        await matching.match_keys()
-    await matching.match(elsewhere=True)
-    if ledger and own and KEY not in own:
-        _refuse_changed(found)
-    if ledger and known is None and not matching.is_known_elsewhere:
+    if batch and own and KEY not in own:
+        _refuse_changed(found, batch)
+    if ledger and batch is None and not plan.moved and not plan.batches:
         await _check_results(found, ledger)
-    await matching.judge(first)
     return found
+
+
+async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> Reading:
+    """Return how to read a file: as before, if no option says how."""
+    if options.reads_as_before and ledger:
+        stored = await ledger.batch(options.batch or name_of_file(options.path))
+        if stored is not None:
+            if (before := stored.reading.as_options()) and not options.is_looking:
+                replace = "options that you give replace these"
+                say(checks.console, f"Read as before: {before} ({replace})")
+            return stored.reading.over(options.reading)
+    return options.reading
 
 
 async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> Source:
@@ -150,23 +170,33 @@ async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> S
     return source
 
 
-def _refuse_changed(found: Comparison) -> None:
+async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> None:
+    """Look for rows in other batches; in such a batch, all rows may be those of this file."""
+    digests = {digest for row in rows if row.is_open for digest in (row.digest, row.present)}
+    for part in parts_of([*digests]):
+        matching.know(await ledger.of_digests(part))
+        await asyncio.sleep(0)  # a signal is heard between two parts
+    for batch in matching.other_batches:
+        async for part in ledger.of_batch(batch):
+            matching.know(part)
+
+
+def _refuse_changed(found: Comparison, batch: Batch) -> None:
     """Refuse rejects without keys that were changed."""
     for _, read in found.plan.rows.read(lambda row: row.known is None):
         raise InputError(
             f"{found.source.name}: line {read.line} was changed, and the column {KEY} is"
             " missing, so that nobody can tell which row it is. Get the rejects anew: leadpost"
-            f" results {found.batch.file if found.batch else 'FILE'}"
+            f" results {batch.file}"
         )
 
 
 async def _check_results(found: Comparison, ledger: Ledger) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
-    results = found.outputs.results
-    if found.path == STDIN or not results.is_file():
+    results, path = found.outputs.results, found.options.path
+    if path == STDIN or not results.is_file() or await ledger.knows_file(Path(path).name):
         return
-    posted = await asyncio.to_thread(posted_by_results, results)
-    if posted and not await ledger.knows_file(Path(found.path).name):
+    if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(
             f"{results} says that {posted:,} rows were posted, this outbox knows nothing of them."
             " Use the outbox that they were posted from (--outbox), or move the results away to"
@@ -180,74 +210,75 @@ def name_of_file(path: str) -> str:
 
 
 async def _name(
-    path: str,
-    ledger: Ledger | None,
-    given: str | None,
-    own: set[str],
-    keys: Sequence[tuple[int, str]],
+    options: Options, ledger: Ledger | None, own: set[str], keys: Sequence[tuple[int, str]]
 ) -> str:
     """Return the name of the batch: of a rejects file, the one that its keys say."""
-    file = name_of_file(path)
-    name = given or file
+    file = name_of_file(options.path)
+    name = options.batch or file
     if "/" in name or not name.isprintable():
         raise InputError(f"--batch: {name!r} has a slash or a control character; use another name")
     if not own or ledger is None:
         return name
     if KEY in own:
         return await _batch_of(file, keys, ledger) or name
-    stripped = REJECTS.fullmatch(file)
-    name = given or (stripped[1] if stripped else file)
+    if options.batch is None and (of_rejects := REJECTS.fullmatch(file)):
+        name = of_rejects[1]
     if await ledger.batch(name) is None:
         raise InputError(
-            f"{file}: it has the column {REASON} of a rejects file, and no {KEY}. Get the rejects"
-            " anew: leadpost results FILE, where FILE is the file that they came from"
+            f"{file}: it has the column {REASON} of a rejects file, and no {KEY}. {_ANEW}"
         )
     return name
 
 
 async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) -> str | None:
-    letters: dict[str, int] = {}
+    """Return the batch that the keys of a rejects file belong to, None if it has no key."""
+    lines: dict[str, int] = {}
     for line, text in keys:
-        key = text.strip().upper()
-        if not key:
-            continue  # a row that was added
-        if not is_whole_key(key):
+        where, key = f"{file}: line {line}, {KEY}:", text.strip().upper()
+        if key and not is_whole_key(key):
+            raise InputError(f"{where} {text!r} is damaged. {_ANEW}")
+        if key in lines:
             raise InputError(
-                f"{file}: line {line}, {KEY}: {text!r} is damaged. Get the rejects anew: leadpost"
-                " results FILE, where FILE is the file that they came from"
+                f"{where} the same key as in line {lines[key]}. Was it filled down? Delete it in"
+                " rows that you added"
             )
-        if key in letters:
-            raise InputError(
-                f"{file}: line {line}, {KEY}: the same key as in line {letters[key]}. Was it"
-                " filled down? Delete it in rows that you added"
-            )
-        letters[key] = line
-    names = set[str]()
-    for part in parts_of([*letters]):
-        found = await ledger.of_letters("", part)
-        names |= {known.batch for known in found.values()}
-        for key in part:
-            if key not in found:
-                raise InputError(
-                    f"{file}: line {letters[key]}, {KEY}: {key} is not in this outbox. Use the"
-                    " outbox that the file came from (--outbox)"
-                )
+        if key:  # a row that was added has none
+            lines[key] = line
+    batches: dict[str, str] = {}
+    for part in parts_of([*lines]):
+        batches |= await ledger.batches_of(part)
+    if unknown := next((key for key in lines if key not in batches), None):
+        raise InputError(
+            f"{file}: line {lines[unknown]}, {KEY}: {unknown} is not in this outbox. Use the"
+            " outbox that the file came from (--outbox)"
+        )
+    names = sorted({*batches.values()})
     if len(names) > 1:
-        first, second, *_ = sorted(names)
-        raise InputError(f"{file}: rows of {first} and {second}; post them one by one")
-    return names.pop() if names else None
+        raise InputError(f"{file}: rows of {names[0]} and {names[1]}; post them one by one")
+    return names[0] if names else None
+
+
+@define
+class Difference:
+    """Rows that differ from posted ones in the same parameters, with the first as an example."""
+
+    names: tuple[str, ...]
+    before: str
+    after: str
+    line: int
+    rows: int = 0
 
 
 async def differences(found: Comparison) -> list[Difference]:
     """Return how rows that look like edits differ from the posted ones, the most frequent first."""
-    edits, groups = found.plan.edits, dict[tuple[str, ...], Difference]()
-    drawn = found.plan.rows.read(edits.__contains__)
+    groups: dict[tuple[str, ...], Difference] = {}
+    drawn = islice(found.plan.rows.read(lambda row: row.edited), _EXAMPLES)
     while found.ledger and (part := list(islice(drawn, PART))):
-        activities = await found.ledger.activities([edits[row] for row, _ in part])
+        activities = await found.ledger.activities([row.edited for row, _ in part if row.edited])
         for row, read in part:
-            if edits[row] not in activities:
+            if row.edited not in activities:
                 continue
-            before = parts_of_activity(activities[edits[row]])
+            before = parts_of_activity(activities[row.edited])
             after = parts_of_activity(found.activity(read))
             names = tuple(n for n in {**before, **after} if before.get(n) != after.get(n))
             if names:

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.identity import new_key
 from leadpost.cli.files.ledger import Batch, Ledger, parts_of
 from leadpost.cli.files.plan import Planned
+from leadpost.cli.files.reading import Fault
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox.database._sql import execute, execute_many
 
@@ -23,23 +25,24 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     A known row gets a new entry in place of the one that was not sent. A row that cannot be posted
     gets no entry, but a key for the rejects.
     """
-    new = [row for row, _ in part if row.known is None]
-    old = [row.known for row, _ in part if row.known is not None]
+    outbox = ledger.outbox
 
     async def work(connection: AsyncConnection) -> None:
-        free = await _delete_unsent(connection, old) | await _insert(connection, batch, new)
+        old = [row.known for row, activity in part if row.known and activity]
+        free = await _delete_unsent(connection, old)
+        free |= await _insert(connection, batch, [row for row, _ in part if not row.known])
         put = [
             (row, f"{batch.name}/{free[row.known]}", activity)
             for row, activity in part
             if activity and row.known in free
         ]
-        outbox = ledger.outbox
         activities = [activity for *_, activity in put]
         await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
         await execute_many(
             connection,
-            "UPDATE leadpost_rows SET present = :present, lead = :lead, entry = (SELECT id FROM"
-            " leadpost_entries WHERE account = :account AND key = :key) WHERE id = :id",
+            "UPDATE leadpost_rows SET present = :present, lead = :lead, ended = NULL, entry ="
+            " (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
+            " WHERE id = :id",
             [
                 {
                     "id": row.known,
@@ -51,8 +54,22 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
                 for row, key, _ in put
             ],
         )
+        await execute_many(
+            connection,
+            "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND present IS NULL",
+            [
+                {"id": row.known, "reason": "; ".join(map(_without_value, row.faults))}
+                for row, _ in part
+                if row.faults
+            ],
+        )
 
     await ledger.database.write(work)
+
+
+def _without_value(fault: Fault) -> str:
+    """Return a fault without what stands in the cell: it is kept for as long as the outbox."""
+    return str(evolve(fault, value=""))
 
 
 async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
@@ -118,18 +135,20 @@ async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dic
         Number and letters of each row that has no entry now. One that a worker has just claimed
         keeps its entry, and so does one that may have arrived.
     """
-    query = "SELECT known.id, letters, entry.id AS entry FROM leadpost_rows AS known"
-    query += " LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry"
-    query += " WHERE known.id IN :ids"
-    found = (await execute(connection, query, ids=[*ids])).all()
     deleted = await execute(
         connection,
-        "DELETE FROM leadpost_entries WHERE id IN :ids AND state IN ('pending', 'rejected',"
-        " 'failed') AND NOT (state = 'pending' AND coalesce(error_type, '') = :in_doubt)"
-        " RETURNING id",
-        ids=[row.entry for row in found if row.entry is not None],
-        in_doubt=DeliveryUncertain.__name__,
+        "DELETE FROM leadpost_entries WHERE id IN (SELECT entry FROM leadpost_rows WHERE id IN"
+        " :ids) AND (state IN ('rejected', 'failed') OR state = 'pending' AND"
+        " coalesce(error_type, '') <> :uncertain) RETURNING id",
+        ids=[*ids],
+        uncertain=DeliveryUncertain.__name__,
     )
-    gone = list(deleted.scalars())
-    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=gone)
-    return {row.id: row.letters for row in found if row.entry in {None, *gone}}
+    entries = list(deleted.scalars())
+    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=entries)
+    free = await execute(
+        connection,
+        "SELECT id, letters FROM leadpost_rows AS known WHERE id IN :ids AND NOT EXISTS"
+        " (SELECT 1 FROM leadpost_entries WHERE id = known.entry)",
+        ids=[*ids],
+    )
+    return {row.id: row.letters for row in free}

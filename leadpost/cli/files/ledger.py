@@ -6,7 +6,7 @@ A row is known by its digests for good; its entry, which may be pruned, by its k
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, cast
 
@@ -15,6 +15,7 @@ from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.reading import Reading
+from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
 from leadpost.outbox.database._sql import execute
 
@@ -22,8 +23,6 @@ PART = 500
 """Rows that one statement is about at most."""
 _PAGE = 5000
 """Rows that are read at once."""
-FAILED_BY_QUEUE = "failed by the queue"
-"""In place of the last state of a pruned entry that LeadSquared's queue has failed for good."""
 
 TABLES = (
     """
@@ -48,7 +47,8 @@ TABLES = (
         number INTEGER, -- among those of the same origin, from 1; NULL once it is withdrawn
         present TEXT, -- the digest of what its entry sends; NULL without an entry
         lead TEXT NOT NULL, -- the digest of its lead
-        last TEXT, -- the state of its entry that was seen last
+        reason TEXT, -- why it is invalid, without what stands in its cells
+        ended TEXT, -- its kind if it was rejected or failed, for when its entry is pruned
         entry BIGINT, -- which outlives the entry when that is pruned
         UNIQUE (batch, origin, number)
     )
@@ -58,26 +58,47 @@ TABLES = (
     "CREATE INDEX IF NOT EXISTS leadpost_rows_present ON leadpost_rows (present)",
     "CREATE INDEX IF NOT EXISTS leadpost_rows_origin ON leadpost_rows (origin)",
 )
-ROWS = """
-leadpost_rows AS known JOIN leadpost_batches AS batch ON batch.id = known.batch
-LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry
+Kind = Literal["posted", "pending", "rejected", "failed", "invalid", "withdrawn"]
 """
-_KIND = f"""
+What is known of a row of an earlier run: `posted` (accepted, or uncertain), `pending` (not sent
+yet), `rejected` (or given up), `failed` (by LeadSquared's queue, for good), `invalid`, `withdrawn`.
+"""
+_KIND = """
 CASE
     WHEN number IS NULL THEN 'withdrawn'
     WHEN present IS NULL THEN 'invalid'
-    WHEN state = 'pending' THEN 'waiting'
+    WHEN state = 'pending' THEN 'pending'
     WHEN state = 'failed' AND request_id IS NOT NULL THEN 'failed'
-    WHEN coalesce(state, last) = '{FAILED_BY_QUEUE}' THEN 'failed'
-    WHEN coalesce(state, last) IN ('rejected', 'failed') THEN 'refused'
+    WHEN state IN ('rejected', 'failed') THEN 'rejected'
+    WHEN state IS NULL AND ended IS NOT NULL THEN ended
     ELSE 'posted'
 END
 """
-
-Kind = Literal["posted", "waiting", "refused", "failed", "invalid", "withdrawn"]
+_STATE = f"""
+CASE
+    WHEN state = 'sending' THEN 'uncertain'
+    WHEN state = 'pending' AND error_type = '{DeliveryUncertain.__name__}' THEN 'uncertain'
+    WHEN state = 'pending' OR number IS NULL THEN 'not_sent'
+    WHEN present IS NULL THEN 'invalid'
+    WHEN state IS NULL AND ended IS NOT NULL THEN 'failed'
+    ELSE coalesce(state, 'accepted') -- it was pruned
+END
 """
-What is known of a row of an earlier run: `posted` (accepted, or in doubt), `waiting` (not sent
-yet), `refused` (or given up), `failed` (by LeadSquared's queue, for good), `invalid`, `withdrawn`.
+_ROWS = """
+leadpost_rows AS known JOIN leadpost_batches AS batch ON batch.id = known.batch
+LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry
+"""
+_KNOWN = f"""
+SELECT known.id, batch.name, CASE WHEN batch.account = :account THEN 0 ELSE 1 END,
+    letters, origin, present, coalesce(number, 0), known.lead, {_KIND}
+FROM {_ROWS}
+"""
+
+Known = Sequence[Any]
+"""
+A row of an earlier run: its number, the name of its batch, 1 if that was posted with other keys of
+the same host, its letters, its digests (origin and present), its number among those of the same
+origin, the digest of its lead, and its kind.
 """
 
 
@@ -93,27 +114,6 @@ class Batch:
     posted_at: datetime | None  # when something of it was posted last
 
 
-@frozen
-class Known:
-    """A row of an earlier run."""
-
-    id: int
-    batch: str  # the name of its batch
-    is_own: bool  # whether that is the batch in question
-    has_other_keys: bool  # whether it belongs to other keys of the same host
-    letters: str
-    origin: str
-    present: str | None
-    number: int | None
-    kind: Kind
-
-
-_COLUMNS = f"""
-known.id, batch.name, batch.account = :account AND batch.name = :name, batch.account != :account,
-letters, origin, present, number, {_KIND}
-"""
-
-
 class Ledger:
     """
     The batches and rows of one account.
@@ -126,8 +126,7 @@ class Ledger:
     def __init__(self, outbox: Outbox, host: str) -> None:
         self.outbox = outbox
         self.database = outbox.database
-        self._account = outbox.account
-        self._host = host
+        self._always = {"account": outbox.account, "host": host}
 
     async def open(self) -> Self:
         """Create the tables, if they are missing."""
@@ -137,14 +136,12 @@ class Ledger:
 
     async def _all(self, query: str, **values: Any) -> list[sa.Row[Any]]:
         async def work(connection: AsyncConnection) -> list[sa.Row[Any]]:
-            found = await execute(
-                connection, query, **values, account=self._account, host=self._host
-            )
-            return list(found.all())
+            return list((await execute(connection, query, **values, **self._always)).all())
 
         return await self.database.read(work)
 
     async def _do(self, statement: str, **values: Any) -> None:
+        values |= self._always
         await self.database.write(lambda own: execute(own, statement, **values), within=None)
 
     # Batches.
@@ -169,8 +166,6 @@ class Ledger:
             "INSERT INTO leadpost_batches (account, host, name, file, reading, outputs)"
             " VALUES (:account, :host, :name, :file, :reading, '{{}}') ON CONFLICT (account, name)"
             " DO UPDATE SET file = excluded.file, reading = excluded.reading",
-            account=self._account,
-            host=self._host,
             name=name,
             file=file,
             reading=json.dumps(reading.as_json()),
@@ -196,79 +191,57 @@ class Ledger:
         await self._do(
             "UPDATE leadpost_batches SET account = :account WHERE account = :previous"
             " AND name NOT IN (SELECT name FROM leadpost_batches WHERE account = :account)",
-            account=self._account,
             previous=previous,
         )
 
     # Rows.
 
-    async def of_digests(self, name: str, digests: Iterable[str]) -> list[Known]:
-        """
-        Return the rows of these digests, of all batches at this host.
-
-        Args:
-            name: The name of the batch in question.
-            digests: Of what rows were, or of what they are now; at most 500.
-        """
-        query = f"""
-            SELECT {_COLUMNS} FROM {ROWS} WHERE batch.host = :host AND known.id IN (
-                SELECT id FROM leadpost_rows WHERE origin IN :digests
-                UNION SELECT id FROM leadpost_rows WHERE present IN :digests
-            )
-            ORDER BY known.id
-            """
-        return [_known(row) for row in await self._all(query, name=name, digests=[*digests])]
-
-    async def of_letters(self, name: str, letters: Sequence[str]) -> dict[str, Known]:
-        """Return the rows of at most 500 keys of a rejects file, without unknown ones."""
-        query = f"SELECT {_COLUMNS} FROM {ROWS} WHERE letters IN :letters"
-        query += " AND batch.account = :account"
-        rows = await self._all(query, name=name, letters=[*letters])
-        return {known.letters: known for known in map(_known, rows)}
-
-    async def of_batch(self, name: str) -> AsyncGenerator[tuple[int, str, Kind]]:
-        """Yield the number, the digest of the lead, and the kind of each row of a batch."""
+    async def of_batch(self, name: str) -> AsyncGenerator[Sequence[Known]]:
+        """Yield the rows of a batch, in parts."""
         last = 0
         query = f"""
-            SELECT known.id, known.lead, {_KIND} AS kind FROM {ROWS}
-            WHERE batch.account = :account AND batch.name = :name AND known.id > :last
+            {_KNOWN} WHERE batch.account = :account AND batch.name = :name AND known.id > :last
             ORDER BY known.id LIMIT {_PAGE}
             """
         while found := await self._all(query, name=name, last=last):
-            for row in found:
-                yield row.id, row.lead, row.kind
+            yield found
             last = found[-1].id
+
+    async def of_digests(self, digests: Sequence[str]) -> Sequence[Known]:
+        """Return the rows that send one of at most 500 activities, of all batches at this host."""
+        query = f"{_KNOWN} WHERE batch.host = :host AND present IN :digests"
+        return await self._all(query, digests=[*digests])
+
+    async def batches_of(self, letters: Sequence[str]) -> dict[str, str]:
+        """Return the batch of each of at most 500 keys of a rejects file, without unknown ones."""
+        query = f"SELECT letters, batch.name FROM {_ROWS} WHERE letters IN :letters"
+        query += " AND batch.account = :account"
+        return {row.letters: row.name for row in await self._all(query, letters=[*letters])}
 
     async def states(self, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
         """Return what became of at most 500 rows, by their numbers."""
         query = f"""
-            SELECT known.id, letters, {_KIND} AS kind, coalesce(state, last) AS state,
-                state AS entry_state, last, request_id, activity_id, error_type, message
-            FROM {ROWS} WHERE known.id IN :ids
+            SELECT known.id, letters, {_KIND} AS kind, {_STATE} AS state, request_id, activity_id,
+                error_type, coalesce(message, error_type, reason) AS reason
+            FROM {_ROWS} WHERE known.id IN :ids
             """
         return {row.id: row for row in await self._all(query, ids=[*ids])}
 
     async def activities(self, ids: Sequence[int]) -> dict[int, Any]:
         """Return the activities of at most 500 rows by their numbers; not those that are pruned."""
-        query = f"SELECT known.id, entry.activity FROM {ROWS} WHERE known.id IN :ids"
+        query = f"SELECT known.id, entry.activity FROM {_ROWS} WHERE known.id IN :ids"
         found = await self._all(f"{query} AND entry.id IS NOT NULL", ids=[*ids])
         return {row.id: json.loads(row.activity) for row in found}
 
-    async def record_last(self, states: Sequence[sa.Row[Any]]) -> None:
-        """Record the states of entries, for when these are pruned."""
-        changed = dict[str, list[int]]()
-        for row in states:
-            seen = FAILED_BY_QUEUE if row.kind == "failed" else row.entry_state
-            if row.entry_state is not None and seen != row.last:
-                changed.setdefault(seen, []).append(row.id)
-        for last, ids in changed.items():
-            await self._do(
-                "UPDATE leadpost_rows SET last = :last WHERE id IN :ids", last=last, ids=ids
-            )
-
-
-def _known(values: Sequence[Any]) -> Known:
-    return Known(*values)
+    async def record_ended(self, batch: Batch) -> None:
+        """Record which rows of a batch were rejected or failed, for when entries are pruned."""
+        has_ended = "state IN ('rejected', 'failed')"
+        await self._do(
+            f"UPDATE leadpost_rows SET ended = CASE WHEN {has_ended} THEN {_KIND} END"
+            " FROM leadpost_entries AS entry WHERE entry.id = leadpost_rows.entry"
+            f" AND batch = :id AND ({has_ended} OR ended IS NOT NULL)",
+            id=batch.id,
+        )
 
 
 def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:

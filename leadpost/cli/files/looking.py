@@ -1,43 +1,57 @@
-"""`leadpost results`, `verify` and `reconcile` with a FILE: what became of its rows."""
+"""`leadpost results`, `verify` and `reconcile`: what became of the rows of a file, or of all."""
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
+import typer
+from attrs import frozen
 from rich.console import Console
 
-from leadpost import Account, AsyncActivityPoster
-from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.checking import Checks
-from leadpost.cli.files.comparing import compared, name_of_file
+from leadpost import Account
+from leadpost.cli.console import say
+from leadpost.cli.exits import Exit, told
+from leadpost.cli.files.comparing import Comparison, compared
 from leadpost.cli.files.ledger import Ledger
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.plan import Rows
-from leadpost.cli.files.posting import report, write_outputs
-from leadpost.cli.files.reading import Reading
-from leadpost.outbox import Outbox, SharedTokenBucket
+from leadpost.cli.files.options import Options
+from leadpost.cli.files.outputs import Outputs
+from leadpost.cli.files.showing import done_json, done_lines
+from leadpost.outbox import Outbox
+
+
+@frozen
+class Question:
+    """What LeadSquared is asked about entries before their results are shown."""
+
+    # Asks, given the outbox and what the keys of the entries begin with, None for all; returns the
+    # number of entries that reached each state.
+    ask: Callable[[Outbox, str | None], Awaitable[Mapping[str, int]]]
+    words: str  # says that; a format string
+    left: str  # the state of entries that need attention
 
 
 async def look(
-    path: str,
+    file: str,
     url: str,
     account: Account,
     console: Console,
     *,
     batch: str | None = None,
     as_json: bool = False,
-    before: Callable[[Outbox, str], Awaitable[object]] | None = None,
+    question: Question | None = None,
 ) -> Exit:
     """
-    Write the results of a file that was posted before, and print them.
+    Write and print the results of a file that was posted before.
 
     Args:
-        path: The file.
+        file: The file.
         url: The outbox.
         account: Whose rows.
         console: Where to show that it is read.
         batch: The name of its batch.
         as_json: Whether standard output gets JSON.
-        before: What to do first, given the outbox and what the keys of the file's rows begin with.
+        question: What to ask first.
 
     Returns:
         0 if all rows were accepted, 1 if some were not.
@@ -45,28 +59,56 @@ async def look(
     Raises:
         InputError: the file cannot be used, or was never posted.
     """
+    options = Options(
+        path=file, url=url, batch=batch, as_json=as_json, is_looking=True, reads_as_before=True
+    )
     async with AsyncExitStack() as stack:
-        outbox = await stack.enter_async_context(Outbox(url, account))
-        ledger = await Ledger(outbox, account.host).open()
-        file = stack.enter_context(opened(path))
-        name = batch or name_of_file(path)
-        if await ledger.batch(name) is None and not file.own_columns(Reading())[0]:
-            raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
-        bucket = SharedTokenBucket(url)
-        poster = await stack.enter_async_context(AsyncActivityPoster(account, bucket=bucket))
-        rows = stack.enter_context(Rows())
-        found = await compared(
-            path,
-            file,
-            rows,
-            ledger,
-            Checks(poster=poster, console=console, is_looking=True),
-            reading=Reading(),
-            batch=batch,
-            use_stored=True,
-        )
-        if before is not None:
-            await before(outbox, f"{found.name}/")
+        found = await compared(options, account, console, stack)
+        ledger = cast("Ledger", found.ledger)  # there is an account
+        if question is not None:
+            await question.ask(ledger.outbox, f"{found.name}/")
         outputs = await write_outputs(found, ledger, console)
-        report(found, outputs, as_json=as_json)
-        return Exit.ALL_ACCEPTED if outputs.accepted == len(rows) else Exit.SOME_NOT
+        report(found, outputs)
+        return Exit.ALL_ACCEPTED if outputs.accepted == len(found.plan.rows) else Exit.SOME_NOT
+
+
+async def ask(question: Question, url: str, account: Account, *, as_json: bool) -> Exit:
+    """Ask about all entries of an outbox; return 1 if some need attention."""
+    async with Outbox(url, account) as outbox:
+        found = await question.ask(outbox, None)
+    if as_json:
+        echo_json(found)
+    else:
+        typer.echo(question.words.format_map(found))
+        if found[question.left]:
+            typer.echo(f"See which: leadpost outbox list --state {question.left}")
+    return Exit.SOME_NOT if found[question.left] else Exit.ALL_ACCEPTED
+
+
+async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
+    """Write the results and the rejects; where that fails, say how to do it later."""
+    outputs = found.outputs
+    try:
+        await outputs.write(found.source, found.plan, ledger)
+    except OSError as error:
+        say(
+            console,
+            f"The results could not be written: {told(error)}. Close it, then: leadpost results"
+            f" {found.options.path}",
+        )
+    if found.batch is not None:
+        await ledger.record_ended(found.batch)
+        await ledger.record_outputs(found.batch, outputs.written)
+    return outputs
+
+
+def report(found: Comparison, outputs: Outputs, seconds: float | None = None) -> None:
+    """Print what became of the rows."""
+    if found.options.as_json:
+        echo_json(done_json(found, outputs, seconds))
+    else:
+        typer.echo("\n".join(done_lines(found, outputs, seconds)))
+
+
+def echo_json(record: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(record, ensure_ascii=False))

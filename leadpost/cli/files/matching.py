@@ -1,226 +1,238 @@
-"""Finding the rows of a file among those of earlier runs, and what to do with each."""
+# ruff: noqa: S608  the statements are made of fixed texts
+"""
+The rows of a file compared with those of earlier runs, and what to do with each.
 
-import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from operator import attrgetter
+Both are in tables of a temporary SQLite database, as there may be hundreds of thousands of them.
+"""
 
-from leadpost.cli.files.ledger import Kind, Known, Ledger, parts_of
-from leadpost.cli.files.plan import SENT, Plan, Planned, Verdict
-from leadpost.cli.files.reading import Fault
+import sqlite3
+from collections.abc import Iterable, Iterator
+from sys import intern
+from typing import Any, Self
 
-_VERDICTS: dict[Kind, Verdict] = {
-    "posted": "posted",
-    "waiting": "waiting",
-    "refused": "again",
-    "failed": "failed",
-    "invalid": "invalid",
-}
-"""What to do with a row that is known. Of identical ones, the first kind is found first."""
-_KINDS = tuple(_VERDICTS)
-_EXAMPLES = 2000
-"""The most edits that are looked at."""
+from leadpost.cli.files.ledger import Known
+from leadpost.cli.files.plan import SENT, Plan, Planned, Rows
+
+_TABLES = """
+CREATE TABLE earlier (
+    id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number, lead, kind
+);
+CREATE INDEX earlier_letters ON earlier (letters);
+CREATE TABLE file (
+    n INTEGER PRIMARY KEY, digest, present, lead, letters, is_valid,
+    keyed, -- the earlier row that its key names
+    known, -- the earlier row that it is
+    moved, -- one of another file, not sent, that it takes the place of
+    elsewhere, -- one of another batch that has posted the same activity
+    edited, -- a posted one of the same lead that is gone from the file
+    verdict
+);
+CREATE TABLE gone (id INTEGER PRIMARY KEY, lead);
+"""
+_OWN = "batch = :batch AND NOT has_other_keys"
+_POSTED = f"SELECT present FROM earlier WHERE kind = 'posted' AND {_OWN}"
+_LEFT = "id NOT IN (SELECT known FROM file WHERE known IS NOT NULL)"
+
+
+def _pair(column: str, of_file: str, of_earlier: str, *, rows: str, earlier: str) -> str:
+    """
+    Return a statement that finds an earlier row for each row, each earlier one once.
+
+    Args:
+        column: Where to write its number.
+        of_file: The column of the file that must be equal.
+        of_earlier: The column that it must be equal to. Of several rows, posted ones come first.
+        rows: Which rows of the file need one.
+        earlier: Which earlier rows may be used.
+    """
+    return f"""
+    UPDATE file SET {column} = pair.id FROM (
+        SELECT n, id FROM (
+            SELECT n, {of_file} AS digest,
+                row_number() OVER (PARTITION BY {of_file} ORDER BY n) AS nth
+            FROM file WHERE {rows}
+        ) JOIN (
+            SELECT id, {of_earlier} AS digest, row_number() OVER (
+                PARTITION BY {of_earlier}
+                ORDER BY instr('posted pending rejected failed invalid', kind), id
+            ) AS nth
+            FROM earlier WHERE {earlier} AND {_LEFT}
+        ) USING (digest, nth)
+    ) AS pair WHERE pair.n = file.n
+    """
+
+
+_STEPS = (
+    # Its key says which row it is: one that was not posted may be another activity than before,
+    # unless the same fix was posted from the input.
+    f"""
+    UPDATE file SET keyed = one.id, known = CASE
+        WHEN one.kind = 'withdrawn' THEN NULL
+        WHEN one.present IN (file.digest, file.present) THEN one.id
+        WHEN one.kind = 'posted' AND one.origin <> file.digest THEN NULL
+        WHEN one.kind <> 'posted' AND file.present IN ({_POSTED}) THEN NULL
+        ELSE one.id
+    END
+    FROM earlier AS one WHERE one.letters = file.letters AND known IS NULL
+    """,
+    # What it sends counts, and what it was in the file that it came from.
+    *(
+        _pair(
+            "known", mine, theirs, rows="known IS NULL", earlier=f"kind <> 'withdrawn' AND {_OWN}"
+        )
+        for mine, theirs in (("present", "present"), ("digest", "origin"))
+    ),
+    _pair(
+        "moved",
+        "present",
+        "present",
+        rows="known IS NULL AND is_valid",
+        earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys",
+    ),
+    *(
+        f"""
+        UPDATE file SET elsewhere = other.id FROM (
+            SELECT present, max(id) AS id FROM earlier
+            WHERE kind IN ('posted', 'failed') AND NOT ({_OWN}) GROUP BY present
+        ) AS other
+        WHERE other.present = file.{mine} AND moved IS NULL AND elsewhere IS NULL
+        """
+        for mine in ("present", "digest")
+    ),
+    # A batch that has most of its rows in this file is the same file under another name.
+    f"""
+    INSERT INTO gone SELECT id, lead FROM earlier
+    WHERE kind = 'posted' AND NOT has_other_keys AND NOT :are_rejects AND {_LEFT}
+        AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
+        AND (batch = :batch OR batch IN (
+            SELECT batch FROM earlier LEFT JOIN (SELECT DISTINCT elsewhere FROM file)
+                ON elsewhere = id
+            WHERE kind = 'posted' AND NOT has_other_keys
+            GROUP BY batch HAVING 2 * count(elsewhere) > count(*)
+        ))
+    """,
+    """
+    UPDATE file SET verdict = CASE
+        WHEN kind = 'posted' THEN 'posted'
+        WHEN kind = 'pending' AND NOT is_corrected THEN 'pending'
+        WHEN kind = 'failed' AND NOT :are_rejects THEN 'failed'
+        WHEN NOT is_valid THEN 'invalid'
+        WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
+        WHEN elsewhere IS NOT NULL THEN 'elsewhere'
+        WHEN is_corrected THEN 'corrected'
+        WHEN file.known IS NOT NULL THEN 'again'
+        WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
+        ELSE 'new'
+    END
+    FROM (
+        SELECT n, kind, coalesce(known = keyed, 0) AND earlier.present IS NOT file.present
+            AS is_corrected
+        FROM file LEFT JOIN earlier ON id = known
+    ) AS found WHERE found.n = file.n
+    """,
+    _pair("edited", "lead", "lead", rows="verdict = 'edit'", earlier="id IN (SELECT id FROM gone)"),
+)
+_RESULT = f"""
+SELECT known, verdict, edited,
+    coalesce(top, 0) + row_number() OVER (PARTITION BY digest, known IS NULL ORDER BY n)
+FROM file
+LEFT JOIN (SELECT origin, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY origin)
+    ON origin = digest
+ORDER BY n
+"""
 
 
 class Matching:
     """
-    Finds rows in the ledger, and decides what to do with them.
+    Compares rows with those of earlier runs.
 
     Args:
-        plan: The rows, and what is found.
-        ledger: What is known; None to look at the file alone.
-        batch: The name of the file's batch.
-        are_rejects: Whether the file is a rejects file: it has only some of the rows, so that
-            those that are not in it are not gone.
+        rows: The rows of the file.
+        batch: The name of its batch.
+        are_rejects: Whether it is a rejects file: it has only some of the rows, so that those that
+            are not in it are not gone.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger | None, batch: str, *, are_rejects: bool) -> None:
-        self.plan = plan
-        self._ledger = ledger
-        self._batch = batch
-        self._are_rejects = are_rejects
-        self._taken = set[int]()  # the numbers of rows that are found
-        self._top = Counter[str]()  # the highest number of rows of a digest
-        self._posted = defaultdict[str, set[int]](set)  # posted in other batches, by their names
+    def __init__(self, rows: Rows, batch: str, *, are_rejects: bool) -> None:
+        self._rows = rows
+        self._values = {"batch": batch, "are_rejects": are_rejects}
+        self._database = sqlite3.connect("")  # a file without a name
+        self._database.executescript(_TABLES)
 
-    async def match_keys(self) -> None:
-        """Find the rows of a rejects file by their keys."""
-        if (ledger := self._ledger) is None:
-            return
-        for part in parts_of([row for row in self.plan.rows if row.letters]):
-            keyed = await ledger.of_letters(self._batch, [row.letters for row in part])
-            found = await ledger.of_digests(self._batch, {row.present for row in part})
-            posted = {known.present for known in found if known.is_own and known.kind == "posted"}
-            for row in part:
-                if known := keyed.get(row.letters):
-                    self._match_key(row, known, posted)
+    def __enter__(self) -> Self:
+        return self
 
-    def _match_key(self, row: Planned, known: Known, posted: Collection[str | None]) -> None:
-        is_posted, is_gone = known.kind == "posted", known.kind == "withdrawn"
-        if is_posted and (row.digest == known.origin or known.present in {row.digest, row.present}):
-            row.verdict = "posted"
-        elif row.faults:
-            row.verdict = "invalid"
-            self.plan.newly_invalid += row.digest != known.origin
-        elif not is_posted and not is_gone and row.present == known.present:
-            row.verdict = "waiting" if known.kind == "waiting" else "again"
-        elif row.present in posted:
-            return  # it was fixed in the input too, and posted from there
-        elif is_posted or is_gone:
-            row.verdict = "edit"
-        else:
-            row.verdict = "corrected"
-        if row.verdict != "edit" and not is_gone:
-            row.known = known.id
-            self._taken.add(known.id)
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
 
-    async def match(self, *, elsewhere: bool = False) -> None:
-        """
-        Find rows by what they were and by what they are now.
-
-        Args:
-            elsewhere: Whether to look into other batches too.
-        """
-        if (ledger := self._ledger) is None:
-            return
-        rows = [
-            row
-            for row in self.plan.rows
-            if (row.verdict is None and row.known is None) or row.verdict == "corrected"
-        ]
-        for part in parts_of(rows):
-            digests = {digest for row in part for digest in (row.digest, row.present)}
-            found = await ledger.of_digests(self._batch, digests)
-            found = [known for known in found if known.kind != "withdrawn"]
-            self._match(part, [known for known in found if known.is_own])
-            if elsewhere:
-                self._look_elsewhere(part, [known for known in found if not known.is_own])
-            await asyncio.sleep(0)  # a signal is heard between two parts
-
-    def _match(self, part: Sequence[Planned], found: Iterable[Known]) -> None:
-        """Give each row without one the best of what was found."""
-        ranked = sorted(found, key=lambda known: (-_KINDS.index(known.kind), -known.id))
-        for of_known, of_row in (("origin", "digest"), ("present", "present")):
-            digest_of = attrgetter(of_row)
-            left = defaultdict[str, list[Known]](list)
-            for known in ranked:
-                left[getattr(known, of_known)].append(known)
-            for row in part:
-                candidates = left.get(digest_of(row), [])
-                while candidates and row.known is None:
-                    known = candidates.pop()
-                    if known.id not in self._taken:
-                        self._take(row, known)
-        unknown = {row.digest for row in part if row.known is None}
-        for known in ranked:
-            if known.origin in unknown:
-                self._top[known.origin] = max(self._top[known.origin], known.number or 0)
-
-    def _take(self, row: Planned, known: Known) -> None:
-        self._taken.add(known.id)
-        row.known = known.id
-        verdict = _VERDICTS[known.kind]
-        if verdict == "failed" and self._are_rejects:
-            verdict = "again"
-        if verdict != "again":  # those are looked up and checked like new ones
-            row.verdict = verdict
-
-    def _look_elsewhere(self, part: Sequence[Planned], found: Iterable[Known]) -> None:
-        """Doubt what was posted in other batches, and take from them what was not."""
-        unsent, posted = defaultdict[str | None, list[int]](list), dict[str | None, Known]()
-        for known in found:
-            if known.kind in {"posted", "failed"}:
-                posted[known.present] = known
-            elif known.id not in self._taken and not known.has_other_keys:
-                unsent[known.present].append(known.id)
-        for row in part:
-            if row.faults or row.verdict not in {None, "corrected"}:
-                continue
-            if row.known is None and unsent[row.present]:
-                id_ = unsent[row.present].pop()
-                self._taken.add(id_)
-                self.plan.moved.append(id_)
-            elif other := posted.get(row.digest) or posted.get(row.present):
-                row.verdict = "elsewhere"
-                self.plan.batches[other.batch] += 1
-                self.plan.other_keys += other.has_other_keys
-                if not other.has_other_keys:
-                    self._posted[other.batch].add(other.id)
+    def know(self, earlier: Iterable[Known]) -> None:
+        """Add rows of earlier runs."""
+        places = ", ".join("?" * 9)
+        self._database.executemany(f"INSERT OR IGNORE INTO earlier VALUES ({places})", earlier)
 
     @property
-    def is_known_elsewhere(self) -> bool:
-        """Whether a row was found in another batch."""
-        return bool(self.plan.moved or self.plan.batches)
+    def other_batches(self) -> list[str]:
+        """The names of the other batches of this account that have the same activities."""
+        query = f"SELECT DISTINCT batch FROM earlier WHERE NOT has_other_keys AND NOT ({_OWN})"
+        return [name for (name,) in self._all(query)]
 
-    async def judge(self, first: int | None) -> None:
+    def match(self) -> None:
+        """Find rows about which the account need not be asked, as they were sent or will be."""
+        for row, (known, verdict, *_) in self._compared():
+            if verdict in {"posted", "pending", "failed"}:
+                row.known, row.verdict = known, verdict
+
+    def judge(self, first: int | None = None) -> Plan:
         """
-        Decide what to do with the rows that are left.
+        Decide what to do with each row.
 
         Args:
             first: How many rows are sent at most.
         """
-        plan, numbers = self.plan, Counter[str]()
-        gone = await self._gone()
-        for row in plan.rows:
-            if row.known is None:
-                numbers[row.digest] += 1
-                row.number = self._top[row.digest] + numbers[row.digest]
-            if row.verdict is not None:
-                continue
-            if row.faults:
-                row.verdict = "invalid"
-                plan.newly_invalid += row.known is None
-            elif row.known is not None:
-                row.verdict = "again"
-            elif row.lead in gone and not self._are_rejects:
-                row.verdict = "edit"
-                if gone[row.lead] and len(plan.edits) < _EXAMPLES:
-                    plan.edits[row] = gone[row.lead].pop(0)
-            else:
-                row.verdict = "new"
-        sent = [row for row in plan.rows if row.verdict in SENT]
-        for row in sent[first:] if first is not None else ():
-            if row.verdict == "waiting" and row.known is not None:
-                plan.postponed.append(row.known)
-                row.known = None
-            row.verdict = "later"
+        plan, sent = Plan(self._rows), 0
+        for row, (known, verdict, edited, number) in self._compared():
+            row.known, row.verdict, row.edited, row.number = known, verdict, edited, number
+            if verdict in SENT:
+                sent += 1
+                if first is not None and sent > first:
+                    row.verdict = "later"
+                    plan.unsent += [known] if verdict == "pending" else []
+        if not self._values["are_rejects"]:
+            query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
+            query += " AND kind NOT IN ('posted', 'withdrawn')"
+            for id_, kind in self._all(query):
+                plan.unsent.append(id_)
+                plan.withdrawn += kind != "invalid"
+        query = "SELECT moved FROM file WHERE moved IS NOT NULL AND verdict = 'new'"
+        for (id_,) in self._all(query):
+            plan.unsent.append(id_)
+            plan.moved += 1
+        query = "SELECT batch, has_other_keys FROM file JOIN earlier ON id = elsewhere"
+        for batch, has_other_keys in self._all(f"{query} WHERE verdict = 'elsewhere'"):
+            plan.batches[batch] += 1
+            plan.other_keys += has_other_keys
+        ((plan.newly_invalid,),) = self._all(
+            "SELECT count(*) FROM file LEFT JOIN earlier ON id = known"
+            " WHERE verdict = 'invalid' AND origin IS NOT digest"
+        )
+        return plan
 
-    async def recall(self) -> None:
-        """Find rows that an earlier run found to be invalid when it asked the account."""
-        if (ledger := self._ledger) is None:
-            return
-        for part in parts_of([row for row in self.plan.rows if row.is_open]):
-            digests = {row.refused_digest: row for row in part}
-            for known in await ledger.of_digests(self._batch, digests):
-                if known.is_own and known.kind == "invalid" and known.origin in digests:
-                    fault = Fault("row", "", "was found to be invalid", "leadpost post says why")
-                    digests[known.origin].refuse([fault])
+    def _compared(self) -> Iterator[tuple[Planned, tuple[Any, ...]]]:
+        """Yield each row with `_RESULT`; those about which it is decided stay as they are."""
+        self._database.execute("DELETE FROM gone")
+        self._database.executemany(
+            "INSERT OR REPLACE INTO file (n, digest, present, lead, letters, is_valid)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (n, row.digest, row.present, row.lead, row.letters, not row.faults)
+                for n, row in enumerate(self._rows)
+                if row.verdict is None
+            ),
+        )
+        for step in _STEPS:
+            self._all(step)
+        for row, (known, verdict, *rest) in zip(self._rows, self._all(_RESULT), strict=True):
+            yield row, (known, intern(verdict), *rest)  # or each row had a text of its own
 
-    async def _gone(self) -> dict[str, list[int]]:
-        """Return the posted rows that are gone, by leads of new rows; record those not posted."""
-        posted: list[tuple[int, str]] = []
-        if (ledger := self._ledger) is None:
-            return {}
-        async for id_, lead, kind in ledger.of_batch(self._batch):
-            if id_ in self._taken or kind == "withdrawn":
-                continue
-            if kind == "posted":
-                posted.append((id_, lead))
-            elif not self._are_rejects:
-                self.plan.gone[id_] = kind
-        for batch, found in self._posted.items():
-            missing = [
-                (id_, lead)
-                async for id_, lead, kind in ledger.of_batch(batch)
-                if kind == "posted" and id_ not in found
-            ]
-            # With most rows of that batch, it is the same file under another name.
-            posted += missing if len(missing) < len(found) else []
-        gone: dict[str, list[int]] = {}
-        if not posted:
-            return gone
-        leads = {row.lead for row in self.plan.rows if row.is_open and row.known is None}
-        for id_, lead in posted:
-            if lead in leads:
-                gone.setdefault(lead, []).append(id_)
-        return gone
+    def _all(self, query: str) -> Iterator[tuple[Any, ...]]:
+        return self._database.execute(query, self._values)

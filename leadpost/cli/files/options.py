@@ -20,12 +20,13 @@ class Options:
     batch: str | None = None  # the name of its batch, None for that of the file
     duplicates: Literal["skip", "post"] | None = None  # what to do with doubtful rows, None to ask
     # What to do with what the account finds wrong; see `Checks`.
-    account_check: Literal["off", "warn", "strict"] = "warn"
+    account_check: Literal["off", "warn", "strict"] = "off"
     create_leads: bool = False  # whether leads that are not found are created
     update_leads: bool = False  # whether leads that are found get further columns
     first: int | None = None  # how many rows to send at most
     skip_invalid: bool = False  # whether the valid rows are posted although others are invalid
     dry_run: bool = False
+    is_looking: bool = False  # whether to look only at what became of the rows
     yes: bool = False
     wait: timedelta = timedelta(minutes=5)  # how long to wait while LeadSquared is away
     limit: int = LIMIT

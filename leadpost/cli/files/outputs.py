@@ -4,27 +4,56 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from leadpost._validation import is_mapping
+from leadpost.cli.files.ledger import PART, Ledger
 from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.outcomes import Outcome
+from leadpost.cli.files.plan import DOUBTFUL, Plan, Planned
 from leadpost.cli.files.reading import KEY, REASON, Format
-from leadpost.cli.files.rows import UNREADABLE, Source
+from leadpost.cli.files.rows import UNREADABLE, Row, Source
+from leadpost.errors import InvalidActivity
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
 REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
 """What rejects files are called; the group is the name of the input."""
 UTF8_WITH_BOM = "utf-8-sig"
 """So that Excel reads it as UTF-8."""
+
+
+@frozen
+class Outcome:
+    """What became of a row."""
+
+    # `accepted`, `succeeded`, `uncertain`, `rejected`, `failed`, `invalid`, `skipped` or
+    # `not_sent`.
+    state: str
+    error: str | None = None
+    # Why it is not on the lead, on one line; "" if there is nothing to say.
+    reason: str = field(default="", repr=False)
+    is_to_fix: bool = False  # whether LeadSquared does not have it, and will not accept it as it is
+
+
+def outcome(row: Planned, known: Any) -> Outcome:
+    """Return what became of a row, from what the ledger has of it; None if that is nothing."""
+    if row.verdict in DOUBTFUL:
+        return Outcome("skipped")
+    if row.verdict == "invalid" or (known and known.state == "invalid"):
+        reason = "; ".join(map(str, row.faults)) or known.reason
+        return Outcome("invalid", InvalidActivity.__name__, reason, known is not None)
+    if known is None:
+        return Outcome("not_sent")
+    is_to_fix = known.kind == "failed" or known.state == "rejected"
+    reason = " ".join((known.reason or "").split())
+    return Outcome(known.state, known.error_type, reason, is_to_fix)
 
 
 @define
@@ -51,7 +80,7 @@ class Outputs:
     def results(self) -> Path:
         return self.base.with_name(f"{self.base.name}.results.csv")
 
-    async def write(self, source: Source, outcomes: AsyncIterable[Outcome]) -> None:
+    async def write(self, source: Source, plan: Plan, ledger: Ledger) -> None:
         """
         Write both files, each by replacing it.
 
@@ -69,20 +98,20 @@ class Outputs:
             table = csv.writer(to_fix, delimiter=source.delimiter)
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
-            async for outcome in outcomes:
-                self.counts[outcome.state] += 1
-                row, ids = outcome.row, (outcome.request_id, outcome.activity_id)
-                what = (row.line, row.lead_id, outcome.state)
-                results.writerow((*what, *ids, outcome.error, outcome.reason))
-                if outcome.is_to_fix:
+            async for row, read, known in _with_known(plan, ledger):
+                what = outcome(row, known)
+                self.counts[what.state] += 1
+                ids = (known.request_id, known.activity_id) if known else (None, None)
+                about = read.line, read.lead_id, what.state
+                results.writerow((*about, *ids, what.error, what.reason))
+                if what.is_to_fix:
                     self.to_fix += 1
-                    added = {REASON: outcome.reason, KEY: outcome.letters}
-                    own = row.own
+                    added = {REASON: what.reason, KEY: known.letters}
                     if is_json:
-                        value = own if is_mapping(own) else {UNREADABLE: own}
-                        to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")
+                        own = read.own if is_mapping(read.own) else {UNREADABLE: read.own}
+                        to_fix.write(json.dumps({**added, **own}, ensure_ascii=False) + "\n")
                     else:
-                        table.writerow((*added.values(), *own))
+                        table.writerow((*added.values(), *read.own))
         if self.to_fix:
             self.rejects = rejects
             self.written[rejects.name] = digest_of(rejects)
@@ -102,6 +131,15 @@ class Outputs:
             if not path.exists() or digest_of(path) == self.written.get(path.name):
                 return path
         raise AssertionError("numbers do not end")  # pragma: no cover
+
+
+async def _with_known(plan: Plan, ledger: Ledger) -> AsyncGenerator[tuple[Planned, Row, Any]]:
+    """Yield each row with what the ledger has of it, None if that is nothing."""
+    drawn = plan.rows.read()
+    while part := list(islice(drawn, PART)):
+        known = await ledger.states([row.known for row, _ in part if row.known])
+        for row, read in part:
+            yield row, read, known.get(row.known or 0)
 
 
 def digest_of(path: Path) -> str:

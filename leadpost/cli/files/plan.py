@@ -8,15 +8,13 @@ from typing import Literal, Self
 
 from attrs import define, field
 
-from leadpost.cli.files.identity import cells_digest
-from leadpost.cli.files.ledger import Kind
 from leadpost.cli.files.reading import Fault
 from leadpost.cli.files.rows import Row
 
 Verdict = Literal[
     "new",
     "posted",
-    "waiting",
+    "pending",
     "again",
     "corrected",
     "failed",
@@ -26,13 +24,13 @@ Verdict = Literal[
     "later",
 ]
 """
-What a run does with a row. It sends those that are `new`, `waiting` (in the outbox already),
-`again` (refused before) or `corrected` (in a rejects file). It does not send those that are
+What a run does with a row. It sends those that are `new`, `pending` (in the outbox already),
+`again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
 `posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
 (posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
 """
 DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
-SENT: tuple[Verdict, ...] = ("new", "waiting", "again", "corrected")
+SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
 
 
 @define(eq=False, weakref_slot=False)
@@ -50,21 +48,16 @@ class Planned:
     # The number of a new row among those of the same digest, from 1; the same in every run of the
     # same file.
     number: int | None = None
+    edited: int | None = None  # the number of the posted row that it looks like an edit of
 
     @property
     def is_open(self) -> bool:
         """Whether it may be sent, as far as is known."""
         return self.verdict is None and not self.faults
 
-    @property
-    def refused_digest(self) -> str:
-        """The digest that it has if the account finds it to be invalid."""
-        return cells_digest(self.digest)
-
     def refuse(self, faults: Iterable[Fault]) -> None:
         """Record that the account finds it to be invalid."""
-        self.digest = self.present = self.refused_digest
-        self.lead, self.faults = "", tuple(faults)
+        self.faults = tuple(faults)
 
 
 @define
@@ -145,19 +138,15 @@ class Plan:
     """What a run would do."""
 
     rows: Rows
-    # Rows of earlier runs that were not posted, and are gone from the file: number to kind.
-    gone: dict[int, Kind] = field(factory=dict[int, Kind])
-    # The numbers of unsent rows of other batches that are in this file: new rows here.
-    moved: list[int] = field(factory=list[int])
-    # The numbers of rows of the outbox that are not to be sent by this run.
-    postponed: list[int] = field(factory=list[int])
+    # The numbers of rows of earlier runs that nothing is to send any more.
+    unsent: list[int] = field(factory=list[int])
+    withdrawn: int = 0  # how many of them are gone from the file, and could have been sent
+    moved: int = 0  # how many of them were put for another file, and are new rows here
     # How many doubtful rows were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])
     other_keys: int = 0  # how many doubtful rows were posted with other keys of the same host
     # How many invalid rows no earlier run has left to the rejects as they are.
     newly_invalid: int = 0
-    # Rows that look like edits, with the numbers of the posted rows that are gone.
-    edits: dict[Planned, int] = field(factory=dict[Planned, int])
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -172,11 +161,6 @@ class Plan:
     @property
     def doubtful(self) -> int:
         return sum(row.verdict in DOUBTFUL for row in self.rows)
-
-    @property
-    def withdrawn(self) -> int:
-        """How many rows could have been sent, and are gone from the file."""
-        return sum(kind != "invalid" for kind in self.gone.values())
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""

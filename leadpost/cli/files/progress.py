@@ -46,9 +46,11 @@ class Progress:
     _paused_until: float = field(init=False, default=-inf)
     _sent: deque[float] = field(init=False, factory=deque[float])
     _started: float = field(init=False)
+    _printed_at: float = field(init=False)
+    _waited_for: str = field(init=False, default="")
 
     def __attrs_post_init__(self) -> None:
-        self._started = self.clock()
+        self._started = self._printed_at = self.clock()
 
     def hear(self, event: Event) -> None:
         """Count the calls; a hook of the poster."""
@@ -91,9 +93,6 @@ class Progress:
     def seconds_left(self) -> float:
         return (self.total - self.done) / (self.rate or self.limit / PERIOD)
 
-    def states(self) -> str:
-        return ", ".join(f"{count:,} {state}" for state, count in self.counts.items() if count)
-
     def pace(self) -> str:
         """Return how fast it goes, and when it ends."""
         if self.done >= self.total:
@@ -116,6 +115,20 @@ class Progress:
         if self.waits_for:
             yield Text(f" {self.waits_for}", style="yellow", no_wrap=True, overflow="ellipsis")
 
+    def print_lines(self, console: Console) -> None:
+        """Print why it waits, when that changes, and a line every 10 s."""
+        if self.waits_for not in {"", self._waited_for}:
+            self._print(console, self.waits_for)
+        self._waited_for = self.waits_for
+        if self.clock() - self._printed_at >= _BETWEEN_LINES:
+            self._printed_at = self.clock()
+            counts = [f"{number:,} {state}" for state, number in self.counts.items() if number]
+            states = ", ".join(counts) or "nothing done yet"
+            self._print(console, f"{self.done:,} of {self.total:,}: {states}; {self.pace()}")
+
+    def _print(self, console: Console, text: str) -> None:
+        console.out(f"{self.what}: {text}", highlight=False)
+
 
 @contextmanager
 def shown(progress: Progress, console: Console, *, quiet: bool) -> Generator[Callable[[], None]]:
@@ -126,25 +139,4 @@ def shown(progress: Progress, console: Console, *, quiet: bool) -> Generator[Cal
         with Live(progress, console=console, refresh_per_second=4) as live:
             yield live.refresh
     else:
-        yield _Lines(progress, console).changed
-
-
-class _Lines:
-    def __init__(self, progress: Progress, console: Console) -> None:
-        self._progress = progress
-        self._console = console
-        self._last = time.monotonic()
-        self._waits_for = ""
-
-    def changed(self) -> None:
-        progress, now = self._progress, time.monotonic()
-        if progress.waits_for and progress.waits_for != self._waits_for:
-            self._print(progress.waits_for)
-        self._waits_for = progress.waits_for
-        if now - self._last >= _BETWEEN_LINES:
-            self._last = now
-            states = progress.states() or "nothing done yet"
-            self._print(f"{progress.done:,} of {progress.total:,}: {states}; {progress.pace()}")
-
-    def _print(self, text: str) -> None:
-        self._console.out(f"{self._progress.what}: {text}", highlight=False)
+        yield lambda: progress.print_lines(console)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from attrs import asdict
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.plan import DOUBTFUL, SENT, FaultGroup
 from leadpost.cli.files.reading import shortened
+from leadpost.cli.outbox_url import shown_url
 
 _GROUPS = 20
 _KEY_END = 4
@@ -30,8 +32,9 @@ def account_shown(account: Account) -> str:
     return f"{urlsplit(account.host).netloc} (access key …{end})"
 
 
-def plan_table(found: Comparison, account: Account | None, outbox: str, limit: int) -> Table:
+def plan_table(found: Comparison) -> Table:
     """Return the plan, as people see it."""
+    account, options = found.account, found.options
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -39,7 +42,7 @@ def plan_table(found: Comparison, account: Account | None, outbox: str, limit: i
         grid.add_row("account", "no keys: only the file is checked")
     else:
         grid.add_row("account", Text(account_shown(account)))
-        grid.add_row("outbox", Text(outbox))
+        grid.add_row("outbox", Text(shown_url(options.url)))
         grid.add_row("batch", Text(found.name))
     for label, lines in (
         ("rows", _rows(found)),
@@ -51,7 +54,7 @@ def plan_table(found: Comparison, account: Account | None, outbox: str, limit: i
         for number, line in enumerate(lines):
             grid.add_row("" if number else label, Text(line))
     if sent := found.plan.sent:
-        seconds = duration(sent, limit)
+        seconds = duration(sent, options.limit)
         end = at_time(datetime.now(UTC) + timedelta(seconds=seconds))
         grid.add_row("time", f"{spoken(seconds)} at best, until {end}")
     return grid
@@ -61,8 +64,8 @@ def _rows(found: Comparison) -> list[str]:
     plan, counts = found.plan, found.plan.counts
     words = (
         (counts["new"], "new"),
-        (counts["waiting"], "not sent yet by an earlier run"),
-        (counts["again"], "refused before, tried again"),
+        (counts["pending"], "not sent yet by an earlier run"),
+        (counts["again"], "tried again"),
         (counts["corrected"], "corrected"),
         (counts["posted"], "posted before"),
         (plan.doubtful, "doubtful"),
@@ -76,7 +79,7 @@ def _rows(found: Comparison) -> list[str]:
         gone = number_of(plan.withdrawn, "unsent row")
         lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
     if plan.moved:
-        lines.append(f"{number_of(len(plan.moved), 'unsent row')} of another file: moved here")
+        lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
     return lines
 
 
@@ -135,49 +138,27 @@ def _with_zone(name: str, value: object) -> str:
     return f"{value} UTC" if name == "ActivityDateTime" and value else str(value)
 
 
-def plan_json(
-    found: Comparison,
-    account: Account | None,
-    outbox: str,
-    limit: int,
-    differences: Sequence[Difference],
-) -> dict[str, Any]:
+def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str, Any]:
     """Return the plan for machines."""
-    plan = found.plan
+    plan, options = found.plan, found.options
     return {
-        "account": None if account is None else urlsplit(account.host).netloc,
-        "outbox": outbox,
+        "account": None if found.account is None else urlsplit(found.account.host).netloc,
+        "outbox": shown_url(options.url),
         "batch": found.name,
         "rows": len(plan.rows),
         "send": plan.sent,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
-        "moved": len(plan.moved),
-        "seconds": duration(plan.sent, limit),
+        "moved": plan.moved,
         "leads": {
-            "looked_up": len(found.checks.leads.found),
             "created": [lead.value for lead in found.checks.leads.created.values()],
             "updated": found.checks.updates,
         },
-        "problems": [_group_json(group) for group in found.plan.fault_groups()],
-        "warnings": [_group_json(group) for group in found.checks.warnings.values()],
+        "problems": [asdict(group) for group in plan.fault_groups()],
+        "warnings": [asdict(group) for group in found.checks.warnings.values()],
         "unchecked": sorted(found.checks.unmade),
         "doubtful_rows": _doubtful_rows(found),
-        "differences": [
-            {"names": d.names, "before": d.before, "after": d.after, "rows": d.rows}
-            for d in differences
-        ],
-    }
-
-
-def _group_json(group: FaultGroup) -> dict[str, Any]:
-    return {
-        "column": group.fault.column,
-        "place": group.place,
-        "value": shortened(group.fault.value),
-        "problem": group.fault.what,
-        "remedy": group.fault.remedy,
-        "rows": group.rows,
+        "differences": [asdict(difference) for difference in differences],
     }
 
 
@@ -195,7 +176,7 @@ def fault_lines(found: Comparison) -> list[str]:
     if found.batch is not None and groups:
         options = found.batch.reading.as_options()
         if options and options != found.reading.as_options():
-            lines.append(f"An earlier run of {found.path} had: {options}")
+            lines.append(f"An earlier run of {found.options.path} had: {options}")
     return lines
 
 
@@ -250,42 +231,31 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
     return lines
 
 
-def nothing_new(found: Comparison, outputs: Outputs) -> list[str]:
-    """Say that all rows were posted before, and what there is to do."""
-    posted = found.plan.counts["posted"]
-    was = "row was" if posted == 1 else "rows were"
-    at = found.batch.posted_at if found.batch else None
-    when = f" on {at.astimezone().day} {at.astimezone():%b %H:%M}" if at else ""
-    path, again = _quoted(found.path), _quoted(f"{found.name} again")
-    return [
-        f"{posted:,} {was} posted{when}, nothing new",
-        *_next_steps(outputs, path),
-        f"To post them a second time: leadpost post {path} --batch {again} --duplicates post",
-    ]
-
-
 def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None) -> list[str]:
     """Say what is done, in how many seconds, and what to do next."""
-    counts, sent = outputs.counts, found.plan.sent
-    path = _quoted(found.path)
+    counts, plan = outputs.counts, found.plan
+    path = _quoted(found.options.path)
+    if seconds is not None and plan.counts["posted"] == len(plan.rows):
+        again = _quoted(f"{found.name} again")
+        return [
+            _nothing_new(found),
+            *_next_steps(outputs, path),
+            f"To post them a second time: leadpost post {path} --batch {again} --duplicates post",
+        ]
     words = (
         ("accepted", "accepted, not yet processed"),
         ("succeeded", "on their leads"),
         ("skipped", "skipped as posted before"),
-        ("uncertain", "in doubt: may have arrived"),
-        ("rejected", "refused by LeadSquared"),
+        ("uncertain", "uncertain: may have arrived"),
+        ("rejected", "rejected by LeadSquared"),
         ("failed", "failed"),
         ("invalid", "invalid"),
         ("not_sent", "not sent"),
     )
     said = ", ".join(f"{counts[state]:,} {word}" for state, word in words if counts[state])
-    if seconds is None or not sent:
-        lines = [said]
-    elif sent == len(found.plan.rows):
-        lines = [f"{said}, in {spoken(seconds)}"]
-    else:
-        lines = [f"{number_of(sent, 'row')} in {spoken(seconds)}. In all:", said]
-    lines.append(f"Results: {_quoted(outputs.results)}")
+    if seconds is not None and plan.sent:
+        said += f" ({number_of(plan.sent, 'row')} in {spoken(seconds)})"
+    lines = [said, f"Results: {_quoted(outputs.results)}"]
     if outputs.rejects:
         rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
         lines.append(f"{rows} to fix. Edit {rejects}, then: leadpost post {rejects}")
@@ -295,12 +265,20 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     return lines + _next_steps(outputs, path)
 
 
+def _nothing_new(found: Comparison) -> str:
+    posted = found.plan.counts["posted"]
+    was = "row was" if posted == 1 else "rows were"
+    at = found.batch.posted_at if found.batch else None
+    when = f" on {at.astimezone().day} {at.astimezone():%b %H:%M}" if at else ""
+    return f"{posted:,} {was} posted{when}, nothing new"
+
+
 def _next_steps(outputs: Outputs, path: str) -> list[str]:
     """Return the commands that say more of what was posted."""
     counts = outputs.counts
     lines: list[str] = []
     if counts["uncertain"]:
-        lines.append(f"Look for those in doubt on their leads: leadpost reconcile {path}")
+        lines.append(f"Look for uncertain ones on their leads: leadpost reconcile {path}")
     if counts["accepted"]:
         lines.append(f"See what reaches the leads: leadpost verify {path}")
     return lines
@@ -312,7 +290,7 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
         "batch": found.name,
         "rows": outputs.counts.total(),
         **outputs.counts,
-        "seconds": None if seconds is None else round(seconds, 3),
+        "seconds": seconds,
         "results": str(outputs.results),
         "rejects": str(outputs.rejects) if outputs.rejects else None,
         "to_fix": outputs.to_fix,
