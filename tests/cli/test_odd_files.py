@@ -13,9 +13,10 @@ import pytest
 from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
+from leadpost.cli.files.cells import guessed_format
 from leadpost.cli.files.opening import opened
 from leadpost.cli.files.outputs import posted_by_results
-from leadpost.cli.files.reading import Format, Reading, guessed_format, pairs_of
+from leadpost.cli.files.reading import Reading, pairs_of
 from leadpost.cli.files.rows import Row
 
 LEAD = lead(0)
@@ -107,9 +108,13 @@ def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
     ("name", "content", "wanted"),
     [
         ("a.json", b'[{"a": "\xff"}]', "a.json: line 1: byte 0xff is not UTF-8."),
-        ("a.json", b"{oops", "a.json: line 1: an item is not JSON"),
-        ("a.jsonl", b"oops", "line 1, row: is not JSON at character 1"),
-        ("a.json", b"[1]", "line 1, item 1, row: 1 is not a JSON object"),
+        ("a.json", b"{oops", "a.json: line 1: not JSON: "),
+        (
+            "a.jsonl",
+            b"oops",
+            "a.jsonl: line 1: not JSON: Expecting value; write an array of objects",
+        ),
+        ("a.json", b"[1]", "a.json: line 1: 1 is not a JSON object"),
         (
             "a.json",
             json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": "x"}]).encode(),
@@ -120,8 +125,7 @@ def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
             json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": 1}]).encode(),
             "line 1, item 1, Fields: found a value of type int, wanted a list of items",
         ),
-        ("a.csv", b'{"a": 1}\n', "this looks like jsonl; add --format jsonl"),
-        ("a.xlsx", b"text", "not a workbook; name its format, such as --format csv"),
+        ("a.xlsx", b"text", "a.xlsx: 1 column is unknown: text. Send one with"),
         ("a.xlsx", b"PK\x03\x04rest", "a.xlsx: not a workbook that can be read"),
     ],
 )
@@ -292,7 +296,7 @@ def test_an_option_without_a_value(option: str, text: str, example: str) -> None
 
 def test_options_as_they_are_typed() -> None:
     reading = Reading(
-        form=Format.CSV,
+        include_hidden=True,
         sheet="My calls",
         timezone="UTC",
         date_formats=("%d",),
@@ -303,9 +307,8 @@ def test_options_as_they_are_typed() -> None:
         send_empty=True,
     )
     assert reading.as_options() == (
-        "--format csv --sheet 'My calls' --timezone UTC --date-format '%d' --map 'A b=mx_a'"
-        " --set 'mx_b=c d' --ignore 'E'"
-        " --ignore-others --send-empty"
+        "--sheet 'My calls' --timezone UTC --date-format %d --map 'A b=mx_a' --set 'mx_b=c d'"
+        " --ignore E --include-hidden --ignore-others --send-empty"
     )
 
 

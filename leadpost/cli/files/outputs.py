@@ -14,11 +14,10 @@ from typing import IO, Any
 
 from attrs import define, field
 
-from leadpost._validation import is_mapping
 from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outcomes import Outcome
-from leadpost.cli.files.reading import KEY, REASON, Format
-from leadpost.cli.files.rows import UNREADABLE, Source
+from leadpost.cli.files.reading import KEY, REASON
+from leadpost.cli.files.rows import Source
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
 REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
@@ -58,7 +57,7 @@ class Outputs:
         Raises:
             OSError: one cannot be written, as when it is open elsewhere.
         """
-        is_json = source.form in {Format.JSON, Format.JSONL}
+        is_json = source.is_json
         rejects = self._rejects_path("jsonl" if is_json else "csv")
         with ExitStack() as stack:
             file = stack.enter_context(replacing(self.results, UTF8_WITH_BOM))
@@ -79,8 +78,7 @@ class Outputs:
                     added = {REASON: outcome.reason, KEY: outcome.letters}
                     own = row.own
                     if is_json:
-                        value = own if is_mapping(own) else {UNREADABLE: own}
-                        to_fix.write(json.dumps({**added, **value}, ensure_ascii=False) + "\n")
+                        to_fix.write(json.dumps({**added, **own}, ensure_ascii=False) + "\n")
                     else:
                         table.writerow((*added.values(), *own))
         if self.to_fix:
