@@ -10,22 +10,17 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.leads import COLUMN, FINDS
 from leadpost.cli.files.reading import Reading
 
-PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 _NAMES = {
-    "relatedprospectid": "RelatedProspectId",
-    "prospectid": "RelatedProspectId",
-    "leadid": "RelatedProspectId",
-    "leadprospectid": "RelatedProspectId",
-    "activityevent": "ActivityEvent",
-    "activityeventcode": "ActivityEvent",
-    "activitynote": "ActivityNote",
-    "activitynotes": "ActivityNote",
-    "notes": "ActivityNote",
-    "note": "ActivityNote",
-    "activitydatetime": "ActivityDateTime",
-    "activitydate": "ActivityDateTime",
+    "RelatedProspectId": ("prospectid", "leadid", "leadprospectid"),
+    "ActivityEvent": ("activityeventcode",),
+    "ActivityNote": ("activitynotes", "notes", "note"),
+    "ActivityDateTime": ("activitydate",),
 }
-"""The parameters, also by the names that LeadSquared's screens use."""
+"""The other names of the parameters, which LeadSquared's screens use."""
+PARAMETERS = tuple(_NAMES)
+_PARAMETER_OF = {
+    name: parameter for parameter, names in _NAMES.items() for name in (parameter.lower(), *names)
+}
 _SCHEMA_NAME = re.compile(r"mx_\w+|Status|Owner", re.IGNORECASE)
 _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
@@ -102,7 +97,7 @@ def known_target(heading: str) -> str | None:
     >>> known_target("Lead Id"), known_target("mx_Custom_1"), known_target("Agent")
     ('RelatedProspectId', 'mx_Custom_1', None)
     """
-    if parameter := _NAMES.get(re.sub(r"[\W_]", "", heading).lower()):
+    if parameter := _PARAMETER_OF.get(re.sub(r"[\W_]", "", heading).lower()):
         return parameter
     if of_lead := _OF_LEAD.fullmatch(heading):
         exact = {name.lower(): name for name in FINDS}

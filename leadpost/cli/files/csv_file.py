@@ -90,12 +90,7 @@ def _undecodable(file: BinaryIO, name: str, encoding: str) -> InputError:
 
 def csv_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
     """
-    Read a CSV file.
-
-    Args:
-        file: Its bytes.
-        name: What to call it in messages.
-        reading: How to read it.
+    Read a CSV file; messages call it by its name.
 
     Raises:
         InputError: there is no header, or the encoding or the delimiter is wrong.

@@ -24,11 +24,6 @@ def json_items(file: BinaryIO, name: str, reading: Reading) -> Iterator[JsonItem
     """
     Yield the objects of a JSON file, which may be larger than memory.
 
-    Args:
-        file: Its bytes.
-        name: What to call it in messages.
-        reading: How to read it.
-
     Raises:
         InputError: saying on which line the text is not JSON, or not an object.
     """

@@ -109,9 +109,7 @@ class Leads:
 
     def _id_of(self, lead: Lead) -> str | None:
         """Return the lead's id, None if it is to be created."""
-        if lead.schema_name not in FINDS:
-            if self.creates and self.updates:
-                return None
+        if lead.schema_name not in FINDS:  # in JSON only
             what = f"cannot be looked up by {lead.schema_name}"
             raise Invalid(lead.value, what, "use EmailAddress or Phone")
         found = self.found.get(key_of(lead.schema_name, lead.value), LeadpostError("not asked for"))

@@ -20,12 +20,7 @@ BrokenCells = dict[int, dict[int, str]]
 
 def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
     """
-    Read one sheet of a workbook.
-
-    Args:
-        file: The workbook's bytes.
-        name: What to call it in messages.
-        reading: Which sheet, and whether hidden rows count.
+    Read one sheet of a workbook; messages call it by its name.
 
     Raises:
         InputError: it cannot be read, is empty, or has hidden rows.
@@ -40,7 +35,10 @@ def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
         book = CalamineWorkbook.from_filelike(file)
         with zipfile.ZipFile(file) as archive:
             sheets = _sheets(archive)
-            title = _chosen(name, [*sheets], reading.sheet)
+            title = reading.sheet or next(iter(sheets), "")
+            if title not in sheets:
+                there = ", ".join(sheets)
+                raise InputError(f"{name}: there is no sheet {title!r}; there are: {there}")
             broken, hidden = _inspected(archive, sheets[title])
         rows = book.get_sheet_by_name(title).iter_rows()
     except (CalamineError, zipfile.BadZipFile, KeyError, ET.ParseError) as error:
@@ -65,16 +63,6 @@ def _records(rows: Iterable[list[Any]], broken: BrokenCells) -> Iterator[tuple[i
             texts += [""] * (place - len(texts) + 1)
             texts[place] = text
         yield number, texts
-
-
-def _chosen(name: str, titles: list[str], wanted: str | None) -> str:
-    if not titles:
-        raise InputError(f"{name}: the workbook has no sheet")
-    if wanted is None:
-        return titles[0]
-    if wanted not in titles:
-        raise InputError(f"{name}: there is no sheet {wanted!r}; there are: {', '.join(titles)}")
-    return wanted
 
 
 def _sheets(archive: zipfile.ZipFile) -> dict[str, str]:
