@@ -189,12 +189,12 @@ class Json:
     def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return an activity with the constants, and which of its parameters cannot be read."""
         activity = dict(own)
-        for name, text in self.columns.constants.items():
+        for name, constant in self.columns.constants.items():
             if name in PARAMETERS:
-                activity[name] = text
+                activity[name] = constant
             elif is_list(items := activity.get("Fields") or []):  # anything else is a fault
                 others = [item for item in items if name_of(item) != name]
-                activity["Fields"] = [*others, {"SchemaName": name, "Value": text}]
+                activity["Fields"] = [*others, {"SchemaName": name, "Value": constant}]
         faults: list[Fault] = []
         for name, read in self._readers.items():
             if isinstance(text := activity.get(name), str):
