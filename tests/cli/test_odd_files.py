@@ -320,6 +320,23 @@ def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:
     assert posted_by_results(path) == 0
 
 
+def test_a_row_with_too_many_cells_stays_as_it_is_in_rejects_of_rejects(desk: Desk) -> None:
+    path = desk.folder / "calls.csv"
+    path.write_text(f"{HEAD}\n{LEAD},201,rest\n{lead(1)},201\n")
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = path.with_name("calls.csv.rejects.csv")
+    assert desk.post(rejects, "--skip-invalid")[0] == 1
+    assert path.with_name("calls.csv.rejects.2.csv").read_bytes() == rejects.read_bytes()
+
+
+def test_a_formula_without_a_value_is_refused_in_the_rejects_too(desk: Desk) -> None:
+    path = write_xlsx(desk.folder / "calls.xlsx", [[*HEAD.split(","), "Note"], [LEAD, 201, "=1+1"]])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    _, said = desk.post(path.with_name("calls.xlsx.rejects.csv"))
+    assert "Note: #FORMULA! has no stored value; open the file in a spreadsheet" in said
+    assert desk.notes() == []
+
+
 def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:
     path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1, ActivityEvent="x")])
     assert desk.post(path, "--skip-invalid")[0] == 1
