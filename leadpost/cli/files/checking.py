@@ -29,6 +29,7 @@ from leadpost.cli.files.leads import (
     Leads,
     details_of,
     key_of,
+    lead_of,
     parts_of_activity,
 )
 from leadpost.cli.files.ledger import PART, parts_of
@@ -150,12 +151,10 @@ class Checks:
         except Invalid as error:
             row.refuse([Fault(source.columns.heading_of(COLUMN + lead.schema_name), *error.args)])
             return None
-        is_changed = isinstance(activity.lead, Lead) and activity.lead.schema_name == "ProspectID"
-        self.updates += is_changed
-        row.present = activity_digest(activity.to_payload())
-        row.lead = lead_digest(
-            activity.lead.value if isinstance(activity.lead, Lead) else activity.lead or ""
-        )
+        payload = activity.to_payload()
+        self.updates += details_of(payload).get("SearchBy") == "ProspectID"
+        row.present = activity_digest(payload)
+        row.lead = lead_digest(lead_of(payload))
         return activity
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:

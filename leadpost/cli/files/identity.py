@@ -83,7 +83,8 @@ def _canonical(value: object) -> object:
     if isinstance(value, str):
         return _text(value)
     if is_mapping(value):
-        return _without_empty(value)
+        parts = {str(name): _canonical(part) for name, part in value.items()}
+        return {name: part for name, part in parts.items() if _counts(part)}
     if is_list(value):
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or value is None:
@@ -91,11 +92,6 @@ def _canonical(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _without_empty(values: Mapping[Any, Any]) -> dict[str, object]:
-    parts = {str(name): _canonical(value) for name, value in values.items()}
-    return {name: part for name, part in parts.items() if _counts(part)}
 
 
 def _counts(part: object) -> bool:

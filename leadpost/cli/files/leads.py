@@ -66,6 +66,13 @@ def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name_of(item)): item["Value"] for item in items}
 
 
+def lead_of(payload: Mapping[str, Any]) -> str:
+    """Return the lead's id, or else what finds the lead."""
+    if details := details_of(payload):
+        return str(details[details["SearchBy"]])
+    return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+
+
 def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, fields and what is known of the lead, by their names in a file."""
     details = details_of(payload)

@@ -14,7 +14,7 @@ from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, constant
 from leadpost.cli.files.csv_file import Grid
 from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
 from leadpost.cli.files.json_file import JsonItem
-from leadpost.cli.files.leads import COLUMN, details_of, with_lead
+from leadpost.cli.files.leads import COLUMN, lead_of, with_lead
 from leadpost.cli.files.reading import KEY, OWN, Fault, Reading
 from leadpost.errors import InvalidActivity
 
@@ -39,10 +39,7 @@ class Row:
 
     @property
     def lead_id(self) -> str:
-        payload = self.payload or {}
-        if details := details_of(payload):
-            return str(details[details["SearchBy"]])
-        return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+        return lead_of(self.payload or {})
 
     @property
     def lead(self) -> str:
