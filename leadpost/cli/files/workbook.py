@@ -94,6 +94,8 @@ def _inspected(archive: zipfile.ZipFile, part: str) -> tuple[BrokenCells, set[in
                 hidden.add(number)
             for order, cell in enumerate(row):
                 kind = cell.get("t")
+                if kind != "e" and not (len(cell) and cell[0].tag.endswith("}f")):
+                    continue  # a formula comes before its value
                 parts = {child.tag.rpartition("}")[2]: child.text for child in cell}
                 value = parts.get("v")
                 if kind == "e" or ("f" in parts and not value and kind != "str"):
