@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from leadpost.bucket import LIMIT
-from leadpost.cli.files.reading import Format
 
 TIMEZONE = "LEADPOST_TIMEZONE"
 
@@ -67,9 +66,6 @@ Batch = Annotated[
         help='Name of the rows\' batch, such as "$(date +%F)" for a daily file of the same name;'
         " by default the file's name.",
     ),
-]
-FormatOption = Annotated[
-    Format | None, typer.Option("--format", help="By default from name and content.")
 ]
 Sheet = Annotated[
     str | None, typer.Option(metavar="NAME", help="Sheet of a workbook; by default the first.")

@@ -13,7 +13,7 @@ from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.opening import opened
-from leadpost.cli.files.reading import Format, Reading, pairs_of, zone_of
+from leadpost.cli.files.reading import Reading, pairs_of, zone_of
 from leadpost.cli.files.rows import Row
 
 INDIA = Reading(timezone="asia/kolkata")
@@ -297,13 +297,17 @@ CASES = [
     Case(
         "a broken line of JSON",
         "{oops}\n",
-        said="line 1, row: is not JSON at character 2; write a JSON object on each line",
+        said="calls.jsonl: line 1: not JSON: Expecting property name enclosed in double quotes;"
+        " write an array of objects, or an object on each line",
         file="calls.jsonl",
     ),
+    Case("JSON named CSV", json.dumps([WANTED]), Reading(), posted=WANTED),
     Case(
-        "JSON named CSV",
-        json.dumps([WANTED]),
-        said="calls.csv: this looks like json; add --format json",
+        "CSV named JSON",
+        BARE,
+        said="calls.jsonl: line 1: not JSON: Expecting value; write an array of objects, or an"
+        " object on each line",
+        file="calls.jsonl",
     ),
 ]
 
@@ -365,7 +369,7 @@ def test_a_workbook_as_openpyxl_writes_it(tmp_path: Path) -> None:
         (
             "=1+1",
             (
-                "line 2, mx_a: a formula has no stored value; open the file in a spreadsheet and"
+                "line 2, mx_a: #FORMULA! has no stored value; open the file in a spreadsheet and"
                 " save it"
             ),
         ),
@@ -432,7 +436,7 @@ def test_a_zone_that_there_is_not_is_refused() -> None:
 
 def test_options_are_stored_and_come_back(tmp_path: Path) -> None:
     reading = Reading(
-        form=Format.CSV,
+        delimiter=";",
         timezone="Asia/Kolkata",
         date_formats=("%d/%m/%Y",),
         columns=pairs_of("--map", ["A=B=mx_a"]),
@@ -443,7 +447,7 @@ def test_options_are_stored_and_come_back(tmp_path: Path) -> None:
     assert reading.constants == {"mx_b": "c=d"}
     assert Reading.from_json(json.loads(json.dumps(reading.as_json()))) == reading
     assert Reading(timezone="UTC").over(reading).timezone == "UTC"
-    assert Reading().over(reading.of_rejects()).form is None
+    assert Reading().over(reading.of_rejects()).delimiter is None
     assert Reading().over(reading) == reading
     assert Reading().over(reading.of_rejects()).date_formats == ("%d/%m/%Y",)
     assert write_csv(tmp_path / "a.csv", [cells(0)]).exists()

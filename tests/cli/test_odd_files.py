@@ -13,9 +13,10 @@ import pytest
 from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
+from leadpost.cli.files.cells import guessed_format
 from leadpost.cli.files.opening import opened
 from leadpost.cli.files.outputs import posted_by_results
-from leadpost.cli.files.reading import Format, Reading, guessed_format, pairs_of
+from leadpost.cli.files.reading import Reading, pairs_of
 from leadpost.cli.files.rows import Row
 
 LEAD = lead(0)
@@ -107,9 +108,13 @@ def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
     ("name", "content", "wanted"),
     [
         ("a.json", b'[{"a": "\xff"}]', "a.json: line 1: byte 0xff is not UTF-8."),
-        ("a.json", b"{oops", "a.json: line 1: an item is not JSON"),
-        ("a.jsonl", b"oops", "line 1, row: is not JSON at character 1"),
-        ("a.json", b"[1]", "line 1, item 1, row: 1 is not a JSON object"),
+        ("a.json", b"{oops", "a.json: line 1: not JSON: "),
+        (
+            "a.jsonl",
+            b"oops",
+            "a.jsonl: line 1: not JSON: Expecting value; write an array of objects",
+        ),
+        ("a.json", b"[1]", "a.json: line 1: 1 is not a JSON object"),
         (
             "a.json",
             json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": "x"}]).encode(),
@@ -120,8 +125,7 @@ def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
             json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": 1}]).encode(),
             "line 1, item 1, Fields: found a value of type int, wanted a list of items",
         ),
-        ("a.csv", b'{"a": 1}\n', "this looks like jsonl; add --format jsonl"),
-        ("a.xlsx", b"text", "not a workbook; name its format, such as --format csv"),
+        ("a.xlsx", b"text", "a.xlsx: 1 column is unknown: text. Send one with"),
         ("a.xlsx", b"PK\x03\x04rest", "a.xlsx: not a workbook that can be read"),
     ],
 )
@@ -292,7 +296,7 @@ def test_an_option_without_a_value(option: str, text: str, example: str) -> None
 
 def test_options_as_they_are_typed() -> None:
     reading = Reading(
-        form=Format.CSV,
+        include_hidden=True,
         sheet="My calls",
         timezone="UTC",
         date_formats=("%d",),
@@ -303,9 +307,8 @@ def test_options_as_they_are_typed() -> None:
         send_empty=True,
     )
     assert reading.as_options() == (
-        "--format csv --sheet 'My calls' --timezone UTC --date-format '%d' --map 'A b=mx_a'"
-        " --set 'mx_b=c d' --ignore 'E'"
-        " --ignore-others --send-empty"
+        "--sheet 'My calls' --timezone UTC --date-format %d --map 'A b=mx_a' --set 'mx_b=c d'"
+        " --ignore E --include-hidden --ignore-others --send-empty"
     )
 
 
@@ -315,6 +318,23 @@ def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:
     assert posted_by_results(path) == 1
     path.write_bytes(b"\xff\xfe\xff")
     assert posted_by_results(path) == 0
+
+
+def test_a_row_with_too_many_cells_stays_as_it_is_in_rejects_of_rejects(desk: Desk) -> None:
+    path = desk.folder / "calls.csv"
+    path.write_text(f"{HEAD}\n{LEAD},201,rest\n{lead(1)},201\n")
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = path.with_name("calls.csv.rejects.csv")
+    assert desk.post(rejects, "--skip-invalid")[0] == 1
+    assert path.with_name("calls.csv.rejects.2.csv").read_bytes() == rejects.read_bytes()
+
+
+def test_a_formula_without_a_value_is_refused_in_the_rejects_too(desk: Desk) -> None:
+    path = write_xlsx(desk.folder / "calls.xlsx", [[*HEAD.split(","), "Note"], [LEAD, 201, "=1+1"]])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    _, said = desk.post(path.with_name("calls.xlsx.rejects.csv"))
+    assert "Note: #FORMULA! has no stored value; open the file in a spreadsheet" in said
+    assert desk.notes() == []
 
 
 def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:

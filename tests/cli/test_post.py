@@ -203,13 +203,13 @@ def test_rejects_that_were_edited_meanwhile_are_kept(desk: Desk, calls: Path) ->
 def test_rejects_of_json_are_json_lines(desk: Desk) -> None:
     path = desk.folder / "calls.json"
     good = {"RelatedProspectId": lead(0), "ActivityEvent": 201}
-    path.write_text(json.dumps([good, good | {"ActivityEvent": "x"}, "text"]))
+    path.write_text(json.dumps([good, good | {"ActivityEvent": "x"}, {"mx_a": "text"}]))
     assert desk.post(path, "--skip-invalid")[0] == 1
     rejects = path.with_name("calls.json.rejects.jsonl")
     first, second = (json.loads(line) for line in rejects.read_text().splitlines())
     assert first["leadpost_reason"].startswith("ActivityEvent: x is not")
     assert first["ActivityEvent"] == "x"
-    assert second["leadpost_row"] == "text"
+    assert second["mx_a"] == "text"
     fixed = first | {"ActivityEvent": 201, "ActivityNote": "fixed"}
     rejects.write_text(json.dumps(fixed) + "\n" + json.dumps(second) + "\n")
     assert desk.post(rejects)[0] == 1

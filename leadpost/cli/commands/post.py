@@ -60,7 +60,6 @@ def post(
     ignore: options.Ignore = None,
     ignore_others: options.IgnoreOthers = False,
     send_empty: options.SendEmpty = False,
-    form: options.FormatOption = None,
     sheet: options.Sheet = None,
     include_hidden: options.IncludeHidden = False,
     delimiter: options.Delimiter = None,
@@ -101,7 +100,6 @@ def post(
     if timezone:
         zone_of(timezone)
     reading = Reading(
-        form=form,
         sheet=sheet,
         delimiter=delimiter,
         encoding=encoding,

@@ -2,38 +2,43 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from functools import lru_cache
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 from typing import Any, Literal
 
 from attrs import define, field
 
-from leadpost.cli.files.reading import Fault, Reading, guessed_format
+from leadpost.cli.files.reading import Reading, zone_of
 
-_GUID = re.compile(r"[0-9a-fA-F]{32}")
-_DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_GUID = re.compile("-?".join(f"([0-9a-fA-F]{{{length}}})" for length in (8, 4, 4, 4, 12)))
 _CODE = re.compile(r"([0-9]{1,18})(?:\.0+)?", re.ASCII)
 _SHORTENED = re.compile(r"[+-]?[0-9](?:[.,][0-9]+)?E\+?[0-9]{2,3}", re.ASCII | re.IGNORECASE)
-_LIKE_A_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(\s+\d{1,2}:\d\d.*)?$", re.ASCII)
-_NO_SUCH_DATE = "is a day or time that does not exist"
-_NAME_ZONE = "name it, such as --timezone Asia/Kolkata"
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)\s?(Z|[+-]\d\d:?\d\d)?",
     re.ASCII | re.IGNORECASE,
 )
+_LIKE_A_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(\s+\d{1,2}:\d\d.*)?", re.ASCII)
+_NO_SUCH_DATE = "is a day or time that does not exist"
+_DAY = timedelta(days=1)
+_LENGTH = len("2026-11-28 14:05:07")
+_DATES = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%Y", "%Y/%m/%d", "%d %b %Y"),
+    *("%Y-%m-%d", "%d-%b-%Y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y"),
+)
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+
+NO_VALUE = "#FORMULA!"
+"""What a workbook's formula without a stored value is read as."""
+ERRORS = dict.fromkeys(
+    ("#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!"),
+    ("is an error of the spreadsheet", "correct the formula, or delete the cell"),
+) | {NO_VALUE: ("has no stored value", "open the file in a spreadsheet and save it")}
+"""What spreadsheets show in place of a value, and write into CSV: what is wrong, and the remedy."""
 
 
 class Invalid(Exception):
-    """A cell cannot be read; the arguments are those of a `Fault` but the column."""
-
-    def __init__(self, value: str, what: str, remedy: str = "") -> None:
-        super().__init__(what)
-        self.value = value
-        self.what = what
-        self.remedy = remedy
-
-    def fault(self, column: str) -> Fault:
-        return Fault(column, self.value, self.what, self.remedy)
+    """A cell cannot be read; the arguments are those of a `Fault` after the column."""
 
 
 def lead_id(cell: str) -> str:
@@ -43,36 +48,13 @@ def lead_id(cell: str) -> str:
     >>> lead_id("{0072784451AA11E29E6412314004AC6B}")
     '00727844-51AA-11E2-9E64-12314004AC6B'
     """
-    text = cell.strip().strip("\"'").strip()
+    text = _bare(cell)
     if text[:1] == "{" and text[-1:] == "}":
         text = text[1:-1].strip()
-    if _DASHED.fullmatch(text):
-        return text
-    if not text:
-        raise Invalid("", "is empty", "enter the lead's id")
-    if not _GUID.fullmatch(text):
-        refuse_shortened(text)
-        wanted = "is not a lead's id, such as 00727844-51aa-11e2-9e64-12314004ac6b"
-        raise Invalid(cell, wanted)
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-@lru_cache
-def event_code(cell: str) -> int:
-    """
-    Return the code of an activity type.
-
-    >>> event_code(" 201.0 "), event_code('"201"')
-    (201, 201)
-    """
-    text = cell.strip().strip("\"'").strip()
-    found = _CODE.fullmatch(text)
-    if found and int(found[1]) > 0:
-        return int(found[1])
-    if not text:
-        raise Invalid("", "is empty", "enter the activity type's code, or --set ActivityEvent=201")
+    if found := _GUID.fullmatch(text):
+        return "-".join(found.groups())
     refuse_shortened(text)
-    raise Invalid(cell, "is not a positive whole number such as 201")
+    raise Invalid(cell, "is not a lead's id, such as 00727844-51aa-11e2-9e64-12314004ac6b")
 
 
 def refuse_shortened(cell: str) -> None:
@@ -81,12 +63,16 @@ def refuse_shortened(cell: str) -> None:
         raise Invalid(cell.strip(), "was shortened by a spreadsheet", "format the column as text")
 
 
+def _bare(cell: str) -> str:
+    return cell.strip().strip("\"'").strip()
+
+
 @define
 class Facts:
     """What only the account knows, and cells may need: it is asked once, if one does."""
 
     wanted: set[Literal["codes", "time_zone"]] = field(factory=set[Any])
-    # The codes of activity types by their names, in small letters.
+    # The codes of activity types by their names, as `key_of_name` has them.
     codes: Mapping[str, Sequence[int]] = field(factory=dict[str, Sequence[int]])
     # What to do where a name is none of these.
     no_name: str = "names of activity types need your keys: leadpost setup"
@@ -96,23 +82,32 @@ class Facts:
         """
         Return the code of an activity type, which may be given by its name.
 
+        >>> Facts().event_code(" 201.0 "), Facts().event_code('"201"')
+        (201, 201)
+
         Raises:
             Invalid: it is neither the code nor the name of one type.
         """
-        try:
-            return event_code(cell)
-        except Invalid as error:
-            name = " ".join(cell.split()).casefold()
-            if error.remedy or not any(map(str.isalpha, name)):
-                raise
+        text = _bare(cell)
+        if (found := _CODE.fullmatch(text)) and int(found[1]) > 0:
+            return int(found[1])
+        refuse_shortened(text)
+        remedy = ""
+        if any(map(str.isalpha, text)):
             self.wanted.add("codes")
-            codes = self.codes.get(name, ())
-            if len(codes) > 1:
+            codes = self.codes.get(key_of_name(text), ())
+            if len(codes) == 1:
+                return codes[0]
+            if codes:
                 what = f"is the name of {len(codes)} activity types"
-                raise Invalid(cell, what, f"enter a code: {', '.join(map(str, codes))}") from None
-            if not codes:
-                raise Invalid(cell, error.what, self.no_name) from None
-            return codes[0]
+                raise Invalid(cell, what, f"enter a code: {', '.join(map(str, codes))}")
+            remedy = self.no_name
+        raise Invalid(cell, "is not a positive whole number such as 201", remedy)
+
+
+def key_of_name(name: str) -> str:
+    """Return the same for the names of activity types that people do not tell apart."""
+    return " ".join(name.split()).casefold()
 
 
 class Moments:
@@ -125,9 +120,9 @@ class Moments:
         naive_is_utc: Whether LeadSquared's form is UTC where there is no zone, as in its JSON.
     """
 
-    def __init__(self, reading: Reading, facts: Facts | None = None, *, naive_is_utc: bool) -> None:
-        self._facts = facts or Facts()
-        self._zone = reading.zone
+    def __init__(self, reading: Reading, facts: Facts, *, naive_is_utc: bool) -> None:
+        self._facts = facts
+        self._zone = zone_of(reading.timezone) if reading.timezone else None
         self._formats = reading.date_formats
         self._naive_is_utc = naive_is_utc
         self._guess: str | None = None
@@ -142,25 +137,11 @@ class Moments:
         text = cell.strip()
         moment = self._parsed(text)
         try:
-            if moment.tzinfo is None:
-                moment -= self._offset(moment, text)
-            else:
-                moment = moment.astimezone(UTC).replace(tzinfo=None)
+            if (offset := moment.utcoffset()) is None:
+                offset = self._offset(moment, text)
+            return (moment - offset).isoformat(" ", "seconds")[:_LENGTH]  # without an offset
         except OverflowError:
             raise Invalid(text, "is out of range") from None
-        return moment.isoformat(" ", "seconds")
-
-    def _offset(self, moment: datetime, text: str) -> timedelta:
-        if self._zone is None:
-            if self._naive_is_utc and "t" not in text.lower():
-                return timedelta()
-            self._facts.wanted.add("time_zone")
-            zone = self._facts.time_zone
-            remedy = f"name it; the account's is --timezone {zone}" if zone else _NAME_ZONE
-            raise Invalid(text, "has no time zone", remedy)
-        if (day := _offset_of_day(self._zone, moment.date())) is not None:
-            return day
-        return offset_in(moment, self._zone, text)
 
     def _parsed(self, text: str) -> datetime:
         if found := _ISO.fullmatch(text):
@@ -170,53 +151,54 @@ class Moments:
             except ValueError:
                 raise Invalid(text, _NO_SUCH_DATE) from None
         for form in self._formats:
-            try:
+            with suppress(ValueError):
                 return datetime.strptime(text, form)  # noqa: DTZ007  the zone comes after
-            except ValueError:
-                continue
         self._guess = guessed_format(text, self._guess)
-        if self._guess is None and _LIKE_A_DATE.match(text):
+        if self._guess is not None:
+            remedy = f"add --date-format '{self._guess}'"
+            raise Invalid(text, "is not in the form 2026-11-28 14:05", remedy)
+        if _LIKE_A_DATE.fullmatch(text):
             raise Invalid(text, _NO_SUCH_DATE)
-        if self._guess is None:
-            raise Invalid(
-                text, "is not a date-time", "write it as 2026-11-28 14:05, or add --date-format"
-            )
-        raise Invalid(
-            text, "is not in the form 2026-11-28 14:05", f"add --date-format '{self._guess}'"
-        )
+        remedy = "write it as 2026-11-28 14:05, or add --date-format"
+        raise Invalid(text, "is not a date-time", remedy)
+
+    def _offset(self, moment: datetime, text: str) -> timedelta:
+        zone = self._zone
+        if zone is None and self._naive_is_utc and "t" not in text.lower():
+            zone = UTC
+        if zone is None:
+            self._facts.wanted.add("time_zone")
+            remedy = "name it, such as --timezone Asia/Kolkata"
+            if known := self._facts.time_zone:
+                remedy = f"name it; the account's is --timezone {known}"
+            raise Invalid(text, "has no time zone", remedy)
+        before = after = zone.utcoffset(moment) or timedelta()
+        if zone.utcoffset(moment - _DAY) != zone.utcoffset(moment + _DAY):  # clocks are changed
+            after = zone.utcoffset(moment.replace(fold=1)) or timedelta()
+        if before < after:
+            raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
+        if before > after:
+            what = f"is there twice in {zone}, where clocks went back"
+            both = (moment.replace(tzinfo=timezone(offset)) for offset in (before, after))
+            offsets = " or ".join(m.isoformat(" ", "seconds")[_LENGTH:] for m in both)
+            raise Invalid(text, what, f"add the offset, {offsets}")
+        return before
 
 
-@lru_cache
-def _offset_of_day(zone: tzinfo, day: date) -> timedelta | None:
-    """Return the offset that a zone has all day long, None if it changes its clocks."""
-    begin = datetime.combine(day, time(), zone)
-    offsets = {(begin + timedelta(hours=hours)).utcoffset() for hours in (-24, 0, 24, 48)}
-    return offsets.pop() if len(offsets) == 1 else None
-
-
-def offset_in(moment: datetime, zone: tzinfo, text: str) -> timedelta:
+def guessed_format(text: str, first: str | None = None) -> str | None:
     """
-    Return the offset that a date-time has in a zone.
+    Return the `strptime` format that a date-time is probably written in, day before month.
 
-    Raises:
-        Invalid: the zone skips that time, or has it twice, as clocks are changed.
+    Args:
+        text: The date-time.
+        first: What is tried before all others: the format of other cells.
+
+    >>> guessed_format("28/11/2026 14:05"), guessed_format("11/28/2026 2:05 PM")
+    ('%d/%m/%Y %H:%M', '%m/%d/%Y %I:%M %p')
     """
-    before, after = (
-        moment.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta() for fold in (0, 1)
-    )
-    if before < after:
-        raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
-    if before > after:
-        raise Invalid(
-            text, f"is there twice in {zone}, where clocks went back", _with_offsets(before, after)
-        )
-    return before
-
-
-def _with_offsets(*offsets: timedelta) -> str:
-    shown = [
-        f"{datetime.fromtimestamp(0, UTC).replace(tzinfo=None) + abs(o):%H:%M}" for o in offsets
-    ]
-    signs = ["-" if o < timedelta(0) else "+" for o in offsets]
-    written = " or ".join(sign + text for sign, text in zip(signs, shown, strict=True))
-    return f"add the offset, {written}"
+    forms = [date + time for date, time in product(_DATES, _TIMES)]
+    for form in [first, *forms] if first else forms:
+        with suppress(ValueError):
+            datetime.strptime(text.strip(), form)  # noqa: DTZ007  only its form is looked at
+            return form
+    return None

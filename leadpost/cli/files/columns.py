@@ -1,7 +1,7 @@
 """Which column goes where: the parameters and their other names, SchemaNames, and the options."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
@@ -10,22 +10,17 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.leads import COLUMN, FINDS
 from leadpost.cli.files.reading import Reading
 
-PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 _NAMES = {
-    "relatedprospectid": "RelatedProspectId",
-    "prospectid": "RelatedProspectId",
-    "leadid": "RelatedProspectId",
-    "leadprospectid": "RelatedProspectId",
-    "activityevent": "ActivityEvent",
-    "activityeventcode": "ActivityEvent",
-    "activitynote": "ActivityNote",
-    "activitynotes": "ActivityNote",
-    "notes": "ActivityNote",
-    "note": "ActivityNote",
-    "activitydatetime": "ActivityDateTime",
-    "activitydate": "ActivityDateTime",
+    "RelatedProspectId": ("prospectid", "leadid", "leadprospectid"),
+    "ActivityEvent": ("activityeventcode",),
+    "ActivityNote": ("activitynotes", "notes", "note"),
+    "ActivityDateTime": ("activitydate",),
 }
-"""The parameters, also by the names that LeadSquared's screens use."""
+"""The other names of the parameters, which LeadSquared's screens use."""
+PARAMETERS = tuple(_NAMES)
+_PARAMETER_OF = {
+    name: parameter for parameter, names in _NAMES.items() for name in (parameter.lower(), *names)
+}
 _SCHEMA_NAME = re.compile(r"mx_\w+|Status|Owner", re.IGNORECASE)
 _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
@@ -37,12 +32,8 @@ class Columns:
     sent: tuple[tuple[int, str, str], ...]  # place, heading and target of each column that is sent
     constants: dict[str, str]  # target to value, the same for all rows
     ignored: tuple[str, ...]
-
-    @property
-    def are_of_leads(self) -> bool:
-        """Whether some say what is known of a lead, so that its id may be missing."""
-        targets = [*self.constants, *(target for _, _, target in self.sent)]
-        return any(target.startswith(COLUMN) for target in targets)
+    # Whether some say what is known of a lead, so that its id may be missing.
+    are_of_leads: bool
 
     def heading_of(self, target: str) -> str:
         """Return the heading of a target, which may be a parameter of the activity only."""
@@ -56,26 +47,47 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
     Raises:
         InputError: a heading is unknown, one of two for the same parameter, or one is missing.
     """
-    mapped = _found_headings(name, header, reading)
-    constants = {parameter_of(text): value for text, value in reading.constants.items()}
-    ignored_names = {text.strip().casefold() for text in reading.ignored}
-    sent: list[tuple[int, str, str]] = []
+    mapped = _mapped(name, header, reading)
+    constants = constants_of(reading)
+    not_sent = {text.strip().casefold() for text in reading.ignored}
+    sent: dict[str, tuple[int, str, str]] = {}
     ignored: list[str] = []
     unknown: list[str] = []
     for place, heading in enumerate(header):
+        if not heading:
+            continue
+        if header.index(heading) < place:
+            raise InputError(
+                f"{name}: the heading {heading!r} is there twice; rename or delete one"
+            )
         target = mapped.get(heading) or known_target(heading)
-        if heading.casefold() in ignored_names or target in constants or not heading:
-            ignored += [heading] if heading else []
-        elif target is not None:
-            sent.append((place, heading, target))
-        elif reading.ignore_others:
+        if heading.casefold() in not_sent or target in constants:
             ignored.append(heading)
+        elif target is None:
+            (ignored if reading.ignore_others else unknown).append(heading)
+        elif target in sent:
+            raise InputError(
+                f"{name}: {sent[target][1]!r} and {heading!r} are both {target}; leave one out"
+                f" with --ignore '{heading}'"
+            )
         else:
-            unknown.append(heading)
+            sent[target] = place, heading, target
     if unknown:
         raise InputError(_unknown(name, unknown))
-    _check_targets(name, sent, constants)
-    return Columns(tuple(sent), constants, tuple(ignored))
+    targets = {*sent, *constants}
+    _check_needed(name, targets)
+    are_of_leads = any(target.startswith(COLUMN) for target in targets)
+    return Columns(tuple(sent.values()), constants, tuple(ignored), are_of_leads)
+
+
+def constants_of(reading: Reading) -> dict[str, str]:
+    """Return target to value of what is the same for all rows."""
+    return {_target_of(name): value for name, value in reading.constants.items()}
+
+
+def is_field(target: str) -> bool:
+    """Whether a target is a field of the activity: no parameter, and nothing of its lead."""
+    return target not in PARAMETERS and not target.startswith(COLUMN)
 
 
 def known_target(heading: str) -> str | None:
@@ -85,7 +97,7 @@ def known_target(heading: str) -> str | None:
     >>> known_target("Lead Id"), known_target("mx_Custom_1"), known_target("Agent")
     ('RelatedProspectId', 'mx_Custom_1', None)
     """
-    if parameter := _NAMES.get(re.sub(r"[\W_]", "", heading).lower()):
+    if parameter := _PARAMETER_OF.get(re.sub(r"[\W_]", "", heading).lower()):
         return parameter
     if of_lead := _OF_LEAD.fullmatch(heading):
         exact = {name.lower(): name for name in FINDS}
@@ -93,62 +105,39 @@ def known_target(heading: str) -> str | None:
     return heading if _SCHEMA_NAME.fullmatch(heading) else None
 
 
-def parameter_of(text: str) -> str:
+def _target_of(text: str) -> str:
     """Return a parameter by any of its names, and a SchemaName as it is."""
     return known_target(text) or text
 
 
-def _found_headings(name: str, header: Sequence[str], reading: Reading) -> dict[str, str]:
+def _mapped(name: str, header: Sequence[str], reading: Reading) -> dict[str, str]:
     """Return heading to target as `--map` says, for the headings of this file."""
     headings = {heading.casefold(): heading for heading in header if heading}
-    found: dict[str, str] = {}
-    for text, target in reading.columns.items():
-        heading = headings.get(text.casefold())
-        if heading is None:
+    for text in reading.columns:
+        if text.casefold() not in headings:
             raise InputError(
                 f"{name}: --map: there is no column {text!r}; there are:"
                 f" {', '.join(headings.values())}"
             )
-        found[heading] = parameter_of(target)
-    return found
+    return {headings[text.casefold()]: _target_of(to) for text, to in reading.columns.items()}
 
 
-def check_unique(name: str, header: Sequence[str]) -> None:
-    """Raise `InputError` if two columns have the same heading."""
-    seen = set[str]()
-    for heading in header:
-        if heading and heading in seen:
+def _check_needed(name: str, targets: Collection[str]) -> None:
+    of_lead = [COLUMN + found for found in FINDS]
+    for parameter, others, otherwise in (
+        ("RelatedProspectId", of_lead, f"have a column {' or '.join(of_lead)}"),
+        ("ActivityEvent", [], "set it with --set ActivityEvent=201"),
+    ):
+        if not any(target in targets for target in (parameter, *others)):
             raise InputError(
-                f"{name}: the heading {heading!r} is there twice; rename or delete one"
+                f"{name}: no column is {parameter}; name it with --map 'Heading={parameter}', or"
+                f" {otherwise}"
             )
-        seen.add(heading)
-
-
-def _check_targets(
-    name: str, sent: Sequence[tuple[int, str, str]], constants: dict[str, str]
-) -> None:
-    headings: dict[str, str] = {}
-    for _, heading, target in sent:
-        if target in headings:
-            raise InputError(
-                f"{name}: {headings[target]!r} and {heading!r} are both {target}; leave one out"
-                f" with --ignore '{heading}'"
-            )
-        headings[target] = heading
-    for parameter, example in (("RelatedProspectId", None), ("ActivityEvent", "201")):
-        is_lead = parameter == "RelatedProspectId"
-        others = [f"{COLUMN}{found}" for found in FINDS] if is_lead else []
-        if not {parameter, *others} & {*headings, *constants}:
-            remedy = f"name it with --map 'Heading={parameter}'"
-            remedy += f", or set it with --set {parameter}={example}" if example else ""
-            remedy += f", or have a column {' or '.join(others)}" if is_lead else ""
-            raise InputError(f"{name}: no column is {parameter}; {remedy}")
 
 
 def _unknown(name: str, headings: Sequence[str]) -> str:
     first = headings[0]
-    similar = parameter_like(first)
-    target = similar or "mx_Custom_1"
+    target = parameter_like(first) or "mx_Custom_1"
     what = "column is" if len(headings) == 1 else "columns are"
     return (
         f"{name}: {len(headings)} {what} unknown: {', '.join(headings)}. Send one with"

@@ -3,12 +3,12 @@
 import json
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.leads import COLUMN, key_of
+from leadpost.cli.files.leads import COLUMN, details_of, key_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
@@ -27,21 +27,17 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
     not known, what finds it counts, and not what it is changed to: that is no other activity.
     """
-    lead: dict[str, str] = {}
-    if "LeadDetails" in payload:
-        lead, payload = _lead_of(payload["LeadDetails"]), payload["Activity"]
-    parts = lead | {name: _canonical(value) for name, value in payload.items() if name != "Fields"}
+    parts: dict[str, object] = {}
+    if details := details_of(payload):
+        name, value = key_of(details["SearchBy"], details[details["SearchBy"]])
+        parts["RelatedProspectId" if name == "ProspectID" else f"{COLUMN}{name}"] = value
+        payload = payload["Activity"]
+    parts |= {name: _canonical(value) for name, value in payload.items() if name != "Fields"}
     if isinstance(lead_id := parts.get("RelatedProspectId"), str):
         parts["RelatedProspectId"] = lead_id.lower()
     for item in payload.get("Fields") or ():
         parts[f"Fields.{name_of(item)}"] = _canonical(_value(item))
     return _digest([part for part in sorted(parts.items()) if _counts(part[1])])
-
-
-def _lead_of(details: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    values = {str(name_of(item)): item["Value"] for item in details}
-    name, value = key_of(values["SearchBy"], values[values["SearchBy"]])
-    return {"RelatedProspectId" if name == "ProspectID" else f"{COLUMN}{name}": value}
 
 
 def cells_digest(cells: object) -> str:
@@ -79,9 +75,7 @@ def _check_letter(letters: str) -> str:
 _PLAIN = {"SchemaName", "Attribute", "Value"}
 
 
-def _value(item: object) -> object:
-    if not is_mapping(item):
-        return item
+def _value(item: Mapping[str, Any]) -> object:
     return item.get("Value") if item.keys() <= _PLAIN else dict(item)
 
 
@@ -89,7 +83,8 @@ def _canonical(value: object) -> object:
     if isinstance(value, str):
         return _text(value)
     if is_mapping(value):
-        return _without_empty(value)
+        parts = {str(name): _canonical(part) for name, part in value.items()}
+        return {name: part for name, part in parts.items() if _counts(part)}
     if is_list(value):
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or value is None:
@@ -97,11 +92,6 @@ def _canonical(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _without_empty(values: Mapping[Any, Any]) -> dict[str, object]:
-    parts = {str(name): _canonical(value) for name, value in values.items()}
-    return {name: part for name, part in parts.items() if _counts(part)}
 
 
 def _counts(part: object) -> bool:

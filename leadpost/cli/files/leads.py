@@ -60,17 +60,27 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
     return {"LeadDetails": items, "Activity": activity}
 
 
+def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the lead instead of its id, by SchemaName; `SearchBy` too."""
+    items: Iterable[Mapping[str, Any]] = payload.get("LeadDetails", ())
+    return {str(name_of(item)): item["Value"] for item in items}
+
+
+def lead_of(payload: Mapping[str, Any]) -> str:
+    """Return the lead's id, or else what finds the lead."""
+    if details := details_of(payload):
+        return str(details[details["SearchBy"]])
+    return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+
+
 def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, fields and what is known of the lead, by their names in a file."""
-    parts: dict[str, Any] = {}
-    if "LeadDetails" in payload:
-        details: Iterable[Mapping[str, Any]] = payload["LeadDetails"]
-        parts = {f"{COLUMN}{name_of(item)}": item["Value"] for item in details}
-        del parts[f"{COLUMN}SearchBy"]
-        payload = payload["Activity"]
-    fields = payload.get("Fields")
+    details = details_of(payload)
+    parts = {COLUMN + name: value for name, value in details.items() if name != "SearchBy"}
+    activity: Mapping[str, Any] = payload["Activity"] if details else payload
+    parts |= {name: value for name, value in activity.items() if name != "Fields"}
+    fields = activity.get("Fields")
     items = fields if is_list(fields) else []
-    parts |= {name: value for name, value in payload.items() if name != "Fields"}
     return parts | {str(name_of(item)): item.get("Value") for item in items}
 
 
@@ -84,14 +94,6 @@ class Leads:
     found: dict[Key, str | LeadpostError | None] = field(factory=dict[Key, Any])
     # SchemaName to value of each lead that is to be created.
     created: dict[Key, Lead] = field(factory=dict[Key, Lead])
-
-    def is_unknown(self, lead: str | Lead | None) -> bool:
-        """Whether a lead has to be looked up."""
-        return (
-            isinstance(lead, Lead)
-            and lead.schema_name in FINDS
-            and key_of(lead.schema_name, lead.value) not in self.found
-        )
 
     def settled(self, activity: Activity) -> Activity:
         """
@@ -114,9 +116,7 @@ class Leads:
 
     def _id_of(self, lead: Lead) -> str | None:
         """Return the lead's id, None if it is to be created."""
-        if lead.schema_name not in FINDS:
-            if self.creates and self.updates:
-                return None
+        if lead.schema_name not in FINDS:  # in JSON only
             what = f"cannot be looked up by {lead.schema_name}"
             raise Invalid(lead.value, what, "use EmailAddress or Phone")
         found = self.found.get(key_of(lead.schema_name, lead.value), LeadpostError("not asked for"))

@@ -14,12 +14,11 @@ from typing import IO, Any
 
 from attrs import define, field, frozen
 
-from leadpost._validation import is_mapping
 from leadpost.cli.files.ledger import PART, Ledger
 from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.plan import DOUBTFUL, Plan, Planned
-from leadpost.cli.files.reading import KEY, REASON, Format
-from leadpost.cli.files.rows import UNREADABLE, Row, Source
+from leadpost.cli.files.reading import KEY, REASON
+from leadpost.cli.files.rows import Row, Source
 from leadpost.errors import InvalidActivity
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
@@ -87,7 +86,7 @@ class Outputs:
         Raises:
             OSError: one cannot be written, as when it is open elsewhere.
         """
-        is_json = source.form in {Format.JSON, Format.JSONL}
+        is_json = source.is_json
         rejects = self._rejects_path("jsonl" if is_json else "csv")
         with ExitStack() as stack:
             file = stack.enter_context(replacing(self.results, UTF8_WITH_BOM))
@@ -108,8 +107,7 @@ class Outputs:
                     self.to_fix += 1
                     added = {REASON: what.reason, KEY: known.letters}
                     if is_json:
-                        own = read.own if is_mapping(read.own) else {UNREADABLE: read.own}
-                        to_fix.write(json.dumps({**added, **own}, ensure_ascii=False) + "\n")
+                        to_fix.write(json.dumps({**added, **read.own}, ensure_ascii=False) + "\n")
                     else:
                         table.writerow((*added.values(), *read.own))
         if self.to_fix:

@@ -1,6 +1,7 @@
 """The rows of a file, whatever its format: each is the activity it would send, or its faults."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 from attrs import field, frozen
@@ -8,25 +9,14 @@ from attrs import field, frozen
 from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import Facts, Invalid, Moments, lead_id, refuse_shortened
-from leadpost.cli.files.columns import PARAMETERS, Columns, check_unique, columns_of, parameter_of
+from leadpost.cli.files.cells import ERRORS, Facts, Invalid, Moments, lead_id, refuse_shortened
+from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, constants_of, is_field
 from leadpost.cli.files.csv_file import Grid
 from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
-from leadpost.cli.files.json_file import Value
-from leadpost.cli.files.leads import COLUMN, with_lead
-from leadpost.cli.files.reading import KEY, OWN, Fault, Format, Reading
-from leadpost.cli.files.workbook import ERRORS, Broken
+from leadpost.cli.files.json_file import JsonItem
+from leadpost.cli.files.leads import COLUMN, lead_of, with_lead
+from leadpost.cli.files.reading import KEY, OWN, Fault, Reading
 from leadpost.errors import InvalidActivity
-
-UNREADABLE = "leadpost_row"
-"""In JSON rejects, what holds a row that is no object."""
-Payload = dict[str, Any] | None
-"""An activity in LeadSquared's shape, None if it cannot be posted."""
-
-
-def place_of(line: int, item: int | None) -> str:
-    """Name a row for a message."""
-    return f"line {line}" + (f", item {item}" if item else "")
 
 
 @frozen
@@ -34,7 +24,7 @@ class Row:
     """One row."""
 
     line: int  # the line, or the row of a sheet, that it begins on
-    # What stands there, without leadpost's own columns: cells, or a JSON value.
+    # What stands there, without leadpost's own columns: cells, or a JSON object.
     own: Any = field(repr=False)
     # The activity in LeadSquared's shape, None if it cannot be posted.
     payload: Mapping[str, Any] | None = field(repr=False)
@@ -45,15 +35,11 @@ class Row:
 
     @property
     def place(self) -> str:
-        return place_of(self.line, self.item)
+        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
 
     @property
     def lead_id(self) -> str:
-        payload = self.payload or {}
-        if details := payload.get("LeadDetails"):
-            values = {name_of(item): item["Value"] for item in details}
-            return str(values[values["SearchBy"]])
-        return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+        return lead_of(self.payload or {})
 
     @property
     def lead(self) -> str:
@@ -66,27 +52,35 @@ class Table:
 
     Attributes:
         name: What to call it.
-        form: Its format.
         delimiter: The delimiter of its rejects.
         header: Its headings without leadpost's own.
         columns: Which column goes where.
     """
 
-    def __init__(self, name: str, form: Format, grid: Grid, reading: Reading, facts: Facts) -> None:
+    is_json = False
+
+    def __init__(self, name: str, grid: Grid, reading: Reading, facts: Facts) -> None:
         self.name = name
-        self.form = form
         self.delimiter = grid.delimiter
-        check_unique(name, grid.header)
         self._records = grid.records
         self._width = len(grid.header)
         self._key_place = grid.header.index(KEY) if KEY in grid.header else None
-        self._kept = [n for n, heading in enumerate(grid.header) if heading not in OWN]
-        self.header: Sequence[str] = [grid.header[place] for place in self._kept]
-        columns = columns_of(name, self.header, reading)
-        self.columns: Columns | None = columns
-        self._may_lack_id = columns.are_of_leads
+        self._own_places = {n for n, heading in enumerate(grid.header) if heading in OWN}
+        self.header: Sequence[str] = [name for name in grid.header if name not in OWN]
+        self.columns = columns = columns_of(name, self.header, reading)
+        self._needed = {
+            "ActivityEvent": "enter the activity type's code, or --set ActivityEvent=201"
+        }
+        if not columns.are_of_leads:
+            self._needed["RelatedProspectId"] = "enter the lead's id"
+        self._sends_empty = reading.send_empty
         self._constants = [*columns.constants.values()]
-        self._readers = _readers(columns, len(self.header), reading, facts)
+        # The place, the heading and the target of each cell; constants are cells to the right.
+        constants = enumerate(columns.constants, len(self.header))
+        cells = [*columns.sent, *((n, f"--set {target}", target) for n, target in constants)]
+        self._fields = [target for *_, target in cells if is_field(target)]
+        readers = _readers_of(reading, facts, naive_is_utc=False) | {"ActivityNote": str}
+        self._cells = [(*cell, readers.get(cell[2], _unshortened)) for cell in cells]
 
     def rows(self) -> Iterator[Row]:
         """
@@ -95,198 +89,138 @@ class Table:
         Raises:
             InputError: the file is broken where no row can be told from the next.
         """
-        kept = self._kept if len(self._kept) < self._width else None
-        for line, cells in self._records:
-            key = None
-            if self._key_place is not None and self._key_place < len(cells):
-                key = cells[self._key_place].strip().upper()
-            if len(cells) != self._width:
-                if faults := self._misfits(cells):
-                    yield Row(line, cells, None, cells_digest(cells), faults, key=key)
-                    continue
-                cells = cells[: self._width]  # noqa: PLW2901  without empty ones at its end
-            own = cells if kept is None else [cells[place] for place in kept]
-            payload, faults = self._payload(own)
-            if payload is None:
-                digest = cells_digest(dict(zip(self.header, own, strict=True)))
-            else:
-                digest = activity_digest(payload)
-            yield Row(line, own, payload, digest, faults, key=key)
+        return starmap(self._row, self._records)
 
-    def _misfits(self, cells: Sequence[str]) -> tuple[Fault, ...]:
+    def _row(self, line: int, cells: Sequence[str]) -> Row:
+        key = None
+        if self._key_place is not None and self._key_place < len(cells):
+            key = cells[self._key_place].strip().upper()
+        own = cells
+        if self._own_places:
+            own = [cell for place, cell in enumerate(cells) if place not in self._own_places]
+        if len(cells) != self._width and (misfit := self._misfit(cells)):
+            return Row(line, own, None, cells_digest(own), (misfit,), key=key)
+        own = own[: len(self.header)]  # without empty cells behind the last heading
+        payload, faults = self._payload([*own, *self._constants])
+        if faults:
+            digest = cells_digest(dict(zip(self.header, own, strict=True)))
+            return Row(line, own, None, digest, tuple(faults), key=key)
+        return Row(line, own, payload, activity_digest(payload), key=key)
+
+    def _misfit(self, cells: Sequence[str]) -> Fault | None:
         width = self._width
         if len(cells) < width:
             what = f"has {len(cells)} cells, and the header has {width}"
-            return (Fault("row", "", what, "is a delimiter or a quotation mark missing?"),)
+            return Fault("row", "", what, "is a delimiter or a quotation mark missing?")
         if extra := next((cell for cell in cells[width:] if cell.strip()), None):
             what = "is in a column without a heading"
-            return (Fault("row", extra, what, "quote cells that contain the delimiter"),)
-        return ()
+            return Fault("row", extra, what, "quote cells that contain the delimiter")
+        return None
 
-    def _payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
-        cells = [*own, *self._constants]
-        payload: dict[str, Any] = {}
-        lead: dict[str, Any] = {}
-        fields: list[dict[str, Any]] = []
+    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the activity of a row, and its faults."""
+        values: dict[str, Any] = {}
         faults: list[Fault] = []
-        for place, heading, target, read in self._readers:
+        for place, heading, target, read in self._cells:
             cell = cells[place]
-            if isinstance(cell, Broken) or cell in ERRORS:
-                faults.append(Fault(heading, cell, *Broken(cell).fault))
-                continue
-            try:
-                value = read(cell)
-            except Invalid as error:
-                faults.append(error.fault(heading))
-                continue
-            if value is None:
-                continue
-            if target in PARAMETERS:
-                payload[target] = value
-            elif target.startswith(COLUMN):
-                lead[target.removeprefix(COLUMN)] = value
+            if not cell.strip():
+                if target in self._needed:
+                    faults.append(Fault(heading, "", "is empty", self._needed[target]))
+                elif self._sends_empty and target in self._fields:
+                    values[target] = ""
+            elif cell in ERRORS:
+                faults.append(Fault(heading, cell, *ERRORS[cell]))
             else:
-                fields.append({"SchemaName": target, "Value": value})
+                try:
+                    values[target] = read(cell)
+                except Invalid as error:
+                    faults.append(Fault(heading, *error.args))
+        payload = {name: values[name] for name in PARAMETERS if name in values}
+        fields = [{"SchemaName": n, "Value": values[n]} for n in self._fields if n in values]
         if fields:
             payload["Fields"] = fields
-        if self._may_lack_id and not faults:
-            return _on_lead(payload, lead)
-        return (None if faults else payload), tuple(faults)
-
-
-def _on_lead(
-    activity: dict[str, Any], known: Mapping[str, str]
-) -> tuple[Payload, tuple[Fault, ...]]:
-    try:
-        payload = with_lead(activity, known)
-    except Invalid as error:
-        return None, (error.fault("lead"),)
-    faults = tuple(checked(payload))
-    return (None if faults else payload), faults
-
-
-_Reader = tuple[int, str, str, Callable[[str], object]]
-"""The place of a cell, its heading, its target, and what reads it: None for an empty one."""
-
-
-def _readers(columns: Columns, width: int, reading: Reading, facts: Facts) -> list[_Reader]:
-    """Return how each column is read; constants are columns to the right of the others."""
-    moments = Moments(reading, facts, naive_is_utc=False)
-
-    def id_or_none(cell: str) -> str | None:
-        return lead_id(cell) if cell.strip() else None
-
-    def of_lead(cell: str) -> str | None:
-        refuse_shortened(cell)
-        return cell.strip() or None  # an empty value would erase the lead's
-
-    def note(cell: str) -> str | None:
-        return cell if cell.strip() else None
-
-    def field_value(cell: str) -> str | None:
-        if not cell.strip():
-            return "" if reading.send_empty else None
-        refuse_shortened(cell)
-        return cell
-
-    readers: dict[str, Callable[[str], object]] = {
-        "RelatedProspectId": id_or_none if columns.are_of_leads else lead_id,
-        "ActivityEvent": facts.event_code,
-        "ActivityDateTime": lambda cell: moments.utc(cell) if cell.strip() else None,
-        "ActivityNote": note,
-    }
-    constants = [
-        (place, f"--set {target}", target) for place, target in enumerate(columns.constants, width)
-    ]
-    return [
-        (
-            place,
-            heading,
-            target,
-            of_lead if target.startswith(COLUMN) else readers.get(target, field_value),
-        )
-        for place, heading, target in (*columns.sent, *constants)
-    ]
+        if faults or not self.columns.are_of_leads:
+            return payload, faults
+        known = {
+            n.removeprefix(COLUMN): v.strip() for n, v in values.items() if n.startswith(COLUMN)
+        }
+        try:
+            payload = with_lead(payload, known)
+        except Invalid as error:
+            return payload, [Fault("lead", *error.args)]
+        return payload, checked(payload)
 
 
 class Json:
     """A JSON file; the attributes are those of a `Table`."""
 
+    is_json = True
     delimiter = ","
     header: Sequence[str] = ()
-    columns: Columns | None = None
 
     def __init__(
-        self, name: str, form: Format, items: Iterator[Value], reading: Reading, facts: Facts
+        self, name: str, records: Iterator[JsonItem], reading: Reading, facts: Facts
     ) -> None:
         self.name = name
-        self.form = form
-        self._items = items
-        self._facts = facts
-        self._moments = Moments(reading, facts, naive_is_utc=True)
-        self._constants = {parameter_of(name): v for name, v in reading.constants.items()}
-        if of_lead := [target for target in self._constants if target.startswith(COLUMN)]:
+        self._records = records
+        self._readers = _readers_of(reading, facts, naive_is_utc=True)
+        self.columns = Columns((), constants_of(reading), (), are_of_leads=True)
+        if of_lead := [name for name in self.columns.constants if name.startswith(COLUMN)]:
             raise InputError(f"--set {of_lead[0]}: for tables only; in JSON, use LeadDetails")
 
     def rows(self) -> Iterator[Row]:
-        return map(self._row, self._items)
+        return starmap(self._row, self._records)
 
-    def _row(self, found: Value) -> Row:
-        line, item, value = found.line, found.item, found.value
-        key: str | None = None
-        if is_mapping(value):
-            key = str(value[KEY]).strip().upper() if KEY in value else None
-            value = {name: part for name, part in value.items() if name not in OWN}
-            if value.keys() == {UNREADABLE}:
-                value = value[UNREADABLE]
-        payload, faults = (None, (found.fault,)) if found.fault else self._payload(value)
-        digest = cells_digest(value) if payload is None else activity_digest(payload)
-        return Row(line, value, payload, digest, faults, item, key)
-
-    def _payload(self, own: Any) -> tuple[Payload, tuple[Fault, ...]]:
-        if not is_mapping(own):
-            return None, (Fault("row", str(own), "is not a JSON object"),)
+    def _row(self, line: int, item: int | None, value: Mapping[str, Any]) -> Row:
+        key = str(value[KEY]).strip().upper() if KEY in value else None
+        own = {name: part for name, part in value.items() if name not in OWN}
         if "LeadDetails" in own and is_mapping(own.get("Activity")):
-            activity, faults = self._read(own["Activity"])
+            activity, faults = self._activity(own["Activity"])
             payload = {**own, "Activity": activity}
         else:
-            payload, faults = self._read(own)
-        if not faults:
-            faults += checked(payload)
-        return (None if faults else payload), tuple(faults)
+            payload, faults = self._activity(own)
+        if faults := faults or checked(payload):
+            return Row(line, own, None, cells_digest(own), tuple(faults), item, key)
+        return Row(line, own, payload, activity_digest(payload), (), item, key)
 
-    def _read(self, activity: Mapping[Any, Any]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return an activity with its constants, and which of its parameters cannot be read."""
-        payload = _with_constants(activity, self._constants)
+    def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return an activity with the constants, and which of its parameters cannot be read."""
+        activity = dict(own)
+        for name, constant in self.columns.constants.items():
+            if name in PARAMETERS:
+                activity[name] = constant
+            elif is_list(items := activity.get("Fields") or []):  # anything else is a fault
+                others = [item for item in items if name_of(item) != name]
+                activity["Fields"] = [*others, {"SchemaName": name, "Value": constant}]
         faults: list[Fault] = []
-        for name, read in (
-            ("RelatedProspectId", lead_id),
-            ("ActivityEvent", self._facts.event_code),
-            ("ActivityDateTime", self._moments.utc),
-        ):
-            if isinstance(text := payload.get(name), str):
+        for name, read in self._readers.items():
+            if isinstance(text := activity.get(name), str):
                 try:
-                    payload[name] = read(text)
+                    activity[name] = read(text)
                 except Invalid as error:
-                    faults.append(error.fault(name))
-        return payload, faults
+                    faults.append(Fault(name, *error.args))
+        return activity, faults
 
 
 Source = Table | Json
 """A file of activities."""
 
 
-def _with_constants(value: Mapping[Any, Any], constants: Mapping[str, str]) -> dict[str, Any]:
-    """Set parameters, and fields by their SchemaNames, in an activity of LeadSquared's shape."""
-    parameters = {name: text for name, text in constants.items() if name in PARAMETERS}
-    fields = {name: text for name, text in constants.items() if name not in PARAMETERS}
-    payload = {**value, **parameters}
-    items: object = payload.get("Fields") or []
-    if fields and is_list(items):  # anything else is a fault
-        others = [item for item in items if name_of(item) not in fields]
-        new = [{"SchemaName": name, "Value": text} for name, text in fields.items()]
-        payload["Fields"] = [*others, *new]
-    return payload
+def _readers_of(
+    reading: Reading, facts: Facts, *, naive_is_utc: bool
+) -> dict[str, Callable[[str], object]]:
+    """Return what reads each parameter that is no text."""
+    moments = Moments(reading, facts, naive_is_utc=naive_is_utc)
+    return {
+        "RelatedProspectId": lead_id,
+        "ActivityEvent": facts.event_code,
+        "ActivityDateTime": moments.utc,
+    }
+
+
+def _unshortened(cell: str) -> str:
+    refuse_shortened(cell)
+    return cell
 
 
 def checked(payload: Mapping[str, Any]) -> list[Fault]:

@@ -112,8 +112,6 @@ def _checked(found: Comparison) -> list[str]:
 
 def _columns(found: Comparison) -> list[str]:
     columns = found.source.columns
-    if columns is None:
-        return []
     lines = [
         heading if heading == target else f"{heading} → {target}"
         for _, heading, target in columns.sent

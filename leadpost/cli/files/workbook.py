@@ -1,66 +1,26 @@
 """The rows of an Excel workbook: what calamine reads, and what only the sheet's own XML shows."""
 
 import posixpath
-import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time, timedelta
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.csv_file import Grid, Record, grid_of
+from leadpost.cli.files.cells import NO_VALUE
+from leadpost.cli.files.csv_file import Grid, grid_of
 from leadpost.cli.files.reading import Reading
 
-_PART = 2**18
-_TAG = re.compile(
-    rb"<(?:\w+:)?row\b(?P<row>[^>]*)>"
-    rb"|<(?:\w+:)?c\b(?P<cell>[^>]*?)(?:/>|>(?P<inside>.*?)</(?:\w+:)?c>)",
-    re.DOTALL,
-)
-_NUMBER = re.compile(rb'\br="(\d+)"')
-_CELL = re.compile(rb'\br="([A-Z]+)\d+"')
-_HIDDEN = re.compile(rb'\bhidden="(?:1|true)"')
-_ERROR = re.compile(rb'\bt="e"')
-_VALUE = re.compile(rb"<(?:\w+:)?v>([^<]+)</")
-_FORMULA = re.compile(rb"<(?:\w+:)?f[\s>/]")
-_RELATION = (
-    "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id",
-    "{http://purl.oclc.org/ooxml/officeDocument/relationships}id",  # "Strict Open XML" of Excel
-)
 _EXACT = 10**15
-_NO_VALUE = "a formula"
-ERRORS = frozenset(
-    {"#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!"}
-)
-"""What spreadsheets show in place of a value, and write into CSV as if it were one."""
 
-
-class Broken(str):
-    """A cell that holds an error, such as `#N/A`, or a formula without a stored value."""
-
-    __slots__ = ()
-
-    @property
-    def fault(self) -> tuple[str, str]:
-        """What is wrong, and the remedy."""
-        if self == _NO_VALUE:
-            return "has no stored value", "open the file in a spreadsheet and save it"
-        return "is an error of the spreadsheet", "correct the formula, or delete the cell"
-
-
-BrokenCells = dict[int, list[tuple[int, Broken]]]
-"""By row, the places of cells that cannot be read."""
+BrokenCells = dict[int, dict[int, str]]
+"""By row and place, what stands in cells that cannot be read."""
 
 
 def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
     """
-    Read one sheet of a workbook.
-
-    Args:
-        file: The workbook's bytes.
-        name: What to call it in messages.
-        reading: Which sheet, and whether hidden rows count.
+    Read one sheet of a workbook; messages call it by its name.
 
     Raises:
         InputError: it cannot be read, is empty, or has hidden rows.
@@ -75,7 +35,10 @@ def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
         book = CalamineWorkbook.from_filelike(file)
         with zipfile.ZipFile(file) as archive:
             sheets = _sheets(archive)
-            title = _chosen(name, [*sheets], reading.sheet)
+            title = reading.sheet or next(iter(sheets), "")
+            if title not in sheets:
+                there = ", ".join(sheets)
+                raise InputError(f"{name}: there is no sheet {title!r}; there are: {there}")
             broken, hidden = _inspected(archive, sheets[title])
         rows = book.get_sheet_by_name(title).iter_rows()
     except (CalamineError, zipfile.BadZipFile, KeyError, ET.ParseError) as error:
@@ -93,36 +56,26 @@ def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
     return grid_of(f"{where}: the sheet", _records(rows, broken))
 
 
-def _records(rows: Iterable[list[Any]], broken: BrokenCells) -> Iterator[Record]:
+def _records(rows: Iterable[list[Any]], broken: BrokenCells) -> Iterator[tuple[int, list[str]]]:
     for number, cells in enumerate(rows, 1):
         texts = [_text(cell) for cell in cells]
-        for place, text in broken.get(number, ()):
+        for place, text in broken.get(number, {}).items():
             texts += [""] * (place - len(texts) + 1)
             texts[place] = text
         yield number, texts
 
 
-def _chosen(name: str, titles: list[str], wanted: str | None) -> str:
-    if not titles:
-        raise InputError(f"{name}: the workbook has no sheet")
-    if wanted is None:
-        return titles[0]
-    if wanted not in titles:
-        raise InputError(f"{name}: there is no sheet {wanted!r}; there are: {', '.join(titles)}")
-    return wanted
-
-
 def _sheets(archive: zipfile.ZipFile) -> dict[str, str]:
     """Return the sheets' names and the parts of the archive that hold them."""
-    relations = ET.fromstring(archive.read("xl/_rels/workbook.xml.rels"))  # noqa: S314  the user's own file; expat bounds entities
+    relations = ET.fromstring(archive.read("xl/_rels/workbook.xml.rels"))  # noqa: S314  as below
     targets = {each.get("Id"): each.get("Target", "") for each in relations}
-    book = ET.fromstring(archive.read("xl/workbook.xml"))  # noqa: S314  as above
+    book = ET.fromstring(archive.read("xl/workbook.xml"))  # noqa: S314  as below
     found: dict[str, str] = {}
-    for sheet in book.iter():
-        target = next((targets.get(sheet.get(name)) for name in _RELATION if sheet.get(name)), "")
-        if sheet.tag.endswith("}sheet") and target and "worksheets/" in target:
-            part = target.lstrip("/") if target.startswith("/") else posixpath.join("xl", target)
-            found[sheet.get("name", "")] = part
+    for sheet in book.iterfind("{*}sheets/{*}sheet"):
+        id_ = next((value for name, value in sheet.items() if name.endswith("}id")), None)
+        target = targets.get(id_, "")
+        if "worksheets/" in target:  # charts are sheets too
+            found[sheet.get("name", "")] = posixpath.join("xl", target).lstrip("/")
     return found
 
 
@@ -130,52 +83,40 @@ def _inspected(archive: zipfile.ZipFile, part: str) -> tuple[BrokenCells, set[in
     """Return the cells that cannot be read, by row and place, and the rows that are hidden."""
     broken: BrokenCells = {}
     hidden = set[int]()
-    row, is_hidden = 0, False
+    number = 0
     with archive.open(part) as file:
-        for found in _tags(file):
-            attributes = found["row"]
-            if attributes is not None:
-                number = _NUMBER.search(attributes)
-                row = int(number[1]) if number else row + 1
-                is_hidden = _HIDDEN.search(attributes) is not None
+        for _, row in ET.iterparse(file):  # noqa: S314  the user's own file; expat bounds entities
+            if not row.tag.endswith("}row"):
                 continue
-            inside = found["inside"] or b""
-            if is_hidden and inside:  # rows below the data are often hidden too
-                hidden.add(row)
-            is_error = _ERROR.search(found["cell"])
-            if not is_error and not _FORMULA.search(inside):
-                continue
-            value = _VALUE.search(inside)
-            if is_error or (value is None and b't="str"' not in found["cell"]):
-                column = _CELL.search(found["cell"])
-                place = _place(column[1].decode()) if column else 0
-                text = Broken(value[1].decode() if value else _NO_VALUE)
-                broken.setdefault(row, []).append((place, text))
+            number = int(row.get("r", number + 1))
+            # Rows below the data are often hidden too.
+            if row.get("hidden") in {"1", "true"} and any(len(cell) for cell in row):
+                hidden.add(number)
+            for order, cell in enumerate(row):
+                kind = cell.get("t")
+                if kind != "e" and not (len(cell) and cell[0].tag.endswith("}f")):
+                    continue  # a formula comes before its value
+                parts = {child.tag.rpartition("}")[2]: child.text for child in cell}
+                value = parts.get("v")
+                if kind == "e" or ("f" in parts and not value and kind != "str"):
+                    reference = cell.get("r")
+                    place = _place(reference) if reference else order
+                    broken.setdefault(number, {})[place] = value or NO_VALUE
+            row.clear()
     return broken, hidden
 
 
-def _place(letters: str) -> int:
+def _place(reference: str) -> int:
     """
-    Return the number of a column, from 0.
+    Return the number of the column of a cell, from 0.
 
-    >>> _place("A"), _place("AB")
+    >>> _place("A1"), _place("AB7")
     (0, 27)
     """
     number = 0
-    for letter in letters:
+    for letter in reference.rstrip("0123456789"):
         number = number * 26 + ord(letter) - ord("A") + 1
     return number - 1
-
-
-def _tags(file: IO[bytes]) -> Iterator[re.Match[bytes]]:
-    rest = b""
-    while part := file.read(_PART):
-        text = rest + part
-        end = 0
-        for found in _TAG.finditer(text):
-            end = found.end()
-            yield found
-        rest = text[end:]
 
 
 def _text(cell: Any) -> str:

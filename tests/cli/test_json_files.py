@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.json_values import as_written, values_of
+from leadpost.cli.files.json_file import as_written, values_of
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False).filter(
     lambda number: as_written(repr(number)) == number
@@ -22,6 +22,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=6,
 )
+REMEDY = "write an array of objects, or an object on each line"
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -43,7 +44,7 @@ def test_an_array_is_read_the_same_however_it_is_cut(
     items: list[Any], indent: int | None, step: int
 ) -> None:
     text = json.dumps(items, indent=indent)
-    assert [value for _, value in values_of(Drip(text, step), "-")] == items
+    assert [value for *_, value in values_of(Drip(text, step), "-")] == items
 
 
 @patient
@@ -51,7 +52,7 @@ def test_an_array_is_read_the_same_however_it_is_cut(
 def test_values_one_after_another_are_read_too(items: list[Any], step: int) -> None:
     items = [{}, *items]  # a list first would be the array
     text = "\n".join(map(json.dumps, items))
-    assert [value for _, value in values_of(Drip(text, step), "-")] == items
+    assert [value for *_, value in values_of(Drip(text, step), "-")] == items
 
 
 def test_an_array_is_read_no_further_than_it_is_needed() -> None:
@@ -80,16 +81,16 @@ def test_an_array_is_read_no_further_than_it_is_needed() -> None:
 def test_many_values_with_nothing_between_are_read() -> None:
     item = json.dumps({"a": "b" * 90})
     found = values_of(io.StringIO(item * 90_000), "a.json")
-    assert sum(value == {"a": "b" * 90} for _, value in found) == 90_000
+    assert sum(value == {"a": "b" * 90} for *_, value in found) == 90_000
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[1 2]", "line 1: wanted ',' or ']' after an item"),
-        ("[1,\n}", "line 2: an item is not JSON: Expecting value"),
+        ("[1,\n}", f"line 2: not JSON: Expecting value; {REMEDY}"),
         ("[] 1", "line 1: wanted nothing after the array"),
-        ("[", "line 1: an item is not JSON: Expecting value"),
+        ("[", f"line 1: not JSON: Expecting value; {REMEDY}"),
     ],
 )
 def test_broken_json_is_named_by_its_line(text: str, said: str) -> None:
@@ -100,5 +101,5 @@ def test_broken_json_is_named_by_its_line(text: str, said: str) -> None:
 
 def test_an_error_early_in_a_long_file_does_not_need_all_of_it() -> None:
     file = io.StringIO('[{"a": oops}, ' + "1," * 4_000_000)
-    with pytest.raises(InputError, match="line 1: an item is not JSON"):
+    with pytest.raises(InputError, match="line 1: not JSON"):
         list(values_of(file, "a.json"))
