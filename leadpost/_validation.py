@@ -39,7 +39,7 @@ _WANTED_SET = 'a list of items: [{"SchemaName": "mx_CustomObject_1", "Value": â€
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
     """Whether the value is a JSON object, or a caller's mapping, whose keys may be anything."""
-    return isinstance(value, Mapping)
+    return isinstance(value, (dict, Mapping))  # `dict` first, as it takes a tenth of the time
 
 
 def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:

@@ -50,7 +50,9 @@ def _pair(column: str, of_file: str, of_earlier: str, *, rows: str, earlier: str
         SELECT n, id FROM (
             SELECT n, {of_file} AS digest,
                 row_number() OVER (PARTITION BY {of_file} ORDER BY n) AS nth
-            FROM file WHERE {rows}
+            FROM file WHERE {rows} AND {of_file} IN ( -- most rows need not be sorted
+                SELECT {of_earlier} FROM earlier WHERE {earlier} AND {_LEFT}
+            )
         ) JOIN (
             SELECT id, {of_earlier} AS digest, row_number() OVER (
                 PARTITION BY {of_earlier}
