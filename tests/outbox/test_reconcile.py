@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from outbox_support import (
     ACME,
+    OWN_CALL,
     WHEN,
     changed,
     executed,
@@ -418,7 +419,7 @@ async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_
     ]
     await outbox.put_many(posts)
     day_ago = time.time() - 13 * 3600
-    await changed(outbox, state="uncertain", sent_at=day_ago, call_id="a call")
+    await changed(outbox, state="uncertain", sent_at=day_ago, call_id=OWN_CALL)
     if refuses:
 
         def refuse(*_: object) -> None:
