@@ -27,6 +27,8 @@ table = sa.table(
     *map(sa.column, ("put_at", "changed_at", "sent_at", "ends_by", "request_id", "activity_id")),
     *map(sa.column, ("calls", "failures", "error_type", "message")),
 )
+OWN_CALL = sa.cast(table.c.id, sa.Text)
+"""For `changed`: a call id of each entry's own."""
 
 
 def poster(vendor: Vendor, **options: Any) -> AsyncActivityPoster:

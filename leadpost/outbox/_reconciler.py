@@ -92,6 +92,7 @@ class Reconciler:
         """Look at every uncertain entry once; see `Outbox.reconcile`."""
         tally = Counter[EntryState]()
         self._read.clear()  # more may have arrived since the last time
+        self._unread = 0
         doubts = await self._store.read(_settling.doubts)
         in_windows = await self._read_windows(doubts)
         doubts.sort(key=lambda doubt: doubt.lead or "")  # to read each lead once

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from outbox_support import changed, held_until, poster, states, until, until_accepted
+from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted
 from support import Vendor, activity, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox._absence import Absence
 from leadpost.outbox.database import Store, _calls
+from leadpost.outbox.database._sql import Transaction
 
 
 async def gone(*_: object, **__: object) -> Any:
@@ -282,3 +283,29 @@ async def test_a_claim_whose_commit_was_lost_is_posted_by_the_same_drain(
         await outbox.drain(poster(Vendor()))
     assert lost
     assert await states(outbox) == ["accepted"]
+
+
+async def test_a_claim_whose_commit_is_still_on_its_way_is_not_repeated(
+    postgresql_url: str,
+) -> None:
+    """As when a server's disk hangs: the answer is lost, and the transaction still open."""
+    async with Outbox(postgresql_url, ACME) as outbox, within(20):
+        await outbox.put_many([activity(1), activity(2)])
+        hangs, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def claim_slowly(transaction: Transaction) -> _calls.Claim | None:
+            claim = await _calls.claim(transaction, "call", 40.0)
+            hangs.set()
+            await goes_on.wait()
+            return claim
+
+        slow = asyncio.create_task(outbox._store.write(claim_slowly))
+        await hangs.wait()
+        again = asyncio.create_task(outbox._store.write(_calls.claim, "call", 40.0))
+        await asyncio.sleep(0.5)
+        goes_on.set()
+        first = await slow
+        with pytest.raises(OutboxUnavailable):
+            await again
+        assert await outbox._store.write(_calls.claimed, "call") == first
+        assert await states(outbox) == ["sending", "pending"]

@@ -13,7 +13,18 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, WHEN, changed, executed, noted, poster, poster_to, table, told
+from outbox_support import (
+    ACME,
+    OWN_CALL,
+    WHEN,
+    changed,
+    executed,
+    noted,
+    poster,
+    poster_to,
+    table,
+    told,
+)
 from support import LEAD, Vendor, answers, within
 
 from leadpost import Activity, Lead, LeadActivity, OpenBucket
@@ -43,7 +54,7 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 
 async def doubt_all(outbox: Outbox, age: timedelta = LONG_AGO) -> None:
     sent_at = time.time() - age.total_seconds()
-    await changed(outbox, state="uncertain", sent_at=sent_at, call_id="a call")
+    await changed(outbox, state="uncertain", sent_at=sent_at, call_id=OWN_CALL)
 
 
 async def sent(sandbox: Sandbox, *activities: Activity) -> None:

@@ -11,7 +11,7 @@ import pytest
 from outbox_support import changed, held_until, poster, states, until
 from support import Vendor, activity, answers, within
 
-from leadpost import AsyncActivityPoster, ConnectionFailed, TokenBucket
+from leadpost import AsyncActivityPoster, ConnectionFailed, ServerError, TokenBucket
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._calls import Claim, Result
@@ -159,6 +159,19 @@ async def test_or_pending_if_nothing_was_sent(outbox: Outbox) -> None:
         partial(_calls.record, of=call, result=Result("pending", error=error))
     )
     assert await states(outbox) == ["pending"]
+
+
+async def test_a_record_that_is_repeated_counts_as_one_failure(outbox: Outbox) -> None:
+    """As if the answer to the first COMMIT was lost."""
+    await outbox.put(activity(1))
+    call = await claimed(outbox)
+    error = ServerError("out of order", status=500)
+    record = partial(_calls.record, of=call, result=Result("pending", error=error, failed=True))
+    assert await outbox._store.write(record)
+    before = await outbox.history(1)
+    assert await outbox._store.write(record)
+    assert await outbox.history(1) == before
+    assert (await claimed(outbox, "next")).failures == 1
 
 
 async def test_a_late_record_is_ignored_after_another_call(outbox: Outbox) -> None:

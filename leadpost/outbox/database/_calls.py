@@ -136,7 +136,7 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
             failures = failures + :failed, request_id = :request_id,
             error_type = :error_type, message = :message
         WHERE id = :id AND account = :account AND call_id = :call_id
-            AND state IN ('sending', 'uncertain', 'pending')
+            AND state IN ('sending', 'uncertain', 'pending') AND state <> :state
         """,
         id=of.id,
         call_id=of.call_id,
@@ -151,7 +151,7 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
         note = f"RequestID {request_id}" if request_id else message or ""
         await add_changes(transaction, [of.id], state, note)
         return True
-    # It may have been recorded already, if the answer to a COMMIT was lost.
+    # It has this state already if the answer to a COMMIT was lost, or by `expire` or by `retry`.
     same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
     found = await transaction.execute(same, id=of.id, call_id=of.call_id, state=state)
     return found.one_or_none() is not None

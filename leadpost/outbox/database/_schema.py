@@ -58,6 +58,10 @@ CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DES
 CREATE INDEX leadpost_entries_sending ON leadpost_entries (account, ends_by)
     WHERE state = 'sending';
 
+-- Unique, so that a claim waits for one of the same call whose COMMIT is not over yet.
+CREATE UNIQUE INDEX leadpost_entries_call ON leadpost_entries (call_id)
+    WHERE state IN ('sending', 'uncertain');
+
 CREATE INDEX leadpost_entries_accepted ON leadpost_entries (account, due_at)
     WHERE state = 'accepted';
 

@@ -158,8 +158,9 @@ async def may_use(transaction: Transaction, use_id: str) -> bool:
 
 async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
     """Undo the reservation of a token, unless another process has taken it since."""
+    # `set_at` stays, as `back_at` is still by the clock of that time: see `_follow_clock`.
     update = """
-        UPDATE leadpost_tokens SET back_at = back_at - :hold, use_id = NULL, set_at = {now}
+        UPDATE leadpost_tokens SET back_at = back_at - :hold, use_id = NULL
         WHERE bucket = :bucket AND use_id = :use_id
     """
     await transaction.execute(update, use_id=use_id, hold=hold)
