@@ -274,7 +274,7 @@ class Sender:
                     # unused. As the turn may not send, it records nothing.
                     continue
                 attempt.has_token = True
-                # The bucket was told the same: the call must end before its token is back.
+                # The bucket has the same time-out: the call must end before its token is back.
                 ends_at = loop.time() + self._call_timeout
                 terms.on_token()
                 if isinstance(call, Draw):
