@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import unicodedata
 from pathlib import Path
@@ -18,6 +19,8 @@ from files_support import (
     write_xlsx,
 )
 
+from leadpost import AsyncActivityPoster
+from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 
@@ -578,3 +581,64 @@ def test_another_sandbox_is_another_account(desk: Desk, calls: Path) -> None:
         desk.environment |= keys_of(other)
         assert desk.post(calls)[0] == 0
         assert len(other.posted()) == 2
+
+
+def test_a_row_that_was_retried_by_hand_and_pruned_is_posted(desk: Desk, calls: Path) -> None:
+    desk.sandbox.fail("500-mx")
+    assert desk.post(write_csv(calls, rows(0)))[0] == 1
+    assert desk.run("outbox", "retry", "--state", "rejected").exit_code == 0
+    assert desk.post(write_csv(desk.folder / "b.csv", rows(1)))[0] == 0
+
+    async def worked() -> None:
+        async with (
+            Outbox(f"sqlite:///{desk.outbox}", desk.sandbox.account()) as outbox,
+            AsyncActivityPoster(desk.sandbox.account()) as poster,
+        ):
+            await outbox.drain(poster)
+
+    asyncio.run(worked())
+    assert desk.run("verify").exit_code == 0
+    assert "entries deleted: 2" in desk.run("outbox", "prune", "--older-than", "0s").output
+    assert desk.post(calls)[0] == 0
+    assert desk.notes() == notes(0, 1)
+
+
+def test_a_posted_row_that_was_made_invalid_is_an_edit_in_the_rejects(
+    desk: Desk, calls: Path
+) -> None:
+    posted(desk, calls, 0, 1)
+    write_csv(calls, [cells(0, ActivityDateTime="soon"), cells(1)])
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    (reject,) = read_csv(rejects_of(calls))
+    write_csv(rejects_of(calls), [reject | {"ActivityDateTime": "2026-11-28 14:00"}])
+    code, said = desk.post(rejects_of(calls))
+    assert (code, desk.notes()) == (2, notes(0, 1)), said
+    assert "ActivityDateTime 2026-11-28 14:00:07 UTC → 2026-11-28 14:00:00 UTC" in said
+    write_csv(calls, rows(0, 1))
+    assert desk.post(calls)[0] == 0
+    write_csv(rejects_of(calls), [reject | {"ActivityDateTime": "2026-11-28 14:00"}])
+    assert desk.post(rejects_of(calls), "--duplicates", "post")[0] == 0
+    assert desk.notes() == ["Note 0", *notes(0, 1)]
+
+
+def test_the_unsent_rows_that_rejects_send_too_are_in_the_plan(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0, RelatedProspectId=""), *rows(1, 2, 3)])
+    desk.stopped_after(1, calls, "--skip-invalid")
+    assert len(desk.notes()) < 3
+    unsent = 3 - len(desk.notes())
+    fixed = write_csv(rejects_of(calls), [r | cells(0) for r in read_csv(rejects_of(calls))])
+    code, said = desk.post(fixed)
+    assert (code, desk.notes()) == (0, notes(0, 1, 2, 3))
+    assert f"{unsent} unsent row{'s' * (unsent > 1)} of calls.csv: sent too" in said
+
+
+def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0), bad(1)])
+    code, said = desk.post(calls, "--skip-invalid", "--batch", "day 1")
+    assert code == 1
+    assert f"leadpost verify {calls} --batch 'day 1'" in said
+    assert desk.run("results", calls).exit_code == 2
+    assert desk.run("results", calls, "--batch", "day 1").exit_code == 1
+    write_csv(calls, [cells(0), cells(1)])
+    said = desk.run("results", calls, "--batch", "day 1").output
+    assert f"1 row left. leadpost post {calls} --batch 'day 1'" in said

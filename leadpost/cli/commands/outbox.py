@@ -187,6 +187,7 @@ def prune(
     age = options.span(older_than)
 
     async def deleting(opened: Outbox) -> None:
+        await Ledger(opened, "").record_ended()  # what only the entries tell
         typer.echo(f"entries deleted: {await opened.prune(age):,}")
 
     _with_outbox(deleting, outbox, account, env_file)

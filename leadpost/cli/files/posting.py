@@ -21,6 +21,7 @@ from leadpost.cli.files.options import Options
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
     account_shown,
+    arguments,
     doubt_lines,
     fault_lines,
     plan_json,
@@ -143,7 +144,7 @@ class _Run:
         return None if agreed else ""
 
     async def _post(self, account: Account, ledger: Ledger) -> Exit:
-        found, plan, options = self._found, self._found.plan, self._options
+        found, plan = self._found, self._found.plan
         found.batch = batch = await self._begin(ledger)
         if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
@@ -154,6 +155,7 @@ class _Run:
                 " the same command again",
             )
             return Exit.BAD_INPUT
+        await ledger.record_gone(plan.gone, plan.back)
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
@@ -163,7 +165,7 @@ class _Run:
             say(
                 self._console,
                 "Stopped. To resume, run the same command again. What was done so far: leadpost"
-                f" results {options.path}",
+                f" results {arguments(found)}",
             )
             return exit_of_signal(self._stop.signal)
         outputs = await write_outputs(found, ledger, self._console)
