@@ -215,7 +215,7 @@ def adopt(
         ledger = await Ledger(opened, own.host).open()
         count = await opened.adopt(previous)
         await ledger.adopt(previous)
-        typer.echo(f"{count:,} entries of {previous} now belong to {opened.account}")
+        typer.echo(f"entries of {previous} that now belong to {opened.account}: {count:,}")
 
     _with_outbox(adopting, outbox, None, env_file)
 

@@ -198,7 +198,8 @@ async def _check_results(found: Comparison, ledger: Ledger) -> None:
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(
-            f"{results} says that {posted:,} rows were posted, this outbox knows nothing of them."
+            f"{results} says that {number_of(posted, 'row')} of it had been posted, and this outbox"
+            " has none of them."
             " Use the outbox that they were posted from (--outbox), or move the results away to"
             " post everything"
         )
@@ -254,7 +255,10 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
         )
     names = sorted({*batches.values()})
     if len(names) > 1:
-        raise InputError(f"{file}: rows of {names[0]} and {names[1]}; post them one by one")
+        raise InputError(
+            f"{file}: it has rows of {names[0]} and of {names[1]}. Save the rows of each in a file"
+            " of its own, and post these"
+        )
     return names[0] if names else None
 
 

@@ -106,7 +106,8 @@ class _Run:
         plan = self._found.plan
         if not plan.newly_invalid or self._options.skip_invalid:
             return None
-        rest = f", or post the {plan.sent:,} valid ones with --skip-invalid" if plan.sent else ""
+        valid = "valid one" if plan.sent == 1 else f"{plan.sent:,} valid ones"
+        rest = f", or post the {valid} with --skip-invalid" if plan.sent else ""
         return f"Fix the rows above{rest}"
 
     def _doubtful(self) -> str | None:

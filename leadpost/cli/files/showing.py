@@ -108,7 +108,8 @@ def _checked(found: Comparison) -> list[str]:
     codes = ", ".join(map(str, sorted(checks.codes)))
     lines = [f"against activity type {codes}"] if codes else []
     if checks.updates:
-        lines.append(f"{number_of(checks.updates, 'row')} to change its lead")
+        whose = "its lead" if checks.updates == 1 else "their leads"
+        lines.append(f"{number_of(checks.updates, 'row')} to change {whose}")
     return lines
 
 
@@ -200,7 +201,7 @@ def _group_lines(groups: Sequence[FaultGroup]) -> list[str]:
         rows = number_of(group.rows, "row")
         lines.append(f"{fault.column}: {rows}, such as {group.place}{value} {fault.what}{remedy}")
     if (more := len(groups) - _GROUPS) > 0:
-        lines.append(f"and {more} other kinds of problems")
+        lines.append(f"and {number_of(more, 'other kind')} of problems")
     return lines
 
 
