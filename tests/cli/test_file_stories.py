@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -645,3 +647,36 @@ def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
     write_csv(calls, [cells(0), cells(1)])
     said = desk.run("results", calls, "--batch", "day 1").output
     assert f"1 row left. leadpost post {calls} --batch 'day 1'" in said
+
+
+def test_an_edit_whose_lead_could_not_be_looked_up_is_asked_about_later(
+    desk: Desk, calls: Path
+) -> None:
+    desk.sandbox.add_lead(EmailAddress="ada@example.com")
+    by_email = cells(0) | {"Lead.EmailAddress": "ada@example.com", "RelatedProspectId": ""}
+    assert desk.post(write_csv(calls, [by_email]))[0] == 0
+    write_csv(calls, [by_email | {"ActivityNote": "edited"}])
+    desk.sandbox.fail("500-mx")
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    assert desk.states(calls) == ["invalid"]
+    for _ in range(2):
+        code, said = desk.post(calls)
+        assert (code, desk.notes()) == (2, notes(0)), said
+        assert "ActivityNote Note 0 → edited" in said
+
+
+def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, rows(0, 1))
+    desk.sandbox.fail(*["keys-refused"] * 50)
+    assert desk.post(calls)[0] == 3
+    desk.sandbox._vendor.next_fates.clear()
+    with closing(sqlite3.connect(desk.outbox)) as database, database:
+        database.execute("UPDATE leadpost_entries SET error_type = 'DeliveryUncertain'")
+    write_csv(calls, rows(1, 2))
+    code, said = desk.post(calls)
+    assert code == 2
+    assert "1 row of this file had not been sent before, and may have been now" in said
+    assert desk.post(calls)[0] == 0
+    assert desk.notes() == notes(1, 2)

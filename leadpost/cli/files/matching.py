@@ -123,9 +123,10 @@ _STEPS = (
         WHEN NOT is_valid THEN 'invalid'
         WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
         WHEN elsewhere IS NOT NULL THEN 'elsewhere'
-        WHEN file.known IS NOT NULL AND NOT is_corrected THEN 'again'
+        WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'
         WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
         WHEN is_corrected THEN 'corrected'
+        WHEN file.known IS NOT NULL THEN 'again'
         ELSE 'new'
     END
     FROM (

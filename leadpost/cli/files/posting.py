@@ -152,8 +152,8 @@ class _Run:
             rows = number_of(sent_meanwhile, "row")
             say(
                 self._console,
-                f"Nothing was sent: another run or a worker has just sent {rows} of this file. Run"
-                " the same command again",
+                f"Nothing was sent: {rows} of this file had not been sent before, and may have been"
+                " now, by another run or a worker. Run the same command again",
             )
             return Exit.BAD_INPUT
         await ledger.record_gone(plan.gone, plan.back)
