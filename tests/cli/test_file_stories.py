@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sqlite3
 import unicodedata
 from contextlib import closing
@@ -680,3 +681,15 @@ def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
     assert "1 row of this file had not been sent before, and may have been now" in said
     assert desk.post(calls)[0] == 0
     assert desk.notes() == notes(1, 2)
+
+
+def test_1_the_command_that_posts_a_file_a_second_time_can_be_pasted(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, [{**row, "Agent's name": "Ada"} for row in rows(0, 1)])
+    assert desk.post(calls, "--ignore", "Agent's name")[0] == 0
+    said = desk.run("post", calls).output
+    again = next(line for line in said.splitlines() if line.startswith("To post them a second"))
+    _, _, *command = shlex.split(again.partition(": ")[2])
+    assert desk.run("post", *command).exit_code == 0
+    assert desk.notes() == notes(0, 0, 1, 1)

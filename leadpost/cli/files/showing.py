@@ -238,11 +238,11 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     counts, plan = outputs.counts, found.plan
     path, file = _quoted(found.options.path), arguments(found)
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
-        again = _quoted(f"{found.name} again")
+        again = f"leadpost post {path} --batch {_quoted(f'{found.name} again')} --duplicates post"
         return [
             _nothing_new(found),
             *_next_steps(outputs, file),
-            f"To post them a second time: leadpost post {path} --batch {again} --duplicates post",
+            f"To post them a second time: {again} {found.reading.as_options()}".rstrip(),
         ]
     words = (
         ("accepted", "accepted, not yet processed"),
