@@ -693,3 +693,18 @@ def test_1_the_command_that_posts_a_file_a_second_time_can_be_pasted(
     _, _, *command = shlex.split(again.partition(": ")[2])
     assert desk.run("post", *command).exit_code == 0
     assert desk.notes() == notes(0, 0, 1, 1)
+
+
+def test_8_rejects_whose_keys_were_emptied(desk: Desk, calls: Path) -> None:
+    rejects = [row | {"leadpost_key": ""} for row in with_rejects(desk, calls, 1)]
+    write_csv(rejects_of(calls), [rejects[0] | {"ActivityEvent": "201"}])
+    code, said = desk.post(rejects_of(calls))
+    assert (code, desk.notes()) == (2, notes(0, 2))
+    assert "the column leadpost_key is missing or empty" in said
+
+
+def test_a_file_without_rows(desk: Desk, calls: Path) -> None:
+    calls.write_text(",".join(HEADER) + "\n")
+    for args in (("post", calls), ("results", calls)):
+        done = desk.run(*args)
+        assert (done.exit_code, done.stdout) == (0, f"{calls} has no rows\n")

@@ -186,8 +186,8 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
     for _, read in found.plan.rows.read(lambda row: row.known is None):
         raise InputError(
             f"{found.source.name}: line {read.line} was changed, and the column {KEY} is"
-            " missing, so that nobody can tell which row it is. Get the rejects anew: leadpost"
-            f" results {batch.file}"
+            " missing or empty, so that nobody can tell which row it is. Get the rejects anew:"
+            f" leadpost results {batch.file}"
         )
 
 

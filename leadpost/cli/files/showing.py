@@ -237,6 +237,8 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     """Say what is done, in how many seconds, and what to do next."""
     counts, plan = outputs.counts, found.plan
     path, file = _quoted(found.options.path), arguments(found)
+    if not plan.rows:
+        return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
         again = f"leadpost post {path} --batch {_quoted(f'{found.name} again')} --duplicates post"
         return [
