@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shlex
+import sqlite3
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,8 @@ from files_support import (
     write_xlsx,
 )
 
+from leadpost import AsyncActivityPoster
+from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 
@@ -425,7 +431,10 @@ def test_21_results_beside_the_file_say_more_than_the_outbox(desk: Desk, calls: 
     posted(desk, calls, 0, 1, 2)
     code, said = desk.post(calls, "--outbox", "another.db")
     assert code == 2
-    assert "calls.csv.results.csv says that 3 rows were posted, this outbox knows nothing" in said
+    assert (
+        "calls.csv.results.csv says that 3 rows of it had been posted, and this outbox has none"
+        in said
+    )
     assert desk.notes() == notes(0, 1, 2)
 
 
@@ -578,3 +587,124 @@ def test_another_sandbox_is_another_account(desk: Desk, calls: Path) -> None:
         desk.environment |= keys_of(other)
         assert desk.post(calls)[0] == 0
         assert len(other.posted()) == 2
+
+
+def test_a_row_that_was_retried_by_hand_and_pruned_is_posted(desk: Desk, calls: Path) -> None:
+    desk.sandbox.fail("500-mx")
+    assert desk.post(write_csv(calls, rows(0)))[0] == 1
+    assert desk.run("outbox", "retry", "--state", "rejected").exit_code == 0
+    assert desk.post(write_csv(desk.folder / "b.csv", rows(1)))[0] == 0
+
+    async def worked() -> None:
+        async with (
+            Outbox(f"sqlite:///{desk.outbox}", desk.sandbox.account()) as outbox,
+            AsyncActivityPoster(desk.sandbox.account()) as poster,
+        ):
+            await outbox.drain(poster)
+
+    asyncio.run(worked())
+    assert desk.run("verify").exit_code == 0
+    assert "entries deleted: 2" in desk.run("outbox", "prune", "--older-than", "0s").output
+    assert desk.post(calls)[0] == 0
+    assert desk.notes() == notes(0, 1)
+
+
+def test_a_posted_row_that_was_made_invalid_is_an_edit_in_the_rejects(
+    desk: Desk, calls: Path
+) -> None:
+    posted(desk, calls, 0, 1)
+    write_csv(calls, [cells(0, ActivityDateTime="soon"), cells(1)])
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    (reject,) = read_csv(rejects_of(calls))
+    write_csv(rejects_of(calls), [reject | {"ActivityDateTime": "2026-11-28 14:00"}])
+    code, said = desk.post(rejects_of(calls))
+    assert (code, desk.notes()) == (2, notes(0, 1)), said
+    assert "ActivityDateTime 2026-11-28 14:00:07 UTC → 2026-11-28 14:00:00 UTC" in said
+    write_csv(calls, rows(0, 1))
+    assert desk.post(calls)[0] == 0
+    write_csv(rejects_of(calls), [reject | {"ActivityDateTime": "2026-11-28 14:00"}])
+    assert desk.post(rejects_of(calls), "--duplicates", "post")[0] == 0
+    assert desk.notes() == ["Note 0", *notes(0, 1)]
+
+
+def test_the_unsent_rows_that_rejects_send_too_are_in_the_plan(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0, RelatedProspectId=""), *rows(1, 2, 3)])
+    desk.stopped_after(1, calls, "--skip-invalid")
+    assert len(desk.notes()) < 3
+    unsent = 3 - len(desk.notes())
+    fixed = write_csv(rejects_of(calls), [r | cells(0) for r in read_csv(rejects_of(calls))])
+    code, said = desk.post(fixed)
+    assert (code, desk.notes()) == (0, notes(0, 1, 2, 3))
+    assert f"{unsent} unsent row{'s' * (unsent > 1)} of calls.csv: sent too" in said
+
+
+def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0), bad(1)])
+    code, said = desk.post(calls, "--skip-invalid", "--batch", "day 1")
+    assert code == 1
+    assert f"leadpost verify {calls} --batch 'day 1'" in said
+    assert desk.run("results", calls).exit_code == 2
+    assert desk.run("results", calls, "--batch", "day 1").exit_code == 1
+    write_csv(calls, [cells(0), cells(1)])
+    said = desk.run("results", calls, "--batch", "day 1").output
+    assert f"1 row left. leadpost post {calls} --batch 'day 1'" in said
+
+
+def test_an_edit_whose_lead_could_not_be_looked_up_is_asked_about_later(
+    desk: Desk, calls: Path
+) -> None:
+    desk.sandbox.add_lead(EmailAddress="ada@example.com")
+    by_email = cells(0) | {"Lead.EmailAddress": "ada@example.com", "RelatedProspectId": ""}
+    assert desk.post(write_csv(calls, [by_email]))[0] == 0
+    write_csv(calls, [by_email | {"ActivityNote": "edited"}])
+    desk.sandbox.fail("500-mx")
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    assert desk.states(calls) == ["invalid"]
+    for _ in range(2):
+        code, said = desk.post(calls)
+        assert (code, desk.notes()) == (2, notes(0)), said
+        assert "ActivityNote Note 0 → edited" in said
+
+
+def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, rows(0, 1))
+    desk.sandbox.fail(*["keys-refused"] * 50)
+    assert desk.post(calls)[0] == 3
+    desk.sandbox._vendor.next_fates.clear()
+    with closing(sqlite3.connect(desk.outbox)) as database, database:
+        database.execute("UPDATE leadpost_entries SET error_type = 'DeliveryUncertain'")
+    write_csv(calls, rows(1, 2))
+    code, said = desk.post(calls)
+    assert code == 2
+    assert "1 row of this file had not been sent before, and may have been now" in said
+    assert desk.post(calls)[0] == 0
+    assert desk.notes() == notes(1, 2)
+
+
+def test_1_the_command_that_posts_a_file_a_second_time_can_be_pasted(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, [{**row, "Agent's name": "Ada"} for row in rows(0, 1)])
+    assert desk.post(calls, "--ignore", "Agent's name")[0] == 0
+    said = desk.run("post", calls).output
+    again = next(line for line in said.splitlines() if line.startswith("To post them a second"))
+    _, _, *command = shlex.split(again.partition(": ")[2])
+    assert desk.run("post", *command).exit_code == 0
+    assert desk.notes() == notes(0, 0, 1, 1)
+
+
+def test_8_rejects_whose_keys_were_emptied(desk: Desk, calls: Path) -> None:
+    rejects = [row | {"leadpost_key": ""} for row in with_rejects(desk, calls, 1)]
+    write_csv(rejects_of(calls), [rejects[0] | {"ActivityEvent": "201"}])
+    code, said = desk.post(rejects_of(calls))
+    assert (code, desk.notes()) == (2, notes(0, 2))
+    assert "the column leadpost_key is missing or empty" in said
+
+
+def test_a_file_without_rows(desk: Desk, calls: Path) -> None:
+    calls.write_text(",".join(HEADER) + "\n")
+    for args in (("post", calls), ("results", calls)):
+        done = desk.run(*args)
+        assert (done.exit_code, done.stdout) == (0, f"{calls} has no rows\n")

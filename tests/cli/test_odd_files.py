@@ -355,7 +355,7 @@ def test_rejects_of_two_files_are_posted_one_by_one(desk: Desk) -> None:
         rows += read_csv(desk.folder / f"{name}.rejects.csv")
     code, text = desk.post(write_csv(desk.folder / "both.csv", rows))
     assert code == 2
-    assert "both.csv: rows of a.csv and b.csv; post them one by one" in text
+    assert "both.csv: it has rows of a.csv and of b.csv. Save the rows of each in a file" in text
 
 
 def test_rejects_without_keys_whose_input_nobody_knows(desk: Desk) -> None:
@@ -425,3 +425,10 @@ def test_a_file_through_postgresql(
     assert desk.run("outbox", "prune", "--older-than", "0s", "--outbox", url).exit_code == 0
     assert desk.post(rejects, "--outbox", url)[0] == 0
     assert len(desk.notes()) == 3
+
+
+def test_a_heading_with_an_apostrophe_is_quoted_for_the_shell(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [cells(0) | {"Agent's name": "Ada"}])
+    code, said = desk.post(path)
+    assert code == 2
+    assert r"leave it out with --ignore 'Agent'\''s name'" in said

@@ -189,7 +189,7 @@ def test_entries_and_files_of_former_keys_are_adopted(desk: Desk) -> None:
     assert desk.run("outbox", "account", **named).stdout == "acme\n"
     assert desk.post(path, **named)[0] == 2
     done = desk.run("outbox", "adopt", former, **named)
-    assert done.stdout == f"2 entries of {former} now belong to acme\n"
+    assert done.stdout == f"entries of {former} that now belong to acme: 2\n"
     code, said = desk.post(path, **named)
     assert (code, "2 rows were posted" in said) == (0, True)
 

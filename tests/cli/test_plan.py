@@ -46,12 +46,14 @@ def known(  # noqa: PLR0917  a table's columns
     batch: str = BATCH,
     *,
     has_other_keys: bool = False,
+    is_gone: bool = False,
 ) -> Known:
     """A row of an earlier run."""
     now = None if kind == "invalid" else present or origin
     counted = 0 if kind == "withdrawn" else number
     whose = lead_of(lead or origin)
-    return (id_, batch, int(has_other_keys), f"K{id_}", origin, now, counted, whose, kind)
+    of_batch = (id_, batch, int(has_other_keys), f"K{id_}")
+    return (*of_batch, origin, now, counted, whose, int(is_gone), kind)
 
 
 def judged(

@@ -187,6 +187,7 @@ def prune(
     age = options.span(older_than)
 
     async def deleting(opened: Outbox) -> None:
+        await Ledger(opened, "").record_ended()  # what only the entries tell
         typer.echo(f"entries deleted: {await opened.prune(age):,}")
 
     _with_outbox(deleting, outbox, account, env_file)
@@ -214,7 +215,7 @@ def adopt(
         ledger = await Ledger(opened, own.host).open()
         count = await opened.adopt(previous)
         await ledger.adopt(previous)
-        typer.echo(f"{count:,} entries of {previous} now belong to {opened.account}")
+        typer.echo(f"entries of {previous} that now belong to {opened.account}: {count:,}")
 
     _with_outbox(adopting, outbox, None, env_file)
 

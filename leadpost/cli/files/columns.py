@@ -68,7 +68,7 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
         elif target in sent:
             raise InputError(
                 f"{name}: {sent[target][1]!r} and {heading!r} are both {target}; leave one out"
-                f" with --ignore '{heading}'"
+                f" with --ignore {_quoted(heading)}"
             )
         else:
             sent[target] = place, heading, target
@@ -141,6 +141,11 @@ def _unknown(name: str, headings: Sequence[str]) -> str:
     what = "column is" if len(headings) == 1 else "columns are"
     return (
         f"{name}: {len(headings)} {what} unknown: {', '.join(headings)}. Send one with"
-        f" --map '{first}={target}', leave it out with --ignore '{first}', or leave out all"
-        " unknown ones with --ignore-others"
+        f" --map {_quoted(f'{first}={target}')}, leave it out with"
+        f" --ignore {_quoted(first)}, or leave out all unknown ones with --ignore-others"
     )
+
+
+def _quoted(text: str) -> str:
+    """Return a text in quotes for the shell, whether it needs them or not."""
+    return "'" + text.replace("'", "'\\''") + "'"

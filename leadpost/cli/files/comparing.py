@@ -186,8 +186,8 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
     for _, read in found.plan.rows.read(lambda row: row.known is None):
         raise InputError(
             f"{found.source.name}: line {read.line} was changed, and the column {KEY} is"
-            " missing, so that nobody can tell which row it is. Get the rejects anew: leadpost"
-            f" results {batch.file}"
+            " missing or empty, so that nobody can tell which row it is. Get the rejects anew:"
+            f" leadpost results {batch.file}"
         )
 
 
@@ -198,7 +198,8 @@ async def _check_results(found: Comparison, ledger: Ledger) -> None:
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(
-            f"{results} says that {posted:,} rows were posted, this outbox knows nothing of them."
+            f"{results} says that {number_of(posted, 'row')} of it had been posted, and this outbox"
+            " has none of them."
             " Use the outbox that they were posted from (--outbox), or move the results away to"
             " post everything"
         )
@@ -254,7 +255,10 @@ async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) 
         )
     names = sorted({*batches.values()})
     if len(names) > 1:
-        raise InputError(f"{file}: rows of {names[0]} and {names[1]}; post them one by one")
+        raise InputError(
+            f"{file}: it has rows of {names[0]} and of {names[1]}. Save the rows of each in a file"
+            " of its own, and post these"
+        )
     return names[0] if names else None
 
 

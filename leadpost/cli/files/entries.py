@@ -77,11 +77,18 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
     Take back rows that were not sent, by their numbers: nothing can send them any more.
 
     Returns:
-        How many stay, because they have been sent after all.
+        How many stay, because they have been sent after all, or may have been.
     """
 
     async def work(connection: AsyncConnection, part: Sequence[int]) -> int:
         free = await _delete_unsent(connection, part)
+        # One that may have arrived is not sent again, and counts as posted in the next run.
+        await execute(
+            connection,
+            "UPDATE leadpost_entries SET state = 'uncertain' WHERE state = 'pending' AND id IN"
+            " (SELECT entry FROM leadpost_rows WHERE id IN :ids)",
+            ids=[*part],
+        )
         statement = "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
         await execute(connection, statement, ids=[*free])
         return len(part) - len(free)

@@ -50,6 +50,7 @@ TABLES = (
         reason TEXT, -- why it is invalid, without what stands in its cells
         ended TEXT, -- its kind if it was rejected or failed, for when its entry is pruned
         entry BIGINT, -- which outlives the entry when that is pruned
+    is_gone INTEGER NOT NULL DEFAULT 0, -- 1 if its file, when posted last, did not have it
         UNIQUE (batch, origin, number)
     )
     """,
@@ -90,7 +91,7 @@ LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry
 """
 _KNOWN = f"""
 SELECT known.id, batch.name, CASE WHEN batch.account = :account THEN 0 ELSE 1 END,
-    letters, origin, present, coalesce(number, 0), known.lead, {_KIND}
+    letters, origin, present, coalesce(number, 0), known.lead, is_gone, {_KIND}
 FROM {_ROWS}
 """
 
@@ -98,7 +99,8 @@ Known = Sequence[Any]
 """
 A row of an earlier run: its number, the name of its batch, 1 if that was posted with other keys of
 the same host, its letters, its digests (origin and present), its number among those of the same
-origin, the digest of its lead, and its kind.
+origin, the digest of its lead, 1 if it was gone from its file when that was posted last, and its
+kind.
 """
 
 
@@ -233,14 +235,25 @@ class Ledger:
         found = await self._all(f"{query} AND entry.id IS NOT NULL", ids=[*ids])
         return {row.id: json.loads(row.activity) for row in found}
 
-    async def record_ended(self, batch: Batch) -> None:
-        """Record which rows of a batch were rejected or failed, for when entries are pruned."""
+    async def record_gone(self, gone: Sequence[int], back: Sequence[int]) -> None:
+        """Record which posted rows are gone from their file, and which are back, by numbers."""
+        for ids, is_gone in ((gone, 1), (back, 0)):
+            for part in parts_of(ids):
+                statement = "UPDATE leadpost_rows SET is_gone = :is_gone WHERE id IN :ids"
+                await self._do(statement, is_gone=is_gone, ids=[*part])
+
+    async def record_ended(self, batch: Batch | None = None) -> None:
+        """Record which rows were rejected or failed: of a batch, or of all before pruning."""
+        if batch is None and not await self.database.read(_are_there):
+            return
         has_ended = "state IN ('rejected', 'failed')"
+        name = "" if batch is None else " AND name = :name"
         await self._do(
             f"UPDATE leadpost_rows SET ended = CASE WHEN {has_ended} THEN {_KIND} END"
             " FROM leadpost_entries AS entry WHERE entry.id = leadpost_rows.entry"
-            f" AND batch = :id AND ({has_ended} OR ended IS NOT NULL)",
-            id=batch.id,
+            f" AND batch IN (SELECT id FROM leadpost_batches WHERE account = :account{name})"
+            f" AND ({has_ended} OR ended IS NOT NULL)",
+            **({} if batch is None else {"name": batch.name}),
         )
 
 

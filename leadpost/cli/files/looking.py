@@ -16,7 +16,7 @@ from leadpost.cli.files.comparing import Comparison, compared
 from leadpost.cli.files.ledger import Ledger
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.showing import done_json, done_lines
+from leadpost.cli.files.showing import arguments, done_json, done_lines
 from leadpost.outbox import Outbox
 
 
@@ -94,7 +94,7 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
         say(
             console,
             f"The results could not be written: {told(error)}. Close it, then: leadpost results"
-            f" {found.options.path}",
+            f" {arguments(found)}",
         )
     if found.batch is not None:
         await ledger.record_ended(found.batch)

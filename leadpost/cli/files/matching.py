@@ -15,7 +15,9 @@ from leadpost.cli.files.plan import SENT, Plan, Planned, Rows
 
 _TABLES = """
 CREATE TABLE earlier (
-    id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number, lead, kind
+    id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number, lead,
+    is_gone, -- from its file, when that was posted last
+    kind
 );
 CREATE INDEX earlier_letters ON earlier (letters);
 CREATE TABLE file (
@@ -101,17 +103,19 @@ _STEPS = (
         """
         for mine in ("present", "digest")
     ),
-    # A batch that has most of its rows in this file is the same file under another name.
+    # A batch that has most of its rows in this file is the same file under another name. Rejects
+    # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
     INSERT INTO gone SELECT id, lead FROM earlier
-    WHERE kind = 'posted' AND NOT has_other_keys AND NOT :are_rejects AND {_LEFT}
+    WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
-        AND (batch = :batch OR batch IN (
+        AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
+        ELSE batch = :batch OR batch IN (
             SELECT batch FROM earlier LEFT JOIN (SELECT DISTINCT elsewhere FROM file)
                 ON elsewhere = id
             WHERE kind = 'posted' AND NOT has_other_keys
             GROUP BY batch HAVING 2 * count(elsewhere) > count(*)
-        ))
+        ) END
     """,
     """
     UPDATE file SET verdict = CASE
@@ -121,9 +125,10 @@ _STEPS = (
         WHEN NOT is_valid THEN 'invalid'
         WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
         WHEN elsewhere IS NOT NULL THEN 'elsewhere'
+        WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'
+        WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
         WHEN is_corrected THEN 'corrected'
         WHEN file.known IS NOT NULL THEN 'again'
-        WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
         ELSE 'new'
     END
     FROM (
@@ -169,7 +174,7 @@ class Matching:
 
     def know(self, earlier: Iterable[Known]) -> None:
         """Add rows of earlier runs."""
-        places = ", ".join("?" * 9)
+        places = ", ".join("?" * 10)
         self._database.executemany(f"INSERT OR IGNORE INTO earlier VALUES ({places})", earlier)
 
     @property
@@ -199,12 +204,16 @@ class Matching:
                 if first is not None and sent > first:
                     row.verdict = "later"
                     plan.unsent += [known] if verdict == "pending" else []
-        if not self._values["are_rejects"]:
-            query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
-            query += " AND kind NOT IN ('posted', 'withdrawn')"
-            for id_, kind in self._all(query):
+        query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
+        if self._values["are_rejects"]:
+            plan.waiting = sum(kind == "pending" for _, kind in self._all(query))
+        else:
+            for id_, kind in self._all(f"{query} AND kind NOT IN ('posted', 'withdrawn')"):
                 plan.unsent.append(id_)
                 plan.withdrawn += kind != "invalid"
+            query = f"SELECT id, {_LEFT} AS is_left FROM earlier WHERE {_OWN} AND kind = 'posted'"
+            for id_, is_left in self._all(f"{query} AND is_left <> is_gone"):
+                (plan.gone if is_left else plan.back).append(id_)
         query = "SELECT moved FROM file WHERE moved IS NOT NULL AND verdict = 'new'"
         for (id_,) in self._all(query):
             plan.unsent.append(id_)

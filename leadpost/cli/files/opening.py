@@ -48,9 +48,17 @@ class Opened:
         """
         Return which of leadpost's own columns it has, as a rejects file, and its keys by line.
 
+        A column of keys that was emptied counts as missing.
+
         Raises:
             InputError: the file cannot be used.
         """
+        names, keys = self._own_columns(reading)
+        if not any(text.strip() for _, text in keys):
+            names.discard(KEY)
+        return names, keys
+
+    def _own_columns(self, reading: Reading) -> tuple[set[str], list[tuple[int, str]]]:
         if self._is_json():
             names, keys = set[str](), list[tuple[int, str]]()
             for line, _, value in json_items(self._file, self._name, reading):

@@ -142,6 +142,10 @@ class Plan:
     unsent: list[int] = field(factory=list[int])
     withdrawn: int = 0  # how many of them are gone from the file, and could have been sent
     moved: int = 0  # how many of them were put for another file, and are new rows here
+    # The numbers of posted rows that are gone from the file, and of those that are in it again.
+    gone: list[int] = field(factory=list[int])
+    back: list[int] = field(factory=list[int])
+    waiting: int = 0  # how many unsent rows of the batch a rejects file lacks: they are sent too
     # How many doubtful rows were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])
     other_keys: int = 0  # how many doubtful rows were posted with other keys of the same host
@@ -156,7 +160,8 @@ class Plan:
     @property
     def sent(self) -> int:
         """How many rows are sent by this run, if none is doubtful."""
-        return sum(row.verdict in SENT for row in self.rows)
+        own = sum(row.verdict in SENT for row in self.rows)
+        return own + self.waiting if own else 0
 
     @property
     def doubtful(self) -> int:

@@ -21,6 +21,7 @@ from leadpost.cli.files.options import Options
 from leadpost.cli.files.sending import Sender
 from leadpost.cli.files.showing import (
     account_shown,
+    arguments,
     doubt_lines,
     fault_lines,
     plan_json,
@@ -105,7 +106,8 @@ class _Run:
         plan = self._found.plan
         if not plan.newly_invalid or self._options.skip_invalid:
             return None
-        rest = f", or post the {plan.sent:,} valid ones with --skip-invalid" if plan.sent else ""
+        valid = "valid one" if plan.sent == 1 else f"{plan.sent:,} valid ones"
+        rest = f", or post the {valid} with --skip-invalid" if plan.sent else ""
         return f"Fix the rows above{rest}"
 
     def _doubtful(self) -> str | None:
@@ -143,17 +145,18 @@ class _Run:
         return None if agreed else ""
 
     async def _post(self, account: Account, ledger: Ledger) -> Exit:
-        found, plan, options = self._found, self._found.plan, self._options
+        found, plan = self._found, self._found.plan
         found.batch = batch = await self._begin(ledger)
         if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
             rows = number_of(sent_meanwhile, "row")
             say(
                 self._console,
-                f"Nothing was sent: another run or a worker has just sent {rows} of this file. Run"
-                " the same command again",
+                f"Nothing was sent: {rows} of this file had not been sent before, and may have been"
+                " now, by another run or a worker. Run the same command again",
             )
             return Exit.BAD_INPUT
+        await ledger.record_gone(plan.gone, plan.back)
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
@@ -163,7 +166,7 @@ class _Run:
             say(
                 self._console,
                 "Stopped. To resume, run the same command again. What was done so far: leadpost"
-                f" results {options.path}",
+                f" results {arguments(found)}",
             )
             return exit_of_signal(self._stop.signal)
         outputs = await write_outputs(found, ledger, self._console)

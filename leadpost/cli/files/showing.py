@@ -13,7 +13,7 @@ from rich.text import Text
 
 from leadpost import Account
 from leadpost.cli.console import at_time, duration, number_of, spoken
-from leadpost.cli.files.comparing import Comparison, Difference
+from leadpost.cli.files.comparing import Comparison, Difference, name_of_file
 from leadpost.cli.files.leads import parts_of_activity
 from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
@@ -80,6 +80,8 @@ def _rows(found: Comparison) -> list[str]:
         lines.append(f"{gone} of an earlier run, gone from the file: withdrawn")
     if plan.moved:
         lines.append(f"{number_of(plan.moved, 'unsent row')} of another file: moved here")
+    if plan.waiting and plan.sent:
+        lines.append(f"{number_of(plan.waiting, 'unsent row')} of {found.name}: sent too")
     return lines
 
 
@@ -106,7 +108,8 @@ def _checked(found: Comparison) -> list[str]:
     codes = ", ".join(map(str, sorted(checks.codes)))
     lines = [f"against activity type {codes}"] if codes else []
     if checks.updates:
-        lines.append(f"{number_of(checks.updates, 'row')} to change its lead")
+        whose = "its lead" if checks.updates == 1 else "their leads"
+        lines.append(f"{number_of(checks.updates, 'row')} to change {whose}")
     return lines
 
 
@@ -148,6 +151,7 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
         **{str(verdict): number for verdict, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
         "moved": plan.moved,
+        "waiting": plan.waiting,
         "leads": {
             "created": [lead.value for lead in found.checks.leads.created.values()],
             "updated": found.checks.updates,
@@ -197,7 +201,7 @@ def _group_lines(groups: Sequence[FaultGroup]) -> list[str]:
         rows = number_of(group.rows, "row")
         lines.append(f"{fault.column}: {rows}, such as {group.place}{value} {fault.what}{remedy}")
     if (more := len(groups) - _GROUPS) > 0:
-        lines.append(f"and {more} other kinds of problems")
+        lines.append(f"and {number_of(more, 'other kind')} of problems")
     return lines
 
 
@@ -232,13 +236,15 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
 def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None) -> list[str]:
     """Say what is done, in how many seconds, and what to do next."""
     counts, plan = outputs.counts, found.plan
-    path = _quoted(found.options.path)
+    path, file = _quoted(found.options.path), arguments(found)
+    if not plan.rows:
+        return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
-        again = _quoted(f"{found.name} again")
+        again = f"leadpost post {path} --batch {_quoted(f'{found.name} again')} --duplicates post"
         return [
             _nothing_new(found),
-            *_next_steps(outputs, path),
-            f"To post them a second time: leadpost post {path} --batch {again} --duplicates post",
+            *_next_steps(outputs, file),
+            f"To post them a second time: {again} {found.reading.as_options()}".rstrip(),
         ]
     words = (
         ("accepted", "accepted, not yet processed"),
@@ -259,8 +265,9 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
         lines.append(f"{rows} to fix. Edit {rejects}, then: leadpost post {rejects}")
     given_up = counts["failed"] + counts["rejected"] + counts["invalid"] - outputs.to_fix
     if left := counts["not_sent"] + max(given_up, 0):
-        lines.append(f"{number_of(left, 'row')} left. Run the same command again")
-    return lines + _next_steps(outputs, path)
+        how = "Run the same command again" if seconds is not None else f"leadpost post {file}"
+        lines.append(f"{number_of(left, 'row')} left. {how}")
+    return lines + _next_steps(outputs, file)
 
 
 def _nothing_new(found: Comparison) -> str:
@@ -271,14 +278,14 @@ def _nothing_new(found: Comparison) -> str:
     return f"{posted:,} {was} posted{when}, nothing new"
 
 
-def _next_steps(outputs: Outputs, path: str) -> list[str]:
+def _next_steps(outputs: Outputs, file: str) -> list[str]:
     """Return the commands that say more of what was posted."""
     counts = outputs.counts
     lines: list[str] = []
     if counts["uncertain"]:
-        lines.append(f"Look for uncertain ones on their leads: leadpost reconcile {path}")
+        lines.append(f"Look for uncertain ones on their leads: leadpost reconcile {file}")
     if counts["accepted"]:
-        lines.append(f"See what reaches the leads: leadpost verify {path}")
+        lines.append(f"See what reaches the leads: leadpost verify {file}")
     return lines
 
 
@@ -294,6 +301,14 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
         "to_fix": outputs.to_fix,
         "doubtful_rows": _doubtful_rows(found),
     }
+
+
+def arguments(found: Comparison) -> str:
+    """Return the file as a command takes it, with its batch where that has another name."""
+    path = found.options.path
+    if found.are_rejects or found.name == name_of_file(path):
+        return _quoted(path)
+    return f"{_quoted(path)} --batch {_quoted(found.name)}"
 
 
 def _quoted(path: str | Path) -> str:
