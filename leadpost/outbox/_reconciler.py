@@ -1,4 +1,4 @@
-"""Finds out, from what leads have, whether posts in doubt have arrived."""
+"""Finds out, from what leads have, whether uncertain posts have arrived."""
 
 from __future__ import annotations
 

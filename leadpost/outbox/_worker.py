@@ -66,7 +66,7 @@ _UNREACHABLE = 5.0
 """Seconds of failing connections after which a drain ends, if no call was answered."""
 _FIRST_CHECK = 5.0
 """Seconds from the acceptance of a request to the first query for its status."""
-_KEEP_EVERY = 5.0
+_MAINTAIN_EVERY = 5.0
 _REPORT_EVERY = 60.0
 _PRUNE_EVERY = 60.0
 
@@ -148,7 +148,7 @@ class Worker:
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
-        await self._keep_up()
+        await self._maintain()
         await self._work()
         return self._tally
 
@@ -158,7 +158,7 @@ class Worker:
         """Post, verify, reconcile and prune until cancelled; see `Outbox.run`."""
         _log.info("outbox: a worker for %s begins", self._poster.account.id)
         await self._report_others()
-        await self._keep_up()
+        await self._maintain()
         beside = list[Coroutine[Any, Any, None]]()
         if verifies:
             verifier = Verifier(self._store, self._poster, self._tally, self._before_query)
@@ -174,7 +174,7 @@ class Worker:
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
         posting = [asyncio.create_task(self._post()) for _ in range(LIMIT)]
-        tasks = [*posting, *map(asyncio.create_task, (self._keep(), *beside))]
+        tasks = [*posting, *map(asyncio.create_task, (self._maintain_regularly(), *beside))]
         for task in tasks:
             task.add_done_callback(self._note_end)
         try:
@@ -346,25 +346,25 @@ class Worker:
 
     # Beside the posting.
 
-    async def _keep(self) -> None:
+    async def _maintain_regularly(self) -> None:
         """Expire calls without a record, and report that this worker is alive."""
         reported_at = boot_time()
         while True:
-            await asyncio.sleep(_KEEP_EVERY)
-            await self._keep_up()
+            await asyncio.sleep(_MAINTAIN_EVERY)
+            await self._maintain()
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
                 self._report()
 
-    async def _keep_up(self) -> None:
-        if expired := await self._store.write(self._maintain):
+    async def _maintain(self) -> None:
+        if expired := await self._store.write(self._maintenance):
             self._tally["uncertain"] += expired
             _log.warning(
                 "outbox: %d entries are uncertain: their worker ended before recording the calls",
                 expired,
             )
 
-    async def _maintain(self, transaction: Transaction) -> int:
+    async def _maintenance(self, transaction: Transaction) -> int:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host_absence.lasts or None
         await _calls.be_seen(transaction, away_for)

@@ -478,7 +478,7 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
 ) -> None:
     before = await outbox.health()
     assert (before.oldest_pending, before.is_working, before.away_since) == (None, False, None)
-    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    monkeypatch.setattr(_worker, "_MAINTAIN_EVERY", 0.05)
     refused = [httpx.Response(503, headers={"Retry-After": "2"}) for _ in range(2)]
     vendor = Vendor(answers(*refused))
     await outbox.put(activity(1))
@@ -503,7 +503,7 @@ async def test_health_shows_that_the_only_entry_cannot_reach_its_host(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One activity makes no outage of LeadSquared, but its host may be wrong."""
-    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    monkeypatch.setattr(_worker, "_MAINTAIN_EVERY", 0.05)
     is_wrong = True
 
     async def unreachable(request: httpx.Request) -> httpx.Response:
@@ -529,7 +529,7 @@ async def test_the_log_has_the_counts_of_each_minute(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(_worker, "_REPORT_EVERY", 0.1)
-    monkeypatch.setattr(_worker, "_KEEP_EVERY", 0.05)
+    monkeypatch.setattr(_worker, "_MAINTAIN_EVERY", 0.05)
     private = httpx.Response(400, json={"ExceptionMessage": "private"})
     vendor = Vendor(answers(None, private, httpx.ReadTimeout("slow")))
     await outbox.put(activity(1, activity_note="private"))

@@ -93,7 +93,7 @@ async def take(
     if is_paused:  # wait for others that are just taking the trial's token
         lock = "SELECT 1 FROM leadpost_buckets WHERE bucket = :bucket {locked}"
         await transaction.execute(lock)
-    # The token of a call without an answer returns after half a minute, so others are sooner.
+    # A token in use is taken only once its hold is over: the process that used it has died.
     resting = """
         FROM leadpost_tokens
         WHERE bucket = :bucket
