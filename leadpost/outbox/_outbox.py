@@ -206,7 +206,7 @@ class Outbox:
         self,
         poster: AsyncActivityPoster,
         *,
-        key_prefix: str | None = None,
+        batch: str | None = None,
         outage_timeout: float = OUTAGE_TIMEOUT,
     ) -> Counter[EntryState]:
         """
@@ -217,7 +217,8 @@ class Outbox:
 
         Args:
             poster: The poster; its bucket is the limit, its `RetryPolicy` decides about retries.
-            key_prefix: Post only entries whose key begins with it.
+            batch: Post only the entries whose key begins with this text and a slash, such as
+                `2026-11-28/call-8812` for the batch `2026-11-28`.
             outage_timeout: Seconds to wait for the end of an outage.
 
         Returns:
@@ -236,7 +237,7 @@ class Outbox:
             poster,
             self._news,
             drains=True,
-            key_prefix=key_prefix or "",
+            batch=batch,
             outage_timeout=outage_timeout,
         )
         return await worker.drain()

@@ -109,7 +109,7 @@ class Worker:
         poster: The account's poster.
         news: Set when there may be more to do.
         drains: Whether it ends once nothing is pending.
-        key_prefix: Post only entries whose key begins with it.
+        batch: Post only the entries of this batch, see `Outbox.drain`.
         outage_timeout: Seconds to wait for the end of an outage.
     """
 
@@ -120,7 +120,7 @@ class Worker:
         news: asyncio.Event,
         *,
         drains: bool = False,
-        key_prefix: str = "",
+        batch: str | None = None,
         outage_timeout: float = inf,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ class Worker:
         self._poster = poster
         self._news = news
         self._drains = drains
-        self._key_prefix = key_prefix
+        self._batch = batch
         self._outage_timeout = outage_timeout
         self._began = loop.time()
         self._stopped: asyncio.Future[None] = loop.create_future()
@@ -235,7 +235,7 @@ class Worker:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
             is_posting = bool(self._in_flight)
-            due = await self._store.read(_calls.next_due, self._key_prefix)
+            due = await self._store.read(_calls.next_due, self._batch)
             if due is not None and due <= 0:
                 return True
             self._posts = self._queries = 0
@@ -296,7 +296,7 @@ class Worker:
             # During an outage every call is a trial, each with another entry: entries that always
             # fail must not make the outage last for all others.
             is_trial=self._poster.is_away,
-            key_prefix=self._key_prefix,
+            batch=self._batch,
         )
 
     async def _record_failure(self, claim: Claim, error: Exception, *, is_sent: bool) -> None:

@@ -108,6 +108,17 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
     assert ("answers posts again" in caplog.text) is (number > 1)
 
 
+async def test_a_drain_of_a_batch_leaves_others_alone(outbox: Outbox) -> None:
+    await outbox.put_many(
+        [activity(n) for n in range(1, 6)],
+        keys=["june/1", "july/1", "june/2", "june", "june-2/1"],
+    )
+    vendor = Vendor()
+    assert await outbox.drain(poster(vendor), batch="june") == {"accepted": 2}
+    assert vendor.numbers == [1, 3]
+    assert (await outbox.counts())["pending"] == 3
+
+
 async def test_a_long_outage_ends_a_drain(outbox: Outbox) -> None:
     async def fail(_: httpx.Request) -> httpx.Response:
         return httpx.Response(500)

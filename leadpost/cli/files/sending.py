@@ -124,7 +124,7 @@ class Sender:
             is_put = self._is_put
             await self._ledger.outbox.drain(
                 poster,
-                key_prefix=f"{self._batch.name}/",
+                batch=self._batch.name,
                 outage_timeout=self._found.options.wait.total_seconds(),
             )
             counts = await self._counts()

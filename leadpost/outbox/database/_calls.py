@@ -39,14 +39,22 @@ class Result:
     failed: bool = False  # whether the call counts as a failure
 
 
-async def next_due(transaction: Transaction, key_prefix: str = "") -> float | None:
-    """Return the seconds until the next pending entry is due, None if none is pending."""
-    pending = """
-        FROM leadpost_entries
-        WHERE account = :account AND state = 'pending'
-            AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
+def _of(batch: str | None) -> str:
+    """Return the condition for the entries of a batch, by an index of their own."""
+    return "" if batch is None else "AND batch = :batch"
+
+
+async def next_due(transaction: Transaction, batch: str | None = None) -> float | None:
     """
-    values = {"prefix": key_prefix}
+    Return the seconds until the next pending entry is due, None if none is pending.
+
+    With a `batch`, only its entries count.
+    """
+    pending = f"""
+        FROM leadpost_entries
+        WHERE account = :account AND state = 'pending' {_of(batch)}
+    """
+    values = {"batch": batch} if batch is not None else {}
     query = f"SELECT EXISTS (SELECT 1 {pending} AND due_at <= {{now}})"
     if (await transaction.execute(query, **values)).scalar_one():
         return 0.0
@@ -62,7 +70,7 @@ async def claim(
     call_time: float,
     *,
     is_trial: bool = False,
-    key_prefix: str = "",
+    batch: str | None = None,
 ) -> Claim | None:
     """
     Mark the next due entry as `sending`, and return it; None if none is due.
@@ -70,10 +78,9 @@ async def claim(
     `call_id` is a new random id. The call must end within `call_time` seconds. A trial has an entry
     that has not failed yet, or the one whose last failure is the longest ago.
     """
-    due = """
+    due = f"""
         SELECT id FROM leadpost_entries
-        WHERE account = :account AND state = 'pending' AND due_at <= {now}
-            AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
+        WHERE account = :account AND state = 'pending' AND due_at <= {{now}} {_of(batch)}
     """
     first = f"({due} ORDER BY priority DESC, id LIMIT 1 {{or_skipped}})"
     if is_trial:
@@ -89,7 +96,7 @@ async def claim(
         """,
         call_id=call_id,
         call_time=call_time,
-        prefix=key_prefix,
+        **({"batch": batch} if batch is not None else {}),
     )
     row = claimed.one_or_none()
     if row is None:

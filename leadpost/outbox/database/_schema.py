@@ -48,12 +48,17 @@ CREATE TABLE leadpost_entries (
     error_type TEXT,
     message TEXT,
     lead TEXT GENERATED ALWAYS AS ({lead}) STORED,
+    batch TEXT GENERATED ALWAYS AS ({batch}) STORED, -- the key up to its first slash
     CONSTRAINT leadpost_entries_key UNIQUE (account, key)
 );
 
 -- One index for each frequent query, as small as possible.
 CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DESC, id)
     WHERE state = 'pending';
+
+-- With its state, so that SQLite prefers it to `leadpost_entries_state`.
+CREATE INDEX leadpost_entries_batch ON leadpost_entries (account, state, batch, priority DESC, id)
+    WHERE state = 'pending' AND batch IS NOT NULL;
 
 CREATE INDEX leadpost_entries_sending ON leadpost_entries (account, ends_by)
     WHERE state = 'sending';
@@ -122,6 +127,7 @@ _SQLITE_WORDS = {
     "id": "INTEGER PRIMARY KEY",
     "part": "INTEGER DEFAULT 0",
     "lead": "lower(json_extract(activity, '$.RelatedProspectId'))",
+    "batch": "CASE WHEN instr(key, '/') > 0 THEN substr(key, 1, instr(key, '/') - 1) END",
 }
 _POSTGRESQL_WORDS = {
     **WORDS["postgresql"],
@@ -130,6 +136,7 @@ _POSTGRESQL_WORDS = {
     "part": "BIGINT GENERATED ALWAYS AS IDENTITY",
     # JSON may contain the NUL character, PostgreSQL's text may not.
     "lead": r"lower(CAST(replace(activity, '\u0000', '\u0001') AS json) ->> 'RelatedProspectId')",
+    "batch": "CASE WHEN strpos(key, '/') > 0 THEN split_part(key, '/', 1) END",
 }
 
 _SQLITE_TRIGGERS = """
