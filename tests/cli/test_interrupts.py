@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cli_support import put, start, until, url_of
+from cli_support import at_a_terminal, put, read_until, start, until, url_of
 from files_support import Desk, cells, keys_of, write_csv
 
 from leadpost.sandbox import Faults, Sandbox
@@ -21,41 +16,6 @@ from leadpost.sandbox import Faults, Sandbox
 KEYS = ("LEADPOST_ACCESS_KEY", "LEADPOST_SECRET_KEY", "LEADPOST_API_KEY")
 ELSEWHERE = {"LEADPOST_REGION": "india", **dict.fromkeys(KEYS, "made-up-key-0123")}
 """An account that is not on this machine: a run asks before it posts there."""
-
-
-@contextmanager
-def at_a_terminal(
-    args: Sequence[str], folder: Path, **environment: str
-) -> Generator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the command with a terminal for standard input and standard error; yield both."""
-    leader, follower = pty.openpty()
-    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leadpost.cli", *args],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-        | {"TERM": "dumb", "NO_COLOR": "1"}
-        | home
-        | environment,
-        cwd=folder,
-        stdin=follower,
-        stderr=follower,
-        stdout=subprocess.DEVNULL,
-    )
-    os.close(follower)
-    try:
-        yield process, leader
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
-
-
-def read_until(leader: int, wanted: str) -> str:
-    """Return what the terminal shows up to some text; a command that ended instead raises."""
-    shown = b""
-    while wanted.encode() not in shown:
-        shown += os.read(leader, 4096)
-    return shown.decode()
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_faults_that_repeat_are_grouped_with_the_option_that_fixes_them(
     assert len(said.splitlines()) < 20
 
 
+def test_no_more_than_20_kinds_of_faults_are_listed(desk: Desk, calls: Path) -> None:
+    headings = [f"mx_{n}" for n in range(22)]
+    write_csv(calls, [cells(0) | {heading: "#N/A" for heading in headings}])
+    code, said = desk.post(calls)
+    assert code == 2
+    assert said.count("#N/A is an error of the spreadsheet") == 20
+    assert "and 2 other kinds of problems" in said
+
+
 def test_first_posts_some_rows_and_the_next_run_goes_on(desk: Desk, calls: Path) -> None:
     code, said = desk.post(calls, "--first", "2")
     assert code == 0
