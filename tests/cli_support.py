@@ -4,6 +4,7 @@ import asyncio
 import csv
 import json
 import os
+import pty
 import signal
 import sqlite3
 import subprocess
@@ -11,8 +12,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -27,6 +28,13 @@ from leadpost.sandbox import Sandbox
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 LONG = 60.0
 """Seconds after which waiting for a condition fails."""
+PROCESS = {
+    "PATH": os.environ["PATH"],
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    # So that coverage, where it runs, sees these processes too.
+    **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
+}
+"""The environment that a process needs to run the command."""
 
 
 def lead(number: int) -> str:
@@ -123,14 +131,40 @@ def start(
             stdout=out,
             stderr=err,
             cwd=directory,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "COLUMNS": "100",
-                "NO_COLOR": "1",
-                **env,
-            },
+            env={**PROCESS, "COLUMNS": "100", "NO_COLOR": "1", **env},
         )
+
+
+@contextmanager
+def at_a_terminal(
+    args: Sequence[str], folder: Path, **environment: str
+) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the command with a terminal for standard input and standard error; yield both."""
+    leader, follower = pty.openpty()
+    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leadpost.cli", *args],
+        env=PROCESS | {"TERM": "dumb", "NO_COLOR": "1"} | home | environment,
+        cwd=folder,
+        stdin=follower,
+        stderr=follower,
+        stdout=subprocess.DEVNULL,
+    )
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def read_until(leader: int, wanted: str) -> str:
+    """Return what the terminal shows up to some text; a command that ended instead raises."""
+    shown = b""
+    while wanted.encode() not in shown:
+        shown += os.read(leader, 4096)
+    return shown.decode()
 
 
 def until(condition: Callable[[], bool]) -> None:

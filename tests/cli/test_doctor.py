@@ -197,17 +197,32 @@ def test_a_test_is_posted_only_if_wanted(
     assert len(desk.notes()) == posted
 
 
-def test_a_post_that_goes_wrong_is_not_repeated(desk: Desk) -> None:
-    desk.sandbox.fail(*["ok"] * 8, "cut-after")
-    code, found = doctor(desk, "--post", lead(0), "--yes")
-    assert (code, found["test activity"]["verdict"]) == (0, "unknown")
-    assert found["test activity"]["remedy"] == "look at the lead"
-    assert len(desk.notes()) == 1
+@pytest.mark.parametrize(
+    ("fault", "code", "verdict", "remedy", "posted"),
+    [("cut-after", 0, "unknown", "look at the lead", 1), ("500-mx", 1, "failed", "", 0)],
+)
+def test_a_post_that_goes_wrong_is_not_repeated(  # noqa: PLR0917  a table's columns
+    desk: Desk, fault: str, code: int, verdict: str, remedy: str, posted: int
+) -> None:
+    desk.sandbox.fail(*["ok"] * 8, fault)
+    ended, found = doctor(desk, "--post", lead(0), "--yes")
+    assert (ended, found["test activity"]["verdict"]) == (code, verdict)
+    assert found["test activity"]["remedy"] == remedy
+    assert "its status" not in found
+    assert len(desk.notes()) == posted
 
 
 def test_a_test_that_the_queue_fails(desk: Desk) -> None:
     code, found = doctor(desk, "--post", lead(0), "--yes", "--event", "999")
     assert (code, found["its status"]["verdict"]) == (1, "failed")
+
+
+def test_a_status_that_is_refused_can_be_asked_for_later(desk: Desk) -> None:
+    desk.sandbox.fail(*["ok"] * 9, "500-mx")
+    code, found = doctor(desk, "--post", lead(0), "--yes")
+    assert (code, found["test activity"]["verdict"]) == (1, "ok")
+    assert found["its status"]["verdict"] == "failed"
+    assert found["its status"]["remedy"].startswith("ask later: leadpost status ")
 
 
 def test_a_status_that_is_not_final_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -436,6 +436,9 @@ def test_21_results_beside_the_file_say_more_than_the_outbox(desk: Desk, calls: 
         in said
     )
     assert desk.notes() == notes(0, 1, 2)
+    calls.with_name("calls.csv.results.csv").write_text("line,state\n2,invalid\n")
+    code, said = desk.post(calls, "--outbox", "another.db")
+    assert (code, len(desk.notes())) == (0, 6), said
 
 
 def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cli_support import put, start, until, url_of
+from cli_support import at_a_terminal, put, read_until, start, until, url_of
 from files_support import Desk, cells, keys_of, write_csv
 
 from leadpost.sandbox import Faults, Sandbox
@@ -21,41 +17,6 @@ from leadpost.sandbox import Faults, Sandbox
 KEYS = ("LEADPOST_ACCESS_KEY", "LEADPOST_SECRET_KEY", "LEADPOST_API_KEY")
 ELSEWHERE = {"LEADPOST_REGION": "india", **dict.fromkeys(KEYS, "made-up-key-0123")}
 """An account that is not on this machine: a run asks before it posts there."""
-
-
-@contextmanager
-def at_a_terminal(
-    args: Sequence[str], folder: Path, **environment: str
-) -> Generator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the command with a terminal for standard input and standard error; yield both."""
-    leader, follower = pty.openpty()
-    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leadpost.cli", *args],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-        | {"TERM": "dumb", "NO_COLOR": "1"}
-        | home
-        | environment,
-        cwd=folder,
-        stdin=follower,
-        stderr=follower,
-        stdout=subprocess.DEVNULL,
-    )
-    os.close(follower)
-    try:
-        yield process, leader
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
-
-
-def read_until(leader: int, wanted: str) -> str:
-    """Return what the terminal shows up to some text; a command that ended instead raises."""
-    shown = b""
-    while wanted.encode() not in shown:
-        shown += os.read(leader, 4096)
-    return shown.decode()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +29,8 @@ def test_a_signal_at_the_question_sends_nothing(
     command = ["post", "calls.csv", "--timezone", "UTC", "--account-check", "off"]
     with at_a_terminal(command, tmp_path, **ELSEWHERE) as (process, leader):
         read_until(leader, "Post 3 activities to asyncapi-in21.leadsquared.com")
+        time.sleep(0.5)  # the timer that wakes the question ends no question by itself
+        assert process.poll() is None
         process.send_signal(number)
         assert "Traceback" not in read_until(leader, "Stopped: nothing was sent")
         assert process.wait(60) == code

@@ -9,6 +9,7 @@ from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
 
@@ -46,6 +47,12 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
             Reading(),
             "line 2, ActivityEvent: is empty; enter the activity type's code, or --set Act",
         ),
+        (
+            f"{HEAD}\n{LEAD},0\n",
+            Reading(),
+            "line 2, ActivityEvent: 0 is not a positive whole number such as 201",
+        ),
+        (f"Lead Id,,ActivityEvent\n{LEAD},,\n", Reading(), "line 2, ActivityEvent: is empty"),
         (
             f"{HEAD},Activity Date\n{LEAD},201,0001-01-01 00:00\n",
             Reading(timezone="+05:30"),
@@ -161,6 +168,17 @@ def test_constants_of_json_are_parameters_or_fields(tmp_path: Path) -> None:
     }
 
 
+def test_a_constant_of_json_leaves_what_is_no_list_of_fields_as_it_is(tmp_path: Path) -> None:
+    content = json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": 1}])
+    fault = "Fields: found a value of type int, wanted a list of items"
+    assert fault in said(tmp_path / "a.json", content, Reading(constants={"mx_a": "new"}))
+
+
+def test_a_constant_of_a_lead_is_for_tables_only(tmp_path: Path) -> None:
+    wanted = "--set Lead.FirstName: for tables only; in JSON, use LeadDetails"
+    assert said(tmp_path / "a.json", "[]", Reading(constants={"Lead.FirstName": "x"})) == wanted
+
+
 def test_nested_fields_have_a_digest_of_their_own(tmp_path: Path) -> None:
     def digest(value: Any) -> str:
         activity = {"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": [value]}
@@ -230,6 +248,16 @@ def test_a_workbook_as_excel_writes_it(tmp_path: Path) -> None:
         "ActivityEvent": 201,
         "ActivityDateTime": "2026-11-28 14:05:00",
     }
+
+
+def test_a_chart_is_no_sheet_of_rows(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.create_chartsheet("Chart", 0)
+    book["Sheet"].append(HEAD.split(","))
+    book["Sheet"].append([LEAD, 201])
+    book.save(tmp_path / "a.xlsx")
+    (row,) = read(tmp_path / "a.xlsx")
+    assert (row.line, row.lead_id) == (2, LEAD)
 
 
 def test_cells_of_every_kind(tmp_path: Path) -> None:

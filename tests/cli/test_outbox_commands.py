@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 import typer
-from cli_support import put, read_jsonl, start, states_in, until, url_of
+from cli_support import (
+    at_a_terminal,
+    put,
+    read_jsonl,
+    read_until,
+    start,
+    states_in,
+    until,
+    url_of,
+)
 from files_support import Desk, cells, keys_of, lead, write_csv
 
 from leadpost import Account, Activity
@@ -20,7 +29,7 @@ from leadpost.cli.options import span
 from leadpost.cli.outbox_url import shown_url
 from leadpost.cli.outbox_url import url_of as url_meant
 from leadpost.outbox import Outbox
-from leadpost.sandbox import Sandbox
+from leadpost.sandbox import Faults, Sandbox
 
 PASSWORD = "PASSWORD-0123456789"
 
@@ -111,6 +120,25 @@ def test_the_entries_are_listed_without_their_notes(desk: Desk, outbox: Path) ->
         "message": "no\nway",
     }
     assert "Note" not in result.output + uncertain.output
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_line_of_the_list_fits_on_a_terminal_and_is_whole_elsewhere(
+    desk: Desk, outbox: Path, *, is_terminal: bool
+) -> None:
+    command = ("outbox", "list", "--state", "accepted", "--outbox", outbox)
+    variables = {"COLUMNS": "60"} | ({"FORCE_COLOR": "1"} if is_terminal else {})
+    _, line = desk.run(*command, **variables).stdout.splitlines()
+    assert (len(line) <= 60) is is_terminal
+    assert (lead(0) in line) is not is_terminal
+
+
+def test_what_is_no_activity_is_listed_without_a_lead(desk: Desk, outbox: Path) -> None:
+    with closing(sqlite3.connect(outbox)) as connection, connection:
+        connection.execute("UPDATE leadpost_entries SET activity = '[1]' WHERE id = 4")
+    command = ("outbox", "list", "--state", "pending", "--json", "--outbox", outbox)
+    found = json.loads(desk.run(*command).stdout)
+    assert (found["key"], found["lead"]) == ("call-3", "")
 
 
 def test_a_lead_without_an_id_is_listed_by_its_address(desk: Desk) -> None:
@@ -274,6 +302,28 @@ def test_only_the_entries_of_a_file_are_waited_for(desk: Desk) -> None:
     assert desk.states(paths[0]) == ["succeeded"]
     assert desk.run("results", paths[1]).exit_code == 0
     assert desk.states(paths[1]) == ["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("verify", "0 of 1 accepted activities succeeded or failed"),
+        ("reconcile", "looked for 0 of 0 uncertain activities"),
+        ("post --account-check off leads.csv", "0 of 1 lead looked up"),
+    ],
+)
+def test_a_terminal_shows_how_far_it_is(desk: Desk, outbox: Path, command: str, shown: str) -> None:
+    (desk.folder / "leads.csv").write_text("Lead.EmailAddress,ActivityEvent\na@example.com,201\n")
+    with Sandbox(faults=Faults(script=["slow"] * 20, slow=600)) as slow:
+        variables = keys_of(slow) | {
+            "LEADPOST_OUTBOX": str(outbox),
+            "LEADPOST_ACCOUNT": desk.sandbox.account().id,
+            "TERM": "xterm",
+        }
+        with at_a_terminal(command.split(), desk.folder, **variables) as (process, leader):
+            read_until(leader, shown)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
 
 
 def test_a_status_api_that_is_elsewhere_is_named(desk: Desk, outbox: Path) -> None:

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from files_support import Desk, cells, keys_of, lead, read_csv, write_csv, write_xlsx
 
+from leadpost import TokenBucket
 from leadpost.cli.files import entries
 from leadpost.cli.files.ledger import Ledger
+from leadpost.hooks import Hook
 from leadpost.sandbox import Answer, Faults, Sandbox
 
 
@@ -118,6 +120,33 @@ def test_doubtful_rows_are_in_the_json_too(desk: Desk, calls: Path) -> None:
     assert found["doubtful_rows"] == [{"line": 2, "lead": lead(0), "reason": "edit"}]
 
 
+def test_an_edit_of_a_row_whose_entry_was_pruned_has_no_example(desk: Desk, calls: Path) -> None:
+    assert desk.post(calls)[0] == 0
+    assert desk.run("verify", calls).exit_code == 0
+    assert "deleted: 3" in desk.run("outbox", "prune", "--older-than", "0s").output
+    write_csv(calls, [cells(0, ActivityNote="edited"), cells(1), cells(2)])
+    code, said = desk.post(calls)
+    assert code == 2
+    assert "1 row looks like an edit of a posted one" in said
+    assert "→" not in said
+    assert len(desk.notes()) == 3
+
+
+def test_an_edit_of_nested_fields_is_doubtful_too(desk: Desk) -> None:
+    def write(value: str) -> Path:
+        nested = [{"SchemaName": "mx_CustomObject_1", "Value": value}]
+        fields = [{"SchemaName": "mx_Custom_1", "Value": "", "Fields": nested}]
+        path = desk.folder / "calls.json"
+        activity = {"RelatedProspectId": lead(0), "ActivityEvent": 201, "Fields": fields}
+        path.write_text(json.dumps([activity]))
+        return path
+
+    assert desk.post(write("a"))[0] == 0
+    code, said = desk.post(write("b"))
+    assert (code, len(desk.sandbox.posted())) == (2, 1)
+    assert "1 row looks like an edit of a posted one" in said
+
+
 def test_faults_that_repeat_are_grouped_with_the_option_that_fixes_them(
     desk: Desk, calls: Path
 ) -> None:
@@ -130,6 +159,15 @@ def test_faults_that_repeat_are_grouped_with_the_option_that_fixes_them(
     )
     assert "Nothing was sent. Fix the rows above" in said
     assert len(said.splitlines()) < 20
+
+
+def test_no_more_than_20_kinds_of_faults_are_listed(desk: Desk, calls: Path) -> None:
+    headings = [f"mx_{n}" for n in range(22)]
+    write_csv(calls, [cells(0) | dict.fromkeys(headings, "#N/A")])
+    code, said = desk.post(calls)
+    assert code == 2
+    assert said.count("#N/A is an error of the spreadsheet") == 20
+    assert "and 2 other kinds of problems" in said
 
 
 def test_first_posts_some_rows_and_the_next_run_goes_on(desk: Desk, calls: Path) -> None:
@@ -340,7 +378,10 @@ def test_a_host_that_is_not_there_is_named(desk: Desk, calls: Path) -> None:
     assert "see LEADPOST_HOST or LEADPOST_REGION" in said
 
 
-def test_an_outage_is_waited_for_and_then_ends_the_run_with_75(desk: Desk, calls: Path) -> None:
+def test_an_outage_is_waited_for_and_then_ends_the_run_with_75(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadpost.outbox._worker._KEEP_EVERY", 0.5)
     write_csv(calls, [cells(n) for n in range(6)])
     with Sandbox(limit=None, faults=Faults(script=["ok", "away"], away=600)) as sandbox:
         desk.environment |= keys_of(sandbox)
@@ -349,6 +390,31 @@ def test_an_outage_is_waited_for_and_then_ends_the_run_with_75(desk: Desk, calls
         assert "LeadSquared away since " in said
         assert "nothing more was sent. Run the same command again later" in said
         assert len(sandbox.posted()) >= 1
+        shown = desk.run("outbox", "status").stdout
+        assert "outage     LeadSquared is away since " in shown
+
+
+@pytest.mark.parametrize(
+    ("fault", "tokens", "why"),
+    [
+        ("429-retry-after", 9, "LeadSquared refused calls: paused until "),
+        ("ok", 1, "The limit is used by an earlier run, or by another program"),
+    ],
+)
+def test_a_run_says_why_nothing_is_sent(  # noqa: PLR0917  a table's columns
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch, fault: str, tokens: int, why: str
+) -> None:
+    def bucket(*_: object, hooks: Sequence[Hook], **__: object) -> TokenBucket:
+        return TokenBucket(tokens, period=3.0, hooks=hooks)
+
+    monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", bucket)
+    monkeypatch.setattr("leadpost.cli.files.sending._IDLE", 0.5)
+    write_csv(calls, [cells(0), cells(1)])
+    with Sandbox(limit=None, faults=Faults(script=[fault], retry_after=3)) as sandbox:
+        desk.environment |= keys_of(sandbox)
+        code, said = desk.post(calls)
+    assert code == 0
+    assert f"calls.csv: {why}" in said
 
 
 def test_a_results_file_that_is_open_elsewhere_does_not_fail_a_run(desk: Desk, calls: Path) -> None:

@@ -196,14 +196,18 @@ def test_leads_are_created_only_if_wanted_and_none_is_changed(desk: Desk) -> Non
 
 def test_leads_are_changed_only_if_wanted_and_never_to_empty_values(desk: Desk) -> None:
     ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada", Phone=BOB)
-    rows = [by_email(0, Lead_FirstName="Augusta"), row(1, RelatedProspectId=ada)]
+    rows = [
+        by_email(0, Lead_FirstName="Augusta"),
+        row(1, RelatedProspectId=ada),
+        row(2, RelatedProspectId=ada, Lead_FirstName="Augusta"),
+    ]
     path = write_csv(
         desk.folder / "a.csv", [{k: v for k, v in r.items() if k != "mx_Custom_60"} for r in rows]
     )
     code, found = plan(desk, path, "--update-leads", "--send-empty")
-    assert (code, found["leads"]["updated"]) == (0, 1)
+    assert (code, found["leads"]["updated"]) == (0, 2)
     assert desk.post(path, "--update-leads", "--send-empty")[0] == 0
-    assert changed(desk.sandbox) == (0, 1)
+    assert changed(desk.sandbox) == (0, 2)
     (who,) = desk.sandbox.leads
     assert (who["FirstName"], who["Phone"], who["EmailAddress"]) == ("Augusta", BOB, ADA)
 
@@ -291,16 +295,26 @@ def test_a_refused_row_is_sent_again_with_its_lead(desk: Desk) -> None:
     assert leads_of(desk.sandbox) == [ada]
 
 
-def test_json_in_the_shape_of_createcustom_is_looked_up_too(desk: Desk) -> None:
-    ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada")
-    details = {"EmailAddress": ADA, "FirstName": "Other", "SearchBy": "EmailAddress"}
+def as_json(path: Path, search_by: str) -> Path:
+    """Write an activity in the shape of `CreateCustom`."""
+    details = {"EmailAddress": ADA, "FirstName": "Other", "SearchBy": search_by}
     items = [{"Attribute": name, "Value": value} for name, value in details.items()]
     fields = [{"SchemaName": "mx_Custom_1", "Value": "Busy"}]
     activity = {"ActivityEvent": 210, "ActivityNote": "Note 0", "Fields": fields}
-    path = desk.folder / "a.jsonl"
     path.write_text(json.dumps({"LeadDetails": items, "Activity": activity}))
-    assert desk.post(path)[0] == 0
+    return path
+
+
+def test_json_in_the_shape_of_createcustom_is_looked_up_too(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada")
+    assert desk.post(as_json(desk.folder / "a.jsonl", "EmailAddress"))[0] == 0
     assert (leads_of(desk.sandbox), changed(desk.sandbox)) == ([ada], (0, 0))
+
+
+def test_json_that_finds_its_lead_by_something_else_is_refused(desk: Desk) -> None:
+    code, said = desk.post(as_json(desk.folder / "a.jsonl", "FirstName"), "--create-leads")
+    assert (code, desk.notes(), changed(desk.sandbox)) == (2, [], (0, 0))
+    assert "Other cannot be looked up by FirstName; use EmailAddress or Phone" in said
 
 
 def test_without_keys_the_plan_says_what_would_be_asked(
@@ -383,6 +397,26 @@ def test_activity_types_by_name(desk: Desk) -> None:
     code, said = desk.post(write_csv(desk.folder / "b.csv", rows))
     assert code == 2
     assert "Call is not a positive whole number such as 201; no activity type has that name" in said
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        (Answer(404, "", {}), "the names of types could not be read: NotFound"),
+        (
+            Answer(200, '[{"Id": "7"}]', {"content-type": "application/json"}),
+            "no activity type has that name",
+        ),
+    ],
+)
+def test_names_of_activity_types_that_are_not_in_the_answer(
+    desk: Desk, answer: Answer, remedy: str
+) -> None:
+    desk.sandbox.fail(answer)
+    rows = [row(0, RelatedProspectId=lead(0), ActivityEvent="Phone Call")]
+    code, said = desk.post(write_csv(desk.folder / "a.csv", rows))
+    assert (code, desk.notes()) == (2, [])
+    assert f"Phone Call is not a positive whole number such as 201; {remedy}" in said
 
 
 def test_a_name_that_two_types_have(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

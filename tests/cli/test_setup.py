@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from files_support import Desk, cells, write_csv
 
-from leadpost.cli.account import keys_path
+from leadpost.cli.account import keys_path, read_account
+from leadpost.cli.diagnosis import Check
 
 
 @pytest.fixture(autouse=True)
@@ -92,12 +91,22 @@ def test_keys_that_cannot_be_checked_are_written_if_wanted(
     assert keys_path().exists() is written
 
 
-def test_a_malformed_key_is_refused(bare: Desk, tmp_path: Path) -> None:
-    done = bare.run("setup", stdin=answers(bare, api="two words"))
+@pytest.mark.parametrize("key", ["two words", "it's"])
+def test_a_malformed_key_is_refused(bare: Desk, key: str) -> None:
+    done = bare.run("setup", stdin=answers(bare, api=key) + "y\n")
     assert done.exit_code == 2
     assert "LEADPOST_API_KEY" in done.stderr
+    assert key not in done.output
     assert not keys_path().exists()
-    assert tmp_path.exists()
+
+
+def test_a_region_may_be_entered_in_any_case(bare: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody_is_asked(*_: object) -> list[Check]:
+        return []
+
+    monkeypatch.setattr("leadpost.cli.commands.setup.diagnose", nobody_is_asked)
+    assert bare.run("setup", stdin=answers(bare, host="India")).exit_code == 0
+    assert read_account(None).host == "https://asyncapi-in21.leadsquared.com"
 
 
 def test_elsewhere_it_asks_nothing(bare: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli_support import keys_of, run, start, until, write_rows
+from cli_support import PROCESS, keys_of, run, start, until, write_rows
 from rich.console import Console
 
 import leadpost
@@ -290,6 +290,33 @@ def test_the_command_says_what_to_install(
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error == "leadpost: the command needs: pip install 'leadpost[cli]'\n"
+
+
+def test_a_command_says_what_to_install_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("leadpost.cli.commands.work", "leadpost.outbox"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    result = run("work")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: leadpost.outbox needs SQLAlchemy")
+    assert result.stderr.endswith("pip install 'leadpost[outbox]'\n")
+
+
+def test_a_pipe_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    """As in `leadpost outbox schema | head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leadpost.cli", "outbox", "schema", "sqlite"],
+        env=PROCESS,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
 
 
 def test_the_demo_as_it_is(tmp_path: Path) -> None:

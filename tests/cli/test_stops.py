@@ -8,14 +8,18 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import start, states_in, until
 from files_support import Desk, cells, keys_of, read_csv, write_csv
 
-from leadpost.cli.signals import on_signals
+from leadpost.cli.files import entries
+from leadpost.cli.files.ledger import Batch, Ledger
+from leadpost.cli.signals import Stop, on_signals
 from leadpost.errors import OutboxError
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls
@@ -181,6 +185,43 @@ def test_a_run_whose_outbox_fails_says_so(
         assert done.exception is error
 
 
+@pytest.mark.parametrize(
+    ("command", "where"),
+    [
+        ("post", "leadpost.cli.files.posting.compared"),
+        ("work", "leadpost.outbox.Outbox.run"),
+    ],
+)
+def test_a_cancellation_without_a_signal_is_no_success(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, command: str, where: str
+) -> None:
+    async def cancelled(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(where, cancelled)
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    with pytest.raises(asyncio.CancelledError):
+        desk.run(command, *([path] if command == "post" else []))
+
+
+def test_a_run_whose_rows_cannot_be_put_ends_and_says_so(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = entries.put
+
+    async def full(ledger: Ledger, batch: Batch, rows: Sequence[Any]) -> None:
+        await put(ledger, batch, rows)
+        raise OutboxError("the disk is full")
+
+    monkeypatch.setattr(entries, "put", full)
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    done = desk.run("post", path, "--timezone", "UTC", "--quiet")
+    assert (done.exit_code, done.stderr) == (2, "error: the disk is full\n")
+    monkeypatch.setattr(entries, "put", put)
+    assert desk.post(path)[0] == 0
+    assert desk.notes() == ["Note 0"]
+
+
 def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_csv(desk.folder / "calls.csv", [cells(n) for n in range(1200)])
 
@@ -206,3 +247,10 @@ async def test_signals_reach_the_event_loop_and_earlier_handlers_return() -> Non
             os.kill(os.getpid(), number)
             assert await asyncio.wait_for(pressed.get(), 60) is number
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_the_first_signal_decides_even_if_nothing_is_to_be_cancelled() -> None:
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stop(number)
+    assert stop.signal is signal.SIGTERM

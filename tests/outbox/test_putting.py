@@ -390,12 +390,17 @@ async def test_account_key_and_activity_are_all_that_plain_sql_needs(
     assert (await outbox.find(["good"]))["good"].state == "accepted"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 1500 + "]" * 1500, f'{{"ActivityEvent": {"1" * 5000}}}'],
+    ids=["nested deeply", "a long number"],
+)
 async def test_json_that_python_cannot_parse_is_rejected_too(
-    outbox: Outbox, sandbox: Sandbox
+    outbox: Outbox, sandbox: Sandbox, text: str
 ) -> None:
     insert = sa.text("INSERT INTO leadpost_entries (account, activity) VALUES (:account, :text)")
     try:
-        await executed(outbox, insert, account=ACME, text="[" * 1500 + "]" * 1500)
+        await executed(outbox, insert, account=ACME, text=text)
     except OutboxError:
         pytest.skip("this database does not take it either")
     async with poster_to(sandbox) as posting:

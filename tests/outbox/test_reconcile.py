@@ -33,6 +33,7 @@ from support import LEAD, Vendor, answers, within
 from leadpost import (
     Activity,
     AsyncActivityPoster,
+    Lead,
     LeadActivity,
     OpenBucket,
     ServerError,
@@ -178,10 +179,11 @@ async def test_one_that_was_put_back_meanwhile_is_left_alone(
     assert [state for state, _ in await told(outbox)] == ["pending"]
 
 
-async def test_keys_that_are_refused_end_the_reconciling(outbox: Outbox) -> None:
+@pytest.mark.parametrize("lead", [LEAD, Lead.find_or_create("EmailAddress", "ada@example.com")])
+async def test_keys_that_are_refused_end_the_reconciling(outbox: Outbox, lead: str | Lead) -> None:
     script = answers(httpx.ReadTimeout("slow"), httpx.Response(401))
     posting = poster(Vendor(script))
-    await outbox.put(noted(1))
+    await outbox.put(Activity(lead, 201, "note"))
     await outbox.drain(posting)
     with pytest.raises(Unauthorized):
         await outbox.reconcile(posting, settle=NOW)

@@ -113,18 +113,19 @@ async def test_what_is_not_in_its_window_is_asked_of_its_lead_before_it_is_sent_
     assert calls == 1 + 5
 
 
+@pytest.mark.parametrize("missing", ["ActivityEvent_Note", "RelatedProspectId"])
 async def test_rows_that_tell_too_little_are_asked_of_their_leads(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     between = Ledger.activities_between
 
-    def without_notes(*args: Any) -> dict[str, Any]:
+    def with_less(*args: Any) -> dict[str, Any]:
         found = between(*args)
         for row in found["List"]:
-            del row["ActivityEvent_Note"]
+            del row[missing]
         return found
 
-    monkeypatch.setattr(Ledger, "activities_between", without_notes)
+    monkeypatch.setattr(Ledger, "activities_between", with_less)
     posts = [on_lead(number) for number in range(1, 5)]
     await outbox.put_many(posts)
     await doubt_all(outbox, timedelta(seconds=1))

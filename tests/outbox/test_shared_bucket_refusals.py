@@ -26,6 +26,7 @@ from support import Vendor, account, activity, answers, fullest, within
 
 from leadpost import AsyncActivityPoster, OutboxUnavailable, RateLimited
 from leadpost._bucket_parts import Use
+from leadpost.hooks import Event, Resized
 from leadpost.outbox import SharedTokenBucket
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _tokens
@@ -41,6 +42,10 @@ async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
         await until_known(one, "tokens = 5")
         later: list[float] = []
         await asyncio.gather(*(take(of, later) for of in (other, one) for _ in range(6)))
+        events: list[Event] = []
+        async with opened(store_url, hooks=[events.append]) as opened_later:
+            assert events == [Resized(5, 25)]
+            await asyncio.gather(*(take(opened_later, later) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
     assert fullest(later, 1.0) <= 5
 

@@ -53,6 +53,22 @@ async def test_accepted_entries_are_verified_until_they_are_final(
     assert [change.state for change in await outbox.history(found[0].id)][-1] == "succeeded"
 
 
+async def test_an_entry_that_a_stranger_has_locked_is_verified_later(
+    postgresql_url: str, sandbox: Sandbox
+) -> None:
+    async with Outbox(postgresql_url, ACME) as outbox, poster_to(sandbox) as posting, within(30):
+        await posted(outbox, sandbox, noted(1))
+        calls = sandbox.report().arrivals
+        engine = outbox._database._engine
+        assert engine is not None
+        async with engine.begin() as stranger:
+            await stranger.execute(sa.text("UPDATE leadpost_entries SET priority = 1"))
+            verifying = asyncio.create_task(outbox.verify(posting))
+            await asyncio.sleep(0.3)
+            assert (verifying.done(), sandbox.report().arrivals) == (False, calls)
+        assert await verifying == {"succeeded": 1}
+
+
 async def test_entries_are_verified_in_the_order_in_which_they_are_due(outbox: Outbox) -> None:
     asked: list[str] = []
 

@@ -586,6 +586,23 @@ async def test_a_run_verifies_reconciles_and_prunes(
         await asyncio.wait([running])
 
 
+async def test_a_run_may_leave_verifying_and_reconciling_to_others(
+    outbox: Outbox, quick_checks: None
+) -> None:
+    del quick_checks
+    vendor = Vendor()
+    await outbox.put(activity(1))
+    await changed(outbox, state="uncertain", ends_by=0)
+    running = asyncio.create_task(outbox.run(poster(vendor), verify=False, reconcile_every=None))
+    await outbox.put(activity(2))
+    await until(outbox, accepted=1)
+    await asyncio.sleep(0.2)
+    running.cancel()
+    await asyncio.wait([running])
+    assert len(vendor.requests) == 1
+    assert (await outbox.counts())["uncertain"] == 1
+
+
 async def test_a_wrong_status_path_does_not_end_a_run(
     outbox: Outbox, quick_checks: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,17 @@ async def test_calls_over_the_limit_are_refused_until_time_has_passed(window: st
     assert 3 < report.fullest_window <= 10
 
 
+def test_an_error_in_the_sandbox_is_printed_and_the_next_call_is_answered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Sandbox() as sandbox:
+        with dial(sandbox) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n")
+            assert connection.recv(100) == b""
+        assert httpx.get(sandbox.url, trust_env=False).status_code == 404
+    assert "ValueError" in capsys.readouterr().err
+
+
 async def test_every_path_of_leadsquared_counts_against_the_limit() -> None:
     service = "/v2/ProspectActivity.svc"
     with Sandbox(limit=6, period=60.0) as sandbox:

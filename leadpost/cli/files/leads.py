@@ -7,7 +7,7 @@ lead that was found.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, evolve, field
 
@@ -99,12 +99,13 @@ class Leads:
         """
         Return an activity as it is posted.
 
+        Args:
+            activity: An activity of a `Lead`.
+
         Raises:
             Invalid: its lead was not found, and is not to be created.
         """
-        lead = activity.lead
-        if not isinstance(lead, Lead):
-            return activity
+        lead = cast("Lead", activity.lead)
         lead_id = lead.value if lead.schema_name == _ID else self._id_of(lead)
         if lead_id is None:
             # Every row of a new lead has the attributes of its first one: none changes another's.

@@ -13,7 +13,7 @@ from leadpost import Account
 from leadpost.cli.console import say
 from leadpost.cli.exits import Exit, told
 from leadpost.cli.files.comparing import Comparison, compared
-from leadpost.cli.files.ledger import Ledger
+from leadpost.cli.files.ledger import Batch, Ledger
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.showing import arguments, done_json, done_lines
@@ -87,7 +87,7 @@ async def ask(question: Question, url: str, account: Account, *, as_json: bool) 
 
 async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
-    outputs = found.outputs
+    outputs, batch = found.outputs, cast("Batch", found.batch)  # it was posted
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
@@ -96,9 +96,8 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
             f"The results could not be written: {told(error)}. Close it, then: leadpost results"
             f" {arguments(found)}",
         )
-    if found.batch is not None:
-        await ledger.record_ended(found.batch)
-        await ledger.record_outputs(found.batch, outputs.written)
+    await ledger.record_ended(batch)
+    await ledger.record_outputs(batch, outputs.written)
     return outputs
 
 

@@ -33,7 +33,6 @@ from leadpost.errors import (
     ConnectionFailed,
     LeadpostError,
     NotFound,
-    OutageTimeout,
     Unauthorized,
 )
 
@@ -199,8 +198,6 @@ def _said_of(error: LeadpostError, account: Account) -> str:
             return f"The URL is wrong; nothing more was sent: {error}"
         case ConnectionFailed():
             return f"No connection: {error} {where_to_look(account)}"
-        case OutageTimeout():
+        case _:  # OutageTimeout
             what = str(error).removesuffix("; nothing was sent")
             return f"{what}; nothing more was sent. Run the same command again later"
-        case _:
-            return str(error)

@@ -39,7 +39,7 @@ class Progress:
     limit: int = LIMIT
     calls: str = "post"  # the name of the operations that are counted, as hooks hear it
     clock: Callable[[], float] = time.monotonic
-    # The number of rows in each state that is final for this run.
+    # The number of rows in each state that is final for this run; none is 0.
     counts: Mapping[str, int] = field(factory=dict[str, int])
     waits_for: str = ""  # why nothing is sent now, "" if nothing holds it up
     _in_flight: int = field(init=False, default=0)
@@ -108,8 +108,7 @@ class Progress:
         yield Segment.line()
         states = Text(" ")
         for state, number in self.counts.items():
-            if number:
-                states.append(f"{number:,} {state}  ", style=COLOURS.get(state, ""))
+            states.append(f"{number:,} {state}  ", style=COLOURS.get(state, ""))
         yield states
         yield Text(f" {self.pace()}", no_wrap=True, overflow="ellipsis")
         if self.waits_for:
@@ -122,7 +121,7 @@ class Progress:
         self._waited_for = self.waits_for
         if self.clock() - self._printed_at >= _BETWEEN_LINES:
             self._printed_at = self.clock()
-            counts = [f"{number:,} {state}" for state, number in self.counts.items() if number]
+            counts = [f"{number:,} {state}" for state, number in self.counts.items()]
             states = ", ".join(counts) or "nothing done yet"
             self._print(console, f"{self.done:,} of {self.total:,}: {states}; {self.pace()}")
 

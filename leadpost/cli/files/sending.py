@@ -168,11 +168,10 @@ class Sender:
         if paused := self.progress.paused_for:
             until = at_time(now + timedelta(seconds=paused))
             return f"LeadSquared refused calls: paused until {until}"
-        if self.progress.is_sending(_IDLE):
-            return ""
-        if counts["pending"]:
+        is_idle = not self.progress.is_sending(_IDLE)
+        if is_idle and counts["pending"]:
             return "The limit is used by an earlier run, or by another program"
-        if counts["sending"]:
+        if is_idle and counts["sending"]:
             return f"Settling {number_of(counts['sending'], 'row')} of a run that was killed"
         return ""
 
