@@ -151,7 +151,7 @@ def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
 
 def masked(lines: list[str]) -> list[str]:
     """Replace durations and the name of the outbox's account by placeholders."""
-    texts = [re.sub(r" in \d+ s\.|(?<=until )\d\d:\d\d", "…", line).rstrip() for line in lines]
+    texts = [re.sub(r" in \d+ s(?=\))|(?<=until )\d\d:\d\d", "…", line).rstrip() for line in lines]
     texts = [re.sub(r"^account  .*", "account  …", text) for text in texts]
     return [text for text in texts if text]
 

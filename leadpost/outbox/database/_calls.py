@@ -41,7 +41,7 @@ class Result:
 
 def _of(batch: str | None) -> str:
     """Return the condition for the entries of a batch, by an index of their own."""
-    return "" if batch is None else "AND batch = :batch"
+    return "" if batch is None else "AND batch_name = :batch"
 
 
 async def next_due(transaction: Transaction, batch: str | None = None) -> float | None:

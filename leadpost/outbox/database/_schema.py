@@ -48,7 +48,7 @@ CREATE TABLE leadpost_entries (
     error_type TEXT,
     message TEXT,
     lead TEXT GENERATED ALWAYS AS ({lead}) STORED,
-    batch TEXT GENERATED ALWAYS AS ({batch}) STORED, -- the key up to its first slash
+    batch_name TEXT GENERATED ALWAYS AS ({batch}) STORED, -- the key up to its first slash
     CONSTRAINT leadpost_entries_key UNIQUE (account, key)
 );
 
@@ -57,8 +57,8 @@ CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DES
     WHERE state = 'pending';
 
 -- With its state, so that SQLite prefers it to `leadpost_entries_state`.
-CREATE INDEX leadpost_entries_batch ON leadpost_entries (account, state, batch, priority DESC, id)
-    WHERE state = 'pending' AND batch IS NOT NULL;
+CREATE INDEX leadpost_entries_batch ON leadpost_entries (account, state, batch_name, priority DESC, id)
+    WHERE state = 'pending' AND batch_name IS NOT NULL;
 
 CREATE INDEX leadpost_entries_sending ON leadpost_entries (account, ends_by)
     WHERE state = 'sending';
