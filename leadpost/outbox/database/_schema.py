@@ -57,7 +57,8 @@ CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DES
     WHERE state = 'pending';
 
 -- With its state, so that SQLite prefers it to `leadpost_entries_state`.
-CREATE INDEX leadpost_entries_batch ON leadpost_entries (account, state, batch_name, priority DESC, id)
+CREATE INDEX leadpost_entries_batch
+    ON leadpost_entries (account, state, batch_name, priority DESC, id)
     WHERE state = 'pending' AND batch_name IS NOT NULL;
 
 CREATE INDEX leadpost_entries_sending ON leadpost_entries (account, ends_by)
