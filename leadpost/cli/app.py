@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import leadpost
-from leadpost.cli.exits import EXIT_CODES, Exit, InputError, exit_of, told
+from leadpost.cli.exits import EXIT_CODES, Exit, InputError, exit_of, text_of_error
 
 COMMANDS = {
     "setup": "Enter your keys, check them, and save them to a file.",
@@ -52,7 +52,7 @@ class _Group(TyperGroup):
         except BrokenPipeError:
             raise  # `leadpost types | head`: typer ends it quietly
         except (leadpost.LeadpostError, InputError, OSError) as error:
-            typer.echo(f"error: {told(error)}", err=True)
+            typer.echo(f"error: {text_of_error(error)}", err=True)
             raise typer.Exit(exit_of(error)) from None
 
 

@@ -51,7 +51,7 @@ def exit_of(error: Exception) -> Exit:
             return Exit.BAD_INPUT
 
 
-def told(error: Exception) -> str:
+def text_of_error(error: Exception) -> str:
     """Return the text of an error and its notes; for a file, its path and the reason."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"

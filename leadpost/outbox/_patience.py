@@ -33,7 +33,7 @@ class PatientStore(Store):
         self._absence = Absence(f"the outbox {database.name}")
 
     async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """Run `work`, which only reads: that ends no outage, as a standby can be read."""
+        """Run `work`, which only reads. Success is no sign that writing works again."""
         while True:
             try:
                 return await super().read(work, *args, **details)

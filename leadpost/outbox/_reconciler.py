@@ -49,7 +49,7 @@ for a reason of its own for 9 h 20 min in all.
 """
 NOT_YET = "the lead does not have it yet; it may still come"
 _LOOK_EVERY = 60.0
-"""Seconds between two looks whether it is time to reconcile."""
+"""Seconds between two checks whether reconciling is due."""
 MOST_CALLS = 50
 """Calls that one window takes at most: 50,000 activities fit into memory."""
 
@@ -76,7 +76,7 @@ class Reconciler:
     _read: _Read = field(factory=_Read, init=False)
 
     async def run(self, every: timedelta) -> None:
-        """Reconcile until cancelled, once in a time for all workers of the account."""
+        """Reconcile until cancelled: once per interval, by one worker of the account."""
         seconds = every.total_seconds()
         while True:
             await asyncio.sleep(min(seconds, _LOOK_EVERY))

@@ -124,7 +124,7 @@ async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
 async def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_later(
     chosen_in: float, error: type[LeadpostError], at: float
 ) -> None:
-    """A bucket is told when a call will have ended; a shared one counts on it."""
+    """A bucket learns when a call will have ended; a shared one counts on it."""
 
     async def choose() -> Activity:
         await asyncio.sleep(chosen_in)

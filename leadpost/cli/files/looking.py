@@ -11,7 +11,7 @@ from rich.console import Console
 
 from leadpost import Account
 from leadpost.cli.console import say
-from leadpost.cli.exits import Exit, told
+from leadpost.cli.exits import Exit, text_of_error
 from leadpost.cli.files.comparing import Comparison, compared
 from leadpost.cli.files.ledger import Batch, Ledger
 from leadpost.cli.files.options import Options
@@ -93,7 +93,7 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     except OSError as error:
         say(
             console,
-            f"The results could not be written: {told(error)}. Close it, then: leadpost results"
+            f"The results could not be written: {text_of_error(error)}. Close it, then: leadpost results"
             f" {arguments(found)}",
         )
     await ledger.record_ended(batch)
