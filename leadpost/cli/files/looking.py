@@ -93,8 +93,8 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     except OSError as error:
         say(
             console,
-            f"The results could not be written: {text_of_error(error)}. Close it, then: leadpost results"
-            f" {arguments(found)}",
+            f"The results could not be written: {text_of_error(error)}. Close it, then:"
+            f" leadpost results {arguments(found)}",
         )
     await ledger.record_ended(batch)
     await ledger.record_outputs(batch, outputs.written)
