@@ -117,7 +117,7 @@ async def outbox(account: Account, posts: list[Activity]) -> Counter[str]:
             AsyncActivityPoster(account) as poster,
         ):
             await entries.put_many(posts)
-            running = asyncio.create_task(entries.run(poster, verify=False))
+            running = asyncio.create_task(entries.run(poster, verify=False, reconcile_every=None))
             states = await entries.counts()
             while states["pending"] or states["sending"]:
                 await asyncio.sleep(0.2)
