@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from raw_server import ACCEPTED, Connection, RawServer, answer, answers
+from raw_server import ACCEPTED, Behaviour, Connection, RawServer, answer, answers
 from support import KEYS, Vendor, account, activity
 
 from leadpost import (
@@ -60,6 +60,8 @@ def refused_configuration() -> str:
         f"http://jo:{PASSWORD}@[::1:3128",
         f"http:// jo:{PASSWORD}",
         f"socks6://jo:{PASSWORD}@proxy.example.com",
+        f"http://jo:{PASSWORD}@proxy.example.com:99999",
+        f"jo:{PASSWORD}@:3128",
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_named_without_its_value(
@@ -228,9 +230,14 @@ async def speak_plainly(connection: Connection) -> None:
     await connection.send(answer(400))
 
 
-async def test_https_to_a_plain_server_on_this_machine_suggests_http() -> None:
+async def hang_up(connection: Connection) -> None:
+    """As a server does that does not read a TLS handshake to its end."""
+
+
+@pytest.mark.parametrize("behaviour", [speak_plainly, hang_up])
+async def test_https_to_a_plain_server_on_this_machine_suggests_http(behaviour: Behaviour) -> None:
     bucket = TokenBucket()
-    async with RawServer(speak_plainly) as server:
+    async with RawServer(behaviour) as server:
         environ = {
             "LEADPOST_HOST": server.url.replace("http://", "https://"),
             **dict(zip(VARIABLES, KEYS, strict=True)),
