@@ -37,6 +37,8 @@ LONGEST_PAUSE = 30.0
 """The most seconds between two trials that leave nothing uncertain."""
 LONGEST_UNCERTAIN_PAUSE = 300.0
 """The most seconds between two trials, if they leave their posts uncertain."""
+FIRST_UNANSWERED = 15
+"""Queries without an answer after which a post is tried for the first time."""
 _LOG_EVERY = 60.0
 
 Probe = Callable[[], Awaitable[bool]]
@@ -55,6 +57,8 @@ class Outage:
         trial_at: When the next trial may begin.
         pause: Seconds between the last trial and the next.
         is_uncertain: Whether posts of this outage are uncertain.
+        unanswered: The number of queries since the last trial that were not answered.
+        most_unanswered: The number of those after which a post is tried all the same.
         failed: The activities of the posts that failed last, in a row.
         error: What the last of them failed with.
         answers: The number of proper answers so far.
@@ -64,6 +68,8 @@ class Outage:
     trial_at: float = 0.0
     pause: float = 0.0
     is_uncertain: bool = False
+    unanswered: int = 0
+    most_unanswered: int = FIRST_UNANSWERED
     failed: deque[int] = field(factory=lambda: deque(maxlen=FAILURES_IN_A_ROW))
     error: LeadpostError | None = None
     answers: int = 0
@@ -81,10 +87,21 @@ class Outage:
         elif trial:
             self._pause_before_trial(now, error)
 
-    def failed_probe(self, now: float) -> None:
-        """Record that the query before a trial was not answered."""
+    def failed_probe(self, now: float) -> bool:
+        """
+        Record that the query before a trial was not answered; return whether to try all the same.
+
+        The path of the query may be wrong, and then no query is ever answered. So a post is tried
+        after some six minutes of them, and again after twice as many, and so on.
+        """
+        self.unanswered += 1
+        if self.unanswered == self.most_unanswered:
+            self.unanswered = 0
+            self.most_unanswered *= 2
+            return True
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         self.trial_at = now + self.pause
+        return False
 
     def answered_post(self) -> None:
         """Record a post with a proper answer: there is no outage, or it is over."""
@@ -92,6 +109,8 @@ class Outage:
         self.since = self.error = None
         self.pause = 0.0
         self.is_uncertain = False
+        self.unanswered = 0
+        self.most_unanswered = FIRST_UNANSWERED
         self.failed.clear()
 
     def _pause_before_trial(self, now: float, error: LeadpostError) -> None:
@@ -245,9 +264,7 @@ class Availability:
         """Make a query before a trial whose post could become uncertain."""
         if not self._outage.is_uncertain or await self._probe():
             return True
-        if self.is_away:
-            self._outage.failed_probe(asyncio.get_running_loop().time())
-        return False
+        return self.is_away and self._outage.failed_probe(asyncio.get_running_loop().time())
 
     def _failed(self, turn: Turn, error: LeadpostError) -> None:
         now = asyncio.get_running_loop().time()

@@ -20,7 +20,9 @@ from leadpost.errors import (
     NotSent,
     OutageTimeout,
     RateLimited,
+    State,
     Unauthorized,
+    Unavailable,
 )
 
 Source = Iterable[Item] | AsyncIterable[Item]
@@ -36,7 +38,7 @@ _log = logging.getLogger("leadpost")
 
 class Batch:
     """
-    Posts from one source, as fast as it is posted and never more than the workers ahead.
+    Posts from one source, and draws activities from it only as fast as they are posted.
 
     One worker at a time holds the lock: it draws an activity and waits for its first token. The
     others are posting, or waiting to retry. So the batch has at most one untried activity in the
@@ -155,19 +157,14 @@ class Batch:
 
     async def _outcome(self, index: int, activity: Item, on_token: Callable[[], None]) -> Outcome:
         """Post one activity. `on_token` lets the next worker draw."""
-        is_sent = False
-
-        def on_send() -> None:
-            nonlocal is_sent
-            is_sent = True
-
+        states: list[State] = []
         is_long = max(self._size, 2 * self._count) >= LONG
         terms = Terms(
             priority=Priority.LONG_BATCH if is_long else Priority.BATCH,
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
             on_token=on_token,
-            before_send=on_send,
+            on_end=states.append,
         )
         try:
             request_id = await self._post(activity, terms)
@@ -178,7 +175,8 @@ class Batch:
             return Outcome(index, activity, error=error)
         except BaseException as error:  # noqa: BLE001  # see _fail
             self._fail(error)
-            kind = DeliveryUncertain if is_sent else NotSent
+            state = states[0] if states else "not_sent"
+            kind = {"not_sent": NotSent, "failed": Unavailable}.get(state, DeliveryUncertain)
             return Outcome(index, activity, error=kind(f"{type(error).__name__} ended the batch"))
         return Outcome(index, activity, request_id)
 
@@ -190,7 +188,7 @@ class Batch:
 
     def _fail(self, error: BaseException) -> None:
         """
-        End the drawing for an error of the source's, the bucket's or a hook's.
+        Draw nothing more because of an error of the source, the bucket or a hook.
 
         It is raised when all that is in flight has ended, so that no activity is left without an
         outcome; at once, if the batch itself is to end.

@@ -42,6 +42,7 @@ from leadpost.errors import (
     LeadpostError,
     NotSent,
     ServerError,
+    State,
     TokenLost,
     UnexpectedAnswer,
 )
@@ -60,7 +61,7 @@ _NEVER_SENT = (
 _log = logging.getLogger("leadpost")
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     """Do nothing: the default callback."""
 
 
@@ -93,6 +94,7 @@ class Terms:
         cut_off: Ends the attempt once it is done, even a call in flight, which is uncertain then.
         on_token: Called when an attempt has its token.
         before_send: Called before the bucket's function of that name; may raise.
+        on_end: Called with the state in which the caller leaves the operation.
     """
 
     priority: Priority = Priority.SINGLE
@@ -103,6 +105,7 @@ class Terms:
     cut_off: asyncio.Future[None] | None = None
     on_token: Callable[[], None] = _nothing
     before_send: Callable[[], None] = _nothing
+    on_end: Callable[[State], None] = _nothing
 
     @property
     def is_one_of_many(self) -> bool:
@@ -199,8 +202,10 @@ class Sender:
             error = failure
             raise
         finally:
+            end = attempts.ended(error)
+            terms.on_end(end.state)
             if not attempts.abandoned:
-                self._emit(attempts.ended(error))
+                self._emit(end)
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
     async def _guarded(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
@@ -292,6 +297,8 @@ class Sender:
                 result = call.read(response)  # raises the error that the answer means
                 attempt.result = result
                 return result
+            # Another round would post the activity a second time.
+            raise RuntimeError("the bucket suppressed the error of a call")
 
     async def _exchange(
         self,
@@ -341,8 +348,9 @@ class Sender:
                 return DeliveryUncertain(f"no answer, it may have arrived ({what})")
             return ConnectionFailed(f"no answer ({what})", sent=True)
         attempt.is_sent = False
-        if "SSL" in what and self._account.is_loopback:
-            plain = self._account.host.replace("https://", "http://", 1)
+        host = self._account.host
+        if self._account.is_loopback and host.startswith("https://"):
+            plain = host.replace("https://", "http://", 1)
             what += f"; if this server speaks plain HTTP, set the host to {plain}"
         return ConnectionFailed(what)
 

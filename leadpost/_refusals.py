@@ -2,7 +2,7 @@
 How many tokens to use after LeadSquared refused calls (429).
 
 A refusal does not say why: other programs may use the account, its limit may be lower, or it may be
-chance. So only the refused call is retried, until more than 15 % of the latest calls failed so.
+chance. So only the refused call is retried, until more than 15 % of the latest calls were refused.
 Then the bucket shrinks to the share that got through, less one and at most by half, pauses for a
 period, and grows back by a quarter every six periods. Only calls sent after the last cut count, and
 at least 20 of them: the calls of one burst all fail for one reason. Found by trial, see
@@ -146,9 +146,7 @@ class Refusals:
         before = self.tokens
         self.tokens = min(before + max(before // 4, 1), self._most)
         # The results stay: they are what the next cut is judged by.
-        return Change(
-            before, self.tokens, 0.0, f"no more than {NOISE:.0%} of the calls were refused"
-        )
+        return Change(before, self.tokens, 0.0, "more are tried again")
 
     def size(self, now: float) -> Size:
         """Return what other processes should adopt."""

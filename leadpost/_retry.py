@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from attrs import define, field, frozen
-from attrs.validators import ge, gt, instance_of
+from attrs.validators import ge, gt
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential, wait_random
 
 from leadpost.bucket import LONGEST_RETRY_AFTER
@@ -24,7 +24,6 @@ from leadpost.hooks import Ended, Operation
 
 RETRYABLE = (RateLimited, ServerError, ConnectionFailed, TokenLost)
 """What is always retried; `DeliveryUncertain` only on request."""
-_SECONDS = instance_of((int, float))
 
 
 class NothingToSend(NotSent):
@@ -49,15 +48,14 @@ class RetryPolicy:
         jitter: The most seconds that are added to each wait, at random.
 
     Raises:
-        TypeError: a value is not a number.
         ValueError: a value is out of range.
     """
 
-    max_attempts: int = field(default=5, validator=[instance_of(int), ge(1)])
-    max_time: float = field(default=300.0, validator=[_SECONDS, gt(0)])
-    initial_wait: float = field(default=0.5, validator=[_SECONDS, ge(0)])
-    max_wait: float = field(default=30.0, validator=[_SECONDS, ge(0)])
-    jitter: float = field(default=0.5, validator=[_SECONDS, ge(0)])
+    max_attempts: int = field(default=5, validator=ge(1))
+    max_time: float = field(default=300.0, validator=gt(0))
+    initial_wait: float = field(default=0.5, validator=ge(0))
+    max_wait: float = field(default=30.0, validator=ge(0))
+    jitter: float = field(default=0.5, validator=ge(0))
 
     def wait_after(self, attempts: int) -> float:
         """Return the seconds to wait after this number of `attempts`, jitter included."""

@@ -18,7 +18,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
@@ -103,6 +103,8 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if not response.is_closed:  # a mock transport has already read it
                     await _read(cast("httpx.AsyncByteStream", response.stream), body)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
+            if type(error).__module__ == "socksio.exceptions":  # which httpx does not catch
+                raise httpx.ProxyError(f"SOCKS: {error}") from None
             if response is None or not isinstance(error, BROKEN):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a
@@ -216,6 +218,8 @@ def new_client(account: Account) -> httpx.AsyncClient:
         # OpenSSL would accept it silently, and then trust no certificate.
         raise ConfigurationError("SSL_CERT_DIR: there is no such directory")
     try:
+        for variable in _variables(_PROXIES):
+            _proxy_url(variable)
         return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
     except OSError:
         if not file:
@@ -230,16 +234,25 @@ def new_client(account: Account) -> httpx.AsyncClient:
 def _proxy_problem() -> str:
     """Name the variable that httpx cannot use, without its value: it may contain a password."""
     for variable in _variables(_PROXIES):
-        proxy = os.environ[variable]
         try:
-            url = proxy if "://" in proxy else f"http://{proxy}"  # as httpx does
-            httpx.AsyncClient(proxy=url, trust_env=False)
+            httpx.AsyncClient(proxy=_proxy_url(variable), trust_env=False)
         except ImportError:
             return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"
         except (ValueError, httpx.InvalidURL):
             return f"{variable}: wanted a proxy URL such as http://proxy.example.com:3128"
     names = " or ".join(_variables(["NO_PROXY"])) or "NO_PROXY"
     return f"{names}: wanted host names, separated by commas"
+
+
+def _proxy_url(variable: str) -> str:
+    """Return a proxy's URL as httpx reads it; raise ValueError for a wrong host or port."""
+    proxy = os.environ[variable]
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    parts = urlsplit(url)
+    # httpx accepts a port that no socket can have.
+    if not (parts.hostname or "").strip() or parts.port == 0:
+        raise ValueError("no host or port")
+    return url
 
 
 def _variables(names: Iterable[str]) -> list[str]:

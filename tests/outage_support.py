@@ -58,7 +58,7 @@ class Outage(Vendor):
 
     Attributes:
         metrics: How the Metrics API answers: `down` for like the posts, `up` for always well, and
-            `404` for never, as if its path were wrong.
+            `404` or `500` for never, as if its path were wrong.
         probes: When metrics were asked for.
         failed_at: When posts failed.
         taken: How often each activity was taken, with an answer that said so or without.
@@ -69,7 +69,7 @@ class Outage(Vendor):
         fault: Fault,
         begins: float = 0.0,
         ends: float = 1e9,
-        metrics: Literal["down", "up", "404"] = "down",
+        metrics: Literal["down", "up", "404", "500"] = "down",
         **ways: float,
     ) -> None:
         super().__init__(self._answer, **ways)
@@ -87,8 +87,8 @@ class Outage(Vendor):
         is_down = self.begins <= now() < self.ends
         if request.method == "GET":
             self.probes.append(now())
-            if self.metrics == "404":
-                return httpx.Response(404)
+            if self.metrics in {"404", "500"}:
+                return httpx.Response(int(self.metrics))
             if is_down and self.metrics == "down":
                 return await self._fail()
             return httpx.Response(200, json=METRICS)

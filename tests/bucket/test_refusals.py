@@ -56,6 +56,7 @@ async def test_a_foreign_burst_on_a_full_bucket_is_logged_and_forgotten_within_t
     assert shrunk.levelno == logging.WARNING
     assert "calls were refused" in shrunk.message
     assert {record.levelno for record in grown} == {logging.INFO}
+    assert all(record.message.endswith(": more are tried again") for record in grown)
 
 
 def test_fifteen_of_a_hundred_are_noise_and_one_more_is_not() -> None:

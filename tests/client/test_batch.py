@@ -130,6 +130,20 @@ async def test_a_single_post_goes_before_a_batch() -> None:
         await batch
 
 
+@virtual
+async def test_a_small_batch_gets_through_beside_a_long_one() -> None:
+    vendor = Vendor(there=0.1)
+    async with poster_to(vendor) as poster:
+        long = asyncio.create_task(poster.post_many(numbered_list(2 * LONG)))
+        await asyncio.sleep(60)
+        began = now()
+        await poster.post_many([activity(9000 + n) for n in range(5)])
+        # The two take turns, a token each 0.2 s.
+        assert now() - began < 3
+        assert not long.done()
+        long.cancel()
+
+
 @pytest.mark.parametrize(
     ("source", "even_from"),
     [

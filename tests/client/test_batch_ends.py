@@ -217,6 +217,24 @@ async def test_a_broken_bucket_ends_the_wait_for_the_next_activity_of_a_source()
     assert now() < 2
 
 
+@pytest.mark.parametrize(
+    ("first", "state"), [(httpx.Response(500), "failed"), (httpx.ReadTimeout("no"), "uncertain")]
+)
+@virtual
+async def test_a_bucket_that_breaks_before_a_retry_leaves_what_the_first_attempt_proved(
+    first: httpx.Response | Exception, state: str
+) -> None:
+    class FailsInRetry(Broken):
+        left = 1
+
+    vendor = Vendor(answers(first))
+    async with poster_to(vendor, bucket=FailsInRetry(), on_uncertain="retry") as poster:
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many([activity(1)])
+    assert [outcome.state for outcome in caught.value.outcomes] == [state]
+    assert isinstance(caught.value.exceptions[-1], LookupError)
+
+
 @virtual
 async def test_a_broken_bucket_ends_the_batch_with_every_outcome() -> None:
     async with poster_to(Vendor(there=0.1), bucket=Broken()) as poster:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from raw_server import ACCEPTED, Connection, RawServer, answer, answers
+from raw_server import ACCEPTED, Behaviour, Connection, RawServer, answer, answers
 from support import KEYS, Vendor, account, activity
 
 from leadpost import (
@@ -60,6 +60,8 @@ def refused_configuration() -> str:
         f"http://jo:{PASSWORD}@[::1:3128",
         f"http:// jo:{PASSWORD}",
         f"socks6://jo:{PASSWORD}@proxy.example.com",
+        f"http://jo:{PASSWORD}@proxy.example.com:99999",
+        f"jo:{PASSWORD}@:3128",
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_named_without_its_value(
@@ -204,6 +206,26 @@ async def test_a_proxy_that_does_not_let_a_call_through_costs_no_token(
     assert PASSWORD not in str(error)
 
 
+async def hang_up(connection: Connection) -> None:
+    """As a server does that does not read a handshake to its end."""
+
+
+async def speak_plainly(connection: Connection) -> None:
+    await connection.send(answer(400))
+
+
+@pytest.mark.parametrize("behaviour", [hang_up, speak_plainly])
+async def test_a_socks_proxy_that_breaks_off_is_no_connection(
+    monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour
+) -> None:
+    pytest.importorskip("socksio")
+    async with RawServer(behaviour) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url.replace("http://", "socks5://"))
+        async with AsyncActivityPoster(account(host=HOST), retry=ONCE) as poster:
+            with pytest.raises(ConnectionFailed):
+                await poster.post(activity())
+
+
 async def test_a_proxy_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     error, _, _ = await failure_through(REFUSALS["asks for a login"], monkeypatch)
     assert str(error) == "ProxyError: 407 Proxy Authentication Required"
@@ -224,13 +246,10 @@ async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 # A host that speaks another protocol.
 
 
-async def speak_plainly(connection: Connection) -> None:
-    await connection.send(answer(400))
-
-
-async def test_https_to_a_plain_server_on_this_machine_suggests_http() -> None:
+@pytest.mark.parametrize("behaviour", [speak_plainly, hang_up])
+async def test_https_to_a_plain_server_on_this_machine_suggests_http(behaviour: Behaviour) -> None:
     bucket = TokenBucket()
-    async with RawServer(speak_plainly) as server:
+    async with RawServer(behaviour) as server:
         environ = {
             "LEADPOST_HOST": server.url.replace("http://", "https://"),
             **dict(zip(VARIABLES, KEYS, strict=True)),

@@ -24,7 +24,14 @@ from outage_support import (
 )
 from support import Vendor, accept, activity, answers, now, virtual
 
-from leadpost import OpenBucket, RetryPolicy, ServerError
+from leadpost import (
+    ConnectionFailed,
+    DeliveryUncertain,
+    LeadpostError,
+    OpenBucket,
+    RetryPolicy,
+    ServerError,
+)
 from leadpost._call import Terms
 from leadpost._poster import post_once
 
@@ -125,17 +132,30 @@ async def test_one_activity_that_always_fails_is_no_outage() -> None:
 
 
 @pytest.mark.parametrize("use", ["post_many", "post_stream"])
+@pytest.mark.parametrize(
+    ("fault", "kind", "attempts"),
+    [
+        (httpx.Response(500), ServerError, 5),
+        (httpx.ConnectError("no"), ConnectionFailed, 5),
+        (httpx.ReadError("a dead connection"), DeliveryUncertain, 1),
+    ],
+    ids=name_of,
+)
 @virtual
 async def test_one_activity_that_always_fails_among_successful_ones_is_no_outage(
-    use: str, caplog: pytest.LogCaptureFixture
+    use: str,
+    fault: Fault,
+    kind: type[LeadpostError],
+    attempts: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vendor = Vendor(posts_by(7, httpx.Response(500)), there=0.1)
+    vendor = Vendor(posts_by(7, fault), there=0.1)
     async with poster_to(vendor) as poster:
         outcomes = await outcomes_of(use, poster, 100)
     (failed,) = [outcome for outcome in outcomes if outcome.error is not None]
-    assert (failed.index, type(failed.error), failed.state) == (6, ServerError, "failed")
+    assert (failed.index, type(failed.error)) == (6, kind)
     assert failed.error is not None
-    assert failed.error.attempts == vendor.numbers.count(7) == 5
+    assert failed.error.attempts == vendor.numbers.count(7) == attempts
     assert "does not answer posts" not in caplog.text
 
 

@@ -148,6 +148,19 @@ async def test_a_wrong_metrics_path_does_not_keep_posts_away() -> None:
 
 
 @virtual
+async def test_queries_that_are_never_answered_do_not_keep_posts_away_for_ever() -> None:
+    vendor = Outage(httpx.Response(502), ends=3000, metrics="500")
+    async with away(vendor, retry=PATIENT) as poster:
+        posts = [asyncio.create_task(poster.post(activity(n))) for n in range(1, 6)]
+        results = await asyncio.gather(*posts, return_exceptions=True)
+    # The trials after 6 and 22 minutes fail; that after 53 ends the outage.
+    kinds = Counter(type(result) for result in results)
+    assert kinds == {DeliveryUncertain: 2, str: 3}
+    pauses = [b - a for a, b in pairwise(vendor.posted_at[2:6])]
+    assert pauses == pytest.approx([360, 960, 1860], abs=60)
+
+
+@virtual
 async def test_failures_during_an_outage_do_not_count_as_attempts() -> None:
     vendor = Outage(httpx.Response(503), ends=250)
     policy = RetryPolicy(max_attempts=2, jitter=0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +29,27 @@ def test_the_core_imports_only_its_four_packages_and_the_standard_library() -> N
     needs = metadata.requires("leadpost") or []
     core = {re.split(r"\W", need)[0] for need in needs if "extra ==" not in need}
     assert core == {"httpx", "aiolimiter", "tenacity", "attrs"}
+
+
+def test_no_import_is_circular_and_errors_imports_nothing_of_ours() -> None:
+    """Those for type checkers count too."""
+    package = Path(leadpost.__file__).parent
+    modules = dict[str, Path]()
+    for path in package.rglob("*.py"):
+        name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        modules[name.removesuffix(".__init__")] = path
+    imports: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found = imports[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                members = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (members & modules.keys()) or ({str(node.module)} & modules.keys())
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names} & modules.keys()
+    assert imports["leadpost.errors"] == set()
+    assert imports["leadpost._call"] > {"leadpost._endpoints", "leadpost.errors"}
+    TopologicalSorter(imports).prepare()
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from raw_server import ACCEPTED, Connection, RawServer, answer
 from support import API_KEY, DOCUMENT, SECRET_KEY, Vendor, account, activity, run, within
 
 from leadpost import (
@@ -236,6 +237,25 @@ async def test_an_injected_client_is_used_and_left_open(sandbox: Sandbox) -> Non
         assert "accessKey" not in str(client.params)
     with pytest.raises(RuntimeError, match="closed"):
         await poster.post(activity())
+
+
+async def test_only_tokens_limit_the_number_of_connections() -> None:
+    """A pool with a limit loses connections when calls are cancelled (httpcore 1.0)."""
+    all_arrived = asyncio.Event()
+
+    async def answer_once_all_arrived(connection: Connection) -> None:
+        await connection.request()
+        if len(server.requests) == 150:
+            all_arrived.set()
+        await all_arrived.wait()
+        await connection.send(answer(200, ACCEPTED))
+
+    async with (
+        within(60),
+        RawServer(answer_once_all_arrived) as server,
+        AsyncActivityPoster(account(host=server.url), bucket=OpenBucket()) as poster,
+    ):
+        await asyncio.gather(*(poster.post(activity(n + 1)) for n in range(150)))
 
 
 # What an event loop that is over had open can be closed by the garbage collector only.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -267,18 +269,28 @@ def test_a_time_out_of_the_bucket_passes_through() -> None:
         post(Vendor(), bucket=Broken())
 
 
+@pytest.mark.parametrize("answer", [httpx.Response(400), httpx.ReadTimeout("no")])
+def test_a_bucket_that_suppresses_an_error_has_no_post_repeated(answer: Any) -> None:
+    class Suppressing(OpenBucket):
+        @asynccontextmanager
+        async def token(
+            self, priority: Priority, call_timeout: float
+        ) -> AsyncGenerator[Callable[[], None]]:
+            with suppress(LeadpostError):
+                async with super().token(priority, call_timeout) as begin:
+                    yield begin
+
+    vendor = Vendor(answers(answer))
+    with pytest.raises(RuntimeError, match="the bucket suppressed the error of a call"):
+        post(vendor, bucket=Suppressing())
+    assert len(vendor.requests) == 1
+
+
 @virtual
 async def test_wait_raises_a_time_out_of_the_bucket_as_it_is() -> None:
     poster = AsyncActivityPoster(account(), client=Vendor().client(), bucket=Broken())
     with pytest.raises(TimeoutError, match="database"):
         await poster.wait("r1")
-
-
-@pytest.mark.parametrize("name", ["max_attempts", "max_time"])
-def test_a_policy_of_a_wrong_type_raises(name: str) -> None:
-    wrong: Any = {name: "private"}
-    with pytest.raises(TypeError, match=f"'{name}' must be "):
-        RetryPolicy(**wrong)
 
 
 @pytest.mark.parametrize(
