@@ -324,7 +324,7 @@ class Outbox:
         it stays `uncertain`, with the reason in its message.
 
         The leads are read by windows of time where that takes fewer calls and the account allows
-        it. An activity on a `Lead` is looked for on the lead that `find_lead` finds.
+        it. An activity on a `Lead` without an id stays uncertain.
 
         Args:
             poster: The poster for the queries; its account must have a `sync_host`.

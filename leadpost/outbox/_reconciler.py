@@ -13,11 +13,9 @@ from attrs import define, field
 
 from leadpost._answers import LeadActivity
 from leadpost._availability import FAILURES_IN_A_ROW
-from leadpost._models import Lead
 from leadpost._poster import AsyncActivityPoster
+from leadpost._validation import is_mapping
 from leadpost.errors import (
-    AmbiguousLead,
-    ConfigurationError,
     LeadpostError,
     NotFound,
     Rejected,
@@ -30,7 +28,6 @@ from leadpost.outbox._absence import described
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._matching import (
     ZONES_DIFFER,
-    activity_in,
     candidates,
     is_rival,
     may_be,
@@ -139,29 +136,25 @@ class Reconciler:
 
     async def _verdict(self, doubt: Doubt, in_window: list[LeadActivity] | None) -> Verdict:
         """Look for an entry in its window, if that was read, and on its lead if still needed."""
-        activity, by = activity_in(doubt.activity)
-        if activity is None or (doubt.lead is None and by is None):
-            raise _UnreadableError("it names no lead, so it cannot be looked for")
-        event = activity.get("ActivityEvent")
-        if not isinstance(event, int):
+        if doubt.lead is None or not is_mapping(doubt.activity):
+            raise _UnreadableError("it names no lead's id, so it cannot be looked for")
+        if doubt.event is None:
             raise _UnreadableError("it has no ActivityEvent, so it cannot be looked for")
-        if doubt.lead is not None and in_window is not None:
-            verdict = await self._judge(doubt, activity, doubt.lead, None, in_window)
+        if in_window is not None:
+            verdict = await self._judge(doubt, doubt.lead, doubt.activity, in_window)
             # A match proves that it arrived, and nothing of the lead's means "not yet". Before
             # anything else is concluded, the lead is asked: edited activities are not in the
             # window of their posting, and LeadSquared's paging of windows is not documented.
             if verdict.state == "accepted" or verdict.note == NOT_YET:
                 return verdict
-        lead = doubt.lead if by is None else await self._find(by)
-        has = await self._activities(str(lead), event)
-        return await self._judge(doubt, activity, str(lead), by, has)
+        has = await self._activities(doubt.lead, doubt.event)
+        return await self._judge(doubt, doubt.lead, doubt.activity, has)
 
     async def _judge(
         self,
         doubt: Doubt,
-        activity: Mapping[str, Any],
         lead: str,
-        by: Lead | None,
+        activity: Mapping[str, Any],
         has: Sequence[LeadActivity],
     ) -> Verdict:
         """Conclude what can be concluded from the activities that the lead has."""
@@ -175,9 +168,8 @@ class Reconciler:
                 "uncertain", "the lead has similar ones, but no note or date-time to tell"
             )
         if alike:
-            value = by.value if by else None
-            others = await self._store.read(_settling.others_of, doubt, lead, since, found_by=value)
-            rivals = sum(is_rival(loaded(other), activity, by, alike) for other in others)
+            others = await self._store.read(_settling.others_of, doubt.id, lead, since)
+            rivals = sum(is_rival(loaded(other), activity, alike) for other in others)
             if len(alike) > rivals:
                 activity_id = None if rivals else alike[-1].activity_id
                 return Verdict("accepted", "the lead has it", activity_id)
@@ -216,19 +208,3 @@ class Reconciler:
             return f"the lead's activities cannot be read: {error}"
         self._unread = 0
         return found
-
-    async def _find(self, lead: Lead) -> str:
-        """Look up the id of a `Lead`."""
-        if lead.schema_name == "ProspectID":
-            return lead.value.lower()
-        await self._before_query()
-        try:
-            found = await self._poster.find_lead(lead.schema_name, lead.value)
-        except (ConfigurationError, Unauthorized, NotFound):
-            raise
-        except (AmbiguousLead, Rejected, UnexpectedAnswer, ValueError) as error:
-            raise _UnreadableError(f"its lead cannot be looked up: {error}") from error
-        if found is None:
-            why = f"no lead has its {lead.schema_name}, so it cannot be looked for"
-            raise _UnreadableError(why)
-        return found.lower()

@@ -1,4 +1,4 @@
-"""Reconciling by windows of time, by fields, and on leads without an id."""
+"""Reconciling by windows of time, and by fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import (
@@ -25,7 +24,7 @@ from outbox_support import (
     table,
     told,
 )
-from support import LEAD, Vendor, answers, within
+from support import LEAD, Vendor, within
 
 from leadpost import Activity, Lead, LeadActivity, OpenBucket
 from leadpost.outbox import EntryState, Outbox
@@ -254,76 +253,12 @@ async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Out
     assert [entry.activity_id async for entry in outbox.entries()] == [ids[True], None]
 
 
-# Leads without an id.
-
-
-def on_mail(note: str = "note", mail: str = "ada@example.com") -> Activity:
-    return Activity(Lead.find_or_create("EmailAddress", mail), 201, note)
-
-
-async def test_an_activity_on_a_lead_without_an_id_is_looked_for_on_the_one_found(
-    outbox: Outbox,
-) -> None:
-    await outbox.put_many([on_mail("one"), on_mail("two"), on_mail("three", "eve@example.com")])
+async def test_an_activity_on_a_lead_without_an_id_stays_uncertain(outbox: Outbox) -> None:
+    vendor = Vendor()
+    await outbox.put(Activity(Lead.find_or_create("EmailAddress", "ada@example.com"), 201, "note"))
     await doubt_all(outbox)
-    with Sandbox(limit=None, pace=1000) as sandbox:
-        await sent(sandbox, on_mail("one"))
-        tally, _ = await reconciled(outbox, sandbox)
-        created = sandbox.report().leads_created
-    assert tally == {"accepted": 1, "pending": 1, "uncertain": 1}
-    assert created == 1
+    assert await outbox.reconcile(poster(vendor)) == {"uncertain": 1}
     assert await told(outbox) == [
-        ("accepted", None),
-        ("pending", None),
-        ("uncertain", "no lead has its EmailAddress, so it cannot be looked for"),
+        ("uncertain", "it names no lead's id, so it cannot be looked for")
     ]
-
-
-async def test_of_two_on_one_lead_without_an_id_the_other_may_have_brought_it(
-    outbox: Outbox,
-) -> None:
-    await outbox.put_many(
-        [on_mail(), on_mail(mail="ADA@example.com"), on_mail(mail="nada@example.com")]
-    )
-    await doubt_all(outbox)
-    accepted = sa.update(table).where(table.c.id > 1).values(state="accepted", request_id="r")
-    await executed(outbox, accepted)
-    with Sandbox(limit=None, pace=1000) as sandbox:
-        await sent(sandbox, on_mail())
-        assert (await reconciled(outbox, sandbox))[0] == {"uncertain": 1}
-        assert "posted for another entry" in ((await told(outbox))[0][1] or "")
-        await sent(sandbox, on_mail())
-        assert (await reconciled(outbox, sandbox))[0] == {"accepted": 1}
-
-
-@pytest.mark.parametrize(
-    ("lead", "found", "reason"),
-    [
-        (
-            Lead.find_or_create("EmailAddress", "ada@example.com"),
-            [{"ProspectID": str(UUID(int=1))}, {"ProspectID": str(UUID(int=2))}],
-            "2 leads have this EmailAddress",
-        ),
-        (Lead.find_or_create("mx_Number", "12"), [], "cannot be looked up"),
-    ],
-)
-async def test_a_lead_that_cannot_be_looked_up_leaves_it_in_doubt(
-    outbox: Outbox, lead: Lead, found: list[object], reason: str
-) -> None:
-    posting = poster(Vendor(answers(httpx.Response(200, json=found))))
-    await outbox.put(Activity(lead, 201, "note"))
-    await doubt_all(outbox)
-    assert await outbox.reconcile(posting) == {"uncertain": 1}
-    message = (await told(outbox))[0][1] or ""
-    assert reason in message
-    assert lead.value not in message
-
-
-async def test_a_lead_named_by_its_id_needs_no_look_up(outbox: Outbox) -> None:
-    lead = Lead.find_or_create("ProspectID", LEAD.upper())
-    empty = httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
-    vendor = Vendor(answers(empty))
-    await outbox.put(Activity(lead, 201, "note"))
-    await doubt_all(outbox)
-    assert await outbox.reconcile(poster(vendor)) == {"pending": 1}
-    assert [request.url.params["leadId"] for request in vendor.requests] == [LEAD]
+    assert not vendor.requests
