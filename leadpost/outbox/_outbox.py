@@ -217,8 +217,8 @@ class Outbox:
 
         Args:
             poster: The poster; its bucket is the limit, its `RetryPolicy` decides about retries.
-            batch: Post only the entries whose key begins with this text and a slash, such as
-                `2026-11-28/call-8812` for the batch `2026-11-28`.
+            batch: Post only the entries of this batch, in the order in which they were put. An
+                entry with the key `2026-11-28/call-8812` is of the batch `2026-11-28`.
             outage_timeout: Seconds to wait for the end of an outage.
 
         Returns:
@@ -354,14 +354,14 @@ class Outbox:
         return await self._store.read(_entries.find, keys)
 
     async def entries(
-        self, *states: EntryState, key_prefix: str | None = None
+        self, *states: EntryState, batch: str | None = None
     ) -> AsyncGenerator[Entry]:
         """
         Yield entries in the order in which they were put.
 
         Args:
             states: Only the entries in these states; by default all.
-            key_prefix: Only the entries whose key begins with it.
+            batch: Only the entries of this batch, as for `drain`.
         """
         last = 0
         while True:
@@ -369,7 +369,7 @@ class Outbox:
                 _entries.page,
                 states=states or STATES,
                 after=last,
-                key_prefix=key_prefix or "",
+                batch=batch,
                 limit=PART,
             )
             for entry in page:
@@ -382,9 +382,9 @@ class Outbox:
         """Return the changes of state of the entry `entry_id`, oldest first; [] if unknown."""
         return await self._store.read(_entries.history, entry_id)
 
-    async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state; with a `key_prefix`, only those whose key has it."""
-        return await self._store.read(_entries.count, key_prefix or "")
+    async def counts(self, batch: str | None = None) -> dict[EntryState, int]:
+        """Count the entries in each state; with a `batch`, only those of it, as for `drain`."""
+        return await self._store.read(_entries.count, batch)
 
     async def others(self) -> dict[str, int]:
         """Count the unfinished entries of other accounts in the same database, by account."""

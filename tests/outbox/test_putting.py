@@ -154,23 +154,35 @@ async def test_put_many_with_keys_is_idempotent(outbox: Outbox) -> None:
     rows = [f"row-{number}" for number in numbers]
     assert await outbox.put_many(map(activity, numbers[:300]), keys=rows[:300]) == 300
     assert await outbox.put_many(map(activity, numbers), keys=rows, priority=1) == 400
-    found = [entry.key async for entry in outbox.entries(key_prefix="row-")]
-    assert found == rows
-    assert [e.key async for e in outbox.entries("accepted", key_prefix="row-")] == []
-    assert (await outbox.counts("row-"))["pending"] == 700
-    assert (await outbox.counts("ROW-"))["pending"] == 0
+    assert await keys(outbox) == rows
     assert set(await outbox.find(["row-1", "row-7", "unknown"])) == {"row-1", "row-7"}
+
+
+async def test_entries_of_a_batch_are_yielded_and_counted(outbox: Outbox) -> None:
+    numbers = range(1, 1102)
+    rows = [f"june/{number}" for number in reversed(numbers)]
+    await outbox.put_many(map(activity, numbers), keys=rows)
+    others = ["JUNE/1", "june", "june-2/1", "jun/e/1", "july/1"]
+    await outbox.put_many(map(activity, range(1, 6)), keys=others)
+    await outbox.put(activity(1))
+    assert [entry.key async for entry in outbox.entries(batch="june")] == rows
+    assert [entry.key async for entry in outbox.entries("accepted", batch="june")] == []
+    assert [entry.key async for entry in outbox.entries("pending", batch="jun")] == ["jun/e/1"]
+    counts = await outbox.counts("june")
+    assert counts == dict.fromkeys(counts, 0) | {"pending": 1101}
+    assert (await outbox.counts("unknown"))["pending"] == 0
 
 
 async def test_no_text_of_a_caller_becomes_sql(store_url: str) -> None:
     text = "' OR 1 = 1 --"
     async with Outbox(store_url, ACME) as outbox:
-        await outbox.put(activity(1), key=text)
+        key = f"{text}/1"
+        await outbox.put(activity(1), key=key)
         state: Any = text
         assert [entry async for entry in outbox.entries(state)] == []
-        assert [e.key async for e in outbox.entries("pending", key_prefix=text)] == [text]
-        assert [e.key async for e in outbox.entries("pending", key_prefix="' OR 2")] == []
-        assert set(await outbox.find([text])) == {text}
+        assert [e.key async for e in outbox.entries("pending", batch=text)] == [key]
+        assert [e.key async for e in outbox.entries("pending", batch="' OR 2")] == []
+        assert set(await outbox.find([key])) == {key}
         assert (await outbox.counts(text))["pending"] == 1
 
 
