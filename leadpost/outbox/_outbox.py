@@ -25,7 +25,7 @@ from leadpost._batch import Source
 from leadpost._models import Item
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
 from leadpost.errors import LeadpostError, OutboxError
-from leadpost.outbox._absence import described
+from leadpost.outbox._reachability import described
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import AnyAsync, drawn, id_of, json_of, new_entry
 from leadpost.outbox._patience import PatientStore

@@ -1,4 +1,4 @@
-"""A store that waits until its database is back."""
+"""A store that waits for an unreachable database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import ParamSpec, TypeVar
 
 from leadpost.errors import OutboxUnavailable
-from leadpost.outbox._absence import Absence
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Database, Store
 from leadpost.outbox.database._database import StoreWork
 
@@ -19,18 +19,18 @@ P = ParamSpec("P")
 
 class PatientStore(Store):
     """
-    A store that waits until its database is back, and logs outages.
+    A store that waits until its database can be reached again, and logs that.
 
     Args:
         database: The database.
         account: The account that the entries belong to.
-        longest: Seconds after which an outage is raised.
+        longest: Seconds after which it raises the error instead.
     """
 
     def __init__(self, database: Database, account: str, longest: float) -> None:
         super().__init__(database, account=account)
         self._longest = longest
-        self._absence = Absence(f"the outbox {database.name}")
+        self._reachability = Reachability(f"the outbox {database.name}")
 
     async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
         """Run `work`, which only reads. Success is no sign that writing works again."""
@@ -48,11 +48,11 @@ class PatientStore(Store):
             except OutboxUnavailable as error:
                 await self._wait(error)
             else:
-                self._absence.end()
+                self._reachability.answered()
                 return done
 
     async def _wait(self, error: OutboxUnavailable) -> None:
-        self._absence.begin(error)
-        if self._absence.lasts > self._longest:
+        self._reachability.failed(error)
+        if self._reachability.unreachable_for > self._longest:
             raise error
         await asyncio.sleep(_RETRY)

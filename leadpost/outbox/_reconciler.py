@@ -24,7 +24,7 @@ from leadpost.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from leadpost.outbox._absence import described
+from leadpost.outbox._reachability import described
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._matching import (
     ZONES_DIFFER,

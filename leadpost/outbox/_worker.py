@@ -39,7 +39,7 @@ from leadpost.errors import (
     TokenLost,
     Unauthorized,
 )
-from leadpost.outbox._absence import Absence
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._patience import PatientStore
@@ -138,7 +138,7 @@ class Worker:
         self._turn = asyncio.Lock()
         self._in_flight = set[asyncio.Task[None] | None]()
         self._others_succeed = False  # whether the last result was a success
-        self._host_absence = Absence(f"the host {poster.account.host}")
+        self._host = Reachability(f"the host {poster.account.host}")
         self._is_answered = False  # whether any call was answered
         self._posts = 0  # since nothing was due
         self._queries = 0  # since then
@@ -304,7 +304,7 @@ class Worker:
             kind = DeliveryUncertain if is_sent else NotSent
             error = kind(f"{type(error).__name__} ended the worker")
         if isinstance(error, ConnectionFailed):
-            self._host_absence.begin(error)
+            self._host.failed(error)
         elif error.status is not None or isinstance(error, DeliveryUncertain):
             self._note_answer()
         result = result_of(
@@ -336,11 +336,11 @@ class Worker:
 
     def _note_answer(self) -> None:
         self._is_answered = True
-        self._host_absence.end()
+        self._host.answered()
 
     def _is_unreachable(self, error: LeadpostError) -> bool:
         """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
-        is_long = self._host_absence.lasts >= _UNREACHABLE
+        is_long = self._host.unreachable_for >= _UNREACHABLE
         is_first = self._drains and not self._is_answered
         return isinstance(error, ConnectionFailed) and is_long and is_first
 
@@ -366,7 +366,7 @@ class Worker:
 
     async def _maintenance(self, transaction: Transaction) -> int:
         # A single entry makes no outage, though its host may be wrong.
-        away_for = self._poster.away_for or self._host_absence.lasts or None
+        away_for = self._poster.away_for or self._host.unreachable_for or None
         await _calls.be_seen(transaction, away_for)
         expired = await _calls.expire(transaction)
         await _calls.sum_up(transaction)

@@ -14,7 +14,7 @@ from support import Vendor, activity, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, _worker
-from leadpost.outbox._absence import Absence
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._sql import Transaction
 
@@ -31,16 +31,16 @@ def is_of(work: Any, statement: Callable[..., Any]) -> bool:
     return work is statement
 
 
-def test_an_absence_is_logged_when_it_begins_and_when_it_ends(
+def test_it_is_logged_when_something_cannot_be_reached_and_when_it_can_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    absence = Absence("it")
+    reachability = Reachability("it")
     for _ in range(2):
-        absence.begin(OutboxUnavailable("gone"))
-    assert 0 <= absence.lasts < 10
+        reachability.failed(OutboxUnavailable("gone"))
+    assert 0 <= reachability.unreachable_for < 10
     for _ in range(2):
-        absence.end()
-    absence.begin(OutboxUnavailable("gone again"))
+        reachability.answered()
+    reachability.failed(OutboxUnavailable("gone again"))
     assert [record.message for record in caplog.records] == [
         "it cannot be reached: gone",
         "it can be reached again, after 0 s",
