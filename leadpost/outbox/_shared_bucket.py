@@ -279,11 +279,10 @@ class _Share:
         while not self._is_ending or self._ended:
             try:
                 await self._serve_one()
-            except OutboxUnavailable as error:
+            except OutboxError as error:
                 self._reachability.failed(error)
-                await asyncio.sleep(_RETRY)
-            except OutboxError as error:  # the next caller may have more luck
-                self.waiters.fail(error)
+                if not isinstance(error, OutboxUnavailable):
+                    self.waiters.fail(error)  # the next caller may have more luck
                 await asyncio.sleep(_RETRY)
             except Exception as error:
                 self.waiters.fail(error)
