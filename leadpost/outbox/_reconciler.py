@@ -47,6 +47,8 @@ for a reason of its own for 9 h 20 min in all.
 NOT_YET = "the lead does not have it yet; it may still come"
 _LOOK_EVERY = 60.0
 """Seconds between two checks whether reconciling is due."""
+_RETRY = 600.0
+"""Seconds until reconciling that failed is tried again."""
 MOST_CALLS = 50
 """Calls that one window takes at most: 50,000 activities fit into memory."""
 
@@ -74,14 +76,15 @@ class Reconciler:
 
     async def run(self, every: timedelta) -> None:
         """Reconcile until cancelled: once per interval, by one worker of the account."""
-        seconds = every.total_seconds()
+        seconds, is_due = every.total_seconds(), False
         while True:
-            await asyncio.sleep(min(seconds, _LOOK_EVERY))
+            await asyncio.sleep(min(seconds, _RETRY if is_due else _LOOK_EVERY))
             try:
-                is_due = await self._store.write(_settling.begin_reconciling, seconds)
+                is_due = is_due or await self._store.write(_settling.begin_reconciling, seconds)
                 if is_due and (found := await self.reconcile(lambda _, __: None)):
                     counts = ", ".join(f"{count} {state}" for state, count in found.items())
                     _log.info("outbox: reconciled: %s", counts)
+                is_due = False
             except LeadpostError as error:
                 _log.warning("outbox: reconciling failed: %s", described(error))
 

@@ -27,6 +27,7 @@ from outbox_support import (
     states,
     table,
     told,
+    until,
 )
 from support import LEAD, Vendor, answers, within
 
@@ -370,6 +371,30 @@ async def test_a_reconciling_that_fails_is_logged_and_the_run_goes_on(
         assert not running.done()
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_a_reconciling_that_failed_is_tried_again_before_it_is_due(
+    outbox: Outbox, doubted: Doubted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
+    monkeypatch.setattr(_reconciler, "_RETRY", 0.02)
+    read, failures = AsyncActivityPoster.lead_activities, [ServerError("no", status=503)] * 3
+
+    async def fail_at_first(*args: Any) -> list[LeadActivity]:
+        if failures:
+            raise failures.pop()
+        return await read(*args)
+
+    sandbox = await doubted("cut-after", noted(1))
+    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", fail_at_first)
+    monkeypatch.setattr(_reconciler, "FAILURES_IN_A_ROW", 1)
+    async with poster_to(sandbox) as posting:
+        every = timedelta(hours=1)
+        running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
+        await until(outbox, accepted=1)
+        running.cancel()
+        await asyncio.wait([running])
+    assert not failures
 
 
 async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
