@@ -330,7 +330,7 @@ class Worker:
             if recorded is None:
                 _log.error("outbox: not recorded, as the database failed: %s", what)
         if not recorded:
-            _log.warning("outbox: ignored, as a later call was made: %s", what)
+            _log.warning("outbox: ignored, as the entry has changed since: %s", what)
         elif state != "pending":
             self._tally[state] += 1
 

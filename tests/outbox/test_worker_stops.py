@@ -214,4 +214,4 @@ async def test_a_late_record_is_logged_with_its_request_id(
     assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
     answer.set()
     assert await slow == {}
-    assert "ignored, as a later call was made: entry 1: accepted r1" in caplog.text
+    assert "ignored, as the entry has changed since: entry 1: accepted r1" in caplog.text

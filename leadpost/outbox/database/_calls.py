@@ -130,6 +130,9 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
         result is already recorded.
     """
     state, error = result.state, result.error
+    before = ["sending", "uncertain", "pending"]
+    if state == "uncertain":  # no news of an entry that was pending again since, as by `retry`
+        before = ["sending"]
     message = None if error is None else storable(str(error))
     request_id = None if result.request_id is None else storable(result.request_id)
     recorded = await transaction.execute(
@@ -139,10 +142,11 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
             failures = failures + :failed, request_id = :request_id,
             error_type = :error_type, message = :message
         WHERE id = :id AND account = :account AND call_id = :call_id
-            AND state IN ('sending', 'uncertain', 'pending') AND state <> :state
+            AND state IN :before AND state <> :state
         """,
         id=of.id,
         call_id=of.call_id,
+        before=before,
         state=state,
         due_in=result.due_in,
         failed=int(result.failed),
