@@ -174,17 +174,20 @@ class Worker:
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
         posting = [asyncio.create_task(self._post()) for _ in range(LIMIT)]
-        tasks = [*posting, *map(asyncio.create_task, (self._maintain_regularly(), *beside))]
+        others = [*map(asyncio.create_task, (self._maintain_regularly(), *beside))]
+        tasks = [*posting, *others]
         for task in tasks:
             task.add_done_callback(self._note_end)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for task in others:
+                task.cancel()
             try:
                 await self._end_calls(posting)
             finally:  # `_end_calls` raises if it is cancelled again
                 self._report()
-                for task in tasks:
+                for task in posting:
                     task.cancel()  # calls without a record become uncertain
                 await until_done(tasks, _RECORDING)
         if self._failure is not None:

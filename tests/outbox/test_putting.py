@@ -377,6 +377,28 @@ def test_an_entry_can_be_put_in_a_synchronous_transaction(tmp_path: Path) -> Non
     assert asyncio.run(found()) == [("one", 3), (None, 0)]
 
 
+async def test_entries_can_be_put_by_another_driver(postgresql_url: str) -> None:
+    url = sa.make_url(postgresql_url).set(drivername="postgresql+psycopg")
+    async with Outbox(postgresql_url, ACME) as outbox:
+        engine = create_async_engine(url)
+        async with engine.begin() as own:
+            first = await outbox.put(activity(1), key="one", connection=own)
+            assert await outbox.put(activity(1), key="one", connection=own) == first
+            both = [activity(1), activity(2)]
+            assert await outbox.put_many(both, keys=["one", "two"], connection=own) == 1
+            with pytest.raises(KeyConflict):
+                await outbox.put_many(both, keys=["three", "one"], connection=own)
+        await engine.dispose()
+        sync_engine = sa.create_engine(url)
+        with Session(sync_engine) as session, session.begin():
+            fourth = put_sync(session, activity(4), account=ACME, key="four")
+            assert put_sync(session, activity(4), account=ACME, key="four") == fourth
+        with sync_engine.connect() as connection:
+            put_sync(connection, activity(5), account=ACME, key="undone")
+        sync_engine.dispose()
+        assert await keys(outbox) == ["one", "two", "four"]
+
+
 # With plain SQL, from Django or another language.
 
 
