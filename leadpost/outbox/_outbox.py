@@ -28,7 +28,6 @@ from leadpost.errors import LeadpostError, OutboxError
 from leadpost.outbox._reachability import described
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import AnyAsync, drawn, id_of, json_of, new_entry
-from leadpost.outbox._patience import PatientStore
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
@@ -233,7 +232,7 @@ class Outbox:
         """
         await self._check_poster(poster, self._store)
         worker = Worker(
-            self._patient(poster.retry.max_time),
+            Store(self._database, poster.retry.max_time, account=self.account),
             poster,
             self._news,
             drains=True,
@@ -276,7 +275,7 @@ class Outbox:
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
             if time is not None and time <= timedelta(0):
                 raise ValueError(f"{name}: found {time}, wanted a time above zero")
-        store = self._patient(inf)
+        store = Store(self._database, inf, account=self.account)
         try:
             await self._check_poster(poster, store)
             worker = Worker(store, poster, self._news)
@@ -284,9 +283,6 @@ class Outbox:
         except LeadpostError as error:
             _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
             raise
-
-    def _patient(self, longest: float) -> PatientStore:
-        return PatientStore(self._database, self.account, longest)
 
     async def verify(self, poster: AsyncActivityPoster) -> Counter[EntryState]:
         """

@@ -42,12 +42,11 @@ from leadpost.errors import (
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
-from leadpost.outbox._patience import PatientStore
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
-from leadpost.outbox.database import _calls, _edits, _entries
+from leadpost.outbox.database import Store, _calls, _edits, _entries
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._sql import Transaction
@@ -115,7 +114,7 @@ class Worker:
 
     def __init__(
         self,
-        store: PatientStore,
+        store: Store,
         poster: AsyncActivityPoster,
         news: asyncio.Event,
         *,
