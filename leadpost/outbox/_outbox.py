@@ -229,7 +229,10 @@ class Outbox:
             ConnectionFailed: no call of this drain was answered, and connections failed for 5 s:
                 the host may be wrong.
             OutageTimeout: an outage lasted longer.
+            ValueError: `outage_timeout` is negative.
         """
+        if not outage_timeout >= 0:
+            raise ValueError(f"outage_timeout: found {outage_timeout}, wanted zero or more")
         await self._check_poster(poster, self._store)
         worker = Worker(
             Store(self._database, poster.retry.max_time, account=self.account),
