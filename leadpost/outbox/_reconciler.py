@@ -44,7 +44,7 @@ SETTLE = timedelta(hours=12)
 After so long a request is surely not in LeadSquared's queue any more: it retries one that failed
 for a reason of its own for 9 h 20 min in all.
 """
-NOT_YET = "the lead does not have it yet; it may still come"
+NOT_YET = "the lead does not have it yet; it may still arrive"
 _LOOK_EVERY = 60.0
 """Seconds between two checks whether reconciling is due."""
 _RETRY = 600.0
@@ -167,24 +167,22 @@ class Reconciler:
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
         if alike and not words(activity):
-            return Verdict(
-                "uncertain", "the lead has similar ones, but no note or date-time to tell"
-            )
+            why = "the lead has similar activities, and this one has no note or date-time to compare"
+            return Verdict("uncertain", why)
         if alike:
             others = await self._store.read(_settling.others_of, doubt.id, lead, since)
             rivals = sum(is_rival(loaded(other), activity, alike) for other in others)
             if len(alike) > rivals:
                 activity_id = None if rivals else alike[-1].activity_id
                 return Verdict("accepted", "the lead has it", activity_id)
-            why = "the same was posted for another entry, whose activity is not known"
-            return Verdict("uncertain", f"{why}: it may be that")
-        if doubt.age < self._settle_after.total_seconds():
-            or_other = ", or be one of the others of its type and time" if free else ""
-            return Verdict("uncertain", NOT_YET + or_other)
-        if free:
-            why = "the lead has others of its type and time, of which one may be it: look there"
+            why = "the lead has such an activity, which may be that of another entry"
             return Verdict("uncertain", why)
-        return Verdict("pending", "the lead does not have it, and it cannot come any more")
+        other = "the lead has another activity of its type and time"
+        if doubt.age < self._settle_after.total_seconds():
+            return Verdict("uncertain", f"{NOT_YET}; {other}" if free else NOT_YET)
+        if free:
+            return Verdict("uncertain", f"{other}, which may be this one: look at the lead")
+        return Verdict("pending", "the lead does not have it, and it can no longer arrive")
 
     async def _activities(self, lead: str, event: int) -> list[LeadActivity]:
         """Return the activities of one type that a lead has, read once for all its entries."""

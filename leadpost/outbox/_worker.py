@@ -385,7 +385,7 @@ class Worker:
         _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
 
     async def _report_others(self) -> None:
-        """Log whose entries are left alone: of accounts without names, a key may have changed."""
+        """Log what is not posted. Without a name, an account with a new key is another account."""
         others = await self._store.read(_entries.count_of_others)
         if others:
             counts = ", ".join(f"{count} of {account}" for account, count in others.items())

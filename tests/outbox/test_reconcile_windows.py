@@ -77,7 +77,7 @@ async def reconciled(outbox: Outbox, sandbox: Sandbox) -> tuple[Counter[EntrySta
     [unauthorized(), error(500, "MXInvalidInputException", "no"), Answer(503), Answer(200, "{}")],
     ids=["not allowed", "rejected", "unavailable", "unreadable"],
 )
-async def test_where_windows_cannot_be_read_lead_after_lead_is(
+async def test_leads_are_read_one_by_one_where_windows_cannot_be_read(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     def refuse(*_: object) -> None:
@@ -93,7 +93,7 @@ async def test_where_windows_cannot_be_read_lead_after_lead_is(
     assert tally == {"accepted": 3, "pending": 2}
 
 
-async def test_what_is_not_in_its_window_is_asked_of_its_lead_before_it_is_sent_again(
+async def test_a_lead_is_asked_before_what_its_window_lacks_is_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An activity that was edited later is not in the window of its posting."""
@@ -113,7 +113,7 @@ async def test_what_is_not_in_its_window_is_asked_of_its_lead_before_it_is_sent_
 
 
 @pytest.mark.parametrize("missing", ["ActivityEvent_Note", "RelatedProspectId"])
-async def test_rows_that_tell_too_little_are_asked_of_their_leads(
+async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     between = Ledger.activities_between
@@ -135,13 +135,13 @@ async def test_rows_that_tell_too_little_are_asked_of_their_leads(
     assert calls == 1 + 4
 
 
-async def test_what_may_still_come_costs_no_call_beside_the_window(outbox: Outbox) -> None:
+async def test_entries_that_may_still_arrive_cost_no_call_beside_the_window(outbox: Outbox) -> None:
     await outbox.put_many(on_lead(number) for number in range(1, 11))
     await doubt_all(outbox, timedelta(minutes=1))
     with Sandbox(limit=None) as sandbox:
         assert await reconciled(outbox, sandbox) == ({"uncertain": 10}, 1)
     assert {message for _, message in await told(outbox)} == {
-        "the lead does not have it yet; it may still come"
+        "the lead does not have it yet; it may still arrive"
     }
 
 
@@ -159,7 +159,7 @@ async def test_one_activity_in_a_window_is_never_matched_twice(outbox: Outbox) -
     assert len(set(found)) == 4
 
 
-async def test_one_of_long_ago_does_not_keep_the_others_from_a_window(
+async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     between, spans = Ledger.activities_between, list[timedelta]()
@@ -228,7 +228,7 @@ def row(activity_id: str, **fields: object) -> LeadActivity:
         ("2026-11-01 10:30:00", {"mx_Custom_1": "2026-11-01 10:30:00.000"}, True),
     ],
 )
-def test_an_activity_with_another_value_in_a_posted_field_is_not_it(
+def test_an_activity_with_another_value_in_a_posted_field_is_another(
     posted: object, shown: dict[str, object], *, is_one: bool
 ) -> None:
     payload = noted(1, fields={"mx_Custom_1": posted}).to_payload()

@@ -464,11 +464,12 @@ async def test_25_calls_are_in_flight_at_once(outbox: Outbox) -> None:
     vendor = Vendor(held_until(answer, started))
     await outbox.put_many(map(activity, range(1, 31)))
     draining = asyncio.create_task(outbox.drain(poster(vendor)))
-    await until(outbox, sending=25)
-    await asyncio.sleep(0.2)
-    assert len(vendor.requests) == 25
-    answer.set()
     async with within(20):
+        while len(vendor.requests) < 25:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert len(vendor.requests) == 25
+        answer.set()
         assert await draining == {"accepted": 30}
 
 
