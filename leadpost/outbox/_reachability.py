@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from leadpost.errors import LeadpostError, OutboxError
+from leadpost.errors import ConfigurationError, LeadpostError, OutboxError
 from leadpost.outbox._clock import boot_time
 
 _log = logging.getLogger("leadpost")
@@ -47,7 +47,7 @@ class Reachability:
 
 def described(error: Exception) -> str:
     """Describe an error for the log, without text that may be LeadSquared's."""
-    if isinstance(error, OutboxError):
+    if isinstance(error, ConfigurationError | OutboxError):
         return str(error)
     status = error.status if isinstance(error, LeadpostError) else None
     return type(error).__name__ + (f", HTTP {status}" if status else "")

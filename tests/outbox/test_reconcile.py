@@ -29,7 +29,7 @@ from outbox_support import (
     told,
     until,
 )
-from support import LEAD, Vendor, answers, within
+from support import LEAD, Vendor, account, answers, within
 
 from leadpost import (
     Activity,
@@ -371,6 +371,22 @@ async def test_reconciling_that_fails_is_logged_and_the_run_continues(
         assert not running.done()
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_the_log_says_that_reconciling_needs_a_sync_host(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    await outbox.put(noted(1))
+    await changed(outbox, state="uncertain")
+    elsewhere = account(name=ACME, host="https://proxy.example.com")
+    posting = AsyncActivityPoster(elsewhere, client=Vendor().client(), bucket=OpenBucket())
+    every = timedelta(seconds=0.05)
+    running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
+    async with within(10):
+        while "reconciling failed: sync_host (LEADPOST_SYNC_HOST) is missing" not in caplog.text:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
