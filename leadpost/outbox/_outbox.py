@@ -25,9 +25,9 @@ from leadpost._batch import Source
 from leadpost._models import Item
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
 from leadpost.errors import LeadpostError, OutboxError
-from leadpost.outbox._reachability import described
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import AnyAsync, drawn, id_of, json_of, new_entry
+from leadpost.outbox._reachability import described
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
@@ -352,9 +352,7 @@ class Outbox:
             raise ValueError(f"keys must be a list of up to {PART} keys")
         return await self._store.read(_entries.find, keys)
 
-    async def entries(
-        self, *states: EntryState, batch: str | None = None
-    ) -> AsyncGenerator[Entry]:
+    async def entries(self, *states: EntryState, batch: str | None = None) -> AsyncGenerator[Entry]:
         """
         Yield entries in the order in which they were put.
 

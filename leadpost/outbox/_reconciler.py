@@ -24,7 +24,6 @@ from leadpost.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from leadpost.outbox._reachability import described
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._matching import (
     ZONES_DIFFER,
@@ -34,6 +33,7 @@ from leadpost.outbox._matching import (
     windows,
     words,
 )
+from leadpost.outbox._reachability import described
 from leadpost.outbox._verifier import at_once
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._entries import loaded
@@ -167,7 +167,9 @@ class Reconciler:
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
         if alike and not words(activity):
-            why = "the lead has similar activities, and this one has no note or date-time to compare"
+            why = (
+                "the lead has similar activities, and this one has no note or date-time to compare"
+            )
             return Verdict("uncertain", why)
         if alike:
             others = await self._store.read(_settling.others_of, doubt.id, lead, since)

@@ -23,8 +23,8 @@ from leadpost._bucket_parts import Brakes, Use, Waiter, Waiters
 from leadpost.bucket import CALL_TIMEOUT, LIMIT, PERIOD, Priority, check_rate
 from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
-from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._clock import boot_time
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Database, Store, _tokens
 from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._tokens import State

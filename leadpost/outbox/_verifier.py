@@ -20,8 +20,8 @@ from leadpost.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from leadpost.outbox._reachability import Reachability, described
 from leadpost.outbox._entry import EntryState
+from leadpost.outbox._reachability import Reachability, described
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Check, Verdict
 

@@ -39,9 +39,9 @@ from leadpost.errors import (
     TokenLost,
     Unauthorized,
 )
-from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier

@@ -104,7 +104,9 @@ async def test_an_entry_that_did_not_arrive_is_pending_again_when_it_can_no_long
 ) -> None:
     sandbox = await doubted("cut-before", noted(1))
     assert await reconciled(outbox, sandbox, timedelta(hours=1)) == {"uncertain": 1}
-    assert await told(outbox) == [("uncertain", "the lead does not have it yet; it may still arrive")]
+    assert await told(outbox) == [
+        ("uncertain", "the lead does not have it yet; it may still arrive")
+    ]
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
     async with poster_to(sandbox) as posting:
         assert await outbox.drain(posting) == {"accepted": 1}
@@ -120,7 +122,9 @@ async def test_the_same_activity_twice_is_matched_once_each(
     assert len(set(found)) == 2
 
 
-async def test_an_activity_that_may_be_of_another_entry_proves_nothing(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
+    outbox: Outbox, doubted: Doubted
+) -> None:
     sandbox = await doubted("cut-before", noted(1))
     await outbox.put(noted(1))
     async with poster_to(sandbox) as posting:
@@ -215,7 +219,9 @@ def test_line_ends_and_blanks_make_no_difference() -> None:
     assert candidates(posted, WHEN, has) == has
 
 
-async def test_an_activity_with_other_fields_may_be_of_another_entry(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_activity_with_other_fields_may_be_of_another_entry(
+    outbox: Outbox, doubted: Doubted
+) -> None:
     sandbox = await doubted("cut-before", noted(1, fields={"mx_Custom_1": "Monday"}))
     await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "Tuesday"}))
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
@@ -224,7 +230,9 @@ async def test_an_activity_with_other_fields_may_be_of_another_entry(outbox: Out
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
-async def test_an_activity_may_be_of_an_entry_that_succeeded_without_its_id(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_activity_may_be_of_an_entry_that_succeeded_without_its_id(
+    outbox: Outbox, doubted: Doubted
+) -> None:
     sandbox = await doubted("cut-before", noted(1))
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):

@@ -235,22 +235,24 @@ class Store:
 
     async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
         """Run `work` in a transaction of its own, see `Database.read`."""
+        bound = self._bound(work, *args, **details)
         # Success is no sign that the database can be written again.
-        return await self._patiently(self.database.read, self._bound(work, *args, **details))
+        return await self._patiently(lambda: self.database.read(bound))
 
     async def write(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
         """Run `work` in a transaction of its own, see `Database.write`."""
-        done = await self._patiently(self.database.write, self._bound(work, *args, **details))
+        bound = self._bound(work, *args, **details)
+        done = await self._patiently(lambda: self.database.write(bound))
         self._reachability.answered()
         return done
 
     def _bound(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> Work[T]:
         return lambda connection: work(Transaction(connection, self._always), *args, **details)
 
-    async def _patiently(self, run: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
+    async def _patiently(self, run: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await run(work)
+                return await run()
             except OutboxUnavailable as error:
                 if self._patience:
                     self._reachability.failed(error)

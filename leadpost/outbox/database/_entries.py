@@ -103,7 +103,9 @@ async def page(
     # State by state: an index contains each state's entries in the order of their ids.
     condition, order = "state = :state_{0} AND id > :after", "id"
     if batch is not None:
-        condition = f"state = :state_{{0}} AND (batch_name, id) > (:batch, :after) {of_batch(batch)}"
+        condition = (
+            f"state = :state_{{0}} AND (batch_name, id) > (:batch, :after) {of_batch(batch)}"
+        )
         order = "batch_name, id"
     elif not is_sqlite(transaction.connection):
         # Ordered by state and id, as only that index is. Ordered by id, PostgreSQL might read the
