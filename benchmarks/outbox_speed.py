@@ -194,7 +194,7 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=ALL_STATES, after=after, key_prefix="", limit=PAGE)
+        page = partial(_entries.page, states=ALL_STATES, after=after, limit=PAGE)
         assert len(await self._of_account.read(page)) == PAGE
 
     async def _open(self) -> list[float]:

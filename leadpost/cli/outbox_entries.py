@@ -18,11 +18,11 @@ from leadpost.outbox import Entry, EntryState, Outbox
 _PART = 500
 
 
-async def show_status(outbox: Outbox, key_prefix: str | None, *, as_json: bool) -> None:
-    """Print counts by state, worker and outage; only of entries whose key has the prefix."""
+async def show_status(outbox: Outbox, batch: str | None, *, as_json: bool) -> None:
+    """Print counts by state, worker and outage; only of the entries of a batch."""
     health = await outbox.health()
-    counts = health.counts if key_prefix is None else await outbox.counts(key_prefix)
-    others = {} if key_prefix else await outbox.others()
+    counts = health.counts if batch is None else await outbox.counts(batch)
+    others = {} if batch else await outbox.others()
     seconds_left = counts["pending"] / (LIMIT / PERIOD)
     if as_json:
         record: dict[str, Any] = {
@@ -52,14 +52,14 @@ async def show_status(outbox: Outbox, key_prefix: str | None, *, as_json: bool) 
 
 
 async def show_entries(
-    outbox: Outbox, states: Sequence[EntryState], key_prefix: str | None, *, as_json: bool
+    outbox: Outbox, states: Sequence[EntryState], batch: str | None, *, as_json: bool
 ) -> None:
     """Print entries, one a line, without notes and fields."""
     if as_json:
-        async for entry in outbox.entries(*states, key_prefix=key_prefix):
+        async for entry in outbox.entries(*states, batch=batch):
             typer.echo(json.dumps(_json(entry)))
         return
-    rows = [_cells(entry) async for entry in outbox.entries(*states, key_prefix=key_prefix)]
+    rows = [_cells(entry) async for entry in outbox.entries(*states, batch=batch)]
     if not rows:
         typer.echo("no entries")
         return
@@ -76,12 +76,12 @@ async def retry(
     outbox: Outbox,
     states: Sequence[Literal["failed", "rejected", "uncertain"]],
     ids: Sequence[int] | None,
-    key_prefix: str | None,
+    batch: str | None,
 ) -> bool:
     """Make entries pending again, print their number, and return whether all of `ids` are."""
     wanted = ids
-    if key_prefix is not None and ids is None:
-        wanted = [e.id async for e in outbox.entries(*states, key_prefix=key_prefix)]
+    if batch is not None and ids is None:
+        wanted = [e.id async for e in outbox.entries(*states, batch=batch)]
     count = await outbox.retry(*states, ids=wanted) if wanted != [] else 0
     typer.echo(f"{count:,} pending again")
     left = len(set(ids)) - count if ids else 0

@@ -14,9 +14,7 @@ from attrs import frozen
 
 from leadpost._answers import LeadActivity
 from leadpost._endpoints import moment, texts_in
-from leadpost._models import Activity, Lead
 from leadpost._validation import is_list, is_mapping
-from leadpost.errors import InvalidActivity
 from leadpost.outbox.database._settling import Doubt
 
 CLOCKS_DIFFER = timedelta(minutes=2)
@@ -26,21 +24,6 @@ ZONES_DIFFER = timedelta(days=1)
 
 
 # Matching.
-
-
-def activity_in(payload: object) -> tuple[Mapping[str, Any] | None, Lead | None]:
-    """
-    Return the activity in a payload, and the `Lead` that it was posted on, if it names one.
-
-    Plain SQL may have inserted any JSON value; without an activity in it, the first is None.
-    """
-    if not is_mapping(payload) or "LeadDetails" not in payload:
-        return (payload if is_mapping(payload) else None), None
-    try:
-        lead = Activity.from_payload(payload).lead
-    except InvalidActivity:
-        return None, None
-    return payload["Activity"], lead if isinstance(lead, Lead) else None
 
 
 def candidates(
@@ -75,25 +58,20 @@ def may_be(one: LeadActivity, activity: Mapping[str, Any], since: datetime) -> b
     return one.modified_on is None and own is not None and abs(at - own) <= ZONES_DIFFER
 
 
-def is_rival(
-    other: object, activity: Mapping[str, Any], by: Lead | None, alike: Iterable[LeadActivity]
-) -> bool:
+def is_rival(other: object, activity: Mapping[str, Any], alike: Iterable[LeadActivity]) -> bool:
     """
     Whether another entry may have brought one of the activities that an uncertain one may be.
 
     Args:
-        other: The other entry's payload; if it has a lead's id, it is the same lead's.
+        other: The activity of another entry of the same lead; plain SQL may have put any JSON.
         activity: The uncertain activity.
-        by: The `Lead` that it is on, if it was posted on one.
         alike: Its candidates.
     """
-    theirs, lead = activity_in(other)
-    if theirs is None or (lead is not None and (by is None or _key(lead) != _key(by))):
-        return False
     return (
-        str(theirs.get("ActivityEvent")) == str(activity.get("ActivityEvent"))
-        and words(activity) <= set(map(_plain, texts_in(theirs)))
-        and any(_fields_agree(one, theirs) for one in alike)
+        is_mapping(other)
+        and str(other.get("ActivityEvent")) == str(activity.get("ActivityEvent"))
+        and words(activity) <= set(map(_plain, texts_in(other)))
+        and any(_fields_agree(one, other) for one in alike)
     )
 
 
@@ -101,10 +79,6 @@ def words(activity: Mapping[str, Any]) -> set[str]:
     """Return what an activity is recognized by."""
     texts = (_plain(activity.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
     return {text for text in texts if text}
-
-
-def _key(lead: Lead) -> tuple[str, str]:
-    return lead.schema_name.lower(), _plain(lead.value).lower()
 
 
 def _fields_agree(one: LeadActivity, activity: Mapping[str, Any]) -> bool:

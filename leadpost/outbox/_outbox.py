@@ -25,10 +25,9 @@ from leadpost._batch import Source
 from leadpost._models import Item
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
 from leadpost.errors import LeadpostError, OutboxError
-from leadpost.outbox._absence import described
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import AnyAsync, drawn, id_of, json_of, new_entry
-from leadpost.outbox._patience import PatientStore
+from leadpost.outbox._reachability import described
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
@@ -217,8 +216,8 @@ class Outbox:
 
         Args:
             poster: The poster; its bucket is the limit, its `RetryPolicy` decides about retries.
-            batch: Post only the entries whose key begins with this text and a slash, such as
-                `2026-11-28/call-8812` for the batch `2026-11-28`.
+            batch: Post only the entries of this batch, in the order in which they were put. An
+                entry with the key `2026-11-28/call-8812` is of the batch `2026-11-28`.
             outage_timeout: Seconds to wait for the end of an outage.
 
         Returns:
@@ -230,10 +229,13 @@ class Outbox:
             ConnectionFailed: no call of this drain was answered, and connections failed for 5 s:
                 the host may be wrong.
             OutageTimeout: an outage lasted longer.
+            ValueError: `outage_timeout` is negative.
         """
+        if not outage_timeout >= 0:
+            raise ValueError(f"outage_timeout: found {outage_timeout}, wanted zero or more")
         await self._check_poster(poster, self._store)
         worker = Worker(
-            self._patient(poster.retry.max_time),
+            Store(self._database, poster.retry.max_time, account=self.account),
             poster,
             self._news,
             drains=True,
@@ -276,7 +278,7 @@ class Outbox:
         for name, time in (("reconcile_every", reconcile_every), ("keep", keep)):
             if time is not None and time <= timedelta(0):
                 raise ValueError(f"{name}: found {time}, wanted a time above zero")
-        store = self._patient(inf)
+        store = Store(self._database, inf, account=self.account)
         try:
             await self._check_poster(poster, store)
             worker = Worker(store, poster, self._news)
@@ -284,9 +286,6 @@ class Outbox:
         except LeadpostError as error:
             _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
             raise
-
-    def _patient(self, longest: float) -> PatientStore:
-        return PatientStore(self._database, self.account, longest)
 
     async def verify(self, poster: AsyncActivityPoster) -> Counter[EntryState]:
         """
@@ -324,7 +323,7 @@ class Outbox:
         it stays `uncertain`, with the reason in its message.
 
         The leads are read by windows of time where that takes fewer calls and the account allows
-        it. An activity on a `Lead` is looked for on the lead that `find_lead` finds.
+        it. An activity on a `Lead` without an id stays uncertain.
 
         Args:
             poster: The poster for the queries; its account must have a `sync_host`.
@@ -353,15 +352,13 @@ class Outbox:
             raise ValueError(f"keys must be a list of up to {PART} keys")
         return await self._store.read(_entries.find, keys)
 
-    async def entries(
-        self, *states: EntryState, key_prefix: str | None = None
-    ) -> AsyncGenerator[Entry]:
+    async def entries(self, *states: EntryState, batch: str | None = None) -> AsyncGenerator[Entry]:
         """
         Yield entries in the order in which they were put.
 
         Args:
             states: Only the entries in these states; by default all.
-            key_prefix: Only the entries whose key begins with it.
+            batch: Only the entries of this batch, as for `drain`.
         """
         last = 0
         while True:
@@ -369,7 +366,7 @@ class Outbox:
                 _entries.page,
                 states=states or STATES,
                 after=last,
-                key_prefix=key_prefix or "",
+                batch=batch,
                 limit=PART,
             )
             for entry in page:
@@ -382,9 +379,9 @@ class Outbox:
         """Return the changes of state of the entry `entry_id`, oldest first; [] if unknown."""
         return await self._store.read(_entries.history, entry_id)
 
-    async def counts(self, key_prefix: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state; with a `key_prefix`, only those whose key has it."""
-        return await self._store.read(_entries.count, key_prefix or "")
+    async def counts(self, batch: str | None = None) -> dict[EntryState, int]:
+        """Count the entries in each state; with a `batch`, only those of it, as for `drain`."""
+        return await self._store.read(_entries.count, batch)
 
     async def others(self) -> dict[str, int]:
         """Count the unfinished entries of other accounts in the same database, by account."""

@@ -13,11 +13,9 @@ from attrs import define, field
 
 from leadpost._answers import LeadActivity
 from leadpost._availability import FAILURES_IN_A_ROW
-from leadpost._models import Lead
 from leadpost._poster import AsyncActivityPoster
+from leadpost._validation import is_mapping
 from leadpost.errors import (
-    AmbiguousLead,
-    ConfigurationError,
     LeadpostError,
     NotFound,
     Rejected,
@@ -26,17 +24,16 @@ from leadpost.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from leadpost.outbox._absence import described
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._matching import (
     ZONES_DIFFER,
-    activity_in,
     candidates,
     is_rival,
     may_be,
     windows,
     words,
 )
+from leadpost.outbox._reachability import described
 from leadpost.outbox._verifier import at_once
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._entries import loaded
@@ -47,9 +44,11 @@ SETTLE = timedelta(hours=12)
 After so long a request is surely not in LeadSquared's queue any more: it retries one that failed
 for a reason of its own for 9 h 20 min in all.
 """
-NOT_YET = "the lead does not have it yet; it may still come"
+NOT_YET = "the lead does not have it yet; it may still arrive"
 _LOOK_EVERY = 60.0
 """Seconds between two checks whether reconciling is due."""
+_RETRY = 600.0
+"""Seconds until reconciling that failed is tried again."""
 MOST_CALLS = 50
 """Calls that one window takes at most: 50,000 activities fit into memory."""
 
@@ -77,14 +76,15 @@ class Reconciler:
 
     async def run(self, every: timedelta) -> None:
         """Reconcile until cancelled: once per interval, by one worker of the account."""
-        seconds = every.total_seconds()
+        seconds, is_due = every.total_seconds(), False
         while True:
-            await asyncio.sleep(min(seconds, _LOOK_EVERY))
+            await asyncio.sleep(min(seconds, _RETRY if is_due else _LOOK_EVERY))
             try:
-                is_due = await self._store.write(_settling.begin_reconciling, seconds)
+                is_due = is_due or await self._store.write(_settling.begin_reconciling, seconds)
                 if is_due and (found := await self.reconcile(lambda _, __: None)):
                     counts = ", ".join(f"{count} {state}" for state, count in found.items())
                     _log.info("outbox: reconciled: %s", counts)
+                is_due = False
             except LeadpostError as error:
                 _log.warning("outbox: reconciling failed: %s", described(error))
 
@@ -139,29 +139,25 @@ class Reconciler:
 
     async def _verdict(self, doubt: Doubt, in_window: list[LeadActivity] | None) -> Verdict:
         """Look for an entry in its window, if that was read, and on its lead if still needed."""
-        activity, by = activity_in(doubt.activity)
-        if activity is None or (doubt.lead is None and by is None):
-            raise _UnreadableError("it names no lead, so it cannot be looked for")
-        event = activity.get("ActivityEvent")
-        if not isinstance(event, int):
+        if doubt.lead is None or not is_mapping(doubt.activity):
+            raise _UnreadableError("it names no lead's id, so it cannot be looked for")
+        if doubt.event is None:
             raise _UnreadableError("it has no ActivityEvent, so it cannot be looked for")
-        if doubt.lead is not None and in_window is not None:
-            verdict = await self._judge(doubt, activity, doubt.lead, None, in_window)
+        if in_window is not None:
+            verdict = await self._judge(doubt, doubt.lead, doubt.activity, in_window)
             # A match proves that it arrived, and nothing of the lead's means "not yet". Before
             # anything else is concluded, the lead is asked: edited activities are not in the
             # window of their posting, and LeadSquared's paging of windows is not documented.
             if verdict.state == "accepted" or verdict.note == NOT_YET:
                 return verdict
-        lead = doubt.lead if by is None else await self._find(by)
-        has = await self._activities(str(lead), event)
-        return await self._judge(doubt, activity, str(lead), by, has)
+        has = await self._activities(doubt.lead, doubt.event)
+        return await self._judge(doubt, doubt.lead, doubt.activity, has)
 
     async def _judge(
         self,
         doubt: Doubt,
-        activity: Mapping[str, Any],
         lead: str,
-        by: Lead | None,
+        activity: Mapping[str, Any],
         has: Sequence[LeadActivity],
     ) -> Verdict:
         """Conclude what can be concluded from the activities that the lead has."""
@@ -171,25 +167,24 @@ class Reconciler:
         free = [one for one in of_type if one.activity_id not in taken]
         alike = candidates(activity, doubt.sent_at, free)
         if alike and not words(activity):
-            return Verdict(
-                "uncertain", "the lead has similar ones, but no note or date-time to tell"
+            why = (
+                "the lead has similar activities, and this one has no note or date-time to compare"
             )
+            return Verdict("uncertain", why)
         if alike:
-            value = by.value if by else None
-            others = await self._store.read(_settling.others_of, doubt, lead, since, found_by=value)
-            rivals = sum(is_rival(loaded(other), activity, by, alike) for other in others)
+            others = await self._store.read(_settling.others_of, doubt.id, lead, since)
+            rivals = sum(is_rival(loaded(other), activity, alike) for other in others)
             if len(alike) > rivals:
                 activity_id = None if rivals else alike[-1].activity_id
                 return Verdict("accepted", "the lead has it", activity_id)
-            why = "the same was posted for another entry, whose activity is not known"
-            return Verdict("uncertain", f"{why}: it may be that")
-        if doubt.age < self._settle_after.total_seconds():
-            or_other = ", or be one of the others of its type and time" if free else ""
-            return Verdict("uncertain", NOT_YET + or_other)
-        if free:
-            why = "the lead has others of its type and time, of which one may be it: look there"
+            why = "the lead has such an activity, which may be that of another entry"
             return Verdict("uncertain", why)
-        return Verdict("pending", "the lead does not have it, and it cannot come any more")
+        other = "the lead has another activity of its type and time"
+        if doubt.age < self._settle_after.total_seconds():
+            return Verdict("uncertain", f"{NOT_YET}; {other}" if free else NOT_YET)
+        if free:
+            return Verdict("uncertain", f"{other}, which may be this one: look at the lead")
+        return Verdict("pending", "the lead does not have it, and it can no longer arrive")
 
     async def _activities(self, lead: str, event: int) -> list[LeadActivity]:
         """Return the activities of one type that a lead has, read once for all its entries."""
@@ -216,19 +211,3 @@ class Reconciler:
             return f"the lead's activities cannot be read: {error}"
         self._unread = 0
         return found
-
-    async def _find(self, lead: Lead) -> str:
-        """Look up the id of a `Lead`."""
-        if lead.schema_name == "ProspectID":
-            return lead.value.lower()
-        await self._before_query()
-        try:
-            found = await self._poster.find_lead(lead.schema_name, lead.value)
-        except (ConfigurationError, Unauthorized, NotFound):
-            raise
-        except (AmbiguousLead, Rejected, UnexpectedAnswer, ValueError) as error:
-            raise _UnreadableError(f"its lead cannot be looked up: {error}") from error
-        if found is None:
-            why = f"no lead has its {lead.schema_name}, so it cannot be looked for"
-            raise _UnreadableError(why)
-        return found.lower()

@@ -23,8 +23,8 @@ from leadpost._bucket_parts import Brakes, Use, Waiter, Waiters
 from leadpost.bucket import CALL_TIMEOUT, LIMIT, PERIOD, Priority, check_rate
 from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
-from leadpost.outbox._absence import Absence
 from leadpost.outbox._clock import boot_time
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Database, Store, _tokens
 from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._tokens import State
@@ -221,7 +221,7 @@ class _Share:
         self._longest_call = 0.0
         self._took_at = -inf
         self._news = asyncio.Event()  # for the task that uses the database
-        self._absence = Absence(f"bucket: the database {store.database.name}")
+        self._reachability = Reachability(f"bucket: the database {store.database.name}")
         if state.version:
             brakes.adopt(state.size, boot_time())
         self._serving = asyncio.create_task(self._serve())
@@ -279,11 +279,10 @@ class _Share:
         while not self._is_ending or self._ended:
             try:
                 await self._serve_one()
-            except OutboxUnavailable as error:
-                self._absence.begin(error)
-                await asyncio.sleep(_RETRY)
-            except OutboxError as error:  # the next caller may have more luck
-                self.waiters.fail(error)
+            except OutboxError as error:
+                self._reachability.failed(error)
+                if not isinstance(error, OutboxUnavailable):
+                    self.waiters.fail(error)  # the next caller may have more luck
                 await asyncio.sleep(_RETRY)
             except Exception as error:
                 self.waiters.fail(error)
@@ -394,7 +393,7 @@ class _Share:
 
     async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         done = await self._store.write(work)
-        self._absence.end()
+        self._reachability.answered()
         return done
 
     def _adopt(self, state: State) -> None:

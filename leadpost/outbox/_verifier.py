@@ -20,8 +20,8 @@ from leadpost.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from leadpost.outbox._absence import Absence, described
 from leadpost.outbox._entry import EntryState
+from leadpost.outbox._reachability import Reachability, described
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Check, Verdict
 
@@ -51,7 +51,7 @@ class Verifier:
     _poster: AsyncActivityPoster
     _tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
     _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
-    _absence: Absence = field(factory=lambda: Absence("the Status API"), init=False)
+    _status_api: Reachability = field(factory=lambda: Reachability("the Status API"), init=False)
 
     async def run(self) -> None:
         """Ask until cancelled, whatever the Status API answers; for a worker."""
@@ -96,7 +96,7 @@ class Verifier:
             verdict = await self._ask(check)
         except (Unavailable, NotSent) as error:
             return self._postpone(error)
-        self._absence.end()
+        self._status_api.answered()
         if verdict is not None and await self._store.write(
             _settling.settle, check, "accepted", verdict
         ):
@@ -105,7 +105,7 @@ class Verifier:
 
     def _postpone(self, error: LeadpostError) -> float:
         """Return the seconds to wait after a status could not be read."""
-        self._absence.begin(error)
+        self._status_api.failed(error)
         return _POLL
 
     async def _ask(self, check: Check) -> Verdict | None:

@@ -39,15 +39,14 @@ from leadpost.errors import (
     TokenLost,
     Unauthorized,
 )
-from leadpost.outbox._absence import Absence
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
-from leadpost.outbox._patience import PatientStore
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
-from leadpost.outbox.database import _calls, _edits, _entries
+from leadpost.outbox.database import Store, _calls, _edits, _entries
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._sql import Transaction
@@ -115,7 +114,7 @@ class Worker:
 
     def __init__(
         self,
-        store: PatientStore,
+        store: Store,
         poster: AsyncActivityPoster,
         news: asyncio.Event,
         *,
@@ -138,7 +137,7 @@ class Worker:
         self._turn = asyncio.Lock()
         self._in_flight = set[asyncio.Task[None] | None]()
         self._others_succeed = False  # whether the last result was a success
-        self._host_absence = Absence(f"the host {poster.account.host}")
+        self._host = Reachability(f"the host {poster.account.host}")
         self._is_answered = False  # whether any call was answered
         self._posts = 0  # since nothing was due
         self._queries = 0  # since then
@@ -174,17 +173,20 @@ class Worker:
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
         posting = [asyncio.create_task(self._post()) for _ in range(LIMIT)]
-        tasks = [*posting, *map(asyncio.create_task, (self._maintain_regularly(), *beside))]
+        others = [*map(asyncio.create_task, (self._maintain_regularly(), *beside))]
+        tasks = [*posting, *others]
         for task in tasks:
             task.add_done_callback(self._note_end)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for task in others:
+                task.cancel()
             try:
                 await self._end_calls(posting)
             finally:  # `_end_calls` raises if it is cancelled again
                 self._report()
-                for task in tasks:
+                for task in posting:
                     task.cancel()  # calls without a record become uncertain
                 await until_done(tasks, _RECORDING)
         if self._failure is not None:
@@ -304,7 +306,7 @@ class Worker:
             kind = DeliveryUncertain if is_sent else NotSent
             error = kind(f"{type(error).__name__} ended the worker")
         if isinstance(error, ConnectionFailed):
-            self._host_absence.begin(error)
+            self._host.failed(error)
         elif error.status is not None or isinstance(error, DeliveryUncertain):
             self._note_answer()
         result = result_of(
@@ -330,17 +332,17 @@ class Worker:
             if recorded is None:
                 _log.error("outbox: not recorded, as the database failed: %s", what)
         if not recorded:
-            _log.warning("outbox: ignored, as a later call was made: %s", what)
+            _log.warning("outbox: ignored, as the entry has changed since: %s", what)
         elif state != "pending":
             self._tally[state] += 1
 
     def _note_answer(self) -> None:
         self._is_answered = True
-        self._host_absence.end()
+        self._host.answered()
 
     def _is_unreachable(self, error: LeadpostError) -> bool:
         """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
-        is_long = self._host_absence.lasts >= _UNREACHABLE
+        is_long = self._host.unreachable_for >= _UNREACHABLE
         is_first = self._drains and not self._is_answered
         return isinstance(error, ConnectionFailed) and is_long and is_first
 
@@ -366,7 +368,7 @@ class Worker:
 
     async def _maintenance(self, transaction: Transaction) -> int:
         # A single entry makes no outage, though its host may be wrong.
-        away_for = self._poster.away_for or self._host_absence.lasts or None
+        away_for = self._poster.away_for or self._host.unreachable_for or None
         await _calls.be_seen(transaction, away_for)
         expired = await _calls.expire(transaction)
         await _calls.sum_up(transaction)
@@ -383,7 +385,7 @@ class Worker:
         _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
 
     async def _report_others(self) -> None:
-        """Log whose entries are left alone: of accounts without names, a key may have changed."""
+        """Log what is not posted. Without a name, an account with a new key is another account."""
         others = await self._store.read(_entries.count_of_others)
         if others:
             counts = ", ".join(f"{count} of {account}" for account, count in others.items())

@@ -95,6 +95,8 @@ async def test_entries_of_other_accounts_are_not_settled(store_url: str) -> None
         await executed(ours, entries)
         assert await theirs.arrived([first]) == 0
         assert await theirs.reconcile(poster_of(B, Vendor())) == {}
+        await executed(ours, sa.text("UPDATE leadpost_entries SET state = 'accepted'"))
+        assert await theirs.verify(poster_of(B, Vendor())) == {}
         await executed(ours, sa.text("UPDATE leadpost_entries SET state = 'sending'"))
         await theirs.drain(poster_of(B, Vendor()))
         assert await states(ours) == ["sending"]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, held_until, poster, states, until
 from support import Vendor, activity, answers, within
 
-from leadpost import InvalidActivity, KeyConflict, TokenBucket
+from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, TokenBucket
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _edits
 from leadpost.outbox.database._calls import Result
@@ -202,3 +202,16 @@ async def test_the_result_of_a_call_in_flight_during_a_retry_is_recorded(outbox:
         assert await draining == {"accepted": 1}
     [entry] = [entry async for entry in outbox.entries()]
     assert (entry.state, entry.request_id, len(vendor.requests)) == ("accepted", "r1", 1)
+
+
+async def test_a_late_record_that_a_call_is_uncertain_does_not_undo_a_retry(
+    outbox: Outbox,
+) -> None:
+    await outbox.put(activity(1))
+    call = await outbox._store.write(_calls.claim, "call", 40.0)
+    assert call is not None
+    await changed(outbox, state="uncertain")
+    assert await outbox.retry("uncertain") == 1
+    late = Result("uncertain", error=DeliveryUncertain("no answer"), failed=True)
+    assert not await outbox._store.write(_calls.record, call, late)
+    assert await states(outbox) == ["pending"]

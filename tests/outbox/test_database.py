@@ -26,9 +26,9 @@ from database_support import (
     plain_sqlite,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from support import account, activity, run, within
+from support import Vendor, account, activity, run, within
 
-from leadpost import OutboxError, OutboxUnavailable
+from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database, ddl
 
@@ -53,6 +53,7 @@ READS: dict[str, Callable[[Outbox], Awaitable[Any]]] = {
     "history": lambda outbox: outbox.history(1),
     "others": lambda outbox: outbox.others(),
     "health": lambda outbox: outbox.health(),
+    "verify": lambda outbox: outbox.verify(posting()),
 }
 WRITES: dict[str, Callable[[Outbox], Awaitable[Any]]] = {
     "put": lambda outbox: outbox.put(activity(2)),
@@ -63,7 +64,14 @@ WRITES: dict[str, Callable[[Outbox], Awaitable[Any]]] = {
     "arrived": lambda outbox: outbox.arrived([1]),
     "adopt": lambda outbox: outbox.adopt("another"),
     "prune": lambda outbox: outbox.prune(timedelta(0)),
+    "drain": lambda outbox: outbox.drain(posting()),
+    "run": lambda outbox: outbox.run(posting()),
+    "reconcile": lambda outbox: outbox.reconcile(posting()),
 }
+
+
+def posting() -> AsyncActivityPoster:
+    return AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
 
 
 def alone(main: Coroutine[Any, Any, None]) -> None:
@@ -109,6 +117,7 @@ async def outbox_of(url: str, connections: int = 4) -> Outbox:
     """Open an outbox with one entry; it is closed by the caller."""
     outbox = await Outbox(url, account(), connections=connections).__aenter__()
     await outbox.put(activity(1), key="call-1")
+    await outbox.verify(posting())  # whose keys post from it is known now
     return outbox
 
 
@@ -144,6 +153,23 @@ async def is_free(url: str) -> None:
         async with Outbox(url, account()) as outbox:
             assert [entry.activity["ActivityEvent"] for entry in await listed(outbox)] == [1]
             await outbox.put(activity(2))
+
+
+def test_a_run_can_be_cancelled_while_the_server_hangs(postgresql_url: str) -> None:
+    async def hang() -> None:
+        outbox = await outbox_of(postgresql_url)
+        assert await outbox.drain(posting()) == {"accepted": 1}
+        running = asyncio.create_task(outbox.run(posting()))
+        await asyncio.sleep(0.5)
+        with frozen_server(postgresql_url):
+            await asyncio.sleep(1)  # now its tasks wait for the server
+            async with lasting_at_most(1.0):
+                running.cancel()
+                await asyncio.wait([running])
+            await close_quickly(outbox)
+
+    alone(hang())
+    run(is_free(postgresql_url))
 
 
 def test_closing_does_not_wait_for_a_server_that_hangs(postgresql_url: str) -> None:

@@ -14,7 +14,7 @@ from support import Vendor, activity, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, _worker
-from leadpost.outbox._absence import Absence
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._sql import Transaction
 
@@ -31,16 +31,16 @@ def is_of(work: Any, statement: Callable[..., Any]) -> bool:
     return work is statement
 
 
-def test_an_absence_is_logged_when_it_begins_and_when_it_ends(
+def test_it_is_logged_when_something_cannot_be_reached_and_when_it_can_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    absence = Absence("it")
+    reachability = Reachability("it")
     for _ in range(2):
-        absence.begin(OutboxUnavailable("gone"))
-    assert 0 <= absence.lasts < 10
+        reachability.failed(OutboxUnavailable("gone"))
+    assert 0 <= reachability.unreachable_for < 10
     for _ in range(2):
-        absence.end()
-    absence.begin(OutboxUnavailable("gone again"))
+        reachability.answered()
+    reachability.failed(OutboxUnavailable("gone again"))
     assert [record.message for record in caplog.records] == [
         "it cannot be reached: gone",
         "it can be reached again, after 0 s",
@@ -181,7 +181,7 @@ async def test_a_run_that_ends_without_its_database_leaves_no_task_behind(
 async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool, is_expired: bool
 ) -> None:
-    claim, write, lost = _calls.claim, Store.write, list[object]()
+    claim, write, lost = _calls.claim, outbox._database.write, list[object]()
 
     async def roll_back(*args: Any, **details: Any) -> Any:
         if is_committed or lost:
@@ -189,13 +189,13 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
         lost.append(args)
         raise OutboxUnavailable("the connection was lost")
 
-    async def deaf(store: Store, work: Any, *args: Any, **details: Any) -> Any:
-        done = await write(store, work, *args, **details)
+    async def deaf(work: Any, *args: Any) -> Any:
+        done = await write(work, *args)
         if isinstance(done, _calls.Claim) and not lost:
             lost.append(done)
             if is_expired:  # another worker expires it
                 await changed(outbox, ends_by=0.0)
-                await write(store, _calls.expire)
+                await outbox._store.write(_calls.expire)
                 assert await states(outbox) == ["uncertain"]
             raise OutboxUnavailable("the connection was lost")
         return done
@@ -203,7 +203,7 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     vendor = Vendor()
     await outbox.put(activity(1))
     monkeypatch.setattr(_calls, "claim", roll_back)
-    monkeypatch.setattr(Store, "write", deaf)
+    monkeypatch.setattr(outbox._database, "write", deaf)
     running = asyncio.create_task(outbox.run(poster(vendor)))
     await until(outbox, accepted=1)
     running.cancel()
@@ -218,20 +218,27 @@ async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    write, lost = Store.write, list[object]()
+    write, record = outbox._database.write, _calls.record
+    recorded, lost = list[object](), list[object]()
 
-    async def deaf(store: Store, work: Any, *args: Any, **details: Any) -> Any:
-        found = await write(store, work, *args, **details)
-        if is_of(work, _calls.record) and not lost:
-            lost.append(work)
+    async def note(*args: Any) -> bool:
+        recorded.append(args)
+        return await record(*args)
+
+    async def deaf(work: Any, *args: Any) -> Any:
+        done = await write(work, *args)
+        if recorded and not lost:
+            lost.append(done)
             raise OutboxUnavailable("the connection was lost")
-        return found
+        return done
 
     vendor = Vendor()
     await outbox.put(activity(1))
-    monkeypatch.setattr(Store, "write", deaf)
+    monkeypatch.setattr(_calls, "record", note)
+    monkeypatch.setattr(outbox._database, "write", deaf)
     async with within(10):
         assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    assert (len(recorded), lost) == (2, [True])
     assert await states(outbox) == ["accepted"]
     assert vendor.numbers == [1]
     assert [change.state for change in await outbox.history(1)] == [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 
@@ -13,15 +15,15 @@ import pytest
 from database_support import path_of, plain_postgresql
 from outbox_processes import Job
 from outbox_support import until_accepted
-from support import activity, within
+from support import activity, server_in, within
 
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PERIOD = 0.5
 ROWS = 200
-LOCKED = float(os.environ.get("LEADPOST_TEST_LOCKED", "3"))
-"""Seconds for which SQLite's file is locked."""
+LASTS = float(os.environ.get("LEADPOST_TEST_TROUBLE", "2"))
+"""Seconds for which a database is in trouble."""
 
 
 async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
@@ -38,7 +40,7 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
             await trouble()
             meanwhile = len(sandbox.accepted) - before
             assert before + meanwhile < ROWS, "the trouble came too late"
-            async with within(60):
+            async with within(90):
                 while (await outbox.counts())["accepted"] < ROWS:
                     await asyncio.sleep(0.1)
             assert not running.done()
@@ -66,7 +68,7 @@ async def test_a_server_that_is_temporarily_read_only(
                 async with within(60):
                     while "cannot be reached" not in caplog.text:
                         await asyncio.sleep(0.01)
-                await asyncio.sleep(2)
+                await asyncio.sleep(LASTS)
             finally:
                 await server.execute("ALTER SYSTEM RESET default_transaction_read_only")
                 await server.execute("SELECT pg_reload_conf()")
@@ -74,6 +76,18 @@ async def test_a_server_that_is_temporarily_read_only(
     assert await work_through(postgresql_url, read_only) <= 25
     assert "cannot be reached: postgresql://" in caplog.text
     assert "read-only: a standby, or in a failover (25006)" in caplog.text
+
+
+async def test_a_server_that_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory(prefix="leadpost-") as folder, server_in(folder) as server:
+
+        async def stop() -> None:
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(LASTS)
+            await asyncio.to_thread(server.ensure_postgres_running)
+
+        assert await work_through(f"postgresql://postgres@/postgres?host={folder}", stop) <= 25
+    assert "can be reached again, after " in caplog.text
 
 
 async def test_connections_that_are_killed_repeatedly(postgresql_url: str) -> None:
@@ -103,9 +117,24 @@ async def test_a_file_that_another_process_keeps_locked_for_long(sqlite_url: str
     )
 
     async def lock() -> None:
-        command = [sys.executable, "-c", script, str(path_of(sqlite_url)), str(LOCKED)]
+        command = [sys.executable, "-c", script, str(path_of(sqlite_url)), str(LASTS)]
         began = time.monotonic()
         assert await asyncio.to_thread(subprocess.call, command) == 0
-        assert time.monotonic() - began >= LOCKED
+        assert time.monotonic() - began >= LASTS
 
     assert await work_through(sqlite_url, lock) <= 25
+
+
+async def test_a_disk_that_is_full_for_a_while(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fill() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # less than a page
+        try:
+            await asyncio.sleep(LASTS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert await work_through(sqlite_url, fill) <= 25
+    assert "cannot be reached: the disk" in caplog.text

@@ -154,23 +154,35 @@ async def test_put_many_with_keys_is_idempotent(outbox: Outbox) -> None:
     rows = [f"row-{number}" for number in numbers]
     assert await outbox.put_many(map(activity, numbers[:300]), keys=rows[:300]) == 300
     assert await outbox.put_many(map(activity, numbers), keys=rows, priority=1) == 400
-    found = [entry.key async for entry in outbox.entries(key_prefix="row-")]
-    assert found == rows
-    assert [e.key async for e in outbox.entries("accepted", key_prefix="row-")] == []
-    assert (await outbox.counts("row-"))["pending"] == 700
-    assert (await outbox.counts("ROW-"))["pending"] == 0
+    assert await keys(outbox) == rows
     assert set(await outbox.find(["row-1", "row-7", "unknown"])) == {"row-1", "row-7"}
+
+
+async def test_entries_of_a_batch_are_yielded_and_counted(outbox: Outbox) -> None:
+    numbers = range(1, 1102)
+    rows = [f"june/{number}" for number in reversed(numbers)]
+    await outbox.put_many(map(activity, numbers), keys=rows)
+    others = ["JUNE/1", "june", "june-2/1", "jun/e/1", "july/1"]
+    await outbox.put_many(map(activity, range(1, 6)), keys=others)
+    await outbox.put(activity(1))
+    assert [entry.key async for entry in outbox.entries(batch="june")] == rows
+    assert [entry.key async for entry in outbox.entries("accepted", batch="june")] == []
+    assert [entry.key async for entry in outbox.entries("pending", batch="jun")] == ["jun/e/1"]
+    counts = await outbox.counts("june")
+    assert counts == dict.fromkeys(counts, 0) | {"pending": 1101}
+    assert (await outbox.counts("unknown"))["pending"] == 0
 
 
 async def test_no_text_of_a_caller_becomes_sql(store_url: str) -> None:
     text = "' OR 1 = 1 --"
     async with Outbox(store_url, ACME) as outbox:
-        await outbox.put(activity(1), key=text)
+        key = f"{text}/1"
+        await outbox.put(activity(1), key=key)
         state: Any = text
         assert [entry async for entry in outbox.entries(state)] == []
-        assert [e.key async for e in outbox.entries("pending", key_prefix=text)] == [text]
-        assert [e.key async for e in outbox.entries("pending", key_prefix="' OR 2")] == []
-        assert set(await outbox.find([text])) == {text}
+        assert [e.key async for e in outbox.entries("pending", batch=text)] == [key]
+        assert [e.key async for e in outbox.entries("pending", batch="' OR 2")] == []
+        assert set(await outbox.find([key])) == {key}
         assert (await outbox.counts(text))["pending"] == 1
 
 
@@ -363,6 +375,28 @@ def test_an_entry_can_be_put_in_a_synchronous_transaction(tmp_path: Path) -> Non
             return [(entry.key, entry.priority) async for entry in outbox.entries()]
 
     assert asyncio.run(found()) == [("one", 3), (None, 0)]
+
+
+async def test_entries_can_be_put_by_another_driver(postgresql_url: str) -> None:
+    url = sa.make_url(postgresql_url).set(drivername="postgresql+psycopg")
+    async with Outbox(postgresql_url, ACME) as outbox:
+        engine = create_async_engine(url)
+        async with engine.begin() as own:
+            first = await outbox.put(activity(1), key="one", connection=own)
+            assert await outbox.put(activity(1), key="one", connection=own) == first
+            both = [activity(1), activity(2)]
+            assert await outbox.put_many(both, keys=["one", "two"], connection=own) == 1
+            with pytest.raises(KeyConflict):
+                await outbox.put_many(both, keys=["three", "one"], connection=own)
+        await engine.dispose()
+        sync_engine = sa.create_engine(url)
+        with Session(sync_engine) as session, session.begin():
+            fourth = put_sync(session, activity(4), account=ACME, key="four")
+            assert put_sync(session, activity(4), account=ACME, key="four") == fourth
+        with sync_engine.connect() as connection:
+            put_sync(connection, activity(5), account=ACME, key="undone")
+        sync_engine.dispose()
+        assert await keys(outbox) == ["one", "two", "four"]
 
 
 # With plain SQL, from Django or another language.

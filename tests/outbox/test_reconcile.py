@@ -1,4 +1,4 @@
-"""Reconciling what is in doubt, against a real sandbox."""
+"""Reconciling uncertain entries, against a real sandbox."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from outbox_support import (
     states,
     table,
     told,
+    until,
 )
-from support import LEAD, Vendor, answers, within
+from support import LEAD, Vendor, account, answers, within
 
 from leadpost import (
     Activity,
     AsyncActivityPoster,
-    Lead,
     LeadActivity,
     OpenBucket,
     ServerError,
     Unauthorized,
 )
 from leadpost.outbox import EntryState, Outbox, _reconciler
-from leadpost.outbox._matching import activity_in, candidates, is_rival
+from leadpost.outbox._matching import candidates, is_rival
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Doubt, Verdict
 from leadpost.outbox.database._sql import Transaction
@@ -64,7 +64,7 @@ Doubted = Callable[..., Awaitable[Sandbox]]
 
 @pytest.fixture
 def doubted(outbox: Outbox) -> Iterator[Doubted]:
-    """Post so that each is in doubt, and give the sandbox, started."""
+    """Post so that each entry is uncertain, and return the running sandbox."""
     with ExitStack() as started:
 
         async def post(fault: str, *posts: Activity) -> Sandbox:
@@ -85,7 +85,7 @@ async def reconciled(outbox: Outbox, sandbox: Sandbox, settle: timedelta) -> Cou
         return await outbox.reconcile(posting, settle=settle)
 
 
-async def test_one_that_arrived_is_accepted_with_its_activitys_id(
+async def test_an_entry_that_arrived_is_accepted_with_the_id_of_its_activity(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", noted(1), noted(2))
@@ -99,12 +99,14 @@ async def test_one_that_arrived_is_accepted_with_its_activitys_id(
         assert entry.activity["ActivityNote"] in has[entry.activity_id or ""].texts
 
 
-async def test_one_that_did_not_arrive_is_pending_again_when_it_can_come_no_more(
+async def test_an_entry_that_did_not_arrive_is_pending_again_when_it_can_no_longer_arrive(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-before", noted(1))
     assert await reconciled(outbox, sandbox, timedelta(hours=1)) == {"uncertain": 1}
-    assert await told(outbox) == [("uncertain", "the lead does not have it yet; it may still come")]
+    assert await told(outbox) == [
+        ("uncertain", "the lead does not have it yet; it may still arrive")
+    ]
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
     async with poster_to(sandbox) as posting:
         assert await outbox.drain(posting) == {"accepted": 1}
@@ -120,41 +122,43 @@ async def test_the_same_activity_twice_is_matched_once_each(
     assert len(set(found)) == 2
 
 
-async def test_what_may_be_anothers_stays_in_doubt(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
+    outbox: Outbox, doubted: Doubted
+) -> None:
     sandbox = await doubted("cut-before", noted(1))
     await outbox.put(noted(1))
     async with poster_to(sandbox) as posting:
         await outbox.drain(posting)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "whose activity is not known" in ((await told(outbox))[0][1] or "")
+    assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
     async with poster_to(sandbox) as posting, within(20):
         await outbox.verify(posting)
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
-async def test_what_nothing_tells_from_others_stays_in_doubt(
+async def test_without_note_and_date_time_a_similar_activity_proves_nothing(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", Activity(LEAD, 201))
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "no note or date-time" in ((await told(outbox))[0][1] or "")
+    assert "no note or date-time to compare" in ((await told(outbox))[0][1] or "")
 
 
-async def test_where_the_lead_has_nothing_like_it_nothing_need_tell_it_from_others(
+async def test_without_note_and_date_time_it_is_pending_again_if_nothing_is_similar(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-before", Activity(LEAD, 201))
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
-async def test_what_names_no_lead_stays_in_doubt(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_entry_without_a_lead_stays_uncertain(outbox: Outbox, doubted: Doubted) -> None:
     by_email = Activity(None, 201, "note", extra={"EmailAddress": "a@example.com"})
     sandbox = await doubted("cut-after", by_email)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
     assert "names no lead" in ((await told(outbox))[0][1] or "")
 
 
-async def test_a_lead_that_cannot_be_read_leaves_it_in_doubt(outbox: Outbox) -> None:
+async def test_an_entry_whose_lead_cannot_be_read_stays_uncertain(outbox: Outbox) -> None:
     unknown = {"Status": "Error", "ExceptionType": "MXInvalidLeadException"}
     script = answers(httpx.ReadTimeout("slow"), httpx.Response(500, json=unknown))
     posting = poster(Vendor(script))
@@ -164,7 +168,7 @@ async def test_a_lead_that_cannot_be_read_leaves_it_in_doubt(outbox: Outbox) -> 
     assert "cannot be read" in ((await told(outbox))[0][1] or "")
 
 
-async def test_one_that_was_put_back_meanwhile_is_left_alone(
+async def test_an_entry_that_is_retried_meanwhile_is_left_alone(
     outbox: Outbox, doubted: Doubted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox = await doubted("cut-before", noted(1))
@@ -179,11 +183,10 @@ async def test_one_that_was_put_back_meanwhile_is_left_alone(
     assert [state for state, _ in await told(outbox)] == ["pending"]
 
 
-@pytest.mark.parametrize("lead", [LEAD, Lead.find_or_create("EmailAddress", "ada@example.com")])
-async def test_keys_that_are_refused_end_the_reconciling(outbox: Outbox, lead: str | Lead) -> None:
+async def test_rejected_keys_end_reconciling(outbox: Outbox) -> None:
     script = answers(httpx.ReadTimeout("slow"), httpx.Response(401))
     posting = poster(Vendor(script))
-    await outbox.put(Activity(lead, 201, "note"))
+    await outbox.put(noted(1))
     await outbox.drain(posting)
     with pytest.raises(Unauthorized):
         await outbox.reconcile(posting, settle=NOW)
@@ -201,7 +204,7 @@ async def test_keys_that_are_refused_end_the_reconciling(outbox: Outbox, lead: s
         (201, NOW, {"note 2", "2026-11-01 10:30:00"}, False),
     ],
 )
-def test_which_activities_may_be_it(
+def test_which_activities_may_be_the_posted_one(
     event: int | None, created: timedelta | None, texts: set[str], *, is_one: bool
 ) -> None:
     made = None if created is None else WHEN + created
@@ -216,7 +219,9 @@ def test_line_ends_and_blanks_make_no_difference() -> None:
     assert candidates(posted, WHEN, has) == has
 
 
-async def test_one_of_other_fields_is_anothers_too(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_activity_with_other_fields_may_be_of_another_entry(
+    outbox: Outbox, doubted: Doubted
+) -> None:
     sandbox = await doubted("cut-before", noted(1, fields={"mx_Custom_1": "Monday"}))
     await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "Tuesday"}))
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
@@ -225,17 +230,19 @@ async def test_one_of_other_fields_is_anothers_too(outbox: Outbox, doubted: Doub
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
-async def test_one_that_succeeded_without_an_id_may_be_it(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_activity_may_be_of_an_entry_that_succeeded_without_its_id(
+    outbox: Outbox, doubted: Doubted
+) -> None:
     sandbox = await doubted("cut-before", noted(1))
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):
         assert await outbox.verify(posting) == {"succeeded": 1}
     await changed(outbox, activity_id=None)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "the same was posted for another entry" in ((await told(outbox))[0][1] or "")
+    assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
 
 
-async def test_where_there_are_enough_for_all_it_is_among_them(
+async def test_as_many_activities_as_entries_prove_that_all_arrived(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", noted(1))
@@ -245,7 +252,7 @@ async def test_where_there_are_enough_for_all_it_is_among_them(
         assert await outbox.verify(posting) == {"succeeded": 2}
 
 
-async def test_one_in_other_words_keeps_it_from_being_posted_again(
+async def test_an_unknown_activity_of_its_type_and_time_keeps_it_uncertain(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-before", noted(1))
@@ -253,7 +260,7 @@ async def test_one_in_other_words_keeps_it_from_being_posted_again(
         await posting.post(noted(2))  # by whoever else
     await asyncio.sleep(0.05)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "one may be it: look there" in ((await told(outbox))[0][1] or "")
+    assert "which may be this one: look at the lead" in ((await told(outbox))[0][1] or "")
 
 
 @pytest.mark.parametrize(
@@ -266,16 +273,16 @@ async def test_one_in_other_words_keeps_it_from_being_posted_again(
         ),
     ],
 )
-async def test_whatever_would_be_taken_for_it_is_reckoned_with(
+async def test_any_entry_that_matches_the_same_activity_counts(
     outbox: Outbox, doubted: Doubted, known: Activity, doubtful: Activity
 ) -> None:
     sandbox = await doubted("cut-before", doubtful)
     await posted(outbox, sandbox, known)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "whose activity is not known" in ((await told(outbox))[0][1] or "")
+    assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
 
 
-async def test_one_of_long_ago_is_not_reckoned_with(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_entry_of_long_ago_does_not_count(outbox: Outbox, doubted: Doubted) -> None:
     sandbox = await doubted("cut-after", noted(1))
     await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "long ago"}))
     long_ago = sa.update(table).where(table.c.id == 2).values(sent_at=time.time() - 30 * 86400)
@@ -283,7 +290,7 @@ async def test_one_of_long_ago_is_not_reckoned_with(outbox: Outbox, doubted: Dou
     assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
 
 
-def test_a_note_of_blanks_says_nothing() -> None:
+def test_a_note_of_blanks_proves_nothing() -> None:
     blank = Activity(LEAD, 201, " \r\n ", WHEN).to_payload()
     has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"", "anything"}), {})]
     assert candidates(blank, WHEN, has) == []
@@ -312,7 +319,7 @@ async def test_a_lead_is_read_once_for_all_its_entries(outbox: Outbox) -> None:
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-async def test_one_without_an_activity_event_cannot_be_looked_for(outbox: Outbox) -> None:
+async def test_an_entry_without_an_activity_event_stays_uncertain(outbox: Outbox) -> None:
     insert = (
         "INSERT INTO leadpost_entries (account, state, activity)"
         f""" VALUES ('{ACME}', 'uncertain', '{{"RelatedProspectId": "{LEAD}"}}')"""
@@ -324,7 +331,7 @@ async def test_one_without_an_activity_event_cannot_be_looked_for(outbox: Outbox
     ]
 
 
-async def test_one_that_is_settled_meanwhile_is_left_alone(
+async def test_an_entry_that_is_settled_meanwhile_is_left_alone(
     outbox: Outbox, doubted: Doubted
 ) -> None:
     sandbox = await doubted("cut-after", noted(1), noted(2))
@@ -352,7 +359,7 @@ async def test_one_that_is_settled_meanwhile_is_left_alone(
     assert seen == [(1, 2), (2, 2)]
 
 
-async def test_a_reconciling_that_fails_is_logged_and_the_run_goes_on(
+async def test_reconciling_that_fails_is_logged_and_the_run_continues(
     outbox: Outbox,
     doubted: Doubted,
     monkeypatch: pytest.MonkeyPatch,
@@ -372,6 +379,46 @@ async def test_a_reconciling_that_fails_is_logged_and_the_run_goes_on(
         assert not running.done()
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_the_log_says_that_reconciling_needs_a_sync_host(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    await outbox.put(noted(1))
+    await changed(outbox, state="uncertain")
+    elsewhere = account(name=ACME, host="https://proxy.example.com")
+    posting = AsyncActivityPoster(elsewhere, client=Vendor().client(), bucket=OpenBucket())
+    every = timedelta(seconds=0.05)
+    running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
+    async with within(10):
+        while "reconciling failed: sync_host (LEADPOST_SYNC_HOST) is missing" not in caplog.text:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
+    outbox: Outbox, doubted: Doubted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
+    monkeypatch.setattr(_reconciler, "_RETRY", 0.02)
+    read, failures = AsyncActivityPoster.lead_activities, [ServerError("no", status=503)] * 3
+
+    async def fail_at_first(*args: Any) -> list[LeadActivity]:
+        if failures:
+            raise failures.pop()
+        return await read(*args)
+
+    sandbox = await doubted("cut-after", noted(1))
+    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", fail_at_first)
+    monkeypatch.setattr(_reconciler, "FAILURES_IN_A_ROW", 1)
+    async with poster_to(sandbox) as posting:
+        every = timedelta(hours=1)
+        running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
+        await until(outbox, accepted=1)
+        running.cancel()
+        await asyncio.wait([running])
+    assert not failures
 
 
 async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
@@ -463,7 +510,7 @@ async def test_a_backdated_activity_that_arrived_is_not_posted_again(
         assert sandbox.report().duplicates == 0
 
 
-async def test_a_lead_that_always_gets_an_error_does_not_keep_others_in_doubt(
+async def test_a_lead_that_always_fails_does_not_keep_others_uncertain(
     outbox: Outbox,
 ) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -480,7 +527,7 @@ async def test_a_lead_that_always_gets_an_error_does_not_keep_others_in_doubt(
     assert tally["pending"] == 1
 
 
-async def test_what_is_found_for_two_entries_at_once_is_only_ones(outbox: Outbox) -> None:
+async def test_an_activity_found_for_two_entries_at_once_is_matched_once(outbox: Outbox) -> None:
     """Two processes that reconcile have both found it free, before either has recorded that."""
     first, second = await outbox.put(noted(1)), await outbox.put(noted(1))
     await changed(outbox, state="uncertain")
@@ -516,5 +563,4 @@ def test_what_plain_sql_has_inserted_is_compared_as_far_as_it_goes() -> None:
     raw = {"Data": [7, {"Key": "mx_Custom_1", "Value": "a"}]}
     same = LeadActivity("a1", LEAD, 201, None, None, frozenset({"n"}), raw)
     assert candidates(payload, WHEN, [same]) == [same]
-    assert activity_in({"LeadDetails": 7, "Activity": {}}) == (None, None)
-    assert not is_rival("n", payload, None, [same])
+    assert not is_rival("n", payload, [same])

@@ -163,6 +163,18 @@ async def test_a_waiting_process_makes_at_most_5_transactions_a_second(
     assert begun[9] - begun[0] >= 9 / 5
 
 
+async def test_a_waiting_process_looks_again_when_a_call_of_its_own_ends(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_shared_bucket, "_LOOK_AGAIN", 600.0)
+    async with opened(store_url, limit=1, period=0.1) as of, within(60):
+        async with calling(of):
+            waiter = asyncio.create_task(take(of, []))
+            await asyncio.sleep(0.5)
+            assert not waiter.done()
+        await waiter
+
+
 async def test_an_idle_bucket_makes_no_transactions(shared: SharedTokenBucket) -> None:
     begun: list[float] = []
 

@@ -69,12 +69,13 @@ async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
         await take(of, [])
 
 
+async def full(_: object) -> None:
+    raise OutboxError("the disk is full")
+
+
 async def test_a_permanent_error_is_raised_and_the_next_caller_tries_again(
     shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: object) -> None:
-        raise OutboxError("the disk is full")
-
     write = shared._database.write
     monkeypatch.setattr(shared._database, "write", full)
     results = await asyncio.gather(take(shared, []), take(shared, []), return_exceptions=True)
@@ -82,6 +83,20 @@ async def test_a_permanent_error_is_raised_and_the_next_caller_tries_again(
     monkeypatch.setattr(shared._database, "write", write)
     async with within(10):
         await take(shared, [])
+
+
+async def test_a_permanent_error_that_no_caller_waits_for_is_logged(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = shared._database.write
+    async with calling(shared):
+        monkeypatch.setattr(shared._database, "write", full)
+    async with within(10):
+        while "cannot be reached: the disk is full" not in caplog.text:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(shared._database, "write", write)
+        while "can be reached again" not in caplog.text:
+            await asyncio.sleep(0.01)
 
 
 async def test_an_unexpected_error_is_raised_in_all_callers(

@@ -18,6 +18,7 @@ from outbox_support import (
     WHEN,
     changed,
     executed,
+    held_until,
     noted,
     poster,
     poster_to,
@@ -458,6 +459,20 @@ async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
         assert await draining == {"accepted": 1}
 
 
+async def test_25_calls_are_in_flight_at_once(outbox: Outbox) -> None:
+    answer, started = asyncio.Event(), asyncio.Event()
+    vendor = Vendor(held_until(answer, started))
+    await outbox.put_many(map(activity, range(1, 31)))
+    draining = asyncio.create_task(outbox.drain(poster(vendor)))
+    async with within(20):
+        while len(vendor.requests) < 25:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert len(vendor.requests) == 25
+        answer.set()
+        assert await draining == {"accepted": 30}
+
+
 async def test_a_token_without_an_entry_remains_unused(
     outbox: Outbox,
 ) -> None:
@@ -713,6 +728,8 @@ async def test_times_of_a_run_must_be_above_zero(outbox: Outbox, time: timedelta
             await outbox.reconcile(poster(Vendor()), settle=time)
         with pytest.raises(ValueError, match="older_than: found"):
             await outbox.prune(time)
+        with pytest.raises(ValueError, match="outage_timeout: found"):
+            await outbox.drain(poster(Vendor()), outage_timeout=time.total_seconds())
 
 
 async def test_an_entry_whose_call_was_never_recorded_is_uncertain(outbox: Outbox) -> None:

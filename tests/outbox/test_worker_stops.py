@@ -7,12 +7,13 @@ import time
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from outbox_support import changed, held_until, poster, states, until
-from support import Vendor, activity, answers, within
+from support import Vendor, accept, activity, answers, number_in, within
 
 from leadpost import AsyncActivityPoster, ConnectionFailed, ServerError, TokenBucket
-from leadpost.outbox import Outbox, _worker
+from leadpost.outbox import Outbox, _verifier, _worker
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._calls import Claim, Result
 
@@ -31,6 +32,38 @@ async def test_a_cancelled_drain_waits_for_the_calls_in_flight(outbox: Outbox) -
         await draining
     counts = await outbox.counts()
     assert counts == counts | {"accepted": 3, "pending": 97, "sending": 0}
+
+
+async def test_a_cancelled_run_asks_for_no_more_statuses(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_verifier, "WAITS", (0.0,))
+    monkeypatch.setattr(_verifier, "_POLL", 0.01)
+    monkeypatch.setattr(_worker, "_FIRST_CHECK", 0.0)
+    answer, started, asked = asyncio.Event(), asyncio.Event(), list[httpx.Request]()
+    held = held_until(answer, started)
+
+    async def first_at_once(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            asked.append(request)
+            return httpx.Response(200, json={"TaskStatus": {"Status": "Pending"}})
+        return await (accept if number_in(request) == 1 else held)(request)
+
+    await outbox.put_many(map(activity, (1, 2)))
+    running = asyncio.create_task(outbox.run(poster(Vendor(first_at_once))))
+    async with within(20):
+        await started.wait()
+        while len(asked) < 2:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.sleep(0)
+        before = len(asked)
+        await asyncio.sleep(0.3)
+        assert not running.done()
+        answer.set()
+        await asyncio.wait([running])
+    assert len(asked) <= before + 1
+    assert await states(outbox) == ["accepted", "accepted"]
 
 
 async def ended(posting: AsyncActivityPoster, draining: asyncio.Task[object]) -> float:
@@ -214,4 +247,4 @@ async def test_a_late_record_is_logged_with_its_request_id(
     assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
     answer.set()
     assert await slow == {}
-    assert "ignored, as a later call was made: entry 1: accepted r1" in caplog.text
+    assert "ignored, as the entry has changed since: entry 1: accepted r1" in caplog.text

@@ -63,7 +63,7 @@ def status(
 
     async def show(opened: Outbox) -> None:
         while True:
-            await outbox_entries.show_status(opened, _prefix(file), as_json=as_json)
+            await outbox_entries.show_status(opened, _batch(file), as_json=as_json)
             if not watch:
                 return
             await asyncio.sleep(1)
@@ -94,7 +94,7 @@ def list_(
 
     async def show(opened: Outbox) -> None:
         states: list[State] = [state] if state else []
-        await outbox_entries.show_entries(opened, states, _prefix(file), as_json=as_json)
+        await outbox_entries.show_entries(opened, states, _batch(file), as_json=as_json)
 
     _with_outbox(show, outbox, account, env_file)
 
@@ -131,7 +131,7 @@ def retry(
         states.append("uncertain")
 
     async def change(opened: Outbox) -> bool:
-        return await outbox_entries.retry(opened, states, ids, _prefix(file))
+        return await outbox_entries.retry(opened, states, ids, _batch(file))
 
     if not _with_outbox(change, outbox, account, env_file):
         raise typer.Exit(Exit.SOME_NOT)
@@ -244,9 +244,9 @@ def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]
     typer.echo(ddl(dialect))
 
 
-def _prefix(file: str | None) -> str | None:
-    """Return the prefix of the keys of a file's rows."""
-    return None if file is None else f"{Path(file).name}/"
+def _batch(file: str | None) -> str | None:
+    """Return the batch of a file's rows."""
+    return None if file is None else Path(file).name
 
 
 def _with_outbox(

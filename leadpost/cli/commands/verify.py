@@ -42,11 +42,11 @@ def verify(
     account, url, console = read_account(env_file), existing(outbox), Console(stderr=True)
     states: tuple[EntryState, EntryState] = ("succeeded", "failed")
 
-    async def verifying(opened: Outbox, key_prefix: str | None) -> dict[str, int]:
-        before = await opened.counts(key_prefix)
+    async def verifying(opened: Outbox, name: str | None) -> dict[str, int]:
+        before = await opened.counts(name)
 
         async def found() -> dict[str, int]:
-            now = await opened.counts(key_prefix)
+            now = await opened.counts(name)
             return {state: now[state] - before[state] for state in states}
 
         async def progress() -> str:
@@ -57,7 +57,7 @@ def verify(
         async with AsyncActivityPoster(account, bucket=bucket) as poster:
             with naming(account):
                 async with counting(console, progress):
-                    await _verify(opened, poster, key_prefix)
+                    await _verify(opened, poster, name)
         return await found()
 
     question = Question(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
@@ -71,11 +71,11 @@ def verify(
         raise typer.Exit(asyncio.run(asking))
 
 
-async def _verify(outbox: Outbox, poster: AsyncActivityPoster, key_prefix: str | None) -> None:
-    """Verify entries until none with this prefix is accepted: nobody waits for those of others."""
+async def _verify(outbox: Outbox, poster: AsyncActivityPoster, name: str | None) -> None:
+    """Verify entries until none of a batch is accepted: nobody waits for those of others."""
     verifying = asyncio.create_task(outbox.verify(poster))
     try:
-        while (await outbox.counts(key_prefix))["accepted"] and not verifying.done():
+        while (await outbox.counts(name))["accepted"] and not verifying.done():
             await asyncio.wait([verifying], timeout=_POLL)
         if verifying.done():
             verifying.result()

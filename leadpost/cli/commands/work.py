@@ -21,7 +21,7 @@ from leadpost.cli.outbox_url import url_of
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox, SharedTokenBucket
-from leadpost.outbox._absence import Absence
+from leadpost.outbox._reachability import Reachability
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: s
 async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> None:
     """Post from the outbox, once its database can be reached."""
     outbox = Outbox(url, account)
-    absence = Absence(f"the outbox {outbox.database.name}")
+    reachability = Reachability(f"the outbox {outbox.database.name}")
     async with AsyncExitStack() as stack:
 
         async def entered(make: Callable[[], AbstractAsyncContextManager[T]]) -> T:
@@ -94,14 +94,14 @@ async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: st
                 try:
                     return await stack.enter_async_context(make())
                 except OutboxUnavailable as error:
-                    absence.begin(error)
+                    reachability.failed(error)
                     await asyncio.sleep(_RETRY)
 
         await entered(lambda: outbox)
         poster = await entered(
             lambda: AsyncActivityPoster(account, bucket=SharedTokenBucket(url, limit=limit))
         )
-        absence.end()
+        reachability.answered()
         try:
             await outbox.run(poster, verify=verify, keep=options.span(keep) if keep else None)
         finally:

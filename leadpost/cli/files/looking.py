@@ -24,8 +24,8 @@ from leadpost.outbox import Outbox
 class Question:
     """What LeadSquared is asked about entries before their results are shown."""
 
-    # Asks, given the outbox and what the keys of the entries begin with, None for all; returns the
-    # number of entries that reached each state.
+    # Asks, given the outbox and the name of a batch, None for all entries; returns the number of
+    # entries that reached each state.
     ask: Callable[[Outbox, str | None], Awaitable[Mapping[str, int]]]
     words: str  # says that; a format string
     left: str  # the state of entries that need attention
@@ -66,7 +66,7 @@ async def look(
         found = await compared(options, account, console, stack)
         ledger = cast("Ledger", found.ledger)  # there is an account
         if question is not None:
-            await question.ask(ledger.outbox, f"{found.name}/")
+            await question.ask(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
         report(found, outputs)
         return Exit.ALL_ACCEPTED if outputs.accepted == len(found.plan.rows) else Exit.SOME_NOT

@@ -102,7 +102,7 @@ class Sender:
                 raise error
 
     async def _counts(self) -> Mapping[EntryState, int]:
-        return await self._ledger.outbox.counts(f"{self._batch.name}/")
+        return await self._ledger.outbox.counts(self._batch.name)
 
     async def _put(self, *verdicts: Verdict) -> None:
         """Put rows into the outbox, in parts, until it is stopped."""

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
 from leadpost.outbox._entry import EntryState
-from leadpost.outbox.database._entries import add_changes
+from leadpost.outbox.database._entries import add_changes, of_batch
 from leadpost.outbox.database._sql import Transaction, is_sqlite, storable
 
 OVERDUE = 30.0
@@ -39,11 +39,6 @@ class Result:
     failed: bool = False  # whether the call counts as a failure
 
 
-def _of(batch: str | None) -> str:
-    """Return the condition for the entries of a batch, by an index of their own."""
-    return "" if batch is None else "AND batch_name = :batch"
-
-
 async def next_due(transaction: Transaction, batch: str | None = None) -> float | None:
     """
     Return the seconds until the next pending entry is due, None if none is pending.
@@ -52,15 +47,14 @@ async def next_due(transaction: Transaction, batch: str | None = None) -> float 
     """
     pending = f"""
         FROM leadpost_entries
-        WHERE account = :account AND state = 'pending' {_of(batch)}
+        WHERE account = :account AND state = 'pending' {of_batch(batch)}
     """
-    values = {"batch": batch} if batch is not None else {}
     query = f"SELECT EXISTS (SELECT 1 {pending} AND due_at <= {{now}})"
-    if (await transaction.execute(query, **values)).scalar_one():
+    if (await transaction.execute(query, batch=batch)).scalar_one():
         return 0.0
     # Only few are pending and not due: those that failed within the longest pause.
     query = f"SELECT min(due_at) - {{now}} {pending}"
-    seconds: float | None = (await transaction.execute(query, **values)).scalar_one()
+    seconds: float | None = (await transaction.execute(query, batch=batch)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
@@ -76,15 +70,17 @@ async def claim(
     Mark the next due entry as `sending`, and return it; None if none is due.
 
     `call_id` is a new random id. The call must end within `call_time` seconds. A trial has an entry
-    that has not failed yet, or the one whose last failure is the longest ago.
+    that has not failed yet, or the one whose last failure is the longest ago. With a `batch`, it is
+    the next one of this, whatever the priorities.
     """
     due = f"""
         SELECT id FROM leadpost_entries
-        WHERE account = :account AND state = 'pending' AND due_at <= {{now}} {_of(batch)}
+        WHERE account = :account AND state = 'pending' AND due_at <= {{now}} {of_batch(batch)}
     """
-    first = f"({due} ORDER BY priority DESC, id LIMIT 1 {{or_skipped}})"
+    order = "priority DESC, id" if batch is None else "batch_name, id"
+    first = f"({due} ORDER BY {order} LIMIT 1 {{or_skipped}})"
     if is_trial:
-        untried = f"({due} AND due_at = 0 ORDER BY priority DESC, id LIMIT 1 {{or_skipped}})"
+        untried = f"({due} AND due_at = 0 ORDER BY {order} LIMIT 1 {{or_skipped}})"
         first = f"coalesce({untried}, ({due} ORDER BY due_at, id LIMIT 1 {{or_skipped}}))"
     claimed = await transaction.execute(
         f"""
@@ -96,7 +92,7 @@ async def claim(
         """,
         call_id=call_id,
         call_time=call_time,
-        **({"batch": batch} if batch is not None else {}),
+        batch=batch,
     )
     row = claimed.one_or_none()
     if row is None:
@@ -134,6 +130,9 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
         result is already recorded.
     """
     state, error = result.state, result.error
+    before = ["sending", "uncertain", "pending"]
+    if state == "uncertain":  # no news of an entry that was pending again since, as by `retry`
+        before = ["sending"]
     message = None if error is None else storable(str(error))
     request_id = None if result.request_id is None else storable(result.request_id)
     recorded = await transaction.execute(
@@ -143,10 +142,11 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
             failures = failures + :failed, request_id = :request_id,
             error_type = :error_type, message = :message
         WHERE id = :id AND account = :account AND call_id = :call_id
-            AND state IN ('sending', 'uncertain', 'pending') AND state <> :state
+            AND state IN :before AND state <> :state
         """,
         id=of.id,
         call_id=of.call_id,
+        before=before,
         state=state,
         due_in=result.due_in,
         failed=int(result.failed),

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
 from leadpost.outbox.database._engine import (
@@ -38,6 +39,8 @@ DEFAULT_URL = "sqlite:///leadpost.db"
 """A file in the working directory."""
 _ROLLBACK_WAIT = 0.75
 """Seconds to wait for the rollback of a cancelled transaction; then it is left behind."""
+_RETRY = 0.5
+"""Seconds between two attempts while a database is unreachable."""
 _IDLE = "5000"
 """Milliseconds after which PostgreSQL ends an idle transaction of ours."""
 
@@ -219,24 +222,43 @@ class Store:
 
     Args:
         database: The database.
+        patience: Seconds to wait for an unreachable database, and to log that, before an error is
+            raised. A transaction that is tried again may have been committed before.
         always: Values of every statement: the account, or the bucket.
     """
 
-    def __init__(self, database: Database, **always: str) -> None:
+    def __init__(self, database: Database, patience: float = 0.0, **always: str) -> None:
         self.database = database
+        self._patience = patience
         self._always = always
+        self._reachability = Reachability(f"the outbox {database.name}")
 
     async def read(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
         """Run `work` in a transaction of its own, see `Database.read`."""
-        return await self.database.read(
-            lambda connection: work(Transaction(connection, self._always), *args, **details)
-        )
+        bound = self._bound(work, *args, **details)
+        # Success is no sign that the database can be written again.
+        return await self._patiently(lambda: self.database.read(bound))
 
     async def write(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
         """Run `work` in a transaction of its own, see `Database.write`."""
-        return await self.database.write(
-            lambda connection: work(Transaction(connection, self._always), *args, **details)
-        )
+        bound = self._bound(work, *args, **details)
+        done = await self._patiently(lambda: self.database.write(bound))
+        self._reachability.answered()
+        return done
+
+    def _bound(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> Work[T]:
+        return lambda connection: work(Transaction(connection, self._always), *args, **details)
+
+    async def _patiently(self, run: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await run()
+            except OutboxUnavailable as error:
+                if self._patience:
+                    self._reachability.failed(error)
+                if self._reachability.unreachable_for >= self._patience:
+                    raise
+            await asyncio.sleep(_RETRY)
 
 
 def _create_file(url: DatabaseUrl) -> None:

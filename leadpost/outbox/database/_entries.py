@@ -25,6 +25,16 @@ _NAMES = tuple(attribute.name for attribute in attrs_of(Entry))
 _COLUMNS = ", ".join(f"entry.{name}" for name in _NAMES)
 
 
+def of_batch(batch: str | None) -> str:
+    """
+    Return the condition for entries of the batch `:batch`, whose order is `batch_name, id`.
+
+    It is a range, because PostgreSQL leaves what equals a constant out of the order: it might then
+    read the primary key, and with it all other entries.
+    """
+    return "" if batch is None else "AND batch_name >= :batch AND batch_name <= :batch"
+
+
 def parts(items: Sequence[T]) -> list[list[T]]:
     """Divide items into parts of 500 for one statement each."""
     return [list(items[first : first + PART]) for first in range(0, len(items), PART)]
@@ -86,13 +96,18 @@ async def page(
     *,
     states: Sequence[EntryState],
     after: int,
-    key_prefix: str,
+    batch: str | None = None,
     limit: int,
 ) -> list[Entry]:
-    """Return the first entries in these states whose id is above `after`."""
+    """Return the first entries in these states, of a batch or all, whose id is above `after`."""
     # State by state: an index contains each state's entries in the order of their ids.
     condition, order = "state = :state_{0} AND id > :after", "id"
-    if not is_sqlite(transaction.connection):
+    if batch is not None:
+        condition = (
+            f"state = :state_{{0}} AND (batch_name, id) > (:batch, :after) {of_batch(batch)}"
+        )
+        order = "batch_name, id"
+    elif not is_sqlite(transaction.connection):
         # Ordered by state and id, as only that index is. Ordered by id, PostgreSQL might read the
         # primary key, and with it all entries of other states in between.
         condition = "(state, id) > (:state_{0}, :after) AND state <= :state_{0}"
@@ -102,7 +117,6 @@ async def page(
         SELECT id FROM (
             SELECT id FROM leadpost_entries
             WHERE account = :account AND {condition.format(number)}
-                AND coalesce(substr(key, 1, length(:prefix)), '') = :prefix
             ORDER BY {order} LIMIT :limit
         ) AS of_state_{number}
         """
@@ -113,23 +127,23 @@ async def page(
     query = _each(transaction.connection, wanted, "id = wanted_id", _COLUMNS)
     query += " ORDER BY wanted_id"
     values: dict[str, Any] = {f"state_{number}": state for number, state in enumerate(states)}
-    values |= {"after": after, "prefix": key_prefix, "limit": limit}
+    values |= {"batch": batch, "after": after, "limit": limit}
     return [_entry(row) for row in await transaction.execute(query, **values)]
 
 
-async def count(transaction: Transaction, key_prefix: str = "") -> dict[EntryState, int]:
-    """Count the entries by state: all, or those whose key has a prefix."""
-    if key_prefix:
-        query = """
-            SELECT state, count(*) FROM leadpost_entries
-            WHERE account = :account AND substr(key, 1, length(:prefix)) = :prefix GROUP BY state
-        """
-        rows = await transaction.execute(query, prefix=key_prefix)
-    else:
+async def count(transaction: Transaction, batch: str | None = None) -> dict[EntryState, int]:
+    """Count the entries by state: all, or those of a batch."""
+    if batch is None:
         query = """
             SELECT state, sum(entries) FROM leadpost_counts WHERE account = :account GROUP BY state
         """
         rows = await transaction.execute(query)
+    else:
+        query = f"""
+            SELECT state, count(*) FROM leadpost_entries
+            WHERE account = :account AND state IN :states {of_batch(batch)} GROUP BY state
+        """
+        rows = await transaction.execute(query, states=[*STATES], batch=batch)
     found = {row[0]: int(row[1]) for row in rows}
     return {state: found.get(state, 0) for state in STATES}
 

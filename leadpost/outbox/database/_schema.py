@@ -56,10 +56,8 @@ CREATE TABLE leadpost_entries (
 CREATE INDEX leadpost_entries_pending ON leadpost_entries (account, priority DESC, id)
     WHERE state = 'pending';
 
--- With its state, so that SQLite prefers it to `leadpost_entries_state`.
-CREATE INDEX leadpost_entries_batch
-    ON leadpost_entries (account, state, batch_name, priority DESC, id)
-    WHERE state = 'pending' AND batch_name IS NOT NULL;
+CREATE INDEX leadpost_entries_batch ON leadpost_entries (account, state, batch_name, id)
+    WHERE batch_name IS NOT NULL;
 
 CREATE INDEX leadpost_entries_sending ON leadpost_entries (account, ends_by)
     WHERE state = 'sending';

@@ -121,34 +121,16 @@ async def doubts(transaction: Transaction) -> list[Doubt]:
 
 
 async def others_of(
-    transaction: Transaction,
-    of: Doubt,
-    lead: str,
-    since: datetime,
-    *,
-    found_by: str | None,
+    transaction: Transaction, entry_id: int, lead: str, since: datetime
 ) -> list[str]:
-    """
-    Return the activities of other entries that were posted on a lead and are not matched yet.
-
-    `found_by` is the value by which the lead was found; entries without its id that contain it are
-    returned too.
-    """
-    # `replace` finds a text within another in both databases, without special characters.
+    """Return the activities that other entries posted on a lead and that are not matched yet."""
     query = """
         SELECT activity FROM leadpost_entries
-        WHERE account = :account AND id <> :id
-            AND (lead = :lead OR lead IS NULL AND CAST(:found_by AS TEXT) IS NOT NULL
-                AND replace(lower(activity), lower(CAST(:found_by AS TEXT)), '') <> lower(activity))
+        WHERE account = :account AND id <> :id AND lead = :lead
             AND state IN ('sending', 'accepted', 'succeeded')
             AND activity_id IS NULL AND sent_at >= :since
     """
-    values = {
-        "lead": lead.lower(),
-        "id": of.id,
-        "since": since.timestamp(),
-        "found_by": found_by,
-    }
+    values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
     return list((await transaction.execute(query, **values)).scalars())
 
 

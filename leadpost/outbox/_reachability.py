@@ -1,18 +1,23 @@
-"""Logs once when something becomes unreachable, and once when it is back."""
+"""
+Logs once when something cannot be reached, and once when it can be again.
+
+This is about one connection, to a host or a database. Whether LeadSquared is *away*, in an outage,
+is concluded from several posts: see `leadpost._availability`.
+"""
 
 from __future__ import annotations
 
 import logging
 
-from leadpost.errors import LeadpostError, OutboxError
+from leadpost.errors import ConfigurationError, LeadpostError, OutboxError
 from leadpost.outbox._clock import boot_time
 
 _log = logging.getLogger("leadpost")
 
 
-class Absence:
+class Reachability:
     """
-    Whether something is unreachable, and since when.
+    Whether something can be reached.
 
     Args:
         name: Its name in the log.
@@ -23,26 +28,26 @@ class Absence:
         self._since: float | None = None
 
     @property
-    def lasts(self) -> float:
-        """Seconds since it began, 0 if there is none."""
+    def unreachable_for(self) -> float:
+        """Seconds since it was first not reached, 0 if it can be reached."""
         return 0.0 if self._since is None else boot_time() - self._since
 
-    def begin(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
         """Record that it cannot be reached, and log that."""
         if self._since is None:
             self._since = boot_time()
             _log.warning("%s cannot be reached: %s", self._name, described(error))
 
-    def end(self) -> None:
+    def answered(self) -> None:
         """Record that it can be reached, and log that it can again."""
         if self._since is not None:
-            _log.warning("%s can be reached again, after %.0f s", self._name, self.lasts)
+            _log.warning("%s can be reached again, after %.0f s", self._name, self.unreachable_for)
             self._since = None
 
 
 def described(error: Exception) -> str:
     """Describe an error for the log, without text that may be LeadSquared's."""
-    if isinstance(error, OutboxError):
+    if isinstance(error, ConfigurationError | OutboxError):
         return str(error)
     status = error.status if isinstance(error, LeadpostError) else None
     return type(error).__name__ + (f", HTTP {status}" if status else "")
