@@ -14,6 +14,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cli_support import PROCESS, keys_of, run, start, until, write_rows
@@ -278,6 +279,20 @@ def test_help_and_completion_import_no_database(tmp_path: Path) -> None:
             command, env=variables, cwd=tmp_path, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pressed(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "leadpost.cli.app", Pressed("app"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("name", ["typer", "rich", "dotenv"])
