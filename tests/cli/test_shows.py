@@ -133,6 +133,30 @@ def test_a_bar_on_a_terminal_is_readable(width: int) -> None:
     assert len(last.rstrip()) <= width + 20  # with what moves the cursor
 
 
+def test_a_warning_does_not_break_the_bar() -> None:
+    console, screen = terminal()
+    progress = progress_of(Clock(), accepted=100)
+    with logged(console, verbose=False), shown(progress, console, quiet=False) as changed:
+        changed()
+        logging.getLogger("leadpost").warning("LeadSquared is away")
+        changed()
+    text = screen.getvalue()
+    before, _, after = text.partition("LeadSquared is away")
+    assert "\x1b[2K" in before  # the bar is erased first
+    assert "100 of 200" in after  # and drawn again below
+    line = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", before).splitlines()[-1]
+    assert line.rstrip().endswith("WARNING")
+
+
+def test_the_states_have_colours() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=90, color_system="standard")
+    with shown(progress_of(Clock(), accepted=99, rejected=1), console, quiet=False) as changed:
+        changed()
+    assert "\x1b[32m99 accepted" in screen.getvalue()
+    assert "\x1b[31m1 rejected" in screen.getvalue()
+
+
 def test_lines_elsewhere_and_not_too_many() -> None:
     screen, clock = io.StringIO(), Clock()
     progress = progress_of(clock, accepted=99, rejected=1)
@@ -214,6 +238,11 @@ def test_the_help_of_a_flag_promises_no_value(command: str) -> None:
         if "<bool>" in line and "--help" not in line
     ]
     assert flags == []
+
+
+def test_a_run_waits_five_minutes_for_the_end_of_an_outage() -> None:
+    words = run("post", "-h", env={"COLUMNS": "100"}).stdout.replace("│", " ").split()
+    assert "wait for the end of an outage. [default: 5m]" in " ".join(words)
 
 
 def test_the_help_flows() -> None:
