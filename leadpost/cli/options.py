@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leadpost.bucket import LIMIT
+from leadpost.cli.outbox_url import VARIABLE
 
 TIMEZONE = "LEADPOST_TIMEZONE"
 
@@ -43,7 +44,7 @@ OutboxUrl = Annotated[
     str | None,
     typer.Option(
         "--outbox",
-        envvar="LEADPOST_OUTBOX",
+        envvar=VARIABLE,
         metavar="URL",
         help="A file, or postgresql://USER:PASSWORD@HOST/NAME; by default a file in your home. Set"
         " a password only in the variable: `ps` shows options.",

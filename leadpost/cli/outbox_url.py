@@ -1,5 +1,7 @@
 """The outbox that a command uses: a URL, an SQLite file, or the user's own."""
 
+import os
+import shlex
 from pathlib import Path
 
 import typer
@@ -7,10 +9,16 @@ import typer
 from leadpost.cli.exits import InputError
 from leadpost.outbox.database._urls import parse_url
 
+VARIABLE = "LEADPOST_OUTBOX"
+
 
 def folder() -> Path:
     """Return the user's folder for leadpost: the outbox and the keys of `leadpost setup`."""
     return Path(typer.get_app_dir("leadpost"))
+
+
+def _own() -> str:
+    return f"sqlite:///{folder() / 'outbox.db'}"
 
 
 def url_of(outbox: str | None) -> str:
@@ -21,10 +29,19 @@ def url_of(outbox: str | None) -> str:
     ('sqlite:///calls.db', 'sqlite:////var/lib/leadpost.db')
     """
     if not outbox:
-        own = folder()
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return f"sqlite:///{own / 'outbox.db'}"
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _own()
     return outbox if "://" in outbox else f"sqlite:///{outbox}"
+
+
+def outbox_option(url: str) -> str:
+    """Return the option that names an outbox in a command to paste; "" for the default one."""
+    variable = os.environ.get(VARIABLE)
+    if url == (url_of(variable) if variable else _own()):
+        return ""
+    parsed = parse_url(url)
+    named = parsed.path or (url if url == parsed.name else "URL")  # it may have a password
+    return f" --outbox {shlex.quote(named)}"
 
 
 def shown_url(url: str) -> str:

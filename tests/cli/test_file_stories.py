@@ -174,6 +174,24 @@ def test_7_of_different_fixes_the_second_is_doubtful(desk: Desk, calls: Path, fi
     assert len(desk.notes()) == 3
 
 
+@pytest.mark.parametrize("first", ["input", "rejects"])
+def test_7_of_two_leads_for_a_row_without_one_the_second_is_doubtful(
+    desk: Desk, calls: Path, first: str
+) -> None:
+    write_csv(calls, [cells(0), cells(1, RelatedProspectId="")])
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    fixed = [row | cells(1) for row in read_csv(rejects_of(calls))]
+    write_csv(rejects_of(calls), fixed)
+    write_csv(calls, [cells(0), cells(1, RelatedProspectId=lead(7))])
+    order = [calls, rejects_of(calls)]
+    one, other = order if first == "input" else reversed(order)
+    assert desk.post(one)[0] == 0
+    code, said = desk.post(other)
+    assert code == 2, said
+    assert "1 row looks like an edit of a posted one" in said
+    assert desk.notes() == notes(0, 1)
+
+
 @pytest.mark.parametrize("answer", ["skip", "post"])
 def test_7_a_fix_that_another_file_has_posted_is_doubtful(
     desk: Desk, calls: Path, answer: str
@@ -641,6 +659,19 @@ def test_the_unsent_rows_that_rejects_send_too_are_in_the_plan(desk: Desk, calls
     assert f"{unsent} unsent row{'s' * (unsent > 1)} of calls.csv: sent too" in said
 
 
+def test_first_is_refused_where_rejects_send_more(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0, RelatedProspectId=""), *rows(1, 2, 3)])
+    desk.stopped_after(1, calls, "--skip-invalid")
+    before = desk.notes()
+    fixed = write_csv(rejects_of(calls), [r | cells(0) for r in read_csv(rejects_of(calls))])
+    code, said = desk.post(fixed, "--first", "1")
+    assert (code, desk.notes()) == (2, before)
+    assert "of calls.csv would be sent too. Leave out --first, or post that file first" in said
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    assert desk.post(fixed, "--first", "1")[0] == 0
+    assert desk.notes() == notes(0, 1, 2, 3)
+
+
 def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
     write_csv(calls, [cells(0), bad(1)])
     code, said = desk.post(calls, "--skip-invalid", "--batch", "day 1")
@@ -651,6 +682,18 @@ def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
     write_csv(calls, [cells(0), cells(1)])
     said = desk.run("results", calls, "--batch", "day 1").output
     assert f"1 row left. leadpost post {calls} --batch 'day 1'" in said
+
+
+def test_the_commands_to_paste_name_the_outbox(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0), bad(1)])
+    code, said = desk.post(calls, "--skip-invalid", "--outbox", "my own.db")
+    assert code == 1
+    option = "--outbox 'my own.db'"
+    assert f"then: leadpost post {rejects_of(calls)} {option}" in said
+    assert f"leadpost verify {calls} {option}" in said
+    write_csv(calls, [cells(0)])
+    code, said = desk.post(calls, "--outbox", "my own.db")
+    assert f"--duplicates post {option}" in said
 
 
 def test_an_edit_whose_lead_could_not_be_looked_up_is_asked_about_later(
@@ -704,6 +747,20 @@ def test_8_rejects_whose_keys_were_emptied(desk: Desk, calls: Path) -> None:
     code, said = desk.post(rejects_of(calls))
     assert (code, desk.notes()) == (2, notes(0, 2))
     assert "the column leadpost_key is missing or empty" in said
+
+
+def test_skipped_rows_that_may_be_uncertain_elsewhere_are_pointed_out(
+    desk: Desk, calls: Path
+) -> None:
+    desk.sandbox.fail("cut-before", "ok")
+    assert desk.post(write_csv(calls, rows(0, 1)))[0] == 1
+    other = write_csv(desk.folder / "other.csv", rows(0, 1, 2))
+    code, said = desk.post(other, "--duplicates", "skip")
+    assert code == 0
+    hint = "calls.csv, which has the skipped rows, has 1 uncertain row: leadpost reconcile"
+    assert hint in said
+    assert desk.run("reconcile", "--settle", "0s").exit_code == 0
+    assert "uncertain" not in desk.post(other, "--duplicates", "skip")[1]
 
 
 def test_a_file_without_rows(desk: Desk, calls: Path) -> None:

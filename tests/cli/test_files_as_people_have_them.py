@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 from attrs import frozen
 from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
@@ -172,6 +173,12 @@ CASES = [
         posted=at("2026-11-28 08:35:00"),
     ),
     Case(
+        "ISO beside --date-format",
+        dated("2026-11-28 14:05"),
+        Reading(timezone="Asia/Kolkata", date_formats=("%d/%m/%Y %H:%M",)),
+        posted=at("2026-11-28 08:35:00"),
+    ),
+    Case(
         "no date",
         dated("yesterday"),
         said="line 2, ActivityDateTime: yesterday is not a date-time; write it as 2026-11-28"
@@ -229,6 +236,14 @@ CASES = [
         with_field("Ann", "Agent"),
         said="calls.csv: 1 column is unknown: Agent. Send one with --map 'Agent=mx_Custom_1', leave"
         " it out with --ignore 'Agent', or leave out all unknown ones with --ignore-others",
+    ),
+    *(
+        Case(
+            f"the SchemaName {name}",
+            with_field("Open", name),
+            posted=BARE_WANTED | {"Fields": [{"SchemaName": name, "Value": "Open"}]},
+        )
+        for name in ("Status", "Owner", "mx_Custom_60")
     ),
     Case(
         "--map",
@@ -401,13 +416,29 @@ def test_rows_hidden_by_a_filter_are_refused_unless_they_are_wanted(tmp_path: Pa
     assert len(read(path, Reading(include_hidden=True))) == 3
 
 
-def test_another_sheet_can_be_named(tmp_path: Path) -> None:
-    path = write_xlsx(
-        tmp_path / "calls.xlsx", [["RelatedProspectId", "ActivityEvent"], [LEAD, 201]]
-    )
-    assert len(read(path, Reading(sheet="Sheet"))) == 1
+def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for sheet, events in ((book["Sheet"], (201,)), (book.create_sheet("Old"), (202, 203))):
+        sheet.append(["RelatedProspectId", "ActivityEvent"])
+        for event in events:
+            sheet.append([LEAD, event])
+    path = tmp_path / "calls.xlsx"
+    book.save(path)
+    for reading, events in ((Reading(), [201]), (Reading(sheet="Old"), [202, 203])):
+        found = [row.payload and row.payload["ActivityEvent"] for row in read(path, reading)]
+        assert found == events
     _, said = said_of(path, Reading(sheet="Calls"))
-    assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet"
+    assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet, Old"
+
+
+def test_a_date_of_a_workbook_needs_a_zone_too(tmp_path: Path) -> None:
+    moment = datetime(2026, 11, 28, 14, 5)  # noqa: DTZ001  as a sheet has it
+    rows = [["RelatedProspectId", "ActivityEvent", "Activity Date"], [LEAD, 201, moment]]
+    _, said = said_of(write_xlsx(tmp_path / "calls.xlsx", rows), Reading())
+    assert said == (
+        "line 2, Activity Date: 2026-11-28 14:05:00 has no time zone; name it, such as"
+        " --timezone Asia/Kolkata"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import time
@@ -34,6 +35,25 @@ def test_a_signal_at_the_question_sends_nothing(
         process.send_signal(number)
         assert "Traceback" not in read_until(leader, "Stopped: nothing was sent")
         assert process.wait(60) == code
+
+
+def test_a_key_that_is_typed_is_not_shown(tmp_path: Path) -> None:
+    with Sandbox(limit=None) as sandbox, at_a_terminal(["setup"], tmp_path) as (process, leader):
+        shown = read_until(leader, "async host")
+        for answer, label in (
+            (sandbox.url, "AccessKey (hidden): "),  # the blank comes once input is hidden
+            (sandbox.access_key, "SecretKey (hidden): "),
+            (sandbox.secret_key, "Async API (hidden): "),
+        ):
+            os.write(leader, f"{answer}\n".encode())
+            shown += read_until(leader, label)
+        os.write(leader, f"{sandbox.api_key}\n".encode())
+        assert process.wait(60) == 0
+    assert sandbox.url in shown
+    for key in (sandbox.access_key, sandbox.secret_key, sandbox.api_key):
+        assert key not in shown
+    (path,) = tmp_path.rglob("keys.env")
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_ctrl_c_at_a_question_of_setup_writes_nothing(tmp_path: Path) -> None:

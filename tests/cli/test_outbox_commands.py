@@ -26,7 +26,7 @@ from files_support import Desk, cells, keys_of, lead, write_csv
 
 from leadpost import Account, Activity
 from leadpost.cli.options import span
-from leadpost.cli.outbox_url import shown_url
+from leadpost.cli.outbox_url import outbox_option, shown_url
 from leadpost.cli.outbox_url import url_of as url_meant
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Faults, Sandbox
@@ -158,6 +158,19 @@ def test_the_entries_of_a_file(desk: Desk) -> None:
     assert desk.run("outbox", "list", "c.csv").stdout == "no entries\n"
 
 
+def test_the_entries_of_a_batch_with_a_name_of_its_own(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [cells(0)])
+    desk.sandbox.fail("500-mx")
+    assert desk.post(path, "--batch", "day 1")[0] == 1
+    assert desk.run("outbox", "list", "a.csv").stdout == "no entries\n"
+    for file in ([], ["a.csv"]):
+        assert lead(0) in desk.run("outbox", "list", *file, "--batch", "day 1").stdout
+    assert "rejected          1" in desk.run("outbox", "status", "--batch", "day 1").stdout
+    retry = ("outbox", "retry", "--state", "rejected")
+    assert desk.run(*retry, "--batch", "day 2").stdout == "0 pending again\n"
+    assert desk.run(*retry, "--batch", "day 1").stdout == "1 pending again\n"
+
+
 @pytest.mark.parametrize(
     ("args", "pending", "said", "left"),
     [
@@ -246,6 +259,25 @@ def test_which_outbox_is_meant(tmp_path: Path) -> None:
     shown = shown_url(f"postgresql+asyncpg://u:{PASSWORD}@host/x")
     assert shown == "postgresql://host/x"
     assert shown_url("sqlite:////var/x.db") == "/var/x.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "option"),
+    [
+        (None, None, ""),
+        ("my calls.db", None, " --outbox 'my calls.db'"),
+        ("a.db", "a.db", ""),
+        ("a.db", "b.db", " --outbox a.db"),
+        ("postgresql://db.example.com/crm", None, " --outbox postgresql://db.example.com/crm"),
+        (f"postgresql://u:{PASSWORD}@db.example.com/crm", None, " --outbox URL"),
+    ],
+)
+def test_commands_to_paste_name_the_outbox_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str | None, variable: str | None, option: str
+) -> None:
+    if variable:
+        monkeypatch.setenv("LEADPOST_OUTBOX", variable)
+    assert outbox_option(url_meant(url)) == option
 
 
 COMMANDS = [

@@ -26,14 +26,15 @@ def rows() -> Iterator[Rows]:
         yield opened
 
 
-def row(digest: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:
-    payload = {"RelatedProspectId": lead or digest} if valid else None
+def digest_of(name: str, lead: str = "") -> str:
+    """Return 32 letters, and those for the lead; a row that cannot be read has no lead."""
+    return f"{name:32}" + ("" if name == "bad" else lead or name)
+
+
+def row(name: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:
+    payload = {"RelatedProspectId": lead or name} if valid else None
     faults = () if valid else (Fault("row", "", "is wrong"),)
-    return Row(2, [], payload, digest, faults, key=key)
-
-
-def lead_of(name: str) -> str:
-    return row(name, name).lead
+    return Row(2, [], payload, digest_of(name, lead), faults, key=key)
 
 
 def known(  # noqa: PLR0917  a table's columns
@@ -49,11 +50,10 @@ def known(  # noqa: PLR0917  a table's columns
     is_gone: bool = False,
 ) -> Known:
     """A row of an earlier run."""
-    now = None if kind == "invalid" else present or origin
+    now = None if kind == "invalid" else digest_of(present or origin, lead)
     counted = 0 if kind == "withdrawn" else number
-    whose = lead_of(lead or origin)
     of_batch = (id_, batch, int(has_other_keys), f"K{id_}")
-    return (*of_batch, origin, now, counted, whose, int(is_gone), kind)
+    return (*of_batch, digest_of(origin, lead), now, counted, int(is_gone), kind)
 
 
 def judged(
@@ -125,6 +125,21 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     assert [each.edited for each in rows] == [1, None, None, None]
     plan.post_doubtful()
     assert [each.verdict for each in rows] == ["new", "posted", "new", "new"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "verdict"),
+    [
+        (known(1, "a", lead="?ada@example.com"), "edit"),  # it was created by its address
+        (known(1, "bad", present="a", lead="x"), "edit"),  # it was entered in the rejects
+        (known(1, "a", lead="x"), "new"),
+    ],
+)
+def test_a_row_for_another_lead_is_an_edit_if_the_first_lead_was_not_in_the_file(
+    rows: Rows, earlier: Known, verdict: Verdict
+) -> None:
+    assert judged(rows, [row("a", "y"), row("b", "z")], [earlier])[1] == [verdict, "new"]
+    assert [each.edited for each in rows] == [1 if verdict == "edit" else None, None]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +282,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         statement += " error_type = :error_type"
         values = {"state": state, "request_id": request_id, "error_type": error_type}
         await outbox.database.write(lambda own: execute(own, statement, **values))
-        (found,) = await ledger.of_digests(["a"])
+        (found,) = await ledger.of_digests([digest_of("a")])
         assert [[found]] == [part async for part in ledger.of_batch(BATCH)]
         assert found[-1] == kind
         assert planned.known is not None
@@ -278,7 +293,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         await ledger.record_ended(batch)
         delete = "DELETE FROM leadpost_entries"
         await outbox.database.write(lambda own: execute(own, delete))
-        (found,) = await ledger.of_digests(["a"])
+        (found,) = await ledger.of_digests([digest_of("a")])
         assert found[-1] == (kind if kind in {"rejected", "failed"} else "posted")
         of_row = (await ledger.states([planned.known]))[planned.known]
         became = outcome(planned, of_row)

@@ -85,6 +85,20 @@ def test_the_plan_says_what_goes_where(desk: Desk, calls: Path) -> None:
     assert names(desk) == ["calls.csv"]
 
 
+def test_the_plan_counts_rows_that_are_posted_doubtful_and_invalid(desk: Desk, calls: Path) -> None:
+    assert desk.post(calls)[0] == 0
+    rows = [cells(0), cells(1, ActivityNote="edited"), cells(2), cells(3, ActivityEvent="x")]
+    code, said = desk.post(write_csv(calls, [*rows, cells(4)]), "--dry-run")
+    assert code == 2
+    assert "5: 1 new, 2 posted before, 1 doubtful, 1 invalid" in said
+
+
+def test_the_variable_names_the_time_zone(desk: Desk, calls: Path) -> None:
+    done = desk.run("post", calls, LEADPOST_TIMEZONE="+05:30")
+    assert done.exit_code == 0, done.output
+    assert desk.sandbox.posted()[0]["ActivityDateTime"].startswith("2026-11-28 08:3")
+
+
 def test_the_plan_as_json(desk: Desk, calls: Path) -> None:
     write_csv(calls, [cells(0), cells(1, ActivityEvent="x")])
     done = desk.run("post", calls, "--timezone", "UTC", "--dry-run", "--json", "--quiet")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_support import until
 from files_support import Desk, cells, lead, read_csv, write_csv
 
 from leadpost.sandbox import Answer, Sandbox
@@ -135,6 +136,33 @@ def test_each_lead_is_looked_up_once_and_a_second_run_asks_nothing(desk: Desk) -
     assert len(desk.notes()) == 4
 
 
+def test_first_looks_up_no_more_leads_than_it_needs(desk: Desk) -> None:
+    people = [f"p{n}@example.com" for n in range(9)]
+    for address in people:
+        desk.sandbox.add_lead(EmailAddress=address)
+    path = write_csv(desk.folder / "a.csv", [by_email(n, who) for n, who in enumerate(people)])
+    code, said = desk.post(path, "--first", "2")
+    assert (code, desk.notes()) == (0, ["Note 0", "Note 1"]), said
+    assert "2 new, 7 left for the next run" in said
+    assert desk.sandbox.report().arrivals == 2 + 1 + 2  # the leads, the activity type, the posts
+    assert desk.post(path, "--first", "2")[0] == 0
+    assert desk.notes() == [f"Note {n}" for n in range(4)]
+    assert desk.post(path)[0] == 0
+    assert len(desk.notes()) == 9
+
+
+def test_first_sends_fewer_rows_where_the_account_refuses_some(desk: Desk) -> None:
+    desk.sandbox.add_lead(EmailAddress=ADA)
+    path = write_csv(
+        desk.folder / "a.csv", [by_email(0, "nobody@example.com"), *map(by_email, range(1, 4))]
+    )
+    code, said = desk.post(path, "--first", "2", "--skip-invalid")
+    assert (code, desk.notes()) == (1, ["Note 1"]), said
+    assert desk.states(path) == ["invalid", "accepted", "not_sent", "not_sent"]
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    assert desk.notes() == ["Note 1", "Note 2", "Note 3"]
+
+
 def test_the_same_activity_by_id_is_the_same_row(desk: Desk) -> None:
     ada = desk.sandbox.add_lead(EmailAddress=ADA, Phone=BOB)
     path = write_csv(desk.folder / "a.csv", [by_email(0)])
@@ -191,6 +219,22 @@ def test_leads_are_created_only_if_wanted_and_none_is_changed(desk: Desk) -> Non
     ]
     assert leads_of(desk.sandbox).count(ada) == 1
     assert desk.post(path, "--create-leads")[0] == 0
+    assert len(desk.notes()) == 3
+
+
+def test_a_row_of_a_created_lead_is_doubtful_once_it_has_the_leads_id(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0), by_email(1, "bob@example.com")])
+    assert desk.post(path, "--create-leads")[0] == 0
+    until(lambda: len(desk.sandbox.leads) == 2)
+    ids = {who["EmailAddress"]: str(who["ProspectID"]) for who in desk.sandbox.leads}
+    write_csv(
+        path, [row(0, RelatedProspectId=ids[ADA]), by_email(1, "bob@example.com"), by_email(2)]
+    )
+    code, said = desk.post(path)
+    assert (code, len(desk.notes())) == (2, 2), said
+    assert "1 row looks like an edit of a posted one, 1 is new" in said
+    assert "Lead.EmailAddress ada@example.com → " in said
+    assert desk.post(path, "--duplicates", "skip")[0] == 0
     assert len(desk.notes()) == 3
 
 

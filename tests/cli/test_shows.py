@@ -14,6 +14,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cli_support import PROCESS, keys_of, run, start, until, write_rows
@@ -132,6 +133,30 @@ def test_a_bar_on_a_terminal_is_readable(width: int) -> None:
     assert len(last.rstrip()) <= width + 20  # with what moves the cursor
 
 
+def test_a_warning_does_not_break_the_bar() -> None:
+    console, screen = terminal()
+    progress = progress_of(Clock(), accepted=100)
+    with logged(console, verbose=False), shown(progress, console, quiet=False) as changed:
+        changed()
+        logging.getLogger("leadpost").warning("LeadSquared is away")
+        changed()
+    text = screen.getvalue()
+    before, _, after = text.partition("LeadSquared is away")
+    assert "\x1b[2K" in before  # the bar is erased first
+    assert "100 of 200" in after  # and drawn again below
+    line = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", before).splitlines()[-1]
+    assert line.rstrip().endswith("WARNING")
+
+
+def test_the_states_have_colours() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=90, color_system="standard")
+    with shown(progress_of(Clock(), accepted=99, rejected=1), console, quiet=False) as changed:
+        changed()
+    assert "\x1b[32m99 accepted" in screen.getvalue()
+    assert "\x1b[31m1 rejected" in screen.getvalue()
+
+
 def test_lines_elsewhere_and_not_too_many() -> None:
     screen, clock = io.StringIO(), Clock()
     progress = progress_of(clock, accepted=99, rejected=1)
@@ -215,6 +240,11 @@ def test_the_help_of_a_flag_promises_no_value(command: str) -> None:
     assert flags == []
 
 
+def test_a_run_waits_five_minutes_for_the_end_of_an_outage() -> None:
+    words = run("post", "-h", env={"COLUMNS": "100"}).stdout.replace("│", " ").split()
+    assert "wait for the end of an outage. [default: 5m]" in " ".join(words)
+
+
 def test_the_help_flows() -> None:
     text = " ".join(run("post", "-h", env={"COLUMNS": "80"}).stdout.split())
     assert "However a run ends, even with kill -9, the same command resumes it." in text
@@ -278,6 +308,20 @@ def test_help_and_completion_import_no_database(tmp_path: Path) -> None:
             command, env=variables, cwd=tmp_path, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pressed(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "leadpost.cli.app", Pressed("app"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("name", ["typer", "rich", "dotenv"])

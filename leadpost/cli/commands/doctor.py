@@ -1,101 +1,200 @@
 """`leadpost doctor`: what works with this account, and which setting to change for the rest."""
 
 import asyncio
-from typing import Annotated
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import typer
+from attrs import asdict, evolve, frozen
 from rich.console import Console
 
-from leadpost import Account, Activity, AsyncActivityPoster, StatusTimeout, errors
+from leadpost import Account, AsyncActivityPoster, RetryPolicy, User, errors
 from leadpost.cli import options
 from leadpost.cli.account import read_account
-from leadpost.cli.console import is_interactive, logged
-from leadpost.cli.diagnosis import ONCE, Check, diagnose, exit_code, show
-from leadpost.cli.exits import InputError
+from leadpost.cli.console import logged
+from leadpost.cli.exits import Exit, exit_of
 from leadpost.cli.outbox_url import url_of
 from leadpost.outbox import SharedTokenBucket
 
-_ASSUMED = (
-    Check("submit path", "unknown", "only a post shows it: --post", "", "LEADPOST_SUBMIT_PATH"),
-    Check("FAILURE", "unknown", "may still change", "", "LEADPOST_FAILURE_IS_FINAL"),
+Call = Callable[[AsyncActivityPoster], Awaitable[object]]
+_ONCE = RetryPolicy(max_attempts=1, max_time=30)
+_COLOURS = {"ok": "green", "failed": "red", "unknown": "yellow"}
+
+
+@frozen
+class Finding:
+    """A line: `ok`, `failed` or `unknown`, what that means, and what to do."""
+
+    verdict: Literal["ok", "failed", "unknown"]
+    meaning: str
+    remedy: str = ""
+    exit_code: Exit = Exit.ALL_ACCEPTED
+    name: str = ""  # of the check
+    setting: str = ""  # the variable that changes it, "" if there is none
+
+
+@frozen
+class Check:
+    """A call, and the setting of the account that it shows to be right or wrong."""
+
+    name: str
+    setting: str  # the attribute of the account, "" if there is none
+    call: Call  # returns a finding, or anything else if the setting is right
+    path: str = ""  # the attribute to change if there is no such path, by default the setting
+    keys: str = ""  # the variables to correct if the keys are rejected
+    others: Sequence[tuple[str, object]] = ()  # settings with which the call may work
+    replaces: str = ""  # the attribute that has the value of the setting in this call
+
+
+async def _keys(poster: AsyncActivityPoster) -> Finding:
+    await poster.user()
+    return Finding("ok", f"AccessKey and SecretKey accepted in the {poster.account.keys_in}")
+
+
+async def _hosts(poster: AsyncActivityPoster) -> Finding:
+    return compared(poster.account, await poster.user())
+
+
+def compared(account: Account, user: User) -> Finding:
+    """Compare an account's hosts with those that LeadSquared names."""
+    host, sync_host = (urlsplit(url).netloc for url in (account.host, account.sync_host))
+    if account.is_loopback or user.async_host == host:
+        return Finding("ok", f"{host}, {user.sync_host}")
+    meaning = f"the account is at {user.sync_host}, so its async host should be {user.async_host}"
+    remedy = f"set LEADPOST_HOST={user.async_host}, without LEADPOST_REGION"
+    if user.sync_host == sync_host:
+        return Finding("unknown", meaning, remedy)
+    return Finding("failed", meaning, remedy, Exit.SOME_NOT)
+
+
+async def _time_zone(poster: AsyncActivityPoster) -> Finding:
+    zone = (await poster.user()).time_zone
+    if zone is None:
+        return Finding("unknown", "not in LeadSquared's answer", "name it: --timezone")
+    return Finding("ok", zone, f"for date-times of files without an offset: --timezone {zone}")
+
+
+async def _status(poster: AsyncActivityPoster) -> None:
+    with suppress(errors.ApplicationError, errors.BadRequest):  # there is no such request
+        await poster.status(str(uuid4()))
+
+
+async def _unseen(_: AsyncActivityPoster) -> Finding:
+    remedy = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
+    return Finding("unknown", "only a post shows it", remedy)
+
+
+_metrics, _types = AsyncActivityPoster.metrics, AsyncActivityPoster.activity_types
+_createcustom_metrics = partial(_metrics, endpoint="createcustom")
+_OWN_KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or LEADPOST_REGION, or activate the user"
+_API_KEY = "LEADPOST_API_KEY"
+_EITHER_WAY = [("keys_in", "query"), ("keys_in", "headers")]
+_TOO = [("keys_for_status", True)]
+
+CHECKS = (
+    Check("keys", "keys_in", _keys, "sync_host", _OWN_KEYS, _EITHER_WAY),
+    Check("hosts", "host", _hosts, "sync_host"),
+    Check("time zone", "", _time_zone, "sync_host"),
+    Check("keys for status calls", "keys_for_status", _metrics, "metrics_path", _API_KEY, _TOO),
+    Check("metrics path", "metrics_path", _metrics),
+    Check("status path", "status_path", _status, others=[("status_path", "/activity/status")]),
+    Check("createcustom status path", "createcustom_status_path", _status, replaces="status_path"),
+    Check("createcustom metrics path", "createcustom_metrics_path", _createcustom_metrics),
+    Check("sync host", "sync_host", _types),
+    Check("submit path", "submit_path", _unseen),
+    Check("FAILURE", "failure_is_final", _unseen),
 )
-"""What the checks cannot show."""
-_PATIENCE = 60.0
-"""Seconds to wait for the status of a test activity."""
+
+
+async def diagnose(account: Account, outbox: str | None) -> list[Finding]:
+    """Make the checks, with the bucket of an outbox, up to one after which all would fail."""
+    found: list[Finding] = []
+    for check in CHECKS:
+        finding = await _made(check, account, url_of(outbox))
+        found.append(evolve(finding, name=check.name, setting=_variable(check.setting)))
+        if finding.exit_code in {Exit.KEYS_REJECTED, Exit.AWAY}:
+            break
+    return found
+
+
+async def _made(check: Check, account: Account, url: str) -> Finding:
+    value = getattr(account, check.setting, "")
+    replaced = {check.replaces: value} if check.replaces else {}
+    answer = await _answer(check.call, account, url, **replaced)
+    match answer:
+        case Finding():
+            return answer
+        case errors.ConnectionFailed():
+            remedy = "check LEADPOST_REGION, LEADPOST_HOST, LEADPOST_SYNC_HOST, and your network"
+        case errors.Unauthorized() if check.keys:
+            remedy = f"correct {check.keys}"
+        case errors.Unauthorized() | errors.NotFound() | errors.UnexpectedAnswer():
+            remedy = f"set {_variable(check.path or check.setting)}"
+        case errors.ConfigurationError():
+            return Finding("unknown", str(answer), "set LEADPOST_SYNC_HOST")
+        case errors.LeadpostError():
+            return Finding("unknown", f"{value}: {answer}", "try again later")
+        case _:
+            return Finding("ok", str(value))
+    for name, other in check.others:
+        again = await _answer(check.call, account, url, **{name: other})
+        if not isinstance(again, errors.LeadpostError):
+            remedy = f"set {_variable(name)}={str(other).lower()}"
+    return Finding("failed", f"{value}: {answer}", remedy, exit_of(answer))
+
+
+async def _answer(call: Call, account: Account, url: str, **changes: Any) -> object:
+    """Return the answer to a call with changes to the account, or its error."""
+    account, bucket = evolve(account, region=None, **changes), SharedTokenBucket(url)
+    async with AsyncActivityPoster(account, bucket=bucket, retry=_ONCE) as poster:
+        try:
+            return await call(poster)
+        except errors.LeadpostError as error:
+            return error
+
+
+def _variable(setting: str) -> str:
+    return f"LEADPOST_{setting.upper()}" if setting else ""
+
+
+def show(found: Sequence[Finding], *, as_json: bool = False) -> Exit:
+    """Print what was found, and return the highest exit code."""
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found]))
+    else:
+        for each in found:
+            verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
+            setting = f" ({each.setting})" if each.setting else ""
+            meaning = " ".join(each.meaning.split())[:300]
+            typer.echo(f"{verdict}  {each.name:25}  {meaning}{setting}")
+            if each.remedy:
+                typer.echo(f"{'':36}→ {each.remedy}")
+    return max((finding.exit_code for finding in found), default=Exit.ALL_ACCEPTED)
 
 
 def doctor(
     *,
-    lead: Annotated[
-        str | None,
-        typer.Option("--post", metavar="LEAD_ID", help="Post a test activity on this lead too."),
-    ] = None,
-    event: Annotated[
-        int, typer.Option(min=1, metavar="CODE", help="The activity type of this test.")
-    ] = 201,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Post it without asking.")] = False,
     outbox: options.OutboxUrl = None,
     env_file: options.EnvFile = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
     """
-    Check keys, hosts and paths with one call each, and say which setting to change.
+    Check keys, hosts and paths, and say which setting to change; post nothing.
 
-    Each assumption about LeadSquared that can be set is a line. Nothing is posted without --post.
-    The exit code is 1 if a check failed, 3 if the keys are rejected.
+    Each assumption about LeadSquared that can be set is a line. The exit code is 0 if no check
+    failed, 3 if keys are rejected, 75 if a host cannot be reached, else 1.
 
     Examples:
     - `leadpost doctor`
-    - `leadpost doctor --post 00727844-51aa-11e2-9e64-12314004ac6b --event 201`
+    - `leadpost doctor --env-file staging.env --json`
     """
     account = read_account(env_file)
-    activity = lead and Activity(lead, event, "A test by leadpost doctor, to be deleted")
-    if activity and not yes:
-        _confirm(f"Post a test activity of type {event} on lead {lead}?")
-
-    async def checked() -> list[Check]:
-        found = await diagnose(account, outbox)
-        if activity and not exit_code(found):
-            found += await _tested(account, outbox, activity)
-        return found
-
     with logged(Console(stderr=True), verbose=verbose):
-        checks = asyncio.run(checked())
-    if not exit_code(checks):
-        shown = {check.name for check in checks}
-        checks += [check for check in _ASSUMED if check.name not in shown]
-    show(checks, as_json=as_json)
-    raise typer.Exit(exit_code(checks))
-
-
-def _confirm(question: str) -> None:
-    if not is_interactive():
-        raise InputError("there is no terminal to ask at: add --yes to post the test")
-    if not typer.confirm(question, err=True):
-        raise InputError("nothing was posted and nothing was checked")
-
-
-async def _tested(account: Account, outbox: str | None, activity: Activity) -> list[Check]:
-    """Post a test activity and follow it."""
-    bucket = SharedTokenBucket(url_of(outbox))
-    async with AsyncActivityPoster(account, bucket=bucket, retry=ONCE) as poster:
-        try:
-            request_id = await poster.post(activity)
-        except errors.DeliveryUncertain as error:
-            return [Check("test activity", "unknown", str(error), "look at the lead")]
-        except errors.LeadpostError as error:
-            return [Check("test activity", "failed", str(error))]
-        found = [
-            Check("submit path", "ok", account.submit_path, "", "LEADPOST_SUBMIT_PATH"),
-            Check("test activity", "ok", f"accepted, RequestID {request_id}"),
-        ]
-        later = f"ask later: leadpost status {request_id}"
-        try:
-            status = await poster.wait(request_id, _PATIENCE)
-        except StatusTimeout as error:
-            return [*found, Check("its status", "unknown", str(error), later)]
-        except errors.LeadpostError as error:
-            return [*found, Check("its status", "failed", str(error), later)]
-    meaning = f"{status.state}: {status.activity_id or status.status_reason or status.status}"
-    return [*found, Check("its status", "ok" if status.state == "succeeded" else "failed", meaning)]
+        found = asyncio.run(diagnose(account, outbox))
+    raise typer.Exit(show(found, as_json=as_json))

@@ -47,6 +47,7 @@ def outbox() -> None:
 def status(
     file: options.EntriesOfFile = None,
     *,
+    batch: options.Batch = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     outbox: options.OutboxUrl = None,
     account: AccountName = None,
@@ -63,7 +64,7 @@ def status(
 
     async def show(opened: Outbox) -> None:
         while True:
-            await outbox_entries.show_status(opened, _batch(file), as_json=as_json)
+            await outbox_entries.show_status(opened, _batch(file, batch), as_json=as_json)
             if not watch:
                 return
             await asyncio.sleep(1)
@@ -78,6 +79,7 @@ def status(
 def list_(
     file: options.EntriesOfFile = None,
     *,
+    batch: options.Batch = None,
     state: Annotated[State | None, typer.Option(help="Only entries in this state.")] = None,
     outbox: options.OutboxUrl = None,
     account: AccountName = None,
@@ -94,7 +96,7 @@ def list_(
 
     async def show(opened: Outbox) -> None:
         states: list[State] = [state] if state else []
-        await outbox_entries.show_entries(opened, states, _batch(file), as_json=as_json)
+        await outbox_entries.show_entries(opened, states, _batch(file, batch), as_json=as_json)
 
     _with_outbox(show, outbox, account, env_file)
 
@@ -103,6 +105,7 @@ def list_(
 def retry(
     file: options.EntriesOfFile = None,
     *,
+    batch: options.Batch = None,
     state: Annotated[Retried | None, typer.Option(help="Only entries in this state.")] = None,
     ids: Ids = None,
     yes: Annotated[
@@ -131,7 +134,7 @@ def retry(
         states.append("uncertain")
 
     async def change(opened: Outbox) -> bool:
-        return await outbox_entries.retry(opened, states, ids, _batch(file))
+        return await outbox_entries.retry(opened, states, ids, _batch(file, batch))
 
     if not _with_outbox(change, outbox, account, env_file):
         raise typer.Exit(Exit.SOME_NOT)
@@ -244,9 +247,9 @@ def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]
     typer.echo(ddl(dialect))
 
 
-def _batch(file: str | None) -> str | None:
-    """Return the batch of a file's rows."""
-    return None if file is None else Path(file).name
+def _batch(file: str | None, batch: str | None) -> str | None:
+    """Return the batch of a file's rows, or the one that was named; None for all entries."""
+    return batch or (Path(file).name if file else None)
 
 
 def _with_outbox(

@@ -46,7 +46,7 @@ def post(
         typer.Option("--dry-run", help="Only show the plan. Without keys, check the file alone."),
     ] = False,
     first: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Post N rows, and stop.")
+        int | None, typer.Option(min=1, metavar="N", help="Post N rows at most, and stop.")
     ] = None,
     skip_invalid: Annotated[
         bool,

@@ -12,8 +12,8 @@ from leadpost import Account
 from leadpost._account import REGIONS
 from leadpost.cli import options
 from leadpost.cli.account import keys_path
+from leadpost.cli.commands.doctor import diagnose, show
 from leadpost.cli.console import logged
-from leadpost.cli.diagnosis import diagnose, exit_code, show
 from leadpost.cli.exits import Exit, InputError
 
 _PROMPTS = {
@@ -47,11 +47,11 @@ def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False)
     for name, label in _PROMPTS.items():
         variables[name] = typer.prompt(label, hide_input=True, err=True).strip()
     with logged(Console(stderr=True), verbose=verbose):
-        checks = asyncio.run(diagnose(Account.from_env(variables), outbox))
-    show(checks)
-    if exit_code(checks) and not typer.confirm("A check failed. Save these keys anyway?", err=True):
+        found = asyncio.run(diagnose(Account.from_env(variables), outbox))
+    code = show(found)
+    if code and not typer.confirm("A check failed. Save these keys anyway?", err=True):
         typer.echo("Nothing was written", err=True)
-        raise typer.Exit(exit_code(checks))
+        raise typer.Exit(code)
     write_keys(path, variables)
     typer.echo(f"Written to {path}. Next: leadpost post FILE --dry-run")
 

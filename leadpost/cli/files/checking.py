@@ -21,7 +21,7 @@ from leadpost.cli.account import naming
 from leadpost.cli.console import counting, duration, number_of, say, spoken
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Facts, Invalid, key_of_name
-from leadpost.cli.files.identity import activity_digest, lead_digest
+from leadpost.cli.files.identity import activity_digest
 from leadpost.cli.files.leads import (
     COLUMN,
     FINDS,
@@ -29,7 +29,6 @@ from leadpost.cli.files.leads import (
     Leads,
     details_of,
     key_of,
-    lead_of,
     parts_of_activity,
 )
 from leadpost.cli.files.ledger import PART, parts_of
@@ -152,7 +151,6 @@ class Checks:
         payload = activity.to_payload()
         self.updates += details_of(payload).get("SearchBy") == "ProspectID"
         row.present = activity_digest(payload)
-        row.lead = lead_digest(lead_of(payload))
         return activity
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:

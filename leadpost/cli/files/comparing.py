@@ -25,7 +25,7 @@ from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
 from leadpost.cli.files.plan import Plan, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
 from leadpost.cli.files.rows import Row, Source
-from leadpost.cli.outbox_url import is_missing
+from leadpost.cli.outbox_url import is_missing, outbox_option
 from leadpost.outbox import Outbox, SharedTokenBucket
 
 _PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
@@ -113,7 +113,7 @@ async def compared(
         if ledger and batch:
             async for part in ledger.of_batch(name):
                 matching.know(part)
-            matching.match()
+        matching.match(options.first)
         await checks.settle(source, rows)
         if ledger:
             await _look_elsewhere(rows, ledger, matching)
@@ -187,7 +187,7 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
         raise InputError(
             f"{found.source.name}: line {read.line} was changed, and the column {KEY} is"
             " missing or empty, so that nobody can tell which row it is. Get the rejects anew:"
-            f" leadpost results {batch.file}"
+            f" leadpost results {batch.file}{outbox_option(found.options.url)}"
         )
 
 

@@ -40,14 +40,13 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
         await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
         await execute_many(
             connection,
-            "UPDATE leadpost_rows SET present = :present, lead = :lead, ended = NULL, entry ="
+            "UPDATE leadpost_rows SET present = :present, ended = NULL, entry ="
             " (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
             " WHERE id = :id",
             [
                 {
                     "id": row.known,
                     "present": row.present,
-                    "lead": row.lead,
                     "account": outbox.account,
                     "key": key,
                 }
@@ -108,7 +107,6 @@ async def _insert(
             "letters": new_key(),
             "origin": row.digest,
             "number": row.number,
-            "lead": row.lead,
         }
         for row in rows
     ]
@@ -116,8 +114,8 @@ async def _insert(
     # Another run of the same file gives its rows the same numbers: each is put once.
     await execute_many(
         connection,
-        "INSERT INTO leadpost_rows (batch, letters, origin, number, lead)"
-        " VALUES (:batch, :letters, :origin, :number, :lead)"
+        "INSERT INTO leadpost_rows (batch, letters, origin, number)"
+        " VALUES (:batch, :letters, :origin, :number)"
         " ON CONFLICT (batch, origin, number) DO NOTHING",
         values,
     )

@@ -8,11 +8,12 @@ from hashlib import blake2b
 from typing import Any
 
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.leads import COLUMN, details_of, key_of
+from leadpost.cli.files.leads import details_of, key_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
 _LENGTH = 12
+_LEAD_ID = "RelatedProspectId"
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
@@ -23,31 +24,32 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     Args:
         payload: The activity in LeadSquared's shape.
 
+    Returns:
+        32 letters for what is posted, then those for the lead: a question mark first, if its id is
+        not known.
+
     The order of fields, the case of the lead's id, blanks around texts, their line ends and their
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
     not known, what finds it counts, and not what it is changed to: that is no other activity.
     """
-    parts: dict[str, object] = {}
-    if details := details_of(payload):
-        name, value = key_of(details["SearchBy"], details[details["SearchBy"]])
-        parts["RelatedProspectId" if name == "ProspectID" else f"{COLUMN}{name}"] = value
-        payload = payload["Activity"]
-    parts |= {name: _canonical(value) for name, value in payload.items() if name != "Fields"}
-    if isinstance(lead_id := parts.get("RelatedProspectId"), str):
-        parts["RelatedProspectId"] = lead_id.lower()
-    for item in payload.get("Fields") or ():
+    details = details_of(payload)
+    activity: Mapping[str, Any] = payload["Activity"] if details else payload
+    parts = {n: _canonical(v) for n, v in activity.items() if n not in {_LEAD_ID, "Fields"}}
+    for item in activity.get("Fields") or ():
         parts[f"Fields.{name_of(item)}"] = _canonical(_value(item))
-    return _digest([part for part in sorted(parts.items()) if _counts(part[1])])
+    posted = _digest([part for part in sorted(parts.items()) if _counts(part[1])])
+    if details:
+        lead = key_of(details["SearchBy"], details[details["SearchBy"]])
+    elif activity.get(_LEAD_ID):
+        lead = key_of("ProspectID", activity[_LEAD_ID])
+    else:
+        lead = key_of("EmailAddress", activity.get("EmailAddress", ""))
+    return posted + ("" if lead[0] == "ProspectID" else "?") + _digest(lead, 8)
 
 
 def cells_digest(cells: object) -> str:
     """Return the same for a row that is no activity, from its cells by heading, or its JSON."""
     return _digest(["cells", _canonical(cells)])
-
-
-def lead_digest(lead: str) -> str:
-    """Return the same for a lead's id, in small or in capital letters."""
-    return blake2b(lead.lower().encode(), digest_size=8).hexdigest()
 
 
 def new_key() -> str:
@@ -105,5 +107,5 @@ def _text(text: str) -> str:
     return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
 
 
-def _digest(parts: object) -> str:
-    return blake2b(_encode(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+def _digest(parts: object, size: int = 16) -> str:
+    return blake2b(_encode(parts).encode(errors="surrogatepass"), digest_size=size).hexdigest()

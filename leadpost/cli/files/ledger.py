@@ -46,18 +46,16 @@ TABLES = (
         origin TEXT NOT NULL, -- its digest in the file that it came from
         number INTEGER, -- among those of the same origin, from 1; NULL once it is withdrawn
         present TEXT, -- the digest of what its entry sends; NULL without an entry
-        lead TEXT NOT NULL, -- the digest of its lead
         reason TEXT, -- why it is invalid, without what stands in its cells
         ended TEXT, -- its kind if it was rejected or failed, for when its entry is pruned
         entry BIGINT, -- which outlives the entry when that is pruned
-    is_gone INTEGER NOT NULL DEFAULT 0, -- 1 if its file, when posted last, did not have it
+        is_gone INTEGER NOT NULL DEFAULT 0, -- 1 if its file, when posted last, did not have it
         UNIQUE (batch, origin, number)
     )
     """,
     # A batch is read in the order of putting.
     "CREATE INDEX IF NOT EXISTS leadpost_rows_batch ON leadpost_rows (batch, id)",
     "CREATE INDEX IF NOT EXISTS leadpost_rows_present ON leadpost_rows (present)",
-    "CREATE INDEX IF NOT EXISTS leadpost_rows_origin ON leadpost_rows (origin)",
 )
 Kind = Literal["posted", "pending", "rejected", "failed", "invalid", "withdrawn"]
 """
@@ -91,7 +89,7 @@ LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry
 """
 _KNOWN = f"""
 SELECT known.id, batch.name, CASE WHEN batch.account = :account THEN 0 ELSE 1 END,
-    letters, origin, present, coalesce(number, 0), known.lead, is_gone, {_KIND}
+    letters, origin, present, coalesce(number, 0), is_gone, {_KIND}
 FROM {_ROWS}
 """
 
@@ -99,8 +97,7 @@ Known = Sequence[Any]
 """
 A row of an earlier run: its number, the name of its batch, 1 if that was posted with other keys of
 the same host, its letters, its digests (origin and present), its number among those of the same
-origin, the digest of its lead, 1 if it was gone from its file when that was posted last, and its
-kind.
+origin, 1 if it was gone from its file when that was posted last, and its kind.
 """
 
 

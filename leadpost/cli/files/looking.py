@@ -17,6 +17,7 @@ from leadpost.cli.files.ledger import Batch, Ledger
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.showing import arguments, done_json, done_lines
+from leadpost.cli.outbox_url import outbox_option
 from leadpost.outbox import Outbox
 
 
@@ -81,7 +82,8 @@ async def ask(question: Question, url: str, account: Account, *, as_json: bool) 
     else:
         typer.echo(question.words.format_map(found))
         if found[question.left]:
-            typer.echo(f"See which: leadpost outbox list --state {question.left}")
+            command = f"leadpost outbox list --state {question.left}{outbox_option(url)}"
+            typer.echo(f"See which: {command}")
     return Exit.SOME_NOT if found[question.left] else Exit.ALL_ACCEPTED
 
 

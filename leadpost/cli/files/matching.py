@@ -13,23 +13,30 @@ from typing import Any, Self
 from leadpost.cli.files.ledger import Known
 from leadpost.cli.files.plan import SENT, Plan, Planned, Rows
 
-_TABLES = """
+_PARTS = "content AS (substr(present, 1, 32)), lead AS (substr(present, 33))"
+"""What is posted, and the lead: see `activity_digest`."""
+_TABLES = f"""
 CREATE TABLE earlier (
-    id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number, lead,
+    id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number,
     is_gone, -- from its file, when that was posted last
-    kind
+    kind,
+    {_PARTS}
 );
 CREATE INDEX earlier_letters ON earlier (letters);
 CREATE TABLE file (
-    n INTEGER PRIMARY KEY, digest, present, lead, letters, is_valid,
+    n INTEGER PRIMARY KEY, digest, present, letters, is_valid,
     keyed, -- the earlier row that its key names
     known, -- the earlier row that it is
     moved, -- one of another file, not sent, that it takes the place of
     elsewhere, -- one of another batch that has posted the same activity
-    edited, -- a posted one of the same lead that is gone from the file
-    verdict
+    edited, -- a posted one that is gone from the file, and that it may be an edit of
+    verdict,
+    {_PARTS}
 );
-CREATE TABLE gone (id INTEGER PRIMARY KEY, lead);
+CREATE TABLE gone (
+    id INTEGER PRIMARY KEY, lead,
+    content -- NULL if its lead was in the file, by its id
+);
 """
 _OWN = "batch = :batch AND NOT has_other_keys"
 _POSTED = f"SELECT present FROM earlier WHERE kind = 'posted' AND {_OWN}"
@@ -106,7 +113,9 @@ _STEPS = (
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
-    INSERT INTO gone SELECT id, lead FROM earlier
+    INSERT INTO gone SELECT id, lead,
+        CASE WHEN lead LIKE '?%' OR length(origin) = 32 THEN content END
+    FROM earlier
     WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
@@ -126,7 +135,7 @@ _STEPS = (
         WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
         WHEN elsewhere IS NOT NULL THEN 'elsewhere'
         WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'
-        WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
+        WHEN lead IN (SELECT lead FROM gone) OR content IN (SELECT content FROM gone) THEN 'edit'
         WHEN is_corrected THEN 'corrected'
         WHEN file.known IS NOT NULL THEN 'again'
         ELSE 'new'
@@ -137,7 +146,16 @@ _STEPS = (
         FROM file LEFT JOIN earlier ON id = known
     ) AS found WHERE found.n = file.n
     """,
-    _pair("edited", "lead", "lead", rows="verdict = 'edit'", earlier="id IN (SELECT id FROM gone)"),
+    *(
+        _pair(
+            "edited",
+            part,
+            part,
+            rows="verdict = 'edit' AND edited IS NULL",
+            earlier="id IN (SELECT id FROM gone)",
+        )
+        for part in ("lead", "content")
+    ),
 )
 _RESULT = f"""
 SELECT known, verdict, edited,
@@ -174,7 +192,7 @@ class Matching:
 
     def know(self, earlier: Iterable[Known]) -> None:
         """Add rows of earlier runs."""
-        places = ", ".join("?" * 10)
+        places = ", ".join("?" * 9)
         self._database.executemany(f"INSERT OR IGNORE INTO earlier VALUES ({places})", earlier)
 
     @property
@@ -183,11 +201,19 @@ class Matching:
         query = f"SELECT DISTINCT batch FROM earlier WHERE NOT has_other_keys AND NOT ({_OWN})"
         return [name for (name,) in self._all(query)]
 
-    def match(self) -> None:
-        """Find rows about which the account need not be asked, as they were sent or will be."""
-        for row, (known, verdict, *_) in self._compared():
-            if verdict in {"posted", "pending", "failed"}:
-                row.known, row.verdict = known, verdict
+    def match(self, first: int | None = None) -> None:
+        """
+        Find rows about which the account need not be asked: what becomes of them is known.
+
+        Args:
+            first: How many rows are sent at most: those after them are left for later.
+        """
+        if first is None and not self._all("SELECT EXISTS (SELECT 1 FROM earlier)").fetchone()[0]:
+            return
+        self.judge(first)
+        for row in self._rows:
+            if row.verdict not in {"posted", "pending", "failed", "later"}:
+                row.verdict = None
 
     def judge(self, first: int | None = None) -> Plan:
         """
@@ -198,10 +224,11 @@ class Matching:
         """
         plan, sent = Plan(self._rows), 0
         for row, (known, verdict, edited, number) in self._compared():
+            is_later = row.verdict == "later"
             row.known, row.verdict, row.edited, row.number = known, verdict, edited, number
             if verdict in SENT:
                 sent += 1
-                if first is not None and sent > first:
+                if is_later or (first is not None and sent > first):
                     row.verdict = "later"
                     plan.unsent += [known] if verdict == "pending" else []
         query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
@@ -232,10 +259,10 @@ class Matching:
         """Yield each row with `_RESULT`; those about which it is decided stay as they are."""
         self._database.execute("DELETE FROM gone")
         self._database.executemany(
-            "INSERT OR REPLACE INTO file (n, digest, present, lead, letters, is_valid)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO file (n, digest, present, letters, is_valid)"
+            " VALUES (?, ?, ?, ?, ?)",
             (
-                (n, row.digest, row.present, row.lead, row.letters, not row.faults)
+                (n, row.digest, row.present, row.letters, not row.faults)
                 for n, row in enumerate(self._rows)
                 if row.verdict is None
             ),
@@ -245,5 +272,5 @@ class Matching:
         for row, (known, verdict, *rest) in zip(self._rows, self._all(_RESULT), strict=True):
             yield row, (known, intern(verdict), *rest)  # or each row had a text of its own
 
-    def _all(self, query: str) -> Iterator[tuple[Any, ...]]:
+    def _all(self, query: str) -> sqlite3.Cursor:
         return self._database.execute(query, self._values)

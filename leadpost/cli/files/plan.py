@@ -39,7 +39,6 @@ class Planned:
 
     digest: str  # the digest of its activity, or of its cells if it cannot be posted
     present: str  # the digest of what it sends: another one if a lead was looked up
-    lead: str
     faults: tuple[Fault, ...] = ()
     letters: str | None = None  # the key that a rejects file has for it
     # The number of the row of an earlier run that it is, None if it is new.
@@ -105,7 +104,7 @@ class Rows:
 
     def add(self, row: Row) -> None:
         """Add the next row of the file."""
-        self._rows.append(Planned(row.digest, row.digest, row.lead, row.faults, row.key))
+        self._rows.append(Planned(row.digest, row.digest, row.faults, row.key))
         content = json.dumps((row.line, row.item, row.own, row.payload))
         self._contents.write(content.encode() + b"\n")
 

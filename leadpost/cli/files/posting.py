@@ -28,6 +28,7 @@ from leadpost.cli.files.showing import (
     plan_table,
     warning_lines,
 )
+from leadpost.cli.outbox_url import outbox_option
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (
     ConnectionFailed,
@@ -79,7 +80,7 @@ class _Run:
         if unmade:
             why: str | None = "To post without that check, say --account-check warn"
         else:
-            why = self._invalid() or self._doubtful() or self._declined()
+            why = self._invalid() or self._too_many() or self._doubtful() or self._declined()
         if why is not None:
             if options.as_json:
                 echo_json(plan_json(found, edits))
@@ -108,6 +109,15 @@ class _Run:
         valid = "valid one" if plan.sent == 1 else f"{plan.sent:,} valid ones"
         rest = f", or post the {valid} with --skip-invalid" if plan.sent else ""
         return f"Fix the rows above{rest}"
+
+    def _too_many(self) -> str | None:
+        options, found = self._options, self._found
+        if options.first is None or not (found.plan.waiting and found.plan.sent):
+            return None
+        rows = number_of(found.plan.waiting, "unsent row")
+        return (
+            f"{rows} of {found.name} would be sent too. Leave out --first, or post that file first"
+        )
 
     def _doubtful(self) -> str | None:
         plan = self._found.plan
@@ -144,7 +154,7 @@ class _Run:
         return None if agreed else ""
 
     async def _post(self, account: Account, ledger: Ledger) -> Exit:
-        found, plan = self._found, self._found.plan
+        options, found, plan = self._options, self._found, self._found.plan
         found.batch = batch = await self._begin(ledger)
         if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
@@ -177,6 +187,11 @@ class _Run:
                 f"{sender.uncertain} posts in a row are uncertain; nothing more was sent",
             )
         report(found, outputs, sender.progress.elapsed)
+        for name in plan.batches if plan.doubtful else ():
+            if uncertain := (await ledger.outbox.counts(f"{name}/"))["uncertain"]:
+                rows = number_of(uncertain, "uncertain row")
+                command = f"leadpost reconcile{outbox_option(options.url)}"
+                say(self._console, f"{name}, which has the skipped rows, has {rows}: {command}")
         if sender.error is not None:
             return exit_of(sender.error)
         left = len(plan.rows) - outputs.accepted - plan.counts["later"]

@@ -12,7 +12,7 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import ERRORS, Facts, Invalid, Moments, lead_id, refuse_shortened
 from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, constants_of, is_field
 from leadpost.cli.files.csv_file import Grid
-from leadpost.cli.files.identity import activity_digest, cells_digest, lead_digest
+from leadpost.cli.files.identity import activity_digest, cells_digest
 from leadpost.cli.files.json_file import JsonItem
 from leadpost.cli.files.leads import COLUMN, lead_of, with_lead
 from leadpost.cli.files.reading import KEY, OWN, Fault, Reading
@@ -40,10 +40,6 @@ class Row:
     @property
     def lead_id(self) -> str:
         return lead_of(self.payload or {})
-
-    @property
-    def lead(self) -> str:
-        return lead_digest(self.lead_id) if self.payload else ""
 
 
 class Table:

@@ -19,7 +19,7 @@ from leadpost.cli.files.opening import STDIN
 from leadpost.cli.files.outputs import Outputs
 from leadpost.cli.files.plan import DOUBTFUL, SENT, FaultGroup
 from leadpost.cli.files.reading import shortened
-from leadpost.cli.outbox_url import shown_url
+from leadpost.cli.outbox_url import outbox_option, shown_url
 
 _GROUPS = 20
 _KEY_END = 4
@@ -241,10 +241,12 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
         return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
         again = f"leadpost post {path} --batch {_quoted(f'{found.name} again')} --duplicates post"
+        again += outbox_option(found.options.url)
+        options = found.reading.as_options()
         return [
             _nothing_new(found),
             *_next_steps(outputs, file),
-            f"To post them a second time: {again} {found.reading.as_options()}".rstrip(),
+            f"To post them a second time: {again} {options}".rstrip(),
         ]
     words = (
         ("accepted", "accepted, not yet processed"),
@@ -262,7 +264,8 @@ def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None
     lines = [said, f"Results: {_quoted(outputs.results)}"]
     if outputs.rejects:
         rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
-        lines.append(f"{rows} to fix. Edit {rejects}, then: leadpost post {rejects}")
+        command = f"leadpost post {rejects}{outbox_option(found.options.url)}"
+        lines.append(f"{rows} to fix. Edit {rejects}, then: {command}")
     given_up = counts["failed"] + counts["rejected"] + counts["invalid"] - outputs.to_fix
     if left := counts["not_sent"] + max(given_up, 0):
         how = "Run the same command again" if seconds is not None else f"leadpost post {file}"
@@ -304,11 +307,11 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
 
 
 def arguments(found: Comparison) -> str:
-    """Return the file as a command takes it, with its batch where that has another name."""
-    path = found.options.path
+    """Return the file as a command takes it, with batch and outbox where it has to name them."""
+    path, outbox = found.options.path, outbox_option(found.options.url)
     if found.are_rejects or found.name == name_of_file(path):
-        return _quoted(path)
-    return f"{_quoted(path)} --batch {_quoted(found.name)}"
+        return _quoted(path) + outbox
+    return f"{_quoted(path)} --batch {_quoted(found.name)}{outbox}"
 
 
 def _quoted(path: str | Path) -> str:
