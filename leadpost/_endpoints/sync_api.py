@@ -29,7 +29,7 @@ from leadpost._responses import ApiResponse, get, raise_for_error
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
 
-ROWS = 25
+_ROWS = 25
 """Rows of a page of a lead's activities: LeadSquared's own default."""
 LONG_PAGE = 1000
 """Rows of a page of the activities in a span of time: LeadSquared's maximum."""
@@ -239,11 +239,11 @@ class Page:
     activities: tuple[LeadActivity, ...]
 
 
-def lead_activities(account: Account, lead_id: str, code: int, offset: int) -> Call[Page]:
+def lead_activities(account: Account, lead_id: str, code: int, page: int) -> Call[Page]:
     """Read one page of a lead's activities of one type. A POST, but it changes nothing."""
     query = {
         "Parameter": {"ActivityEvent": code},
-        "Paging": {"Offset": str(offset), "RowCount": str(ROWS)},
+        "Paging": {"Offset": str(page), "RowCount": str(_ROWS)},  # LeadSquared's name of a page
     }
     return build(
         account,
