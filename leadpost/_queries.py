@@ -173,14 +173,16 @@ class Queries:
         Look up a lead through the synchronous API, without creating or changing any.
 
         Args:
-            schema_name: `EmailAddress` or `Phone`.
-            value: The address or number, in the form that LeadSquared has.
+            schema_name: `EmailAddress`, `Phone` or `ProspectID`.
+            value: The address, number or id.
 
         Returns:
             The lead's id, for `Activity.lead`; None if there is no such lead.
 
         Raises:
-            AmbiguousLead: several leads have it.
+            AmbiguousLead: several leads have it. Of several with the same number, LeadSquared's
+                page says that it returns only the one with the latest activity.
+            UnexpectedAnswer: the answer cannot be read, or is another lead.
             ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
+from leadpost._models import lead_key
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.leads import COLUMN, details_of, key_of
+from leadpost.cli.files.leads import COLUMN, details_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
@@ -29,7 +30,7 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     """
     parts: dict[str, object] = {}
     if details := details_of(payload):
-        name, value = key_of(details["SearchBy"], details[details["SearchBy"]])
+        name, value = lead_key(details["SearchBy"], details[details["SearchBy"]])
         parts["RelatedProspectId" if name == "ProspectID" else f"{COLUMN}{name}"] = value
         payload = payload["Activity"]
     parts |= {name: _canonical(value) for name, value in payload.items() if name != "Fields"}
