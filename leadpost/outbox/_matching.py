@@ -88,7 +88,7 @@ def is_rival(
         alike: Its candidates.
     """
     theirs, lead = activity_in(other)
-    if theirs is None or (lead is not None and (by is None or _key(lead) != _key(by))):
+    if theirs is None or (lead is not None and (by is None or lead.key != by.key)):
         return False
     return (
         str(theirs.get("ActivityEvent")) == str(activity.get("ActivityEvent"))
@@ -101,10 +101,6 @@ def words(activity: Mapping[str, Any]) -> set[str]:
     """Return what an activity is recognized by."""
     texts = (_plain(activity.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
     return {text for text in texts if text}
-
-
-def _key(lead: Lead) -> tuple[str, str]:
-    return lead.schema_name.lower(), _plain(lead.value).lower()
 
 
 def _fields_agree(one: LeadActivity, activity: Mapping[str, Any]) -> bool:
@@ -121,8 +117,10 @@ def _fields_agree(one: LeadActivity, activity: Mapping[str, Any]) -> bool:
 
 
 def _shown(row: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Yield the names and values of an activity: `{name: value}`, or a list of them in `Data`."""
-    yield from ((name.lower(), value) for name, value in row.items())
+    """Yield the names and values of an activity: of its own, in `ActivityFields`, or in `Data`."""
+    for part in (row, row.get("ActivityFields")):
+        if is_mapping(part):
+            yield from ((name.lower(), value) for name, value in part.items())
     data = row.get("Data")
     for item in data if is_list(data) else ():
         if is_mapping(item):

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from attrs import define, field
 
@@ -55,6 +55,9 @@ MOST_CALLS = 50
 
 _log = logging.getLogger("leadpost")
 
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _Read = dict[tuple[str, int], list[LeadActivity] | str]
 
@@ -153,8 +156,8 @@ class Reconciler:
             if verdict.state == "accepted" or verdict.note == NOT_YET:
                 return verdict
         lead = doubt.lead if by is None else await self._find(by)
-        has = await self._activities(str(lead), event)
-        return await self._judge(doubt, activity, str(lead), by, has)
+        has = [] if lead is None else await self._activities(lead, event)
+        return await self._judge(doubt, activity, lead or "", by, has)
 
     async def _judge(
         self,
@@ -196,39 +199,53 @@ class Reconciler:
         if not any(lead == known for known, _ in self._read):
             self._read.clear()
         if (lead, event) not in self._read:
-            self._read[lead, event] = await self._ask(lead, event)
+            why = "the lead's activities cannot be read"
+            try:
+                self._read[lead, event] = await self._ask(
+                    why, self._poster.lead_activities, lead, event
+                )
+            except _UnreadableError as error:
+                self._read[lead, event] = str(error)
         has = self._read[lead, event]
         if isinstance(has, str):
             raise _UnreadableError(has)
         return has
 
-    async def _ask(self, lead: str, event: int) -> list[LeadActivity] | str:
+    async def _find(self, lead: Lead) -> str | None:
+        """
+        Look up the id of a `Lead`; None if there is no such lead, and so nothing posted on it.
+
+        A post that arrived has created its lead. That no lead has an e-mail address is certain; a
+        phone number may be written in another way.
+        """
+        if lead.schema_name == "ProspectID":
+            return lead.value.lower()
+        why = "its lead cannot be looked up"
+        found = await self._ask(why, self._poster.find_lead, lead.schema_name, lead.value)
+        if found is None and lead.schema_name != "EmailAddress":
+            why = f"no lead has its {lead.schema_name}, so it cannot be looked for"
+            raise _UnreadableError(why)
+        return found and found.lower()
+
+    async def _ask(
+        self, why: str, query: Callable[P, Awaitable[T]], *args: P.args, **details: P.kwargs
+    ) -> T:
+        """
+        Make a query about one lead.
+
+        Raises:
+            _UnreadableError: LeadSquared fails for this lead. If it does for all, an outage is the
+                reason, and the error of the third is raised itself.
+        """
         await self._before_query()
         try:
-            found = await self._poster.lead_activities(lead, event)
-        except (Unauthorized, NotFound):
+            found = await query(*args, **details)
+        except (ConfigurationError, Unauthorized, NotFound):
             raise
-        except (Rejected, UnexpectedAnswer, ServerError) as error:
-            # LeadSquared may fail for one lead. If it does for all, an outage is the reason.
+        except (AmbiguousLead, Rejected, UnexpectedAnswer, ServerError, ValueError) as error:
             self._unread += isinstance(error, ServerError)
             if self._unread == FAILURES_IN_A_ROW:
                 raise
-            return f"the lead's activities cannot be read: {error}"
+            raise _UnreadableError(f"{why}: {error}") from error
         self._unread = 0
         return found
-
-    async def _find(self, lead: Lead) -> str:
-        """Look up the id of a `Lead`."""
-        if lead.schema_name == "ProspectID":
-            return lead.value.lower()
-        await self._before_query()
-        try:
-            found = await self._poster.find_lead(lead.schema_name, lead.value)
-        except (ConfigurationError, Unauthorized, NotFound):
-            raise
-        except (AmbiguousLead, Rejected, UnexpectedAnswer, ValueError) as error:
-            raise _UnreadableError(f"its lead cannot be looked up: {error}") from error
-        if found is None:
-            why = f"no lead has its {lead.schema_name}, so it cannot be looked for"
-            raise _UnreadableError(why)
-        return found.lower()
