@@ -20,6 +20,8 @@ from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
 
 LONGEST_NOTE = 1800
 """Characters. Public integrations cut notes here, because of a limit near 2,000."""
+_NOTE = "ActivityEvent_Note"
+"""The SchemaName of `ActivityNote` among the fields of a type."""
 _EVERYWHERE = frozenset({"Status", "Owner"})
 """SchemaNames that LeadSquared accepts for every type, even if its definition omits them."""
 _UNKNOWN_TYPE = {"MXInvalidActivityException", "MXUnknownProspectActivityException"}
@@ -134,13 +136,14 @@ def _type_findings(
         yield Finding("unchecked", "warning", "Fields", message)
         return
     known = {field.schema_name: field for field in definition.fields}
+    given = {_NOTE: activity.activity_note, **activity.fields}
     for name, item in activity.fields.items():
         if name in known:
             yield from _value_findings(known[name], item, options=options)
         elif name not in _EVERYWHERE:
             yield Finding("unknown_field", "error", name, _no_such_field(name, code, known))
     for name, field in known.items():
-        if field.is_mandatory and _is_empty(_value(activity.fields.get(name))):
+        if field.is_mandatory and _is_empty(_value(given.get(name))):
             message = f"is mandatory for activity type {code}"
             yield Finding("missing_field", "error", name, message)
 

@@ -82,6 +82,11 @@ class Lead:
         names = "".join(f", {name}" for name in self.attributes)
         return f"<Lead by {self.schema_name}{names}>"
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What is the same for the same lead, however the value that finds it is written."""
+        return lead_key(self.schema_name, self.value)
+
     @classmethod
     def find_or_create(
         cls, schema_name: str, value: str, attributes: Mapping[str, Any] = _NONE
@@ -104,6 +109,17 @@ class Lead:
             InvalidActivity: with every problem.
         """
         return cls(schema_name, value, attributes)
+
+
+def lead_key(schema_name: str, value: object) -> tuple[str, str]:
+    """
+    Return the `key` of a lead.
+
+    >>> lead_key("EmailAddress", "Ada@Example.com "), lead_key("Phone", "+91-98123 45678")
+    (('EmailAddress', 'ada@example.com'), ('Phone', '919812345678'))
+    """
+    text = str(value).strip().casefold()
+    return schema_name, re.sub(r"\D", "", text) if schema_name == "Phone" else text
 
 
 def _lead(value: str | UUID | Lead | None) -> str | Lead | None:
@@ -287,10 +303,12 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
         found = "a RelatedProspectId or another key beside it"
         raise InvalidActivity.of([Problem("LeadDetails", found, "LeadDetails and Activity only")])
     items, problems = _read_items("LeadDetails", payload["LeadDetails"])
-    details: dict[str, Any] = {
-        attribute: item.get("Value") if is_mapping(item) else item
-        for attribute, item in items.items()
-    }
+    details: dict[str, Any] = {}
+    for attribute, item in items.items():
+        details[attribute] = item.get("Value") if is_mapping(item) else item
+        if is_mapping(item) and item.keys() - {"Attribute", "SchemaName", "Value"}:
+            found, wanted = "an item with more than a Value", "a single value of the lead"
+            problems.append(Problem(f"Lead.{attribute}", found, wanted))
     name = details.pop("SearchBy", None)
     if problems or not isinstance(name, str) or name not in details:
         wanted = "a SearchBy that names another attribute"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import Literal
 
 from attrs import evolve
@@ -173,14 +173,16 @@ class Queries:
         Look up a lead through the synchronous API, without creating or changing any.
 
         Args:
-            schema_name: `EmailAddress` or `Phone`.
-            value: The address or number, in the form that LeadSquared has.
+            schema_name: `EmailAddress`, `Phone` or `ProspectID`.
+            value: The address, number or id.
 
         Returns:
             The lead's id, for `Activity.lead`; None if there is no such lead.
 
         Raises:
-            AmbiguousLead: several leads have it.
+            AmbiguousLead: several leads have it. Of several with the same number, LeadSquared's
+                page says that it returns only the one with the latest activity.
+            UnexpectedAnswer: the answer cannot be read, or is another lead.
             ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """
@@ -214,21 +216,18 @@ class Queries:
                 than it counts, so that a missing one would prove nothing.
         """
         found: dict[str, LeadActivity] = {}
-        wanted = 0
-        # The name Offset suggests rows, LeadSquared's page says pages: try rows first, then pages.
-        # Page 1 may be page 0 again; that nothing in it is new does not make it the last.
-        for first, step in ((0, _endpoints.ROWS), (1, 1), (2, 1)):
-            offset, known = first, -1
-            while len(found) > known:
-                known = len(found)
-                call = _endpoints.lead_activities(self.account, lead_id, code, offset)
-                page = await self._sender.send(call)
-                found |= {activity.activity_id: activity for activity in page.activities}
-                wanted = page.record_count
-                if len(found) >= wanted:
-                    return list(found.values())
-                offset += step
-        raise _incomplete(wanted, len(found))
+        # LeadSquared's page has both 0 and 1 for the first page. Where it is 1, page 0 is empty or
+        # the same; that nothing in these two is new does not make them the last.
+        for number in count():
+            call = _endpoints.lead_activities(self.account, lead_id, code, number)
+            page = await self._sender.send(call)
+            known = len(found)
+            found |= {activity.activity_id: activity for activity in page.activities}
+            if len(found) >= page.record_count:
+                break
+            if len(found) == known and number > 1:
+                raise _incomplete(page.record_count, len(found))
+        return list(found.values())
 
     async def activities_between(
         self, code: int, start: datetime, end: datetime, *, most_calls: int | None = None
@@ -257,15 +256,11 @@ class Queries:
         if end.microsecond:
             end = end.replace(microsecond=0) + timedelta(seconds=1)
 
-        async def read(page: int) -> _endpoints.Page:
-            call = _endpoints.activities_between(self.account, code, start, end, page)
-            return await self._sender.send(call)
-
         found: dict[str, LeadActivity] = {}
-        wanted = number = 0
-        while True:
-            number += 1
-            page = await read(number)
+        wanted = 0
+        for number in count(1):
+            call = _endpoints.activities_between(self.account, code, start, end, number)
+            page = await self._sender.send(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
             wanted = max(wanted, page.record_count)
@@ -276,9 +271,6 @@ class Queries:
                 most_calls * _endpoints.LONG_PAGE
             ):
                 return None
-        if len(found) < wanted:  # the first page may have the number 0
-            page = await read(0)
-            found |= {activity.activity_id: activity for activity in page.activities}
         if len(found) < wanted:
             raise _incomplete(wanted, len(found))
         return list(found.values())

@@ -10,7 +10,6 @@ from leadpost._endpoints.async_api import metrics, post, status
 from leadpost._endpoints.call import Call
 from leadpost._endpoints.sync_api import (
     LONG_PAGE,
-    ROWS,
     Page,
     activities_between,
     activity_type,
@@ -25,7 +24,6 @@ from leadpost._endpoints.values import moment, texts_in
 
 __all__ = [
     "LONG_PAGE",
-    "ROWS",
     "Call",
     "Page",
     "activities_between",

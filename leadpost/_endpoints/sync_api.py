@@ -24,12 +24,12 @@ from leadpost._endpoints.values import (
     texts_in,
     unexpected,
 )
-from leadpost._models import Item, Lead, vendor_datetime
+from leadpost._models import Item, Lead, lead_key, vendor_datetime
 from leadpost._responses import ApiResponse, get, raise_for_error
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
 
-ROWS = 25
+_ROWS = 25
 """Rows of a page of a lead's activities: LeadSquared's own default."""
 LONG_PAGE = 1000
 """Rows of a page of the activities in a span of time: LeadSquared's maximum."""
@@ -165,28 +165,37 @@ def read_dropdown_options(response: ApiResponse) -> tuple[str, ...]:
 # Leads, and the user.
 
 _LOOK_UPS = {
-    "EmailAddress": (f"{_LEADS}/Leads.GetByEmailaddress", "emailaddress"),
-    "Phone": (f"{_LEADS}/RetrieveLeadByPhoneNumber", "phone"),
+    "EmailAddress": (f"{_LEADS}/Leads.GetByEmailaddress", "emailaddress", ["EmailAddress"]),
+    "Phone": (f"{_LEADS}/RetrieveLeadByPhoneNumber", "phone", ["Phone", "Mobile"]),
+    "ProspectID": (f"{_LEADS}/Leads.GetById", "id", ["ProspectID"]),
 }
+"""SchemaName to path and parameter, and the fields among which LeadSquared looks."""
 
 
 def find_lead(account: Account, schema_name: str, value: str) -> Call[str | None]:
-    """Look up a lead; the result is its id, None if there is no such lead."""
+    """
+    Look up a lead; the result is its id, None if there is no such lead.
+
+    LeadSquared's page "Get a Lead by Phone Number" wants nothing but the digits of a number.
+    """
     lead = Lead(schema_name, value)  # checks both
     if schema_name not in _LOOK_UPS:
-        raise ValueError(f"schema_name: found {schema_name!r}, wanted {' or '.join(_LOOK_UPS)}")
-    path, parameter = _LOOK_UPS[schema_name]
-    params = {parameter: lead.value}
-    read = partial(read_lead, schema_name=schema_name)
-    return build(account, "find_lead", path, read, params=params)
+        *names, last = _LOOK_UPS
+        wanted = f"{', '.join(names)} or {last}"
+        raise ValueError(f"schema_name: found {schema_name!r}, wanted {wanted}")
+    path, parameter, _ = _LOOK_UPS[schema_name]
+    sent = lead.key[1] if schema_name == "Phone" else lead.value
+    read = partial(read_lead, schema_name=schema_name, value=lead.value)
+    return build(account, "find_lead", path, read, params={parameter: sent})
 
 
-def read_lead(response: ApiResponse, schema_name: str) -> str | None:
+def read_lead(response: ApiResponse, schema_name: str, value: str) -> str | None:
     """
     Read an array of at most one lead, and return its `ProspectID`.
 
     Raises:
-        LeadpostError: `AmbiguousLead` if there are several.
+        LeadpostError: `AmbiguousLead` if there are several; `UnexpectedAnswer` if it is another
+            lead: an activity on that one would show it to the wrong people.
     """
     raise_for_error(response, changes=False)
     if not is_list(response.json):
@@ -196,7 +205,20 @@ def read_lead(response: ApiResponse, schema_name: str) -> str | None:
         unexpected(response, "ProspectID of a lead")
     if len(ids) > 1:
         raise AmbiguousLead(f"{len(ids)} leads have this {schema_name}: post by the id of one")
+    if not all(_is_found_by(lead, schema_name, value) for lead in response.json):
+        unexpected(response, f"lead with this {schema_name}")
     return ids.pop() if ids else None
+
+
+def _is_found_by(lead: Mapping[str, Any], schema_name: str, value: str) -> bool:
+    """Whether a lead has the value, as far as it shows that; a number may lack its country."""
+    *_, fields = _LOOK_UPS[schema_name]
+    shown = [found for name in fields if (found := text(get(lead, name)))]
+    keys = [key for found in shown if (key := lead_key(schema_name, found)[1])]
+    wanted = lead_key(schema_name, value)[1]
+    if schema_name == "Phone":
+        return not shown or any(k.endswith(wanted) or wanted.endswith(k) for k in keys)
+    return not shown or wanted in keys
 
 
 def user(account: Account) -> Call[User]:
@@ -239,11 +261,11 @@ class Page:
     activities: tuple[LeadActivity, ...]
 
 
-def lead_activities(account: Account, lead_id: str, code: int, offset: int) -> Call[Page]:
+def lead_activities(account: Account, lead_id: str, code: int, page: int) -> Call[Page]:
     """Read one page of a lead's activities of one type. A POST, but it changes nothing."""
     query = {
         "Parameter": {"ActivityEvent": code},
-        "Paging": {"Offset": str(offset), "RowCount": str(ROWS)},
+        "Paging": {"Offset": str(page), "RowCount": str(_ROWS)},  # LeadSquared's name of a page
     }
     return build(
         account,

@@ -95,8 +95,10 @@ def _fields_agree(one: LeadActivity, activity: Mapping[str, Any]) -> bool:
 
 
 def _shown(row: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Yield the names and values of an activity: `{name: value}`, or a list of them in `Data`."""
-    yield from ((name.lower(), value) for name, value in row.items())
+    """Yield the names and values of an activity: of its own, in `ActivityFields`, or in `Data`."""
+    for part in (row, row.get("ActivityFields")):
+        if is_mapping(part):
+            yield from ((name.lower(), value) for name, value in part.items())
     data = row.get("Data")
     for item in data if is_list(data) else ():
         if is_mapping(item):

@@ -33,13 +33,13 @@ class Question:
     Args:
         lead: The lead's id.
         code: Event code.
-        offset: How many of the newest rows to skip.
-        rows: The most rows to return.
+        page: The page's number, from 0: LeadSquared's `Offset`.
+        rows: Rows of a page.
     """
 
     lead: str
     code: int
-    offset: int
+    page: int
     rows: int
 
 

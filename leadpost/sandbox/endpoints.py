@@ -106,6 +106,7 @@ class Endpoints:
             ),
             ("GET", f"{of_leads}/Leads.GetByEmailaddress"): Endpoint(self._leads_by_email),
             ("GET", f"{of_leads}/RetrieveLeadByPhoneNumber"): Endpoint(self._leads_by_phone),
+            ("GET", f"{of_leads}/Leads.GetById"): Endpoint(self._leads_by_id),
             ("GET", f"{activities}/ActivityTypes.Get"): Endpoint(_types),
             ("GET", f"{activities}/CustomActivity/GetActivitySetting"): Endpoint(_type_details),
             ("POST", f"{activities}/ActivityField/Dropdown/Options/Get"): Endpoint(_options),
@@ -159,6 +160,9 @@ class Endpoints:
 
     def _leads_by_phone(self, call: Call) -> list[dict[str, Any]]:
         return self._leads.find("Phone", call.parameter("phone"))
+
+    def _leads_by_id(self, call: Call) -> list[dict[str, Any]]:
+        return self._leads.find("ProspectID", call.parameter("id"))
 
 
 def _accepted(accepted: Accepted) -> dict[str, Any]:

@@ -161,7 +161,8 @@ class Ledger:
         lead = question.lead.lower()
         found = [one for one in self._created(question.code, now) if one.lead.lower() == lead]
         found = sorted(found, key=attrgetter("done"))[::-1]
-        page = found[question.offset : question.offset + question.rows]
+        first = question.page * question.rows
+        page = found[first : first + question.rows]
         return {
             "RecordCount": len(found),
             "ProspectActivities": [_lead_activity(one) for one in page],

@@ -10,7 +10,7 @@ import pytest
 from cli_support import until
 from files_support import Desk, cells, lead, read_csv, write_csv
 
-from leadpost.sandbox import Answer, Sandbox
+from leadpost.sandbox import Answer, Sandbox, activity_types
 from leadpost.sandbox.activity_types import NAMES
 
 HEADER = (
@@ -278,6 +278,74 @@ def test_a_look_up_that_fails_creates_nothing(desk: Desk, args: tuple[str, ...])
     assert (len(desk.notes()), changed(desk.sandbox)) == (2, (0, 0))
 
 
+JSON = {"content-type": "application/json"}
+EVE = [{"ProspectID": lead(9), "EmailAddress": "eve@example.com"}]
+
+
+@pytest.mark.parametrize(
+    ("faults", "why"),
+    [
+        (["503"] * 3, "ServerError, HTTP 503"),
+        (["500"] * 3, "ServerError, HTTP 500"),
+        ([Answer(200, "<html>", {"content-type": "text/html"})], "UnexpectedAnswer, HTTP 200"),
+        ([Answer(200, "{}", JSON)], "UnexpectedAnswer, HTTP 200"),
+        ([Answer(200, json.dumps(EVE), JSON)], "UnexpectedAnswer, HTTP 200"),
+        ([Answer(400, "", {})], "BadRequest, HTTP 400"),
+    ],
+    ids=["503", "500", "html", "no list", "another lead", "400"],
+)
+def test_a_look_up_that_fails_in_any_way_creates_nothing(
+    desk: Desk, faults: list[str | Answer], why: str
+) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0), row(1, RelatedProspectId=lead(1))])
+    desk.sandbox.fail(*faults)
+    code, said = desk.post(path, "--skip-invalid", "--create-leads", "--update-leads")
+    assert code == 1
+    assert f"could not be looked up; run it again later ({why})" in said
+    assert (desk.notes(), changed(desk.sandbox)) == (["Note 1"], (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("faults", "ended"), [(["cut-before"] * 3, 75), (["keys-refused"], 3)], ids=["cut", "keys"]
+)
+def test_a_look_up_that_the_next_would_fail_like_ends_the_run(
+    desk: Desk, faults: list[str], ended: int
+) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0), row(1, RelatedProspectId=lead(1))])
+    desk.sandbox.fail(*faults)
+    code, _ = desk.post(path, "--skip-invalid", "--create-leads")
+    assert (code, desk.notes(), changed(desk.sandbox)) == (ended, [], (0, 0))
+
+
+def test_a_look_up_that_is_refused_for_the_limit_is_repeated(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA)
+    desk.sandbox.fail("429", "ok")
+    code, said = desk.post(write_csv(desk.folder / "a.csv", [by_email(0)]), "--create-leads")
+    assert (code, leads_of(desk.sandbox), changed(desk.sandbox)) == (0, [ada], (0, 0)), said
+
+
+def test_a_lead_given_by_id_is_changed_only_if_it_is_there(desk: Desk) -> None:
+    """LeadSquared would create it."""
+    ada = desk.sandbox.add_lead(FirstName="Ada")
+    rows = [
+        row(0, RelatedProspectId=ada, Lead_FirstName="Augusta"),
+        row(1, RelatedProspectId=lead(1), Lead_FirstName="New"),
+        row(2, RelatedProspectId=lead(2)),
+    ]
+    path = write_csv(desk.folder / "a.csv", rows)
+    code, said = desk.post(path, "--update-leads")
+    assert (code, desk.notes()) == (2, [])
+    assert f"line 3, RelatedProspectId: {lead(1)} belongs to no lead; --create-leads" in said
+    code, found = plan(desk, path, "--update-leads", "--create-leads")
+    assert (code, found["leads"]) == (0, {"created": [lead(1)], "updated": 1})
+    assert desk.post(path, "--update-leads", "--skip-invalid")[0] == 1
+    assert (len(desk.notes()), changed(desk.sandbox)) == (2, (0, 1))
+    assert desk.sandbox.leads == [{"ProspectID": ada, "FirstName": "Augusta"}]
+    assert desk.post(path)[0] == 0  # without the option, each is posted by its id
+    assert (len(desk.notes()), changed(desk.sandbox)) == (3, (0, 1))
+    assert desk.states(path) == ["accepted"] * 3
+
+
 def test_without_a_connection_nothing_is_sent(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", [by_email(0), row(1, RelatedProspectId=lead(1))])
     code, said = desk.post(path, LEADPOST_SYNC_HOST="http://127.0.0.1:9")
@@ -493,6 +561,13 @@ def test_a_type_is_shown_with_all_that_is_known_of_it(desk: Desk) -> None:
         assert all(text in line for text in cells_of_a_line)
 
 
+def test_a_type_takes_a_call_and_one_for_each_dropdown(desk: Desk) -> None:
+    assert desk.run("types", 210).exit_code == 0
+    assert desk.sandbox.report().arrivals == 1 + 3
+    assert desk.run("types", 210, "--csv").exit_code == 0
+    assert desk.sandbox.report().arrivals == 1 + 3 + 1
+
+
 def test_options_that_cannot_be_read_leave_the_rest_of_a_type(desk: Desk) -> None:
     desk.sandbox.fail("ok", Answer(404, "", {}))
     done = desk.run("types", 210)
@@ -501,7 +576,9 @@ def test_options_that_cannot_be_read_leave_the_rest_of_a_type(desk: Desk) -> Non
     assert "The options of dropdowns could not be read" in done.stderr
 
 
-def test_a_template_can_be_filled_and_posted(desk: Desk) -> None:
+def test_a_template_can_be_filled_and_posted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = {"SchemaName": "ActivityEvent_Note", "DataType": "String", "IsMandatory": True}
+    monkeypatch.setitem(activity_types._FIELDS, 210, [note, *activity_types._FIELDS[210]])
     done = desk.run("types", 210, "--csv")
     assert done.exit_code == 0
     (header,) = done.stdout.splitlines()

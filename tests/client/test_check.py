@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -98,6 +99,26 @@ async def test_each_mistake_is_found(
 
 async def test_a_missing_mandatory_field_is_found(sandbox: Sandbox) -> None:
     assert await found(sandbox, activity(CALL)) == [("missing_field", "mx_Custom_1")]
+
+
+@pytest.mark.parametrize(
+    ("note", "kinds"),
+    [("Called", []), (None, ["missing_field"]), (" ", ["missing_field"])],
+)
+def test_a_type_may_have_the_note_among_its_fields(note: str | None, kinds: list[str]) -> None:
+    field = {"SchemaName": "ActivityEvent_Note", "DataType": "String", "IsMandatory": True}
+    body = json.dumps({"Name": "Call", "Fields": [field]}).encode()
+    definition = read_activity_type(ApiResponse(200, body), CALL)
+    item = activity(CALL, activity_note=note)
+    assert [finding.kind for finding in findings(item, definition)] == kinds
+
+
+@pytest.mark.parametrize("value", [True, "1", "Yes"])
+def test_a_boolean_is_not_checked_as_its_form_is_not_known(value: object) -> None:
+    field = {"SchemaName": "mx_Custom_1", "DataType": "Boolean"}
+    body = json.dumps({"Name": "Call", "Fields": [field]}).encode()
+    definition = read_activity_type(ApiResponse(200, body), CALL)
+    assert findings(activity(CALL, fields={"mx_Custom_1": value}), definition) == ()
 
 
 @pytest.mark.parametrize("code", [208, 999])

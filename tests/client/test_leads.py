@@ -26,6 +26,7 @@ from leadpost import (
     OpenBucket,
     RetryPolicy,
     ServerError,
+    TokenBucket,
     Unauthorized,
     UnexpectedAnswer,
 )
@@ -169,6 +170,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"LeadDetails": [{"Attribute": "SearchBy", "Value": []}]}, "LeadDetails"),
     ({"LeadDetails": [*DETAILS, {"Attribute": "Phone"}]}, "Lead.Phone"),
     ({"LeadDetails": DETAILS * 2}, "EmailAddress"),
+    (
+        {"LeadDetails": [*DETAILS, {"Attribute": "mx_KYC", "Value": "x", "Fields": []}]},
+        "Lead.mx_KYC",
+    ),
     ({"Activity": None}, "Activity"),
     ({"Activity": {"ActivityEvent": 0}}, "ActivityEvent"),
     ({"Activity": {"ActivityEvent": 201, "RelatedProspectId": LEAD}}, "LeadDetails"),
@@ -215,6 +220,15 @@ async def test_a_mixed_batch_keeps_its_order(sandbox: Sandbox) -> None:
         assert {outcome.state for outcome in outcomes} == {"accepted"}
     assert len(sandbox.posted("ada@example.com")) == 40
     assert len(sandbox.posted(sandbox.leads[0]["ProspectID"])) == 40
+
+
+async def test_they_count_against_the_limit_like_any_other() -> None:
+    with Sandbox(limit=5, period=0.2) as sandbox:
+        bucket = TokenBucket(limit=5, period=0.2)
+        async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
+            await poster.post_many(mixed(20))
+        report = sandbox.report()
+    assert (report.refused, report.fullest_window) == (0, 5)
 
 
 async def test_an_outbox_posts_and_verifies_them_like_any_other(
@@ -359,6 +373,8 @@ async def test_find_lead_finds_and_neither_creates_nor_changes(sandbox: Sandbox)
         assert await poster.find_lead("Phone", "+91-9812345678") == ada
         assert await poster.find_lead("EmailAddress", "bob@example.com") is None
         assert await poster.find_lead("Phone", "+91-1") is None
+        assert await poster.find_lead("ProspectID", ada) == ada
+        assert await poster.find_lead("ProspectID", LEAD) is None
         assert await poster.post(Activity(ada, 201))
     assert sandbox.leads == before
     assert len(sandbox.posted(ada)) == 1
@@ -384,8 +400,9 @@ async def test_several_matches_are_an_error_rather_than_a_guess(sandbox: Sandbox
         (
             *("Phone", "+91-9812345678"),
             "/v2/LeadManagement.svc/RetrieveLeadByPhoneNumber",
-            "phone=%2B91-9812345678",
+            "phone=919812345678",  # LeadSquared's page: no spaces, hyphens or other characters
         ),
+        (*("ProspectID", LEAD), "/v2/LeadManagement.svc/Leads.GetById", f"id={LEAD}"),
     ],
 )
 def test_the_look_up_has_the_shape_of_public_integrations(
@@ -423,11 +440,39 @@ def test_a_look_up_without_a_readable_answer_is_never_none(
         run_virtual(poster.find_lead("EmailAddress", "ada@example.com"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown", "is_it"),
+    [
+        ("EmailAddress", "ada@example.com", {"EmailAddress": "ADA@example.com"}, True),
+        ("EmailAddress", "ada@example.com", {"EmailAddress": None}, True),
+        ("EmailAddress", "ada@example.com", {"EmailAddress": "nada@example.com"}, False),
+        ("Phone", "+91-9812345678", {"Phone": "98123 45678"}, True),
+        ("Phone", "9812345678", {"Phone": None, "Mobile": "+91-9812345678"}, True),
+        ("Phone", "9812345678", {}, True),
+        ("Phone", "9812345678", {"Phone": "+91-9812345679", "Mobile": ""}, False),
+        ("Phone", "9812345678", {"Phone": "none"}, False),
+        ("ProspectID", LEAD.upper(), {}, True),
+        ("ProspectID", LEAD.replace("0072", "0073"), {}, False),
+    ],
+)
+def test_an_answer_that_shows_another_lead_is_not_believed(
+    name: str, value: str, shown: dict[str, Any], *, is_it: bool
+) -> None:
+    vendor = Vendor(always(httpx.Response(200, json=[{"ProspectID": LEAD, **shown}])))
+    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    if is_it:
+        assert run_virtual(poster.find_lead(name, value)) == LEAD
+        return
+    with pytest.raises(UnexpectedAnswer, match=f"no lead with this {name} in the answer"):
+        run_virtual(poster.find_lead(name, value))
+
+
 async def test_a_field_without_a_look_up_and_a_malformed_value_raise(
     sandbox: Sandbox,
 ) -> None:
     async with poster_to(sandbox) as poster:
-        with pytest.raises(ValueError, match="found 'FirstName', wanted EmailAddress or Phone"):
+        wanted = "found 'FirstName', wanted EmailAddress, Phone or ProspectID"
+        with pytest.raises(ValueError, match=wanted):
             await poster.find_lead("FirstName", "Ada")
         with pytest.raises(InvalidActivity, match="an email address"):
             await poster.find_lead("EmailAddress", "ada")

@@ -217,6 +217,8 @@ def row(activity_id: str, **fields: object) -> LeadActivity:
     [
         ("Monday", {"mx_Custom_1": " monday "}, True),
         ("Monday", {"mx_Custom_1": "Tuesday"}, False),
+        ("Monday", {"ActivityFields": {"mx_Custom_1": "Tuesday"}}, False),
+        ("Monday", {"ActivityFields": {"mx_Custom_1": "Monday"}}, True),
         ("Monday", {"Data": [{"Key": "mx_Custom_1", "Value": "Tuesday"}]}, False),
         ("Monday", {"Data": [{"Key": "mx_Custom_1", "Value": "Monday"}]}, True),
         ("Monday", {}, True),

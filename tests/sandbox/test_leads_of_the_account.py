@@ -11,9 +11,11 @@ from leadpost.sandbox import Sandbox, request_id_of
 
 CUSTOM = "/activity/createcustom"
 BY_EMAIL = "/v2/LeadManagement.svc/Leads.GetByEmailaddress"
+BY_ID = "/v2/LeadManagement.svc/Leads.GetById"
 BY_PHONE = "/v2/LeadManagement.svc/RetrieveLeadByPhoneNumber"
 OPTIONS = "/v2/ProspectActivity.svc/ActivityField/Dropdown/Options/Get"
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
+OTHER = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
 
 
 def body(address: str = "a@b.example", **changes: Any) -> dict[str, Any]:
@@ -68,6 +70,8 @@ async def test_added_leads_are_found_and_a_look_up_changes_nothing(
         assert [lead["ProspectID"] for lead in found] == [LEAD, other]
         assert (await client.get(BY_EMAIL, params={"emailaddress": "b@example.com"})).json() == []
         assert (await client.get(BY_EMAIL)).status_code == 400
+        by_id = [(await client.get(BY_ID, params={"id": i})).json() for i in (LEAD.upper(), OTHER)]
+        assert [[lead["ProspectID"] for lead in found] for found in by_id] == [[LEAD], []]
     assert len(sandbox.leads) == 2
     sandbox.leads.clear()
     assert len(sandbox.leads) == 2  # what is returned is a copy

@@ -15,7 +15,7 @@ from leadpost import ActivityField, ActivityType, AsyncActivityPoster
 from leadpost.cli import options
 from leadpost.cli.asking import asked
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.columns import PARAMETERS
+from leadpost.cli.files.columns import PARAMETERS, known_target
 from leadpost.errors import ApplicationError, Rejected, UnexpectedAnswer
 
 
@@ -48,14 +48,14 @@ def types(
             await _list(poster, as_json=as_json)
             return
         try:
-            kind = await poster.activity_type(code)
+            kind = await _read(poster, code, options=not as_csv)
         except ApplicationError as error:
             error.add_note("(see all: leadpost types)")
             raise
         if as_csv:
             _template(kind)
         else:
-            _one(await _with_options(poster, kind, code), as_json=as_json)
+            _one(kind, as_json=as_json)
 
     asked(show, env_file, outbox, sync=True, verbose=verbose)
 
@@ -74,22 +74,25 @@ async def _list(poster: AsyncActivityPoster, *, as_json: bool) -> None:
 
 
 def _template(kind: ActivityType) -> None:
-    """Print the header of a file for one activity type."""
+    """Print the header of a file for one activity type: of the columns that `post` knows."""
     fields = [
         field.schema_name
         for field in kind.fields
-        if not field.is_read_only and field.data_type != "CustomObjectSet"  # no cell holds one
+        if known_target(field.schema_name) == field.schema_name
+        and not field.is_read_only
+        and field.data_type != "CustomObjectSet"  # no cell holds one
     ]
     csv.writer(sys.stdout).writerow([*PARAMETERS, *fields])
 
 
-async def _with_options(poster: AsyncActivityPoster, kind: ActivityType, code: int) -> ActivityType:
-    """Return an activity type with the options of its dropdowns, if they can be read."""
-    if not any(field.is_dropdown for field in kind.fields):
-        return kind
+async def _read(poster: AsyncActivityPoster, code: int, *, options: bool) -> ActivityType:
+    """Return an activity type; without the options of dropdowns if they cannot be read."""
     try:
-        return await poster.activity_type(code, options=True)
+        return await poster.activity_type(code, options=options)
     except (Rejected, UnexpectedAnswer) as error:
+        if not options:
+            raise
+        kind = await poster.activity_type(code)  # raises too if it is not for the options
         typer.echo(f"The options of dropdowns could not be read: {error}", err=True)
         return kind
 

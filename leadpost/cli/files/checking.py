@@ -22,15 +22,7 @@ from leadpost.cli.console import counting, duration, number_of, say, spoken
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import Facts, Invalid, key_of_name
 from leadpost.cli.files.identity import activity_digest
-from leadpost.cli.files.leads import (
-    COLUMN,
-    FINDS,
-    Key,
-    Leads,
-    details_of,
-    key_of,
-    parts_of_activity,
-)
+from leadpost.cli.files.leads import COLUMN, Key, Leads, parts_of_activity
 from leadpost.cli.files.ledger import PART, parts_of
 from leadpost.cli.files.plan import FaultGroups, Planned, Rows, count_faults
 from leadpost.cli.files.reading import Fault, zone_of
@@ -103,9 +95,9 @@ class Checks:
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
             async for _, read in _open(rows):
-                details = details_of(read.payload or {})
-                if (name := details.get("SearchBy")) in FINDS:
-                    leads.setdefault(key_of(name, details[name]), details[name])
+                lead = _lead_of(read)
+                if lead is not None and self.leads.looks_up(lead):
+                    leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
         if self.poster is None:
             return
@@ -146,10 +138,13 @@ class Checks:
         try:
             activity = self.leads.settled(activity)
         except Invalid as error:
-            row.refuse([Fault(source.columns.heading_of(COLUMN + lead.schema_name), *error.args)])
+            by_id = lead.schema_name == "ProspectID"
+            target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
+            row.refuse([Fault(source.columns.heading_of(target), *error.args)])
             return None
+        if isinstance(lead := activity.lead, Lead):
+            self.updates += lead.key not in self.leads.created
         payload = activity.to_payload()
-        self.updates += details_of(payload).get("SearchBy") == "ProspectID"
         row.present = activity_digest(payload)
         return activity
 
@@ -185,6 +180,14 @@ async def _open(rows: Rows) -> AsyncGenerator[tuple[Planned, Row]]:
         yield found
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard
+
+
+def _lead_of(row: Row) -> Lead | None:
+    """Return the lead of a row that says more than its id."""
+    if "LeadDetails" not in (row.payload or {}):
+        return None
+    lead = Activity.from_payload(row.payload or {}).lead
+    return lead if isinstance(lead, Lead) else None
 
 
 def _codes_by_name(types: Iterable[ActivityType]) -> dict[str, list[int]]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
+from leadpost._models import lead_key
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.leads import details_of, key_of
+from leadpost.cli.files.leads import details_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
@@ -39,11 +40,11 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
         parts[f"Fields.{name_of(item)}"] = _canonical(_value(item))
     posted = _digest([part for part in sorted(parts.items()) if _counts(part[1])])
     if details:
-        lead = key_of(details["SearchBy"], details[details["SearchBy"]])
+        lead = lead_key(details["SearchBy"], details[details["SearchBy"]])
     elif activity.get(_LEAD_ID):
-        lead = key_of("ProspectID", activity[_LEAD_ID])
+        lead = lead_key("ProspectID", activity[_LEAD_ID])
     else:
-        lead = key_of("EmailAddress", activity.get("EmailAddress", ""))
+        lead = lead_key("EmailAddress", activity.get("EmailAddress", ""))
     return posted + ("" if lead[0] == "ProspectID" else "?") + _digest(lead, 8)
 
 

@@ -5,7 +5,6 @@ Nothing here creates or changes a lead unless it was told to: an activity is pos
 lead that was found.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -23,17 +22,6 @@ FINDS = ("EmailAddress", "Phone")
 _ID = "ProspectID"
 
 Key = tuple[str, str]
-
-
-def key_of(name: str, value: object) -> Key:
-    """
-    Return what is the same for the same lead.
-
-    >>> key_of("EmailAddress", "Ada@Example.com "), key_of("Phone", "+91-98123 45678")
-    (('EmailAddress', 'ada@example.com'), ('Phone', '919812345678'))
-    """
-    text = str(value).strip().casefold()
-    return name, re.sub(r"\D", "", text) if name == "Phone" else text
 
 
 def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
@@ -95,6 +83,12 @@ class Leads:
     # SchemaName to value of each lead that is to be created.
     created: dict[Key, Lead] = field(factory=dict[Key, Lead])
 
+    def looks_up(self, lead: Lead) -> bool:
+        """Whether to look a lead up: one with an id too, if a post would create a missing one."""
+        if lead.schema_name == _ID:
+            return self.updates and bool(lead.attributes)
+        return lead.schema_name in FINDS
+
     def settled(self, activity: Activity) -> Activity:
         """
         Return an activity as it is posted.
@@ -106,10 +100,10 @@ class Leads:
             Invalid: its lead was not found, and is not to be created.
         """
         lead = cast("Lead", activity.lead)
-        lead_id = lead.value if lead.schema_name == _ID else self._id_of(lead)
+        lead_id = self._id_of(lead)
         if lead_id is None:
             # Every row of a new lead has the attributes of its first one: none changes another's.
-            first = self.created.setdefault(key_of(lead.schema_name, lead.value), lead)
+            first = self.created.setdefault(lead.key, lead)
             return evolve(activity, lead=lead if self.updates else first)
         if self.updates and lead.attributes:
             return evolve(activity, lead=Lead(_ID, lead_id, lead.attributes))
@@ -117,11 +111,12 @@ class Leads:
 
     def _id_of(self, lead: Lead) -> str | None:
         """Return the lead's id, None if it is to be created."""
-        if lead.schema_name not in FINDS:  # in JSON only
-            what = f"cannot be looked up by {lead.schema_name}"
-            raise Invalid(lead.value, what, "use EmailAddress or Phone")
-        found = self.found.get(key_of(lead.schema_name, lead.value), LeadpostError("not asked for"))
-        match found:
+        if not self.looks_up(lead):
+            if lead.schema_name == _ID:
+                return lead.value
+            what = f"cannot be looked up by {lead.schema_name}"  # in JSON only
+            raise Invalid(lead.value, what, f"use {' or '.join(FINDS)}")
+        match found := self.found.get(lead.key, LeadpostError("not asked for")):
             case AmbiguousLead():
                 raise Invalid(lead.value, "belongs to several leads", "enter the id of one")
             case LeadpostError():
