@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli_support import PROCESS, keys_of, run, start, until, write_rows
+from cli_support import keys_of, run, start, until, write_rows
+from processes import ENVIRONMENT, Process
 from rich.console import Console
 
 import leadpost
@@ -306,7 +307,7 @@ def test_a_pipe_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     """As in `leadpost outbox schema | head -1`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "leadpost.cli", "outbox", "schema", "sqlite"],
-        env=PROCESS,
+        env=ENVIRONMENT,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -354,7 +355,7 @@ def test_a_status_that_is_refused_is_no_success(capsys: pytest.CaptureFixture[st
     assert shown.err.startswith("error: ApplicationError: HTTP 500")
 
 
-def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+def served(directory: Path, *options: str) -> tuple[Process, dict[str, str]]:
     """Start `leadpost sandbox`, and run the lines that it says to paste."""
     process = start(["sandbox", *options], {"PYTHONUNBUFFERED": "1"}, directory)
     out = directory / "stdout"
