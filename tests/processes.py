@@ -1,8 +1,8 @@
 """
 Python processes that start at once, for tests of what a process does: signals, exit codes, output.
 
-Importing SQLAlchemy, typer and rich takes half a second of CPU time. One process, the template, does so
-once and forks all others. Run as a script, this is the template.
+Importing SQLAlchemy, typer and rich takes half a second of CPU time. One process, the template,
+does so once and forks all others. Run as a script, this is the template.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ from attrs import define
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "PYTHONPATH": os.pathsep.join(sys.path),
-    # So that coverage, where it runs, sees these processes too.
-    **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
+    # Certificates, as conftest.py says; and coverage, where it runs, sees these processes too.
+    **{
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("SSL_CERT_", "COVERAGE_"))
+    },
 }
 """The environment that a process needs to run the command."""
 _IMPORTED = (

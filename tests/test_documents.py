@@ -147,20 +147,20 @@ def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
     rows[6]["ActivityEvent"] = "call"  # line 8
     write_csv(tmp_path / "calls.csv", rows)
     lines: list[str] = []
+    output = tmp_path / "output"
     with Sandbox(pace=1000) as sandbox:
         for line in example.code.splitlines():
             if line.startswith("$ "):
-                done = subprocess.run(
-                    [sys.executable, "-m", "leadpost.cli", *line.split()[2:]],
-                    env=os.environ | keys_of(sandbox) | {"LEADPOST_OUTBOX": "leadpost.db"},
-                    cwd=tmp_path,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    timeout=LONG,
-                    check=False,
-                )
-                lines += [line, *done.stdout.splitlines()]
+                with output.open("w") as file:
+                    process = processes.start(
+                        ["-m", "leadpost.cli", *line.split()[2:]],
+                        os.environ | keys_of(sandbox) | {"LEADPOST_OUTBOX": "leadpost.db"},
+                        tmp_path,
+                        stdout=file,
+                        stderr=file,
+                    )
+                    process.wait(LONG)
+                lines += [line, *output.read_text().splitlines()]
     assert masked(lines) == masked(example.code.splitlines())
 
 
