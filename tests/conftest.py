@@ -13,12 +13,12 @@ from io import StringIO
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from files_support import Desk, open_bucket
 from hypothesis import HealthCheck, settings
 from shared_bucket_support import opened
-from sqlalchemy.ext.asyncio import create_async_engine
 from support import logged, run, server_in
 
 from leadpost.outbox import Outbox, SharedTokenBucket, _verifier
@@ -105,10 +105,10 @@ def postgresql_url(postgresql: str) -> Iterator[str]:
 
 
 async def _administer(server: sa.URL, statement: str) -> None:
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(sa.text(statement))
-    await engine.dispose()
+    url = server.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(url)
+    await connection.execute(statement)
+    await connection.close()
 
 
 @pytest.fixture

@@ -144,7 +144,8 @@ def run(
             code = process.wait(timeout)
         out.seek(0)
         error.seek(0)
-        return subprocess.CompletedProcess(arguments, code, out.read(), error.read())
+        command = [*map(str, arguments)]
+        return subprocess.CompletedProcess(command, code, out.read(), error.read())
 
 
 def _number_from(reports: socket.socket) -> int:
