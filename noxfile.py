@@ -150,7 +150,7 @@ def audit(session: nox.Session) -> None:
     needs.write_text(str(brought), encoding="utf-8")
     report.unlink(missing_ok=True)
     session.install(*group("audit"))
-    told = session.run(
+    output = session.run(
         *("pip-audit", "--requirement", str(needs), "--no-deps", "--disable-pip"),
         *("--format", "json", "--output", str(report), "--progress-spinner", "off"),
         success_codes=[0, 1],  # 1: vulnerable, or no connection; see the report
@@ -161,7 +161,7 @@ def audit(session: nox.Session) -> None:
         found = json.loads(report.read_text(encoding="utf-8"))["dependencies"]
     unknown = [each["skip_reason"] for each in found if "skip_reason" in each]
     if len(unknown) == len(found):
-        session.log(unknown[0] if unknown else str(told).strip().rpartition("\n")[2])
+        session.log(unknown[0] if unknown else str(output).strip().rpartition("\n")[2])
         session.skip("pip-audit cannot reach its database")
     for reason in unknown:
         session.log(reason)

@@ -7,8 +7,6 @@ import os
 import pty
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+import processes
+from processes import Process
 from typer.testing import CliRunner, Result
 
 from leadpost import Account
@@ -28,13 +28,6 @@ from leadpost.sandbox import Sandbox
 PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 LONG = 60.0
 """Seconds after which waiting for a condition fails."""
-PROCESS = {
-    "PATH": os.environ["PATH"],
-    "PYTHONPATH": os.pathsep.join(sys.path),
-    # So that coverage, where it runs, sees these processes too.
-    **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
-}
-"""The environment that a process needs to run the command."""
 
 
 def lead(number: int) -> str:
@@ -107,49 +100,24 @@ def run(*args: object, env: Mapping[str, str] | None = None, stdin: bytes | None
     )
 
 
-def start(
-    args: Sequence[object],
-    env: Mapping[str, str],
-    directory: Path,
-    *,
-    largest_file: str = "unlimited",
-) -> subprocess.Popen[bytes]:
-    """
-    Start the command in a process of its own; what it prints goes to files.
-
-    Args:
-        args: Its arguments.
-        env: Its environment.
-        directory: Where it runs.
-        largest_file: How many blocks of 512 bytes a file may have, as if the disk were full then.
-    """
-    bounded = ["sh", "-c", 'ulimit -f "$0" && exec "$@"', largest_file]
+def start(args: Sequence[object], env: Mapping[str, str], directory: Path) -> Process:
+    """Start the command in a process of its own; what it prints goes to files in `directory`."""
+    variables = {**processes.ENVIRONMENT, "COLUMNS": "100", "NO_COLOR": "1", **env}
     with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
-        return subprocess.Popen(
-            [*bounded, sys.executable, "-W", "error", "-m", "leadpost.cli", *map(str, args)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            cwd=directory,
-            env={**PROCESS, "COLUMNS": "100", "NO_COLOR": "1", **env},
-        )
+        command = ["-m", "leadpost.cli", *args]
+        return processes.start(command, variables, directory, stdout=out, stderr=err)
 
 
 @contextmanager
 def at_a_terminal(
     args: Sequence[str], folder: Path, **environment: str
-) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+) -> Generator[tuple[Process, int]]:
     """Run the command with a terminal for standard input and standard error; yield both."""
     leader, follower = pty.openpty()
     home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leadpost.cli", *args],
-        env=PROCESS | {"TERM": "dumb", "NO_COLOR": "1"} | home | environment,
-        cwd=folder,
-        stdin=follower,
-        stderr=follower,
-        stdout=subprocess.DEVNULL,
-    )
+    variables = processes.ENVIRONMENT | {"TERM": "dumb", "NO_COLOR": "1"} | home | environment
+    command = ["-m", "leadpost.cli", *args]
+    process = processes.start(command, variables, folder, stdin=follower, stderr=follower)
     os.close(follower)
     try:
         yield process, leader

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-import openpyxl
 from typer.testing import CliRunner, Result
 
 from leadpost.bucket import OpenBucket
@@ -50,10 +50,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter=delimiter))
 
 
+def new_workbook() -> Any:
+    """Import openpyxl, and with it numpy: not in every process that only collects the tests."""
+    return import_module("openpyxl").Workbook()
+
+
 def write_xlsx(path: Path, rows: Sequence[Any], hidden: Sequence[int] = ()) -> Path:
-    book = openpyxl.Workbook()
+    book = new_workbook()
     sheet = book.active
-    assert sheet is not None
     for row in rows:
         sheet.append(list(row))
     for number in hidden:

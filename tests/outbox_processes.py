@@ -1,25 +1,14 @@
-"""
-Processes that share a bucket, with or without an outbox, and start so fast that many can be killed.
-
-Run as a script it is the template: it has imported everything, reads jobs from standard input, and
-forks a worker for each.
-"""
+"""Processes that share a bucket, with or without an outbox. Run as a script, this is one."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
+import json
 import sys
-import threading
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from attrs import asdict, field, frozen
+from attrs import asdict, frozen
+from processes import ENVIRONMENT, Process, start
 from support import activity
 
 from leadpost import Account, AsyncActivityPoster, RetryPolicy
@@ -65,80 +54,10 @@ class Job:
         async with self.poster() as poster:
             await poster.post_many(activity(number) for number in range(1, self.posts + 1))
 
-
-@frozen
-class Worker:
-    """A process that does a job."""
-
-    pid: int
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def stop(self) -> None:
-        """Stop it, and wait until the last of its threads has stopped."""
-        self.signal(signal.SIGSTOP)
-        for thread in Path(f"/proc/{self.pid}/task").glob("*/stat"):
-            while thread.read_text().rpartition(")")[2].split()[0] != "T":
-                time.sleep(0.001)
-
-    def is_alive(self) -> bool:
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def join(self) -> None:
-        while self.is_alive():
-            time.sleep(0.005)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.join()
-
-
-@frozen
-class Template:
-    """The process that forks the workers."""
-
-    jobs: IO[str]
-    pids: IO[str]
-    _lock: threading.Lock = field(factory=threading.Lock)
-
-    def start(self, job: Job, how: str = "drain") -> Worker:
-        with self._lock:
-            print(repr((how, asdict(job))), file=self.jobs, flush=True)
-            return Worker(int(self.pids.readline()))
-
-
-@contextmanager
-def template() -> Generator[Template]:
-    """Start it; its workers end with it."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, start_new_session=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Template(process.stdin, process.stdout)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the workers
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            how, job = eval(line)
-            asyncio.run(getattr(Job(**job), how)())
-            os._exit(0)
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
+    def start(self, how: str = "drain") -> Process:
+        """Do the job, `drain` or `post`, in a process of its own."""
+        return start([__file__, how, json.dumps(asdict(self))], ENVIRONMENT, Path.cwd(), stderr=2)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(getattr(Job(**json.loads(sys.argv[2])), sys.argv[1])())

@@ -12,8 +12,9 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import processes
 import pytest
 import sqlalchemy as sa
 from cli_support import LONG, keys_of, put, record, until, url_of, write_csv
@@ -23,6 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support import run
 
 import leadpost
+from leadpost.errors import State
 from leadpost.outbox.database import ddl
 from leadpost.sandbox import Faults, Sandbox
 
@@ -32,6 +34,8 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "leadpost/outbox/README.md#without-an-outbox": ["ok", "500-mx", "cut-after", "429-retry-after"],
 }
 """The faults in the sandbox of an example."""
+LOGS = {"leadpost/README.md#outages"}
+"""Examples that show what is logged."""
 UNTIL_STOPPED = {"work": 130, "sandbox": 0, "outbox": 0}
 """Commands that run until Ctrl-C, and their exit codes then."""
 FOR_A_FRESH_MACHINE = "python3 -m venv "
@@ -61,10 +65,6 @@ def test_each_python_example_runs(
     example: Example, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "test_example.py").write_text(example.code, encoding="utf-8")
-    how = [str(Path(__file__).parent / "visit.py"), "test_example.py", example.place]
-    if "def test_" in example.code:
-        how = ["-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
-        how += ["-pno:hypothesispytest", "-pno:xdist"]  # as importing them takes a second
     variables: dict[str, str] = {}
     if "DATABASE_URL" in example.code:
         variables["DATABASE_URL"] = request.getfixturevalue("postgresql_url")
@@ -72,21 +72,36 @@ def test_each_python_example_runs(
     faults = Faults(script=script, retry_after=30)  # s, longer than any example waits
     with Sandbox(pace=1000, delay=0.02, faults=faults) as sandbox:
         put(url_of(tmp_path / "leadpost.db"), account=sandbox.account())  # creates the tables
-        done = subprocess.run(
-            [sys.executable, "-W", "error", *how],
-            env=os.environ | keys_of(sandbox) | variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=LONG,
-            check=False,
-        )
-        assert done.stderr == ""
+        environment = os.environ | keys_of(sandbox) | variables
+        run_example = run_tests if "def test_" in example.code else visit
+        done = run_example(example, environment, tmp_path)
+        if example.place in LOGS:
+            assert "answers posts again" in done.stderr
+        else:
+            assert done.stderr == ""
         assert done.returncode == 0, done.stdout
         if "Account.from_env" in example.code and "poster" in example.code:
             assert sandbox.report().arrivals > 0
             only_asks = "poster.check(" in example.code
             assert sandbox.report().accepted == 0 if only_asks else sandbox.report().accepted > 0
+
+
+def visit(
+    example: Example, environment: Mapping[str, str], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    program = Path(__file__).parent / "visit.py"
+    return processes.run([program, "test_example.py", example.place], environment, folder)
+
+
+def run_tests(
+    _: Example, environment: Mapping[str, str], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "pytest"]
+    command += ["-o", "asyncio_default_fixture_loop_scope=function"]
+    command += ["-pno:hypothesispytest", "-pno:xdist"]  # as importing them takes a second
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def commands() -> list[str]:
@@ -104,14 +119,14 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
     output = tmp_path / "output"
     with Sandbox(pace=1000) as sandbox, output.open("w") as file:
         put(url_of(tmp_path / "leadpost.db"), 0, account=sandbox.account())
-        process = subprocess.Popen(
-            [sys.executable, "-m", "leadpost.cli", *words],
-            env=os.environ
+        process = processes.start(
+            ["-m", "leadpost.cli", *words],
+            os.environ
             | keys_of(sandbox)
             | {"PYTHONUNBUFFERED": "1", "LEADPOST_OUTBOX": "leadpost.db"},
-            cwd=tmp_path,
+            tmp_path,
             stdout=file,
-            stderr=subprocess.STDOUT,
+            stderr=file,
         )
         try:
             if stopped is not None:
@@ -132,20 +147,20 @@ def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
     rows[6]["ActivityEvent"] = "call"  # line 8
     write_csv(tmp_path / "calls.csv", rows)
     lines: list[str] = []
+    output = tmp_path / "output"
     with Sandbox(pace=1000) as sandbox:
         for line in example.code.splitlines():
             if line.startswith("$ "):
-                done = subprocess.run(
-                    [sys.executable, "-m", "leadpost.cli", *line.split()[2:]],
-                    env=os.environ | keys_of(sandbox) | {"LEADPOST_OUTBOX": "leadpost.db"},
-                    cwd=tmp_path,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    timeout=LONG,
-                    check=False,
-                )
-                lines += [line, *done.stdout.splitlines()]
+                with output.open("w") as file:
+                    process = processes.start(
+                        ["-m", "leadpost.cli", *line.split()[2:]],
+                        os.environ | keys_of(sandbox) | {"LEADPOST_OUTBOX": "leadpost.db"},
+                        tmp_path,
+                        stdout=file,
+                        stderr=file,
+                    )
+                    process.wait(LONG)
+                lines += [line, *output.read_text().splitlines()]
     assert masked(lines) == masked(example.code.splitlines())
 
 
@@ -284,6 +299,15 @@ def test_the_table_of_messages_has_every_warning_and_error_and_no_other() -> Non
         parts = [part for part, _ in shown if part in message]
         found.append((max(parts, key=len, default=f"no row: {message}"), level))
     assert sorted(found) == sorted(shown)
+
+
+def test_the_table_of_outcomes_has_every_state_and_the_errors_of_each() -> None:
+    table = README.split("\n## What every outcome means\n")[1]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|", table, re.MULTILINE)
+    assert sorted(state for state, _ in rows) == sorted(get_args(State))
+    for state, errors in rows:
+        for name in re.findall(r"`([A-Z][a-z]\w+)`", errors):
+            assert getattr(leadpost, name).state == state, name
 
 
 def test_the_table_of_the_limit_is_the_benchmarks() -> None:

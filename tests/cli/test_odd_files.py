@@ -9,9 +9,8 @@ from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pytest
-from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
+from files_support import Desk, cells, lead, new_workbook, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import guessed_format
@@ -251,7 +250,7 @@ def test_a_workbook_as_excel_writes_it(tmp_path: Path) -> None:
 
 
 def test_a_chart_is_no_sheet_of_rows(tmp_path: Path) -> None:
-    book = openpyxl.Workbook()
+    book = new_workbook()
     book.create_chartsheet("Chart", 0)
     book["Sheet"].append(HEAD.split(","))
     book["Sheet"].append([LEAD, 201])

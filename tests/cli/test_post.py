@@ -7,8 +7,6 @@ import os
 import pty
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 from files_support import Desk, cells, keys_of, lead, read_csv, write_csv, write_xlsx
+from processes import start
 
 from leadpost import TokenBucket
 from leadpost.cli.files import entries
@@ -510,21 +509,12 @@ def test_doubtful_rows_are_asked_about_at_a_terminal(  # noqa: PLR0917  a table'
 
 def test_a_run_at_a_terminal_shows_a_bar(desk: Desk, calls: Path) -> None:
     leader, follower = pty.openpty()
-    environment = (
-        os.environ
-        | desk.environment
-        | {
-            "COLUMNS": "60",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leadpost.cli", "post", calls.name, "--timezone", "UTC"],
-        env=environment,
-        cwd=desk.folder,
+    process = start(
+        ["-m", "leadpost.cli", "post", calls.name, "--timezone", "UTC"],
+        os.environ | desk.environment | {"COLUMNS": "60", "TERM": "xterm"},
+        desk.folder,
         stdin=follower,
         stderr=follower,
-        stdout=subprocess.PIPE,
     )
     os.close(follower)
     shown = b""
@@ -537,8 +527,7 @@ def test_a_run_at_a_terminal_shows_a_bar(desk: Desk, calls: Path) -> None:
             break
         shown += part
     os.close(leader)
-    _, _ = process.communicate()
-    assert process.returncode == 0
+    assert process.wait() == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     assert "3 of 3 to 127.0.0.1:" in text
     assert "3 accepted" in text

@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
+import processes
 import pytest
-from cli_support import PROCESS, keys_of, run, start, until, write_rows
+from cli_support import keys_of, run, start, until, write_rows
+from processes import ENVIRONMENT, Process
 from rich.console import Console
 
 import leadpost
@@ -348,19 +350,15 @@ def test_a_command_says_what_to_install_for_it(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_pipe_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     """As in `leadpost outbox schema | head -1`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leadpost.cli", "outbox", "schema", "sqlite"],
-        env=PROCESS,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    process.stderr.close()
+    reading, writing = os.pipe()
+    os.close(reading)
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        command = ["-m", "leadpost.cli", "outbox", "schema", "sqlite"]
+        process = processes.start(command, ENVIRONMENT, tmp_path, stdout=writing, stderr=file)
+    os.close(writing)
     assert process.wait() == 1
+    assert errors.read_text() == ""
 
 
 def test_the_demo_as_it_is(tmp_path: Path) -> None:
@@ -398,7 +396,7 @@ def test_a_status_that_is_refused_is_no_success(capsys: pytest.CaptureFixture[st
     assert shown.err.startswith("error: ApplicationError: HTTP 500")
 
 
-def served(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+def served(directory: Path, *options: str) -> tuple[Process, dict[str, str]]:
     """Start `leadpost sandbox`, and run the lines that it says to paste."""
     process = start(["sandbox", *options], {"PYTHONUNBUFFERED": "1"}, directory)
     out = directory / "stdout"

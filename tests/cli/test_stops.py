@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from cli_support import start, states_in, until
 from files_support import Desk, cells, keys_of, read_csv, write_csv
+from processes import ENVIRONMENT, Process
 
 from leadpost.cli.files import entries
 from leadpost.cli.files.ledger import Batch, Ledger
@@ -41,11 +43,11 @@ def home(folder: Path, sandbox: Sandbox) -> dict[str, str]:
     return keys_of(sandbox) | {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
 
 
-def begun(folder: Path, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+def begun(folder: Path, sandbox: Sandbox) -> Process:
     return start(COMMAND, home(folder, sandbox), folder)
 
 
-def in_flight(folder: Path, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+def in_flight(folder: Path, sandbox: Sandbox) -> Process:
     """Start a run, and wait until ten rows are answered and the rest of the burst is in flight."""
     write_csv(folder / "calls.csv", [cells(n) for n in range(ROWS)])
     process = begun(folder, sandbox)
@@ -99,11 +101,13 @@ def test_a_signal_waits_for_the_calls_in_flight(
 def test_nohup_keeps_a_run_alive(tmp_path: Path) -> None:
     write_csv(tmp_path / "calls.csv", [cells(n) for n in range(3)])
     with Sandbox(delay=1.0) as sandbox:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; processes inherit it
-        try:
-            process = begun(tmp_path, sandbox)
-        finally:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        process = subprocess.Popen(
+            ["nohup", sys.executable, "-m", "leadpost.cli", *COMMAND],
+            env=ENVIRONMENT | home(tmp_path, sandbox),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         until(lambda: sandbox.report().arrivals > 0)
         process.send_signal(signal.SIGHUP)
         assert process.wait() == 0

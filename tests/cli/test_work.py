@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
@@ -30,6 +29,7 @@ from cli_support import (
     until,
     url_of,
 )
+from processes import Process
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support import server_in
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def worker(directory: Path, sandbox: Sandbox, *args: object) -> Generator[subprocess.Popen[bytes]]:
+def worker(directory: Path, sandbox: Sandbox, *args: object) -> Generator[Process]:
     """A worker in a process of its own, on DIRECTORY/leadpost.db."""
     variables = {**keys_of(sandbox), "LEADPOST_OUTBOX": str(directory / "leadpost.db")}
     process = start(["work", *args], variables, directory)

@@ -97,7 +97,14 @@ INVALID: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("place", VALUE_PLACES)
+def is_valid(make: Callable[[Any], Activity], value: object) -> bool:
+    try:
+        make(value)
+    except InvalidActivity:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -109,12 +116,11 @@ INVALID: dict[str, Callable[[], Any]] = {
         ("str_", "x"),
     ],
 )
-def test_a_numpy_number_boolean_or_text_is_sent_like_pythons_own(
-    kind: str, value: object, place: str
-) -> None:
-    make = VALUE_PLACES[place]
-    sent = json.dumps(make(getattr(numpy(), kind)(value)).to_payload())
-    assert sent == json.dumps(make(value).to_payload())
+def test_a_numpy_number_boolean_or_text_is_sent_like_pythons_own(kind: str, value: object) -> None:
+    of_numpy = getattr(numpy(), kind)(value)
+    for place, make in VALUE_PLACES.items():
+        sent = json.dumps(make(of_numpy).to_payload())
+        assert sent == json.dumps(make(value).to_payload()), place
 
 
 def test_a_numpy_text_and_a_numpy_integer_are_attributes() -> None:
@@ -135,18 +141,17 @@ def test_no_other_numpy_value_is_an_event_code(kind: str, arguments: list[Any]) 
         Activity.from_payload(payload(ActivityEvent=getattr(numpy(), kind)(*arguments)))
 
 
-@pytest.mark.parametrize("place", VALUE_PLACES | OTHER_PLACES)
 @pytest.mark.parametrize("name", INVALID)
-def test_a_missing_or_unknown_value_is_invalid_in_every_place(name: str, place: str) -> None:
-    with pytest.raises(InvalidActivity):
-        (VALUE_PLACES | OTHER_PLACES)[place](INVALID[name]())
+def test_a_missing_or_unknown_value_is_invalid_in_every_place(name: str) -> None:
+    value = INVALID[name]()
+    places = VALUE_PLACES | OTHER_PLACES
+    assert [place for place, make in places.items() if is_valid(make, value)] == []
 
 
-@pytest.mark.parametrize("place", KEY_PLACES)
 @pytest.mark.parametrize("name", ["NA", "NaT", "NaN"])
-def test_a_missing_value_is_invalid_as_a_key(name: str, place: str) -> None:
-    with pytest.raises(InvalidActivity):
-        KEY_PLACES[place](INVALID[name]())
+def test_a_missing_value_is_invalid_as_a_key(name: str) -> None:
+    key = INVALID[name]()
+    assert [place for place, make in KEY_PLACES.items() if is_valid(make, key)] == []
 
 
 @pytest.mark.parametrize(

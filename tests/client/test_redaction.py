@@ -64,11 +64,11 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
-@pytest.mark.parametrize("key", [KEY, *KEYS])
-def test_a_key_is_removed_in_every_spelling(key: str, spell: Callable[[str], str]) -> None:
-    redact = redactor([key])
-    assert redact(f"before {spell(key)} after") == "before *** after"
-    assert redact(spell(key) * 2) == "******"
+def test_a_key_is_removed_in_every_spelling(spell: Callable[[str], str]) -> None:
+    for key in (KEY, *KEYS):
+        redact = redactor([key])
+        assert redact(f"before {spell(key)} after") == "before *** after"
+        assert redact(spell(key) * 2) == "******"
 
 
 KEY_TEXTS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=4, max_size=24)

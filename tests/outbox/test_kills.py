@@ -8,14 +8,15 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 
 import pytest
 import sqlalchemy as sa
 from database_support import plain_sqlite
-from outbox_processes import Job, Template, Worker, template
+from outbox_processes import Job
 from outbox_support import ACME, executed
+from processes import Process
 from support import activity, run, server_in
 
 from leadpost.outbox import Entry, EntryState, Outbox
@@ -28,12 +29,6 @@ UNRECORDED = "its call was not recorded: it may have arrived"
 FAULTS = Faults(
     {"429": 0.02, "500": 0.02, "cut-before": 0.01, "cut-after": 0.01, "slow": 0.02}, slow=0.1
 )
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Template]:
-    with template() as started:
-        yield started
 
 
 async def put(url: str, rows: int) -> None:
@@ -74,9 +69,7 @@ def check_nothing_is_lost_or_twice(sandbox: Sandbox, entries: list[Entry]) -> No
 
 
 @pytest.mark.timeout(1200)
-def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(
-    store_url: str, workers: Template
-) -> None:
+def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(store_url: str) -> None:
     chance = Random(4)
     period = 0.1
     hits, lost = 0, set[int]()
@@ -84,11 +77,11 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=0.5)
         run(put(store_url, ROWS))
         for _ in range(KILLS):
-            arrivals = sandbox.report().arrivals + chance.randint(1, 4)
-            worker = workers.start(job)
+            arrivals = len(sandbox.arrival_times) + chance.randint(1, 4)
+            worker = job.start()
             wait_for_arrivals(sandbox, arrivals)
             time.sleep(chance.uniform(0.0, 0.03))  # the answer to the last arrival takes longer
-            assert worker.is_alive(), "the run ended before all kills were done"
+            assert worker.poll() is None, "the run ended before all kills were done"
             worker.kill()
             before, lost = lost, lost | run(in_flight_or_lost(store_url))
             hits += lost > before
@@ -126,23 +119,21 @@ def in_flight(url: str) -> int:
     return run(counts(url))["sending"]
 
 
-def test_a_frozen_worker_sends_no_entry_that_is_no_longer_its_own(
-    store_url: str, workers: Template
-) -> None:
+def test_a_frozen_worker_sends_no_entry_that_is_no_longer_its_own(store_url: str) -> None:
     period, rows = 1.0, 250
     with Sandbox(period=period, delay=(0.02, 0.1)) as sandbox:
         # On a busy machine a request may take a second to arrive.
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=3.0)
         run(put(store_url, rows))
-        frozen, other = workers.start(job), workers.start(job)
+        frozen, other = job.start(), job.start()
         wait_until(lambda: len(sandbox.accepted) >= 30)
         freeze(frozen, store_url)
         posted = len(sandbox.accepted)
         time.sleep(6.0)  # so long that others may use its tokens
         wait_until(lambda: len(sandbox.accepted) >= posted + 50)
-        frozen.signal(signal.SIGCONT)
-        frozen.join()
-        other.join()
+        frozen.send_signal(signal.SIGCONT)
+        frozen.wait()
+        other.wait()
         run(let_time_pass(store_url))
         run(job.drain())
         report = sandbox.report()
@@ -154,22 +145,20 @@ def test_a_frozen_worker_sends_no_entry_that_is_no_longer_its_own(
         assert in_flight(store_url) == 0
 
 
-def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
-    store_url: str, workers: Template
-) -> None:
+def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(store_url: str) -> None:
     period, rows = 1.0, 60
     with Sandbox(period=period, delay=(0.3, 0.5)) as sandbox:
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=30.0)
         run(put(store_url, rows))
-        frozen = workers.start(job)
+        frozen = job.start()
         wait_until(lambda: in_flight(store_url) >= 5)
         freeze(frozen, store_url)
         run(let_time_pass(store_url))
         run(expire(store_url))
         assert run(counts(store_url))["uncertain"] > 0
         time.sleep(1.0)  # meanwhile the answers arrive
-        frozen.signal(signal.SIGCONT)
-        frozen.join()
+        frozen.send_signal(signal.SIGCONT)
+        frozen.wait()
         report = sandbox.report()
         assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         entries = run(all_entries(store_url))
@@ -177,11 +166,11 @@ def test_a_worker_frozen_for_longer_than_its_calls_still_records_them(
         check_nothing_is_lost_or_twice(sandbox, entries)
 
 
-def freeze(worker: Worker, url: str) -> None:
+def freeze(worker: Process, url: str) -> None:
     """Stop a worker, but not in a transaction, as it would keep SQLite locked."""
     worker.stop()
     while is_locked(url):
-        worker.signal(signal.SIGCONT)
+        worker.send_signal(signal.SIGCONT)
         time.sleep(0.01)
         worker.stop()
 
@@ -204,7 +193,7 @@ def is_locked(url: str) -> bool:
     return False
 
 
-def test_a_server_stopped_during_a_run_does_no_harm(workers: Template) -> None:
+def test_a_server_stopped_during_a_run_does_no_harm() -> None:
     period, rows = 0.5, 300
     with (
         tempfile.TemporaryDirectory(prefix="leadpost-") as folder,
@@ -214,14 +203,13 @@ def test_a_server_stopped_during_a_run_does_no_harm(workers: Template) -> None:
         url = f"postgresql://postgres@/postgres?host={folder}"
         job = Job(url=url, host=sandbox.url, period=period, call_timeout=5.0)
         run(put(url, rows))
-        both = [workers.start(job), workers.start(job)]
+        both = [job.start(), job.start()]
         wait_until(lambda: len(sandbox.accepted) >= 100)
         server.stop()
         time.sleep(3.0)
         assert len(sandbox.accepted) < rows
         server.ensure_postgres_running()
-        for worker in both:
-            worker.join()
+        assert [worker.wait() for worker in both] == [0, 0]
         report = sandbox.report()
         assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         run(job.drain())  # settles the calls that were in flight
@@ -230,14 +218,13 @@ def test_a_server_stopped_during_a_run_does_no_harm(workers: Template) -> None:
         check_nothing_is_lost_or_twice(sandbox, entries)
 
 
-def test_eight_workers_share_one_limit(store_url: str, workers: Template) -> None:
+def test_eight_workers_share_one_limit(store_url: str) -> None:
     period, rows = 1.0, 150
     with Sandbox(period=period, delay=(0.02, 0.15)) as sandbox:
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=30.0)
         run(put(store_url, rows))
-        eight = [workers.start(job) for _ in range(8)]
-        for worker in eight:
-            worker.join()
+        eight = [job.start() for _ in range(8)]
+        assert [worker.wait() for worker in eight] == [0] * 8
         report = sandbox.report()
         assert (report.accepted, report.refused, report.duplicates) == (rows, 0, 0)
         assert report.fullest_window <= 25
@@ -245,7 +232,7 @@ def test_eight_workers_share_one_limit(store_url: str, workers: Template) -> Non
 
 
 def wait_for_arrivals(sandbox: Sandbox, number: int) -> None:
-    wait_until(lambda: sandbox.report().arrivals >= number)
+    wait_until(lambda: len(sandbox.arrival_times) >= number)  # a report takes longer
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

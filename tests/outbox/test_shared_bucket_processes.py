@@ -6,22 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from attrs import evolve
-from outbox_processes import Job, Template, template
+from outbox_processes import Job
 
 from leadpost.sandbox import Sandbox
 
 DELAY = (0.02, 0.15)
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Template]:
-    with template() as started:
-        yield started
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
@@ -33,32 +26,30 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 
 def wait_for_arrivals(sandbox: Sandbox, number: int, seconds: float = 60.0) -> bool:
-    begun = sandbox.report().arrivals
-    return wait_until(lambda: sandbox.report().arrivals >= begun + number, seconds)
+    begun = len(sandbox.arrival_times)
+    return wait_until(lambda: len(sandbox.arrival_times) >= begun + number, seconds)
 
 
-def test_eight_processes_keep_one_limit(store_url: str, workers: Template) -> None:
+def test_eight_processes_keep_one_limit(store_url: str) -> None:
     with Sandbox(period=2.0, delay=DELAY) as sandbox:
         job = Job(url=store_url, host=sandbox.url, posts=10, period=2.0, call_timeout=10.0)
-        for worker in [workers.start(job, "post") for _ in range(8)]:
-            worker.join()
+        workers = [job.start("post") for _ in range(8)]
+        assert [worker.wait() for worker in workers] == [0] * 8
         report = sandbox.report()
     assert (report.accepted, report.refused) == (80, 0)
     assert report.fullest_window <= 25
 
 
-def test_tokens_of_killed_processes_return_when_their_calls_must_have_ended(
-    store_url: str, workers: Template
-) -> None:
+def test_tokens_of_killed_processes_return_when_their_calls_must_have_ended(store_url: str) -> None:
     with Sandbox(period=1.0, delay=DELAY) as sandbox:
         job = Job(url=store_url, host=sandbox.url, posts=1000, period=1.0, call_timeout=3.0)
-        killed = [workers.start(job, "post") for _ in range(3)]
-        assert wait_until(lambda: sandbox.report().arrivals >= 30)
+        killed = [job.start("post") for _ in range(3)]
+        assert wait_for_arrivals(sandbox, 30)
         for worker in killed:
             worker.kill()
         before = sandbox.report().arrivals
         successor = evolve(job, posts=50)
-        workers.start(successor, "post").join()  # needs tokens of the killed ones
+        assert successor.start("post").wait() == 0  # needs tokens of the killed ones
         report = sandbox.report()
     assert report.arrivals >= before + 50
     assert report.refused == 0
@@ -66,7 +57,7 @@ def test_tokens_of_killed_processes_return_when_their_calls_must_have_ended(
 
 
 def test_a_frozen_process_sends_nothing_with_a_token_that_is_no_longer_its_own(
-    store_url: str, workers: Template
+    store_url: str,
 ) -> None:
     # Alone, the process has a token reserved at most of these moments.
     offsets = (0.3, 0.6, 0.9)
@@ -83,15 +74,15 @@ def test_a_frozen_process_sends_nothing_with_a_token_that_is_no_longer_its_own(
                 limit=2,
                 call_timeout=2.0,
             )
-            frozen = workers.start(job, "post")
+            frozen = job.start("post")
             assert wait_for_arrivals(sandbox, 4)
             time.sleep(offset)
             frozen.stop()
-            other = workers.start(job, "post")
+            other = job.start("post")
             time.sleep(5.2)  # its call must have ended by then, and both tokens are the other's
             # Unless it was frozen within a transaction, as it keeps SQLite locked then.
             wait_for_arrivals(sandbox, 4, seconds=10.0)
-            frozen.signal(signal.SIGCONT)
+            frozen.send_signal(signal.SIGCONT)
             assert wait_for_arrivals(sandbox, 4)
             frozen.kill()
             other.kill()
