@@ -188,7 +188,7 @@ class _Run:
             )
         report(found, outputs, sender.progress.elapsed)
         for name in plan.batches if plan.doubtful else ():
-            if uncertain := (await ledger.outbox.counts(f"{name}/"))["uncertain"]:
+            if uncertain := (await ledger.outbox.counts(name))["uncertain"]:
                 rows = number_of(uncertain, "uncertain row")
                 command = f"leadpost reconcile{outbox_option(options.url)}"
                 say(self._console, f"{name}, which has the skipped rows, has {rows}: {command}")
