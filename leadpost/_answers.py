@@ -137,18 +137,12 @@ class User:
 
     Attributes:
         sync_host: The account's host of the synchronous API, such as `api-in21.leadsquared.com`.
-        app_host: The host of LeadSquared's web pages, None if the answer has none.
         time_zone: The account's time zone, such as `Asia/Kolkata`, None if the answer has none.
-        role: LeadSquared's term, such as `Administrator`, None if the answer has none.
-        org_id: The account's id, None if the answer has none.
         raw: The whole answer, unchanged: personal data. Not in the repr.
     """
 
     sync_host: str
-    app_host: str | None
     time_zone: str | None
-    role: str | None
-    org_id: str | None
     raw: Mapping[str, Any] = field(repr=False)
 
     @property

@@ -55,7 +55,8 @@ class Finding:
         severity: `error` if LeadSquared rejects such activities, as far as is known; `warning` if
             it might.
         field: LeadSquared's name of the parameter, or the SchemaName.
-        message: What is wrong, and what is expected. It contains no note and no field value.
+        message: What is wrong, in the same words for the same kind, and what is expected. It
+            contains no note and no field value.
     """
 
     kind: Kind
@@ -114,7 +115,8 @@ def findings(
 
 def _note_findings(note: str | None) -> Iterator[Finding]:
     if note is not None and len(note) > LONGEST_NOTE:
-        message = f"has {len(note)} characters; LeadSquared may cut or reject more than 2,000"
+        longest = "LeadSquared may cut or reject more than 2,000"
+        message = f"is too long; it has {len(note)} characters, and {longest}"
         yield Finding("long_note", "warning", "ActivityNote", message)
 
 
@@ -165,16 +167,17 @@ def _value_findings(field: ActivityField, item: object, *, options: bool) -> Ite
         yield Finding("read_only_field", "warning", name, "is read-only in LeadSquared")
     if data_type == "number":
         if isinstance(value, bool) or not _NUMBER.fullmatch(text):
-            yield Finding("not_a_number", "error", name, "wanted a number such as 12.5")
+            yield Finding("not_a_number", "error", name, "is not a number such as 12.5")
     elif data_type in {"date", "datetime"}:
         if not isinstance(value, datetime) and not _is_date(text):
             example = "2024-05-06" if data_type == "date" else "2024-05-06 07:08:09"
-            yield Finding("not_a_date", "error", name, f"wanted a {data_type} such as {example}")
+            yield Finding("not_a_date", "error", name, f"is not a {data_type} such as {example}")
     elif field.is_dropdown:
         if options and not field.allows_others:
             yield from _option_findings(field, text)
     elif field.max_length is not None and len(text) > field.max_length:
-        message = f"has {len(text)} characters; the maximum is {field.max_length}"
+        longest = f"the maximum is {field.max_length}"
+        message = f"is too long; it has {len(text)} characters, and {longest}"
         yield Finding("too_long", "error", name, message)
 
 

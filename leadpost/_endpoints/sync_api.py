@@ -233,15 +233,7 @@ def read_user(response: ApiResponse) -> User:
     sync_host = host_in(get(urls, "api"))
     if sync_host is None:
         unexpected(response, "LSQCommonServiceURLs.api")
-    org_id = get(response.json, "OrgId")
-    return User(
-        sync_host=sync_host,
-        app_host=host_in(get(urls, "app")),
-        time_zone=text(get(response.json, "TimeZone")),
-        role=text(get(response.json, "Role")),
-        org_id=None if org_id is None else str(org_id),
-        raw=mapping(response.json),
-    )
+    return User(sync_host, text(get(response.json, "TimeZone")), raw=mapping(response.json))
 
 
 # The activities of leads.

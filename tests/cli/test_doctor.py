@@ -61,7 +61,7 @@ def test_each_assumption_that_can_be_set_is_one_line(desk: Desk) -> None:
 )
 def test_the_right_hosts_are_named(host: str, sync_host: str, verdict: str) -> None:
     account = Account(host=host, sync_host=sync_host, access_key="a", secret_key="b", api_key="c")
-    user = User("api-in21.leadsquared.com", None, "Asia/Kolkata", None, None, {})
+    user = User("api-in21.leadsquared.com", "Asia/Kolkata", {})
     found = compared(account, user)
     assert found.verdict == verdict
     assert bool(found.exit_code) is (verdict == "failed")

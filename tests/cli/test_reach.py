@@ -457,7 +457,7 @@ def test_in_warn_only_unknown_types_and_fields_are_invalid(desk: Desk) -> None:
     assert (
         'warning: mx_Custom_2: 2 rows, such as line 2 "many" is not a number such as 12.5' in said
     )
-    assert "is too long; has 60 characters; the maximum is 50" in said
+    assert "is too long; it has 60 characters, and the maximum is 50" in said
     rows = [row(3, RelatedProspectId=lead(3), ActivityEvent="208")]
     code, said = desk.post(write_csv(desk.folder / "b.csv", rows))
     assert (code, len(desk.notes())) == (2, 3)

@@ -175,7 +175,7 @@ async def test_messages_suggest_a_similar_name_and_show_no_value(sandbox: Sandbo
     assert [str(finding) for finding in one.findings] == [
         "mx_Custom_1: is not among its 4 options; did you mean 'Connected'?",
         "mx_custom_2: activity type 210 has no such field; did you mean mx_Custom_2?",
-        "mx_Custom_5: has 150 characters; the maximum is 50",
+        "mx_Custom_5: is too long; it has 150 characters, and the maximum is 50",
     ]
 
 

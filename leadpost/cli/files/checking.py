@@ -201,10 +201,8 @@ def _codes_by_name(types: Iterable[ActivityType]) -> dict[str, list[int]]:
 def _fault_of(finding: Finding, activity: Activity, source: Source) -> Fault:
     """Return a finding as a fault: the same words for the same kind."""
     what, _, remedy = finding.message.partition("; ")
-    if finding.kind in {"too_long", "long_note"}:
-        what, remedy = "is too long", finding.message
     value = parts_of_activity(activity.to_payload()).get(finding.field) or ""
     if finding.kind in {"unknown_type", "unknown_field"}:
         value = ""  # it is not what is wrong
     column = source.columns.heading_of(finding.field)
-    return Fault(column, str(value), what.replace("wanted a", "is not a", 1), remedy)
+    return Fault(column, str(value), what, remedy)
