@@ -103,6 +103,8 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if not response.is_closed:  # a mock transport has already read it
                     await _read(cast("httpx.AsyncByteStream", response.stream), body)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
+            if type(error).__module__ == "socksio.exceptions":  # which httpx does not catch
+                raise httpx.ProxyError(f"SOCKS: {error}") from None
             if response is None or not isinstance(error, BROKEN):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a

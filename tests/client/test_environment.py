@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from call_support import leaks_in_httpcore
 from raw_server import ACCEPTED, Behaviour, Connection, RawServer, answer, answers
 from support import KEYS, Vendor, account, activity
 
@@ -206,6 +208,28 @@ async def test_a_proxy_that_does_not_let_a_call_through_costs_no_token(
     assert PASSWORD not in str(error)
 
 
+async def hang_up(connection: Connection) -> None:
+    """As a server does that does not read a handshake to its end."""
+
+
+async def speak_plainly(connection: Connection) -> None:
+    await connection.send(answer(400))
+
+
+@leaks_in_httpcore
+@pytest.mark.parametrize("behaviour", [hang_up, speak_plainly])
+async def test_a_socks_proxy_that_breaks_off_is_no_connection(
+    monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour
+) -> None:
+    pytest.importorskip("socksio")
+    async with RawServer(behaviour) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url.replace("http://", "socks5://"))
+        async with AsyncActivityPoster(account(host=HOST), retry=ONCE) as poster:
+            with pytest.raises(ConnectionFailed):
+                await poster.post(activity())
+    gc.collect()
+
+
 async def test_a_proxy_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     error, _, _ = await failure_through(REFUSALS["asks for a login"], monkeypatch)
     assert str(error) == "ProxyError: 407 Proxy Authentication Required"
@@ -224,14 +248,6 @@ async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # A host that speaks another protocol.
-
-
-async def speak_plainly(connection: Connection) -> None:
-    await connection.send(answer(400))
-
-
-async def hang_up(connection: Connection) -> None:
-    """As a server does that does not read a TLS handshake to its end."""
 
 
 @pytest.mark.parametrize("behaviour", [speak_plainly, hang_up])
