@@ -128,7 +128,7 @@ class Account:
             )
         for name in _PATHS:
             path = getattr(self, name)
-            wanted = f"{name}: found {path[:80]!r}, wanted a path such as /a/b"
+            wanted = f"{name} ({_VARIABLES[name]}): found {path[:80]!r}, wanted a path such as /a/b"
             if not path.startswith("/"):
                 raise ConfigurationError(wanted)
             try:

@@ -92,8 +92,11 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"api_key": "line\r\nbreak"}, r"api_key \(LEADPOST_API_KEY\): contains a space or"),
         ({"secret_key": "clé"}, r"secret_key \(LEADPOST_SECRET_KEY\): contains a space or"),
         ({"keys_in": "cookie"}, "found 'cookie', wanted 'query' or 'headers'"),
-        ({"status_path": "status"}, "status_path: found 'status', wanted a path such as /a/b"),
-        ({"status_path": "/a\nb"}, r"status_path: found '/a\\nb', wanted a path such as /a/b"),
+        (
+            {"status_path": "status"},
+            r"status_path \(LEADPOST_STATUS_PATH\): found 'status', wanted a path such as /a/b",
+        ),
+        ({"status_path": "/a\nb"}, r"found '/a\\nb', wanted a path such as /a/b"),
         ({"createcustom_path": "/" + "a" * 99_999}, "wanted a path such as /a/b"),
     ],
 )

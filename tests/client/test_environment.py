@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from call_support import leaks_in_httpcore
 from raw_server import ACCEPTED, Behaviour, Connection, RawServer, answer, answers
 from support import KEYS, Vendor, account, activity
 
@@ -214,6 +216,7 @@ async def speak_plainly(connection: Connection) -> None:
     await connection.send(answer(400))
 
 
+@leaks_in_httpcore
 @pytest.mark.parametrize("behaviour", [hang_up, speak_plainly])
 async def test_a_socks_proxy_that_breaks_off_is_no_connection(
     monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour
@@ -224,6 +227,7 @@ async def test_a_socks_proxy_that_breaks_off_is_no_connection(
         async with AsyncActivityPoster(account(host=HOST), retry=ONCE) as poster:
             with pytest.raises(ConnectionFailed):
                 await poster.post(activity())
+    gc.collect()
 
 
 async def test_a_proxy_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
