@@ -34,7 +34,7 @@ from support import account, activity, run, server_in, within
 
 from leadpost import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
-from leadpost.outbox.database import Database
+from leadpost.outbox.database import Database, _database
 from leadpost.outbox.database._failures import outbox_error
 from leadpost.outbox.database._sql import execute
 from leadpost.outbox.database._urls import parse_url
@@ -82,12 +82,15 @@ def test_a_damaged_file(sqlite_url: str) -> None:
         run(numbers(sqlite_url))
 
 
-async def test_a_file_that_another_process_keeps_locked(sqlite_url: str) -> None:
+async def test_a_file_that_another_process_keeps_locked(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "LONGEST_WAIT", 1.0)
     await put(sqlite_url)
     database = Database(sqlite_url)
     await database.open()
     with locked_file(sqlite_url), fails("another process keeps it locked", passes=True):
-        await database.write(lambda connection: connection.exec_driver_sql("ROLLBACK"), within=3)
+        await database.write(lambda connection: connection.exec_driver_sql("ROLLBACK"), within=None)
     await database.aclose()
     await put(sqlite_url, 3)
     assert await numbers(sqlite_url) == [1, 3]

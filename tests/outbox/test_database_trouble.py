@@ -137,4 +137,4 @@ async def test_a_disk_that_is_full_for_a_while(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert await work_through(sqlite_url, fill) <= 25
-    assert "cannot be reached: the disk" in caplog.text
+    assert ": the disk" in caplog.text
