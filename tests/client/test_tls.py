@@ -16,7 +16,14 @@ import pytest
 from raw_server import ACCEPTED, answer
 from support import account, activity, within
 
-from leadpost import AsyncActivityPoster, BadRequest, DeliveryUncertain, OpenBucket
+from leadpost import (
+    AsyncActivityPoster,
+    BadRequest,
+    ConnectionFailed,
+    DeliveryUncertain,
+    OpenBucket,
+    RetryPolicy,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 
@@ -79,3 +86,19 @@ async def test_tls_that_breaks_within_the_body_leaves_the_status(certificate: Pa
         (outcome,) = [outcome async for outcome in poster.post_stream([activity(1)])]
     assert isinstance(outcome.error, BadRequest)
     assert outcome.error.status == 400
+
+
+@pytest.mark.parametrize("name", ["host", "sync_host"])
+async def test_a_certificate_of_this_machine_is_verified_too(certificate: Path, name: str) -> None:
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    served.load_cert_chain(certificate, certificate.with_name("key.pem"))
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(200, ACCEPTED))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=served) as server, within(20):
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        once = RetryPolicy(max_attempts=1)
+        async with AsyncActivityPoster(account(**{name: url}), retry=once) as poster:
+            with pytest.raises(ConnectionFailed, match="certificate"):
+                await (poster.metrics() if name == "host" else poster.activity_types())
