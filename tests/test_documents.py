@@ -352,7 +352,6 @@ def figures() -> list[tuple[str, str]]:
     hooks = measured("telemetry")[1]["CPU, ratio to no hooks"]
     table = "benchmarks/README.md"
     return [
-        ("README.md", f"in the middle of 200 posts leave at most {uncertain} of them uncertain"),
         ("leadpost/README.md", f"sent within about {slowest:.0f} s"),
         ("leadpost/outbox/README.md", f"reach {shared:.2f} of the calls that one alone makes"),
         (
