@@ -9,7 +9,7 @@ A strict stand-in for LeadSquared's Async API: a real server on this machine.
 
 from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.faults import Faults
-from leadpost.sandbox.ledger import Accepted, request_id_of
+from leadpost.sandbox.queue import Accepted, request_id_of
 from leadpost.sandbox.sandbox import Report, Sandbox
 
 __all__ = ["Accepted", "Answer", "Faults", "Report", "Sandbox", "request_id_of"]

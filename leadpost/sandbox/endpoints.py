@@ -9,7 +9,7 @@ from attrs import frozen
 from leadpost.sandbox import activity_types, checks
 from leadpost.sandbox.answers import Answer, RejectedError, invalid, missing, unknown_activity
 from leadpost.sandbox.leads import Leads
-from leadpost.sandbox.ledger import Accepted, Ledger, created
+from leadpost.sandbox.queue import Accepted, Queue, created
 
 _CUSTOM = "/activity/createcustom"
 
@@ -64,10 +64,10 @@ class Endpoint:
 
 class Endpoints:
     """
-    LeadSquared's paths, which read and write the ledger and the leads.
+    LeadSquared's paths, which read and write the queue and the leads.
 
     Args:
-        ledger: The accepted activities and their queue.
+        queue: The queue with the accepted activities.
         leads: The account's leads.
         status_path: Path of the Status API, not documented.
         metrics_path: Path of the Metrics API, not documented.
@@ -76,14 +76,14 @@ class Endpoints:
 
     def __init__(
         self,
-        ledger: Ledger,
+        queue: Queue,
         leads: Leads,
         status_path: str,
         metrics_path: str,
         *,
         keys_for_status: bool,
     ) -> None:
-        self._ledger = ledger
+        self._queue = queue
         self._leads = leads
         activities, of_leads = "/v2/ProspectActivity.svc", "/v2/LeadManagement.svc"
         posts = {"/activity/create": self._submit, _CUSTOM: self._submit_custom}
@@ -123,37 +123,37 @@ class Endpoints:
     def _submit(self, call: Call) -> dict[str, Any]:
         activity = call.content()
         checks.check_activity(activity)
-        return _accepted(self._ledger.enqueue(activity, call.time))
+        return _accepted(self._queue.enqueue(activity, call.time))
 
     def _submit_custom(self, call: Call) -> dict[str, Any]:
         content = call.content()
         attributes, search_by = checks.read_lead_and_activity(content)
         lead = self._leads.find_or_create(attributes, search_by)
-        return _accepted(self._ledger.enqueue(content, call.time, lead))
+        return _accepted(self._queue.enqueue(content, call.time, lead))
 
     def _status(self, call: Call) -> dict[str, Any]:
         is_custom = call.path.startswith(_CUSTOM)
         try:
-            return self._ledger.status(call.parameter("RequestID"), call.time, custom=is_custom)
+            return self._queue.status(call.parameter("RequestID"), call.time, custom=is_custom)
         except KeyError:
             raise RejectedError(invalid("RequestID is unknown")) from None
 
     def _metrics(self, call: Call) -> dict[str, Any]:
-        return self._ledger.metrics(call.time)
+        return self._queue.metrics(call.time)
 
     def _create(self, call: Call) -> dict[str, Any]:
         activity = call.content()
         checks.check_activity(activity)
         if activity["ActivityEvent"] not in activity_types.NAMES:
             raise RejectedError(unknown_activity())
-        return created(self._ledger.accept(activity, call.time))
+        return created(self._queue.accept(activity, call.time))
 
     def _retrieve(self, call: Call) -> dict[str, Any]:
         query = checks.read_question(call.parameter("leadId"), call.content())
-        return self._ledger.lead_activities(query, call.time)
+        return self._queue.lead_activities(query, call.time)
 
     def _retrieve_by_event(self, call: Call) -> dict[str, Any]:
-        return self._ledger.activities_between(checks.read_span(call.content()), call.time)
+        return self._queue.activities_between(checks.read_span(call.content()), call.time)
 
     def _leads_by_email(self, call: Call) -> list[dict[str, Any]]:
         return self._leads.find("EmailAddress", call.parameter("emailaddress"))

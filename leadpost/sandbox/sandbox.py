@@ -14,10 +14,10 @@ import leadpost
 from leadpost.sandbox.answers import Answer
 from leadpost.sandbox.endpoints import Endpoints
 from leadpost.sandbox.faults import Faults
+from leadpost.sandbox.gateway import Gateway
 from leadpost.sandbox.leads import Leads
-from leadpost.sandbox.ledger import FINAL_STATUSES, Accepted, Ledger
+from leadpost.sandbox.queue import FINAL_STATUSES, Accepted, Queue
 from leadpost.sandbox.server import Server
-from leadpost.sandbox.vendor import Vendor
 from leadpost.sandbox.windows import WINDOWS, fullest_window
 
 Span = float | tuple[float, float]
@@ -136,16 +136,16 @@ class Sandbox:
         draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311  as above
         self._delay = _drawn("delay", delay, draw_times)
         self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
-        self._ledger = Ledger(pace, ends)
+        self._queue = Queue(pace, ends)
         self._leads = Leads()
-        self._vendor = Vendor(
+        self._gateway = Gateway(
             keys={"accessKey": access_key, "secretKey": secret_key, "x-api-key": api_key},
             limit=_DOCUMENTED_LIMIT if limit is None else limit,
             period=period,
             window=None if limit is None else WINDOWS[window](limit, period),
             faults=faults or Faults(),
             endpoints=Endpoints(
-                self._ledger,
+                self._queue,
                 self._leads,
                 status_path,
                 metrics_path,
@@ -161,7 +161,7 @@ class Sandbox:
         return f"<Sandbox {where}, {len(self.accepted)} accepted>"
 
     def __enter__(self) -> Self:
-        self._server = Server(self._port, self._vendor, self._delay, self._idle_timeout)
+        self._server = Server(self._port, self._gateway, self._delay, self._idle_timeout)
         return self
 
     def __exit__(
@@ -191,7 +191,7 @@ class Sandbox:
     @property
     def accepted(self) -> list[Accepted]:
         """The accepted activities, in order of arrival."""
-        return self._ledger.accepted.copy()
+        return self._queue.accepted.copy()
 
     def posted(self, lead: str | UUID | None = None) -> list[dict[str, Any]]:
         """
@@ -213,19 +213,19 @@ class Sandbox:
         Returns:
             Its id: the `ProspectID` among the attributes, or else a new one.
         """
-        with self._vendor.lock:
+        with self._gateway.lock:
             return self._leads.add(attributes)
 
     @property
     def leads(self) -> list[dict[str, Any]]:
         """The account's leads, SchemaName to value: added ones, and those that posts created."""
-        with self._vendor.lock:
+        with self._gateway.lock:
             return [lead.copy() for lead in self._leads.all]
 
     @property
     def arrival_times(self) -> list[float]:
         """When each call arrived, including refused ones, in seconds of `time.monotonic`."""
-        return self._vendor.arrivals.copy()
+        return self._gateway.arrivals.copy()
 
     def account(self) -> "leadpost.Account":
         """
@@ -255,23 +255,23 @@ class Sandbox:
         Raises:
             ValueError: a name is unknown.
         """
-        self._vendor.next_fates.extend(Faults(script=faults).script)
+        self._gateway.next_fates.extend(Faults(script=faults).script)
 
     def report(self) -> Report:
         """Return the counts so far."""
-        vendor = self._vendor
-        with vendor.lock:
+        gateway = self._gateway
+        with gateway.lock:
             return Report(
-                arrivals=len(vendor.arrivals),
-                refused=vendor.refused,
-                fullest_window=fullest_window(vendor.arrivals, self._period),
-                faults=dict(vendor.struck),
-                accepted=len(self._ledger.accepted),
-                duplicates=self._ledger.duplicates,
-                pending=self._ledger.pending(time.monotonic()),
+                arrivals=len(gateway.arrivals),
+                refused=gateway.refused,
+                fullest_window=fullest_window(gateway.arrivals, self._period),
+                faults=dict(gateway.struck),
+                accepted=len(self._queue.accepted),
+                duplicates=self._queue.duplicates,
+                pending=self._queue.pending(time.monotonic()),
                 leads_created=self._leads.created,
                 leads_updated=self._leads.updated,
-                connections=vendor.connections,
+                connections=gateway.connections,
             )
 
     def wait(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from leadpost.sandbox.endpoints import Call
-from leadpost.sandbox.vendor import Vendor
+from leadpost.sandbox.gateway import Gateway
 
 
 class Server(ThreadingTCPServer):
@@ -27,7 +27,7 @@ class Server(ThreadingTCPServer):
 
     Args:
         port: Port on 127.0.0.1; 0 for a free one.
-        vendor: Decides how each call ends.
+        gateway: Decides how each call ends.
         delay: Draws the seconds of one direction.
         idle_timeout: Draws the seconds after which an idle connection is closed.
 
@@ -41,12 +41,12 @@ class Server(ThreadingTCPServer):
     def __init__(
         self,
         port: int,
-        vendor: Vendor,
+        gateway: Gateway,
         delay: Callable[[], float],
         idle_timeout: Callable[[], float],
     ) -> None:
         super().__init__(("127.0.0.1", port), _Connection)
-        self.vendor = vendor
+        self.gateway = gateway
         self.delay = delay
         self.idle_timeout = idle_timeout
         self.connections = set[socket.socket]()
@@ -86,8 +86,8 @@ class _Connection(BaseHTTPRequestHandler):
         super().setup()
         self.connection.settimeout(self.server.idle_timeout())
         self.server.connections.add(self.connection)
-        with self.server.vendor.lock:
-            self.server.vendor.connections += 1
+        with self.server.gateway.lock:
+            self.server.gateway.connections += 1
 
     def handle(self) -> None:
         if not self.server.stopped.is_set():  # else `stop` may not have seen this connection
@@ -98,7 +98,7 @@ class _Connection(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
-        server, vendor = self.server, self.server.vendor
+        server, gateway = self.server, self.server.gateway
         length = int(self.headers.get("content-length", 0))
         body = self.rfile.read(length)
         self.close_connection = True
@@ -106,9 +106,9 @@ class _Connection(BaseHTTPRequestHandler):
             return
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
-        with vendor.lock:
+        with gateway.lock:
             call = Call(self.command, url.path, query, self.headers, body, time.monotonic())
-            answer, wait = vendor.arrive(call)
+            answer, wait = gateway.arrive(call)
         if server.stopped.wait(wait + server.delay()) or answer is None:
             return
         self.close_connection = self.headers.get("connection", "").lower() == "close"

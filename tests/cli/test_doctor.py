@@ -93,7 +93,7 @@ def test_keys_that_are_taken_in_the_other_way(
     def key(call: Call, name: str) -> str | None:
         return call.query.get(name) if other == "query" else call.headers.get(f"x-lsq-{name}")
 
-    monkeypatch.setattr("leadpost.sandbox.vendor._key", key)
+    monkeypatch.setattr("leadpost.sandbox.gateway._key", key)
     code, found = doctor(desk, LEADPOST_KEYS_IN=used)
     assert code == 3
     assert found["keys"]["remedy"] == f"set LEADPOST_KEYS_IN={other}"

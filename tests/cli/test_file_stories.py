@@ -469,7 +469,7 @@ def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
     def key(_: object, name: str) -> str:
         return taken[name]
 
-    monkeypatch.setattr("leadpost.sandbox.vendor._key", key)
+    monkeypatch.setattr("leadpost.sandbox.gateway._key", key)
     desk.environment |= keys_of(desk.sandbox)
     code, said = desk.post(calls)
     assert code == 2

@@ -44,9 +44,9 @@ from leadpost.outbox._matching import candidates, is_rival
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import Doubt, Verdict
 from leadpost.outbox.database._sql import Transaction
-from leadpost.sandbox import Faults, Sandbox, ledger
+from leadpost.sandbox import Faults, Sandbox, queue
 from leadpost.sandbox.answers import RejectedError, unknown_activity
-from leadpost.sandbox.ledger import Ledger
+from leadpost.sandbox.queue import Queue
 
 NOW = timedelta(0)
 OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
@@ -476,7 +476,7 @@ async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_
         def refuse(*_: object) -> None:
             raise RejectedError(unknown_activity())
 
-        monkeypatch.setattr(Ledger, "activities_between", refuse)
+        monkeypatch.setattr(Queue, "activities_between", refuse)
     async with Outbox(sqlite_url, ACME) as outbox:
         await outbox.put_many(posts)
         day_ago = time.time() - 13 * 3600
@@ -508,12 +508,12 @@ async def test_a_backdated_activity_that_arrived_is_not_posted_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LeadSquared's own description of a lead's activities has no ModifiedOn."""
-    original = ledger._lead_activity
+    original = queue._lead_activity
 
     def without_modified_on(*args: Any) -> dict[str, Any]:
         return {k: v for k, v in original(*args).items() if k != "ModifiedOn"}
 
-    monkeypatch.setattr(ledger, "_lead_activity", without_modified_on)
+    monkeypatch.setattr(queue, "_lead_activity", without_modified_on)
     last_year = Activity(LEAD, 201, "Called", datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC))
     with Sandbox(limit=None, pace=1000, faults=Faults(script=["cut-after"])) as sandbox:
         await outbox.put(last_year)

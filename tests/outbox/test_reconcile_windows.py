@@ -34,7 +34,7 @@ from leadpost.outbox.database._settling import Doubt
 from leadpost.sandbox import Sandbox
 from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized
 from leadpost.sandbox.checks import Span
-from leadpost.sandbox.ledger import Ledger
+from leadpost.sandbox.queue import Queue
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
 LONG_AGO = SETTLE + timedelta(hours=1)
@@ -83,7 +83,7 @@ async def test_leads_are_read_one_by_one_where_windows_cannot_be_read(
     def refuse(*_: object) -> None:
         raise RejectedError(answer)
 
-    monkeypatch.setattr(Ledger, "activities_between", refuse)
+    monkeypatch.setattr(Queue, "activities_between", refuse)
     posts = [on_lead(number) for number in range(1, 6)]
     await outbox.put_many(posts)
     await doubt_all(outbox)
@@ -101,7 +101,7 @@ async def test_a_lead_is_asked_before_what_its_window_lacks_is_sent_again(
     def nothing(*_: object) -> dict[str, Any]:
         return {"RecordCount": 0, "List": []}
 
-    monkeypatch.setattr(Ledger, "activities_between", nothing)
+    monkeypatch.setattr(Queue, "activities_between", nothing)
     posts = [on_lead(number) for number in range(1, 6)]
     await outbox.put_many(posts)
     await doubt_all(outbox)
@@ -116,7 +116,7 @@ async def test_a_lead_is_asked_before_what_its_window_lacks_is_sent_again(
 async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    between = Ledger.activities_between
+    between = Queue.activities_between
 
     def with_less(*args: Any) -> dict[str, Any]:
         found = between(*args)
@@ -124,7 +124,7 @@ async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
             del row[missing]
         return found
 
-    monkeypatch.setattr(Ledger, "activities_between", with_less)
+    monkeypatch.setattr(Queue, "activities_between", with_less)
     posts = [on_lead(number) for number in range(1, 5)]
     await outbox.put_many(posts)
     await doubt_all(outbox, timedelta(seconds=1))
@@ -162,13 +162,13 @@ async def test_one_activity_in_a_window_is_never_matched_twice(outbox: Outbox) -
 async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    between, spans = Ledger.activities_between, list[timedelta]()
+    between, spans = Queue.activities_between, list[timedelta]()
 
-    def noting(ledger: Ledger, span: Span, now: float) -> dict[str, Any]:
+    def noting(queue: Queue, span: Span, now: float) -> dict[str, Any]:
         spans.append(span.end - span.start)
-        return between(ledger, span, now)
+        return between(queue, span, now)
 
-    monkeypatch.setattr(Ledger, "activities_between", noting)
+    monkeypatch.setattr(Queue, "activities_between", noting)
     posts = [on_lead(number) for number in range(1, 31)]
     await outbox.put_many(posts)
     await doubt_all(outbox)

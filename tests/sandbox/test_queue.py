@@ -12,7 +12,7 @@ import pytest
 from sandbox_support import METRICS, STATUS, SUBMIT, connect
 
 from leadpost.sandbox import Sandbox, request_id_of
-from leadpost.sandbox.ledger import Ledger
+from leadpost.sandbox.queue import Queue
 
 TYPES = "/v2/ProspectActivity.svc/ActivityTypes.Get"
 TYPE = "/v2/ProspectActivity.svc/CustomActivity/GetActivitySetting"
@@ -122,16 +122,16 @@ async def test_the_metrics_count_pending_requests() -> None:
 
 
 def test_the_metrics_change_over_time() -> None:
-    ledger = Ledger(pace=0.1, ends={})
+    queue = Queue(pace=0.1, ends={})
     for number in range(6):
         body = activity(note=str(number))
-        ledger.enqueue(body, now=100.0 + number)
-    assert ledger.metrics(125.0) == {
+        queue.enqueue(body, now=100.0 + number)
+    assert queue.metrics(125.0) == {
         "PendingMessages": 4,
         "MaxDelayInSeconds": 23,  # the third, which came at 102
         "ProcessingRatePerMinute": 0.2,
     }
-    assert ledger.metrics(715.0) == {
+    assert queue.metrics(715.0) == {
         "PendingMessages": 0,
         "MaxDelayInSeconds": 0,
         "ProcessingRatePerMinute": 0.5,  # the first was done at 110, over ten minutes ago
@@ -139,11 +139,11 @@ def test_the_metrics_change_over_time() -> None:
 
 
 def test_an_empty_queue_continues_with_the_next_arrival() -> None:
-    ledger = Ledger(pace=1.0, ends={})
+    queue = Queue(pace=1.0, ends={})
     body = activity()
-    ledger.enqueue(body, now=0.0)
-    ledger.enqueue(body, now=100.0)
-    assert [ledger.pending(now) for now in (100.9, 101.0)] == [1, 0]
+    queue.enqueue(body, now=0.0)
+    queue.enqueue(body, now=100.0)
+    assert [queue.pending(now) for now in (100.9, 101.0)] == [1, 0]
 
 
 @pytest.mark.parametrize(

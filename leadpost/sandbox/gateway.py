@@ -18,7 +18,7 @@ from leadpost.sandbox.faults import AFTER, OK, Faults, answers_of_faults
 from leadpost.sandbox.windows import Window
 
 
-class Vendor:
+class Gateway:
     """
     The account's gateway: it counts calls, refuses some, and makes some fail.
 

@@ -72,7 +72,7 @@ class Accepted:
         return payload
 
 
-class Ledger:
+class Queue:
     """
     The accepted activities, in order, and the async queue.
 
