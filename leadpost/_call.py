@@ -187,7 +187,8 @@ class Sender:
         error: BaseException | None = None
         try:
             if self._is_closed or self._plain_client.is_closed:
-                raise RuntimeError("the client of this poster is closed")  # noqa: TRY301  so that `Ended` is emitted
+                what = "this poster" if self._is_closed else "the client of this poster"
+                raise RuntimeError(f"{what} is closed")  # noqa: TRY301  so that `Ended` is emitted
             self._enter_loop()
             if not terms.is_one_of_many:
                 attempts.start_time()
@@ -401,13 +402,12 @@ class Sender:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if isinstance(error, LeadpostError):
             error = attempts.verdict(error)
-        self._emit(attempts.ended(error))
-        attempt = attempts.attempt
-        if attempt.result is not None:
-            what = f"accepted, RequestID {attempts.request_id}" if attempts.request_id else "done"
-        else:
-            what = type(error).__name__
-            what += f", HTTP {attempt.status}" if attempt.status else ""
+        end = attempts.ended(error)
+        self._emit(end)
+        what = end.state + (f", RequestID {end.request_id}" if end.request_id else "")
+        if end.state != "accepted":
+            status = f", HTTP {end.status}" if end.status else ""
+            what += f" ({type(error).__name__}{status})"
         # A query that nobody waits for has changed nothing, so it is no news.
         level = logging.WARNING if attempts.operation.is_post else logging.DEBUG
         name = attempts.operation.name

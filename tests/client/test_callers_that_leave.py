@@ -248,7 +248,7 @@ async def test_a_query_whose_caller_left_finishes_too(
     (end,) = ended(events)
     assert (end.operation.name, end.state) == ("metrics", "accepted")
     (said,) = (r for r in caplog.records if "its caller had left" in r.message)
-    assert said.message == "metrics: its caller had left before it ended: done"
+    assert said.message == "metrics: its caller had left before it ended: accepted"
     assert said.levelno == logging.DEBUG
 
 

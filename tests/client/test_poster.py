@@ -268,7 +268,7 @@ def test_a_poster_works_in_the_next_event_loop() -> None:
             posted = run(poster.post(activity(201, activity_note=f"note {number}")))
             assert posted == sandbox.accepted[-1].request_id
         run(poster.aclose())
-        with pytest.raises(RuntimeError, match="the client of this poster is closed"):
+        with pytest.raises(RuntimeError, match="this poster is closed"):
             run(poster.post(activity()))
     assert sandbox.report().accepted == 4
     gc.collect()
