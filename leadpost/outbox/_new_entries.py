@@ -55,7 +55,13 @@ def put_sync(
 
 def new_entry(activity: Item, key: object, priority: int) -> New:
     """Return an entry to put, once it is checked."""
-    return New(json_of(activity), _checked(key), priority)
+    return _new(json_of(activity), key, priority)
+
+
+def _new(text: str, key: object, priority: object) -> New:
+    if not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise ValueError("priority: wanted an integer of 32 bits")
+    return New(text, _checked(key), priority)
 
 
 def id_of(account: Account | str) -> str:
@@ -73,11 +79,11 @@ async def drawn(activities: Source, keys: Iterable[str] | None, priority: int) -
     else:
         texts = [json_of(activity) for activity in activities]
     if keys is None:
-        return [New(text, None, priority) for text in texts]
+        return [_new(text, None, priority) for text in texts]
     names = list(islice(keys, len(texts) + 1))
     if len(names) != len(texts):
         raise ValueError(f"keys: wanted {len(texts)}, one for each activity")
-    return [New(text, _checked(key), priority) for text, key in zip(texts, names, strict=True)]
+    return [_new(text, key, priority) for text, key in zip(texts, names, strict=True)]
 
 
 def _checked(key: object) -> str | None:
@@ -85,6 +91,8 @@ def _checked(key: object) -> str | None:
         return None
     if not isinstance(key, str):
         raise TypeError(f"key: found {type(key).__name__}, wanted text")
+    if not key:  # a name that is missing: all such entries would be the same
+        raise ValueError("key: found empty text, wanted a name or None")
     if re.search("[\0\ud800-\udfff]", key):
         raise ValueError(
             "key: contains a character that no database stores (NUL or a lone surrogate)"

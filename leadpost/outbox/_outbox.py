@@ -140,7 +140,8 @@ class Outbox:
         Raises:
             InvalidActivity: it is invalid.
             KeyConflict: the entry of this key has another activity.
-            ValueError: the key contains a character that no database stores.
+            ValueError: the key is empty or contains a character that no database stores, or the
+                priority is not an integer of 32 bits.
         """
         new = new_entry(activity, key, priority)
         return await self._put(_putting.put_one, new, connection)
@@ -172,8 +173,7 @@ class Outbox:
         Raises:
             InvalidActivity: one is invalid.
             KeyConflict: the entry of one of the keys has another activity.
-            ValueError: the number of keys is not that of the activities, or a key contains a
-                character that no database stores.
+            ValueError: the number of keys is not that of the activities, or as for `put`.
         """
         news = await drawn(activities, keys, priority)
         # A savepoint only within the caller's transaction: SQLite loses it when the disk is full.

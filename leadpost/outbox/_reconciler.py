@@ -102,7 +102,7 @@ class Reconciler:
             except _UnreadableError as error:
                 verdict = Verdict("uncertain", str(error))
             if await self._store.write(_settling.settle, doubt, "uncertain", verdict):
-                _log.info("entry %d: %s", doubt.id, verdict.state)
+                _log.info("outbox: entry %d: %s", doubt.id, verdict.state)
                 tally[verdict.state] += 1
             on_progress(done, len(doubts))
         return tally

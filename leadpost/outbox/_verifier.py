@@ -118,7 +118,9 @@ class Verifier:
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:
-            _log.warning("entry %d: its status cannot be read: %s", check.id, described(error))
+            _log.warning(
+                "outbox: entry %d: its status cannot be read: %s", check.id, described(error)
+            )
             return None
         if not status.final:
             return None

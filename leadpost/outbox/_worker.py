@@ -155,7 +155,8 @@ class Worker:
         self, *, verifies: bool, reconcile_every: timedelta | None, keep: timedelta | None
     ) -> NoReturn:
         """Post, verify, reconcile and prune until cancelled; see `Outbox.run`."""
-        _log.info("outbox: a worker for %s begins", self._poster.account.id)
+        name, account = self._store.database.name, self._poster.account.id
+        _log.info("outbox: a worker for %s begins, on %s", account, name)
         await self._report_others()
         await self._maintain()
         beside = list[Coroutine[Any, Any, None]]()
@@ -202,7 +203,7 @@ class Worker:
         for task in {*posting} - self._in_flight:
             task.cancel()
         if self._in_flight:
-            what = "outbox: the worker stops: it waits for %d calls in flight"
+            what = "outbox: the worker stops, calls in flight: %d"
             _log.info(what, len(self._in_flight))
         try:
             await asyncio.wait(posting, timeout=GRACE)

@@ -249,6 +249,21 @@ async def test_a_key_that_no_database_stores_raises(outbox: Outbox, key: str) ->
     assert await keys(outbox) == []
 
 
+async def test_an_empty_key_raises(outbox: Outbox) -> None:
+    with pytest.raises(ValueError, match="key: found empty text, wanted a name or None"):
+        await outbox.put(activity(1), key="")
+    assert await keys(outbox) == []
+
+
+@pytest.mark.parametrize("priority", ["1", 1.5, None, 2**31])
+async def test_a_priority_that_is_no_integer_raises(outbox: Outbox, priority: Any) -> None:
+    with pytest.raises(ValueError, match="priority: wanted an integer of 32 bits"):
+        await outbox.put(activity(1), priority=priority)
+    with pytest.raises(ValueError, match="priority: wanted an integer of 32 bits"):
+        await outbox.put_many([activity(1)], priority=priority)
+    assert await keys(outbox) == []
+
+
 async def test_a_key_that_is_no_text_raises(outbox: Outbox) -> None:
     number: Any = 8812
     with pytest.raises(TypeError, match="key: found int, wanted text"):
