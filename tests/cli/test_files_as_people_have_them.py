@@ -14,8 +14,8 @@ from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.opening import opened
+from leadpost.cli.files.plan import Row
 from leadpost.cli.files.reading import Reading, pairs_of, zone_of
-from leadpost.cli.files.rows import Row
 
 INDIA = Reading(timezone="asia/kolkata")
 LEAD = lead(0)

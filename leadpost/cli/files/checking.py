@@ -32,9 +32,9 @@ from leadpost.cli.files.leads import (
     parts_of_activity,
 )
 from leadpost.cli.files.ledger import PART, parts_of
-from leadpost.cli.files.plan import FaultGroups, Planned, Rows, count_faults
+from leadpost.cli.files.plan import OPEN, FaultGroups, Row, Rows, count_faults
 from leadpost.cli.files.reading import Fault, zone_of
-from leadpost.cli.files.rows import Row, Source
+from leadpost.cli.files.rows import Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -102,8 +102,8 @@ class Checks:
             return
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
-            async for _, read in _open(rows):
-                details = details_of(read.payload or {})
+            async for row in _open(rows):
+                details = details_of(row.payload or {})
                 if (name := details.get("SearchBy")) in FINDS:
                     leads.setdefault(key_of(name, details[name]), details[name])
         self.to_find = len(leads)
@@ -114,8 +114,8 @@ class Checks:
         if self.mode != "off":
             await self._check(self.poster, source, rows)
         elif source.columns.are_of_leads:
-            async for row, read in _open(rows):
-                self._settled(source, row, read)
+            async for row in _open(rows):
+                self._settled(source, rows, row)
 
     async def _find(self, poster: AsyncActivityPoster, leads: Mapping[Key, str]) -> None:
         found = self.leads.found
@@ -138,32 +138,35 @@ class Checks:
                 for part in parts_of([*leads.items()], LIMIT):
                     await asyncio.gather(*starmap(find, part))
 
-    def _settled(self, source: Source, row: Planned, read: Row) -> Activity | None:
+    def _settled(self, source: Source, rows: Rows, row: Row) -> Activity | None:
         """Return what a row sends; refuse it if that is nothing, for want of a lead."""
-        activity = Activity.from_payload(read.payload or {})
+        activity = Activity.from_payload(row.payload or {})
         if not isinstance(lead := activity.lead, Lead):
             return activity
         try:
             activity = self.leads.settled(activity)
         except Invalid as error:
-            row.refuse([Fault(source.columns.heading_of(COLUMN + lead.schema_name), *error.args)])
+            heading = source.columns.heading_of(COLUMN + lead.schema_name)
+            row.faults = (Fault(heading, *error.args),)
+            rows.write([row])
             return None
         payload = activity.to_payload()
         self.updates += details_of(payload).get("SearchBy") == "ProspectID"
         row.present = activity_digest(payload)
+        rows.write([row])
         return activity
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
-        drawn = deque[tuple[Planned, Row]]()
+        drawn = deque[Row]()
 
         async def activities() -> AsyncGenerator[Activity]:
-            async for row, read in _open(rows):
-                if activity := self._settled(source, row, read):
-                    drawn.append((row, read))
+            async for row in _open(rows):
+                if activity := self._settled(source, rows, row):
+                    drawn.append(row)
                     yield activity
 
         async for checked in poster.check(activities(), options=self.mode == "strict"):
-            row, read = drawn.popleft()
+            row = drawn.popleft()
             activity = cast("Activity", checked.activity)
             self.codes.add(activity.activity_event)
             faults: list[Fault] = []
@@ -174,15 +177,16 @@ class Checks:
                 elif self.mode == "strict" or finding.kind in _ALWAYS:
                     faults.append(fault)
                 else:
-                    count_faults(self.warnings, [fault], read.place)
+                    count_faults(self.warnings, [fault], row.place)
             if faults:
-                row.refuse(faults)
+                row.faults = tuple(faults)
+                rows.write([row])
 
 
-async def _open(rows: Rows) -> AsyncGenerator[tuple[Planned, Row]]:
+async def _open(rows: Rows) -> AsyncGenerator[Row]:
     """Yield the rows that may be sent."""
-    for number, found in enumerate(rows.read(lambda row: row.is_open)):
-        yield found
+    for number, row in enumerate(rows.read(OPEN)):
+        yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard
 
