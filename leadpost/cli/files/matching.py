@@ -99,9 +99,7 @@ _STEPS = (
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
-    INSERT INTO gone SELECT id, lead,
-        posts, lead LIKE '?%' OR length(origin) = 32
-    FROM earlier
+    INSERT INTO gone SELECT id, lead, posts, lead LIKE '?%' OR length(origin) = 32 FROM earlier
     WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
