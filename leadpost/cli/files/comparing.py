@@ -176,8 +176,8 @@ async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> Non
         matching.know(await ledger.of_digests(part))
         await asyncio.sleep(0)  # a signal is heard between two parts
     for batch in matching.other_batches:
-        async for part in ledger.of_batch(batch):
-            matching.know(part)
+        async for known in ledger.of_batch(batch):
+            matching.know(known)
 
 
 def _refuse_changed(found: Comparison, batch: Batch) -> None:
