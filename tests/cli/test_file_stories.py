@@ -338,6 +338,16 @@ def test_13_a_row_that_the_queue_failed_is_in_the_rejects_and_sent_again_only_fr
     assert desk.states(calls) == ["succeeded", "accepted"]
 
 
+def test_13_a_row_that_the_queue_failed_is_sent_again_by_hand(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0), cells(1, ActivityEvent="999")])  # no such type
+    assert desk.post(calls)[0] == 0
+    assert desk.run("verify", calls).exit_code == 1
+    done = desk.run("outbox", "retry", calls, "--state", "failed")
+    assert done.stdout == "1 pending again\n"
+    assert desk.post(calls)[0] == 0
+    assert desk.notes() == notes(0, 1, 1)
+
+
 def test_14_one_of_three_identical_rows_is_removed(desk: Desk, calls: Path) -> None:
     posted(desk, calls, 0, 0, 0)
     assert desk.notes() == notes(0, 0, 0)
@@ -718,7 +728,7 @@ def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
     write_csv(calls, rows(0, 1))
     desk.sandbox.fail(*["keys-refused"] * 50)
     assert desk.post(calls)[0] == 3
-    desk.sandbox._vendor.next_fates.clear()
+    desk.sandbox._gateway.next_fates.clear()
     with closing(sqlite3.connect(desk.outbox)) as database, database:
         database.execute("UPDATE leadpost_entries SET error_type = 'DeliveryUncertain'")
     write_csv(calls, rows(1, 2))

@@ -15,6 +15,7 @@ from leadpost.cli.files.opening import opened
 from leadpost.cli.files.reading import Reading
 
 INDIA = Reading(timezone="Asia/Kolkata")
+PHONE = "+91-9812345678"
 ROW = cells(0, ActivityNote="Café\nagreed")
 
 
@@ -91,6 +92,30 @@ def test_the_format_of_the_file_does_not_matter(tmp_path: Path, wanted: str) -> 
     }
     assert digest(tmp_path / "calls.json", json.dumps([activity]), Reading()) == wanted
     assert digest(tmp_path / "calls.jsonl", json.dumps(activity), Reading()) == wanted
+
+
+def test_a_digest_ends_with_the_lead(tmp_path: Path) -> None:
+    """With a question mark first, if its id is not known."""
+
+    def of(**lead: object) -> str:
+        return digest(
+            tmp_path / "calls.json", json.dumps({"ActivityEvent": 201, **lead}), Reading()
+        )
+
+    def by(name: str, value: str) -> str:
+        items = [{"Attribute": name, "Value": value}, {"Attribute": "SearchBy", "Value": name}]
+        values = {"LeadDetails": items, "Activity": {"ActivityEvent": 201}}
+        return digest(tmp_path / "calls.jsonl", json.dumps(values), Reading())
+
+    by_id = of(RelatedProspectId=lead(0))
+    assert by_id == by("ProspectID", lead(0).upper())
+    assert by_id[:32] == of(RelatedProspectId=lead(1))[:32] == by("Phone", PHONE)[:32]
+    assert by_id[32] != "?"
+    assert by("Phone", PHONE)[32:] == by("Phone", "91 98123-45678")[32:]
+    assert by("Phone", PHONE)[32:] != by("Phone", "+91-9812345679")[32:]
+    ada, bob = (of(EmailAddress=f"{name}@example.com") for name in ("ada", "bob"))
+    assert ada[32] == bob[32] == by("EmailAddress", "ada@example.com")[32] == "?"
+    assert ada[32:] == by("EmailAddress", "Ada@example.com")[32:] != bob[32:]
 
 
 def test_the_text_goes_out_as_it_was_typed(tmp_path: Path) -> None:

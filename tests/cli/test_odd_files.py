@@ -16,8 +16,8 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.cells import guessed_format
 from leadpost.cli.files.opening import opened
 from leadpost.cli.files.outputs import posted_by_results
+from leadpost.cli.files.plan import Row
 from leadpost.cli.files.reading import Reading, pairs_of
-from leadpost.cli.files.rows import Row
 
 LEAD = lead(0)
 HEAD = "Lead Id,ActivityEvent"

@@ -11,9 +11,8 @@ from leadpost.cli.files import entries
 from leadpost.cli.files.ledger import Kind, Known, Ledger
 from leadpost.cli.files.matching import Matching
 from leadpost.cli.files.outputs import outcome
-from leadpost.cli.files.plan import Plan, Rows, Verdict
+from leadpost.cli.files.plan import Plan, Row, Rows, Verdict
 from leadpost.cli.files.reading import Fault, Reading
-from leadpost.cli.files.rows import Row
 from leadpost.outbox import Outbox
 from leadpost.outbox.database._sql import execute
 
@@ -34,7 +33,7 @@ def digest_of(name: str, lead: str = "") -> str:
 def row(name: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:
     payload = {"RelatedProspectId": lead or name} if valid else None
     faults = () if valid else (Fault("row", "", "is wrong"),)
-    return Row(2, [], payload, digest_of(name, lead), faults, key=key)
+    return Row(2, [], payload, digest_of(name, lead), key=key, faults=faults)
 
 
 def known(  # noqa: PLR0917  a table's columns
@@ -64,13 +63,12 @@ def judged(
     are_rejects: bool = False,
     first: int | None = None,
 ) -> tuple[Plan, list[Verdict | None]]:
-    for each in read:
-        rows.add(each)
-    with Matching(rows, BATCH, are_rejects=are_rejects) as matching:
-        matching.know(earlier)
-        matching.match()
-        plan = matching.judge(first)
-    return plan, [each.verdict for each in rows]
+    rows.add(read)
+    matching = Matching(rows, BATCH, are_rejects=are_rejects)
+    matching.know(earlier)
+    matching.match(first)
+    plan = matching.judge(first)
+    return plan, [each.verdict for each in rows.read()]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +99,13 @@ def test_each_row_that_is_known_is_found_once(rows: Rows) -> None:
     earlier = [known(n, "a", number=n) for n in range(1, 502)]
     _, verdicts = judged(rows, read, earlier)
     assert verdicts == ["posted"] * 501 + ["new"] * 499
-    assert [each.known for each in rows][:501] == list(range(1, 502))
+    assert [each.known for each in rows.read()][:501] == list(range(1, 502))
 
 
 def test_new_rows_are_numbered_above_those_that_are_known(rows: Rows) -> None:
     _, verdicts = judged(rows, [row("a"), row("a"), row("a")], [known(1, "a", number=3)])
     assert verdicts == ["posted", "new", "new"]
-    assert [each.number for each in rows if each.verdict == "new"] == [4, 5]
+    assert [each.number for each in rows.of("new")] == [4, 5]
 
 
 @pytest.mark.parametrize("read", [row("bad", valid=False), row("fixed")])
@@ -122,9 +120,9 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     plan, verdicts = judged(rows, read, earlier)
     assert verdicts == ["edit", "posted", "new", "new"]
     assert (plan.doubtful, plan.sent) == (1, 2)
-    assert [each.edited for each in rows] == [1, None, None, None]
+    assert [each.edited for each in rows.read()] == [1, None, None, None]
     plan.post_doubtful()
-    assert [each.verdict for each in rows] == ["new", "posted", "new", "new"]
+    assert [each.verdict for each in rows.read()] == ["new", "posted", "new", "new"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,15 @@ def test_a_row_for_another_lead_is_an_edit_if_the_first_lead_was_not_in_the_file
     rows: Rows, earlier: Known, verdict: Verdict
 ) -> None:
     assert judged(rows, [row("a", "y"), row("b", "z")], [earlier])[1] == [verdict, "new"]
-    assert [each.edited for each in rows] == [1 if verdict == "edit" else None, None]
+    assert [each.edited for each in rows.read()] == [1 if verdict == "edit" else None, None]
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("a", "edit"), ("b", "corrected")])
+def test_a_reject_that_had_no_lead_is_an_edit_of_a_posted_row_that_is_gone(
+    rows: Rows, name: str, verdict: Verdict
+) -> None:
+    earlier = [known(1, "a", lead="x", is_gone=True), known(2, "bad", "invalid")]
+    assert judged(rows, [row(name, "y", key="K2")], earlier, are_rejects=True)[1] == [verdict]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,7 @@ def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows
     assert verdicts == ["elsewhere", "new", "new", "elsewhere"]
     assert sorted(plan.batches) == ["mine.csv", "other.csv"]
     assert (plan.unsent, plan.moved, plan.other_keys) == ([7], 1, 1)
-    assert [each.number for each in rows if each.verdict == "new"] == [1, 2]
+    assert [each.number for each in rows.of("new")] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,7 @@ def test_first_sends_the_first_rows_and_leaves_the_rest(rows: Rows) -> None:
 
 def test_faults_are_grouped_by_kind(rows: Rows) -> None:
     faults = [(Fault("A", str(n), "is wrong", "fix it"),) for n in range(3)]
-    read = [Row(n + 2, [], None, str(n), fault) for n, fault in enumerate(faults)]
+    read = [Row(n + 2, [], None, str(n), faults=fault) for n, fault in enumerate(faults)]
     plan, _ = judged(rows, read)
     (group,) = plan.fault_groups()
     assert (group.rows, group.place, str(group.fault)) == (3, "line 2", "A: 0 is wrong; fix it")
@@ -261,7 +267,6 @@ def test_faults_are_grouped_by_kind(rows: Rows) -> None:
     ],
 )
 async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's columns
-    rows: Rows,
     store_url: str,
     state: str,
     request_id: str | None,
@@ -270,9 +275,8 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
     word: str,
     is_to_fix: bool,  # noqa: FBT001  a table's column
 ) -> None:
-    rows.add(row("a"))
-    (planned,) = rows
-    planned.number = 1
+    planned = row("a")
+    planned.present, planned.number = planned.digest, 1
     async with Outbox(store_url, "acme") as outbox:
         ledger = await Ledger(outbox, "host").open()
         batch = await ledger.begin(BATCH, BATCH, Reading())
@@ -307,5 +311,5 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
 def test_what_is_not_in_the_outbox_is_not_sent_or_skipped(rows: Rows) -> None:
     earlier = [known(1, "old", lead="x")]
     judged(rows, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
-    found = [outcome(each, None) for each in rows]
+    found = [outcome(each, None) for each in rows.read()]
     assert [each.state for each in found] == ["skipped", "not_sent", "invalid"]

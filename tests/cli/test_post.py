@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -458,6 +459,22 @@ def test_temporary_files_of_a_killed_run_are_removed(desk: Desk, calls: Path) ->
     left.write_text("left")
     assert desk.post(calls)[0] == 0
     assert not left.exists()
+
+
+def test_a_results_file_that_is_not_finished_leaves_the_one_before(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert desk.post(calls)[0] == 0
+    results = calls.with_name("calls.csv.results.csv")
+    before = results.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("leadpost.cli.files.outputs.outcome", full)
+    assert "No space left on device. Make room, then: leadpost results" in desk.post(calls)[1]
+    assert results.read_bytes() == before
+    assert names(desk) == ["calls.csv", "calls.csv.results.csv"]
 
 
 def test_empty_cells_are_sent_only_if_asked_for(desk: Desk, calls: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.opening import opened
+from leadpost.cli.files.plan import Row
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.rows import Row
 
 RECORDED = Path(__file__).parent / "recorded"
 SHEET = Reading(timezone="Asia/Kolkata")

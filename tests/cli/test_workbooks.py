@@ -12,8 +12,8 @@ from files_support import lead
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.opening import opened
+from leadpost.cli.files.plan import Row
 from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.rows import Row
 from leadpost.cli.files.workbook import workbook_grid
 
 FOLDER = Path(__file__).parent / "workbooks"

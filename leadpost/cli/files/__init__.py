@@ -16,5 +16,6 @@ The path of a file, from top to bottom:
    with `progress` on the screen.
 5. Results. `outputs` says what became of each row. `looking` does that without posting.
 
-In memory is only what rows are compared by; what stands in them is in a temporary file.
+No row is in memory: the rows of the file are in temporary files (`plan`), those of earlier runs
+beside them.
 """

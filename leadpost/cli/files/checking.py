@@ -24,9 +24,9 @@ from leadpost.cli.files.cells import Facts, Invalid, key_of_name
 from leadpost.cli.files.identity import activity_digest
 from leadpost.cli.files.leads import COLUMN, Key, Leads, parts_of_activity
 from leadpost.cli.files.ledger import PART, parts_of
-from leadpost.cli.files.plan import FaultGroups, Planned, Rows, count_faults
+from leadpost.cli.files.plan import OPEN, FaultGroups, Row, Rows, count_faults
 from leadpost.cli.files.reading import Fault, zone_of
-from leadpost.cli.files.rows import Row, Source
+from leadpost.cli.files.rows import Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -94,8 +94,8 @@ class Checks:
             return
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
-            async for _, read in _open(rows):
-                lead = _lead_of(read)
+            async for row in _open(rows):
+                lead = _lead_of(row)
                 if lead is not None and self.leads.looks_up(lead):
                     leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
@@ -106,8 +106,8 @@ class Checks:
         if self.mode != "off":
             await self._check(self.poster, source, rows)
         elif source.columns.are_of_leads:
-            async for row, read in _open(rows):
-                self._settled(source, row, read)
+            async for row in _open(rows):
+                self._settled(source, rows, row)
 
     async def _find(self, poster: AsyncActivityPoster, leads: Mapping[Key, str]) -> None:
         found = self.leads.found
@@ -130,9 +130,9 @@ class Checks:
                 for part in parts_of([*leads.items()], LIMIT):
                     await asyncio.gather(*starmap(find, part))
 
-    def _settled(self, source: Source, row: Planned, read: Row) -> Activity | None:
+    def _settled(self, source: Source, rows: Rows, row: Row) -> Activity | None:
         """Return what a row sends; refuse it if that is nothing, for want of a lead."""
-        activity = Activity.from_payload(read.payload or {})
+        activity = Activity.from_payload(row.payload or {})
         if not isinstance(lead := activity.lead, Lead):
             return activity
         try:
@@ -140,25 +140,27 @@ class Checks:
         except Invalid as error:
             by_id = lead.schema_name == "ProspectID"
             target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
-            row.refuse([Fault(source.columns.heading_of(target), *error.args)])
+            row.faults = (Fault(source.columns.heading_of(target), *error.args),)
+            rows.write([row])
             return None
         if isinstance(lead := activity.lead, Lead):
             self.updates += lead.key not in self.leads.created
         payload = activity.to_payload()
         row.present = activity_digest(payload)
+        rows.write([row])
         return activity
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
-        drawn = deque[tuple[Planned, Row]]()
+        drawn = deque[Row]()
 
         async def activities() -> AsyncGenerator[Activity]:
-            async for row, read in _open(rows):
-                if activity := self._settled(source, row, read):
-                    drawn.append((row, read))
+            async for row in _open(rows):
+                if activity := self._settled(source, rows, row):
+                    drawn.append(row)
                     yield activity
 
         async for checked in poster.check(activities(), options=self.mode == "strict"):
-            row, read = drawn.popleft()
+            row = drawn.popleft()
             activity = cast("Activity", checked.activity)
             self.codes.add(activity.activity_event)
             faults: list[Fault] = []
@@ -169,15 +171,16 @@ class Checks:
                 elif self.mode == "strict" or finding.kind in _ALWAYS:
                     faults.append(fault)
                 else:
-                    count_faults(self.warnings, [fault], read.place)
+                    count_faults(self.warnings, [fault], row.place)
             if faults:
-                row.refuse(faults)
+                row.faults = tuple(faults)
+                rows.write([row])
 
 
-async def _open(rows: Rows) -> AsyncGenerator[tuple[Planned, Row]]:
+async def _open(rows: Rows) -> AsyncGenerator[Row]:
     """Yield the rows that may be sent."""
-    for number, found in enumerate(rows.read(lambda row: row.is_open)):
-        yield found
+    for number, row in enumerate(rows.read(OPEN)):
+        yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard
 

@@ -22,9 +22,9 @@ from leadpost.cli.files.matching import Matching
 from leadpost.cli.files.opening import STDIN, Opened, opened
 from leadpost.cli.files.options import Options
 from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
-from leadpost.cli.files.plan import Plan, Rows
+from leadpost.cli.files.plan import Plan, Row, Rows
 from leadpost.cli.files.reading import KEY, REASON, Reading
-from leadpost.cli.files.rows import Row, Source
+from leadpost.cli.files.rows import Source
 from leadpost.cli.outbox_url import is_missing, outbox_option
 from leadpost.outbox import Outbox, SharedTokenBucket
 
@@ -109,15 +109,15 @@ async def compared(
     if batch is not None and own:
         reading = reading.over(batch.reading.of_rejects())
     source = await _read(file, reading, rows, checks)
-    with Matching(rows, name, are_rejects=bool(own)) as matching:
-        if ledger and batch:
-            async for part in ledger.of_batch(name):
-                matching.know(part)
-        matching.match(options.first)
-        await checks.settle(source, rows)
-        if ledger:
-            await _look_elsewhere(rows, ledger, matching)
-        plan = matching.judge(options.first)
+    matching = Matching(rows, name, are_rejects=bool(own))
+    if ledger and batch:
+        async for part in ledger.of_batch(name):
+            matching.know(part)
+    matching.match(options.first)
+    await checks.settle(source, rows)
+    if ledger:
+        await _look_elsewhere(rows, ledger, matching)
+    plan = matching.judge(options.first)
     found = Comparison(
         options=options,
         account=account,
@@ -164,28 +164,27 @@ async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> S
                 source = file.source(reading, checks.facts)
                 drawn = source.rows()
                 continue
-            for row in part:
-                rows.add(row)
+            rows.add(part)
             await asyncio.sleep(0)  # a signal is heard between two parts
     return source
 
 
 async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> None:
     """Look for rows in other batches; in such a batch, all rows may be those of this file."""
-    digests = {digest for row in rows if row.is_open for digest in (row.digest, row.present)}
-    for part in parts_of([*digests]):
+    digests = rows.open_digests()
+    while part := list(islice(digests, PART)):
         matching.know(await ledger.of_digests(part))
         await asyncio.sleep(0)  # a signal is heard between two parts
     for batch in matching.other_batches:
-        async for part in ledger.of_batch(batch):
-            matching.know(part)
+        async for known in ledger.of_batch(batch):
+            matching.know(known)
 
 
 def _refuse_changed(found: Comparison, batch: Batch) -> None:
     """Refuse rejects without keys that were changed."""
-    for _, read in found.plan.rows.read(lambda row: row.known is None):
+    for row in found.plan.rows.read("known IS NULL"):
         raise InputError(
-            f"{found.source.name}: line {read.line} was changed, and the column {KEY} is"
+            f"{found.source.name}: line {row.line} was changed, and the column {KEY} is"
             " missing or empty, so that nobody can tell which row it is. Get the rejects anew:"
             f" leadpost results {batch.file}{outbox_option(found.options.url)}"
         )
@@ -276,16 +275,16 @@ class Difference:
 async def differences(found: Comparison) -> list[Difference]:
     """Return how rows that look like edits differ from the posted ones, the most frequent first."""
     groups: dict[tuple[str, ...], Difference] = {}
-    drawn = islice(found.plan.rows.read(lambda row: row.edited), _EXAMPLES)
+    drawn = islice(found.plan.rows.read("edited IS NOT NULL"), _EXAMPLES)
     while found.ledger and (part := list(islice(drawn, PART))):
-        activities = await found.ledger.activities([row.edited for row, _ in part if row.edited])
-        for row, read in part:
+        activities = await found.ledger.activities([row.edited for row in part if row.edited])
+        for row in part:
             if row.edited not in activities:
                 continue
             before = parts_of_activity(activities[row.edited])
-            after = parts_of_activity(found.activity(read))
+            after = parts_of_activity(found.activity(row))
             names = tuple(n for n in {**before, **after} if before.get(n) != after.get(n))
             if names:
                 old, new = (str(parts.get(names[0], "")) for parts in (before, after))
-                groups.setdefault(names, Difference(names, old, new, read.line)).rows += 1
+                groups.setdefault(names, Difference(names, old, new, row.line)).rows += 1
     return sorted(groups.values(), key=lambda group: -group.rows)

@@ -9,12 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.identity import new_key
 from leadpost.cli.files.ledger import Batch, Ledger, parts_of
-from leadpost.cli.files.plan import Planned
+from leadpost.cli.files.plan import Row
 from leadpost.cli.files.reading import Fault
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox.database._sql import execute, execute_many
 
-Part = Sequence[tuple[Planned, Mapping[str, Any] | None]]
+Part = Sequence[tuple[Row, Mapping[str, Any] | None]]
 """At most 500 rows, each with its activity; None if it cannot be posted."""
 
 
@@ -96,7 +96,7 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
 
 
 async def _insert(
-    connection: AsyncConnection, batch: Batch, rows: Sequence[Planned]
+    connection: AsyncConnection, batch: Batch, rows: Sequence[Row]
 ) -> dict[int | None, Any]:
     """Insert new rows, and return number and letters of each that no other run has inserted."""
     if not rows:

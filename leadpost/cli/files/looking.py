@@ -1,5 +1,6 @@
 """`leadpost results`, `verify` and `reconcile`: what became of the rows of a file, or of all."""
 
+import errno
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -93,9 +94,10 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
+        remedy = "Make room" if error.errno == errno.ENOSPC else "Close it"
         say(
             console,
-            f"The results could not be written: {text_of_error(error)}. Close it, then:"
+            f"The results could not be written: {text_of_error(error)}. {remedy}, then:"
             f" leadpost results {arguments(found)}",
         )
     await ledger.record_ended(batch)

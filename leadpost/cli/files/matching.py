@@ -2,40 +2,26 @@
 """
 The rows of a file compared with those of earlier runs, and what to do with each.
 
-Both are in tables of a temporary SQLite database, as there may be hundreds of thousands of them.
+Both are in tables of the temporary database of `Rows`, as there may be hundreds of thousands.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from sys import intern
-from typing import Any, Self
+from collections.abc import Iterable
 
 from leadpost.cli.files.ledger import Known
-from leadpost.cli.files.plan import SENT, Plan, Planned, Rows
+from leadpost.cli.files.plan import SENT, Plan, Rows
 
-_PARTS = "content AS (substr(present, 1, 32)), lead AS (substr(present, 33))"
-"""What is posted, and the lead: see `activity_digest`."""
-_TABLES = f"""
+_TABLES = """
 CREATE TABLE earlier (
     id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number,
     is_gone, -- from its file, when that was posted last
     kind,
-    {_PARTS}
+    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)) -- see `activity_digest`
 );
 CREATE INDEX earlier_letters ON earlier (letters);
-CREATE TABLE file (
-    n INTEGER PRIMARY KEY, digest, present, letters, is_valid,
-    keyed, -- the earlier row that its key names
-    known, -- the earlier row that it is
-    moved, -- one of another file, not sent, that it takes the place of
-    elsewhere, -- one of another batch that has posted the same activity
-    edited, -- a posted one that is gone from the file, and that it may be an edit of
-    verdict,
-    {_PARTS}
-);
 CREATE TABLE gone (
-    id INTEGER PRIMARY KEY, lead,
-    content -- NULL if its lead was in the file, by its id
+    id INTEGER PRIMARY KEY, lead, posts,
+    has_no_lead -- as it was invalid, or its lead was created
 );
 """
 _OWN = "batch = :batch AND NOT has_other_keys"
@@ -97,7 +83,7 @@ _STEPS = (
         "moved",
         "present",
         "present",
-        rows="known IS NULL AND is_valid",
+        rows="known IS NULL AND faults IS NULL",
         earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys",
     ),
     *(
@@ -113,9 +99,7 @@ _STEPS = (
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
-    INSERT INTO gone SELECT id, lead,
-        CASE WHEN lead LIKE '?%' OR length(origin) = 32 THEN content END
-    FROM earlier
+    INSERT INTO gone SELECT id, lead, posts, lead LIKE '?%' OR length(origin) = 32 FROM earlier
     WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
@@ -131,18 +115,19 @@ _STEPS = (
         WHEN kind = 'posted' THEN 'posted'
         WHEN kind = 'pending' AND NOT is_corrected THEN 'pending'
         WHEN kind = 'failed' AND NOT :are_rejects THEN 'failed'
-        WHEN NOT is_valid THEN 'invalid'
+        WHEN faults IS NOT NULL THEN 'invalid'
         WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
         WHEN elsewhere IS NOT NULL THEN 'elsewhere'
         WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'
-        WHEN lead IN (SELECT lead FROM gone) OR content IN (SELECT content FROM gone) THEN 'edit'
+        WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
+        WHEN posts IN (SELECT posts FROM gone WHERE has_no_lead OR had_no_lead) THEN 'edit'
         WHEN is_corrected THEN 'corrected'
         WHEN file.known IS NOT NULL THEN 'again'
         ELSE 'new'
     END
     FROM (
         SELECT n, kind, coalesce(known = keyed, 0) AND earlier.present IS NOT file.present
-            AS is_corrected
+            AS is_corrected, coalesce(length(origin) = 32, 0) AS had_no_lead
         FROM file LEFT JOIN earlier ON id = known
     ) AS found WHERE found.n = file.n
     """,
@@ -154,17 +139,22 @@ _STEPS = (
             rows="verdict = 'edit' AND edited IS NULL",
             earlier="id IN (SELECT id FROM gone)",
         )
-        for part in ("lead", "content")
+        for part in ("lead", "posts")
     ),
+    f"""
+    UPDATE file SET verdict = 'later' FROM (
+        SELECT n, row_number() OVER (ORDER BY n) AS nth FROM file WHERE verdict IN {SENT}
+    ) AS sent WHERE sent.n = file.n AND (is_later OR nth > :first)
+    """,
+    f"""
+    UPDATE file SET number = found.number FROM (
+        SELECT n, coalesce(top, 0) + row_number() OVER (PARTITION BY digest ORDER BY n) AS number
+        FROM file LEFT JOIN
+            (SELECT origin, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY origin)
+        ON origin = digest WHERE known IS NULL
+    ) AS found WHERE found.n = file.n
+    """,
 )
-_RESULT = f"""
-SELECT known, verdict, edited,
-    coalesce(top, 0) + row_number() OVER (PARTITION BY digest, known IS NULL ORDER BY n)
-FROM file
-LEFT JOIN (SELECT origin, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY origin)
-    ON origin = digest
-ORDER BY n
-"""
 
 
 class Matching:
@@ -180,20 +170,13 @@ class Matching:
 
     def __init__(self, rows: Rows, batch: str, *, are_rejects: bool) -> None:
         self._rows = rows
-        self._values = {"batch": batch, "are_rejects": are_rejects}
-        self._database = sqlite3.connect("")  # a file without a name
-        self._database.executescript(_TABLES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._database.close()
+        self._values: dict[str, object] = {"batch": batch, "are_rejects": are_rejects}
+        rows.database.executescript(_TABLES)
 
     def know(self, earlier: Iterable[Known]) -> None:
         """Add rows of earlier runs."""
         places = ", ".join("?" * 9)
-        self._database.executemany(f"INSERT OR IGNORE INTO earlier VALUES ({places})", earlier)
+        self._rows.database.executemany(f"INSERT OR IGNORE INTO earlier VALUES ({places})", earlier)
 
     @property
     def other_batches(self) -> list[str]:
@@ -211,9 +194,9 @@ class Matching:
         if first is None and not self._all("SELECT EXISTS (SELECT 1 FROM earlier)").fetchone()[0]:
             return
         self.judge(first)
-        for row in self._rows:
-            if row.verdict not in {"posted", "pending", "failed", "later"}:
-                row.verdict = None
+        self._all("UPDATE file SET is_later = true WHERE verdict = 'later'")
+        decided = "('posted', 'pending', 'failed', 'later')"
+        self._all(f"UPDATE file SET verdict = NULL WHERE verdict NOT IN {decided}")
 
     def judge(self, first: int | None = None) -> Plan:
         """
@@ -222,15 +205,19 @@ class Matching:
         Args:
             first: How many rows are sent at most.
         """
-        plan, sent = Plan(self._rows), 0
-        for row, (known, verdict, edited, number) in self._compared():
-            is_later = row.verdict == "later"
-            row.known, row.verdict, row.edited, row.number = known, verdict, edited, number
-            if verdict in SENT:
-                sent += 1
-                if is_later or (first is not None and sent > first):
-                    row.verdict = "later"
-                    plan.unsent += [known] if verdict == "pending" else []
+        self._values["first"] = len(self._rows) if first is None else first
+        # What was decided before the account was asked stays.
+        self._all(
+            "UPDATE file SET keyed = NULL, known = NULL, moved = NULL, elsewhere = NULL,"
+            " edited = NULL WHERE verdict IS NULL"
+            " AND coalesce(keyed, known, moved, elsewhere, edited) IS NOT NULL"
+        )
+        self._all("DELETE FROM gone")
+        for step in _STEPS:
+            self._all(step)
+        plan = Plan(self._rows)
+        query = "SELECT id FROM file JOIN earlier ON id = known WHERE kind = 'pending'"
+        plan.unsent += [id_ for (id_,) in self._all(f"{query} AND verdict = 'later'")]
         query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
         if self._values["are_rejects"]:
             plan.waiting = sum(kind == "pending" for _, kind in self._all(query))
@@ -255,22 +242,5 @@ class Matching:
         )
         return plan
 
-    def _compared(self) -> Iterator[tuple[Planned, tuple[Any, ...]]]:
-        """Yield each row with `_RESULT`; those about which it is decided stay as they are."""
-        self._database.execute("DELETE FROM gone")
-        self._database.executemany(
-            "INSERT OR REPLACE INTO file (n, digest, present, letters, is_valid)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (
-                (n, row.digest, row.present, row.letters, not row.faults)
-                for n, row in enumerate(self._rows)
-                if row.verdict is None
-            ),
-        )
-        for step in _STEPS:
-            self._all(step)
-        for row, (known, verdict, *rest) in zip(self._rows, self._all(_RESULT), strict=True):
-            yield row, (known, intern(verdict), *rest)  # or each row had a text of its own
-
     def _all(self, query: str) -> sqlite3.Cursor:
-        return self._database.execute(query, self._values)
+        return self._rows.database.execute(query, self._values)

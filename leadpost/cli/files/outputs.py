@@ -16,9 +16,9 @@ from attrs import define, field, frozen
 
 from leadpost.cli.files.ledger import PART, Ledger
 from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.plan import DOUBTFUL, Plan, Planned
+from leadpost.cli.files.plan import DOUBTFUL, Plan, Row
 from leadpost.cli.files.reading import KEY, REASON
-from leadpost.cli.files.rows import Row, Source
+from leadpost.cli.files.rows import Source
 from leadpost.errors import InvalidActivity
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
@@ -41,7 +41,7 @@ class Outcome:
     is_to_fix: bool = False  # whether LeadSquared does not have it, and will not accept it as it is
 
 
-def outcome(row: Planned, known: Any) -> Outcome:
+def outcome(row: Row, known: Any) -> Outcome:
     """Return what became of a row, from what the ledger has of it; None if that is nothing."""
     if row.verdict in DOUBTFUL:
         return Outcome("skipped")
@@ -97,19 +97,19 @@ class Outputs:
             table = csv.writer(to_fix, delimiter=source.delimiter)
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
-            async for row, read, known in _with_known(plan, ledger):
+            async for row, known in _with_known(plan, ledger):
                 what = outcome(row, known)
                 self.counts[what.state] += 1
                 ids = (known.request_id, known.activity_id) if known else (None, None)
-                about = read.line, read.lead_id, what.state
+                about = row.line, row.lead_id, what.state
                 results.writerow((*about, *ids, what.error, what.reason))
                 if what.is_to_fix:
                     self.to_fix += 1
                     added = {REASON: what.reason, KEY: known.letters}
                     if is_json:
-                        to_fix.write(json.dumps({**added, **read.own}, ensure_ascii=False) + "\n")
+                        to_fix.write(json.dumps({**added, **row.own}, ensure_ascii=False) + "\n")
                     else:
-                        table.writerow((*added.values(), *read.own))
+                        table.writerow((*added.values(), *row.own))
         if self.to_fix:
             self.rejects = rejects
             self.written[rejects.name] = digest_of(rejects)
@@ -131,13 +131,13 @@ class Outputs:
         raise AssertionError("numbers do not end")  # pragma: no cover
 
 
-async def _with_known(plan: Plan, ledger: Ledger) -> AsyncGenerator[tuple[Planned, Row, Any]]:
+async def _with_known(plan: Plan, ledger: Ledger) -> AsyncGenerator[tuple[Row, Any]]:
     """Yield each row with what the ledger has of it, None if that is nothing."""
     drawn = plan.rows.read()
     while part := list(islice(drawn, PART)):
-        known = await ledger.states([row.known for row, _ in part if row.known])
-        for row, read in part:
-            yield row, read, known.get(row.known or 0)
+        known = await ledger.states([row.known for row in part if row.known])
+        for row in part:
+            yield row, known.get(row.known or 0)
 
 
 def digest_of(path: Path) -> str:

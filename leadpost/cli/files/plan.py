@@ -1,15 +1,20 @@
-"""What a run does with the rows of a file."""
+# ruff: noqa: S608  the statements are made of fixed texts
+"""The rows of a file, and what a run does with them."""
 
 import json
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tempfile import TemporaryFile
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from attrs import define, field
+from attrs import astuple, define, field
 
+from leadpost.cli.files.leads import lead_of
 from leadpost.cli.files.reading import Fault
-from leadpost.cli.files.rows import Row
+
+_PAGE = 500
+"""Rows that are read at once."""
 
 Verdict = Literal[
     "new",
@@ -33,30 +38,36 @@ DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
 SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
 
 
-@define(eq=False, weakref_slot=False)
-class Planned:
-    """A row of the file, and what to do with it."""
+@define(eq=False)
+class Row:
+    """One row of a file, and what a run does with it."""
 
-    digest: str  # the digest of its activity, or of its cells if it cannot be posted
-    present: str  # the digest of what it sends: another one if a lead was looked up
+    line: int  # the line, or the row of a sheet, that it begins on
+    # What stands there, without leadpost's own columns: cells, or a JSON object.
+    own: Any = field(repr=False)
+    # The activity in LeadSquared's shape, None if it cannot be posted.
+    payload: Mapping[str, Any] | None = field(repr=False)
+    digest: str  # of that activity, or of the cells
+    item: int | None = None  # its number in a JSON array
+    key: str | None = None  # which row of another file it is, in a rejects file
     faults: tuple[Fault, ...] = ()
-    letters: str | None = None  # the key that a rejects file has for it
+    present: str = ""  # the digest of what it sends: another one if a lead was looked up
+    verdict: Verdict | None = None  # what to do with it, None until that is decided
     # The number of the row of an earlier run that it is, None if it is new.
     known: int | None = None
-    verdict: Verdict | None = None  # what to do with it, None until that is decided
     # The number of a new row among those of the same digest, from 1; the same in every run of the
     # same file.
     number: int | None = None
     edited: int | None = None  # the number of the posted row that it looks like an edit of
+    n: int = 0  # its place in the file, from 1
 
     @property
-    def is_open(self) -> bool:
-        """Whether it may be sent, as far as is known."""
-        return self.verdict is None and not self.faults
+    def place(self) -> str:
+        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
 
-    def refuse(self, faults: Iterable[Fault]) -> None:
-        """Record that the account finds it to be invalid."""
-        self.faults = tuple(faults)
+    @property
+    def lead_id(self) -> str:
+        return lead_of(self.payload or {})
 
 
 @define
@@ -78,58 +89,103 @@ def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> No
         groups.setdefault(key, FaultGroup(fault, place)).rows += 1
 
 
+_TABLE = """
+PRAGMA journal_mode = OFF; -- nobody needs it after a crash
+CREATE TABLE file (
+    n INTEGER PRIMARY KEY,
+    at, -- where its content is in a file of its own, as that is much
+    faults, digest, present, letters,
+    keyed, -- the earlier row that its key names
+    known, -- the earlier row that it is
+    moved, -- one of another file, not sent, that it takes the place of
+    elsewhere, -- one of another batch that has posted the same activity
+    edited, -- a posted one that is gone from the file, and that it may be an edit of
+    verdict, number,
+    is_later, -- whether it is left for a later run
+    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)) -- see `activity_digest`
+);
+"""
+OPEN = "verdict IS NULL AND faults IS NULL"
+"""Rows that may be sent, as far as is known."""
+
+
 class Rows:
     """
-    The rows of a file as they were when it was read.
+    The rows of a file as they were when it was read, in temporary files without names.
 
-    In memory is only what they are compared by. Their contents are in a temporary file without a
-    name: nothing stays behind, and a file that is changed while it is posted does no harm.
+    Nothing stays behind, memory does not grow with the file, and a file that is changed while it is
+    posted does no harm.
     """
 
     def __init__(self) -> None:
-        self._rows: list[Planned] = []
+        self.database = sqlite3.connect("")
+        self.database.executescript(_TABLE)
         self._contents = TemporaryFile()  # noqa: SIM115  closed by __exit__
+        self._end = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._contents.close()
-
-    def __iter__(self) -> Iterator[Planned]:
-        return iter(self._rows)
+        self.database.close()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self.database.execute("SELECT count(*) FROM file").fetchone()[0])
 
-    def add(self, row: Row) -> None:
-        """Add the next row of the file."""
-        self._rows.append(Planned(row.digest, row.digest, row.faults, row.key))
-        content = json.dumps((row.line, row.item, row.own, row.payload))
-        self._contents.write(content.encode() + b"\n")
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add the next rows of the file."""
+        values: list[tuple[object, ...]] = []
+        for row in rows:
+            what = row.line, row.own, row.payload, row.digest, row.item, row.key
+            content = json.dumps(what).encode() + b"\n"
+            self._contents.write(content)
+            values.append((self._end, _json_of(row.faults), row.digest, row.digest, row.key))
+            self._end += len(content)
+        statement = "INSERT INTO file (at, faults, digest, present, letters) VALUES (?, ?, ?, ?, ?)"
+        self.database.executemany(statement, values)
 
     def clear(self) -> None:
         """Remove all rows, to read them again."""
-        self._rows.clear()
-        self._contents.seek(0)
-        self._contents.truncate()
+        self.database.execute("DELETE FROM file")
 
-    def read(
-        self, wanted: Callable[[Planned], object] = lambda _: True
-    ) -> Iterator[tuple[Planned, Row]]:
-        """Yield the wanted rows as they were read, in their order."""
-        at = 0
-        for row in self._rows:
-            self._contents.seek(at)  # several may read at the same time
-            content = self._contents.readline()
-            at += len(content)
-            if wanted(row):
-                line, item, own, payload = json.loads(content)
-                yield row, Row(line, own, payload, row.digest, row.faults, item, row.letters)
+    def read(self, where: str = "true") -> Iterator[Row]:
+        """Yield the rows that an expression of SQL selects, in their order."""
+        columns, last = "n, at, faults, present, verdict, known, number, edited", 0
+        query = f"SELECT {columns} FROM file WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}"
+        while found := self.database.execute(query, (last,)).fetchall():
+            for last, at, faults, *state in found:
+                self._contents.seek(at)  # several may read at the same time
+                row = Row(*json.loads(self._contents.readline()))
+                row.n = last
+                row.faults = tuple(Fault(*each) for each in json.loads(faults)) if faults else ()
+                row.present, row.verdict, row.known, row.number, row.edited = state
+                yield row
 
-    def of(self, *verdicts: Verdict) -> Iterator[tuple[Planned, Row]]:
-        """Yield the rows of these verdicts as they were read."""
-        return self.read(lambda row: row.verdict in verdicts)
+    def of(self, *verdicts: Verdict) -> Iterator[Row]:
+        """Yield the rows of these verdicts."""
+        return self.read(f"verdict IN {_in(verdicts)}")
+
+    def open_digests(self) -> Iterator[str]:
+        """Yield the digests of rows that may be sent, as in the file and as what they send."""
+        query = f"SELECT digest FROM file WHERE {OPEN} UNION SELECT present FROM file WHERE {OPEN}"
+        for (digest,) in self.database.execute(query):
+            yield digest
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Record what was found about rows: what they send, their faults, and which they are."""
+        self.database.executemany(
+            "UPDATE file SET present = ?, faults = ?, known = ? WHERE n = ?",
+            ((row.present, _json_of(row.faults), row.known, row.n) for row in rows),
+        )
+
+
+def _json_of(faults: Sequence[Fault]) -> str | None:
+    return json.dumps([astuple(fault) for fault in faults]) if faults else None
+
+
+def _in(verdicts: Iterable[Verdict]) -> str:
+    return "(" + ", ".join(f"'{verdict}'" for verdict in verdicts) + ")"
 
 
 @define
@@ -154,27 +210,31 @@ class Plan:
     @property
     def counts(self) -> Counter[Verdict]:
         """The number of rows of each verdict."""
-        return Counter(row.verdict for row in self.rows if row.verdict is not None)
+        query = "SELECT verdict, count(*) FROM file GROUP BY verdict"
+        return Counter(dict(self.rows.database.execute(query).fetchall()))
 
     @property
     def sent(self) -> int:
         """How many rows are sent by this run, if none is doubtful."""
-        own = sum(row.verdict in SENT for row in self.rows)
+        counts = self.counts
+        own = sum(counts[verdict] for verdict in SENT)
         return own + self.waiting if own else 0
 
     @property
     def doubtful(self) -> int:
-        return sum(row.verdict in DOUBTFUL for row in self.rows)
+        counts = self.counts
+        return sum(counts[verdict] for verdict in DOUBTFUL)
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""
-        for row in self.rows:
-            if row.verdict in DOUBTFUL:
-                row.verdict = "new" if row.known is None else "corrected"
+        self.rows.database.execute(
+            "UPDATE file SET verdict = CASE WHEN known IS NULL THEN 'new' ELSE 'corrected' END"
+            f" WHERE verdict IN {_in(DOUBTFUL)}"
+        )
 
     def fault_groups(self) -> list[FaultGroup]:
         """Return the faults of invalid rows by kind, in the order of their first rows."""
         groups: FaultGroups = {}
-        for row, read in self.rows.of("invalid"):
-            count_faults(groups, row.faults, read.place)
+        for row in self.rows.of("invalid"):
+            count_faults(groups, row.faults, row.place)
         return list(groups.values())

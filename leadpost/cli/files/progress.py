@@ -37,7 +37,6 @@ class Progress:
     total: int
     host: str
     limit: int = LIMIT
-    calls: str = "post"  # the name of the operations that are counted, as hooks hear it
     clock: Callable[[], float] = time.monotonic
     # The number of rows in each state that is final for this run; none is 0.
     counts: Mapping[str, int] = field(factory=dict[str, int])
@@ -53,11 +52,11 @@ class Progress:
         self._started = self._printed_at = self.clock()
 
     def hear(self, event: Event) -> None:
-        """Count the calls; a hook of the poster."""
-        if isinstance(event, Sent) and event.operation.name == self.calls:
+        """Count the posts; a hook of the poster."""
+        if isinstance(event, Sent) and event.operation.is_post:
             self._sent.append(self.clock())
             self._in_flight += 1
-        elif isinstance(event, Ended) and event.operation.name == self.calls and event.attempts:
+        elif isinstance(event, Ended) and event.operation.is_post and event.attempts:
             self._in_flight -= 1
         elif isinstance(event, Paused):
             self._paused_until = self.clock() + event.seconds

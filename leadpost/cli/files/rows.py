@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Any
 
-from attrs import field, frozen
-
 from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.exits import InputError
@@ -14,32 +12,10 @@ from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, constant
 from leadpost.cli.files.csv_file import Grid
 from leadpost.cli.files.identity import activity_digest, cells_digest
 from leadpost.cli.files.json_file import JsonItem
-from leadpost.cli.files.leads import COLUMN, lead_of, with_lead
+from leadpost.cli.files.leads import COLUMN, with_lead
+from leadpost.cli.files.plan import Row
 from leadpost.cli.files.reading import KEY, OWN, Fault, Reading
 from leadpost.errors import InvalidActivity
-
-
-@frozen
-class Row:
-    """One row."""
-
-    line: int  # the line, or the row of a sheet, that it begins on
-    # What stands there, without leadpost's own columns: cells, or a JSON object.
-    own: Any = field(repr=False)
-    # The activity in LeadSquared's shape, None if it cannot be posted.
-    payload: Mapping[str, Any] | None = field(repr=False)
-    digest: str  # of that activity, or of the cells
-    faults: tuple[Fault, ...] = ()
-    item: int | None = None  # its number in a JSON array
-    key: str | None = None  # which row of another file it is, in a rejects file
-
-    @property
-    def place(self) -> str:
-        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
-
-    @property
-    def lead_id(self) -> str:
-        return lead_of(self.payload or {})
 
 
 class Table:
@@ -95,12 +71,12 @@ class Table:
         if self._own_places:
             own = [cell for place, cell in enumerate(cells) if place not in self._own_places]
         if len(cells) != self._width and (misfit := self._misfit(cells)):
-            return Row(line, own, None, cells_digest(own), (misfit,), key=key)
+            return Row(line, own, None, cells_digest(own), key=key, faults=(misfit,))
         own = own[: len(self.header)]  # without empty cells behind the last heading
         payload, faults = self._payload([*own, *self._constants])
         if faults:
             digest = cells_digest(dict(zip(self.header, own, strict=True)))
-            return Row(line, own, None, digest, tuple(faults), key=key)
+            return Row(line, own, None, digest, key=key, faults=tuple(faults))
         return Row(line, own, payload, activity_digest(payload), key=key)
 
     def _misfit(self, cells: Sequence[str]) -> Fault | None:
@@ -176,8 +152,8 @@ class Json:
         else:
             payload, faults = self._activity(own)
         if faults := faults or checked(payload):
-            return Row(line, own, None, cells_digest(own), tuple(faults), item, key)
-        return Row(line, own, payload, activity_digest(payload), (), item, key)
+            return Row(line, own, None, cells_digest(own), item, key, tuple(faults))
+        return Row(line, own, payload, activity_digest(payload), item, key)
 
     def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return an activity with the constants, and which of its parameters cannot be read."""

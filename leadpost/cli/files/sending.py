@@ -106,17 +106,19 @@ class Sender:
 
     async def _put(self, *verdicts: Verdict) -> None:
         """Put rows into the outbox, in parts, until it is stopped."""
-        rows = self._found.plan.rows.of(*verdicts)
+        rows = self._found.plan.rows
+        drawn = rows.of(*verdicts)
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._has_ended and self._stop.signal is None:
             part = [
-                (row, None if row.faults else self._found.activity(read))
-                for row, read in islice(rows, PART)
+                (row, None if row.faults else self._found.activity(row))
+                for row in islice(drawn, PART)
             ]
             if not part:
                 self._is_put = "new" in verdicts
                 return
             await entries.put(self._ledger, self._batch, part)
+            rows.write(row for row, _ in part)
 
     async def _post(self, poster: AsyncActivityPoster) -> None:
         """Post until nothing is left: neither to be put, nor to be sent, nor another run's call."""

@@ -126,7 +126,7 @@ def _columns(found: Comparison) -> list[str]:
 
 
 def _first(found: Comparison) -> list[str]:
-    _, row = next(found.plan.rows.of(*SENT), (None, None))
+    row = next(found.plan.rows.of(*SENT), None)
     if row is None:
         return []
     parts = parts_of_activity(found.activity(row) or row.payload or {})
@@ -166,8 +166,8 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
 
 def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     return [
-        {"line": read.line, "lead": read.lead_id, "reason": row.verdict}
-        for row, read in found.plan.rows.of(*DOUBTFUL)
+        {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
+        for row in found.plan.rows.of(*DOUBTFUL)
     ]
 
 
