@@ -19,7 +19,7 @@ from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PERIOD = 0.5
-ROWS = 120
+ROWS = 200
 LOCKED = float(os.environ.get("LEADPOST_TEST_LOCKED", "3"))
 """Seconds for which SQLite's file is locked."""
 
@@ -32,7 +32,7 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
             await outbox.put_many(map(activity, range(1, ROWS + 1)))
             running = asyncio.create_task(outbox.run(poster, verify=False))
             async with within(20):
-                while len(sandbox.accepted) < 20:
+                while len(sandbox.accepted) < 40:
                     await asyncio.sleep(0.01)
             before = len(sandbox.accepted)
             await trouble()

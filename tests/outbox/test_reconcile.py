@@ -415,9 +415,9 @@ async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
 async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_it(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, refuses: bool
 ) -> None:
-    """100 uncertain entries over 80 leads: 96 have arrived, 4 have not."""
+    """250 uncertain entries over 200 leads: 240 have arrived, 10 have not."""
     posts = [
-        Activity(str(UUID(int=number % 80 + 1)), 201, f"call {number}") for number in range(100)
+        Activity(str(UUID(int=number % 200 + 1)), 201, f"call {number}") for number in range(250)
     ]
     await outbox.put_many(posts)
     day_ago = time.time() - 13 * 3600
@@ -430,16 +430,16 @@ async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_
         monkeypatch.setattr(Ledger, "activities_between", refuse)
     with Sandbox(limit=None, pace=1000) as sandbox:
         async with poster_to(sandbox, bucket=OpenBucket()) as posting:
-            await posting.post_many(posts[:96])
+            await posting.post_many(posts[:240])
             await asyncio.sleep(0.6)  # the sandbox's queue
             before = sandbox.report().arrivals
             tally = await outbox.reconcile(posting)
         calls = sandbox.report().arrivals - before
-    assert tally == {"accepted": 96, "pending": 4}
+    assert tally == {"accepted": 240, "pending": 10}
     found = [entry async for entry in outbox.entries("accepted")]
-    assert len({entry.activity_id for entry in found}) == 96
-    assert sorted(entry.id for entry in found) == list(range(1, 97))
-    assert calls == 1 + 80 if refuses else calls < 20
+    assert len({entry.activity_id for entry in found}) == 240
+    assert sorted(entry.id for entry in found) == list(range(1, 241))
+    assert calls == 1 + 200 if refuses else calls < 30
 
 
 async def test_a_backdated_activity_that_arrived_is_not_posted_again(
