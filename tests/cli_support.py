@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pty
+import select
 import signal
 import sqlite3
 import threading
@@ -133,6 +134,15 @@ def read_until(leader: int, wanted: str) -> str:
     while wanted.encode() not in shown:
         shown += os.read(leader, 4096)
     return shown.decode()
+
+
+def press_until(process: Process, leader: int, wanted: str) -> None:
+    """Press Ctrl-C until the terminal shows some text: one just as a question begins is lost."""
+    shown = b""
+    while wanted.encode() not in shown:
+        process.send_signal(signal.SIGINT)
+        if select.select([leader], [], [], 0.5)[0]:
+            shown += os.read(leader, 4096)
 
 
 def until(condition: Callable[[], bool]) -> None:

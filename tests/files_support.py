@@ -126,5 +126,5 @@ class Desk:
         self.sandbox.fail(*["ok"] * count, *["keys-refused"] * 50)
         code, _ = self.post(path, *args)
         assert code == 3
-        self.sandbox._vendor.next_fates.clear()
+        self.sandbox._gateway.next_fates.clear()
         assert len(self.sandbox.posted()) >= count

@@ -88,12 +88,13 @@ def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", open_bucket)
-    rows = [record(number, ActivityNote="PERSONAL", mx_Custom_1="PRIVATE") for number in range(22)]
+    rows = [record(number, ActivityNote="PERSONAL", mx_Custom_1="PRIVATE") for number in range(26)]
     path = write_csv(tmp_path / "leads.csv", rows)
     names = [n for n in NAMES if "429" not in n and "limit" not in n and n not in ENDING]
     quoting = json.dumps({"Status": "Error", "Message": f"{KEYS} PERSONAL PRIVATE"})
     quotes = [Answer(status, quoting, JSON) for status in (200, 400, 502)]
-    faults = Faults(script=["ok", *names, *quotes], slow=0)
+    script = [fault for each in (*names, *quotes) for fault in ("ok", each)]  # no outage
+    faults = Faults(script=script, slow=0)
     with Sandbox(
         limit=None, faults=faults, access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY
     ) as sandbox:

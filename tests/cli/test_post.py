@@ -9,6 +9,7 @@ import pty
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from leadpost import TokenBucket
 from leadpost.cli.files import entries
 from leadpost.cli.files.ledger import Ledger
 from leadpost.hooks import Hook
+from leadpost.outbox.database import _calls
 from leadpost.sandbox import Answer, Faults, Sandbox
 
 
@@ -330,7 +332,7 @@ def test_what_is_in_doubt_is_in_the_results_and_in_no_file_to_post(desk: Desk, c
     assert code == 0 or "nothing new" in said
     assert len(desk.sandbox.posted()) == 2
     assert desk.run("reconcile", calls).exit_code == 1
-    assert sorted(desk.states(calls)) == ["accepted", "accepted", "uncertain"]
+    assert sorted(desk.states(calls)) == [*["accepted"] * 3, "uncertain"]
     assert desk.run("reconcile", calls, "--settle", "0s").exit_code == 1
     assert sorted(desk.states(calls)) == ["accepted", "accepted", "not_sent"]
     assert desk.post(calls)[0] == 0
@@ -429,6 +431,23 @@ def test_a_run_says_why_nothing_is_sent(  # noqa: PLR0917  a table's columns
         code, said = desk.post(calls)
     assert code == 0
     assert f"calls.csv: {why}" in said
+
+
+def test_a_run_says_that_rows_of_a_killed_run_are_settled(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadpost.cli.files.sending._IDLE", 0.1)
+    assert desk.post(calls)[0] == 0
+    with closing(sqlite3.connect(desk.outbox)) as database, database:
+        ends_by = time.time() + 3 - _calls.OVERDUE
+        database.execute(
+            "UPDATE leadpost_entries SET state = 'sending', ends_by = ? WHERE id = 1", (ends_by,)
+        )
+    write_csv(calls, [cells(n) for n in range(4)])
+    code, said = desk.post(calls)
+    assert code == 1
+    assert "calls.csv: Settling 1 row of a run that was killed" in said
+    assert sorted(desk.states(calls)) == [*["accepted"] * 3, "uncertain"]
 
 
 def test_a_results_file_that_is_open_elsewhere_does_not_fail_a_run(desk: Desk, calls: Path) -> None:

@@ -18,6 +18,7 @@ from support import (
     activity,
     answers,
     now,
+    number_in,
     virtual,
 )
 
@@ -362,3 +363,37 @@ async def test_of_several_errors_the_first_is_raised() -> None:
         with pytest.raises(ValueError, match="the first"):
             async for _ in poster.post_stream(source()):
                 pass
+
+
+@virtual
+async def test_a_stop_after_rejected_keys_changes_nothing() -> None:
+    stop = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if number_in(request) == 1:
+            return httpx.Response(401)
+        await asyncio.sleep(1)
+        stop.set()
+        await asyncio.sleep(1)
+        return await accept(request)
+
+    async with poster_to(Vendor(answer), bucket=OpenBucket()) as poster:
+        outcomes = [o async for o in poster.post_stream(numbered(2), stop=stop)]
+    assert sorted(outcome.state for outcome in outcomes) == ["accepted", "rejected"]
+
+
+@virtual
+async def test_of_a_batch_that_is_left_only_unseen_request_ids_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(number_in(request))
+        return httpx.Response(400) if number_in(request) == 2 else await accept(request)
+
+    async with poster_to(Vendor(answer), bucket=OpenBucket()) as poster:
+        stream = poster.post_stream(numbered(3))
+        assert (await anext(stream)).request_id == "r1"
+        await asyncio.sleep(10)
+        await stream.aclose()
+    left = [message for message in caplog.messages if "left early" in message]
+    assert left == ["batch left early: accepted, RequestID r3"]

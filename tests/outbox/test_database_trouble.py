@@ -21,7 +21,7 @@ from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
 PERIOD = 0.5
-ROWS = 120
+ROWS = 200
 LASTS = float(os.environ.get("LEADPOST_TEST_TROUBLE", "2"))
 """Seconds for which a database is in trouble."""
 
@@ -34,7 +34,7 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
             await outbox.put_many(map(activity, range(1, ROWS + 1)))
             running = asyncio.create_task(outbox.run(poster, verify=False))
             async with within(20):
-                while len(sandbox.accepted) < 20:
+                while len(sandbox.accepted) < 40:
                     await asyncio.sleep(0.01)
             before = len(sandbox.accepted)
             await trouble()

@@ -219,7 +219,7 @@ def test_a_server_stopped_during_a_run_does_no_harm() -> None:
 
 
 def test_eight_workers_share_one_limit(store_url: str) -> None:
-    period, rows = 1.0, 150
+    period, rows = 1.0, 100
     with Sandbox(period=period, delay=(0.02, 0.15)) as sandbox:
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=30.0)
         run(put(store_url, rows))

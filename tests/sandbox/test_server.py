@@ -255,6 +255,13 @@ async def test_the_server_logs_and_prints_nothing_as_every_url_contains_keys(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_connection_that_comes_as_it_stops_is_closed() -> None:
+    with Sandbox() as sandbox:
+        sandbox._started.stopped.set()
+        with dial(sandbox) as connection:
+            assert connection.recv(1) == b""
+
+
 def test_waiting_lasts_until_it_is_stopped() -> None:
     with Sandbox() as sandbox:
         waiting = threading.Thread(target=sandbox.wait)
