@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import time
@@ -67,7 +68,7 @@ def test_ctrl_c_at_a_question_of_setup_writes_nothing(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_a_query_that_nobody_answers(tmp_path: Path) -> None:
     """Side by side, as each then waits 8 s for its calls."""
-    commands = (
+    commands: Sequence[Sequence[str]] = (
         ("status", "3661d7b1-93e8-5ba9-9356-b61e0cab2edb"),
         *(("metrics", "--json"), ("types",), ("doctor", "--json")),
         *(("verify",), ("reconcile", "--json")),
