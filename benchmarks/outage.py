@@ -152,7 +152,7 @@ async def measure(name: str, contend: Any, kind: str, posts: int, seconds: float
         "contender": name,
         "outage": kind,
         "accepted": states["accepted"],
-        "in doubt": states["uncertain"],
+        "uncertain": states["uncertain"],
         "given up": states["failed"] + states["not_sent"],
         "taken by the server": len(server.taken),
         "taken twice": sum(count > 1 for count in server.taken.values()),

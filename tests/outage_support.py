@@ -24,8 +24,8 @@ PATIENT = RetryPolicy(max_time=100_000, jitter=0)
 HTML = httpx.Response(200, text="<html>We will be back soon</html>")
 CONNECT_ERROR = httpx.ConnectError("no route")
 READ_TIMEOUT = httpx.ReadTimeout("late")
-IN_DOUBT = [httpx.Response(502), HTML, READ_TIMEOUT]
-NOT_IN_DOUBT = [httpx.Response(500), httpx.Response(503), CONNECT_ERROR]
+UNCERTAIN = [httpx.Response(502), HTML, READ_TIMEOUT]
+NOT_UNCERTAIN = [httpx.Response(500), httpx.Response(503), CONNECT_ERROR]
 
 Fault = httpx.Response | Exception
 
@@ -36,7 +36,7 @@ def name_of(value: object) -> str | None:
     return type(value).__name__ if isinstance(value, Exception) else None
 
 
-each_fault = pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT], ids=name_of)
+each_fault = pytest.mark.parametrize("fault", [*NOT_UNCERTAIN, *UNCERTAIN], ids=name_of)
 
 
 def posts_by(bad: int, fault: Fault) -> Callable[[httpx.Request], Awaitable[httpx.Response]]:
@@ -98,7 +98,7 @@ class Outage(Vendor):
         if not is_down:
             self.taken[number] += 1
             return await accept(request)
-        if self.fault in IN_DOUBT:
+        if self.fault in UNCERTAIN:
             self.taken[number] += 1
         try:
             return await self._fail()

@@ -327,7 +327,7 @@ def figures() -> list[tuple[str, str]]:
     ceiling = min(row["share of the ceiling"] for row in long_run)
     refused = max(row["refused"] for row in long_run)
     outages = [row for row in measured("outage") if row["contender"].startswith("leadpost")]
-    uncertain = max(row["in doubt"] for row in outages)
+    uncertain = max(row["uncertain"] for row in outages)
     assert all(row["given up"] == row["taken twice"] == 0 for row in outages)
     others = measured("shared_account")[0]
     left = others["of what is left of the limit"]

@@ -15,7 +15,7 @@ from attrs import frozen
 from leadpost._answers import LeadActivity
 from leadpost._endpoints import moment, texts_in
 from leadpost._validation import is_list, is_mapping
-from leadpost.outbox.database._settling import Doubt
+from leadpost.outbox.database._settling import UncertainEntry
 
 CLOCKS_DIFFER = timedelta(minutes=2)
 """LeadSquared's clock may be so much behind ours."""
@@ -134,10 +134,10 @@ class Window:
     event: int  # the activity type's code
     start: datetime
     end: datetime
-    doubts: tuple[Doubt, ...]
+    entries: tuple[UncertainEntry, ...]
 
 
-def windows(doubts: Iterable[Doubt], settle: timedelta) -> list[Window]:
+def windows(entries: Iterable[UncertainEntry], settle: timedelta) -> list[Window]:
     """
     Return windows of time in which LeadSquared processed what it has of these entries.
 
@@ -148,12 +148,12 @@ def windows(doubts: Iterable[Doubt], settle: timedelta) -> list[Window]:
     An activity may still arrive `settle` after its call.
     """
     found: list[Window] = []
-    known = [(doubt.event, doubt) for doubt in doubts if doubt.lead and doubt.event is not None]
-    for event, doubt in sorted(known, key=lambda pair: (pair[0], pair[1].sent_at)):
-        start, end = doubt.sent_at - ZONES_DIFFER, doubt.sent_at + settle + ZONES_DIFFER
+    known = [(entry.event, entry) for entry in entries if entry.lead and entry.event is not None]
+    for event, entry in sorted(known, key=lambda pair: (pair[0], pair[1].sent_at)):
+        start, end = entry.sent_at - ZONES_DIFFER, entry.sent_at + settle + ZONES_DIFFER
         last = found[-1] if found else None
         if last is not None and last.event == event and last.end >= start:
-            found[-1] = Window(event, last.start, end, (*last.doubts, doubt))
+            found[-1] = Window(event, last.start, end, (*last.entries, entry))
         else:
-            found.append(Window(event, start, end, (doubt,)))
+            found.append(Window(event, start, end, (entry,)))
     return found

@@ -37,7 +37,7 @@ from leadpost.outbox._reachability import described
 from leadpost.outbox._verifier import at_once
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._entries import loaded
-from leadpost.outbox.database._settling import Doubt, Verdict
+from leadpost.outbox.database._settling import UncertainEntry, Verdict
 
 SETTLE = timedelta(hours=12)
 """
@@ -93,21 +93,23 @@ class Reconciler:
         tally = Counter[EntryState]()
         self._read.clear()  # more may have arrived since the last time
         self._unread = 0
-        doubts = await self._store.read(_settling.doubts)
-        in_windows = await self._read_windows(doubts)
-        doubts.sort(key=lambda doubt: doubt.lead or "")  # to read each lead once
-        for done, doubt in enumerate(doubts, 1):
+        entries = await self._store.read(_settling.uncertain_entries)
+        in_windows = await self._read_windows(entries)
+        entries.sort(key=lambda entry: entry.lead or "")  # to read each lead once
+        for done, entry in enumerate(entries, 1):
             try:
-                verdict = await self._verdict(doubt, in_windows.get(doubt.id))
+                verdict = await self._verdict(entry, in_windows.get(entry.id))
             except _UnreadableError as error:
                 verdict = Verdict("uncertain", str(error))
-            if await self._store.write(_settling.settle, doubt, "uncertain", verdict):
-                _log.info("outbox: entry %d: %s", doubt.id, verdict.state)
+            if await self._store.write(_settling.settle, entry, "uncertain", verdict):
+                _log.info("outbox: entry %d: %s", entry.id, verdict.state)
                 tally[verdict.state] += 1
-            on_progress(done, len(doubts))
+            on_progress(done, len(entries))
         return tally
 
-    async def _read_windows(self, doubts: Iterable[Doubt]) -> dict[int, list[LeadActivity]]:
+    async def _read_windows(
+        self, entries: Iterable[UncertainEntry]
+    ) -> dict[int, list[LeadActivity]]:
         """
         Read windows of time, of all leads at once, where that may take fewer calls.
 
@@ -116,8 +118,8 @@ class Reconciler:
             takes fewer calls, or where the account does not answer this.
         """
         found: dict[int, list[LeadActivity]] = {}
-        for window in windows(doubts, self._settle_after):
-            leads = len({doubt.lead for doubt in window.doubts})
+        for window in windows(entries, self._settle_after):
+            leads = len({entry.lead for entry in window.entries})
             if leads <= 2:
                 continue
             await self._before_query()
@@ -134,45 +136,47 @@ class Reconciler:
             of_leads: dict[str, list[LeadActivity]] = {}
             for one in activities:
                 of_leads.setdefault(str(one.lead_id).lower(), []).append(one)
-            found |= {doubt.id: of_leads.get(str(doubt.lead), []) for doubt in window.doubts}
+            found |= {entry.id: of_leads.get(str(entry.lead), []) for entry in window.entries}
         return found
 
-    async def _verdict(self, doubt: Doubt, in_window: list[LeadActivity] | None) -> Verdict:
+    async def _verdict(
+        self, entry: UncertainEntry, in_window: list[LeadActivity] | None
+    ) -> Verdict:
         """Look for an entry in its window, if that was read, and on its lead if still needed."""
-        if doubt.lead is None or not is_mapping(doubt.activity):
+        if entry.lead is None or not is_mapping(entry.activity):
             raise _UnreadableError("it names no lead's id, so it cannot be looked for")
-        if doubt.event is None:
+        if entry.event is None:
             raise _UnreadableError("it has no ActivityEvent, so it cannot be looked for")
         if in_window is not None:
-            verdict = await self._judge(doubt, doubt.lead, doubt.activity, in_window)
+            verdict = await self._judge(entry, entry.lead, entry.activity, in_window)
             # A match proves that it arrived, and nothing of the lead's means "not yet". Before
             # anything else is concluded, the lead is asked: edited activities are not in the
             # window of their posting, and LeadSquared's paging of windows is not documented.
             if verdict.state == "accepted" or verdict.note == NOT_YET:
                 return verdict
-        has = await self._activities(doubt.lead, doubt.event)
-        return await self._judge(doubt, doubt.lead, doubt.activity, has)
+        has = await self._activities(entry.lead, entry.event)
+        return await self._judge(entry, entry.lead, entry.activity, has)
 
     async def _judge(
         self,
-        doubt: Doubt,
+        entry: UncertainEntry,
         lead: str,
         activity: Mapping[str, Any],
         has: Sequence[LeadActivity],
     ) -> Verdict:
         """Conclude what can be concluded from the activities that the lead has."""
-        since = doubt.sent_at - ZONES_DIFFER
+        since = entry.sent_at - ZONES_DIFFER
         of_type = [one for one in has if may_be(one, activity, since)]
         taken = await self._store.read(_settling.matched, [one.activity_id for one in of_type])
         free = [one for one in of_type if one.activity_id not in taken]
-        alike = candidates(activity, doubt.sent_at, free)
+        alike = candidates(activity, entry.sent_at, free)
         if alike and not words(activity):
             why = (
                 "the lead has similar activities, and this one has no note or date-time to compare"
             )
             return Verdict("uncertain", why)
         if alike:
-            others = await self._store.read(_settling.others_of, doubt.id, lead, since)
+            others = await self._store.read(_settling.others_of, entry.id, lead, since)
             rivals = sum(is_rival(loaded(other), activity, alike) for other in others)
             if len(alike) > rivals:
                 activity_id = None if rivals else alike[-1].activity_id
@@ -180,7 +184,7 @@ class Reconciler:
             why = "the lead has such an activity, which may be that of another entry"
             return Verdict("uncertain", why)
         other = "the lead has another activity of its type and time"
-        if doubt.age < self._settle_after.total_seconds():
+        if entry.age < self._settle_after.total_seconds():
             return Verdict("uncertain", f"{NOT_YET}; {other}" if free else NOT_YET)
         if free:
             return Verdict("uncertain", f"{other}, which may be this one: look at the lead")

@@ -364,7 +364,7 @@ def test_a_status_api_that_is_elsewhere_is_named(desk: Desk, outbox: Path) -> No
     assert "status_path (LEADPOST_STATUS_PATH)" in result.stderr
 
 
-def test_entries_in_doubt_are_reconciled(desk: Desk) -> None:
+def test_uncertain_entries_are_reconciled(desk: Desk) -> None:
     path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1)])
     desk.sandbox.fail("cut-after", "504-before")
     assert desk.post(path)[0] == 1
@@ -383,19 +383,19 @@ def test_entries_in_doubt_are_reconciled(desk: Desk) -> None:
     assert sum(bool(row["activity_id"]) for row in desk.results(path)) == 1
 
 
-def test_what_stays_in_doubt_for_another_reason_is_listed_without_its_activity(
+def test_what_stays_uncertain_for_another_reason_is_listed_without_its_activity(
     desk: Desk,
 ) -> None:
     path = desk.folder / "leadpost.db"
     by_email = Activity(None, 201, "private words", extra={"EmailAddress": "a@example.com"})
-    asyncio.run(put_in_doubt(path, by_email, desk.sandbox.account()))
+    asyncio.run(put_uncertain(path, by_email, desk.sandbox.account()))
     assert desk.run("reconcile", "--outbox", path).exit_code == 1
     listed = desk.run("outbox", "list", "--state", "uncertain", "--outbox", path)
     assert "it names no lead" in listed.output
     assert "private" not in listed.output
 
 
-async def put_in_doubt(path: Path, activity: Activity, account: Account) -> None:
+async def put_uncertain(path: Path, activity: Activity, account: Account) -> None:
     async with Outbox(url_of(path), account) as outbox:
         await outbox.put(activity)
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -320,7 +320,9 @@ def test_a_batch_with_a_name_that_cannot_be_is_refused(desk: Desk, calls: Path, 
     assert "has a slash or a control character" in said
 
 
-def test_what_is_in_doubt_is_in_the_results_and_in_no_file_to_post(desk: Desk, calls: Path) -> None:
+def test_what_is_uncertain_is_in_the_results_and_in_no_file_to_post(
+    desk: Desk, calls: Path
+) -> None:
     desk.sandbox.fail("cut-after", "ok", "504-before")
     code, said = desk.post(calls)
     assert code == 1
@@ -339,7 +341,7 @@ def test_what_is_in_doubt_is_in_the_results_and_in_no_file_to_post(desk: Desk, c
     assert desk.notes() == ["Note 0", "Note 1", "Note 2"]
 
 
-def test_posts_in_doubt_one_after_another_stop_the_run(
+def test_uncertain_posts_one_after_another_stop_the_run(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("leadpost.cli.files.sending.MOST_UNCERTAIN", 2)

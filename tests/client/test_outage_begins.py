@@ -10,10 +10,10 @@ import httpx
 import pytest
 from batch_support import numbered, poster_to
 from outage_support import (
-    IN_DOUBT,
-    NOT_IN_DOUBT,
+    NOT_UNCERTAIN,
     ONCE,
     PATIENT,
+    UNCERTAIN,
     Fault,
     Outage,
     attempt,
@@ -36,7 +36,7 @@ from leadpost._call import Terms
 from leadpost._poster import post_once
 
 
-@pytest.mark.parametrize("fault", [*NOT_IN_DOUBT, *IN_DOUBT, httpx.Response(504)], ids=name_of)
+@pytest.mark.parametrize("fault", [*NOT_UNCERTAIN, *UNCERTAIN, httpx.Response(504)], ids=name_of)
 @virtual
 async def test_three_posts_in_a_row_without_a_proper_answer_are_an_outage(fault: Fault) -> None:
     async with poster_to(Outage(fault), retry=ONCE, bucket=OpenBucket()) as poster:

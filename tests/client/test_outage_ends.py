@@ -12,11 +12,11 @@ import httpx
 import pytest
 from batch_support import numbered, poster_to
 from outage_support import (
-    IN_DOUBT,
     NOTE,
     ONCE,
     PATIENT,
     READ_TIMEOUT,
+    UNCERTAIN,
     Fault,
     Outage,
     attempt,
@@ -55,8 +55,8 @@ async def test_an_outage_of_30_s_in_a_batch_loses_and_duplicates_nothing(
     assert set(states) <= {"accepted", "uncertain"}
     known_at = vendor.failed_at[2]
     sent_before = [at for at in vendor.posted_at if 12 <= at <= known_at + vendor.there]
-    in_flight = len(sent_before) if fault in IN_DOUBT else 0
-    assert states["uncertain"] <= in_flight + (5 if fault in IN_DOUBT else 0)
+    in_flight = len(sent_before) if fault in UNCERTAIN else 0
+    assert states["uncertain"] <= in_flight + (5 if fault in UNCERTAIN else 0)
     assert set(vendor.taken.values()) == {1}
     assert {outcome.index + 1 for outcome in outcomes if outcome.state == "accepted"} <= set(
         vendor.taken

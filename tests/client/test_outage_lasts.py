@@ -10,9 +10,9 @@ import httpx
 import pytest
 from batch_support import STEADY, numbered, poster_to
 from outage_support import (
-    IN_DOUBT,
     PATIENT,
     READ_TIMEOUT,
+    UNCERTAIN,
     Fault,
     Outage,
     away,
@@ -116,7 +116,7 @@ async def test_an_uncertain_trial_makes_the_pauses_grow_to_five_minutes() -> Non
     assert vendor.probes == pytest.approx(times[1:], abs=0.01)
 
 
-@pytest.mark.parametrize("fault", IN_DOUBT, ids=name_of)
+@pytest.mark.parametrize("fault", UNCERTAIN, ids=name_of)
 @virtual
 async def test_after_an_uncertain_post_no_post_is_tried_before_a_query_is_answered(
     fault: Fault,

@@ -42,7 +42,7 @@ from leadpost import (
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox._matching import candidates, is_rival
 from leadpost.outbox.database import Store, _settling
-from leadpost.outbox.database._settling import Doubt, Verdict
+from leadpost.outbox.database._settling import UncertainEntry, Verdict
 from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Faults, Sandbox, queue
 from leadpost.sandbox.answers import RejectedError, unknown_activity
@@ -59,11 +59,11 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
         yield opened
 
 
-Doubted = Callable[..., Awaitable[Sandbox]]
+MakeUncertain = Callable[..., Awaitable[Sandbox]]
 
 
 @pytest.fixture
-def doubted(outbox: Outbox) -> Iterator[Doubted]:
+def make_uncertain(outbox: Outbox) -> Iterator[MakeUncertain]:
     """Post so that each entry is uncertain, and return the running sandbox."""
     with ExitStack() as started:
 
@@ -86,9 +86,9 @@ async def reconciled(outbox: Outbox, sandbox: Sandbox, settle: timedelta) -> Cou
 
 
 async def test_an_entry_that_arrived_is_accepted_with_the_id_of_its_activity(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-after", noted(1), noted(2))
+    sandbox = await make_uncertain("cut-after", noted(1), noted(2))
     assert await reconciled(outbox, sandbox, NOW) == {"accepted": 2}
     found = [entry async for entry in outbox.entries()]
     assert len({entry.activity_id for entry in found}) == 2
@@ -100,9 +100,9 @@ async def test_an_entry_that_arrived_is_accepted_with_the_id_of_its_activity(
 
 
 async def test_an_entry_that_did_not_arrive_is_pending_again_when_it_can_no_longer_arrive(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-before", noted(1))
+    sandbox = await make_uncertain("cut-before", noted(1))
     assert await reconciled(outbox, sandbox, timedelta(hours=1)) == {"uncertain": 1}
     assert await told(outbox) == [
         ("uncertain", "the lead does not have it yet; it may still arrive")
@@ -114,18 +114,18 @@ async def test_an_entry_that_did_not_arrive_is_pending_again_when_it_can_no_long
 
 
 async def test_the_same_activity_twice_is_matched_once_each(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-after", noted(1), noted(1))
+    sandbox = await make_uncertain("cut-after", noted(1), noted(1))
     assert await reconciled(outbox, sandbox, NOW) == {"accepted": 2}
     found = [entry.activity_id async for entry in outbox.entries()]
     assert len(set(found)) == 2
 
 
 async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-before", noted(1))
+    sandbox = await make_uncertain("cut-before", noted(1))
     await outbox.put(noted(1))
     async with poster_to(sandbox) as posting:
         await outbox.drain(posting)
@@ -137,23 +137,25 @@ async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
 
 
 async def test_without_note_and_date_time_a_similar_activity_proves_nothing(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-after", Activity(LEAD, 201))
+    sandbox = await make_uncertain("cut-after", Activity(LEAD, 201))
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
     assert "no note or date-time to compare" in ((await told(outbox))[0][1] or "")
 
 
 async def test_without_note_and_date_time_it_is_pending_again_if_nothing_is_similar(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-before", Activity(LEAD, 201))
+    sandbox = await make_uncertain("cut-before", Activity(LEAD, 201))
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
-async def test_an_entry_without_a_lead_stays_uncertain(outbox: Outbox, doubted: Doubted) -> None:
+async def test_an_entry_without_a_lead_stays_uncertain(
+    outbox: Outbox, make_uncertain: MakeUncertain
+) -> None:
     by_email = Activity(None, 201, "note", extra={"EmailAddress": "a@example.com"})
-    sandbox = await doubted("cut-after", by_email)
+    sandbox = await make_uncertain("cut-after", by_email)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
     assert "names no lead" in ((await told(outbox))[0][1] or "")
 
@@ -169,9 +171,9 @@ async def test_an_entry_whose_lead_cannot_be_read_stays_uncertain(outbox: Outbox
 
 
 async def test_an_entry_that_is_retried_meanwhile_is_left_alone(
-    outbox: Outbox, doubted: Doubted, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, make_uncertain: MakeUncertain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox = await doubted("cut-before", noted(1))
+    sandbox = await make_uncertain("cut-before", noted(1))
 
     async def meanwhile(*_: object) -> list[LeadActivity]:
         await outbox.retry("uncertain")
@@ -220,9 +222,9 @@ def test_line_ends_and_blanks_make_no_difference() -> None:
 
 
 async def test_an_activity_with_other_fields_may_be_of_another_entry(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-before", noted(1, fields={"mx_Custom_1": "Monday"}))
+    sandbox = await make_uncertain("cut-before", noted(1, fields={"mx_Custom_1": "Monday"}))
     await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "Tuesday"}))
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
     async with poster_to(sandbox) as posting, within(20):
@@ -231,9 +233,9 @@ async def test_an_activity_with_other_fields_may_be_of_another_entry(
 
 
 async def test_an_activity_may_be_of_an_entry_that_succeeded_without_its_id(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-before", noted(1))
+    sandbox = await make_uncertain("cut-before", noted(1))
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):
         assert await outbox.verify(posting) == {"succeeded": 1}
@@ -243,9 +245,9 @@ async def test_an_activity_may_be_of_an_entry_that_succeeded_without_its_id(
 
 
 async def test_as_many_activities_as_entries_prove_that_all_arrived(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-after", noted(1))
+    sandbox = await make_uncertain("cut-after", noted(1))
     await posted(outbox, sandbox, noted(1))
     assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
     async with poster_to(sandbox) as posting, within(20):
@@ -253,9 +255,9 @@ async def test_as_many_activities_as_entries_prove_that_all_arrived(
 
 
 async def test_an_unknown_activity_of_its_type_and_time_keeps_it_uncertain(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-before", noted(1))
+    sandbox = await make_uncertain("cut-before", noted(1))
     async with poster_to(sandbox) as posting:
         await posting.post(noted(2))  # by whoever else
     await asyncio.sleep(0.05)
@@ -274,16 +276,18 @@ async def test_an_unknown_activity_of_its_type_and_time_keeps_it_uncertain(
     ],
 )
 async def test_any_entry_that_matches_the_same_activity_counts(
-    outbox: Outbox, doubted: Doubted, known: Activity, doubtful: Activity
+    outbox: Outbox, make_uncertain: MakeUncertain, known: Activity, doubtful: Activity
 ) -> None:
-    sandbox = await doubted("cut-before", doubtful)
+    sandbox = await make_uncertain("cut-before", doubtful)
     await posted(outbox, sandbox, known)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
     assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
 
 
-async def test_an_entry_of_long_ago_does_not_count(outbox: Outbox, doubted: Doubted) -> None:
-    sandbox = await doubted("cut-after", noted(1))
+async def test_an_entry_of_long_ago_does_not_count(
+    outbox: Outbox, make_uncertain: MakeUncertain
+) -> None:
+    sandbox = await make_uncertain("cut-after", noted(1))
     await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "long ago"}))
     long_ago = sa.update(table).where(table.c.id == 2).values(sent_at=time.time() - 30 * 86400)
     await outbox._database.write(lambda connection: connection.execute(long_ago))
@@ -332,9 +336,9 @@ async def test_an_entry_without_an_activity_event_stays_uncertain(outbox: Outbox
 
 
 async def test_an_entry_that_is_settled_meanwhile_is_left_alone(
-    outbox: Outbox, doubted: Doubted
+    outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
-    sandbox = await doubted("cut-after", noted(1), noted(2))
+    sandbox = await make_uncertain("cut-after", noted(1), noted(2))
     second = [entry.id async for entry in outbox.entries()][1]
     seen: list[tuple[int, int]] = []
 
@@ -345,7 +349,7 @@ async def test_an_entry_that_is_settled_meanwhile_is_left_alone(
 
     async def then_settle(store: Store, work: Any, *args: Any, **details: Any) -> Any:
         found = await read(store, work, *args, **details)
-        if work is _settling.doubts:
+        if work is _settling.uncertain_entries:
             assert len(found) == 2
             await outbox.arrived([second])
         return found
@@ -361,14 +365,14 @@ async def test_an_entry_that_is_settled_meanwhile_is_left_alone(
 
 async def test_reconciling_that_fails_is_logged_and_the_run_continues(
     outbox: Outbox,
-    doubted: Doubted,
+    make_uncertain: MakeUncertain,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def refuse(*_: object) -> None:
         raise Unauthorized("not you", status=401)
 
-    sandbox = await doubted("cut-after", noted(1))
+    sandbox = await make_uncertain("cut-after", noted(1))
     monkeypatch.setattr(AsyncActivityPoster, "lead_activities", refuse)
     async with poster_to(sandbox) as posting, within(10):
         running = asyncio.create_task(
@@ -398,7 +402,7 @@ async def test_the_log_says_that_reconciling_needs_a_sync_host(
 
 
 async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
-    outbox: Outbox, doubted: Doubted, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, make_uncertain: MakeUncertain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
     monkeypatch.setattr(_reconciler, "_RETRY", 0.02)
@@ -409,7 +413,7 @@ async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
             raise failures.pop()
         return await read(*args)
 
-    sandbox = await doubted("cut-after", noted(1))
+    sandbox = await make_uncertain("cut-after", noted(1))
     monkeypatch.setattr(AsyncActivityPoster, "lead_activities", fail_at_first)
     monkeypatch.setattr(_reconciler, "FAILURES_IN_A_ROW", 1)
     async with poster_to(sandbox) as posting:
@@ -548,8 +552,8 @@ async def test_an_activity_found_for_two_entries_at_once_is_matched_once(outbox:
     await changed(outbox, state="uncertain")
     found = Verdict("accepted", "the lead has it", "a1")
     for entry in (first, second):
-        doubt = Doubt(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
-        await outbox._store.write(_settling.settle, doubt, "uncertain", found)
+        uncertain = UncertainEntry(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
+        await outbox._store.write(_settling.settle, uncertain, "uncertain", found)
     assert await states(outbox) == ["accepted", "uncertain"]
 
 

@@ -30,7 +30,7 @@ from leadpost import Activity, Lead, LeadActivity, OpenBucket
 from leadpost.outbox import EntryState, Outbox
 from leadpost.outbox._matching import candidates, windows
 from leadpost.outbox._reconciler import SETTLE
-from leadpost.outbox.database._settling import Doubt
+from leadpost.outbox.database._settling import UncertainEntry
 from leadpost.sandbox import Sandbox
 from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized
 from leadpost.sandbox.checks import Span
@@ -51,7 +51,7 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
         yield opened
 
 
-async def doubt_all(outbox: Outbox, age: timedelta = LONG_AGO) -> None:
+async def make_all_uncertain(outbox: Outbox, age: timedelta = LONG_AGO) -> None:
     sent_at = time.time() - age.total_seconds()
     await changed(outbox, state="uncertain", sent_at=sent_at, call_id=OWN_CALL)
 
@@ -86,7 +86,7 @@ async def test_leads_are_read_one_by_one_where_windows_cannot_be_read(
     monkeypatch.setattr(Queue, "activities_between", refuse)
     posts = [on_lead(number) for number in range(1, 6)]
     await outbox.put_many(posts)
-    await doubt_all(outbox)
+    await make_all_uncertain(outbox)
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts[:3])
         tally, _ = await reconciled(outbox, sandbox)
@@ -104,7 +104,7 @@ async def test_a_lead_is_asked_before_what_its_window_lacks_is_sent_again(
     monkeypatch.setattr(Queue, "activities_between", nothing)
     posts = [on_lead(number) for number in range(1, 6)]
     await outbox.put_many(posts)
-    await doubt_all(outbox)
+    await make_all_uncertain(outbox)
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts[:4])
         tally, calls = await reconciled(outbox, sandbox)
@@ -127,7 +127,7 @@ async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
     monkeypatch.setattr(Queue, "activities_between", with_less)
     posts = [on_lead(number) for number in range(1, 5)]
     await outbox.put_many(posts)
-    await doubt_all(outbox, timedelta(seconds=1))
+    await make_all_uncertain(outbox, timedelta(seconds=1))
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts)
         tally, calls = await reconciled(outbox, sandbox)
@@ -137,7 +137,7 @@ async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
 
 async def test_entries_that_may_still_arrive_cost_no_call_beside_the_window(outbox: Outbox) -> None:
     await outbox.put_many(on_lead(number) for number in range(1, 11))
-    await doubt_all(outbox, timedelta(minutes=1))
+    await make_all_uncertain(outbox, timedelta(minutes=1))
     with Sandbox(limit=None) as sandbox:
         assert await reconciled(outbox, sandbox) == ({"uncertain": 10}, 1)
     assert {message for _, message in await told(outbox)} == {
@@ -149,7 +149,7 @@ async def test_one_activity_in_a_window_is_never_matched_twice(outbox: Outbox) -
     alike = [on_lead(1), on_lead(1), on_lead(1)]
     others = [on_lead(2), on_lead(3)]
     await outbox.put_many([*alike, *others])
-    await doubt_all(outbox)
+    await make_all_uncertain(outbox)
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *alike[:2], *others)
         tally, calls = await reconciled(outbox, sandbox)
@@ -171,7 +171,7 @@ async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     monkeypatch.setattr(Queue, "activities_between", noting)
     posts = [on_lead(number) for number in range(1, 31)]
     await outbox.put_many(posts)
-    await doubt_all(outbox)
+    await make_all_uncertain(outbox)
     month_ago = sa.update(table).where(table.c.id == 1).values(sent_at=time.time() - 30 * DAY)
     await executed(outbox, month_ago)
     with Sandbox(limit=None, pace=1000) as sandbox:
@@ -182,21 +182,21 @@ async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     assert [round(span.total_seconds() / 3600) for span in spans] == [24 + 12 + 24]
 
 
-def doubt(number: int, lead: str | None, event: int | None, sent_at: float) -> Doubt:
+def uncertain(number: int, lead: str | None, event: int | None, sent_at: float) -> UncertainEntry:
     moment = datetime.fromtimestamp(sent_at, UTC)
-    return Doubt(number, None, lead, {"ActivityEvent": event}, moment, 0.0)
+    return UncertainEntry(number, None, lead, {"ActivityEvent": event}, moment, 0.0)
 
 
 def test_windows_are_of_one_type_and_do_not_overlap() -> None:
     sent_at = [0.0, 1 * DAY, 3.4 * DAY, 6.0 * DAY]
-    doubts = [
-        *(doubt(number, LEAD, 201, moment) for number, moment in enumerate(sent_at)),
-        doubt(4, LEAD, 202, 0.5 * DAY),
-        doubt(5, None, 201, 0.0),
-        doubt(6, LEAD, None, 0.0),
+    entries = [
+        *(uncertain(number, LEAD, 201, moment) for number, moment in enumerate(sent_at)),
+        uncertain(4, LEAD, 202, 0.5 * DAY),
+        uncertain(5, None, 201, 0.0),
+        uncertain(6, LEAD, None, 0.0),
     ]
-    found = list(windows(doubts, timedelta(hours=12)))
-    assert [[doubt.id for doubt in window.doubts] for window in found] == [[0, 1, 2], [3], [4]]
+    found = list(windows(entries, timedelta(hours=12)))
+    assert [[entry.id for entry in window.entries] for window in found] == [[0, 1, 2], [3], [4]]
     assert [window.event for window in found] == [201, 201, 202]
     assert found[0].start == datetime(1969, 12, 31, tzinfo=UTC)
     assert found[0].end == datetime(1970, 1, 5, 21, 36, tzinfo=UTC)
@@ -241,7 +241,7 @@ def test_an_activity_with_another_value_in_a_posted_field_is_another(
 async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Outbox) -> None:
     monday, tuesday = (on_lead(1, fields={"mx_Custom_1": day}) for day in ("Monday", "Tuesday"))
     await outbox.put_many([monday, tuesday])
-    await doubt_all(outbox)
+    await make_all_uncertain(outbox)
     second = sa.update(table).where(table.c.id == 2).values(state="accepted", request_id="r")
     await executed(outbox, second)
     with Sandbox(limit=None, pace=1000) as sandbox:
@@ -258,7 +258,7 @@ async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Out
 async def test_an_activity_on_a_lead_without_an_id_stays_uncertain(outbox: Outbox) -> None:
     vendor = Vendor()
     await outbox.put(Activity(Lead.find_or_create("EmailAddress", "ada@example.com"), 201, "note"))
-    await doubt_all(outbox)
+    await make_all_uncertain(outbox)
     assert await outbox.reconcile(poster(vendor)) == {"uncertain": 1}
     assert await told(outbox) == [
         ("uncertain", "it names no lead's id, so it cannot be looked for")

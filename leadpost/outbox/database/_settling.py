@@ -25,7 +25,7 @@ class Check:
 
 
 @frozen
-class Doubt:
+class UncertainEntry:
     """An uncertain entry."""
 
     id: int
@@ -105,7 +105,7 @@ async def begin_reconciling(transaction: Transaction, every: float) -> bool:
     return bool((await transaction.execute(update, every=every)).rowcount)
 
 
-async def doubts(transaction: Transaction) -> list[Doubt]:
+async def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
     """Return every uncertain entry."""
     # Plain SQL may have made one uncertain without a call.
     query = """
@@ -115,7 +115,7 @@ async def doubts(transaction: Transaction) -> list[Doubt]:
         ) AS uncertain ORDER BY id
     """
     return [
-        Doubt(id_, call_id, lead, loaded(activity), moment(sent_at), age)
+        UncertainEntry(id_, call_id, lead, loaded(activity), moment(sent_at), age)
         for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query)
     ]
 
@@ -148,7 +148,7 @@ async def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[
 
 async def settle(
     transaction: Transaction,
-    of: Check | Doubt,
+    of: Check | UncertainEntry,
     before: EntryState,
     verdict: Verdict,
 ) -> bool:
@@ -160,7 +160,7 @@ async def settle(
     """
     note, activity_id = storable(verdict.note), verdict.activity_id
     if activity_id is not None and await matched(transaction, [activity_id]):
-        if isinstance(of, Doubt):
+        if isinstance(of, UncertainEntry):
             return False  # it proves that another entry arrived, not this one
         activity_id = None  # reconciling matched it with another entry
     is_bad = verdict.state in {"failed", "uncertain"}
