@@ -48,16 +48,17 @@ def test_ctrl_c_at_a_question_of_setup_writes_nothing(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_a_query_that_nobody_answers(tmp_path: Path) -> None:
     """Side by side, as each then waits 8 s for its calls."""
-    commands = (
+    commands: Sequence[Sequence[str]] = (
         ("status", "3661d7b1-93e8-5ba9-9356-b61e0cab2edb"),
         *(("metrics", "--json"), ("types",), ("doctor", "--json")),
         *(("verify",), ("reconcile", "--json")),
     )
+    folders = [tmp_path / command[0] for command in commands]
     with ThreadPoolExecutor(len(commands)) as threads:
-        ends = threads.map(lambda command: interrupted(command, tmp_path / command[0]), commands)
-        for command, (code, output, errors) in zip(commands, ends, strict=True):
-            assert (code, errors) == (130, "interrupted\n"), command
-            assert output in {"", "[]\n"}, command
+        ends = list(threads.map(interrupted, commands, folders))
+    for command, (code, output, errors) in zip(commands, ends, strict=True):
+        assert (code, errors) == (130, "interrupted\n"), command
+        assert output in {"", "[]\n"}, command
 
 
 def interrupted(command: Sequence[str], folder: Path) -> tuple[int, str, str]:
