@@ -75,10 +75,10 @@ def test_ctrl_c_ends_a_query_that_nobody_answers(tmp_path: Path) -> None:
     )
     folders = [tmp_path / command[0] for command in commands]
     with ThreadPoolExecutor(len(commands)) as threads:
-        ends = threads.map(interrupted, commands, folders)
-        for command, (code, output, errors) in zip(commands, ends, strict=True):
-            assert (code, errors) == (130, "interrupted\n"), command
-            assert output in {"", "[]\n"}, command
+        ends = list(threads.map(interrupted, commands, folders))
+    for command, (code, output, errors) in zip(commands, ends, strict=True):
+        assert (code, errors) == (130, "interrupted\n"), command
+        assert output in {"", "[]\n"}, command
 
 
 def interrupted(command: Sequence[str], folder: Path) -> tuple[int, str, str]:

@@ -93,7 +93,8 @@ def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
     names = [n for n in NAMES if "429" not in n and "limit" not in n and n not in ENDING]
     quoting = json.dumps({"Status": "Error", "Message": f"{KEYS} PERSONAL PRIVATE"})
     quotes = [Answer(status, quoting, JSON) for status in (200, 400, 502)]
-    script = [fault for each in (*names, *quotes) for fault in ("ok", each)]  # no outage
+    wanted: list[str | Answer] = [*names, *quotes]
+    script = [fate for fault in wanted for fate in ("ok", fault)]  # so that there is no outage
     faults = Faults(script=script, slow=0)
     with Sandbox(
         limit=None, faults=faults, access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY
