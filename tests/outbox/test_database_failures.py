@@ -261,7 +261,7 @@ async def test_a_number_that_is_too_large_is_not_a_lost_connection(
 ) -> None:
     async with Outbox(postgresql_url, account()) as outbox:
         with fails("DataError", passes=False):
-            await outbox.put(activity(1), priority=2**40)
+            await outbox.history(2**70)
 
 
 # Other failures.
