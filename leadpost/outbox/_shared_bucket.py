@@ -1,5 +1,5 @@
 """
-LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 times in a database.
+LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 rows of a database.
 
 In each process one task, `_Share._serve`, uses the database; callers only wait. Again and again it
 reserves the token that is back first, waits until it is back, and lets the caller have it who is
@@ -203,8 +203,8 @@ class _Share:
     """
     One process's share of an open bucket.
 
-    Deadlines are counted from before a statement, waits from after it, so that its duration errs on
-    the safe side.
+    Deadlines are counted from before a statement, waits from after it: so the time that it takes
+    can only make a call later, or its deadline earlier.
     """
 
     def __init__(self, store: Store, name: str, brakes: Brakes, state: State) -> None:
@@ -303,6 +303,7 @@ class _Share:
             is_idle = await self._until(self._is_idle, use.due)
             if is_idle or boot_time() < self.brakes.paused_until:
                 return
+            # Meanwhile a pause may have begun elsewhere, or this process was frozen.
             has_waited = boot_time() > looked_at + _LOOK_AGAIN
             if has_waited and not await self._store.read(_tokens.may_use, use.id):
                 return

@@ -78,7 +78,7 @@ class _Call:
     One call for an entry.
 
     Attributes:
-        turn: Left once it is claimed, or has ended, so that the next call may begin.
+        turn: Left once the entry is claimed or the call has ended, so that the next may begin.
         claim: The entry, once it `is_claimed`.
         id: Random, for the claim.
         claimed_at: The time before the claim, in `boot_time`; 0 before the first attempt.
@@ -136,7 +136,7 @@ class Worker:
         # Calls.
         self._turn = asyncio.Lock()
         self._in_flight = set[asyncio.Task[None] | None]()
-        self._others_succeed = False  # whether the last result was a success
+        self._others_succeed = False  # whether one has, since the last failure
         self._host = Reachability(f"the host {poster.account.host}")
         self._is_answered = False  # whether any call was answered
         self._posts = 0  # since nothing was due
@@ -318,7 +318,7 @@ class Worker:
             is_away=self._poster.is_away,
             others_succeed=self._others_succeed or self._drains,
         )
-        if isinstance(error, ServerError):
+        if isinstance(error, ServerError | DeliveryUncertain):
             self._others_succeed = False
         await self._record(claim, result)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
@@ -192,6 +193,30 @@ async def test_during_an_outage_each_trial_has_another_entry(outbox: Outbox) -> 
         await outbox.put(activity(3))
         while (await outbox.counts())["accepted"] == 0:
             await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("status", [500, 502])
+async def test_an_entry_that_fails_while_no_other_succeeds_is_not_given_up(
+    outbox: Outbox, status: int
+) -> None:
+    calls = Counter[int]()
+
+    async def fail_one(request: httpx.Request) -> httpx.Response:
+        calls[number_in(request)] += 1
+        return httpx.Response(status) if number_in(request) == 2 else await accept(request)
+
+    twice = RetryPolicy(max_attempts=2, initial_wait=0.01, jitter=0)
+    posting = poster(Vendor(fail_one), retry=twice, on_uncertain="retry")
+    await outbox.put(activity(1))
+    running = asyncio.create_task(outbox.run(posting, verify=False))
+    await until_accepted(outbox, 1)
+    await outbox.put(activity(2))
+    async with within(20):
+        while calls[2] < 4:
+            await asyncio.sleep(0.01)
+    assert not {"failed", "uncertain"} & set(await states(outbox))
     running.cancel()
     await asyncio.wait([running])
 

@@ -5,8 +5,8 @@ A shared bucket's statements. The bucket has one row, and each token one with a 
 A resting token is back at its time. A token in use is back at its time if its process dies: its
 call must have ended one rest before that.
 
-After a pause, one call is the trial: until it has ended, no other token is taken. It needs no mark.
-It is the one token in use that was taken since the pause was over.
+After a pause, one call is the trial: until it has ended, no other token is taken. Its token is the
+only one in use that was taken after the end of the pause, so nothing else has to mark it.
 
 Statements lock the bucket's row before the rows of tokens, so that no two processes deadlock.
 """
@@ -221,7 +221,8 @@ async def resize(transaction: Transaction, before: State, size: Size, pause: flo
     )
     is_smaller = size.tokens < before.size.tokens or size.rest > before.size.rest
     if resized.rowcount and is_smaller:
-        # The calls of a whole rest count, whichever tokens they used: so all rest once more.
+        # LeadSquared counts the calls of the last period, whichever tokens they used. So that these
+        # are over, every token rests once more.
         update = """
             UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
             WHERE bucket = :bucket AND use_id IS NULL AND back_at < {now} + :rest
