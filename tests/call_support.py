@@ -56,4 +56,4 @@ def leaks_in_httpcore(test: Any) -> Any:
     """Allow what httpcore (1.0) leaves to the garbage collector: connections cancelled early."""
     for ignored in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
         test = pytest.mark.filterwarnings(f"ignore::{ignored}")(test)
-    return test
+    return pytest.mark.usefixtures("garbage_of_httpcore")(test)

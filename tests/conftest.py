@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
 from io import StringIO
 from pathlib import Path
@@ -170,3 +171,12 @@ def nothing_unhandled(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     gc.collect()
     records += caplog.records
     assert [record.message for record in records if record.name == "asyncio"] == []
+
+
+@pytest.fixture
+def garbage_of_httpcore() -> Iterator[None]:
+    """Collect what httpcore leaves of connections, once the event loop no longer refers to it."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
