@@ -264,7 +264,12 @@ def _url(name: str, host: str) -> str:
             " (plain http is for loopback only)"
         )
     bracketed = f"[{hostname}]" if ":" in hostname else hostname
-    return f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
+    url = f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
+    try:
+        httpx.URL(url).host  # noqa: B018  which decodes an `xn--` name (IDNA), or raises
+    except (httpx.InvalidURL, UnicodeError):
+        raise ConfigurationError(f"{where}: found an invalid host name, wanted {wanted}") from None
+    return url
 
 
 def _is_loopback(hostname: str) -> bool:

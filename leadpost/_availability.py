@@ -30,6 +30,7 @@ from leadpost.errors import (
     LeadpostError,
     OutageTimeout,
     ServerError,
+    described,
 )
 
 FAILURES_IN_A_ROW = 3
@@ -37,8 +38,8 @@ LONGEST_PAUSE = 30.0
 """The most seconds between two trials that leave nothing uncertain."""
 LONGEST_UNCERTAIN_PAUSE = 300.0
 """The most seconds between two trials, if they leave their posts uncertain."""
-FIRST_UNANSWERED = 15
-"""Queries without an answer after which a post is tried for the first time."""
+FIRST_BLIND_TRIAL = 16
+"""Unanswered queries after which a post is tried all the same; a power of 2."""
 _LOG_EVERY = 60.0
 
 Probe = Callable[[], Awaitable[bool]]
@@ -57,8 +58,7 @@ class Outage:
         trial_at: When the next trial may begin.
         pause: Seconds between the last trial and the next.
         is_uncertain: Whether posts of this outage are uncertain.
-        unanswered: The number of queries since the last trial that were not answered.
-        most_unanswered: The number of those after which a post is tried all the same.
+        unanswered: The number of its queries that were not answered.
         failed: The activities of the posts that failed last, in a row.
         error: What the last of them failed with.
         answers: The number of proper answers so far.
@@ -69,7 +69,6 @@ class Outage:
     pause: float = 0.0
     is_uncertain: bool = False
     unanswered: int = 0
-    most_unanswered: int = FIRST_UNANSWERED
     failed: deque[int] = field(factory=lambda: deque(maxlen=FAILURES_IN_A_ROW))
     error: LeadpostError | None = None
     answers: int = 0
@@ -92,12 +91,10 @@ class Outage:
         Record that the query before a trial was not answered; return whether to try all the same.
 
         The path of the query may be wrong, and then no query is ever answered. So a post is tried
-        after some six minutes of them, and again after twice as many, and so on.
+        after 16 of them (some six minutes), 32, 64, and so on.
         """
         self.unanswered += 1
-        if self.unanswered == self.most_unanswered:
-            self.unanswered = 0
-            self.most_unanswered *= 2
+        if self.unanswered >= FIRST_BLIND_TRIAL and self.unanswered.bit_count() == 1:
             return True
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         self.trial_at = now + self.pause
@@ -110,7 +107,6 @@ class Outage:
         self.pause = 0.0
         self.is_uncertain = False
         self.unanswered = 0
-        self.most_unanswered = FIRST_UNANSWERED
         self.failed.clear()
 
     def _pause_before_trial(self, now: float, error: LeadpostError) -> None:
@@ -232,7 +228,7 @@ class Availability:
                     continue
                 wake_at = inf if until is None else until(since)
                 if now >= wake_at:
-                    raise self.timeout_error(now)
+                    raise self.timeout_error()
                 if is_next:
                     self._log_progress(now)
                     wake_at = min(wake_at, self._outage.trial_at, self._logged_at + _LOG_EVERY)
@@ -243,13 +239,11 @@ class Availability:
         finally:
             self._waiting.pop(turn, None)
 
-    def timeout_error(self, now: float) -> OutageTimeout:
+    def timeout_error(self) -> OutageTimeout:
         """Build the error of a post that cannot wait any longer."""
-        outage = self._outage
-        last = "" if outage.error is None else f" (the last one: {_described(outage.error)})"
         return OutageTimeout(
-            f"{self._host} has not answered posts for {now - (outage.since or now):.0f} s{last};"
-            " nothing was sent"
+            f"{self._host} has not answered posts for {self.away_for or 0.0:.0f} s"
+            f" (the last one: {described(self._outage.error)}); nothing was sent"
         )
 
     def _next(self) -> Turn | None:
@@ -275,7 +269,7 @@ class Availability:
             _log.warning(
                 "%s does not answer posts (%s): posts wait, and one at a time is tried",
                 self._host,
-                _described(error),
+                described(error),
             )
 
     def _answered(self, turn: Turn) -> None:
@@ -305,20 +299,11 @@ class Availability:
         if now < self._logged_at + _LOG_EVERY or self._outage.since is None:
             return
         self._logged_at = now
-        error = self._outage.error
         _log.warning(
             "%s has not answered posts for %.0f s (%s): %d wait, the next try is in %.0f s",
             self._host,
             now - self._outage.since,
-            "" if error is None else _described(error),
+            described(self._outage.error),
             len(self._waiting),
             max(self._outage.trial_at - now, 0.0),
         )
-
-
-def _described(error: LeadpostError) -> str:
-    """Name an error without its text, which may be LeadSquared's."""
-    name = type(error).__name__
-    if error.retry_after:
-        name += f", Retry-After {error.retry_after:.0f} s"
-    return name if error.status is None else f"HTTP {error.status}, {name}"

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import ExitStack
 from operator import length_hint
 
-from leadpost._call import Terms
+from leadpost._attempts import Terms
 from leadpost._models import Item
 from leadpost._outcomes import Outcome
 from leadpost.bucket import Priority
@@ -24,6 +24,7 @@ from leadpost.errors import (
     Unauthorized,
     Unavailable,
 )
+from leadpost.hooks import Ended, Event, Sent
 
 Source = Iterable[Item] | AsyncIterable[Item]
 Post = Callable[[Item, Terms], Awaitable[str]]
@@ -157,14 +158,25 @@ class Batch:
 
     async def _outcome(self, index: int, activity: Item, on_token: Callable[[], None]) -> Outcome:
         """Post one activity. `on_token` lets the next worker draw."""
-        states: list[State] = []
+        state: State = "not_sent"
+
+        def hook(event: Event) -> None:
+            nonlocal state
+            match event:
+                case Sent():
+                    on_token()
+                case Ended():
+                    state = event.state
+                case _:
+                    pass
+
         is_long = max(self._size, 2 * self._count) >= LONG
         terms = Terms(
+            index=index,
             priority=Priority.LONG_BATCH if is_long else Priority.BATCH,
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
-            on_token=on_token,
-            on_end=states.append,
+            hook=hook,
         )
         try:
             request_id = await self._post(activity, terms)
@@ -175,7 +187,6 @@ class Batch:
             return Outcome(index, activity, error=error)
         except BaseException as error:  # noqa: BLE001  # see _fail
             self._fail(error)
-            state = states[0] if states else "not_sent"
             kind = {"not_sent": NotSent, "failed": Unavailable}.get(state, DeliveryUncertain)
             return Outcome(index, activity, error=kind(f"{type(error).__name__} ended the batch"))
         return Outcome(index, activity, request_id)

@@ -10,118 +10,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import httpx
-from attrs import frozen
-from tenacity import RetryCallState
 
 from leadpost import _endpoints
 from leadpost._account import Account
+from leadpost._attempts import Attempt, Attempts, Draw, Terms, failure_of
 from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
-from leadpost._responses import ApiResponse, parse_retry_after, redactor
-from leadpost._retry import RETRYABLE, Attempt, Attempts, RetryPolicy
+from leadpost._responses import ApiResponse, no_answer, parse_retry_after, redactor
+from leadpost._retry import RETRYABLE, RetryPolicy
 from leadpost._transport import (
     BEFORE_SEND,
     BROKEN,
     ENDS_AT,
     LARGEST_BODY,
+    NEVER_SENT,
     PARAMS,
     keyed,
     new_client,
 )
-from leadpost.bucket import Bucket, Priority
+from leadpost.bucket import Bucket
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
     NotSent,
     ServerError,
-    State,
     TokenLost,
     UnexpectedAnswer,
 )
-from leadpost.hooks import Answered, Hook, Hooks, Operation, Retried, Sent, Waiting
+from leadpost.hooks import Answered, Hook, Hooks, Operation, Sent, Waiting
 
 T = TypeVar("T")
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
-"""Raised by httpx before anything of a request was sent."""
 
 _log = logging.getLogger("leadpost")
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing: the default callback."""
-
-
-@frozen
-class Draw(Generic[T]):
-    """
-    A call that is chosen once there is a token for it.
-
-    Attributes:
-        name: The poster's method, for hooks.
-        draw: Returns the call; raises `NothingToSend` if there is none.
-    """
-
-    name: str
-    draw: Callable[[], Awaitable[Call[T]]]
-
-
-@frozen
-class Terms:
-    """
-    The conditions of a call; the defaults are those of a single call.
-
-    Attributes:
-        priority: The priority of the first attempt.
-        is_retried: Whether other attempts may follow the first.
-        token_timeout: Seconds in which the first attempt has to begin, None for the policy's time.
-        outage_until: Makes this one of many calls, of a batch or an outbox, see `is_one_of_many`.
-            Given the time at which an outage began, returns the time at which to stop waiting.
-        stopped: Ends all waits once it is done; a call in flight still finishes.
-        cut_off: Ends the attempt once it is done, even a call in flight, which is uncertain then.
-        on_token: Called when an attempt has its token.
-        before_send: Called before the bucket's function of that name; may raise.
-        on_end: Called with the state in which the caller leaves the operation.
-    """
-
-    priority: Priority = Priority.SINGLE
-    is_retried: bool = True
-    token_timeout: float | None = None
-    outage_until: Callable[[float], float] | None = None
-    stopped: asyncio.Future[None] | None = None
-    cut_off: asyncio.Future[None] | None = None
-    on_token: Callable[[], None] = _nothing
-    before_send: Callable[[], None] = _nothing
-    on_end: Callable[[State], None] = _nothing
-
-    @property
-    def is_one_of_many(self) -> bool:
-        """Whether it waits for its first token without an end; its time starts with that token."""
-        return self.outage_until is not None
-
-    @property
-    def stops(self) -> list[asyncio.Future[None]]:
-        """What ends the waits when it is done."""
-        return [stop for stop in (self.stopped, self.cut_off) if stop is not None]
-
-    @property
-    def are_over(self) -> bool:
-        """Whether nothing more may be sent on these terms."""
-        return any(stop.done() for stop in self.stops)
-
 
 SINGLE = Terms()
 ONCE = Terms(is_retried=False)
@@ -153,7 +81,7 @@ class Sender:
         self._policy = policy
         self._call_timeout = call_timeout
         self._retryable = (*RETRYABLE, DeliveryUncertain) if retry_uncertain else RETRYABLE
-        self._emit = Hooks(hooks)
+        self._hooks = Hooks(hooks)
         self._redact = redactor(account.secrets)
         # Queries are made even while LeadSquared does not answer posts.
         self._availability = {
@@ -181,21 +109,24 @@ class Sender:
         Raises:
             LeadpostError: the outcome of the attempts; `NotSent` if none was made.
         """
-        retryable = self._retryable if terms.is_retried else ()
-        away = partial(self.is_away, call.name)
-        attempts = Attempts(Operation(call.name), self._policy, retryable, away)
+        attempts = Attempts(
+            Operation(call.name, terms.index),
+            terms,
+            self._policy,
+            self._retryable if terms.is_retried else (),
+            partial(self.is_away, call.name),
+            self._hooks,
+        )
         error: BaseException | None = None
         try:
             if self._is_closed or self._plain_client.is_closed:
                 what = "this poster" if self._is_closed else "the client of this poster"
                 raise RuntimeError(f"{what} is closed")  # noqa: TRY301  so that `Ended` is emitted
             self._enter_loop()
-            if not terms.is_one_of_many:
-                attempts.start_time()
-            sleep, on_retry = partial(_sleep, terms), partial(self._note_retry, attempts)
-            async for attempt_manager in attempts.retrying(sleep, on_retry):  # pragma: no branch
+            attempts.begin()
+            async for attempt_manager in attempts.retrying():  # pragma: no branch
                 with attempt_manager:
-                    return await self._guarded(call, attempts, terms)
+                    return await self._guarded(call, attempts)
         except LeadpostError as failure:
             error = attempts.verdict(failure)
             raise error  # noqa: B904  the same one, or one that quotes it
@@ -203,13 +134,13 @@ class Sender:
             error = failure
             raise
         finally:
-            end = attempts.ended(error)
-            terms.on_end(end.state)
-            if not attempts.abandoned:
-                self._emit(end)
+            if attempts.attempt.task is None:
+                attempts.note_end(error)
+            else:  # the caller leaves while the call is in flight
+                attempts.attempt.task.add_done_callback(attempts.note_abandoned)
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
-    async def _guarded(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
+    async def _guarded(self, call: Call[T] | Draw[T], attempts: Attempts) -> T:
         """
         Make one attempt in its own task, and wait for its end.
 
@@ -217,63 +148,65 @@ class Sender:
         its caller's cancellation does. Afterwards only its own time-out, the closing of the poster
         and `Terms.cut_off` do.
         """
+        terms = attempts.terms
         attempt = attempts.attempt = Attempt()
         if self._is_closed or terms.are_over:
-            raise self._early_end_error(attempts, terms)
-        task = asyncio.create_task(self._attempt(call, attempts, terms))
+            raise self._early_end_error(attempts)
+        task = attempt.task = asyncio.create_task(self._attempt(call, attempts))
         self._in_flight[task] = attempt
-        task.add_done_callback(lambda ended: self._in_flight.pop(ended, None))
-        ends: list[asyncio.Future[Any]] = [task, *terms.stops]
+        task.add_done_callback(self._forget)
+        ends: list[asyncio.Future[Any]] = [task]
+        if terms.cut_off is not None:
+            ends.append(terms.cut_off)
+        wait = partial(asyncio.wait, return_when=asyncio.FIRST_COMPLETED)
         try:
-            timeout = _time_for_token(attempts, terms)
-            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if attempt.has_token and not task.done():  # from now on it has its own time-out
-                ends = [task] if terms.cut_off is None else [task, terms.cut_off]
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                task.cancel()
-                await asyncio.wait([task])
+            waits = ends if terms.stopped is None else [*ends, terms.stopped]
+            await wait(waits, timeout=attempts.time_for_token)
+            if attempt.has_token:  # from now on it has its own time-out
+                await wait(ends)
+            task.cancel()
+            await wait([task])
         except asyncio.CancelledError:
-            if attempt.is_sent:
-                attempts.abandoned = True
-                task.add_done_callback(partial(self._note_abandoned, attempts))
-            else:
+            if not attempt.is_sent:
                 task.cancel()
-                await asyncio.wait([task])  # so that its token is back
-                if not task.cancelled():
-                    task.exception()  # asyncio logs those that nobody asked for
+                await wait([task])  # so that its token is back
+                attempt.task = None
             raise
-        if attempt.result is not None and (task.cancelled() or task.exception()):
-            # It is done, and its caller must not take it for a failure and repeat it.
-            failure = "cancelled" if task.cancelled() else type(task.exception()).__name__
-            name = attempts.operation.name
-            _log.error("%s: answered, but then its bucket failed: %s", name, failure)
-            return cast("T", attempt.result)
-        if not task.cancelled():
-            return task.result()
-        raise self._early_end_error(attempts, terms)
+        attempt.task = None
+        failure = failure_of(task)
+        if (attempt.result is not None or attempt.error) and failure is not attempt.error:
+            # The answer counts: taking it for a failure, its caller might repeat an accepted post.
+            name = type(failure).__name__
+            _log.error("%s: ended, but then its bucket failed: %s", attempts.operation, name)
+            failure = attempt.error
+        if isinstance(failure, asyncio.CancelledError):
+            raise self._early_end_error(attempts)
+        if failure is not None:
+            raise failure
+        return cast("T", attempt.result)
 
-    async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts, terms: Terms) -> T:
-        """Wait until LeadSquared is there, take a token, send the request, read the answer."""
+    async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts) -> None:
+        """
+        Wait until LeadSquared is there, take a token, send the request, read the answer.
+
+        The result, or the error of the call, is noted in the `Attempt`.
+        """
         loop = asyncio.get_running_loop()
         waits_since = loop.time()
         operation, attempt = attempts.operation, attempts.attempt
-        priority = terms.priority
-        if attempts.made:
-            priority = Priority.RETRY if priority is Priority.SINGLE else Priority.BATCH_RETRY
         availability = self._availability.get(operation.name)
         activity_hash = 0 if isinstance(call, Draw) else hash(call.content)  # a Draw has none yet
-        self._emit(Waiting(operation, attempts.made + 1))
+        attempts.emit(Waiting(operation, attempts.made + 1))
         while True:
             outage_turn = (
                 nullcontext(Turn(activity_hash))  # queries do not wait for the end of an outage
                 if availability is None
-                else availability.turn(activity_hash, terms.outage_until)
+                else availability.turn(activity_hash, attempts.terms.outage_until)
             )
             # In this order, so that nothing waits for a token during an outage.
             async with (
                 outage_turn as turn,
-                self._bucket.token(priority, self._call_timeout) as check_token,
+                self._bucket.token(attempts.priority, self._call_timeout) as check_token,
             ):
                 if availability is not None and not availability.may_send(turn):
                     # LeadSquared went away during the wait for the token, which is given back
@@ -282,7 +215,6 @@ class Sender:
                 attempt.has_token = True
                 # The bucket has the same time-out: the call must end before its token is back.
                 ends_at = loop.time() + self._call_timeout
-                terms.on_token()
                 if isinstance(call, Draw):
                     call = await call.draw()
                     turn.activity_hash = hash(call.content)
@@ -290,14 +222,16 @@ class Sender:
                         raise TokenLost("choosing the call took its whole time; nothing was sent")
                 if self._plain_client.is_closed:  # since this began to wait
                     raise NotSent("the client of this poster was closed before anything was sent")
-                attempts.count(restart=turn.waited and terms.is_one_of_many)
-                self._emit(Sent(operation, attempts.made, loop.time() - waits_since))
-                before_send = (terms.before_send, check_token)
-                response = await self._exchange(call, attempts, ends_at, before_send)
-                self._emit(Answered(operation, attempts.made, response.status))
-                result = call.read(response)  # raises the error that the answer means
-                attempt.result = result
-                return result
+                attempts.count(waited=turn.waited)
+                attempts.emit(Sent(operation, attempts.made, loop.time() - waits_since))
+                try:
+                    response = await self._exchange(call, attempts, ends_at, check_token)
+                    attempts.emit(Answered(operation, attempts.made, response.status))
+                    attempt.result = call.read(response)  # raises the error that the answer means
+                except LeadpostError as error:
+                    attempt.error = error
+                    raise
+                return
             # Another round would post the activity a second time.
             raise RuntimeError("the bucket suppressed the error of a call")
 
@@ -306,32 +240,36 @@ class Sender:
         call: Call[T],
         attempts: Attempts,
         ends_at: float,
-        before_send: Iterable[Callable[[], None]],
+        check_token: Callable[[], None],
     ) -> ApiResponse:
-        """Send one request, unless one of `before_send` raises, and return its answer."""
+        """Send one request, and return its answer."""
         attempt = attempts.attempt
 
-        def note_sending() -> None:
+        def before_send() -> None:
             # Called before the headers and again before the body. If the second time raises, no
             # body left, so nothing was posted.
             attempt.is_sent = False
-            for function in before_send:
-                function()
+            attempts.terms.before_send()
+            check_token()
             attempt.is_sent = True
 
         request = self._client.build_request(
             call.method,
             call.url,
             content=call.content,
-            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: note_sending},
+            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: before_send},
         )
         try:
             response = await self._client.send(request, follow_redirects=False)
         except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
             response = error.response
         except (httpx.RequestError, *BROKEN) as error:
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
             # Without a cause: it quotes what could not be read.
-            raise self._no_answer_error(attempts, error) from None
+            if attempt.is_sent and not isinstance(error, NEVER_SENT):
+                raise no_answer(what, changes=attempts.operation.is_post) from None
+            attempt.is_sent = False
+            raise ConnectionFailed(what + _plain_http_hint(self._account)) from None
         attempt.status = response.status_code
         return ApiResponse(
             response.status_code,
@@ -341,19 +279,18 @@ class Sender:
             call.not_found_hint,
         )
 
-    def _no_answer_error(self, attempts: Attempts, error: Exception) -> LeadpostError:
-        attempt = attempts.attempt
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        if attempt.is_sent and not isinstance(error, _NEVER_SENT):
-            if attempts.operation.is_post:
-                return DeliveryUncertain(f"no answer, it may have arrived ({what})")
-            return ConnectionFailed(f"no answer ({what})", sent=True)
-        attempt.is_sent = False
-        host = self._account.host
-        if self._account.is_loopback and host.startswith("https://"):
-            plain = host.replace("https://", "http://", 1)
-            what += f"; if this server speaks plain HTTP, set the host to {plain}"
-        return ConnectionFailed(what)
+    def _early_end_error(self, attempts: Attempts) -> LeadpostError:
+        """Build the error of an attempt that was ended before its answer."""
+        operation = attempts.operation
+        if attempts.attempt.is_sent:
+            return no_answer("the call was cut off before its answer", changes=operation.is_post)
+        if self._is_closed:
+            return NotSent("the poster was closed before anything was sent")
+        if attempts.terms.are_over:
+            return NotSent("stopped before anything was sent")
+        if attempts.is_away():
+            return self._availability[operation.name].timeout_error()
+        return NotSent("no token came free in the time for this call; nothing was sent")
 
     async def _probe(self, query: Callable[[Account], Call[T]]) -> bool:
         """Make a call that changes nothing: False if there was no proper answer."""
@@ -367,51 +304,11 @@ class Sender:
             pass  # such as a wrong path, which says nothing about posts
         return True
 
-    def _early_end_error(self, attempts: Attempts, terms: Terms) -> LeadpostError:
-        """Build the error of an attempt that was ended before its answer."""
-        if attempts.attempt.is_sent:
-            what = "the call was cut off before its answer"
-            if attempts.operation.is_post:
-                return DeliveryUncertain(f"{what}: it may have arrived")
-            return ConnectionFailed(what, sent=True)
-        if self._is_closed:
-            return NotSent("the poster was closed before anything was sent")
-        if terms.are_over:
-            return NotSent("stopped before anything was sent")
-        if attempts.is_away():
-            now = asyncio.get_running_loop().time()
-            return self._availability[attempts.operation.name].timeout_error(now)
-        return NotSent("no token came free in the time for this call; nothing was sent")
+    # Event loops, and the end.
 
-    def _note_retry(self, attempts: Attempts, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        name, wait = type(error).__name__, state.upcoming_sleep
-        _log.info(
-            "%s: attempt %d failed (%s%s), the next one %s",
-            attempts.operation.name,
-            attempts.made,
-            name,
-            f", HTTP {attempts.attempt.status}" if attempts.attempt.status else "",
-            "after the outage" if attempts.is_away() else f"in {wait:.1f} s",
-        )
-        status = attempts.attempt.status
-        self._emit(Retried(attempts.operation, attempts.made, name, status, wait))
-
-    def _note_abandoned(self, attempts: Attempts, task: asyncio.Task[T]) -> None:
-        """Log and emit the outcome of a call whose caller has left."""
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if isinstance(error, LeadpostError):
-            error = attempts.verdict(error)
-        end = attempts.ended(error)
-        self._emit(end)
-        what = end.state + (f", RequestID {end.request_id}" if end.request_id else "")
-        if end.state != "accepted":
-            status = f", HTTP {end.status}" if end.status else ""
-            what += f" ({type(error).__name__}{status})"
-        # A query that nobody waits for has changed nothing, so it is no news.
-        level = logging.WARNING if attempts.operation.is_post else logging.DEBUG
-        name = attempts.operation.name
-        _log.log(level, "%s: its caller had left before it ended: %s", name, what)
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._in_flight.pop(task, None)
+        failure_of(task)  # asyncio logs those that nobody asked for
 
     def _enter_loop(self) -> None:
         """Continue in a new event loop, with new connections, if the last loop is not running."""
@@ -449,19 +346,9 @@ class Sender:
                 await self._plain_client.aclose()
 
 
-async def _sleep(terms: Terms, seconds: float) -> None:
-    if terms.stops:
-        await asyncio.wait(terms.stops, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    else:
-        await asyncio.sleep(seconds)
-
-
-def _time_for_token(attempts: Attempts, terms: Terms) -> float | None:
-    """Return the seconds in which an attempt has to get its token, None for no end."""
-    if terms.is_one_of_many:
-        return None
-    deadline = attempts.deadline or 0.0  # one that is not one of many always has one
-    left = max(deadline - asyncio.get_running_loop().time(), 0.0)
-    if terms.token_timeout is not None and not attempts.made:
-        left = min(left, terms.token_timeout)
-    return left
+def _plain_http_hint(account: Account) -> str:
+    """Return a hint for TLS with a server on this machine, which may speak plain HTTP."""
+    if not account.is_loopback or not account.host.startswith("https://"):
+        return ""
+    plain = account.host.replace("https://", "http://", 1)
+    return f"; if this server speaks plain HTTP, set the host to {plain}"

@@ -14,16 +14,24 @@ from attrs import evolve
 
 from leadpost import _endpoints
 from leadpost._account import Account
+from leadpost._attempts import Draw, Terms
 from leadpost._batch import Batch, Source
-from leadpost._call import Draw, Sender, Terms
+from leadpost._call import Sender
 from leadpost._endpoints import Call
 from leadpost._models import Activity, Item
 from leadpost._outcomes import BatchError, Outcome
 from leadpost._queries import Queries
 from leadpost._retry import RetryPolicy
 from leadpost._validation import is_mapping
-from leadpost.bucket import CALL_TIMEOUT, Bucket, OpenableBucket, TokenBucket
-from leadpost.errors import LeadpostError
+from leadpost.bucket import (
+    CALL_TIMEOUT,
+    LIMIT,
+    PERIOD,
+    Bucket,
+    OpenableBucket,
+    TokenBucket,
+)
+from leadpost.errors import ConfigurationError, LeadpostError
 from leadpost.hooks import Hook
 
 OUTAGE_TIMEOUT = 300.0
@@ -59,7 +67,8 @@ class AsyncActivityPoster(Queries):
         hooks: Functions that are called with each step of each call, see `leadpost.hooks`.
 
     Raises:
-        ConfigurationError: a proxy or certificate variable of the environment cannot be used.
+        ConfigurationError: a proxy or TLS variable of the environment cannot be used; or the bucket
+            would exceed LeadSquared's limit, as its period is that of a sandbox.
         TypeError: a hook is not callable, or is a coroutine function.
         ValueError: `on_uncertain` or `call_timeout` is invalid.
     """
@@ -85,6 +94,12 @@ class AsyncActivityPoster(Queries):
         self.retry = retry or RetryPolicy()
         self.on_uncertain = on_uncertain
         self.call_timeout = call_timeout
+        most = getattr(self.bucket, "most_calls", 0)
+        if most > LIMIT and not account.is_loopback:
+            raise ConfigurationError(
+                f"bucket: this {type(self.bucket).__name__} allows {most} calls in {PERIOD:g} s,"
+                f" LeadSquared {LIMIT}; a shorter period is only for a sandbox on this machine"
+            )
         self._sender = Sender(
             account,
             client,

@@ -170,7 +170,7 @@ class Refusals:
     def _name(self, now: float, calls: int, seconds: int) -> Change | None:
         if not (calls > 0 and 0 < seconds <= LONGEST_RATE):
             return None
-        if self._most * _uses(seconds, self.rest) <= calls:
+        if self._most * uses(seconds, self.rest) <= calls:
             return None  # it is kept anyway
         tokens, rest = tokens_within((self.limit, self.period), (calls, seconds))
         self._named_until, self._most, self.rest = now + NAMED_FOR, tokens, rest
@@ -198,11 +198,11 @@ def tokens_within(*limits: tuple[int, float]) -> tuple[int, float]:
     """
     rests = {seconds / uses for calls, seconds in limits for uses in range(1, calls + 1)}
     ways = [
-        (min(calls // _uses(seconds, rest) for calls, seconds in limits), rest) for rest in rests
+        (min(calls // uses(seconds, rest) for calls, seconds in limits), rest) for rest in rests
     ]
     return max(ways, key=lambda way: (way[0] / way[1], way[1]))
 
 
-def _uses(seconds: float, rest: float) -> int:
+def uses(seconds: float, rest: float) -> int:
     """Return how often a token that rests for `rest` can be used in any span of `seconds`."""
     return ceil(seconds / rest - 1e-9)

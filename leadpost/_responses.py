@@ -262,6 +262,13 @@ def _error_kind(response: ApiResponse, *, changes: bool) -> type[LeadpostError] 
     return DeliveryUncertain if changes else ServerError
 
 
+def no_answer(why: str, *, changes: bool) -> LeadpostError:
+    """Build the error of a call that was sent and has no answer; `changes` as above."""
+    if changes:
+        return DeliveryUncertain(f"no answer, it may have arrived ({why})")
+    return ConnectionFailed(f"no answer ({why})", sent=True)
+
+
 def error_of(kind: type[_E], response: ApiResponse, why: str = "", **details: Any) -> _E:
     """Build an error of the class `kind` with all that the answer says."""
     exception_type = response.displayed(response.exception_type)

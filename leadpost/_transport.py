@@ -46,6 +46,14 @@ its headers, and again before its body. It may raise to stop either.
 
 BROKEN = (httpx.TransportError, ssl.SSLError, TimeoutError)
 """The errors of a broken connection: httpx passes on those of TLS after its handshake."""
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Raised by httpx before anything of a request was sent."""
 LARGEST_BODY = 2**20
 """The most bytes to read of an answer; LeadSquared's are far smaller."""
 
@@ -208,7 +216,7 @@ def new_client(account: Account) -> httpx.AsyncClient:
     Build a client that suits this API.
 
     Raises:
-        ConfigurationError: a proxy or certificate variable of the environment cannot be used.
+        ConfigurationError: a proxy or TLS variable of the environment cannot be used.
     """
     # Calls to this machine use no proxy of the environment. Without TLS, the client need not read
     # certificates, which takes some 40 ms of CPU time.
@@ -223,10 +231,13 @@ def new_client(account: Account) -> httpx.AsyncClient:
         for variable in _variables(_PROXIES):
             _proxy_url(variable)
         return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
-    except OSError:
-        if not file:
+    except OSError as error:
+        if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):
+            problem = "SSLKEYLOGFILE: this file cannot be written"
+        elif file:
+            problem = "SSL_CERT_FILE: no certificates can be loaded from this file"
+        else:
             raise
-        problem = "SSL_CERT_FILE: no certificates can be loaded from this file"
     except (ImportError, httpx.InvalidURL, ValueError):
         problem = _proxy_problem()
     # Not in the `except`: the error there quotes the proxy, whose URL may contain a password.

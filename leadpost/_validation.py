@@ -190,9 +190,10 @@ def _item_problems(name: str, value: object) -> Iterator[Problem]:
             yield Problem(name, "a mapping without a SchemaName", wanted)
         elif found != name:
             yield Problem(name, "an item with another SchemaName", f"SchemaName {name}")
+        for part in ("Value", "Fields"):
+            if is_mapping(value.get(part)):
+                yield Problem(name, f"a mapping as {part}", _WANTED_SET)
         value = value.get("Fields")
-        if is_mapping(value):
-            yield Problem(name, "a mapping as Fields", _WANTED_SET)
     if is_list(value):
         yield from _nested_problems(name, value)
 

@@ -21,6 +21,7 @@ from attrs import define, frozen
 
 from leadpost._account import Account
 from leadpost._bucket_parts import LONGEST_RETRY_AFTER, Brakes, Use, Waiter, Waiters
+from leadpost._refusals import uses
 from leadpost.hooks import Hook, Hooks
 
 __all__ = [
@@ -174,6 +175,9 @@ class TokenBucket:
         period: Seconds; use a value other than 5 only with a sandbox of the same period.
         hooks: Functions that are called with `Paused` and `Resized`, see `leadpost.hooks`.
 
+    Attributes:
+        most_calls: The most calls that it lets through in any 5 s.
+
     Raises:
         ValueError: a number is out of range.
     """
@@ -181,7 +185,7 @@ class TokenBucket:
     def __init__(
         self, limit: int = LIMIT, *, period: float = PERIOD, hooks: Iterable[Hook] = ()
     ) -> None:
-        check_rate(limit, period)
+        self.most_calls = check_rate(limit, period)
         self._limit = limit
         self._period = period
         self._brakes = Brakes(limit, period, Hooks(hooks))
@@ -332,9 +336,12 @@ class _Use(Use):
         self.sent_at = self.loop.time()
 
 
-def check_rate(limit: int, period: float) -> None:
+def check_rate(limit: int, period: float) -> int:
     """
     Check that a bucket's limit is within LeadSquared's, and that its period is a time.
+
+    Returns:
+        The most calls that it lets through in any 5 s: more than 25 only with a shorter period.
 
     Raises:
         ValueError: one of them cannot be right.
@@ -343,3 +350,4 @@ def check_rate(limit: int, period: float) -> None:
         raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, LeadSquared's limit")
     if not 0 < period < inf:
         raise ValueError(f"period: found {period}, wanted a number of seconds above 0")
+    return limit * uses(PERIOD, period)

@@ -234,3 +234,13 @@ class KeyConflict(OutboxError, ValueError):
     def __init__(self, message: str, *, keys: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.keys = tuple(keys)
+
+
+def described(error: BaseException | None) -> str:
+    """Name an error for the log, without its text, which may be LeadSquared's."""
+    name = type(error).__name__
+    if not isinstance(error, LeadpostError):
+        return name
+    if error.retry_after:
+        name += f", Retry-After {error.retry_after:.0f} s"
+    return name if error.status is None else f"HTTP {error.status}, {name}"

@@ -56,9 +56,14 @@ class Operation:
     Attributes:
         name: The poster's method: `post` (for batches and outboxes too), `post_sync`, or that of a
             query, such as `status` or `find_lead`.
+        index: For an activity of a batch, its place in the input, from 0; else None.
     """
 
     name: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.index is None else f"{self.name} (index {self.index})"
 
     @property
     def is_post(self) -> bool:

@@ -49,7 +49,7 @@ def read_posted(response: ApiResponse, identifier: object) -> str:
     """Return the identifier in the answer to a post, or raise the error that the answer means."""
     found = text(identifier)
     if response.succeeded and found and not response.says_error:
-        return found
+        return response.displayed(found) or found  # a server that echoes the request shows keys
     raise_for_error(response, changes=True)
     if response.says_error and identifier is None:
         known = (response.exception_type or "").startswith("MX")
@@ -94,12 +94,12 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
         case _:
             pass
     return RequestStatus(
-        request_id=text(get(response.json, "RequestId")) or request_id,
+        request_id=response.displayed(text(get(response.json, "RequestId"))) or request_id,
         state=state,
         final=final,
         status=response.displayed(word) or word,
         status_reason=response.displayed(text(reason)),
-        activity_id=text(get(get(unpacked(message), "Message"), "Id")),
+        activity_id=response.displayed(text(get(get(unpacked(message), "Message"), "Id"))),
         message=message,
         request_body=get(task, "RequestBody"),
         raw=mapping(response.json),

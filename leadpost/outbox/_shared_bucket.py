@@ -79,7 +79,7 @@ class SharedTokenBucket:
         period: float = PERIOD,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        check_rate(limit, period)
+        self.most_calls = check_rate(limit, period)
         self.name = name
         self._limit = limit
         self._period = period

@@ -21,8 +21,8 @@ from uuid import uuid4
 
 from attrs import define, field
 
+from leadpost._attempts import Terms
 from leadpost._batch import LONG
-from leadpost._call import Terms
 from leadpost._models import Item
 from leadpost._poster import AsyncActivityPoster, post_once
 from leadpost._retry import NothingToSend

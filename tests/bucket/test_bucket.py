@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 import pytest
 from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import fullest, now, run_virtual, virtual
+from support import account, fullest, now, run_virtual, virtual
 
 from leadpost import (
+    AsyncActivityPoster,
+    ConfigurationError,
     ConnectionFailed,
     DeliveryUncertain,
     OpenBucket,
@@ -23,6 +27,7 @@ from leadpost import (
     ServerError,
     TokenBucket,
 )
+from leadpost.outbox import SharedTokenBucket
 
 CALL_TIMEOUT = 8.0
 
@@ -478,6 +483,23 @@ def test_a_limit_outside_1_to_25_raises(limit: int) -> None:
 def test_a_period_that_is_not_positive_raises(period: float) -> None:
     with pytest.raises(ValueError, match="period: found"):
         TokenBucket(period=period)
+
+
+@pytest.mark.parametrize(
+    ("limit", "period", "most"),
+    [(25, 1.0, 125), (6, 1.0, 30), (25, 4.9, 50), (5, 1.0, 25), (12, 2.5, 24), (25, 60.0, 25)],
+)
+@pytest.mark.parametrize("kind", [TokenBucket, partial(SharedTokenBucket, "sqlite:///unused.db")])
+def test_only_a_host_on_this_machine_may_get_more_than_25_calls_in_5_s(
+    kind: Callable[..., TokenBucket | SharedTokenBucket], limit: int, period: float, most: int
+) -> None:
+    bucket = kind(limit=limit, period=period)
+    AsyncActivityPoster(account(), bucket=bucket)
+    if most > 25:
+        with pytest.raises(ConfigurationError, match=rf"allows {most} calls in 5 s, Lead"):
+            AsyncActivityPoster(account(host="leadsquared.example"), bucket=bucket)
+    else:
+        AsyncActivityPoster(account(host="leadsquared.example"), bucket=bucket)
 
 
 async def test_an_open_bucket_lets_all_through_at_once() -> None:

@@ -71,6 +71,11 @@ def test_a_sync_call_without_its_host_says_what_to_set() -> None:
         ({"host": "https://"}, "found no host, wanted"),
         ({"host": "a b.example.com"}, "found no host, wanted"),
         ({"host": "\u2603.example.com"}, "found no host, wanted"),
+        (
+            {"host": "xn--"},
+            r"host \(LEADPOST_HOST\): found an invalid host name, wanted a host such",
+        ),
+        ({"sync_host": "xn--a.example.com"}, r"SYNC_HOST\): found an invalid host name"),
         ({"host": "x.example.com:port"}, r"host \(LEADPOST_HOST\): Port could not be cast"),
         ({"host": "x.example.com/path"}, "found a user, path or query, wanted only a host"),
         (

@@ -33,7 +33,9 @@ def name_of(item: dict[str, Any]) -> str:
     return str(item.get("SchemaName", item.get("Attribute")))
 
 
-PLAIN_ITEMS = st.fixed_dictionaries({"SchemaName": NAMES, "Value": VALUES})
+# A mapping as the Value of an item is invalid.
+ITEM_VALUES = VALUES.filter(lambda value: not isinstance(value, dict))
+PLAIN_ITEMS = st.fixed_dictionaries({"SchemaName": NAMES, "Value": ITEM_VALUES})
 NESTED_ITEMS = st.fixed_dictionaries(
     {
         "SchemaName": NAMES,
@@ -41,7 +43,9 @@ NESTED_ITEMS = st.fixed_dictionaries(
         "Fields": st.lists(PLAIN_ITEMS, max_size=3, unique_by=name_of),
     }
 )
-ODD_ITEMS = st.fixed_dictionaries({"Attribute": NAMES}, optional={"Value": VALUES, "More": VALUES})
+ODD_ITEMS = st.fixed_dictionaries(
+    {"Attribute": NAMES}, optional={"Value": ITEM_VALUES, "More": VALUES}
+)
 
 
 @settings(max_examples=50)
@@ -203,8 +207,15 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ({"Fields": [{"SchemaName": "a", "Value": {1}}]}, "a: found a value of type set, wanted a"),
         ({"Fields": [{"SchemaName": "a", "Value": b"x"}]}, "a: found a value of type bytes"),
         ({"Fields": [{"SchemaName": "a", "Value": 2**2000}]}, "a: found an integer of 2001 bits"),
-        ({"Fields": [{"SchemaName": "a", "Value": {1: 2}}]}, "a: found a key of type int, wanted"),
-        ({"Fields": [{"SchemaName": "a", "Value": {"\ud800": 2}}]}, "a: found text with half"),
+        (
+            {"Fields": [{"SchemaName": "a", "Value": [{1: 2}]}]},
+            "a: found a key of type int, wanted",
+        ),
+        ({"Fields": [{"SchemaName": "a", "Value": [{"\ud800": 2}]}]}, "a: found text with half"),
+        (
+            {"Fields": [{"SchemaName": "a", "Value": {"b": 1}}]},
+            f"a: found a mapping as Value, wanted {NESTED_SET}",
+        ),
         ({"Fields": [{"SchemaName": "a", "Value": deep(30)}]}, "a: found more than 20 levels"),
         (
             {"Fields": [{"SchemaName": "a", "Value": "", "Fields": [{"Value": "x"}]}]},
@@ -248,6 +259,10 @@ def test_an_invalid_payload_is_reported_by_field_found_and_wanted(
         (
             {"fields": {"a": {"SchemaName": "a", "Fields": {"mx_CustomObject_1": "x"}}}},
             f"a: found a mapping as Fields, wanted {NESTED_SET}",
+        ),
+        (
+            {"fields": {"a": {"SchemaName": "a", "Value": {"mx_CustomObject_1": "x"}}}},
+            f"a: found a mapping as Value, wanted {NESTED_SET}",
         ),
         ({"activity_note": math.nan}, "ActivityNote: found the number nan, wanted text"),
         ({"extra": "x"}, "extra: found text of the form 'a', wanted a mapping of further"),

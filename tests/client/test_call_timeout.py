@@ -25,7 +25,7 @@ from leadpost import (
     TokenLost,
     Unauthorized,
 )
-from leadpost._call import Terms
+from leadpost._attempts import Terms
 from leadpost._poster import post_once
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")

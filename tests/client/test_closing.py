@@ -21,7 +21,7 @@ from leadpost import (
     ServerError,
     TokenBucket,
 )
-from leadpost._call import Terms
+from leadpost._attempts import Terms
 from leadpost._poster import post_once
 from leadpost.hooks import Event
 
@@ -177,9 +177,10 @@ async def test_a_call_cut_off_before_its_request_is_sent_sends_nothing(before: A
     async with poster_to(vendor, bucket=bucket) as poster:
         await poster.post(activity(2))
         cut_off = asyncio.get_running_loop().create_future()
+        terms = Terms(stopped=cut_off, cut_off=cut_off)
         if before:
             cut_off.set_result(None)
-        post = asyncio.create_task(post_once(poster, draw_one, Terms(cut_off=cut_off)))
+        post = asyncio.create_task(post_once(poster, draw_one, terms))
         await asyncio.sleep(1.0)
         if not before:
             cut_off.set_result(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import ssl
 import sys
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -123,6 +124,16 @@ def test_a_directory_of_certificates_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / PASSWORD}{os.pathsep}{tmp_path / 'other'}")
     assert refused_configuration() == "SSL_CERT_DIR: there is no such directory"
+
+
+@pytest.mark.parametrize("beside", [{}, {"SSL_CERT_FILE": ssl.get_default_verify_paths().cafile}])
+def test_a_key_log_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, beside: dict[str, str | None]
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path))
+    for name, value in beside.items():
+        monkeypatch.setenv(name, value or "")
+    assert refused_configuration() == "SSLKEYLOGFILE: this file cannot be written"
 
 
 def test_variables_that_httpx_can_use_are_accepted(

@@ -320,21 +320,35 @@ async def test_ended_says_not_sent_if_the_client_is_closed() -> None:
     assert (last.state, last.attempts, last.error) == ("not_sent", 0, "RuntimeError")
 
 
-def test_an_accepted_post_stays_accepted_if_the_bucket_fails_afterwards(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("answer", "state", "error"),
+    [(None, "accepted", None), (httpx.Response(400), "rejected", "BadRequest")],
+)
+@pytest.mark.parametrize("use", ["post", "post_many"])
+@virtual
+async def test_the_answer_counts_if_the_bucket_fails_afterwards(
+    use: str, answer: Any, state: str, error: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(OpenBucket):
         @asynccontextmanager
         async def token(
             self, priority: Priority, call_timeout: float
         ) -> AsyncGenerator[Callable[[], None]]:
-            async with super().token(priority, call_timeout) as begin:
-                yield begin
-            raise LookupError("of the bucket")
+            try:
+                async with super().token(priority, call_timeout) as begin:
+                    yield begin
+            finally:
+                raise LookupError("of the bucket")
 
-    async def use(poster: AsyncActivityPoster) -> None:
-        assert await poster.post(activity()) == "r201"
-
-    (last,) = ends(events_of(use, Vendor(), bucket=Failing()))
-    assert (last.state, last.request_id) == ("accepted", "r201")
-    assert "post: answered, but then its bucket failed: LookupError" in caplog.text
+    events: list[Event] = []
+    client = Vendor(answers(answer)).client()
+    poster = AsyncActivityPoster(account(), client=client, bucket=Failing(), hooks=[events.append])
+    if use == "post":
+        (result,) = await asyncio.gather(poster.post(activity()), return_exceptions=True)
+    else:
+        (result,) = await poster.post_many([activity()], return_exceptions=True)
+    found = result if isinstance(result, str) else type(result).__name__
+    assert found == (error or "r201")
+    (end,) = ends(events)
+    assert (end.state, end.error) == (state, error)
+    assert "ended, but then its bucket failed: LookupError" in caplog.text

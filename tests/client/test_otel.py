@@ -31,7 +31,7 @@ from leadpost import (
     RetryPolicy,
     TokenBucket,
 )
-from leadpost._call import Terms
+from leadpost._attempts import Terms
 from leadpost._poster import post_once
 from leadpost._retry import NothingToSend
 from leadpost.hooks import Ended, Event, Hook, Resized

@@ -32,7 +32,7 @@ from leadpost import (
     RetryPolicy,
     ServerError,
 )
-from leadpost._call import Terms
+from leadpost._attempts import Terms
 from leadpost._poster import post_once
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import html.entities
 import json
@@ -12,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import KEYS, Vendor, account, activity, answers, run_virtual
+from support import KEYS, Vendor, account, activity, answers, run_virtual, virtual
 
 from leadpost import ApplicationError, AsyncActivityPoster, BadRequest
 from leadpost._endpoints.async_api import read_request_id
@@ -158,3 +159,23 @@ def test_an_error_has_no_keys_in_any_encoding_of_the_body(
     error = run_virtual(main())
     assert str(error) == "HTTP 500: MX***: Özdemir, ***"
     assert (error.exception_type, error.exception_message) == ("MX***", "Özdemir, ***")
+
+
+@virtual
+async def test_an_id_that_quotes_a_key_is_returned_and_logged_without_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    body = {"Status": "Success", "RequestID": f"r-{KEYS[0]}", "Message": {"Id": quote(KEYS[1])}}
+    task = {"TaskStatus": {"Status": "Success", "Message": {"Message": {"Id": f"a-{KEYS[2]}"}}}}
+    vendor = Vendor(answers(*[httpx.Response(200, json=body | task)] * 4), there=1.0)
+    poster = AsyncActivityPoster(account(), client=vendor.client())
+    assert await poster.post(activity()) == "r-***"
+    assert await poster.post_sync(activity()) == "***"
+    status = await poster.status("r1")
+    assert (status.request_id, status.activity_id) == ("r-***", "a-***")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await poster.post(activity())
+    await poster.aclose()
+    assert "RequestID r-***" in caplog.text
+    assert not any(key in caplog.text for key in KEYS)
