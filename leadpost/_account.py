@@ -214,6 +214,14 @@ class Account:
         return " and ".join(f"{name} ({_VARIABLES[name]})" for name in names)
 
 
+def plain_http_hint(account: Account) -> str:
+    """Return a hint for TLS with a server on this machine, which may speak plain HTTP."""
+    if not account.is_loopback or not account.host.startswith("https://"):
+        return ""
+    plain = account.host.replace("https://", "http://", 1)
+    return f"; if this server speaks plain HTTP, set the host to {plain}"
+
+
 def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
     """Return the async and the sync host as URLs without a path."""
     if region is not None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import httpx
 
 from leadpost import _endpoints
-from leadpost._account import Account
+from leadpost._account import Account, plain_http_hint
 from leadpost._attempts import Attempt, Attempts, Draw, Terms, failure_of
 from leadpost._availability import Availability, Turn
 from leadpost._endpoints import Call
@@ -269,7 +269,7 @@ class Sender:
             if attempt.is_sent and not isinstance(error, NEVER_SENT):
                 raise no_answer(what, changes=attempts.operation.is_post) from None
             attempt.is_sent = False
-            raise ConnectionFailed(what + _plain_http_hint(self._account)) from None
+            raise ConnectionFailed(what + plain_http_hint(self._account)) from None
         attempt.status = response.status_code
         return ApiResponse(
             response.status_code,
@@ -344,11 +344,3 @@ class Sender:
                 await asyncio.wait(cut_off)
             if self._owns_client:
                 await self._plain_client.aclose()
-
-
-def _plain_http_hint(account: Account) -> str:
-    """Return a hint for TLS with a server on this machine, which may speak plain HTTP."""
-    if not account.is_loopback or not account.host.startswith("https://"):
-        return ""
-    plain = account.host.replace("https://", "http://", 1)
-    return f"; if this server speaks plain HTTP, set the host to {plain}"

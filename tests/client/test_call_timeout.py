@@ -85,13 +85,6 @@ async def test_a_status_decides_even_if_its_body_never_ends(
     assert now() == pytest.approx(10.0)
 
 
-@virtual
-async def test_a_refusal_whose_body_never_ends_is_retried() -> None:
-    vendor = Vendor(answers(httpx.Response(429, content=endless())))
-    async with poster_to(vendor, call_timeout=10.0) as poster:
-        assert await poster.post(activity(1)) == "r1"
-
-
 async def test_headers_that_come_byte_by_byte_end_at_the_time_out() -> None:
     arrivals: list[float] = []
 

@@ -32,14 +32,13 @@ from support import (
 from leadpost import (
     AsyncActivityPoster,
     ConnectionFailed,
-    DeliveryUncertain,
     OpenBucket,
     Priority,
     RetryPolicy,
     TokenBucket,
 )
 from leadpost.hooks import Ended, Event
-from leadpost.sandbox import Faults, Sandbox
+from leadpost.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
@@ -188,20 +187,6 @@ async def test_a_post_cancelled_in_flight_arrives_over_a_real_connection(
         (taken,) = sandbox.accepted
         assert sandbox.report().arrivals == 1
     assert f"accepted, RequestID {taken.request_id}" in caplog.text
-
-
-async def test_a_post_cut_off_over_a_real_connection_is_uncertain() -> None:
-    with Sandbox(faults=Faults(script=["slow"], slow=30)) as sandbox:
-        bucket = TokenBucket(1)
-        poster = AsyncActivityPoster(sandbox.account(), bucket=bucket)
-        async with within(20):
-            post = asyncio.create_task(poster.post(activity()))
-            while not sandbox.report().accepted:
-                await asyncio.sleep(0.01)
-            await poster.aclose(grace=0.1)
-            with pytest.raises(DeliveryUncertain, match="cut off before its answer"):
-                await post
-        assert (bucket.statistics().in_use, bucket.statistics().resting) == (0, 1)
 
 
 @pytest.mark.parametrize(

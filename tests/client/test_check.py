@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support import LEAD, account, activity
+from support import account, activity
 
 from leadpost import (
     Activity,
@@ -282,36 +282,6 @@ async def test_a_type_has_the_data_for_the_checks(sandbox: Sandbox) -> None:
     assert by_name["mx_Custom_5"].max_length == 50
     assert by_name["mx_Custom_8"].is_read_only
     assert by_name["mx_Custom_2"].options is None
-
-
-def test_the_example_on_leadsquareds_page_is_read() -> None:
-    body = b"""{
-      "ID": "11112222-3333-4444-5555-666677778888",
-      "Name": "Demo Call",
-      "DisplayName": "Demo Call",
-      "Fields": [
-        {
-          "SchemaName": "mx_Custom_1",
-          "DisplayName": "Outcome",
-          "Value": null,
-          "DataType": "String",
-          "IsMandatory": true,
-          "ShowInForm": true,
-          "Sequence": 1,
-          "MaxFieldLength": 200,
-          "OptionSet": ""
-        }
-      ]
-    }"""
-    definition = read_activity_type(ApiResponse(200, body), 207)
-    (field,) = definition.fields
-    assert (definition.code, definition.name) == (207, "Demo Call")
-    assert (field.schema_name, field.display_name) == ("mx_Custom_1", "Outcome")
-    assert (field.data_type, field.is_mandatory, field.max_length) == ("String", True, 200)
-    switches = (field.is_read_only, field.is_dropdown, field.is_multiple, field.allows_others)
-    assert not any(switches)
-    item = Activity(LEAD, 207, fields={"mx_Custom_1": "x" * 201})
-    assert [finding.kind for finding in findings(item, definition)] == ["too_long"]
 
 
 @pytest.mark.parametrize(

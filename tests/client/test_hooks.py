@@ -14,7 +14,6 @@ from support import Vendor, account, activity, answers, run_virtual, virtual
 
 from leadpost import (
     AsyncActivityPoster,
-    BadRequest,
     DeliveryUncertain,
     Hook,
     OpenBucket,
@@ -110,24 +109,6 @@ def test_sent_has_the_time_waited_for_a_token() -> None:
         0.0,
         pytest.approx(5.5),
     ]
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "state", "status"),
-    [
-        (httpx.Response(400), BadRequest, "rejected", 400),
-        (httpx.ReadTimeout("late"), DeliveryUncertain, "uncertain", None),
-    ],
-)
-def test_ended_names_the_error_of_a_post_that_failed(
-    answer: Any, error: type[Exception], state: Any, status: int | None
-) -> None:
-    async def use(poster: AsyncActivityPoster) -> None:
-        with pytest.raises(error):
-            await post(poster)
-
-    events = events_of(use, Vendor(answers(answer)))
-    assert events[-1] == Ended(operation_of(events), state, 1, error.__name__, status)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import httpx
@@ -16,8 +14,6 @@ from support import LEAD, Vendor, accepted, account, activity, always, answers, 
 
 from leadpost import (
     Activity,
-    AmbiguousLead,
-    ApplicationError,
     AsyncActivityPoster,
     BadRequest,
     InvalidActivity,
@@ -26,9 +22,7 @@ from leadpost import (
     OpenBucket,
     RetryPolicy,
     ServerError,
-    TokenBucket,
     Unauthorized,
-    UnexpectedAnswer,
 )
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox, request_id_of
@@ -222,15 +216,6 @@ async def test_a_mixed_batch_keeps_its_order(sandbox: Sandbox) -> None:
     assert len(sandbox.posted(sandbox.leads[0]["ProspectID"])) == 40
 
 
-async def test_they_count_against_the_limit_like_any_other() -> None:
-    with Sandbox(limit=5, period=0.2) as sandbox:
-        bucket = TokenBucket(limit=5, period=0.2)
-        async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
-            await poster.post_many(mixed(20))
-        report = sandbox.report()
-    assert (report.refused, report.fullest_window) == (0, 5)
-
-
 async def test_an_outbox_posts_and_verifies_them_like_any_other(
     sandbox: Sandbox, tmp_path: Path, quick_checks: None
 ) -> None:
@@ -247,14 +232,6 @@ async def test_an_outbox_posts_and_verifies_them_like_any_other(
     assert sorted(map(json.dumps, sandbox.posted())) == sorted(
         json.dumps(post.to_payload()) for post in posts
     )
-
-
-async def test_it_is_retried_or_uncertain_like_any_other_post(sandbox: Sandbox) -> None:
-    async with poster_to(sandbox) as poster:
-        sandbox.fail("503")
-        assert await poster.post(Activity(ADA, 201))
-    assert sandbox.report().arrivals == 2
-    assert len(sandbox.posted()) == 1
 
 
 def test_the_endpoint_is_chosen_by_the_activity_and_its_path_is_a_setting() -> None:
@@ -344,136 +321,3 @@ def test_the_error_is_that_of_the_first_path_unless_the_other_may_know(
     vendor, error = ask(*answers_in_turn)
     assert type(error) is kind
     assert len(vendor.requests) == len(answers_in_turn)
-
-
-async def test_each_queue_has_its_metrics(sandbox: Sandbox) -> None:
-    async with poster_to(sandbox) as poster:
-        await poster.post(Activity(ADA, 201))
-        assert (await poster.metrics("createcustom")).processing_rate_per_minute >= 0
-
-
-# Look-ups.
-
-
-async def test_a_look_up_leaves_no_address_in_any_log(
-    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    async with AsyncActivityPoster(sandbox.account()) as poster:
-        await poster.find_lead("EmailAddress", "ada@example.com")
-    assert "HTTP Request: GET" in caplog.text  # httpx did log
-    assert "ada" not in caplog.text
-
-
-async def test_find_lead_finds_and_neither_creates_nor_changes(sandbox: Sandbox) -> None:
-    ada = sandbox.add_lead(EmailAddress="ada@example.com", Phone="+91-9812345678")
-    before = sandbox.leads
-    async with poster_to(sandbox) as poster:
-        assert await poster.find_lead("EmailAddress", "ada@example.com") == ada
-        assert await poster.find_lead("Phone", "+91-9812345678") == ada
-        assert await poster.find_lead("EmailAddress", "bob@example.com") is None
-        assert await poster.find_lead("Phone", "+91-1") is None
-        assert await poster.find_lead("ProspectID", ada) == ada
-        assert await poster.find_lead("ProspectID", LEAD) is None
-        assert await poster.post(Activity(ada, 201))
-    assert sandbox.leads == before
-    assert len(sandbox.posted(ada)) == 1
-
-
-async def test_several_matches_are_an_error_rather_than_a_guess(sandbox: Sandbox) -> None:
-    for _ in range(2):
-        sandbox.add_lead(Phone="+91-9812345678")
-    async with poster_to(sandbox) as poster:
-        with pytest.raises(AmbiguousLead, match="2 leads have this Phone") as caught:
-            await poster.find_lead("Phone", "+91-9812345678")
-    assert "9812345678" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "path", "query"),
-    [
-        (
-            *("EmailAddress", "a+b@example.com"),
-            "/v2/LeadManagement.svc/Leads.GetByEmailaddress",
-            "emailaddress=a%2Bb%40example.com",
-        ),
-        (
-            *("Phone", "+91-9812345678"),
-            "/v2/LeadManagement.svc/RetrieveLeadByPhoneNumber",
-            "phone=919812345678",  # LeadSquared's page: no spaces, hyphens or other characters
-        ),
-        (*("ProspectID", LEAD), "/v2/LeadManagement.svc/Leads.GetById", f"id={LEAD}"),
-    ],
-)
-def test_the_look_up_has_the_shape_of_public_integrations(
-    name: str, value: str, path: str, query: str
-) -> None:
-    response = httpx.Response(200, json=[{"ProspectID": LEAD, "FirstName": "Asha"}])
-    vendor = Vendor(always(response))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
-    assert run_virtual(poster.find_lead(name, value)) == LEAD
-    (request,) = vendor.requests
-    assert (request.method, request.url.path) == ("GET", path)
-    assert query in str(request.url)
-    assert parse_qs(urlsplit(str(request.url)).query).keys() >= {"accessKey", "secretKey"}
-
-
-@pytest.mark.parametrize(
-    ("response", "kind"),
-    [
-        (httpx.Response(200, json={}), UnexpectedAnswer),
-        (httpx.Response(200, json=[{}]), UnexpectedAnswer),
-        (httpx.Response(200, json=[{"ProspectID": 7}]), UnexpectedAnswer),
-        (
-            httpx.Response(500, json={"ExceptionType": "MXInvalidInputException"}),
-            ApplicationError,
-        ),
-        (httpx.Response(401), Unauthorized),
-    ],
-)
-def test_a_look_up_without_a_readable_answer_is_never_none(
-    response: httpx.Response, kind: type[Exception]
-) -> None:
-    vendor = Vendor(always(response))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
-    with pytest.raises(kind):
-        run_virtual(poster.find_lead("EmailAddress", "ada@example.com"))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "shown", "is_it"),
-    [
-        ("EmailAddress", "ada@example.com", {"EmailAddress": "ADA@example.com"}, True),
-        ("EmailAddress", "ada@example.com", {"EmailAddress": None}, True),
-        ("EmailAddress", "ada@example.com", {"EmailAddress": "nada@example.com"}, False),
-        ("Phone", "+91-9812345678", {"Phone": "98123 45678"}, True),
-        ("Phone", "9812345678", {"Phone": None, "Mobile": "+91-9812345678"}, True),
-        ("Phone", "9812345678", {}, True),
-        ("Phone", "9812345678", {"Phone": "+91-9812345679", "Mobile": ""}, False),
-        ("Phone", "9812345678", {"Phone": "none"}, False),
-        ("ProspectID", LEAD.upper(), {}, True),
-        ("ProspectID", LEAD.replace("0072", "0073"), {}, False),
-    ],
-)
-def test_an_answer_that_shows_another_lead_is_not_believed(
-    name: str, value: str, shown: dict[str, Any], *, is_it: bool
-) -> None:
-    vendor = Vendor(always(httpx.Response(200, json=[{"ProspectID": LEAD, **shown}])))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
-    if is_it:
-        assert run_virtual(poster.find_lead(name, value)) == LEAD
-        return
-    with pytest.raises(UnexpectedAnswer, match=f"no lead with this {name} in the answer"):
-        run_virtual(poster.find_lead(name, value))
-
-
-async def test_a_field_without_a_look_up_and_a_malformed_value_raise(
-    sandbox: Sandbox,
-) -> None:
-    async with poster_to(sandbox) as poster:
-        wanted = "found 'FirstName', wanted EmailAddress, Phone or ProspectID"
-        with pytest.raises(ValueError, match=wanted):
-            await poster.find_lead("FirstName", "Ada")
-        with pytest.raises(InvalidActivity, match="an email address"):
-            await poster.find_lead("EmailAddress", "ada")
-    assert sandbox.report().arrivals == 0

@@ -99,11 +99,6 @@ def test_all_is_every_public_name_sorted(package: ModuleType) -> None:
         assert getattr(package, name) is not None
 
 
-def test_a_misspelt_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match=r"^module 'leadpost' has no attribute 'Acount'$"):
-        leadpost.Acount  # type: ignore[attr-defined]  # noqa: B018  # misspelt
-
-
 @pytest.mark.parametrize(("package", "value"), [*OBJECTS, *OTHERS])
 def test_each_docstring_names_every_argument(package: ModuleType, value: object) -> None:
     del package
@@ -143,17 +138,6 @@ def test_the_type_hints_of_each_can_be_resolved(package: ModuleType, value: type
             assert inspect.getsource(member)
 
 
-def test_the_type_hints_of_an_outcome_are_the_public_classes() -> None:
-    hint = typing.get_type_hints(leadpost.Outcome)["activity"]
-    assert leadpost.Activity in typing.get_args(hint)
-
-
-def test_an_instance_can_be_pickled_to_a_process_that_has_imported_nothing() -> None:
-    outcome = leadpost.Outcome(0, leadpost.Activity("7" * 8 + "-51aa-11e2-9e64-12314004ac6b", 201))
-    script = "import pickle, sys; print(repr(pickle.load(sys.stdin.buffer)))"
-    assert in_a_new_process(script, stdin=pickle.dumps(outcome)).strip() == repr(outcome)
-
-
 def test_a_traceback_names_the_class_to_catch() -> None:
     script = "from leadpost.errors import RateLimited\nraise RateLimited('no', attempts=5)"
     assert in_a_new_process(script).splitlines()[-1] == "leadpost.RateLimited: no"
@@ -161,19 +145,6 @@ def test_a_traceback_names_the_class_to_catch() -> None:
     assert traceback.format_exception_only(error) == [
         "leadpost.BatchError: none (1 sub-exception)\n"
     ]
-
-
-def test_help_shows_every_class_under_the_name_that_is_imported() -> None:
-    script = (
-        "import pydoc, sys\n"
-        "for name in sys.argv[1:]: print('\\f', pydoc.plain(pydoc.render_doc(name)))"
-    )
-    names = [package.__name__ for package in PACKAGES]
-    _, *shown = in_a_new_process(script, *names).split("\f")
-    for package, text in zip(PACKAGES, shown, strict=True):
-        for param in CLASSES:
-            home, value = typing.cast("tuple[ModuleType, type]", param.values)
-            assert (f"\n    class {value.__name__}(" in text) is (home is package)
 
 
 def test_the_examples_in_docstrings_are_right() -> None:

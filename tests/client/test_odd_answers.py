@@ -93,14 +93,6 @@ async def test_a_status_line_counts_even_if_the_body_is_cut(
     assert error.status == status
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_a_refusal_with_a_cut_body_is_retried(status: int) -> None:
-    async with RawServer(answers(cut(status))) as server:
-        async with poster_to(server, retry=QUICK) as poster:
-            assert await poster.post(activity()) == "r1"
-        assert len(server.requests) == 2
-
-
 async def test_a_429_with_a_cut_body_pauses_the_bucket_as_its_retry_after_says() -> None:
     bucket = TokenBucket()
     with pytest.raises(RateLimited):
@@ -322,14 +314,6 @@ async def test_a_note_that_names_a_limit_is_no_limit(
     assert type(caught.value) is kind
     statistics = bucket.statistics()
     assert (statistics.limit, statistics.paused_for) == (25, 0)
-
-
-async def test_is_mx_exception_alone_makes_an_application_error() -> None:
-    body = b'{"IsMXException": true, "Message": "no such event"}'
-    for status in (404, 500, 503):
-        error = await error_from(answer(status, body))
-        assert type(error) is ApplicationError
-        assert error.exception_message == "no such event"
 
 
 # Retry-After, relative to the answer's own clock.

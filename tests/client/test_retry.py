@@ -141,17 +141,6 @@ async def test_one_refusal_among_many_posts_is_retried_alone(refusal: httpx.Resp
     assert now() == pytest.approx(10.3, abs=0.1)
 
 
-@virtual
-async def test_a_retry_after_on_a_refusal_holds_every_call_of_the_bucket_back() -> None:
-    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "17"})), there=0.1)
-    async with AsyncActivityPoster(account(), client=vendor.client(), retry=STEADY) as poster:
-        await poster.post_many(activity(n + 1) for n in range(60))
-    first, *others = vendor.arrivals
-    # The 24 in flight cannot be recalled; one trial goes when the pause is over.
-    assert sum(time < first + 17 for time in others) == 24
-    assert sum(time < first + 17.15 for time in others) == 25
-
-
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("bucket", [TokenBucket, OpenBucket])  # the latter knows no pause
 @pytest.mark.parametrize(("retry_after", "wait"), [("17", 17), ("7200", 60)])
