@@ -23,9 +23,13 @@ class Reachability:
 
     Args:
         name: Its name in the log.
+
+    Attributes:
+        was_reached: Whether it was reached at any time.
     """
 
     def __init__(self, name: str) -> None:
+        self.was_reached = False
         self._name = name
         self._since: float | None = None
         self._logged_at = 0.0
@@ -48,6 +52,7 @@ class Reachability:
 
     def answered(self) -> None:
         """Record that it can be reached, and log that it can again."""
+        self.was_reached = True
         if self._since is not None:
             _log.warning("%s can be reached again, after %.0f s", self._name, self.unreachable_for)
             self._since = None

@@ -139,7 +139,6 @@ class Worker:
         # Calls.
         self._calls = set[asyncio.Task[None]]()
         self._host = Reachability(f"the host {poster.account.host}")
-        self._is_answered = False  # whether any call was answered
         self._others_succeed = False  # whether one has, since the last failure
         self._shares = Shares(lambda: poster.is_away)
         self._reports = Reports()
@@ -276,7 +275,7 @@ class Worker:
             if concerns_all or not isinstance(error, LeadpostError) or self._is_unreachable(error):
                 raise
         else:
-            self._note_answer()
+            self._host.answered()
             self._others_succeed = True
             result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
             await self._record(call, result)
@@ -315,7 +314,7 @@ class Worker:
         if isinstance(error, ConnectionFailed):
             self._host.failed(error)
         elif error.status is not None or isinstance(error, DeliveryUncertain):
-            self._note_answer()
+            self._host.answered()
         result = result_of(
             error,
             call.claimed.result(),
@@ -344,12 +343,8 @@ class Worker:
         elif state != "pending":
             self._reports.reached[state] += 1
 
-    def _note_answer(self) -> None:
-        self._is_answered = True
-        self._host.answered()
-
     def _is_unreachable(self, error: LeadpostError) -> bool:
         """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
         is_long = self._host.unreachable_for >= _UNREACHABLE
-        is_first = self._drains and not self._is_answered
-        return isinstance(error, ConnectionFailed) and is_long and is_first
+        is_new = self._drains and not self._host.was_reached
+        return isinstance(error, ConnectionFailed) and is_long and is_new
