@@ -148,13 +148,14 @@ def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
     write_csv(tmp_path / "calls.csv", rows)
     lines: list[str] = []
     output = tmp_path / "output"
+    own = {"LEADPOST_OUTBOX": "leadpost.db", "HOME": str(tmp_path)}
     with Sandbox(pace=1000) as sandbox:
         for line in example.code.splitlines():
             if line.startswith("$ "):
                 with output.open("w") as file:
                     process = processes.start(
                         ["-m", "leadpost.cli", *line.split()[2:]],
-                        os.environ | keys_of(sandbox) | {"LEADPOST_OUTBOX": "leadpost.db"},
+                        os.environ | keys_of(sandbox) | own,
                         tmp_path,
                         stdout=file,
                         stderr=file,

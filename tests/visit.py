@@ -54,10 +54,11 @@ async def read_activities(names: Names) -> None:
 
 
 async def read_alerts(names: Names) -> None:
-    fine = Health(dict.fromkeys(STATES, 0), oldest_pending=None, is_working=True, away_since=None)
+    fine = Health(dict.fromkeys(STATES, 0), None, is_working=True, away_since=None, called_at=None)
     assert names["alerts"](fine) == []
     counts: dict[EntryState, int] = {**fine.counts, "uncertain": 3}
-    bad = Health(counts, oldest_pending=7200, is_working=False, away_since=datetime.now(UTC))
+    now = datetime.now(UTC)
+    bad = Health(counts, 7200, is_working=False, away_since=now, called_at=now)
     assert len(names["alerts"](bad)) == 4
 
 

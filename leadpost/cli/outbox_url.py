@@ -40,7 +40,10 @@ def outbox_option(url: str) -> str:
     if url == (url_of(variable) if variable else _own()):
         return ""
     parsed = parse_url(url)
-    named = parsed.path or (url if url == parsed.name else "URL")  # it may have a password
+    if parsed.path is not None:
+        named = url.partition(":///")[2]  # as it was typed
+    else:
+        named = url if url == parsed.name else "URL"  # it may have a password
     return f" --outbox {shlex.quote(named)}"
 
 

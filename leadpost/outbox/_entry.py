@@ -76,10 +76,14 @@ class Health:
         counts: The number of entries in each state.
         oldest_pending: Seconds since the oldest pending entry was put, None if none is pending.
         is_working: Whether a worker was alive within the last minute.
+        called_at: When a worker's last call for an entry ended, to about 5 s; None without one. If
+            entries have been due for long since then and LeadSquared is not away, workers are
+            stuck.
         away_since: When the outage of LeadSquared began, None without one, as far as workers know.
     """
 
     counts: Mapping[EntryState, int]
     oldest_pending: float | None
     is_working: bool
+    called_at: datetime | None
     away_since: datetime | None

@@ -5,13 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from math import inf
 from types import TracebackType
@@ -24,19 +18,18 @@ from leadpost._account import Account
 from leadpost._batch import Source
 from leadpost._models import Item
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
-from leadpost.errors import LeadpostError, OutboxError
-from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
-from leadpost.outbox._new_entries import AnyAsync, drawn, id_of, json_of, new_entry
+from leadpost.errors import LeadpostError
+from leadpost.outbox._entry import EntryState
+from leadpost.outbox._keys import Keys
+from leadpost.outbox._new_entries import AnyAsync, drawn, new_entry
 from leadpost.outbox._reachability import described
 from leadpost.outbox._reconciler import SETTLE, Reconciler
+from leadpost.outbox._stored_entries import StoredEntries
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
-from leadpost.outbox.database import Database, Store, _calls, _edits, _entries, _putting
+from leadpost.outbox.database import Database, Store, _calls, _putting
 from leadpost.outbox.database._engine import LONGEST_WAIT
-from leadpost.outbox.database._entries import PART, parts
 
-SEEN_WITHIN = 60.0
-"""Seconds after its last sign of life until a worker counts as dead."""
 RECONCILE_EVERY = timedelta(hours=1)
 
 T = TypeVar("T")
@@ -44,7 +37,7 @@ T = TypeVar("T")
 _log = logging.getLogger("leadpost")
 
 
-class Outbox:
+class Outbox(StoredEntries):
     """
     Activities stored in a database before they are posted, and the state of each.
 
@@ -76,12 +69,8 @@ class Outbox:
     """
 
     def __init__(self, url: str, account: Account | str, *, connections: int = 4) -> None:
-        self.account = id_of(account)
-        self._fingerprint = account.fingerprint if isinstance(account, Account) else None
-        self._database = Database(url, connections=connections)
-        self._store = Store(self._database, account=self.account)
-        self._posted_by: str | None = None  # the fingerprint of the keys in the database
-        self._news = asyncio.Event()
+        self._keys = Keys(account)
+        super().__init__(Database(url, connections=connections), self._keys.account)
 
     def __repr__(self) -> str:
         return f"<Outbox of {self.account} in {self._database.name}>"
@@ -89,7 +78,7 @@ class Outbox:
     async def __aenter__(self) -> Self:
         await self._database.open()
         try:
-            self._posted_by = await self._store.read(_edits.fingerprint_of)
+            await self._keys.read(self._store)
         except BaseException:
             await self._database.aclose()
             raise
@@ -107,11 +96,6 @@ class Outbox:
     async def aclose(self) -> None:
         """Close the connections to the database."""
         await self._database.aclose()
-
-    @property
-    def database(self) -> Database:
-        """The database, for the tables of leadpost's command."""
-        return self._database
 
     # Putting.
 
@@ -187,7 +171,7 @@ class Outbox:
         connection: AnyAsync | None,
         within: float | None = LONGEST_WAIT,
     ) -> int:
-        self._check_keys()
+        self._keys.check()
         if connection is None:
             done = await self._database.write(
                 lambda own: own.run_sync(put, self.account, what), within
@@ -233,7 +217,7 @@ class Outbox:
         """
         if not outage_timeout >= 0:
             raise ValueError(f"outage_timeout: found {outage_timeout}, wanted zero or more")
-        await self._check_poster(poster, self._store)
+        await self._keys.check_poster(poster, self._store)
         worker = Worker(
             Store(self._database, poster.retry.max_time, account=self.account),
             poster,
@@ -280,7 +264,7 @@ class Outbox:
                 raise ValueError(f"{name}: found {time}, wanted a time above zero")
         store = Store(self._database, inf, account=self.account)
         try:
-            await self._check_poster(poster, store)
+            await self._keys.check_poster(poster, store)
             worker = Worker(store, poster, self._news)
             await worker.run(verifies=verify, reconcile_every=reconcile_every, keep=keep)
         except LeadpostError as error:
@@ -304,7 +288,7 @@ class Outbox:
             Unauthorized, NotFound: the keys are rejected, or the path of the Status API is wrong.
             UnexpectedAnswer: an answer cannot be read.
         """
-        await self._check_poster(poster, self._store)
+        await self._keys.check_poster(poster, self._store)
         return await Verifier(self._store, poster).verify()
 
     async def reconcile(
@@ -340,112 +324,9 @@ class Outbox:
         """
         if settle < timedelta(0):
             raise ValueError(f"settle: found {settle}, wanted a time of zero or more")
-        await self._check_poster(poster, self._store)
+        await self._keys.check_poster(poster, self._store)
         await self._store.write(_calls.expire)
         return await Reconciler(self._store, poster, settle).reconcile(on_progress)
-
-    # Reading.
-
-    async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Return the entries of up to 500 `keys`, by key, without unknown ones."""
-        if isinstance(keys, str) or len(keys) > PART:
-            raise ValueError(f"keys must be a list of up to {PART} keys")
-        return await self._store.read(_entries.find, keys)
-
-    async def entries(self, *states: EntryState, batch: str | None = None) -> AsyncGenerator[Entry]:
-        """
-        Yield entries in the order in which they were put.
-
-        Args:
-            states: Only the entries in these states; by default all.
-            batch: Only the entries of this batch, as for `drain`.
-        """
-        last = 0
-        while True:
-            page = await self._store.read(
-                _entries.page,
-                states=states or STATES,
-                after=last,
-                batch=batch,
-                limit=PART,
-            )
-            for entry in page:
-                yield entry
-            if len(page) < PART:
-                return
-            last = page[-1].id
-
-    async def history(self, entry_id: int) -> list[Change]:
-        """Return the changes of state of the entry `entry_id`, oldest first; [] if unknown."""
-        return await self._store.read(_entries.history, entry_id)
-
-    async def counts(self, batch: str | None = None) -> dict[EntryState, int]:
-        """Count the entries in each state; with a `batch`, only those of it, as for `drain`."""
-        return await self._store.read(_entries.count, batch)
-
-    async def others(self) -> dict[str, int]:
-        """Count the unfinished entries of other accounts in the same database, by account."""
-        return await self._store.read(_entries.count_of_others)
-
-    async def health(self) -> Health:
-        """Return the data for a health check: counts, oldest pending entry, worker, outage."""
-        return await self._store.read(_entries.health, SEEN_WITHIN)
-
-    # Changing by hand.
-
-    async def retry(self, *states: EntryState, ids: Sequence[int] | None = None) -> int:
-        """
-        Make entries pending again, and return their number.
-
-        Args:
-            states: Only entries in these states: `failed`, `rejected`, or `uncertain`, which may
-                post an activity twice.
-            ids: Only entries with these ids.
-
-        Raises:
-            ValueError: there is no state, or another one.
-        """
-        if not states or set(states) - {"failed", "rejected", "uncertain"}:
-            raise ValueError(
-                f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
-            )
-        done = 0
-        for part in [None] if ids is None else parts(ids):
-            last = 0
-            while found := await self._store.write(
-                _edits.retry, states=states, ids=part, after=last
-            ):
-                done += len(found)
-                last = found[-1]
-        self._news.set()
-        return done
-
-    async def replace(self, activities: Mapping[str, Item]) -> None:
-        """
-        Replace the activities of entries that were not accepted, and make the entries pending.
-
-        Args:
-            activities: Key to activity, as for `put`.
-
-        Raises:
-            InvalidActivity: one is invalid; none was replaced.
-            KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
-        """
-        texts = {key: json_of(activity) for key, activity in activities.items()}
-        await self._store.write(_edits.replace, texts)
-        self._news.set()
-
-    async def arrived(self, ids: Sequence[int]) -> int:
-        """
-        Make `uncertain` entries `succeeded`, because somebody has seen them on their leads.
-
-        Args:
-            ids: The entries' ids; those that are not uncertain are skipped.
-
-        Returns:
-            The number of changed entries.
-        """
-        return sum([await self._store.write(_edits.arrived, part) for part in parts(ids)])
 
     async def adopt(self, previous: str) -> int:
         """
@@ -462,43 +343,6 @@ class Outbox:
         Raises:
             KeyConflict: both accounts have entries of the same keys; none was transferred.
         """
-        done = await self._store.write(_edits.adopt, self._fingerprint, previous)
-        self._posted_by = await self._store.read(_edits.fingerprint_of)
+        done = await self._keys.adopt(self._store, previous)
         self._news.set()
         return done
-
-    async def prune(self, older_than: timedelta) -> int:
-        """Delete entries that finished longer ago than `older_than`, and return their number."""
-        if older_than < timedelta(0):
-            raise ValueError(f"older_than: found {older_than}, wanted a time of zero or more")
-        done = 0
-        while part := await self._store.write(_edits.prune, older_than.total_seconds()):
-            done += part
-        return done
-
-    # Accounts and keys.
-
-    def _check_keys(self) -> None:
-        if self._fingerprint and self._posted_by not in {None, self._fingerprint}:
-            raise OutboxError(
-                f"the entries of {self.account} belong to other keys. If its keys were changed,"
-                f" run: leadpost outbox adopt {self._posted_by}"
-            )
-
-    async def _check_poster(self, poster: AsyncActivityPoster, store: Store) -> None:
-        """Check that the poster belongs to the account, and record which keys it posts with."""
-        if poster.account.id != self.account:
-            raise ValueError(
-                f"the outbox belongs to {self.account}, the poster to {poster.account.id}; pass the"
-                " same Account to both"
-            )
-        if self._fingerprint not in {None, poster.account.fingerprint}:
-            raise ValueError(
-                f"the poster and the outbox of {self.account} have different keys; pass the same"
-                " Account to both"
-            )
-        self._fingerprint = poster.account.fingerprint
-        if self._posted_by is None:
-            await store.write(_edits.register, self._fingerprint)
-            self._posted_by = await store.read(_edits.fingerprint_of)
-        self._check_keys()

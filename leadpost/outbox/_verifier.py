@@ -49,7 +49,7 @@ class Verifier:
 
     _store: Store
     _poster: AsyncActivityPoster
-    _tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
+    _reached: Counter[EntryState] = field(factory=Counter[EntryState])  # by the verified entries
     _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
     _status_api: Reachability = field(factory=lambda: Reachability("the Status API"), init=False)
 
@@ -73,7 +73,7 @@ class Verifier:
             began = loop.time()
             wait = await self._ask_next()
             if wait is None:
-                return self._tally
+                return self._reached
             is_posting = await self._store.read(_settling.is_posting)
             # The bucket keeps the limit; this only leaves most of it for posts.
             pause = PERIOD / LIMIT * _SHARE if is_posting else 0.0
@@ -100,7 +100,7 @@ class Verifier:
         if verdict is not None and await self._store.write(
             _settling.settle, check, "accepted", verdict
         ):
-            self._tally[verdict.state] += 1
+            self._reached[verdict.state] += 1
         return 0.0
 
     def _postpone(self, error: LeadpostError) -> float:

@@ -1,9 +1,9 @@
 """
 A worker: claims entries of an outbox, posts them, and records their states.
 
-25 tasks post (`Worker._post`). The one whose turn it is waits until an entry is due and until there
-is a token, and claims the entry that is next then. Now it is another task's turn, while this one
-makes the call and records its result.
+Every call has a task of its own (`Worker._make`): it waits for a token, claims the entry that is
+next then, posts it, and records the result. `Worker._begin_calls` begins one call after the other,
+each as soon as the last one has claimed its entry.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from math import inf
@@ -43,10 +43,13 @@ from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._reconciler import SETTLE, Reconciler
+from leadpost.outbox._reports import Reports
 from leadpost.outbox._results import result_of
+from leadpost.outbox._shares import Shares
+from leadpost.outbox._upkeep import Upkeep
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
-from leadpost.outbox.database import Store, _calls, _edits, _entries
+from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._sql import Transaction
@@ -65,9 +68,6 @@ _UNREACHABLE = 5.0
 """Seconds of failing connections after which a drain ends, if no call was answered."""
 _FIRST_CHECK = 5.0
 """Seconds from the acceptance of a request to the first query for its status."""
-_MAINTAIN_EVERY = 5.0
-_REPORT_EVERY = 60.0
-_PRUNE_EVERY = 60.0
 
 _log = logging.getLogger("leadpost")
 
@@ -78,18 +78,19 @@ class _Call:
     One call for an entry.
 
     Attributes:
-        turn: Left once the entry is claimed or the call has ended, so that the next may begin.
-        claim: The entry, once it `is_claimed`.
         id: Random, for the claim.
-        claimed_at: The time before the claim, in `boot_time`; 0 before the first attempt.
+        claim: The entry that was claimed, at first without knowing whether that was committed.
+        claimed_at: When that was, in `boot_time`.
+        claimed: Done once it is known that the claim was committed.
         is_sent: Whether it may have been sent.
     """
 
-    turn: AsyncExitStack
     id: str = field(factory=lambda: uuid4().hex)
-    claim: Claim = field(init=False)
-    is_claimed: bool = False
+    claim: Claim | None = None
     claimed_at: float = 0.0
+    claimed: asyncio.Future[Claim] = field(
+        factory=lambda: asyncio.get_running_loop().create_future()
+    )
     is_sent: bool = False
 
     def check(self) -> None:
@@ -130,26 +131,24 @@ class Worker:
         self._batch = batch
         self._outage_timeout = outage_timeout
         self._began = loop.time()
+        # The end.
+        self._is_over = asyncio.Event()
+        self._failure: BaseException | None = None  # the first one
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._cut_off: asyncio.Future[None] = loop.create_future()
-        self._failure: BaseException | None = None  # the first one
         # Calls.
-        self._turn = asyncio.Lock()
-        self._in_flight = set[asyncio.Task[None] | None]()
-        self._others_succeed = False  # whether one has, since the last failure
+        self._calls = set[asyncio.Task[None]]()
         self._host = Reachability(f"the host {poster.account.host}")
-        self._is_answered = False  # whether any call was answered
-        self._posts = 0  # since nothing was due
-        self._queries = 0  # since then
-        # What the log shows.
-        self._tally = Counter[EntryState]()
-        self._reported = Counter[EntryState]()
+        self._others_succeed = False  # whether one has, since the last failure
+        self._shares = Shares(lambda: poster.is_away)
+        self._reports = Reports()
+        self._upkeep = Upkeep(store, poster, self._host, self._reports)
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
-        await self._maintain()
+        await self._upkeep.once()
         await self._work()
-        return self._tally
+        return self._reports.reached
 
     async def run(
         self, *, verifies: bool, reconcile_every: timedelta | None, keep: timedelta | None
@@ -157,103 +156,108 @@ class Worker:
         """Post, verify, reconcile and prune until cancelled; see `Outbox.run`."""
         name, account = self._store.database.name, self._poster.account.id
         _log.info("outbox: a worker for %s begins, on %s", account, name)
-        await self._report_others()
-        await self._maintain()
+        await self._upkeep.report_others()
+        await self._upkeep.once()
         beside = list[Coroutine[Any, Any, None]]()
+        before_query = self._shares.before_query
         if verifies:
-            verifier = Verifier(self._store, self._poster, self._tally, self._before_query)
+            verifier = Verifier(self._store, self._poster, self._reports.reached, before_query)
             beside.append(verifier.run())
         if reconcile_every is not None:
-            reconciler = Reconciler(self._store, self._poster, SETTLE, self._before_query)
+            reconciler = Reconciler(self._store, self._poster, SETTLE, before_query)
             beside.append(reconciler.run(reconcile_every))
         if keep is not None:
-            beside.append(self._prune(keep))
+            beside.append(self._upkeep.prune(keep))
         await self._work(*beside)
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
 
+    # Its end.
+
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
-        posting = [asyncio.create_task(self._post()) for _ in range(LIMIT)]
-        others = [*map(asyncio.create_task, (self._maintain_regularly(), *beside))]
-        tasks = [*posting, *others]
+        work = (self._begin_calls(), self._upkeep.run(), *beside)
+        tasks = [asyncio.create_task(one) for one in work]
         for task in tasks:
             task.add_done_callback(self._note_end)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._is_over.wait()
         finally:
-            for task in others:
-                task.cancel()
-            try:
-                await self._end_calls(posting)
-            finally:  # `_end_calls` raises if it is cancelled again
-                self._report()
-                for task in posting:
-                    task.cancel()  # calls without a record become uncertain
-                await until_done(tasks, _RECORDING)
+            await self._stop(tasks)
         if self._failure is not None:
             raise self._failure
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             self._failure = self._failure or task.exception()
+        self._is_over.set()
 
-    async def _end_calls(self, posting: list[asyncio.Task[None]]) -> None:
+    def _note_end_of_call(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._news.set()  # its entry may be pending again, or the last one
+        if not call.cancelled() and call.exception():
+            self._note_end(call)
+
+    async def _stop(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         """Begin no more calls, wait for those in flight, and record them."""
-        self._stopped.set_result(None)
-        for task in {*posting} - self._in_flight:
+        self._stopped.set_result(None)  # ends calls that wait for a token
+        for task in tasks:
             task.cancel()
-        if self._in_flight:
-            what = "outbox: the worker stops, calls in flight: %d"
-            _log.info(what, len(self._in_flight))
+        calls = {*self._calls}
         try:
-            await asyncio.wait(posting, timeout=GRACE)
+            if calls:
+                _log.info("outbox: the worker stops, calls in flight: %d", len(calls))
+                await asyncio.wait(calls, timeout=GRACE)
         finally:
+            # Each of these waits may be cancelled: then the next one begins at once.
             self._cut_off.set_result(None)
-            await until_done(posting, _RECORDING)
+            try:
+                await until_done(calls, _RECORDING)
+            finally:
+                self._reports.log()
+                for call in calls:
+                    call.cancel()  # its entry becomes uncertain, as it has no record
+                await until_done({*tasks, *calls}, _RECORDING)
 
     # Posting.
 
-    async def _post(self) -> None:
+    async def _begin_calls(self) -> None:
         """
-        Post one entry after the other, until the drain is done or the worker stops.
+        Begin one call after the other, until the drain is done.
 
-        As each task waits for its turn, entries are sent in order, and the worker has one untried
-        activity in the bucket's queue.
+        As each waits until the last one has claimed its entry, entries are sent in order, and the
+        worker has one untried activity in the bucket's queue.
         """
-        while not self._stopped.done():
-            async with AsyncExitStack() as turn:
-                await turn.enter_async_context(self._turn)
-                if not await self._until_due():
-                    return
-                self._in_flight.add(asyncio.current_task())
-                try:
-                    await self._post_one(_Call(turn))
-                finally:
-                    self._in_flight.discard(asyncio.current_task())
-                    self._news.set()  # its entry may be pending again, or the last one
+        while await self._until_due():
+            call = _Call()
+            task = asyncio.create_task(self._make(call))
+            self._calls.add(task)
+            task.add_done_callback(self._note_end_of_call)
+            await asyncio.wait([task, call.claimed], return_when=asyncio.FIRST_COMPLETED)
+            while len(self._calls) >= LIMIT:
+                await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
 
     async def _until_due(self) -> bool:
         """Wait until an entry is due, and return True; return False if the drain is done."""
         while True:
             # Both before the query: an entry whose call ends meanwhile may be pending again.
             self._news.clear()
-            is_posting = bool(self._in_flight)
+            is_posting = bool(self._calls)
             due = await self._store.read(_calls.next_due, self._batch)
             if due is not None and due <= 0:
                 return True
-            self._posts = self._queries = 0
+            self._shares.nothing_is_due()
             if due is None and self._drains and not is_posting:
                 return False
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL if due is None else min(due, _POLL)):
                     await self._news.wait()
 
-    async def _post_one(self, call: _Call) -> None:
+    async def _make(self, call: _Call) -> None:
         """Make a call for the entry that is next when there is a token, and record its result."""
-        self._posts += 1
+        self._shares.posts += 1
         terms = Terms(
             # The length of a backlog is unknown, so it counts as long after half of `LONG`.
-            priority=Priority.LONG_BATCH if self._posts > LONG / 2 else Priority.BATCH,
+            priority=Priority.LONG_BATCH if self._shares.posts > LONG / 2 else Priority.BATCH,
             # A drain waits its whole time, even if the outage began before it.
             outage_until=lambda since: max(since, self._began) + self._outage_timeout,
             stopped=self._stopped,
@@ -262,37 +266,35 @@ class Worker:
         )
         try:
             request_id = await post_once(self._poster, partial(self._claim, call), terms)
+        except NothingToSend:
+            await asyncio.sleep(_LOCKED)
         except Exception as error:
-            if call.is_claimed:
-                await self._record_failure(call.claim, error, is_sent=call.is_sent)
+            if call.claimed.done():
+                await self._record_failure(call, error)
             concerns_all = isinstance(error, OutageTimeout | OutboxError | Unauthorized | NotFound)
             if concerns_all or not isinstance(error, LeadpostError) or self._is_unreachable(error):
                 raise
         else:
-            self._note_answer()
+            self._host.answered()
             self._others_succeed = True
             result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
-            await self._record(call.claim, result)
+            await self._record(call, result)
 
     async def _claim(self, call: _Call) -> Item:
         """Claim the next entry, once there is a token for it."""
-        try:
-            claim = await self._store.write(self._claim_next, call)
-            if claim is None:
-                await asyncio.sleep(_LOCKED)
-                raise NothingToSend("nothing is due")
-        finally:
-            await call.turn.aclose()
-        call.claim, call.is_claimed = claim, True
+        claim = await self._store.write(self._claim_next, call)
+        if claim is None:
+            raise NothingToSend("nothing is due")
+        call.claimed.set_result(claim)
         activity: Item = loaded(claim.activity)
         return activity
 
     async def _claim_next(self, transaction: Transaction, call: _Call) -> Claim | None:
         # If this is another attempt, the one before may have been committed.
-        if call.claimed_at and (found := await _calls.claimed(transaction, call.id)):
-            return found
+        if call.claim is not None and await _calls.is_claimed(transaction, call.claim):
+            return call.claim
         call.claimed_at = boot_time()
-        return await _calls.claim(
+        call.claim = await _calls.claim(
             transaction,
             call.id,
             _CLAIM_LASTS + self._poster.call_timeout,
@@ -301,18 +303,21 @@ class Worker:
             is_trial=self._poster.is_away,
             batch=self._batch,
         )
+        return call.claim
 
-    async def _record_failure(self, claim: Claim, error: Exception, *, is_sent: bool) -> None:
+    # Recording.
+
+    async def _record_failure(self, call: _Call, error: Exception) -> None:
         if not isinstance(error, LeadpostError):  # from a bucket, or from a hook of the client's
-            kind = DeliveryUncertain if is_sent else NotSent
+            kind = DeliveryUncertain if call.is_sent else NotSent
             error = kind(f"{type(error).__name__} ended the worker")
         if isinstance(error, ConnectionFailed):
             self._host.failed(error)
         elif error.status is not None or isinstance(error, DeliveryUncertain):
-            self._note_answer()
+            self._host.answered()
         result = result_of(
             error,
-            claim,
+            call.claimed.result(),
             self._poster.retry,
             retries_uncertain=self._poster.on_uncertain == "retry",
             is_away=self._poster.is_away,
@@ -320,88 +325,26 @@ class Worker:
         )
         if isinstance(error, ServerError | DeliveryUncertain):
             self._others_succeed = False
-        await self._record(claim, result)
+        await self._record(call, result)
 
-    async def _record(self, claim: Claim, result: Result) -> None:
+    async def _record(self, call: _Call, result: Result) -> None:
         """Record the result of a call, as soon as the database can be reached."""
-        state = result.state
+        claim, state = call.claimed.result(), result.state
         what = f"entry {claim.id}: {state} {result.request_id or ''}".rstrip()
-        recorded: bool | None = None
+        if call.is_sent:
+            self._reports.called_at = boot_time()
         try:
             recorded = await self._store.write(_calls.record, claim, result)
-        finally:
-            if recorded is None:
-                _log.error("outbox: not recorded, as the database failed: %s", what)
+        except BaseException:  # a cancellation too
+            _log.error("outbox: not recorded, as the database failed: %s", what)
+            raise
         if not recorded:
             _log.warning("outbox: ignored, as the entry has changed since: %s", what)
         elif state != "pending":
-            self._tally[state] += 1
-
-    def _note_answer(self) -> None:
-        self._is_answered = True
-        self._host.answered()
+            self._reports.reached[state] += 1
 
     def _is_unreachable(self, error: LeadpostError) -> bool:
         """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
         is_long = self._host.unreachable_for >= _UNREACHABLE
-        is_first = self._drains and not self._is_answered
-        return isinstance(error, ConnectionFailed) and is_long and is_first
-
-    # Beside the posting.
-
-    async def _maintain_regularly(self) -> None:
-        """Expire calls without a record, and report that this worker is alive."""
-        reported_at = boot_time()
-        while True:
-            await asyncio.sleep(_MAINTAIN_EVERY)
-            await self._maintain()
-            if boot_time() - reported_at >= _REPORT_EVERY:
-                reported_at = boot_time()
-                self._report()
-
-    async def _maintain(self) -> None:
-        if expired := await self._store.write(self._maintenance):
-            self._tally["uncertain"] += expired
-            _log.warning(
-                "outbox: %d entries are uncertain: their worker ended before recording the calls",
-                expired,
-            )
-
-    async def _maintenance(self, transaction: Transaction) -> int:
-        # A single entry makes no outage, though its host may be wrong.
-        away_for = self._poster.away_for or self._host.unreachable_for or None
-        await _calls.be_seen(transaction, away_for)
-        expired = await _calls.expire(transaction)
-        await _calls.sum_up(transaction)
-        return expired
-
-    def _report(self) -> None:
-        """Log the changes since the last report: only counts, no content."""
-        now = self._tally - self._reported
-        self._reported = self._tally.copy()
-        if not now:
-            return
-        is_bad = any(now[state] for state in ("failed", "rejected", "uncertain"))
-        counts = ", ".join(f"{count} {state}" for state, count in now.items())
-        _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
-
-    async def _report_others(self) -> None:
-        """Log what is not posted. Without a name, an account with a new key is another account."""
-        others = await self._store.read(_entries.count_of_others)
-        if others:
-            counts = ", ".join(f"{count} of {account}" for account, count in others.items())
-            level = logging.INFO if self._poster.account.name else logging.WARNING
-            what = "outbox: unfinished entries of other accounts are not posted: %s"
-            _log.log(level, what, counts)
-
-    async def _before_query(self) -> None:
-        """Wait, while there are posts, until four are made for each query."""
-        self._queries += 1
-        while 4 * self._queries > self._posts > 0 and not self._poster.is_away:  # noqa: ASYNC110  # rare, and nothing else would need an event
-            await asyncio.sleep(_POLL / 10)
-
-    async def _prune(self, keep: timedelta) -> None:
-        seconds = keep.total_seconds()
-        while True:
-            pruned = await self._store.write(_edits.prune, seconds)
-            await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
+        is_new = self._drains and not self._host.was_reached
+        return isinstance(error, ConnectionFailed) and is_long and is_new

@@ -399,7 +399,7 @@ def test_a_host_that_is_not_there_is_named(desk: Desk, calls: Path) -> None:
 def test_an_outage_is_waited_for_and_then_ends_the_run_with_75(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.outbox._worker._MAINTAIN_EVERY", 0.5)
+    monkeypatch.setattr("leadpost.outbox._upkeep._EVERY", 0.5)
     write_csv(calls, [cells(n) for n in range(6)])
     with Sandbox(limit=None, faults=Faults(script=["ok", "away"], away=600)) as sandbox:
         desk.environment |= keys_of(sandbox)

@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted
-from support import Vendor, activity, within
+from support import Vendor, activity, answers, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
-from leadpost.outbox import Outbox, _worker
+from leadpost.outbox import Outbox, _reachability, _worker
+from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._sql import Transaction
@@ -31,19 +33,25 @@ def is_of(work: Any, statement: Callable[..., Any]) -> bool:
     return work is statement
 
 
-def test_it_is_logged_when_something_cannot_be_reached_and_when_it_can_again(
-    caplog: pytest.LogCaptureFixture,
+def test_what_cannot_be_reached_is_logged_at_first_each_minute_and_at_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    now = 1000.0
+    monkeypatch.setattr(_reachability, "boot_time", lambda: now)
     reachability = Reachability("it")
-    for _ in range(2):
+    for _ in range(250):  # 125 s
         reachability.failed(OutboxUnavailable("gone"))
-    assert 0 <= reachability.unreachable_for < 10
+        now += 0.5
+    assert reachability.unreachable_for == 125.0
     for _ in range(2):
         reachability.answered()
+    assert reachability.unreachable_for == 0.0
     reachability.failed(OutboxUnavailable("gone again"))
     assert [record.message for record in caplog.records] == [
         "it cannot be reached: gone",
-        "it can be reached again, after 0 s",
+        "it has not been reached for 60 s: gone",
+        "it has not been reached for 120 s: gone",
+        "it can be reached again, after 125 s",
         "it cannot be reached: gone again",
     ]
 
@@ -175,11 +183,9 @@ async def test_a_run_that_ends_without_its_database_leaves_no_task_behind(
     assert "not recorded, as the database failed: entry 1: accepted r1" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("is_committed", "is_expired"), [(True, False), (True, True), (False, False)]
-)
+@pytest.mark.parametrize("is_committed", [True, False])
 async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool, is_expired: bool
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
 ) -> None:
     claim, write, lost = _calls.claim, outbox._database.write, list[object]()
 
@@ -193,10 +199,6 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
         done = await write(work, *args)
         if isinstance(done, _calls.Claim) and not lost:
             lost.append(done)
-            if is_expired:  # another worker expires it
-                await changed(outbox, ends_by=0.0)
-                await outbox._store.write(_calls.expire)
-                assert await states(outbox) == ["uncertain"]
             raise OutboxUnavailable("the connection was lost")
         return done
 
@@ -271,25 +273,39 @@ async def test_a_database_that_can_only_be_read_is_tried_twice_a_second(
     assert 1 <= tries <= 5
 
 
-async def test_a_claim_whose_commit_was_lost_is_posted_by_the_same_drain(
+async def test_a_claim_that_expired_while_the_database_was_away_was_never_sent(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or else the entry, which was never sent, becomes uncertain."""
-    original, lost = outbox._database.write, list[_calls.Claim]()
+    """Its COMMIT was lost, and another worker expired it: it is pending again, without doubt."""
+    original, late = outbox._database.write, [0.0]
+    monkeypatch.setattr(_worker, "boot_time", lambda: boot_time() + late[-1])
 
     async def lose_first_claim(work: Any, *args: Any) -> Any:
         done = await original(work, *args)
-        if not lost and isinstance(done, _calls.Claim):
-            lost.append(done)
+        if isinstance(done, _calls.Claim) and len(late) == 1:
+            late.append(71.0)
+            await changed(outbox, ends_by=0.0)
+            await outbox._store.write(_calls.expire)
+            assert await states(outbox) == ["uncertain"]
             raise OutboxUnavailable("the connection was lost")
         return done
 
     monkeypatch.setattr(outbox._database, "write", lose_first_claim)
+    vendor = Vendor(answers(httpx.Response(400)))
     await outbox.put(activity(1))
     async with within(20):
-        await outbox.drain(poster(Vendor()))
-    assert lost
-    assert await states(outbox) == ["accepted"]
+        assert await outbox.drain(poster(vendor)) == {"rejected": 1}
+    assert vendor.numbers == [1]
+    history = await outbox.history(1)
+    assert [change.state for change in history] == [
+        "pending",
+        "sending",
+        "uncertain",
+        "pending",
+        "sending",
+        "rejected",
+    ]
+    assert history[3].note == "the claim on the entry expired before the call was sent"
 
 
 async def test_a_claim_whose_commit_is_still_on_its_way_is_not_repeated(
@@ -314,5 +330,6 @@ async def test_a_claim_whose_commit_is_still_on_its_way_is_not_repeated(
         first = await slow
         with pytest.raises(OutboxUnavailable):
             await again
-        assert await outbox._store.write(_calls.claimed, "call") == first
+        assert first is not None
+        assert await outbox._store.read(_calls.is_claimed, first)
         assert await states(outbox) == ["sending", "pending"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from database_support import path_of, plain_postgresql
@@ -26,7 +25,9 @@ LASTS = float(os.environ.get("LEADPOST_TEST_TROUBLE", "2"))
 """Seconds for which a database is in trouble."""
 
 
-async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
+async def work_through(
+    url: str, trouble: Callable[[], AbstractAsyncContextManager[None]], lasts: float = LASTS
+) -> int:
     """Post all rows with `run`, and return how many were posted while there was trouble."""
     with Sandbox(period=PERIOD, delay=(0.02, 0.1)) as sandbox:
         job = Job(url=url, host=sandbox.url, period=PERIOD, call_timeout=5.0)
@@ -36,10 +37,11 @@ async def work_through(url: str, trouble: Callable[[], Awaitable[None]]) -> int:
             async with within(20):
                 while len(sandbox.accepted) < 40:
                     await asyncio.sleep(0.01)
-            before = len(sandbox.accepted)
-            await trouble()
-            meanwhile = len(sandbox.accepted) - before
-            assert before + meanwhile < ROWS, "the trouble came too late"
+            async with trouble():
+                before = len(sandbox.accepted)
+                assert before < ROWS, "the trouble came too late"
+                await asyncio.sleep(lasts)
+                meanwhile = len(sandbox.accepted) - before
             async with within(90):
                 while (await outbox.counts())["accepted"] < ROWS:
                     await asyncio.sleep(0.1)
@@ -59,7 +61,8 @@ async def test_a_server_that_is_temporarily_read_only(
 ) -> None:
     """As in a failover."""
 
-    async def read_only() -> None:
+    @asynccontextmanager
+    async def read_only() -> AsyncGenerator[None]:
         writing = {"default_transaction_read_only": "off"}
         async with plain_postgresql(postgresql_url, server_settings=writing) as server:
             await server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -68,7 +71,7 @@ async def test_a_server_that_is_temporarily_read_only(
                 async with within(60):
                     while "cannot be reached" not in caplog.text:
                         await asyncio.sleep(0.01)
-                await asyncio.sleep(LASTS)
+                yield
             finally:
                 await server.execute("ALTER SYSTEM RESET default_transaction_read_only")
                 await server.execute("SELECT pg_reload_conf()")
@@ -81,60 +84,70 @@ async def test_a_server_that_is_temporarily_read_only(
 async def test_a_server_that_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
     with tempfile.TemporaryDirectory(prefix="leadpost-") as folder, server_in(folder) as server:
 
-        async def stop() -> None:
+        @asynccontextmanager
+        async def stopped() -> AsyncGenerator[None]:
             await asyncio.to_thread(server.stop)
-            await asyncio.sleep(LASTS)
+            yield
             await asyncio.to_thread(server.ensure_postgres_running)
 
-        assert await work_through(f"postgresql://postgres@/postgres?host={folder}", stop) <= 25
+        assert await work_through(f"postgresql://postgres@/postgres?host={folder}", stopped) <= 25
     assert "can be reached again, after " in caplog.text
 
 
 async def test_connections_that_are_killed_repeatedly(postgresql_url: str) -> None:
-    async def kill() -> None:
-        killed = 0
+    @asynccontextmanager
+    async def killed() -> AsyncGenerator[None]:
+        kills = 0
         async with plain_postgresql(postgresql_url) as server:
             for _ in range(1000):
-                if killed > 20:
+                if kills > 20:
                     break
-                killed += await server.fetchval(
+                kills += await server.fetchval(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
                 await asyncio.sleep(0.03)
-        assert killed > 20
+        assert kills > 20
+        yield
 
-    await work_through(postgresql_url, kill)
+    await work_through(postgresql_url, killed, lasts=0)
 
 
 async def test_a_file_that_another_process_keeps_locked_for_long(sqlite_url: str) -> None:
     script = (
-        "import sqlite3, sys, time\n"
+        "import sqlite3, sys\n"
         "file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n"
         "file.execute('BEGIN EXCLUSIVE')\n"
-        "time.sleep(float(sys.argv[2]))\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
         "file.execute('ROLLBACK')\n"
     )
 
-    async def lock() -> None:
-        command = [sys.executable, "-c", script, str(path_of(sqlite_url)), str(LASTS)]
-        began = time.monotonic()
-        assert await asyncio.to_thread(subprocess.call, command) == 0
-        assert time.monotonic() - began >= LASTS
+    @asynccontextmanager
+    async def locked() -> AsyncGenerator[None]:
+        command = [sys.executable, "-c", script, str(path_of(sqlite_url))]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"locked\n"
+        yield
+        await process.communicate(b"")
+        assert process.returncode == 0
 
-    assert await work_through(sqlite_url, lock) <= 25
+    assert await work_through(sqlite_url, locked) <= 25
 
 
 async def test_a_disk_that_is_full_for_a_while(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fill() -> None:
+    @asynccontextmanager
+    async def full() -> AsyncGenerator[None]:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # less than a page
         try:
-            await asyncio.sleep(LASTS)
+            yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert await work_through(sqlite_url, fill) <= 25
+    assert await work_through(sqlite_url, full) <= 25
     assert ": the disk" in caplog.text

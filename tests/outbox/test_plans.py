@@ -17,7 +17,7 @@ from support import activity
 
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _settling
-from leadpost.outbox.database._calls import Result
+from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._sql import Transaction
 
 ENTRIES = 3000
@@ -60,9 +60,9 @@ async def checked(transaction: Transaction) -> None:
 
 
 async def looked_after(transaction: Transaction) -> None:
-    await _calls.be_seen(transaction, None)
+    await _calls.be_seen(transaction, None, 1.0)
     await _calls.expire(transaction)
-    await _calls.claimed(transaction, "call")
+    assert not await _calls.is_claimed(transaction, Claim(1, "call", "{}", 0, is_uncertain=False))
     await _calls.sum_up(transaction)
 
 

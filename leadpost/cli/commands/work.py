@@ -47,8 +47,9 @@ def work(
 
     It logs to standard error, and waits while LeadSquared or the database is away. SIGTERM ends it
     within 10 s, after the answers to its last calls. Up to 30 workers may share an outbox and its
-    limit. The exit code is 0 after SIGTERM, or 1 if the database does not answer by then; what was
-    not recorded becomes uncertain.
+    limit. The exit code is 0 after SIGTERM, or 1 if the database hangs then. A result that the
+    database does not take in time is logged as "not recorded", and its entry becomes uncertain;
+    this does not change the exit code.
 
     Examples:
     - `leadpost work --outbox postgresql://db.example.com/crm`

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import sqlalchemy as sa
 from attrs import field, frozen
 
 from leadpost.errors import DeliveryUncertain, LeadpostError
@@ -98,27 +95,20 @@ async def claim(
     if row is None:
         return None
     await add_changes(transaction, [row.id], "sending", f"call {row.calls}")
-    return _claim(row, call_id)
-
-
-def _claim(row: sa.Row[Any], call_id: str) -> Claim:
     is_uncertain = row.error_type == DeliveryUncertain.__name__
     return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
 
 
-async def claimed(transaction: Transaction, call_id: str) -> Claim | None:
-    """Return the entry that was claimed for this call, if the answer to the COMMIT was lost."""
-    # It may be uncertain, because the call has expired meanwhile.
-    found = await transaction.execute(
-        """
-        UPDATE leadpost_entries SET state = 'sending'
-        WHERE account = :account AND state IN ('sending', 'uncertain') AND call_id = :call_id
-        RETURNING id, activity, failures, error_type
-        """,
-        call_id=call_id,
-    )
-    row = found.one_or_none()
-    return None if row is None else _claim(row, call_id)
+async def is_claimed(transaction: Transaction, claim: Claim) -> bool:
+    """Whether a claim was committed, after the answer to the COMMIT was lost."""
+    # The entry is uncertain if the call has expired meanwhile.
+    query = """
+        SELECT 1 FROM leadpost_entries
+        WHERE account = :account AND state IN ('sending', 'uncertain')
+            AND id = :id AND call_id = :call_id
+    """
+    found = await transaction.execute(query, id=claim.id, call_id=claim.call_id)
+    return found.one_or_none() is not None
 
 
 async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
@@ -181,8 +171,15 @@ async def expire(transaction: Transaction) -> int:
     return await add_changes(transaction, expired.scalars(), "uncertain", note)
 
 
-async def be_seen(transaction: Transaction, away_for: float | None) -> None:
-    """Record that a worker of the account is alive, and for how long LeadSquared has been away."""
+async def be_seen(
+    transaction: Transaction, away_for: float | None, called_ago: float | None
+) -> None:
+    """
+    Record that a worker of the account is alive.
+
+    `away_for` are the seconds for which LeadSquared has been away, `called_ago` those since its
+    last call.
+    """
     await transaction.execute(
         """
         UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = {now} - :away_for
@@ -190,6 +187,15 @@ async def be_seen(transaction: Transaction, away_for: float | None) -> None:
         """,
         away_for=away_for,
     )
+    if called_ago is not None:
+        await transaction.execute(
+            """
+            UPDATE leadpost_accounts
+            SET called_at = {greatest}(coalesce(called_at, 0), {now} - :called_ago)
+            WHERE account = :account
+            """,
+            called_ago=called_ago,
+        )
 
 
 async def sum_up(transaction: Transaction) -> None:

@@ -106,13 +106,14 @@ async def arrived(transaction: Transaction, ids: Sequence[int]) -> int:
     return await add_changes(transaction, found.scalars(), "succeeded", "seen on the lead")
 
 
-async def register(transaction: Transaction, fingerprint: str) -> None:
-    """Record which keys the entries of an account are posted with, if none are recorded."""
+async def register(transaction: Transaction, fingerprint: str) -> str | None:
+    """Record which keys an account's entries are posted with, and return those of the first."""
     insert = """
         INSERT INTO leadpost_accounts (account, fingerprint) VALUES (:account, :fingerprint)
         ON CONFLICT (account) DO NOTHING
     """
     await transaction.execute(insert, fingerprint=fingerprint)
+    return await fingerprint_of(transaction)
 
 
 async def fingerprint_of(transaction: Transaction) -> str | None:

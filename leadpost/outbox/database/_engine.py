@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import sqlalchemy as sa
-from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -77,30 +76,16 @@ def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, An
 def _connector(
     url: DatabaseUrl, opened: set[Connection]
 ) -> Callable[[], Coroutine[Any, Any, Connection]]:
-    """Return a function that connects to the first usable host."""
+    """Return a function that connects to the server."""
     options: dict[str, Any] = dict(url.connect)
     if url.is_pooled:
         options["statement_cache_size"] = 0
 
     async def connect() -> Connection:
-        failures: list[Exception] = []
-        for host, port in url.hosts:
-            # One by one: asyncpg's own loop has one time-out for all hosts, so it would never try
-            # the second host if the first does not answer.
-            try:
-                connection: Connection = await asyncpg.connect(
-                    host=host,
-                    port=port,
-                    command_timeout=LONGEST_WAIT,
-                    **options,
-                )
-            except (OSError, asyncpg.CannotConnectNowError, TargetServerAttributeNotMatched) as e:
-                failures.append(e)
-            else:
-                opened.add(connection)
-                connection.add_termination_listener(opened.discard)
-                return connection
-        raise failures[-1]
+        connection: Connection = await asyncpg.connect(command_timeout=LONGEST_WAIT, **options)
+        opened.add(connection)
+        connection.add_termination_listener(opened.discard)
+        return connection
 
     return connect
 

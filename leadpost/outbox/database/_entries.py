@@ -166,16 +166,17 @@ async def health(transaction: Transaction, seen_within: float) -> Health:
     """
     seconds: float | None = (await transaction.execute(oldest)).scalar()
     worker = """
-        SELECT away_since FROM leadpost_accounts
-        WHERE account = :account AND worker_seen_at > {now} - :seen_within
+        SELECT coalesce(worker_seen_at > {now} - :seen_within, FALSE), away_since, called_at
+        FROM leadpost_accounts WHERE account = :account
     """
-    values = {"seen_within": seen_within}
-    seen = (await transaction.execute(worker, **values)).one_or_none()
+    found = (await transaction.execute(worker, seen_within=seen_within)).one_or_none()
+    is_working, away_since, called_at = (False, None, None) if found is None else found
     return Health(
         counts=await count(transaction),
         oldest_pending=None if seconds is None else max(seconds, 0.0),
-        is_working=seen is not None,
-        away_since=moment(seen[0]) if seen is not None and seen[0] is not None else None,
+        is_working=bool(is_working),
+        away_since=moment(away_since) if is_working and away_since is not None else None,
+        called_at=None if called_at is None else moment(called_at),
     )
 
 

@@ -8,7 +8,6 @@ import sqlite3
 import ssl
 
 import asyncpg
-from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
@@ -36,7 +35,6 @@ _MAY_PASS = {
     "SQLITE_FULL": "the disk is full: make room",
     "SQLITE_IOERR": "the disk cannot be read or written: is it failing?",
     "08": "the connection was lost",
-    "23505": "another process has just stored the same",
     "25006": "the server is read-only: a standby, or in a failover",
     "25P03": "the server ended a transaction that did nothing for too long",
     "25P04": "the server ended a transaction that took too long",
@@ -55,6 +53,7 @@ _LASTING = {
     "SQLITE_PERM": "this user may not open the file",
     "SQLITE_CORRUPT": "the file is damaged: `sqlite3 FILE .recover` saves what it can",
     "SQLITE_NOTADB": "the file is not a SQLite database: choose another name",
+    "23505": "a unique value is taken: was the database restored without its sequences' values?",
     "26000": _POOLER,
     "28": "the server does not let this user in from here: check the user, pg_hba.conf and sslmode",
     "28P01": "user or password were refused: correct the URL",
@@ -70,11 +69,52 @@ _LASTING = {
 }
 """What to do, by the beginning of SQLite's name of an error, or of PostgreSQL's SQLSTATE."""
 
+_RACES = {"leadpost_entries_call", "leadpost_entries_activity_id"}
+"""Indexes by which one of two transactions fails that do the same at once."""
 _PASSES = re.compile(
     r"connections? (exceeded|allowed)|_timeout|shutting down|server conn|server login|pause failed"
     r"|memory|exhaustion|forced disconnect|closed"
 )
 """PgBouncer's errors that are not the client's fault; all its errors have the same SQLSTATE."""
+
+_Types = type[Exception] | tuple[type[Exception], ...]
+_TYPES: tuple[tuple[_Types, type[OutboxError], str], ...] = (
+    (
+        socket.gaierror,
+        OutboxUnavailable,
+        "its host is not found: correct the URL, or check the network",
+    ),
+    (FileNotFoundError, OutboxUnavailable, "its socket is missing: is the server running?"),
+    (PermissionError, OutboxError, "this user may not use the server's socket"),
+    (
+        ssl.SSLCertVerificationError,
+        OutboxError,
+        "its certificate is not trusted ({reason}): see sslmode, channel_binding",
+    ),
+    (ssl.SSLEOFError, OutboxUnavailable, "no connection ({name}): is the server running?"),
+    (ssl.SSLError, OutboxError, "no TLS connection ({reason}): see sslmode"),
+    (
+        TimeoutError,
+        OutboxUnavailable,
+        "no answer: is the server running, is a firewall in between?",
+    ),
+    (OSError, OutboxUnavailable, "no connection ({name}): is the server running?"),
+    (
+        asyncpg.ClientConfigurationError,
+        OutboxError,
+        "asyncpg cannot use an option of the URL, the environment or service",
+    ),
+    # Such as a number that is too large.
+    ((asyncpg.UnsupportedClientFeatureError, ValueError), OutboxError, "{name}"),
+    # asyncpg raises an internal error if a server stops in the middle of a message.
+    (
+        (asyncpg.InterfaceError, asyncpg.InternalClientError),
+        OutboxUnavailable,
+        "no connection ({name})",
+    ),
+    (NoConnection, OutboxUnavailable, "no connection was free for too long"),
+)
+"""What to do, by the type of the error, for those without a code; the first one that fits."""
 
 
 def outbox_error(failure: BaseException, url: DatabaseUrl) -> OutboxError:
@@ -108,22 +148,12 @@ def _explained(failure: BaseException, url: DatabaseUrl) -> tuple[type[OutboxErr
     if isinstance(origin, asyncpg.PostgresError):
         if origin.sqlstate == "08P01":
             return _refused(str(origin), url)
+        if origin.sqlstate == "23505" and origin.constraint_name in _RACES:
+            return OutboxUnavailable, "another process has just stored the same (23505)"
         return _by_code(origin.sqlstate or "", origin)
-    if isinstance(origin, OSError):
-        return _by_system(origin)
-    if isinstance(origin, TargetServerAttributeNotMatched):
-        return OutboxUnavailable, "no host is what target_session_attrs asks for: a failover?"
-    if isinstance(origin, asyncpg.ClientConfigurationError):
-        return OutboxError, "asyncpg cannot use an option of the URL, the environment or service"
-    if isinstance(origin, asyncpg.UnsupportedClientFeatureError | ValueError):
-        return OutboxError, type(origin).__name__  # such as a number that is too large
-    if isinstance(origin, NoConnection):
-        return OutboxUnavailable, "no connection was free for too long"
-    is_lost = isinstance(failure, DBAPIError) and failure.connection_invalidated
-    # asyncpg raises an internal error if a server stops in the middle of a message.
-    if is_lost or isinstance(origin, asyncpg.InterfaceError | asyncpg.InternalClientError):
+    if isinstance(failure, DBAPIError) and failure.connection_invalidated:
         return OutboxUnavailable, f"no connection ({type(origin).__name__})"
-    return OutboxError, type(origin).__name__
+    return _by_type(origin)
 
 
 def _refused(words: str, url: DatabaseUrl) -> tuple[type[OutboxError], str]:
@@ -133,25 +163,6 @@ def _refused(words: str, url: DatabaseUrl) -> tuple[type[OutboxError], str]:
     return OutboxUnavailable if _PASSES.search(words) else OutboxError, f"{words} (08P01)"
 
 
-def _by_system(failure: OSError) -> tuple[type[OutboxError], str]:
-    if isinstance(failure, socket.gaierror):
-        return OutboxUnavailable, "its host is not found: correct the URL, or check the network"
-    if isinstance(failure, FileNotFoundError):
-        return OutboxUnavailable, "its socket is missing: is the server running?"
-    if isinstance(failure, PermissionError):
-        return OutboxError, "this user may not use the server's socket"
-    if isinstance(failure, ssl.SSLCertVerificationError):
-        why = failure.verify_message
-        return OutboxError, f"its certificate is not trusted ({why}): see sslmode, channel_binding"
-    if isinstance(failure, ssl.SSLError) and not isinstance(failure, ssl.SSLEOFError):
-        return OutboxError, f"no TLS connection ({getattr(failure, 'reason', None)}): see sslmode"
-    if "SSL upgrade" in str(failure):  # asyncpg's words
-        return OutboxError, "the server offers no TLS, which sslmode or channel_binding asks for"
-    if isinstance(failure, TimeoutError):
-        return OutboxUnavailable, "no answer: is the server running, is a firewall in between?"
-    return OutboxUnavailable, f"no connection ({type(failure).__name__}): is the server running?"
-
-
 def _by_code(code: str, origin: BaseException) -> tuple[type[OutboxError], str]:
     for length in range(len(code), 1, -1):
         if what := _MAY_PASS.get(code[:length]):
@@ -159,3 +170,16 @@ def _by_code(code: str, origin: BaseException) -> tuple[type[OutboxError], str]:
         if what := _LASTING.get(code[:length]):
             return OutboxError, f"{what} ({code})"
     return OutboxError, f"{type(origin).__name__} ({code})"
+
+
+def _by_type(failure: BaseException) -> tuple[type[OutboxError], str]:
+    if "SSL upgrade" in str(failure):  # asyncpg's words
+        return OutboxError, "the server offers no TLS, which sslmode or channel_binding asks for"
+    values = {
+        "name": type(failure).__name__,
+        "reason": getattr(failure, "verify_message", None) or getattr(failure, "reason", None),
+    }
+    for types, kind, what in _TYPES:
+        if isinstance(failure, types):
+            return kind, what.format_map(values)
+    return OutboxError, type(failure).__name__

@@ -23,6 +23,7 @@ CREATE TABLE leadpost_accounts (
     fingerprint TEXT NOT NULL,
     worker_seen_at DOUBLE PRECISION,
     away_since DOUBLE PRECISION,
+    called_at DOUBLE PRECISION, -- when the last call of any worker ended
     reconciled_at DOUBLE PRECISION
 );
 

@@ -6,6 +6,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlencode
 
@@ -23,7 +24,7 @@ _AFTER_SCHEME = re.compile(
 )
 """Strict: programs disagree about where a password with such characters ends."""
 _PLACE = re.compile(
-    r"(?P<host>/[^@]*|\[[\da-fA-F:.]+\]|[\w-]{1,63}(\.[\w-]{1,63})*\.?|)(:(?P<port>\d{1,5}))?",
+    r"(?P<host>/[^@]*|\[[\da-fA-F:.]+\]|[\w-]{1,63}(\.[\w-]{1,63})*\.?|)(:(?P<port>[^,]*))?",
     re.ASCII,
 )
 """A folder with a socket, an IPv6 address, or a name, whose parts Python limits; and a port."""
@@ -35,7 +36,6 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "pgbouncer": ("false", "0", "true", "1"),
     # These are for asyncpg, which reads them like libpq, or for the server.
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "target_session_attrs": ("any", "read-write", "primary", "read-only", "standby"),
     **dict.fromkeys((*_FILES, "sslpassword", "sslnegotiation", "krbsrvname", "gsslib"), ()),
     **dict.fromkeys(("ssl_min_protocol_version", "ssl_max_protocol_version"), ()),
     **dict.fromkeys(("application_name", "options", "passfile", "service"), ()),
@@ -50,7 +50,6 @@ class DatabaseUrl:
 
     name: str  # what may be shown: no user, no password, no option
     path: str | None = field(default=None, repr=False)  # SQLite's file; None for PostgreSQL
-    hosts: Sequence[tuple[str | None, int | None]] = field(default=(), repr=False)  # with ports
     connect: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)  # for asyncpg
     private: Sequence[str] = field(default=(), repr=False)  # what a server's message may quote
     is_pooled: bool = False  # whether it leads to a PgBouncer in transaction mode
@@ -87,6 +86,7 @@ def _sqlite(rest: str) -> DatabaseUrl:
         raise _invalid(f"it names no file: {FORMS}")
     if "?" in path:
         raise _invalid("SQLite has no options here: remove the question mark and the rest")
+    path = str(Path(path).absolute())  # once, as the working directory may change
     return DatabaseUrl(f"sqlite:///{path}" if "@" not in path else "sqlite", path)
 
 
@@ -100,11 +100,13 @@ def _postgresql(rest: str) -> DatabaseUrl:
     user, password = options.pop("user", None), options.pop("password", None)
     database = options.pop("dbname", "")
     is_pooled = options.pop("pgbouncer", "false") in {"true", "1"}
-    places = _places(options.pop("host", ""), options.pop("port", ""))
+    host, port = _place(options.pop("host", ""), options.pop("port", ""))
     timeout = options.pop("connect_timeout", "10")
     if not re.fullmatch(r"\d{1,6}", timeout):
         raise _invalid("connect_timeout: wanted seconds, such as 10")
     connect: dict[str, Any] = {
+        "host": host,
+        "port": port,
         "user": user,
         "password": password,
         "database": database or None,
@@ -114,10 +116,9 @@ def _postgresql(rest: str) -> DatabaseUrl:
     options.setdefault("application_name", "leadpost")
     # asyncpg reads these like libpq, but only from a URL.
     connect["dsn"] = f"postgresql://?{urlencode(options)}"
-    shown = ",".join(host or "" for host, _ in places)
-    name = f"postgresql://{shown}/{database if _PLAIN.fullmatch(database) else '…'}"
+    name = f"postgresql://{host or ''}/{database if _PLAIN.fullmatch(database) else '…'}"
     private = [text for text in (password, user) if text]
-    return DatabaseUrl(name, None, places, connect, private, is_pooled=is_pooled)
+    return DatabaseUrl(name, None, connect, private, is_pooled=is_pooled)
 
 
 def _options(query: str) -> dict[str, str]:
@@ -134,8 +135,6 @@ def _options(query: str) -> dict[str, str]:
         value = unquote(value)
         if _OPTIONS[name] and value not in _OPTIONS[name]:
             raise _invalid(f"{name}: wanted one of {', '.join(_OPTIONS[name])}")
-        if name == "host" and name in options:  # how SQLAlchemy writes several
-            value = f"{options[name]},{value}"
         options[name] = value
     return options
 
@@ -166,20 +165,14 @@ def _tls(options: dict[str, str]) -> dict[str, Any]:
     return {}
 
 
-def _places(hosts: str, ports: str) -> list[tuple[str | None, int | None]]:
-    """Return hosts with their ports, None where none is named."""
-    names, numbers = hosts.split(","), ports.split(",")
-    if len(numbers) not in {1, len(names)}:
-        raise _invalid("port: wanted one port, or one for each host")
-    places: list[tuple[str | None, int | None]] = []
-    for index, name in enumerate(names):
-        found = _PLACE.fullmatch(name)
-        if found is None:
-            raise _invalid(
-                f"its host or port is invalid: is the @ before the host missing? {_ENCODE}"
-            )
-        port = numbers[index % len(numbers)] or found["port"]
-        if port and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
-            raise _invalid("its port is not a number from 1 to 65535")
-        places.append((found["host"].strip("[]") or None, int(port) if port else None))
-    return places
+def _place(place: str, port: str) -> tuple[str | None, int | None]:
+    """Return host and port, None where none is named."""
+    if "," in place:
+        raise _invalid(f"it names several hosts, which leadpost does not support: {FORMS}")
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise _invalid(f"its host is invalid: is the @ before the host missing? {_ENCODE}")
+    port = port or found["port"] or ""
+    if port and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise _invalid(f"its port is not a number from 1 to 65535: is an @ missing? {_ENCODE}")
+    return found["host"].strip("[]") or None, int(port) if port else None

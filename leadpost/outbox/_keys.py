@@ -1,0 +1,71 @@
+"""Which keys an account's entries are posted with."""
+
+from __future__ import annotations
+
+from leadpost._account import Account
+from leadpost._poster import AsyncActivityPoster
+from leadpost.errors import OutboxError
+from leadpost.outbox._new_entries import id_of
+from leadpost.outbox.database import Store, _edits
+
+
+class Keys:
+    """
+    The keys of an outbox's account, and those that its entries in the database belong to.
+
+    Only fingerprints are kept and stored.
+
+    Args:
+        account: The account, or its id: then its keys are unknown until there is a poster.
+    """
+
+    def __init__(self, account: Account | str) -> None:
+        self.account = id_of(account)
+        self._own = account.fingerprint if isinstance(account, Account) else None
+        self._stored: str | None = None
+
+    async def read(self, store: Store) -> None:
+        """Read which keys the entries belong to."""
+        self._stored = await store.read(_edits.fingerprint_of)
+
+    def check(self) -> None:
+        """
+        Check that the entries belong to the account's keys.
+
+        Raises:
+            OutboxError: they belong to others.
+        """
+        if self._own and self._stored not in {None, self._own}:
+            raise OutboxError(
+                f"the entries of {self.account} belong to other keys. If its keys were changed,"
+                f" run: leadpost outbox adopt {self._stored}"
+            )
+
+    async def check_poster(self, poster: AsyncActivityPoster, store: Store) -> None:
+        """
+        Check that a poster has the account's keys, and store that its entries belong to them.
+
+        Raises:
+            OutboxError: they belong to others.
+            ValueError: the poster has another account, or other keys.
+        """
+        if poster.account.id != self.account:
+            raise ValueError(
+                f"the outbox belongs to {self.account}, the poster to {poster.account.id}; pass the"
+                " same Account to both"
+            )
+        if self._own not in {None, poster.account.fingerprint}:
+            raise ValueError(
+                f"the poster and the outbox of {self.account} have different keys; pass the same"
+                " Account to both"
+            )
+        self._own = poster.account.fingerprint
+        if self._stored is None:
+            self._stored = await store.write(_edits.register, self._own)
+        self.check()
+
+    async def adopt(self, store: Store, previous: str) -> int:
+        """Transfer entries to this account's keys; see `Outbox.adopt`."""
+        done = await store.write(_edits.adopt, self._own, previous)
+        await self.read(store)
+        return done

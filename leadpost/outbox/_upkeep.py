@@ -1,0 +1,83 @@
+"""What a worker does for its account's entries every few seconds, beside posting them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from attrs import define
+
+from leadpost._poster import AsyncActivityPoster
+from leadpost.outbox._clock import boot_time
+from leadpost.outbox._reachability import Reachability
+from leadpost.outbox._reports import Reports
+from leadpost.outbox.database import Store, _calls, _edits, _entries
+from leadpost.outbox.database._sql import Transaction
+
+_EVERY = 5.0
+_REPORT_EVERY = 60.0
+_PRUNE_EVERY = 60.0
+
+_log = logging.getLogger("leadpost")
+
+
+@define
+class Upkeep:
+    """
+    Shows that a worker is alive, expires calls without a record, reports, and prunes.
+
+    Args:
+        store: The account's entries.
+        poster: The account's poster.
+        host: Whether LeadSquared's host can be reached.
+        reports: What the worker has done.
+    """
+
+    _store: Store
+    _poster: AsyncActivityPoster
+    _host: Reachability
+    _reports: Reports
+
+    async def run(self) -> None:
+        """Do it until cancelled."""
+        reported_at = boot_time()
+        while True:
+            await asyncio.sleep(_EVERY)
+            await self.once()
+            if boot_time() - reported_at >= _REPORT_EVERY:
+                reported_at = boot_time()
+                self._reports.log()
+
+    async def once(self) -> None:
+        """Show that the worker is alive, and expire calls without a record."""
+        if expired := await self._store.write(self._statements):
+            self._reports.reached["uncertain"] += expired
+            _log.warning(
+                "outbox: %d entries are uncertain: their worker ended before recording the calls",
+                expired,
+            )
+
+    async def _statements(self, transaction: Transaction) -> int:
+        # A single entry makes no outage, though its host may be wrong.
+        away_for = self._poster.away_for or self._host.unreachable_for or None
+        await _calls.be_seen(transaction, away_for, self._reports.called_ago)
+        expired = await _calls.expire(transaction)
+        await _calls.sum_up(transaction)
+        return expired
+
+    async def report_others(self) -> None:
+        """Log what is not posted. Without a name, an account with a new key is another account."""
+        others = await self._store.read(_entries.count_of_others)
+        if others:
+            counts = ", ".join(f"{count} of {account}" for account, count in others.items())
+            level = logging.INFO if self._poster.account.name else logging.WARNING
+            what = "outbox: unfinished entries of other accounts are not posted: %s"
+            _log.log(level, what, counts)
+
+    async def prune(self, keep: timedelta) -> None:
+        """Delete entries that finished `keep` ago, until cancelled."""
+        seconds = keep.total_seconds()
+        while True:
+            pruned = await self._store.write(_edits.prune, seconds)
+            await asyncio.sleep(1.0 if pruned else min(seconds, _PRUNE_EVERY))
