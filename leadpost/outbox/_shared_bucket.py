@@ -1,9 +1,9 @@
 """
 LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 rows of a database.
 
-In each process one task, `_Share._serve`, uses the database; callers only wait. Again and again it
-reserves the token that is back first, waits until it is back, and lets the caller have it who is
-then first in line. Meanwhile it writes how calls have ended.
+In each process one task, `_Share._serve`, uses the database. Again and again it reserves the token
+that is back first, waits until it is back, and offers it to the callers: who is then first in line
+takes it. A caller only notes how its call ended; the task writes that, and the token rests.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class SharedTokenBucket:
         if self._share is not None:
             raise RuntimeError("this SharedTokenBucket is open: it belongs to one poster")
         name = self.name or account.id
+        if name == account.fingerprint:
+            _log.info("bucket: not shared with other access keys, as the account has no name")
         store = Store(self._database, bucket=name)
         await self._database.open()
         try:
@@ -213,7 +215,7 @@ class _Share:
         self.in_use = 0
         self._store = store
         self._row = row  # as in the database
-        self._changes_written = 0  # of the brakes
+        self._written_changes = 0  # of the size, by the brakes
         self._offered: _Use | None = None  # to the caller who is first in line
         self._ended: list[_Use] = []  # to be written
         self._error: Exception | None = None  # for all callers from now on
@@ -241,7 +243,7 @@ class _Share:
     # For callers.
 
     async def get_token(self, priority: Priority, call_timeout: float) -> _Use:
-        """Wait for a token."""
+        """Wait for a token, and take it."""
         if self._error is not None:
             raise self._error
         self._longest_call = max(self._longest_call, call_timeout)
@@ -269,6 +271,8 @@ class _Share:
         self._ended.append(use)
         self._news.set()
         self.brakes.record(use, boot_time())
+        if boot_time() < self.brakes.paused_until:
+            self._offered = None
 
     # The task that uses the database.
 
@@ -276,7 +280,7 @@ class _Share:
         """Serve the callers, until the bucket is closed and everything is written."""
         while self._error is None or self._ended:
             try:
-                await self._write_news()
+                await self._write_ended()
                 if self._is_wanted:
                     await self._serve_one()
                 elif self._error is None:
@@ -292,23 +296,26 @@ class _Share:
 
     async def _serve_one(self) -> None:
         """Reserve a token, wait until it is back, and offer it to the caller who is then first."""
-        looked_at = boot_time()
+        look_again_at = boot_time() + _LOOK_AGAIN
         use = await self._reserve()
         if use is None:
-            look_again_at = looked_at + _LOOK_AGAIN
             while self._is_wanted and not self._ended and boot_time() < look_again_at:
                 await self._wait(look_again_at)
             return
         try:
             while self._is_wanted and boot_time() < use.back_at:
-                await self._write_news()
+                await self._write_ended()
                 await self._wait(use.back_at)
-            if await self._is_paused(use, looked_at):
+            if boot_time() < self.brakes.paused_until:
                 return
+            if boot_time() > look_again_at:  # meanwhile a pause may have begun elsewhere
+                row = await self._store.read(_tokens.read_row)
+                if row.pause is not None and row.trial_id != use.id:
+                    return
             use_by = use.back_at + _USE_WITHIN
             self._offered = use
             self.waiters.wake_first()
-            while self._is_wanted and not use.is_taken and boot_time() < use_by:
+            while self._is_wanted and self._offered is use and boot_time() < use_by:
                 await self._wait(use_by)
         finally:
             self._offered = None
@@ -323,14 +330,14 @@ class _Share:
     async def _wait(self, until: float = inf) -> None:
         """Wait for news, but not longer than until a time."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if until == inf else until - boot_time()):
-                await self._news.wait()
+            await asyncio.wait_for(self._news.wait(), None if until == inf else until - boot_time())
         self._news.clear()
 
     async def _reserve(self) -> _Use | None:
         """Reserve the token that is back first; return None if there is none."""
-        before, longest_call, rule = boot_time(), self._longest_call, self.brakes.rule
-        use = _Use(hold=_USE_WITHIN + longest_call + rule.rest)
+        before, rule = boot_time(), self.brakes.rule
+        ends_within = _USE_WITHIN + self._longest_call
+        use = _Use(hold=ends_within + rule.rest)
         try:
             row, wait = await self._write(
                 partial(
@@ -348,25 +355,15 @@ class _Share:
         if wait is None:
             return None
         use.back_at = boot_time() + wait
-        use.ends_by = before + wait + _USE_WITHIN + longest_call
+        use.ends_by = before + wait + ends_within
         return use
 
-    async def _is_paused(self, use: _Use, looked_at: float) -> bool:
-        """Whether a pause has begun since a token was reserved, here or elsewhere."""
-        if boot_time() < self.brakes.paused_until:
-            return True
-        if boot_time() < looked_at + _LOOK_AGAIN:
-            return False
-        row = await self._store.read(_tokens.read_row)
-        self._adopt(row)
-        return not row.allows(use.id)
-
-    async def _write_news(self) -> None:
+    async def _write_ended(self) -> None:
         """Write how calls have ended, and the size of the bucket if it was changed here."""
         now, ended, brakes = boot_time(), self._ended[:], self.brakes
         brakes.tick(now)
         changes = brakes.changes
-        if not ended and changes == self._changes_written:
+        if not ended and changes == self._written_changes:
             return
 
         async def write(transaction: Transaction) -> Row:
@@ -374,20 +371,20 @@ class _Share:
                 if use.sent_at is None:
                     await _tokens.put_back(transaction, use.id, use.hold)
                 else:
-                    rest = brakes.rule.rest + (0.0 if use.is_answered else use.call_timeout)
-                    await _tokens.let_rest(transaction, use.id, rest)
+                    longer = 0.0 if use.is_answered else use.call_timeout
+                    await _tokens.let_rest(transaction, use.id, longer)
             for use in ended:
                 await _tokens.end_trial(transaction, use.id, was_sent=use.sent_at is not None)
             if pause := max((use.asked_pause for use in ended), default=0.0):
                 await _tokens.pause(transaction, pause)
-            if changes != self._changes_written:
+            if changes != self._written_changes:
                 size, left = brakes.rule.size(now), brakes.paused_until - now
                 await _tokens.resize(transaction, self._row, size, left)
             return await _tokens.read_row(transaction)
 
         row = await self._write(write)
         del self._ended[: len(ended)]
-        self._changes_written = changes
+        self._written_changes = changes
         self._adopt(row)
 
     async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -398,5 +395,5 @@ class _Share:
     def _adopt(self, row: Row) -> None:
         """Apply the latest size, set by this process or another."""
         is_new, self._row = row.version != self._row.version, row
-        if is_new and self.brakes.changes == self._changes_written:  # else it has a newer one
+        if is_new and self.brakes.changes == self._written_changes:  # else it has a newer one
             self.brakes.adopt(row.size, boot_time())

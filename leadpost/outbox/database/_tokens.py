@@ -12,7 +12,7 @@ Transactions lock rows of tokens before the bucket's row, so that no two of them
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from leadpost._refusals import Size
 from leadpost.bucket import LONGEST_RETRY_AFTER
@@ -41,10 +41,6 @@ class Row:
     def is_paused(self) -> bool:
         """Whether no call may be made. No pause is longer, unless the clock has jumped back."""
         return self.pause is not None and 0 < self.pause <= LONGEST_RETRY_AFTER
-
-    def allows(self, use_id: str) -> bool:
-        """Whether a token that was reserved a while ago may be used."""
-        return self.pause is None or self.trial_id == use_id
 
 
 async def create(transaction: Transaction, limit: int, period: float) -> Row:
@@ -97,13 +93,13 @@ async def reserve(
     Args:
         transaction: A transaction of its own.
         use_id: A new random id.
-        limit: Only the first tokens are used, this many at most.
+        limit: The most tokens to use.
         hold: Seconds from the use of the token until it is back if this process dies.
         leaves_last: Whether to leave the last resting token to other processes.
 
     Returns:
         The bucket's row, and seconds until the token may be used: None if there is none, or in a
-        pause. If the row has a pause that is over, this is the trial.
+        pause. If the pause is over, its call is the trial.
     """
     row = await read_row(transaction)
     if row.is_paused:
@@ -122,9 +118,15 @@ async def reserve(
             AND (SELECT count(*) {resting}) > :left
         RETURNING back_at - :hold - {{now}}
     """
-    tokens, rest = min(row.size.tokens, limit), row.size.rest
-    values = {"tokens": tokens, "rest": rest, "hold": hold, "left": int(leaves_last)}
-    wait: float | None = (await transaction.execute(update, use_id=use_id, **values)).scalar()
+    reserved = await transaction.execute(
+        update,
+        use_id=use_id,
+        tokens=min(row.size.tokens, limit),
+        rest=row.size.rest,
+        hold=hold,
+        left=int(leaves_last),
+    )
+    wait: float | None = reserved.scalar()
     if wait is None:
         await _follow_clock(transaction)
     elif row.pause is not None and not await _begin_trial(transaction, use_id, wait + hold):
@@ -140,8 +142,10 @@ async def _begin_trial(transaction: Transaction, use_id: str, seconds: float) ->
         WHERE bucket = :bucket AND paused_until NOT BETWEEN {now} AND {now} + :longest
     """
     longest = LONGEST_RETRY_AFTER
-    values = {"seconds": min(seconds, longest), "longest": longest}
-    return (await transaction.execute(update, use_id=use_id, **values)).rowcount == 1
+    begun = await transaction.execute(
+        update, use_id=use_id, seconds=min(seconds, longest), longest=longest
+    )
+    return begun.rowcount == 1
 
 
 async def _follow_clock(transaction: Transaction) -> None:
@@ -168,13 +172,16 @@ async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
     await transaction.execute(update, use_id=use_id, hold=hold)
 
 
-async def let_rest(transaction: Transaction, use_id: str, rest: float) -> None:
-    """Let a token rest from now on, for `rest` seconds, if it is still ours."""
+async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None:
+    """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
     update = """
-        UPDATE leadpost_tokens SET back_at = {now} + :rest, use_id = NULL, set_at = {now}
+        UPDATE leadpost_tokens
+        SET back_at = {now} + :longer
+                + (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket),
+            use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await transaction.execute(update, use_id=use_id, rest=rest)
+    await transaction.execute(update, use_id=use_id, longer=longer)
 
 
 async def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) -> None:
@@ -188,7 +195,7 @@ async def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) ->
 
 
 async def pause(transaction: Transaction, seconds: float) -> None:
-    """Allow no call for some seconds, and then one trial; one that is in flight no longer counts."""
+    """Allow no call for some seconds, and then one trial, which is not the one in flight."""
     update = """
         UPDATE leadpost_buckets
         SET paused_until = {greatest}({now} + :seconds,
@@ -214,11 +221,7 @@ async def resize(transaction: Transaction, before: Row, size: Size, seconds: flo
         WHERE bucket = :bucket AND version = :version
         """,
         version=before.version,
-        tokens=size.tokens,
-        most=size.most,
-        rest=size.rest,
-        named_for=size.named_for,
-        grow_in=size.grow_in,
+        **asdict(size),
     )
     is_smaller = size.tokens < before.size.tokens or size.rest > before.size.rest
     if resized.rowcount and is_smaller:
