@@ -330,7 +330,8 @@ class _Share:
     async def _wait(self, until: float = inf) -> None:
         """Wait for news, but not longer than until a time."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), None if until == inf else until - boot_time())
+            async with asyncio.timeout(None if until == inf else until - boot_time()):
+                await self._news.wait()
         self._news.clear()
 
     async def _reserve(self) -> _Use | None:
