@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from math import inf
-from typing import TypeVar
 from uuid import uuid4
 
 from attrs import define, field
@@ -38,8 +36,6 @@ _RETRY = 0.5
 """Seconds between two attempts while the database is unreachable."""
 _CLOSE = 1.0
 """Seconds that closing waits for the database."""
-
-T = TypeVar("T")
 
 _log = logging.getLogger("leadpost")
 
@@ -204,6 +200,8 @@ class _Share:
     """
     One process's share of an open bucket.
 
+    `get_token` and `give_back` are for callers; one task, `_serve`, uses the database.
+
     Deadlines are counted from before a statement, waits from after it: so the time that it takes
     can only make a call later, or its deadline earlier.
     """
@@ -214,11 +212,11 @@ class _Share:
         self.waiters = Waiters()
         self.in_use = 0
         self._store = store
-        self._row = row  # as in the database
-        self._written_changes = 0  # of the size, by the brakes
+        self._row = row  # as it was last read
+        self._written_changes = 0  # of `brakes.changes`
         self._offered: _Use | None = None  # to the caller who is first in line
         self._ended: list[_Use] = []  # to be written
-        self._error: Exception | None = None  # for all callers from now on
+        self._error: Exception | None = None  # for all callers, once no more are served
         self._longest_call = 0.0
         self._took_at = -inf
         self._news = asyncio.Event()  # for the task that uses the database
@@ -239,8 +237,6 @@ class _Share:
     def _fail(self, error: Exception) -> None:
         self._error = error
         self.waiters.fail(error)
-
-    # For callers.
 
     async def get_token(self, priority: Priority, call_timeout: float) -> _Use:
         """Wait for a token, and take it."""
@@ -272,18 +268,20 @@ class _Share:
         self._news.set()
         self.brakes.record(use, boot_time())
         if boot_time() < self.brakes.paused_until:
-            self._offered = None
-
-    # The task that uses the database.
+            self._offered = None  # if no caller has taken it yet
 
     async def _serve(self) -> None:
         """Serve the callers, until the bucket is closed and everything is written."""
         while self._error is None or self._ended:
             try:
                 await self._write_ended()
-                if self._is_wanted:
+                if self._error is not None:
+                    continue
+                if boot_time() < self.brakes.paused_until:
+                    await self._wait(self.brakes.paused_until)
+                elif self._is_wanted:
                     await self._serve_one()
-                elif self._error is None:
+                else:
                     await self._wait()
             except OutboxError as error:
                 self._reachability.failed(error)
@@ -306,12 +304,12 @@ class _Share:
             while self._is_wanted and boot_time() < use.back_at:
                 await self._write_ended()
                 await self._wait(use.back_at)
-            if boot_time() < self.brakes.paused_until:
-                return
             if boot_time() > look_again_at:  # meanwhile a pause may have begun elsewhere
                 row = await self._store.read(_tokens.read_row)
                 if row.pause is not None and row.trial_id != use.id:
                     return
+            if boot_time() < self.brakes.paused_until:
+                return
             use_by = use.back_at + _USE_WITHIN
             self._offered = use
             self.waiters.wake_first()
@@ -340,14 +338,12 @@ class _Share:
         ends_within = _USE_WITHIN + self._longest_call
         use = _Use(hold=ends_within + rule.rest)
         try:
-            row, wait = await self._write(
-                partial(
-                    _tokens.reserve,
-                    use_id=use.id,
-                    limit=rule.limit,
-                    hold=use.hold,
-                    leaves_last=before - self._took_at < rule.period,
-                )
+            row, wait = await self._store.write(
+                _tokens.reserve,
+                use.id,
+                limit=rule.limit,
+                hold=use.hold,
+                leaves_last=before - self._took_at < rule.period,
             )
         except OutboxError:
             self._ended.append(use)  # it may have been reserved
@@ -383,18 +379,14 @@ class _Share:
                 await _tokens.resize(transaction, self._row, size, left)
             return await _tokens.read_row(transaction)
 
-        row = await self._write(write)
+        row = await self._store.write(write)
         del self._ended[: len(ended)]
         self._written_changes = changes
         self._adopt(row)
 
-    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        written = await self._store.write(work)
-        self._reachability.answered()
-        return written
-
     def _adopt(self, row: Row) -> None:
-        """Apply the latest size, set by this process or another."""
+        """Apply the latest size, which this process or another has set."""
+        self._reachability.answered()
         is_new, self._row = row.version != self._row.version, row
         if is_new and self.brakes.changes == self._written_changes:  # else it has a newer one
             self.brakes.adopt(row.size, boot_time())

@@ -208,21 +208,19 @@ async def pause(transaction: Transaction, seconds: float) -> None:
 
 async def resize(transaction: Transaction, before: Row, size: Size, seconds: float) -> None:
     """
-    Change the size, unless another process has changed it since `before`.
+    Change the size, unless another process has changed it since `before`; pause for some seconds.
 
-    If it is smaller, pause for `seconds`, at least until a token has rested: LeadSquared counts
-    the calls of the last period, whichever tokens they used, and these must be over.
+    After a change to a smaller size, tokens rest once more: LeadSquared counts the calls of the
+    last period, whichever tokens they used.
     """
-    resized = await transaction.execute(
-        """
+    update = """
         UPDATE leadpost_buckets
         SET version = version + 1, tokens = :tokens, most = :most, rest = :rest,
             named_until = {now} + :named_for, grow_at = {now} + :grow_in
         WHERE bucket = :bucket AND version = :version
-        """,
-        version=before.version,
-        **asdict(size),
-    )
-    is_smaller = size.tokens < before.size.tokens or size.rest > before.size.rest
-    if resized.rowcount and is_smaller:
-        await pause(transaction, max(seconds, size.rest))
+    """
+    await transaction.execute(update, version=before.version, **asdict(size))
+    if size.tokens < before.size.tokens or size.rest > before.size.rest:
+        seconds = max(seconds, size.rest)
+    if seconds > 0:
+        await pause(transaction, seconds)
