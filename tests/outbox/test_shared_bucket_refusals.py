@@ -10,12 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 from shared_bucket_support import (
     PERIOD,
     bucket,
     calling,
     end_unsent,
     end_with,
+    in_use_tokens,
     opened,
     store,
     take,
@@ -31,6 +33,7 @@ from leadpost.hooks import Event, Resized
 from leadpost.outbox import SharedTokenBucket
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox.database import _tokens
+from leadpost.outbox.database._sql import Transaction
 
 
 async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
@@ -93,6 +96,11 @@ async def test_if_two_processes_change_the_size_at_once_one_wins(store_url: str)
             await take(of, [])
         rules = [of._share.brakes.rule for of in (one, other) if of._share is not None]
         sizes = [(rule.tokens, rule.rest) for rule in rules]
+        # What was decided by an older size changes nothing.
+        row = await store(one).read(_tokens.read_row)
+        older, size = evolve(row, version=row.version - 1), evolve(row.size, tokens=3)
+        await store(one).write(_tokens.resize, older, size, 0.0)
+        assert (await store(one).read(_tokens.read_row)).version == row.version
     assert sizes in ([(10, 1.0)] * 2, [(25, 1.25)] * 2)
 
 
@@ -184,9 +192,37 @@ async def test_a_trial_that_ends_after_another_pause_ends_no_later_trial(store_u
         await end_with(one, RateLimited("429", status=429, retry_after=0.2))
         async with calling(one):
             await store(other).write(_tokens.pause, 0.0)
+            row = await store(other).read(_tokens.read_row)
+            assert row.trial_id is None
+            assert row.pause is not None
+            assert row.pause <= 0.0  # not until the first trial must have ended
         times: list[float] = []
         await asyncio.gather(*(take(other, times, 0.5) for _ in range(3)))
     assert times[1] - times[0] >= 0.5
+
+
+async def test_of_two_processes_that_begin_a_trial_at_once_one_makes_it(
+    postgresql_url: str,
+) -> None:
+    async with opened(postgresql_url) as one, opened(postgresql_url) as other, within(300):
+        await store(one).write(_tokens.pause, 0.0)
+        both = asyncio.Barrier(2)
+
+        async def reserve(of: SharedTokenBucket, use_id: str) -> float | None:
+            async def at_once(transaction: Transaction) -> float | None:
+                await _tokens.read_row(transaction)
+                await both.wait()
+                _, wait = await _tokens.reserve(
+                    transaction, use_id, limit=25, hold=30.0, leaves_last=False
+                )
+                await asyncio.sleep(0.5)  # before COMMIT
+                return wait
+
+            return await store(of).write(at_once)
+
+        waits = await asyncio.gather(reserve(one, "one"), reserve(other, "other"))
+        assert waits.count(None) == 1
+        assert len(await in_use_tokens(one)) == 1
 
 
 async def test_a_trial_waits_for_a_resting_token(store_url: str) -> None:
