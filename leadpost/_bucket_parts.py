@@ -132,14 +132,14 @@ class Brakes:
     Attributes:
         rule: What decides on the size.
         paused_until: When calls may go again.
-        is_resized: Whether the rule has changed the size since this was last set to False.
+        changes: How often the rule has changed the size.
         pacer: Spaces the calls of long batches evenly.
     """
 
     def __init__(self, limit: int, period: float, emit: Hooks) -> None:
         self.rule = Refusals(limit, period)
         self.paused_until = -inf
-        self.is_resized = False
+        self.changes = 0
         self._emit = emit
         self.reset_pacer()
 
@@ -168,7 +168,7 @@ class Brakes:
 
     def _apply(self, change: Change | None, now: float) -> None:
         if change is not None:
-            self.is_resized = True
+            self.changes += 1
             self._report(change)
             if change.pause:
                 self._pause(change.pause, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import psutil
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 from support import account, activity
 
 from leadpost.outbox import Outbox
@@ -63,6 +64,25 @@ def folder_of(postgresql_url: str) -> Path:
 
 def changed(postgresql_url: str, **changes: Any) -> str:
     return sa.make_url(postgresql_url).set(**changes).render_as_string(hide_password=False)
+
+
+def name_of(postgresql_url: str) -> str:
+    return str(sa.make_url(postgresql_url).database)
+
+
+async def execute(postgresql_url: str, *statements: str) -> None:
+    async with plain_postgresql(postgresql_url) as server:
+        for statement in statements:
+            await server.execute(statement)
+
+
+def setting(name: str) -> Callable[[AsyncConnection], Awaitable[str]]:
+    """Return a function that asks for a setting of the server within a transaction."""
+
+    async def ask(connection: AsyncConnection) -> str:
+        return str((await connection.exec_driver_sql(f"SHOW {name}")).scalar_one())
+
+    return ask
 
 
 @contextmanager

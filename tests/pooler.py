@@ -1,21 +1,30 @@
 """
-A pooler that lends out the server's sessions for one transaction each, as PgBouncer does.
+PgBouncer in transaction mode, if it is installed, and a stand-in that is as strict.
 
-It is as strict as PgBouncer 1.24 in its default configuration: a session goes to whoever comes next
-as soon as ReadyForQuery says that no transaction is open, and of the parameters of a start only
-those are accepted of which PgBouncer keeps track. It knows nothing of prepared statements, as
+The stand-in lends out the server's sessions for one transaction each. A session goes to whoever
+comes next as soon as ReadyForQuery says that no transaction is open. Of the parameters of a start
+only those are accepted of which PgBouncer keeps track. It knows nothing of prepared statements, as
 PgBouncer before 1.21 or with max_prepared_statements = 0.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import struct
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from attrs import define, field
 
+PORT = 6432
+"""PgBouncer's usual port, which is a part of its socket's name."""
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 _STARTUP, _CANCEL, _TLS, _GSS = 196608, 80877102, 80877103, 80877104
 _ACCEPTED = {
     *("user", "database", "application_name", "client_encoding", "datestyle", "timezone"),
@@ -43,18 +52,6 @@ def _refusal(words: str, code: str = "08P01") -> bytes:
     return b"E" + struct.pack("!i", len(fields) + 5) + fields + b"\0"
 
 
-def _unsupported(parameters: dict[str, str]) -> str | None:
-    for name, value in parameters.items():
-        if name == "options":
-            for setting in value.replace("-c ", "-c").split():
-                option = setting.removeprefix("-c").partition("=")[0]
-                if option.lower() not in _ACCEPTED:
-                    return f"unsupported startup parameter in options: {option}"
-        elif name.lower() not in _ACCEPTED:
-            return f"unsupported startup parameter: {name}"
-    return None
-
-
 @define
 class Session:
     """A session with the server."""
@@ -75,7 +72,6 @@ class Pooler:
         port: Where it listens.
         refusal: What it says to everyone who comes, if anything.
         code: The SQLSTATE of that.
-        lent: How often a session was lent.
     """
 
     folder: str
@@ -83,7 +79,6 @@ class Pooler:
     port: int = 0
     refusal: str | None = None
     code: str = "08P01"
-    lent: int = 0
     opened: int = 0
     free: asyncio.Queue[Session] = field(factory=asyncio.Queue[Session])
     writers: list[asyncio.StreamWriter] = field(factory=list[asyncio.StreamWriter])
@@ -116,9 +111,10 @@ class Pooler:
         if self.refusal is not None:
             writer.write(_refusal(self.refusal, self.code))
             return
-        if words := _unsupported(parameters):
-            writer.write(_refusal(words))
-            return
+        for name in parameters:
+            if name.lower() not in _ACCEPTED:
+                writer.write(_refusal(f"unsupported startup parameter: {name}"))
+                return
         while self.opened < self.size:
             self.opened += 1
             self.free.put_nowait(await self._connect(parameters))
@@ -174,7 +170,6 @@ class _Client:
                     break
                 if self.session is None:
                     self.session = await self.pooler.free.get()
-                    self.pooler.lent += 1
                     self.pump = asyncio.create_task(self._answer(self.session))
                 self.is_unsynced = kind not in b"QS"
                 self.answers_due += not self.is_unsynced
@@ -215,3 +210,46 @@ async def pooler(folder: str, size: int = 2) -> AsyncGenerator[Pooler]:
         for writer in running.writers:
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+@contextmanager
+def pgbouncer(folder: Path, databases: str = "* = host={}", **settings: object) -> Generator[Path]:
+    """
+    Run a real PgBouncer in front of the server whose socket is in a folder.
+
+    Args:
+        folder: The folder.
+        databases: The databases that it offers; `{}` is the folder.
+        settings: Further settings.
+
+    Yields:
+        The folder of its own socket.
+    """
+    assert PGBOUNCER is not None
+    owner = folder.owner()
+    with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
+        shutil.chown(own, owner)
+        file, users, log = (Path(own, name) for name in ("pgbouncer.ini", "users", "log"))
+        users.write_text('"postgres" "secret"\n', encoding="utf-8")
+        chosen: dict[str, object] = {
+            "pool_mode": "transaction",
+            "default_pool_size": 2,
+            "unix_socket_dir": own,
+            "auth_type": "trust",
+            "auth_file": users,
+            **({"user": owner} if os.geteuid() == 0 else {}),  # it refuses to run as root
+            **settings,
+        }
+        lines = [f"{name} = {value}" for name, value in chosen.items()]
+        text = "\n".join(["[databases]", databases.format(folder), "[pgbouncer]", *lines, ""])
+        file.write_text(text, encoding="utf-8")
+        with log.open("w") as output:
+            process = subprocess.Popen([PGBOUNCER, file], stderr=output)
+        try:
+            while not Path(own, f".s.PGSQL.{PORT}").exists():
+                assert process.poll() is None, log.read_text(encoding="utf-8")
+                time.sleep(0.01)
+            yield Path(own)
+        finally:
+            process.terminate()
+            process.wait()

@@ -65,12 +65,17 @@ async def take(
 
 
 async def end_with(
-    of: SharedTokenBucket, error: Exception, *, after: float = 0.0, call_timeout: float = 1.0
+    of: SharedTokenBucket,
+    error: Exception,
+    *,
+    when: asyncio.Event | None = None,
+    call_timeout: float = 1.0,
 ) -> None:
-    """Make a call that ends with an error."""
+    """Make a call that ends with an error, at once or when an event is set."""
     with suppress(type(error)):
         async with calling(of, call_timeout=call_timeout):
-            await asyncio.sleep(after)
+            if when is not None:
+                await when.wait()
             raise error
 
 
@@ -101,6 +106,12 @@ async def in_use_tokens(of: SharedTokenBucket) -> list[float]:
         return list((await transaction.execute(query)).scalars())
 
     return await store(of).read(found)
+
+
+async def until_in_use(of: SharedTokenBucket, number: int) -> None:
+    """Wait until a number of tokens is in use, or reserved."""
+    while len(await in_use_tokens(of)) != number:
+        await asyncio.sleep(0.01)
 
 
 async def until_known(of: SharedTokenBucket, condition: str) -> None:

@@ -1,25 +1,24 @@
 """
 LeadSquared's limit as a bucket of tokens shared by processes and hosts: 25 rows of a database.
 
-In each process one task, `_Share._serve`, uses the database; callers only wait. Again and again it
-reserves the token that is back first, waits until it is back, and lets the caller have it who is
-then first in line. Whenever it waits, it records how calls have ended.
+In each process one task, `_Share._serve`, uses the database. Again and again it reserves the token
+that is back first, waits until it is back, and offers it to the callers: who is then first in line
+takes it. A caller only notes how its call ended; the task writes that, and the token rests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from math import inf
-from typing import TypeVar
 from uuid import uuid4
 
 from attrs import define, field
 
 from leadpost._account import Account
-from leadpost._bucket_parts import Brakes, Use, Waiter, Waiters
+from leadpost._bucket_parts import Brakes, Use, Waiters
 from leadpost.bucket import CALL_TIMEOUT, LIMIT, PERIOD, Priority, check_rate
 from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
@@ -27,7 +26,7 @@ from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Database, Store, _tokens
 from leadpost.outbox.database._sql import Transaction
-from leadpost.outbox.database._tokens import State
+from leadpost.outbox.database._tokens import Row
 
 _LOOK_AGAIN = 0.25
 """Seconds until the next look, if no token rests."""
@@ -37,8 +36,6 @@ _RETRY = 0.5
 """Seconds between two attempts while the database is unreachable."""
 _CLOSE = 1.0
 """Seconds that closing waits for the database."""
-
-T = TypeVar("T")
 
 _log = logging.getLogger("leadpost")
 
@@ -110,15 +107,17 @@ class SharedTokenBucket:
         if self._share is not None:
             raise RuntimeError("this SharedTokenBucket is open: it belongs to one poster")
         name = self.name or account.id
+        if name == account.fingerprint:
+            _log.info("bucket: not shared with other access keys, as the account has no name")
         store = Store(self._database, bucket=name)
         await self._database.open()
         try:
-            state = await store.write(_tokens.create, self._limit, self._period)
+            row = await store.write(_tokens.create, self._limit, self._period)
         except BaseException:
             await self._database.aclose()
             raise
         brakes = Brakes(self._limit, self._period, self._emit)
-        self._share = _Share(store, name, brakes, state)
+        self._share = _Share(store, name, brakes, row)
 
     async def aclose(self) -> None:
         """Record how the last calls ended, and close the connection; the poster calls this."""
@@ -156,7 +155,7 @@ class SharedTokenBucket:
         if priority is Priority.LONG_BATCH:
             await share.brakes.pacer.acquire()
             priority = Priority.BATCH
-        use = await share.take(priority, call_timeout)
+        use = await share.get_token(priority, call_timeout)
         try:
             with use.watched():
                 yield use.before_send
@@ -172,9 +171,8 @@ class _Use(Use):
     Attributes:
         hold: Seconds from the use of the token until it is back if this process dies.
         id: The random id of the reservation in the table.
-        due: When the token is back.
+        back_at: When the token may be used.
         ends_by: When its call must have ended.
-        is_trial: Whether its call is the trial after a pause.
         is_taken: Whether a caller has it.
         call_timeout: Seconds after which its call times out.
         times_out_at: The event loop's time at which it does.
@@ -182,9 +180,8 @@ class _Use(Use):
 
     hold: float
     id: str = field(factory=lambda: uuid4().hex)
-    due: float = inf
+    back_at: float = inf
     ends_by: float = 0.0
-    is_trial: bool = False
     is_taken: bool = False
     call_timeout: float = 0.0
     times_out_at: float = 0.0
@@ -203,202 +200,193 @@ class _Share:
     """
     One process's share of an open bucket.
 
+    `get_token` and `give_back` are for callers; one task, `_serve`, uses the database.
+
     Deadlines are counted from before a statement, waits from after it: so the time that it takes
     can only make a call later, or its deadline earlier.
     """
 
-    def __init__(self, store: Store, name: str, brakes: Brakes, state: State) -> None:
+    def __init__(self, store: Store, name: str, brakes: Brakes, row: Row) -> None:
         self.name = name
         self.brakes = brakes
         self.waiters = Waiters()
         self.in_use = 0
         self._store = store
-        self._state = state  # as in the database
-        self._ready: _Use | None = None  # for the caller who is first in line
-        self._ended: list[_Use] = []  # to be recorded
-        self._may_look = False  # whether a call has ended since the last look for a token
-        self._is_ending = False
+        self._row = row  # as it was last read
+        self._written_changes = 0  # of `brakes.changes`
+        self._offered: _Use | None = None  # to the caller who is first in line
+        self._ended: list[_Use] = []  # to be written
+        self._error: Exception | None = None  # for all callers, once no more are served
         self._longest_call = 0.0
         self._took_at = -inf
         self._news = asyncio.Event()  # for the task that uses the database
         self._reachability = Reachability(f"bucket: the database {store.database.name}")
-        if state.version:
-            brakes.adopt(state.size, boot_time())
+        if row.version:
+            brakes.adopt(row.size, boot_time())
         self._serving = asyncio.create_task(self._serve())
 
     async def end(self) -> None:
-        """Record how calls ended, unless the database does not answer."""
-        self._is_ending = True
-        self.waiters.fail(RuntimeError("the SharedTokenBucket is closed"))
+        """Write how calls ended, unless the database does not answer."""
+        self._fail(RuntimeError("the SharedTokenBucket is closed"))
         self._news.set()
         await asyncio.wait([self._serving], timeout=_CLOSE)
         if self._serving.cancel() or self._ended:
             _log.warning("bucket: the database did not answer; the last tokens return late")
         await asyncio.wait([self._serving], timeout=_CLOSE)
 
-    # For callers.
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self.waiters.fail(error)
 
-    async def take(self, priority: Priority, call_timeout: float) -> _Use:
-        """Wait for a token."""
+    async def get_token(self, priority: Priority, call_timeout: float) -> _Use:
+        """Wait for a token, and take it."""
+        if self._error is not None:
+            raise self._error
         self._longest_call = max(self._longest_call, call_timeout)
         waiter = self.waiters.join(priority)
         self._news.set()
         try:
-            while (use := self._ready_for(waiter)) is None:
+            while (use := self._offered) is None or self.waiters.first is not waiter:
                 await waiter.news.wait()
                 waiter.news.clear()
-            self._ready, use.is_taken = None, True
-            self._took_at = boot_time()
-            self.in_use += 1
-            use.call_timeout = call_timeout
-            use.times_out_at = asyncio.get_running_loop().time() + call_timeout
-            return use
+                if waiter.error is not None:
+                    raise waiter.error
+            self._offered, use.is_taken = None, True
         finally:
             self.waiters.leave(waiter)
             self._news.set()
-
-    def _ready_for(self, waiter: Waiter) -> _Use | None:
-        if waiter.error is not None:
-            raise waiter.error
-        if self._serving.done():
-            self._serving.result()  # raises the error that ended it
-        return self._ready if self.waiters.first is waiter else None
+        self.in_use += 1
+        self._took_at = boot_time()
+        use.call_timeout = call_timeout
+        use.times_out_at = asyncio.get_running_loop().time() + call_timeout
+        return use
 
     def give_back(self, use: _Use) -> None:
         """Note that a call has ended."""
         self.in_use -= 1
-        self._may_look = True
         self._ended.append(use)
         self._news.set()
         self.brakes.record(use, boot_time())
-
-    # The task that uses the database.
+        if boot_time() < self.brakes.paused_until:
+            self._offered = None  # if no caller has taken it yet
 
     async def _serve(self) -> None:
-        """Serve the callers until the bucket is closed and everything is recorded."""
-        while not self._is_ending or self._ended:
+        """Serve the callers, until the bucket is closed and everything is written."""
+        while self._error is None or self._ended:
             try:
-                await self._serve_one()
+                await self._write_ended()
+                if self._error is not None:
+                    continue
+                if boot_time() < self.brakes.paused_until:
+                    await self._wait(self.brakes.paused_until)
+                elif self._is_wanted:
+                    await self._serve_one()
+                else:
+                    await self._wait()
             except OutboxError as error:
                 self._reachability.failed(error)
                 if not isinstance(error, OutboxUnavailable):
                     self.waiters.fail(error)  # the next caller may have more luck
                 await asyncio.sleep(_RETRY)
             except Exception as error:
-                self.waiters.fail(error)
+                self._fail(error)
                 raise
 
     async def _serve_one(self) -> None:
-        """Reserve a token for the caller who is first in line when it is back."""
-        await self._until(lambda: self.waiters.first is not None or self._is_ending)
-        await self._until(lambda: self._is_ending, self.brakes.paused_until)
-        if self._is_ending:
-            return
-        looked_at, self._may_look = boot_time(), False
+        """Reserve a token, wait until it is back, and offer it to the caller who is then first."""
+        look_again_at = boot_time() + _LOOK_AGAIN
         use = await self._reserve()
         if use is None:
-            await self._until(lambda: self._may_look, looked_at + _LOOK_AGAIN)
+            while self._is_wanted and not self._ended and boot_time() < look_again_at:
+                await self._wait(look_again_at)
             return
         try:
-            is_idle = await self._until(self._is_idle, use.due)
-            if is_idle or boot_time() < self.brakes.paused_until:
+            while self._is_wanted and boot_time() < use.back_at:
+                await self._write_ended()
+                await self._wait(use.back_at)
+            if boot_time() > look_again_at:  # meanwhile a pause may have begun elsewhere
+                row = await self._store.read(_tokens.read_row)
+                if row.pause is not None and row.trial_id != use.id:
+                    return
+            if boot_time() < self.brakes.paused_until:
                 return
-            # Meanwhile a pause may have begun elsewhere, or this process was frozen.
-            has_waited = boot_time() > looked_at + _LOOK_AGAIN
-            if has_waited and not await self._store.read(_tokens.may_use, use.id):
-                return
-            self._ready = use
+            use_by = use.back_at + _USE_WITHIN
+            self._offered = use
             self.waiters.wake_first()
-            await self._until(lambda: use.is_taken or self._is_idle(), use.due + _USE_WITHIN)
+            while self._is_wanted and self._offered is use and boot_time() < use_by:
+                await self._wait(use_by)
         finally:
+            self._offered = None
             if not use.is_taken:
-                self._ready = None
                 self._ended.append(use)
 
-    def _is_idle(self) -> bool:
-        return self.waiters.first is None
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether a caller waits for a token."""
+        return self.waiters.first is not None
 
-    async def _until(self, condition: Callable[[], bool], time: float = inf) -> bool:
-        """Record how calls end until a condition holds, or until a time; return whether it does."""
-        while True:
-            self._news.clear()
-            self.brakes.tick(boot_time())
-            if self._ended or self.brakes.is_resized:
-                await self._record()
-            if (holds := condition()) or boot_time() >= time:
-                return holds
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if time == inf else time - boot_time()):
-                    await self._news.wait()
+    async def _wait(self, until: float = inf) -> None:
+        """Wait for news, but not longer than until a time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if until == inf else until - boot_time()):
+                await self._news.wait()
+        self._news.clear()
 
     async def _reserve(self) -> _Use | None:
         """Reserve the token that is back first; return None if there is none."""
-        before, rest = boot_time(), self.brakes.rule.rest
-        use = _Use(hold=_USE_WITHIN + self._longest_call + rest)
-
-        async def take(transaction: Transaction) -> tuple[State, float | None]:
-            state = await _tokens.state(transaction)
-            wait = await _tokens.take(
-                transaction,
-                use.id,
-                limit=self.brakes.rule.limit,
-                hold=use.hold,
-                leaves_last=before - self._took_at < self.brakes.rule.period,
-                is_paused=state.is_paused,
-            )
-            return state, wait
-
+        before, rule = boot_time(), self.brakes.rule
+        ends_within = _USE_WITHIN + self._longest_call
+        use = _Use(hold=ends_within + rule.rest)
         try:
-            state, wait = await self._write(take)
+            row, wait = await self._store.write(
+                _tokens.reserve,
+                use.id,
+                limit=rule.limit,
+                hold=use.hold,
+                leaves_last=before - self._took_at < rule.period,
+            )
         except OutboxError:
             self._ended.append(use)  # it may have been reserved
             raise
-        self._adopt(state)
+        self._adopt(row)
         if wait is None:
             return None
-        use.is_trial = state.is_paused
-        use.due = boot_time() + wait
-        use.ends_by = before + wait + use.hold - rest
+        use.back_at = boot_time() + wait
+        use.ends_by = before + wait + ends_within
         return use
 
-    async def _record(self) -> None:
-        """Record how calls ended, and the size of the bucket."""
-        now, ended = boot_time(), self._ended[:]
-        is_resized, self.brakes.is_resized = self.brakes.is_resized, False
+    async def _write_ended(self) -> None:
+        """Write how calls have ended, and the size of the bucket if it was changed here."""
+        now, ended, brakes = boot_time(), self._ended[:], self.brakes
+        brakes.tick(now)
+        changes = brakes.changes
+        if not ended and changes == self._written_changes:
+            return
 
-        async def record(transaction: Transaction) -> State | None:
-            for use in ended:
-                if use.is_trial and use.sent_at is not None:
-                    await _tokens.end_pause(transaction, use.id)
-            if pause := max((use.asked_pause for use in ended), default=0.0):
-                await _tokens.pause(transaction, pause)
-            if is_resized:
-                pause = self.brakes.paused_until - now
-                await _tokens.resize(transaction, self._state, self.brakes.rule.size(now), pause)
+        async def write(transaction: Transaction) -> Row:
             for use in ended:
                 if use.sent_at is None:
                     await _tokens.put_back(transaction, use.id, use.hold)
                 else:
                     longer = 0.0 if use.is_answered else use.call_timeout
                     await _tokens.let_rest(transaction, use.id, longer)
-            return await _tokens.state(transaction) if is_resized else None
+            for use in ended:
+                await _tokens.end_trial(transaction, use.id, was_sent=use.sent_at is not None)
+            if pause := max((use.asked_pause for use in ended), default=0.0):
+                await _tokens.pause(transaction, pause)
+            if changes != self._written_changes:
+                size, left = brakes.rule.size(now), brakes.paused_until - now
+                await _tokens.resize(transaction, self._row, size, left)
+            return await _tokens.read_row(transaction)
 
-        try:
-            state = await self._write(record)
-        except OutboxError:
-            self.brakes.is_resized |= is_resized
-            raise
+        row = await self._store.write(write)
         del self._ended[: len(ended)]
-        if state is not None:
-            self._adopt(state)
+        self._written_changes = changes
+        self._adopt(row)
 
-    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        done = await self._store.write(work)
+    def _adopt(self, row: Row) -> None:
+        """Apply the latest size, which this process or another has set."""
         self._reachability.answered()
-        return done
-
-    def _adopt(self, state: State) -> None:
-        """Apply the latest size, set by this process or another."""
-        is_new, self._state = state.version != self._state.version, state
-        if is_new and not self.brakes.is_resized:  # or else this process has a newer one
-            self.brakes.adopt(state.size, boot_time())
+        is_new, self._row = row.version != self._row.version, row
+        if is_new and self.brakes.changes == self._written_changes:  # else it has a newer one
+            self.brakes.adopt(row.size, boot_time())

@@ -22,17 +22,27 @@ from leadpost import (
 from leadpost.outbox import SharedTokenBucket
 
 
-async def test_callers_wait_for_an_unreachable_database(
+async def test_callers_wait_for_an_unreachable_database_and_do_not_hasten_the_attempts(
     shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    attempts: list[float] = []
+
+    async def noted(*_: object) -> None:
+        attempts.append(time.monotonic())
+        await gone()
+
     await take(shared, [])
     write = shared._database.write
-    monkeypatch.setattr(shared._database, "write", gone)
-    waiter = asyncio.create_task(take(shared, []))
-    await asyncio.sleep(1.2)
-    assert not waiter.done()
-    monkeypatch.setattr(shared._database, "write", write)
-    async with within(10):
+    monkeypatch.setattr(shared._database, "write", noted)
+    async with within(300):
+        waiter = asyncio.create_task(take(shared, []))
+        while len(attempts) < 4:
+            another = asyncio.create_task(take(shared, []))
+            await asyncio.sleep(0.01)
+            await end(another)
+        assert attempts[3] - attempts[0] >= 3 * 0.5
+        assert not waiter.done()
+        monkeypatch.setattr(shared._database, "write", write)
         await waiter
     logged = [r.message for r in caplog.records if r.name == "leadpost"]
     assert logged[0].endswith("cannot be reached: the server is away")
@@ -43,7 +53,7 @@ async def test_callers_wait_for_an_unreachable_database(
 async def test_the_end_of_a_call_is_written_when_the_database_is_back(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(store_url, limit=1) as of, within(60):
+    async with opened(store_url, limit=1) as of, within(300):
         async with calling(of, call_timeout=600.0):
             write = of._database.write
             monkeypatch.setattr(of._database, "write", gone)
@@ -57,7 +67,7 @@ async def test_the_end_of_a_call_is_written_when_the_database_is_back(
 async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(store_url, limit=1) as of, within(20):
+    async with opened(store_url, limit=1) as of, within(300):
         write = of._database.write
 
         async def done_and_lost(work: Any) -> None:
@@ -81,7 +91,7 @@ async def test_a_permanent_error_is_raised_and_the_next_caller_tries_again(
     results = await asyncio.gather(take(shared, []), take(shared, []), return_exceptions=True)
     assert [str(result) for result in results] == ["the disk is full"] * 2
     monkeypatch.setattr(shared._database, "write", write)
-    async with within(10):
+    async with within(300):
         await take(shared, [])
 
 
@@ -91,7 +101,7 @@ async def test_a_permanent_error_that_no_caller_waits_for_is_logged(
     write = shared._database.write
     async with calling(shared):
         monkeypatch.setattr(shared._database, "write", full)
-    async with within(10):
+    async with within(300):
         while "cannot be reached: the disk is full" not in caplog.text:
             await asyncio.sleep(0.01)
         monkeypatch.setattr(shared._database, "write", write)
@@ -114,7 +124,7 @@ async def test_an_unexpected_error_is_raised_in_all_callers(
 async def test_closing_gives_up_on_an_unreachable_database(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with within(30), opened(store_url) as of, calling(of):
+    async with within(300), opened(store_url) as of, calling(of):
         monkeypatch.setattr(of._database, "write", gone)
     assert "the last tokens return late" in caplog.text
 
@@ -123,7 +133,7 @@ async def test_closing_does_not_wait_long_for_a_hanging_database(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_async_engine(postgresql_url)
-    async with engine.connect() as holder, within(30):
+    async with engine.connect() as holder, within(300):
         async with opened(postgresql_url) as of, calling(of):
             await holder.execute(sa.text("LOCK TABLE leadpost_buckets, leadpost_tokens"))
         assert "the last tokens return late" in caplog.text
@@ -135,7 +145,7 @@ async def test_a_process_frozen_in_a_transaction_does_not_stop_the_others(
     postgresql_url: str,
 ) -> None:
     engine = create_async_engine(postgresql_url)
-    async with opened(postgresql_url) as of, engine.connect() as frozen, within(60):
+    async with opened(postgresql_url) as of, engine.connect() as frozen, within(300):
         lock = sa.text("SELECT 1 FROM leadpost_tokens WHERE number < 5 FOR UPDATE")
         await frozen.execute(lock)
         arrivals: list[float] = []
@@ -164,7 +174,7 @@ async def test_a_bucket_that_is_not_open_raises(store_url: str) -> None:
     with pytest.raises(RuntimeError, match="belongs to one poster"):
         await of.open(account())
     tasks = [asyncio.create_task(take(of, [], 600)) for _ in range(30)]
-    async with within(60):
+    async with within(300):
         while "24 in use here, 6 waiting here" not in repr(of):
             await asyncio.sleep(0.01)
     await of.aclose()
@@ -202,26 +212,3 @@ async def test_it_is_an_openable_bucket_and_shows_no_key(store_url: str) -> None
 def test_invalid_options_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted"):
         bucket("sqlite+aiosqlite:///x.db", **wrong)
-
-
-async def test_callers_do_not_hasten_the_attempts_while_the_database_is_away(
-    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries = 0
-
-    async def counted(*_: object, **__: object) -> None:
-        nonlocal tries
-        tries += 1
-        raise OutboxUnavailable("the server is away")
-
-    write = shared._database.write
-    monkeypatch.setattr(shared._database, "write", counted)
-    waiter = asyncio.create_task(take(shared, []))
-    for _ in range(100):
-        another = asyncio.create_task(take(shared, []))
-        await asyncio.sleep(0.01)
-        await end(another)
-    assert 1 <= tries < 50
-    monkeypatch.setattr(shared._database, "write", write)
-    async with within(10):
-        await waiter

@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import sqlalchemy as sa
 from attrs import evolve
 from outbox_processes import Job
+from support import run
 
+from leadpost.outbox.database import Database
 from leadpost.sandbox import Sandbox
 
 DELAY = (0.02, 0.15)
@@ -47,6 +50,9 @@ def test_tokens_of_killed_processes_return_when_their_calls_must_have_ended(stor
         assert wait_for_arrivals(sandbox, 30)
         for worker in killed:
             worker.kill()
+        killed_at = time.time()
+        # Its wait, the second in which it must be used, call_timeout, and the period.
+        assert run(latest_return(store_url)) <= killed_at + 1.0 + 1.0 + 3.0 + 1.0 + 0.01
         before = sandbox.report().arrivals
         successor = evolve(job, posts=50)
         assert successor.start("post").wait() == 0  # needs tokens of the killed ones
@@ -54,6 +60,16 @@ def test_tokens_of_killed_processes_return_when_their_calls_must_have_ended(stor
     assert report.arrivals >= before + 50
     assert report.refused == 0
     assert report.fullest_window <= 25
+
+
+async def latest_return(url: str) -> float:
+    """Return when the last token is back."""
+    database = Database(url)
+    await database.open()
+    query = sa.text("SELECT max(back_at) FROM leadpost_tokens")
+    found = await database.read(lambda connection: connection.execute(query))
+    await database.aclose()
+    return float(found.scalar_one())
 
 
 def test_a_frozen_process_sends_nothing_with_a_token_that_is_no_longer_its_own(

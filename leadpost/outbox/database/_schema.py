@@ -99,14 +99,15 @@ CREATE TABLE leadpost_buckets (
     rest DOUBLE PRECISION NOT NULL, -- seconds
     named_until DOUBLE PRECISION,
     grow_at DOUBLE PRECISION NOT NULL,
-    paused_until DOUBLE PRECISION -- until the trial after the pause has ended
+    paused_until DOUBLE PRECISION, -- NULL without a pause
+    trial_id TEXT -- of the call that is the trial; it ends the pause
 );
 
 CREATE TABLE leadpost_tokens (
     bucket TEXT NOT NULL,
     number INTEGER NOT NULL,
     back_at DOUBLE PRECISION NOT NULL,
-    use_id TEXT, -- of the call that uses it
+    use_id TEXT, -- of the call that has it
     set_at DOUBLE PRECISION NOT NULL, -- when it was taken, or began to rest
     PRIMARY KEY (bucket, number)
 );

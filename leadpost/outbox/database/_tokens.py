@@ -2,18 +2,17 @@
 """
 A shared bucket's statements. The bucket has one row, and each token one with a time.
 
-A resting token is back at its time. A token in use is back at its time if its process dies: its
-call must have ended one rest before that.
+A token that rests is back at its time. A reserved token, and one in use, has the id of its use; its
+process writes when it is back, and if that has died, it is back at its time too.
 
-After a pause, one call is the trial: until it has ended, no other token is taken. Its token is the
-only one in use that was taken after the end of the pause, so nothing else has to mark it.
+After a pause one call is the trial. It is a pause for all other calls, which ends with it.
 
-Statements lock the bucket's row before the rows of tokens, so that no two processes deadlock.
+Transactions lock rows of tokens before the bucket's row, so that no two of them deadlock.
 """
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from leadpost._refusals import Size
 from leadpost.bucket import LONGEST_RETRY_AFTER
@@ -22,15 +21,29 @@ from leadpost.outbox.database._sql import Transaction
 
 
 @frozen
-class State:
-    """What the processes of a bucket share."""
+class Row:
+    """
+    The bucket's row, which all processes share.
 
-    version: int  # counts the changes of the size
+    Attributes:
+        version: Counts the changes of the size.
+        size: How many tokens to use, and how long they rest.
+        pause: Seconds until the pause is over, below 0 if a trial is due; None without a pause.
+        trial_id: The id of the use that is the trial, if there is one.
+    """
+
+    version: int
     size: Size
-    is_paused: bool  # whether a pause, or the trial after it, is not over
+    pause: float | None
+    trial_id: str | None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether no call may be made. No pause is longer, unless the clock has jumped back."""
+        return self.pause is not None and 0 < self.pause <= LONGEST_RETRY_AFTER
 
 
-async def create(transaction: Transaction, limit: int, period: float) -> State:
+async def create(transaction: Transaction, limit: int, period: float) -> Row:
     """
     Insert the rows that are missing.
 
@@ -55,61 +68,47 @@ async def create(transaction: Transaction, limit: int, period: float) -> State:
             f"the bucket {transaction.always['bucket']} has a period of {found:g} s, not"
             f" {period:g} s: give it another name"
         )
-    return await state(transaction)
+    return await read_row(transaction)
 
 
-async def state(transaction: Transaction) -> State:
-    """Return what the processes share."""
+async def read_row(transaction: Transaction) -> Row:
+    """Return the bucket's row."""
     query = """
-        SELECT tokens, most, rest, named_until - {now}, grow_at - {now}, version,
-            paused_until IS NOT NULL
+        SELECT tokens, most, rest, named_until - {now}, grow_at - {now},
+            version, paused_until - {now}, trial_id
         FROM leadpost_buckets WHERE bucket = :bucket
     """
-    *size, version, is_paused = (await transaction.execute(query)).one()
-    return State(version, Size(*size), bool(is_paused))
+    *size, version, pause, trial_id = (await transaction.execute(query)).one()
+    return Row(version, Size(*size), pause, trial_id)
 
 
-async def take(
-    transaction: Transaction,
-    use_id: str,
-    *,
-    limit: int,
-    hold: float,
-    leaves_last: bool,
-    is_paused: bool,
-) -> float | None:
+async def reserve(
+    transaction: Transaction, use_id: str, *, limit: int, hold: float, leaves_last: bool
+) -> tuple[Row, float | None]:
     """
     Reserve the token that is back first, of those that rest or whose process has died.
 
     In one statement: a SELECT followed by an UPDATE would hand a token out twice.
 
-    Of all tokens, only the first `limit` are used. `use_id` is the reservation's new random id. The
-    token is back `hold` seconds after its use if this process dies. `leaves_last` leaves the last
-    resting token to other processes. `is_paused` is the state's, in the same transaction.
+    Args:
+        transaction: A transaction of its own.
+        use_id: A new random id.
+        limit: The most tokens to use.
+        hold: Seconds from the use of the token until it is back if this process dies.
+        leaves_last: Whether to leave the last resting token to other processes.
 
     Returns:
-        Seconds until the token may be used; None if there is none, or none may be taken now.
+        The bucket's row, and seconds until the token may be used: None if there is none, or in a
+        pause. If the pause is over, its call is the trial.
     """
-    if is_paused:  # wait for others that are just taking the trial's token
-        lock = "SELECT 1 FROM leadpost_buckets WHERE bucket = :bucket {locked}"
-        await transaction.execute(lock)
-    # A token in use is taken only once its hold is over: the process that used it has died.
+    row = await read_row(transaction)
+    if row.is_paused:
+        return row, None
+    # Tokens that rest for longer, after a call without an answer, would be waited for too long.
     resting = """
         FROM leadpost_tokens
-        WHERE bucket = :bucket
-            AND back_at <= {now} + CASE WHEN use_id IS NULL
-                THEN (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket) ELSE 0 END
-            AND number < (
-                SELECT {least}(tokens, :limit) FROM leadpost_buckets
-                WHERE bucket = :bucket AND (
-                    paused_until IS NULL
-                    OR paused_until <= {now} AND NOT EXISTS (
-                        SELECT 1 FROM leadpost_tokens AS trial
-                        WHERE trial.bucket = :bucket AND trial.use_id IS NOT NULL
-                            AND trial.back_at > {now} AND trial.set_at >= paused_until
-                    )
-                )
-            )
+        WHERE bucket = :bucket AND number < :tokens
+            AND (back_at <= {now} OR use_id IS NULL AND back_at <= {now} + :rest)
     """
     update = f"""
         UPDATE leadpost_tokens
@@ -119,11 +118,34 @@ async def take(
             AND (SELECT count(*) {resting}) > :left
         RETURNING back_at - :hold - {{now}}
     """
-    values = {"limit": limit, "hold": hold, "left": int(leaves_last)}
-    wait: float | None = (await transaction.execute(update, use_id=use_id, **values)).scalar()
+    reserved = await transaction.execute(
+        update,
+        use_id=use_id,
+        tokens=min(row.size.tokens, limit),
+        rest=row.size.rest,
+        hold=hold,
+        left=int(leaves_last),
+    )
+    wait: float | None = reserved.scalar()
     if wait is None:
         await _follow_clock(transaction)
-    return wait
+    elif row.pause is not None and not await _begin_trial(transaction, use_id, wait + hold):
+        await put_back(transaction, use_id, hold)
+        wait = None
+    return row, wait
+
+
+async def _begin_trial(transaction: Transaction, use_id: str, seconds: float) -> bool:
+    """Make a use the trial, for some seconds at most, unless another process has just done so."""
+    update = """
+        UPDATE leadpost_buckets SET paused_until = {now} + :seconds, trial_id = :use_id
+        WHERE bucket = :bucket AND paused_until NOT BETWEEN {now} AND {now} + :longest
+    """
+    longest = LONGEST_RETRY_AFTER
+    begun = await transaction.execute(
+        update, use_id=use_id, seconds=min(seconds, longest), longest=longest
+    )
+    return begun.rowcount == 1
 
 
 async def _follow_clock(transaction: Transaction) -> None:
@@ -134,26 +156,10 @@ async def _follow_clock(transaction: Transaction) -> None:
     out, as two statements of PostgreSQL may have begun in another order than they were executed.
     """
     update = """
-        UPDATE leadpost_buckets SET paused_until = {now}
-        WHERE bucket = :bucket AND paused_until > {now} + :longest
-    """
-    await transaction.execute(update, longest=LONGEST_RETRY_AFTER)
-    update = """
         UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}
         WHERE bucket = :bucket AND set_at > {now} + 1
     """
     await transaction.execute(update)
-
-
-async def may_use(transaction: Transaction, use_id: str) -> bool:
-    """Whether a reserved token is still ours, and no pause has begun since."""
-    query = """
-        SELECT 1 FROM leadpost_tokens AS token
-        JOIN leadpost_buckets AS own ON own.bucket = token.bucket
-        WHERE token.bucket = :bucket AND use_id = :use_id
-            AND (paused_until IS NULL OR paused_until <= set_at)
-    """
-    return (await transaction.execute(query, use_id=use_id)).one_or_none() is not None
 
 
 async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
@@ -178,53 +184,43 @@ async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None
     await transaction.execute(update, use_id=use_id, longer=longer)
 
 
-async def pause(transaction: Transaction, seconds: float) -> None:
-    """Allow no call for some seconds, and then one trial call before all others."""
+async def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) -> None:
+    """End the pause, if this use was the trial; if it was not sent, another trial is due."""
     update = """
         UPDATE leadpost_buckets
-        SET paused_until = {greatest}(coalesce(paused_until, 0), {now} + :seconds)
+        SET paused_until = CASE WHEN :was_sent THEN NULL ELSE {now} END, trial_id = NULL
+        WHERE bucket = :bucket AND trial_id = :use_id
+    """
+    await transaction.execute(update, use_id=use_id, was_sent=was_sent)
+
+
+async def pause(transaction: Transaction, seconds: float) -> None:
+    """Allow no call for some seconds, and then one trial, which is not the one in flight."""
+    update = """
+        UPDATE leadpost_buckets
+        SET paused_until = {greatest}({now} + :seconds,
+                CASE WHEN trial_id IS NULL THEN coalesce(paused_until, 0) ELSE 0 END),
+            trial_id = NULL
         WHERE bucket = :bucket
     """
     await transaction.execute(update, seconds=seconds)
 
 
-async def end_pause(transaction: Transaction, use_id: str) -> None:
-    """Allow calls again, if the call that has ended was the trial."""
+async def resize(transaction: Transaction, before: Row, size: Size, seconds: float) -> None:
+    """
+    Change the size, unless another process has changed it since `before`; pause for some seconds.
+
+    After a change to a smaller size, tokens rest once more: LeadSquared counts the calls of the
+    last period, whichever tokens they used.
+    """
     update = """
-        UPDATE leadpost_buckets SET paused_until = NULL
-        WHERE bucket = :bucket AND paused_until <= (
-            SELECT set_at FROM leadpost_tokens WHERE bucket = :bucket AND use_id = :use_id
-        )
-    """
-    await transaction.execute(update, use_id=use_id)
-
-
-async def resize(transaction: Transaction, before: State, size: Size, pause: float) -> None:
-    """
-    Change the size, unless another process has changed it since `before`.
-
-    If it is smaller, no token that rests is back before `pause` seconds have passed.
-    """
-    resized = await transaction.execute(
-        """
         UPDATE leadpost_buckets
         SET version = version + 1, tokens = :tokens, most = :most, rest = :rest,
             named_until = {now} + :named_for, grow_at = {now} + :grow_in
         WHERE bucket = :bucket AND version = :version
-        """,
-        version=before.version,
-        tokens=size.tokens,
-        most=size.most,
-        rest=size.rest,
-        named_for=size.named_for,
-        grow_in=size.grow_in,
-    )
-    is_smaller = size.tokens < before.size.tokens or size.rest > before.size.rest
-    if resized.rowcount and is_smaller:
-        # LeadSquared counts the calls of the last period, whichever tokens they used. So that these
-        # are over, every token rests once more.
-        update = """
-            UPDATE leadpost_tokens SET back_at = {now} + :rest, set_at = {now}
-            WHERE bucket = :bucket AND use_id IS NULL AND back_at < {now} + :rest
-        """
-        await transaction.execute(update, rest=max(size.rest, pause))
+    """
+    await transaction.execute(update, version=before.version, **asdict(size))
+    if size.tokens < before.size.tokens or size.rest > before.size.rest:
+        seconds = max(seconds, size.rest)
+    if seconds > 0:
+        await pause(transaction, seconds)
