@@ -383,7 +383,8 @@ class Worker:
             return
         is_bad = any(now[state] for state in ("failed", "rejected", "uncertain"))
         counts = ", ".join(f"{count} {state}" for state, count in now.items())
-        _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
+        is_news = is_bad and not self._drains  # a drain returns these counts
+        _log.log(logging.WARNING if is_news else logging.INFO, "outbox: %s", counts)
 
     async def _report_others(self) -> None:
         """Log what is not posted. Without a name, an account with a new key is another account."""
