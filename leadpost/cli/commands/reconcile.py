@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
-from leadpost.cli.account import naming, read_account
+from leadpost.cli.account import read_account
+from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
 from leadpost.cli.files.looking import Question, ask, look
 from leadpost.cli.outbox_url import existing
-from leadpost.outbox import Outbox, SharedTokenBucket
+from leadpost.outbox import Outbox
 
 
 def reconcile(
@@ -56,11 +56,9 @@ def reconcile(
         return f"looked for {looked[0]:,} of {looked[1]:,} uncertain activities"
 
     async def reconciling(opened: Outbox, _: str | None) -> dict[str, int]:
-        bucket = SharedTokenBucket(url, limit=limit)
-        async with AsyncActivityPoster(account, bucket=bucket) as poster:
-            with naming(account, sync=True):
-                async with counting(console, progress):
-                    found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
+        asking = querying(account, url, limit, sync=True)
+        async with asking as poster, counting(console, progress):
+            found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
         return {state: found[state] for state in ("accepted", "pending", "uncertain")}
 
     words = "{accepted:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
