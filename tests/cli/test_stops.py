@@ -19,8 +19,8 @@ from cli_support import start, states_in, until
 from files_support import Desk, cells, keys_of, read_csv, write_csv
 from processes import ENVIRONMENT, Process
 
-from leadpost.cli.files import entries
-from leadpost.cli.files.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.ledger import Batch, Ledger
+from leadpost.cli.files.sending import entries
 from leadpost.cli.signals import Stop, on_signals
 from leadpost.errors import OutboxError
 from leadpost.outbox import Outbox
@@ -236,7 +236,7 @@ def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPa
             pressed.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("leadpost.cli.files.plan.Rows.add", pressing)
+    monkeypatch.setattr("leadpost.cli.files.comparing.plan.Rows.add", pressing)
     done = desk.run("post", path, "--timezone", "UTC")
     assert (done.exit_code, done.stderr) == (130, "Stopped: nothing was sent\n")
     assert desk.notes() == []
