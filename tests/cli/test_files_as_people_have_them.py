@@ -13,9 +13,9 @@ from attrs import frozen
 from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Reading, pairs_of, zone_of
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading, pairs_of, zone_of
 
 INDIA = Reading(timezone="asia/kolkata")
 LEAD = lead(0)

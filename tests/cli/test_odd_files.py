@@ -13,11 +13,11 @@ import pytest
 from files_support import Desk, cells, lead, new_workbook, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import guessed_format
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.outputs import posted_by_results
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Reading, pairs_of
+from leadpost.cli.files.reading.cells import guessed_format
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.own_files import posted_by_results
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading, pairs_of
 
 LEAD = lead(0)
 HEAD = "Lead Id,ActivityEvent"

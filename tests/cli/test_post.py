@@ -20,8 +20,8 @@ from files_support import Desk, cells, keys_of, lead, read_csv, write_csv, write
 from processes import start
 
 from leadpost import TokenBucket
-from leadpost.cli.files import entries
-from leadpost.cli.files.ledger import Ledger
+from leadpost.cli.files.comparing.ledger import Ledger
+from leadpost.cli.files.sending import entries
 from leadpost.hooks import Hook
 from leadpost.outbox.database import _calls
 from leadpost.sandbox import Answer, Faults, Sandbox
@@ -344,7 +344,7 @@ def test_what_is_uncertain_is_in_the_results_and_in_no_file_to_post(
 def test_uncertain_posts_one_after_another_stop_the_run(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.cli.files.sending.MOST_UNCERTAIN", 2)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender.MOST_UNCERTAIN", 2)
     write_csv(calls, [cells(n) for n in range(40)])
     desk.sandbox.fail(*["cut-after"] * 400)
     code, said = desk.post(calls)
@@ -425,8 +425,8 @@ def test_a_run_says_why_nothing_is_sent(  # noqa: PLR0917  a table's columns
     def bucket(*_: object, hooks: Sequence[Hook], **__: object) -> TokenBucket:
         return TokenBucket(tokens, period=3.0, hooks=hooks)
 
-    monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", bucket)
-    monkeypatch.setattr("leadpost.cli.files.sending._IDLE", 0.5)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender.SharedTokenBucket", bucket)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender._IDLE", 0.5)
     write_csv(calls, [cells(0), cells(1)])
     with Sandbox(limit=None, faults=Faults(script=[fault], retry_after=3)) as sandbox:
         desk.environment |= keys_of(sandbox)
@@ -438,7 +438,7 @@ def test_a_run_says_why_nothing_is_sent(  # noqa: PLR0917  a table's columns
 def test_a_run_says_that_rows_of_a_killed_run_are_settled(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.cli.files.sending._IDLE", 0.1)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender._IDLE", 0.1)
     assert desk.post(calls)[0] == 0
     with closing(sqlite3.connect(desk.outbox)) as database, database:
         ends_by = time.time() + 3 - _calls.OVERDUE
@@ -492,7 +492,7 @@ def test_a_results_file_that_is_not_finished_leaves_the_one_before(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("leadpost.cli.files.outputs.outcome", full)
+    monkeypatch.setattr("leadpost.cli.files.reporting.outputs.outcome", full)
     assert "No space left on device. Make room, then: leadpost results" in desk.post(calls)[1]
     assert results.read_bytes() == before
     assert names(desk) == ["calls.csv", "calls.csv.results.csv"]

@@ -29,7 +29,7 @@ from leadpost.cli.commands.demo import run_demo
 from leadpost.cli.commands.sandbox import made, sandbox, span_of
 from leadpost.cli.console import at_time, counting, duration, logged, number_of, spoken
 from leadpost.cli.exits import Exit
-from leadpost.cli.files.progress import Progress, shown
+from leadpost.cli.files.sending.progress import Progress, shown
 from leadpost.hooks import Ended, Operation, Paused, Sent
 from leadpost.sandbox import Faults, Sandbox
 

@@ -239,7 +239,7 @@ def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPa
             pressed.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("leadpost.cli.files.plan.Rows.add", pressing)
+    monkeypatch.setattr("leadpost.cli.files.comparing.plan.Rows.add", pressing)
     done = desk.run("post", path, "--timezone", "UTC")
     assert (done.exit_code, done.stderr) == (130, "Stopped: nothing was sent\n")
     assert desk.notes() == []

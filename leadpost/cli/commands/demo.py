@@ -16,7 +16,7 @@ from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
-from leadpost.cli.files.progress import Progress, shown
+from leadpost.cli.files.sending.progress import Progress, shown
 from leadpost.sandbox import Sandbox
 
 _TIMEOUT = 60.0

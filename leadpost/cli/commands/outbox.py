@@ -10,7 +10,7 @@ import typer
 from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.ledger import Ledger
+from leadpost.cli.files.comparing.ledger import Ledger
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl

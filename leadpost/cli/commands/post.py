@@ -11,9 +11,9 @@ from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import read_account, read_account_if_any
 from leadpost.cli.console import logged
-from leadpost.cli.files.options import Options
+from leadpost.cli.files.comparing.options import Options
 from leadpost.cli.files.posting import post_file
-from leadpost.cli.files.reading import Reading, pairs_of, zone_of
+from leadpost.cli.files.reading.settings import Reading, pairs_of, zone_of
 from leadpost.cli.outbox_url import url_of
 
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from leadpost import Account
 from leadpost.cli.console import say
 from leadpost.cli.exits import Exit, text_of_error
-from leadpost.cli.files.comparing import Comparison, compared
-from leadpost.cli.files.ledger import Batch, Ledger
-from leadpost.cli.files.options import Options
-from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.showing import arguments, done_json, done_lines
+from leadpost.cli.files.comparing.comparison import Comparison, compared
+from leadpost.cli.files.comparing.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.reporting.outputs import Outputs
+from leadpost.cli.files.reporting.showing import arguments, done_json, done_lines
 from leadpost.cli.outbox_url import outbox_option
 from leadpost.outbox import Outbox
 
@@ -90,7 +90,7 @@ async def ask(question: Question, url: str, account: Account, *, as_json: bool) 
 
 async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
-    outputs, batch = found.outputs, cast("Batch", found.batch)  # it was posted
+    outputs, batch = Outputs.of(found), cast("Batch", found.batch)  # it was posted
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:

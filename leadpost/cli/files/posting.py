@@ -13,13 +13,11 @@ from leadpost import Account
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of
-from leadpost.cli.files import entries
-from leadpost.cli.files.comparing import Comparison, Difference, compared, differences
-from leadpost.cli.files.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.comparison import Comparison, Difference, compared, differences
+from leadpost.cli.files.comparing.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.options import Options
 from leadpost.cli.files.looking import echo_json, report, write_outputs
-from leadpost.cli.files.options import Options
-from leadpost.cli.files.sending import Sender
-from leadpost.cli.files.showing import (
+from leadpost.cli.files.reporting.showing import (
     account_shown,
     arguments,
     doubt_lines,
@@ -28,6 +26,8 @@ from leadpost.cli.files.showing import (
     plan_table,
     warning_lines,
 )
+from leadpost.cli.files.sending import entries
+from leadpost.cli.files.sending.sender import Sender
 from leadpost.cli.outbox_url import outbox_option
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (

@@ -13,18 +13,20 @@ from rich.console import Console
 from leadpost import Account, Activity, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
 from leadpost.cli.console import counting, number_of, say
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import Invalid
-from leadpost.cli.files.checking import Checks
-from leadpost.cli.files.identity import is_whole_key
-from leadpost.cli.files.leads import Leads, parts_of_activity
-from leadpost.cli.files.ledger import PART, Batch, Ledger, parts_of
-from leadpost.cli.files.matching import Matching
-from leadpost.cli.files.opening import STDIN, Opened, opened
-from leadpost.cli.files.options import Options
-from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
-from leadpost.cli.files.plan import Plan, Row, Rows
-from leadpost.cli.files.reading import KEY, REASON, Reading
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.comparing.checking import Checks
+from leadpost.cli.files.comparing.leads import Leads
+from leadpost.cli.files.comparing.ledger import PART, Batch, Ledger, parts_of
+from leadpost.cli.files.comparing.matching import Matching
+from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.comparing.plan import Plan, Rows
+from leadpost.cli.files.reading.cells import Invalid
+from leadpost.cli.files.reading.identity import is_whole_key
+from leadpost.cli.files.reading.lead_columns import parts_of_activity
+from leadpost.cli.files.reading.opening import STDIN, Opened, opened
+from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, posted_by_results, results_of
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading
+from leadpost.cli.files.reading.sources import Source
 from leadpost.cli.outbox_url import is_missing, outbox_option
 from leadpost.outbox import Outbox, SharedTokenBucket
 
@@ -49,10 +51,6 @@ class Comparison:
     checks: Checks  # what the account was asked about them
     ledger: Ledger | None  # what is known of earlier runs; None to look at the file alone
     batch: Batch | None  # the batch as it was before, None if it is new
-
-    @property
-    def outputs(self) -> Outputs:
-        return Outputs(self.options.path, dict(self.batch.outputs) if self.batch else {})
 
     def activity(self, row: Row) -> Mapping[str, Any]:
         """Return what a valid row sends; nothing if its lead was not looked up."""
@@ -192,8 +190,9 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
 
 async def _check_results(found: Comparison, ledger: Ledger) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
-    results, path = found.outputs.results, found.options.path
-    if path == STDIN or not results.is_file() or await ledger.knows_file(Path(path).name):
+    path = Path(found.options.path)
+    results = results_of(path)
+    if found.options.path == STDIN or not results.is_file() or await ledger.knows_file(path.name):
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(

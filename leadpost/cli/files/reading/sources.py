@@ -7,14 +7,28 @@ from typing import Any
 from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import ERRORS, Facts, Invalid, Moments, lead_id, refuse_shortened
-from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, constants_of, is_field
-from leadpost.cli.files.csv_file import Grid
-from leadpost.cli.files.identity import activity_digest, cells_digest
-from leadpost.cli.files.json_file import JsonItem
-from leadpost.cli.files.leads import COLUMN, with_lead
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import KEY, OWN, Fault, Reading
+from leadpost.cli.files.reading.cells import (
+    ERRORS,
+    Facts,
+    Invalid,
+    Moments,
+    lead_id,
+    refuse_shortened,
+)
+from leadpost.cli.files.reading.columns import (
+    PARAMETERS,
+    Columns,
+    columns_of,
+    constants_of,
+    is_field,
+)
+from leadpost.cli.files.reading.csv_file import Grid
+from leadpost.cli.files.reading.identity import activity_digest, cells_digest
+from leadpost.cli.files.reading.json_file import JsonItem
+from leadpost.cli.files.reading.lead_columns import COLUMN, with_lead
+from leadpost.cli.files.reading.own_files import KEY, OWN
+from leadpost.cli.files.reading.row import Fault, Row
+from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import InvalidActivity
 
 

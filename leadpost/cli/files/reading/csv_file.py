@@ -10,7 +10,7 @@ from typing import BinaryIO, TextIO
 from attrs import frozen
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.settings import Reading
 
 _DELIMITERS = (",", ";", "\t")
 _BOMS = (

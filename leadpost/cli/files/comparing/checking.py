@@ -20,13 +20,15 @@ from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming
 from leadpost.cli.console import counting, duration, number_of, say, spoken
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import Facts, Invalid, key_of_name
-from leadpost.cli.files.identity import activity_digest
-from leadpost.cli.files.leads import COLUMN, Key, Leads, parts_of_activity
-from leadpost.cli.files.ledger import PART, parts_of
-from leadpost.cli.files.plan import OPEN, FaultGroups, Row, Rows, count_faults
-from leadpost.cli.files.reading import Fault, zone_of
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.comparing.leads import Key, Leads
+from leadpost.cli.files.comparing.ledger import PART, parts_of
+from leadpost.cli.files.comparing.plan import OPEN, Rows
+from leadpost.cli.files.reading.cells import Facts, Invalid, key_of_name
+from leadpost.cli.files.reading.identity import activity_digest
+from leadpost.cli.files.reading.lead_columns import COLUMN, parts_of_activity
+from leadpost.cli.files.reading.row import Fault, FaultGroups, Row, count_faults
+from leadpost.cli.files.reading.settings import zone_of
+from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,

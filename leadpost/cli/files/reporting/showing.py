@@ -13,12 +13,11 @@ from rich.text import Text
 
 from leadpost import Account
 from leadpost.cli.console import at_time, duration, number_of, spoken
-from leadpost.cli.files.comparing import Comparison, Difference, name_of_file
-from leadpost.cli.files.leads import parts_of_activity
-from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.plan import DOUBTFUL, SENT, FaultGroup
-from leadpost.cli.files.reading import shortened
+from leadpost.cli.files.comparing.comparison import Comparison, Difference, name_of_file
+from leadpost.cli.files.reading.lead_columns import parts_of_activity
+from leadpost.cli.files.reading.opening import STDIN
+from leadpost.cli.files.reading.row import DOUBTFUL, SENT, FaultGroup, shortened
+from leadpost.cli.files.reporting.outputs import Outputs
 from leadpost.cli.outbox_url import outbox_option, shown_url
 
 _GROUPS = 20

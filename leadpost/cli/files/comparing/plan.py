@@ -4,90 +4,25 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from tempfile import TemporaryFile
-from typing import Any, Literal, Self
+from typing import Self
 
 from attrs import astuple, define, field
 
-from leadpost.cli.files.leads import lead_of
-from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.reading.row import (
+    DOUBTFUL,
+    SENT,
+    Fault,
+    FaultGroup,
+    FaultGroups,
+    Row,
+    Verdict,
+    count_faults,
+)
 
 _PAGE = 500
 """Rows that are read at once."""
-
-Verdict = Literal[
-    "new",
-    "posted",
-    "pending",
-    "again",
-    "corrected",
-    "failed",
-    "invalid",
-    "elsewhere",
-    "edit",
-    "later",
-]
-"""
-What a run does with a row. It sends those that are `new`, `pending` (in the outbox already),
-`again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
-`posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
-(posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
-"""
-DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
-SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
-
-
-@define(eq=False)
-class Row:
-    """One row of a file, and what a run does with it."""
-
-    line: int  # the line, or the row of a sheet, that it begins on
-    # What stands there, without leadpost's own columns: cells, or a JSON object.
-    own: Any = field(repr=False)
-    # The activity in LeadSquared's shape, None if it cannot be posted.
-    payload: Mapping[str, Any] | None = field(repr=False)
-    digest: str  # of that activity, or of the cells
-    item: int | None = None  # its number in a JSON array
-    key: str | None = None  # which row of another file it is, in a rejects file
-    faults: tuple[Fault, ...] = ()
-    present: str = ""  # the digest of what it sends: another one if a lead was looked up
-    verdict: Verdict | None = None  # what to do with it, None until that is decided
-    # The number of the row of an earlier run that it is, None if it is new.
-    known: int | None = None
-    # The number of a new row among those of the same digest, from 1; the same in every run of the
-    # same file.
-    number: int | None = None
-    edited: int | None = None  # the number of the posted row that it looks like an edit of
-    n: int = 0  # its place in the file, from 1
-
-    @property
-    def place(self) -> str:
-        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
-
-    @property
-    def lead_id(self) -> str:
-        return lead_of(self.payload or {})
-
-
-@define
-class FaultGroup:
-    """Faults of the same kind: the first, where it is, and how many rows have one."""
-
-    fault: Fault
-    place: str
-    rows: int = 0
-
-
-FaultGroups = dict[tuple[str, str], FaultGroup]
-
-
-def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> None:
-    """Count the faults of a row by kind: by column, and by what is wrong."""
-    for fault in {(fault.column, fault.what): fault for fault in faults}.values():
-        key = fault.column, fault.what
-        groups.setdefault(key, FaultGroup(fault, place)).rows += 1
-
 
 _TABLE = """
 PRAGMA journal_mode = OFF; -- nobody needs it after a crash

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attrs import define, field
 
-from leadpost.cli.files.reading import Reading, zone_of
+from leadpost.cli.files.reading.settings import Reading, zone_of
 
 _GUID = re.compile("-?".join(f"([0-9a-fA-F]{{{length}}})" for length in (8, 4, 4, 4, 12)))
 _CODE = re.compile(r"([0-9]{1,18})(?:\.0+)?", re.ASCII)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
 from leadpost.outbox.database._sql import execute

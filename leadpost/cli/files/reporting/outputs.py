@@ -2,30 +2,27 @@
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from attrs import define, field, frozen
 
-from leadpost.cli.files.ledger import PART, Ledger
-from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.plan import DOUBTFUL, Plan, Row
-from leadpost.cli.files.reading import KEY, REASON
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.comparing.comparison import Comparison
+from leadpost.cli.files.comparing.ledger import PART, Ledger
+from leadpost.cli.files.comparing.plan import Plan
+from leadpost.cli.files.reading.opening import STDIN
+from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, UTF8_WITH_BOM, results_of
+from leadpost.cli.files.reading.row import DOUBTFUL, Row
+from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import InvalidActivity
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
-REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
-"""What rejects files are called; the group is the name of the input."""
-UTF8_WITH_BOM = "utf-8-sig"
-"""So that Excel reads it as UTF-8."""
 
 
 @frozen
@@ -66,6 +63,11 @@ class Outputs:
     to_fix: int = 0  # how many of them are in the rejects
     rejects: Path | None = None  # the file that has these, None without any
 
+    @classmethod
+    def of(cls, found: Comparison) -> Self:
+        """Return the files that belong to a compared one."""
+        return cls(found.options.path, dict(found.batch.outputs) if found.batch else {})
+
     @property
     def accepted(self) -> int:
         """How many rows need no more attention."""
@@ -77,7 +79,7 @@ class Outputs:
 
     @property
     def results(self) -> Path:
-        return self.base.with_name(f"{self.base.name}.results.csv")
+        return results_of(self.base)
 
     async def write(self, source: Source, plan: Plan, ledger: Ledger) -> None:
         """
@@ -147,20 +149,6 @@ def digest_of(path: Path) -> str:
         while part := file.read(2**16):
             digest.update(part)
     return digest.hexdigest()
-
-
-def posted_by_results(path: Path) -> int:
-    """Count the rows that a results file says were posted; 0 if it is none."""
-    posted = ("accepted", "succeeded", "uncertain")
-    with (
-        suppress(UnicodeDecodeError, csv.Error),
-        path.open(encoding=UTF8_WITH_BOM, newline="") as file,
-    ):
-        first = file.readline()
-        file.seek(0)
-        rows = csv.DictReader(file, delimiter=max(",;\t|", key=first.count))
-        return sum(row.get("state") in posted for row in rows)
-    return 0
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from attrs import frozen
 
 from leadpost._validation import parameter_like
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.leads import COLUMN, FINDS
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS
+from leadpost.cli.files.reading.settings import Reading
 
 _NAMES = {
     "RelatedProspectId": ("prospectid", "leadid", "leadprospectid"),

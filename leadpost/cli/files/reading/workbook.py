@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import NO_VALUE
-from leadpost.cli.files.csv_file import Grid, grid_of
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.cells import NO_VALUE
+from leadpost.cli.files.reading.csv_file import Grid, grid_of
+from leadpost.cli.files.reading.settings import Reading
 
 _EXACT = 10**15
 
