@@ -61,6 +61,17 @@ def duration(calls: int, limit: int = LIMIT) -> float:
     return max(ceil(calls / limit) - 1, 0) * PERIOD
 
 
+def at_best(calls: int, limit: int = LIMIT) -> str:
+    """
+    Return how long calls take at best, in words.
+
+    >>> at_best(25), at_best(60)
+    ('a few seconds', '10 s at best')
+    """
+    seconds = duration(calls, limit)
+    return f"{spoken(seconds)} at best" if seconds else "a few seconds"
+
+
 @asynccontextmanager
 async def counting(console: Console, text: Callable[[], Awaitable[str]]) -> AsyncGenerator[None]:
     """Show `text` in this context, updated every second; on a terminal only."""

@@ -766,11 +766,23 @@ def test_skipped_rows_that_may_be_uncertain_elsewhere_are_pointed_out(
     assert desk.post(write_csv(calls, rows(0, 1)))[0] == 1
     other = write_csv(desk.folder / "other.csv", rows(0, 1, 2))
     code, said = desk.post(other, "--duplicates", "skip")
-    assert code == 0
-    hint = "calls.csv, which has the skipped rows, has 1 uncertain row: leadpost reconcile"
-    assert hint in said
+    assert code == 1
+    assert "1 accepted, not yet processed, 1 skipped as posted before, 1 uncertain" in said
+    assert f"leadpost reconcile {other}" in said
+    assert [row["message"] for row in desk.results(other)].count("uncertain in calls.csv") == 1
     assert desk.run("reconcile", "--settle", "0s").exit_code == 0
     assert "uncertain" not in desk.post(other, "--duplicates", "skip")[1]
+
+
+def test_a_skipped_row_that_failed_elsewhere_is_not_settled(desk: Desk, calls: Path) -> None:
+    assert desk.post(write_csv(calls, [cells(0, ActivityEvent="999")]))[0] == 0
+    assert desk.run("verify", calls).exit_code == 1
+    other = write_csv(desk.folder / "other.csv", [cells(0, ActivityEvent="999")])
+    code, said = desk.post(other, "--duplicates", "skip")
+    assert code == 1
+    assert "1 failed" in said
+    (row,) = desk.results(other)
+    assert (row["state"], row["message"]) == ("failed", "failed in calls.csv")
 
 
 def test_a_file_without_rows(desk: Desk, calls: Path) -> None:

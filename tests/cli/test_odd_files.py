@@ -256,7 +256,7 @@ def test_a_chart_is_no_sheet_of_rows(tmp_path: Path) -> None:
     book["Sheet"].append([LEAD, 201])
     book.save(tmp_path / "a.xlsx")
     (row,) = read(tmp_path / "a.xlsx")
-    assert (row.line, row.lead_id) == (2, LEAD)
+    assert (row.line, row.own[0]) == (2, LEAD)
 
 
 def test_cells_of_every_kind(tmp_path: Path) -> None:

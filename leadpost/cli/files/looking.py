@@ -12,7 +12,7 @@ from rich.console import Console
 
 from leadpost import Account
 from leadpost.cli.console import say
-from leadpost.cli.exits import Exit, text_of_error
+from leadpost.cli.exits import Exit
 from leadpost.cli.files.comparing.comparison import Comparison, compared
 from leadpost.cli.files.comparing.ledger import Batch, Ledger
 from leadpost.cli.files.comparing.options import Options
@@ -71,7 +71,8 @@ async def look(
             await question.ask(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
         report(found, outputs)
-        return Exit.ALL_ACCEPTED if outputs.accepted == len(found.plan.rows) else Exit.SOME_NOT
+        is_fine = outputs.accepted == len(found.plan.rows) and outputs.are_written
+        return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT
 
 
 async def ask(question: Question, url: str, account: Account, *, as_json: bool) -> Exit:
@@ -94,10 +95,10 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
-        remedy = "Make room" if error.errno == errno.ENOSPC else "Close it"
+        await outputs.count(found.plan, ledger)
         say(
             console,
-            f"The results could not be written: {text_of_error(error)}. {remedy}, then:"
+            f"{outputs.results} could not be written: {error.strerror}. {_remedy_of(error)}, then:"
             f" leadpost results {arguments(found)}",
         )
     await ledger.record_ended(batch)
@@ -105,12 +106,26 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     return outputs
 
 
-def report(found: Comparison, outputs: Outputs, seconds: float | None = None) -> None:
-    """Print what became of the rows."""
+def _remedy_of(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "Make room"
+        case errno.EISDIR:
+            return "Rename the folder of that name"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "Close it if it is open elsewhere, or make its folder writable"
+        case _:
+            return "Correct that"
+
+
+def report(
+    found: Comparison, outputs: Outputs, seconds: float | None = None, *, has_failed: bool = False
+) -> None:
+    """Print what became of the rows, see `done_lines`."""
     if found.options.as_json:
         echo_json(done_json(found, outputs, seconds))
     else:
-        typer.echo("\n".join(done_lines(found, outputs, seconds)))
+        typer.echo("\n".join(done_lines(found, outputs, seconds, has_failed=has_failed)))
 
 
 def echo_json(record: Mapping[str, Any]) -> None:

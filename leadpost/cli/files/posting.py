@@ -28,7 +28,6 @@ from leadpost.cli.files.reporting.showing import (
 )
 from leadpost.cli.files.sending import entries
 from leadpost.cli.files.sending.sender import Sender
-from leadpost.cli.outbox_url import outbox_option
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (
     ConnectionFailed,
@@ -154,7 +153,7 @@ class _Run:
         return None if agreed else ""
 
     async def _post(self, account: Account, ledger: Ledger) -> Exit:
-        options, found, plan = self._options, self._found, self._found.plan
+        found, plan = self._found, self._found.plan
         found.batch = batch = await self._begin(ledger)
         if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
@@ -186,16 +185,11 @@ class _Run:
                 self._console,
                 f"{sender.uncertain} posts in a row are uncertain; nothing more was sent",
             )
-        report(found, outputs, sender.progress.elapsed)
-        for name in plan.batches if plan.doubtful else ():
-            if uncertain := (await ledger.outbox.counts(name))["uncertain"]:
-                rows = number_of(uncertain, "uncertain row")
-                command = f"leadpost reconcile{outbox_option(options.url)}"
-                say(self._console, f"{name}, which has the skipped rows, has {rows}: {command}")
+        report(found, outputs, sender.progress.elapsed, has_failed=sender.error is not None)
         if sender.error is not None:
             return exit_of(sender.error)
         left = len(plan.rows) - outputs.accepted - plan.counts["later"]
-        return Exit.SOME_NOT if left > 0 else Exit.ALL_ACCEPTED
+        return Exit.SOME_NOT if left > 0 or not outputs.are_written else Exit.ALL_ACCEPTED
 
     async def _begin(self, ledger: Ledger) -> Batch:
         """Record the batch; a rejects file leaves it as it was."""
@@ -208,7 +202,10 @@ class _Run:
 def _said_of(error: LeadpostError, account: Account) -> str:
     match error:
         case Unauthorized():
-            return "The keys were rejected; nothing more was sent. See which: leadpost doctor"
+            return (
+                "The keys were rejected; nothing more was sent. See which: leadpost doctor. Correct"
+                " them, then run the same command again"
+            )
         case NotFound():
             return f"The URL is wrong; nothing more was sent: {error}"
         case ConnectionFailed():

@@ -18,7 +18,7 @@ from leadpost import Activity, ActivityType, AsyncActivityPoster, Lead
 from leadpost._findings import Finding
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming
-from leadpost.cli.console import counting, duration, number_of, say, spoken
+from leadpost.cli.console import at_best, counting, number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.leads import Key, Leads
 from leadpost.cli.files.comparing.ledger import PART, parts_of
@@ -114,7 +114,7 @@ class Checks:
     async def _find(self, poster: AsyncActivityPoster, leads: Mapping[Key, str]) -> None:
         found = self.leads.found
         count = number_of(len(leads), "lead")
-        say(self.console, f"Looking up {count}: {spoken(duration(len(leads), self.limit))} at best")
+        say(self.console, f"Looking up {count}: {at_best(len(leads), self.limit)}")
 
         async def find(key: Key, value: str) -> None:
             try:

@@ -220,8 +220,8 @@ class Ledger:
     async def states(self, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
         """Return what became of at most 500 rows, by their numbers."""
         query = f"""
-            SELECT known.id, letters, {_KIND} AS kind, {_STATE} AS state, request_id, activity_id,
-                error_type, coalesce(message, error_type, reason) AS reason
+            SELECT known.id, batch.name, letters, {_KIND} AS kind, {_STATE} AS state, request_id,
+                activity_id, error_type, coalesce(message, error_type, reason) AS reason
             FROM {_ROWS} WHERE known.id IN :ids
             """
         return {row.id: row for row in await self._all(query, ids=[*ids])}

@@ -86,7 +86,7 @@ class Rows:
 
     def read(self, where: str = "true") -> Iterator[Row]:
         """Yield the rows that an expression of SQL selects, in their order."""
-        columns, last = "n, at, faults, present, verdict, known, number, edited", 0
+        columns, last = "n, at, faults, present, verdict, known, number, elsewhere, edited", 0
         query = f"SELECT {columns} FROM file WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}"
         while found := self.database.execute(query, (last,)).fetchall():
             for last, at, faults, *state in found:
@@ -94,7 +94,8 @@ class Rows:
                 row = Row(*json.loads(self._contents.readline()))
                 row.n = last
                 row.faults = tuple(Fault(*each) for each in json.loads(faults)) if faults else ()
-                row.present, row.verdict, row.known, row.number, row.edited = state
+                row.present, row.verdict, row.known, row.number = state[:4]
+                row.elsewhere, row.edited = state[4:]
                 yield row
 
     def of(self, *verdicts: Verdict) -> Iterator[Row]:

@@ -1,9 +1,9 @@
 """Leads by what is known of them: columns such as `Lead.EmailAddress`, in place of a lead's id."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from leadpost._validation import is_list, name_of
+from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.files.reading.cells import Invalid
 
 COLUMN = "Lead."
@@ -39,14 +39,15 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
 
 def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of the lead instead of its id, by SchemaName; `SearchBy` too."""
-    items: Iterable[Mapping[str, Any]] = payload.get("LeadDetails", ())
-    return {str(name_of(item)): item["Value"] for item in items}
+    items = payload.get("LeadDetails")
+    found = filter(is_mapping, items) if is_list(items) else ()
+    return {str(name_of(item)): item.get("Value") for item in found}
 
 
 def lead_of(payload: Mapping[str, Any]) -> str:
-    """Return the lead's id, or else what finds the lead."""
+    """Return the lead's id, or else what finds the lead; "" if an invalid activity has neither."""
     if details := details_of(payload):
-        return str(details[details["SearchBy"]])
+        return str(details.get(details.get("SearchBy", ""), ""))
     return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
 
 

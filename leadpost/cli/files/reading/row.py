@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
-from leadpost.cli.files.reading.lead_columns import lead_of
-
 _LONGEST = 60
 
 Verdict = Literal[
@@ -71,16 +69,13 @@ class Row:
     # The number of a new row among those of the same digest, from 1; the same in every run of the
     # same file.
     number: int | None = None
+    elsewhere: int | None = None  # the number of the posted row of another batch that it is
     edited: int | None = None  # the number of the posted row that it looks like an edit of
     n: int = 0  # its place in the file, from 1
 
     @property
     def place(self) -> str:
         return f"line {self.line}" + (f", item {self.item}" if self.item else "")
-
-    @property
-    def lead_id(self) -> str:
-        return lead_of(self.payload or {})
 
 
 @define

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
+from math import inf
 from typing import Any
 
 from leadpost import Activity
@@ -25,11 +26,14 @@ from leadpost.cli.files.reading.columns import (
 from leadpost.cli.files.reading.csv_file import Grid
 from leadpost.cli.files.reading.identity import activity_digest, cells_digest
 from leadpost.cli.files.reading.json_file import JsonItem
-from leadpost.cli.files.reading.lead_columns import COLUMN, with_lead
+from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS, lead_of, with_lead
 from leadpost.cli.files.reading.own_files import KEY, OWN
 from leadpost.cli.files.reading.row import Fault, Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import InvalidActivity
+
+_LEADS = ("RelatedProspectId", *(COLUMN + name for name in FINDS))
+"""What a row may say of its lead; the first that it has counts."""
 
 
 class Table:
@@ -136,6 +140,14 @@ class Table:
             return payload, [Fault("lead", *error.args)]
         return payload, checked(payload)
 
+    def lead_of(self, row: Row) -> str:
+        """Return the lead of a row; as it is written there, if the row is invalid."""
+        if row.payload is not None:
+            return lead_of(row.payload)
+        places = {target: place for place, _, target in self.columns.sent}
+        cells = (row.own[places[name]] for name in _LEADS if places.get(name, inf) < len(row.own))
+        return next(filter(None, map(str.strip, cells)), "")
+
 
 class Json:
     """A JSON file; the attributes are those of a `Table`."""
@@ -168,6 +180,9 @@ class Json:
         if faults := faults or checked(payload):
             return Row(line, own, None, cells_digest(own), item, key, tuple(faults))
         return Row(line, own, payload, activity_digest(payload), item, key)
+
+    def lead_of(self, row: Row) -> str:
+        return lead_of(row.own if row.payload is None else row.payload)
 
     def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return an activity with the constants, and which of its parameters cannot be read."""
