@@ -239,6 +239,24 @@ CASES = [
     ),
     *(
         Case(
+            f"an unknown heading like {heading}",
+            f"RelatedProspectId,ActivityEvent,Agent,{heading}\n{LEAD},201,Ann,x\n",
+            said=f"calls.csv: 2 columns are unknown: Agent, {heading}. Send one with --map"
+            f" '{heading}={target}', leave it out with --ignore '{heading}', or leave out all"
+            " unknown ones with --ignore-others",
+        )
+        for heading, target in {
+            "Email": "Lead.EmailAddress",
+            "E-mail Address": "Lead.EmailAddress",
+            "Phone Number": "Lead.Phone",
+            "Mobile No.": "Lead.Phone",
+            "First Name": "Lead.FirstName",
+            "Last Name": "Lead.LastName",
+            "Activity Note Text": "ActivityNote",
+        }.items()
+    ),
+    *(
+        Case(
             f"the SchemaName {name}",
             with_field("Open", name),
             posted=BARE_WANTED | {"Fields": [{"SchemaName": name, "Value": "Open"}]},
@@ -340,7 +358,7 @@ def said_of(path: Path, reading: Reading) -> tuple[list[Any], str]:
     except InputError as error:
         return [], str(error).replace(f"{path.parent}/", "")
     said = [f"{row.place}, {fault}" for row in rows for fault in row.faults]
-    return [row.payload for row in rows if row.payload], "".join(said[:1])
+    return [row.payload for row in rows if not row.faults], "".join(said[:1])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -429,6 +447,25 @@ def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> Non
         assert found == wanted
     _, said = said_of(path, Reading(sheet="Calls"))
     assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet, Old"
+
+
+@pytest.mark.parametrize(
+    ("row", "refused"),
+    [
+        ([910000000000, 201, "x"], "RelatedProspectId: 910000000000"),
+        (["", 201, 919812000000], "Lead.Phone: 919812000000"),
+        (["", 201, 919812345678], ""),
+        (["", 201, "910000000000"], ""),
+    ],
+)
+def test_a_number_that_was_saved_as_it_was_shown_is_refused(
+    tmp_path: Path, row: list[object], refused: str
+) -> None:
+    """9.1E+11 in a workbook is 910000000000: its other digits are lost."""
+    path = tmp_path / "calls.xlsx"
+    write_xlsx(path, [["RelatedProspectId", "ActivityEvent", "Lead.Phone"], row])
+    why = "was probably shortened by a spreadsheet; enter it again, in a column that is formatted"
+    assert said_of(path, Reading())[1] == (refused and f"line 2, {refused} {why} as text")
 
 
 def test_a_date_of_a_workbook_needs_a_zone_too(tmp_path: Path) -> None:

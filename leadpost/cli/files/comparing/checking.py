@@ -22,7 +22,7 @@ from leadpost.cli.console import at_best, counting, number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.leads import Key, Leads
 from leadpost.cli.files.comparing.ledger import PART, parts_of
-from leadpost.cli.files.comparing.plan import OPEN, Rows
+from leadpost.cli.files.comparing.plan import READ, Rows
 from leadpost.cli.files.reading.cells import Facts, Invalid, key_of_name
 from leadpost.cli.files.reading.identity import activity_digest
 from leadpost.cli.files.reading.lead_columns import COLUMN, parts_of_activity
@@ -142,14 +142,14 @@ class Checks:
         except Invalid as error:
             by_id = lead.schema_name == "ProspectID"
             target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
-            row.faults = (Fault(source.columns.heading_of(target), *error.args),)
+            row.faults += (Fault(source.columns.heading_of(target), *error.args),)
             rows.write([row])
             return None
         if isinstance(lead := activity.lead, Lead):
             self.updates += lead.key not in self.leads.created
-        payload = activity.to_payload()
-        row.present = activity_digest(payload)
-        rows.write([row])
+        if not row.faults:
+            row.present = activity_digest(activity.to_payload())
+            rows.write([row])
         return activity
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
@@ -175,13 +175,13 @@ class Checks:
                 else:
                     count_faults(self.warnings, [fault], row.place)
             if faults:
-                row.faults = tuple(faults)
+                row.faults += tuple(faults)
                 rows.write([row])
 
 
 async def _open(rows: Rows) -> AsyncGenerator[Row]:
-    """Yield the rows that may be sent."""
-    for number, row in enumerate(rows.read(OPEN)):
+    """Yield the rows that may be sent, once a time zone is named."""
+    for number, row in enumerate(rows.read(READ)):
         yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard

@@ -29,6 +29,7 @@ PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
     at, -- where its content is in a file of its own, as that is much
+    is_read, -- whether it has an activity, see `Row.payload`
     faults, digest, present, letters,
     keyed, -- the earlier row that its key names
     known, -- the earlier row that it is
@@ -42,6 +43,8 @@ CREATE TABLE file (
 """
 OPEN = "verdict IS NULL AND faults IS NULL"
 """Rows that may be sent, as far as is known."""
+READ = "verdict IS NULL AND is_read"
+"""These, and those that lack only a time zone."""
 
 
 class Rows:
@@ -75,10 +78,11 @@ class Rows:
             what = row.line, row.own, row.payload, row.digest, row.item, row.key
             content = json.dumps(what).encode() + b"\n"
             self._contents.write(content)
-            values.append((self._end, _json_of(row.faults), row.digest, row.digest, row.key))
+            faults, is_read = _json_of(row.faults), row.payload is not None
+            values.append((self._end, is_read, faults, row.digest, row.digest, row.key))
             self._end += len(content)
-        statement = "INSERT INTO file (at, faults, digest, present, letters) VALUES (?, ?, ?, ?, ?)"
-        self.database.executemany(statement, values)
+        statement = "INSERT INTO file (at, is_read, faults, digest, present, letters)"
+        self.database.executemany(f"{statement} VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def clear(self) -> None:
         """Remove all rows, to read them again."""

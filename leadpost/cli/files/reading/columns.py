@@ -22,6 +22,19 @@ _PARAMETER_OF = {
     name: parameter for parameter, names in _NAMES.items() for name in (parameter.lower(), *names)
 }
 _SCHEMA_NAME = re.compile(r"mx_\w+|Status|Owner", re.IGNORECASE)
+_ABOUT_LEADS = {
+    "email": "EmailAddress",
+    "mail": "EmailAddress",
+    "phone": "Phone",
+    "telephone": "Phone",
+    "mobile": "Phone",
+    "contact": "Phone",
+    "firstname": "FirstName",
+    "lastname": "LastName",
+    "surname": "LastName",
+    "company": "Company",
+}
+"""What people call columns about leads: it is suggested only, as an activity may have such too."""
 _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
 
@@ -136,14 +149,28 @@ def _check_needed(name: str, targets: Collection[str]) -> None:
 
 
 def _unknown(name: str, headings: Sequence[str]) -> str:
-    first = headings[0]
-    target = parameter_like(first) or "mx_Custom_1"
+    likely = {heading: target for heading in headings if (target := _likely_target(heading))}
+    first = next(iter(likely), headings[0])
+    target = likely.get(first, "mx_Custom_1")
     what = "column is" if len(headings) == 1 else "columns are"
     return (
         f"{name}: {len(headings)} {what} unknown: {', '.join(headings)}. Send one with"
         f" --map {_quoted(f'{first}={target}')}, leave it out with"
         f" --ignore {_quoted(first)}, or leave out all unknown ones with --ignore-others"
     )
+
+
+def _likely_target(heading: str) -> str | None:
+    """
+    Return what a heading probably means.
+
+    >>> _likely_target("E-mail ID"), _likely_target("Phone No."), _likely_target("Agent")
+    ('Lead.EmailAddress', 'Lead.Phone', None)
+    """
+    plain = re.sub(r"[\W_]", "", heading).lower()
+    if about_lead := _ABOUT_LEADS.get(re.sub("(id|address|number|no)$", "", plain)):
+        return COLUMN + about_lead
+    return parameter_like(heading)
 
 
 def _quoted(text: str) -> str:

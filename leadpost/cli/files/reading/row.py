@@ -56,7 +56,8 @@ class Row:
     line: int  # the line, or the row of a sheet, that it begins on
     # What stands there, without leadpost's own columns: cells, or a JSON object.
     own: Any = field(repr=False)
-    # The activity in LeadSquared's shape, None if it cannot be posted.
+    # The activity in LeadSquared's shape, without a date-time whose zone is missing; None if it
+    # cannot be read.
     payload: Mapping[str, Any] | None = field(repr=False)
     digest: str  # of that activity, or of the cells
     item: int | None = None  # its number in a JSON array

@@ -10,10 +10,12 @@ from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.cells import (
     ERRORS,
+    NO_ZONE,
     Facts,
     Invalid,
     Moments,
     lead_id,
+    refuse_rounded,
     refuse_shortened,
 )
 from leadpost.cli.files.reading.columns import (
@@ -34,6 +36,8 @@ from leadpost.errors import InvalidActivity
 
 _LEADS = ("RelatedProspectId", *(COLUMN + name for name in FINDS))
 """What a row may say of its lead; the first that it has counts."""
+_NUMBERS = (f"{COLUMN}Phone", f"{COLUMN}Mobile")
+"""Columns of phone numbers."""
 
 
 class Table:
@@ -92,9 +96,9 @@ class Table:
             return Row(line, own, None, cells_digest(own), key=key, faults=(misfit,))
         own = own[: len(self.header)]  # without empty cells behind the last heading
         payload, faults = self._payload([*own, *self._constants])
-        if faults:
+        if faults or payload is None:
             digest = cells_digest(dict(zip(self.header, own, strict=True)))
-            return Row(line, own, None, digest, key=key, faults=tuple(faults))
+            return Row(line, own, payload, digest, key=key, faults=tuple(faults))
         return Row(line, own, payload, activity_digest(payload), key=key)
 
     def _misfit(self, cells: Sequence[str]) -> Fault | None:
@@ -107,8 +111,29 @@ class Table:
             return Fault("row", extra, what, "quote cells that contain the delimiter")
         return None
 
-    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return the activity of a row, and its faults."""
+    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, list[Fault]]:
+        """Return the activity of a row, see `Row.payload`, and its faults."""
+        values, faults = self._values(cells)
+        if any(fault.what != NO_ZONE for fault in faults):
+            return None, faults
+        payload = {name: values[name] for name in PARAMETERS if name in values}
+        fields = [{"SchemaName": n, "Value": values[n]} for n in self._fields if n in values]
+        if fields:
+            payload["Fields"] = fields
+        if not self.columns.are_of_leads:
+            return payload, faults
+        known = {
+            n.removeprefix(COLUMN): v.strip() for n, v in values.items() if n.startswith(COLUMN)
+        }
+        try:
+            payload = with_lead(payload, known)
+        except Invalid as error:
+            return None, [*faults, Fault("lead", *error.args)]
+        wrong = checked(payload)
+        return None if wrong else payload, [*faults, *wrong]
+
+    def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the values of a row by their targets, and the faults of its cells."""
         values: dict[str, Any] = {}
         faults: list[Fault] = []
         for place, heading, target, read in self._cells:
@@ -125,20 +150,7 @@ class Table:
                     values[target] = read(cell)
                 except Invalid as error:
                     faults.append(Fault(heading, *error.args))
-        payload = {name: values[name] for name in PARAMETERS if name in values}
-        fields = [{"SchemaName": n, "Value": values[n]} for n in self._fields if n in values]
-        if fields:
-            payload["Fields"] = fields
-        if faults or not self.columns.are_of_leads:
-            return payload, faults
-        known = {
-            n.removeprefix(COLUMN): v.strip() for n, v in values.items() if n.startswith(COLUMN)
-        }
-        try:
-            payload = with_lead(payload, known)
-        except Invalid as error:
-            return payload, [Fault("lead", *error.args)]
-        return payload, checked(payload)
+        return values, faults
 
     def lead_of(self, row: Row) -> str:
         """Return the lead of a row; as it is written there, if the row is invalid."""
@@ -213,6 +225,7 @@ def _readers_of(
     """Return what reads each parameter that is no text."""
     moments = Moments(reading, facts, naive_is_utc=naive_is_utc)
     return {
+        **dict.fromkeys(_NUMBERS, _unrounded),
         "RelatedProspectId": lead_id,
         "ActivityEvent": facts.event_code,
         "ActivityDateTime": moments.utc,
@@ -221,6 +234,11 @@ def _readers_of(
 
 def _unshortened(cell: str) -> str:
     refuse_shortened(cell)
+    return cell
+
+
+def _unrounded(cell: str) -> str:
+    refuse_rounded(cell)
     return cell
 
 
