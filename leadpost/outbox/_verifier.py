@@ -51,7 +51,7 @@ class Verifier:
     _poster: AsyncActivityPoster
     _tally: Counter[EntryState] = field(factory=Counter[EntryState])  # of the verified entries
     _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
-    _batch: str | None = None  # ask only about its entries
+    _batch: str | None = field(default=None, alias="batch")  # ask only about its entries
     _status_api: Reachability = field(factory=lambda: Reachability("the Status API"), init=False)
 
     async def run(self) -> None:

@@ -40,8 +40,9 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
 def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of the lead instead of its id, by SchemaName; `SearchBy` too."""
     items = payload.get("LeadDetails")
-    found = filter(is_mapping, items) if is_list(items) else ()
-    return {str(name_of(item)): item.get("Value") for item in found}
+    if not is_list(items):
+        return {}
+    return {str(name_of(item)): item.get("Value") for item in items if is_mapping(item)}
 
 
 def lead_of(payload: Mapping[str, Any]) -> str:

@@ -156,9 +156,10 @@ class Table:
         """Return the lead of a row; as it is written there, if the row is invalid."""
         if row.payload is not None:
             return lead_of(row.payload)
+        cells: Sequence[str] = row.own
         places = {target: place for place, _, target in self.columns.sent}
-        cells = (row.own[places[name]] for name in _LEADS if places.get(name, inf) < len(row.own))
-        return next(filter(None, map(str.strip, cells)), "")
+        of_lead = [cells[places[name]] for name in _LEADS if places.get(name, inf) < len(cells)]
+        return next((cell.strip() for cell in of_lead if cell.strip()), "")
 
 
 class Json:
