@@ -212,7 +212,7 @@ CASES = [
         "a time that the zone has twice",
         dated("2026-10-25 02:30"),
         Reading(timezone="Europe/Berlin"),
-        said="line 2, ActivityDateTime: 2026-10-25 02:30 is there twice in Europe/Berlin, where"
+        said="line 2, ActivityDateTime: 2026-10-25 02:30 occurs twice in Europe/Berlin, where"
         " clocks went back; add the offset, +02:00 or +01:00",
     ),
     Case(
@@ -229,7 +229,7 @@ CASES = [
     Case(
         "a heading twice",
         f"Lead Id,ActivityEvent,mx_a,mx_a\n{LEAD},201,a,b\n",
-        said="calls.csv: the heading 'mx_a' is there twice; rename or delete one",
+        said="calls.csv: the heading 'mx_a' occurs twice; rename or delete one",
     ),
     Case(
         "an unknown heading",
@@ -273,8 +273,7 @@ CASES = [
         "--map of no column",
         BARE,
         Reading(columns={"Agent": "mx_Custom_3"}),
-        said="calls.csv: --map: there is no column 'Agent'; there are: RelatedProspectId,"
-        " ActivityEvent",
+        said="calls.csv: --map: it has no column 'Agent', only RelatedProspectId, ActivityEvent",
     ),
     Case("--ignore", with_field("Ann", "Agent"), Reading(ignored=("Agent",)), posted=BARE_WANTED),
     Case(
@@ -301,7 +300,7 @@ CASES = [
         "an old workbook",
         b"\xd0\xcf\x11\xe0rest",
         file="calls.xls",
-        said="calls.xls: an old or protected workbook; save it as .xlsx without password",
+        said="calls.xls: an old or protected workbook; save it as .xlsx without a password",
     ),
     Case("a JSON array", json.dumps([WANTED]), Reading(), posted=WANTED, file="calls.json"),
     Case("JSON lines", json.dumps(WANTED) + "\n\n", Reading(), posted=WANTED, file="calls.jsonl"),
@@ -446,7 +445,7 @@ def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> Non
         found = [row.payload["ActivityEvent"] for row in read(path, reading) if row.payload]
         assert found == wanted
     _, said = said_of(path, Reading(sheet="Calls"))
-    assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet, Old"
+    assert said == "calls.xlsx: it has no sheet 'Calls', only Sheet, Old"
 
 
 @pytest.mark.parametrize(
@@ -498,7 +497,9 @@ def test_zones_have_names_in_any_case_and_offsets(name: str) -> None:
 
 
 def test_a_zone_that_there_is_not_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--timezone: 'Bombay' is no zone; use a name such as"):
+    with pytest.raises(
+        InputError, match=r"--timezone: 'Bombay' is not a time zone; use a name such as"
+    ):
         zone_of("Bombay")
 
 

@@ -237,7 +237,7 @@ def test_a_row_that_a_worker_sends_meanwhile_is_not_sent_under_another_file_name
     monkeypatch.setattr(entries, "withdraw", claimed_first)
     code, said = desk.post(renamed, "--duplicates", "skip")
     assert code == 2
-    assert "1 row of this file had not been sent before, and may have been now" in said
+    assert "1 unsent row of this file may have been sent meanwhile" in said
     assert len(desk.notes()) == 1
     monkeypatch.setattr(entries, "withdraw", withdraw)
     assert desk.post(renamed, "--duplicates", "skip")[0] == 0
@@ -517,7 +517,7 @@ def test_results_of_a_file_that_was_never_posted(desk: Desk, calls: Path) -> Non
     assert desk.post(calls)[0] == 0
     done = desk.run("results", other)
     assert done.exit_code == 2
-    assert "nothing of it was posted from this outbox (batch other.csv)" in done.output
+    assert "was never posted from this outbox (batch other.csv)" in done.output
     done = desk.run("results", calls, "--outbox", "missing.db")
     assert "there is no such outbox" in done.output
 

@@ -401,7 +401,7 @@ def test_a_row_needs_something_that_finds_its_lead(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", [row(0, Lead_FirstName="Ada"), by_email(1, "ada")])
     code, said = desk.post(path)
     assert (code, desk.notes()) == (2, [])
-    assert "line 2, lead: is not known; enter its id, e-mail address or phone number" in said
+    assert "line 2, lead: is missing; enter its id, e-mail address or phone number" in said
     assert "line 3, Lead.EmailAddress: " in said
     assert "wanted an email address" in said
 

@@ -11,7 +11,7 @@ from leadpost.cli import options
 from leadpost.cli.account import read_account
 from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
-from leadpost.cli.files.looking import Question, ask, look
+from leadpost.cli.files.looking import Question, ask
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox
 
@@ -38,8 +38,9 @@ def reconcile(
     Look for uncertain activities on their leads.
 
     A match proves that an activity arrived. No match proves nothing for the first 12 hours; after
-    that, the next run posts it again. All uncertain activities of the outbox are looked for. With a
-    FILE, its results and rejects are written then. The exit code is 1 if some stay uncertain.
+    that, the next run posts it again. All uncertain activities of the outbox are looked for, as one
+    may be taken for another. With a FILE, its results and rejects are written then. The exit code
+    is 1 if some stay uncertain.
 
     Examples:
     - `leadpost reconcile calls.csv`
@@ -64,10 +65,5 @@ def reconcile(
     words = "{accepted:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
     question = Question(reconciling, f"{words} uncertain", left="uncertain")
     with logged(console, verbose=verbose):
-        if file is None:
-            asking = ask(question, url, account, as_json=as_json)
-        else:
-            asking = look(
-                file, url, account, console, batch=batch, as_json=as_json, question=question
-            )
+        asking = ask(question, file, url, account, console, batch=batch, as_json=as_json)
         raise typer.Exit(asyncio.run(asking))

@@ -10,13 +10,13 @@ from leadpost.cli import options
 from leadpost.cli.account import read_account
 from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
-from leadpost.cli.files.looking import Question, ask, look
+from leadpost.cli.files.looking import Question, ask
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import EntryState, Outbox
 
 
 def verify(
-    file: options.ResultsOfFile = None,
+    file: options.EntriesOfFile = None,
     *,
     batch: options.Batch = None,
     limit: options.Limit = LIMIT,
@@ -56,10 +56,5 @@ def verify(
 
     question = Question(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
     with logged(console, verbose=verbose):
-        if file is None:
-            asking = ask(question, url, account, as_json=as_json)
-        else:
-            asking = look(
-                file, url, account, console, batch=batch, as_json=as_json, question=question
-            )
+        asking = ask(question, file, url, account, console, batch=batch, as_json=as_json)
         raise typer.Exit(asyncio.run(asking))

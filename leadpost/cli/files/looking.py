@@ -75,10 +75,23 @@ async def look(
         return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT
 
 
-async def ask(question: Question, url: str, account: Account, *, as_json: bool) -> Exit:
-    """Ask about all entries of an outbox; return 1 if some need attention."""
+async def ask(
+    question: Question,
+    file: str | None,
+    url: str,
+    account: Account,
+    console: Console,
+    *,
+    batch: str | None,
+    as_json: bool,
+) -> Exit:
+    """Ask about a file, see `look`, or about all entries; return 1 if some need attention."""
+    if file is not None:
+        return await look(
+            file, url, account, console, batch=batch, as_json=as_json, question=question
+        )
     async with Outbox(url, account) as outbox:
-        found = await question.ask(outbox, None)
+        found = await question.ask(outbox, batch)
     if as_json:
         echo_json(found)
     else:

@@ -77,7 +77,7 @@ class _Run:
             is_fine = not plan.counts["invalid"] and not plan.doubtful and not unmade
             return Exit.ALL_ACCEPTED if is_fine else Exit.BAD_INPUT
         if unmade:
-            why: str | None = "To post without that check, say --account-check warn"
+            why: str | None = "To post without that check, add --account-check warn"
         else:
             why = self._invalid() or self._too_many() or self._doubtful() or self._declined()
         if why is not None:
@@ -157,17 +157,17 @@ class _Run:
         found.batch = batch = await self._begin(ledger)
         if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
-            rows = number_of(sent_meanwhile, "row")
+            rows = number_of(sent_meanwhile, "unsent row")
             say(
                 self._console,
-                f"Nothing was sent: {rows} of this file had not been sent before, and may have been"
-                " now, by another run or a worker. Run the same command again",
+                f"Nothing was sent: {rows} of this file may have been sent meanwhile, by another"
+                " run or a worker. Run the same command again",
             )
             return Exit.BAD_INPUT
         await ledger.record_gone(plan.gone, plan.back)
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
-            say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
+            say(self._console, f"{rows} gone from the file: withdrawn, and not sent")
         sender = Sender(found, account, ledger, batch, self._console, self._stop)
         await sender.send()
         if self._stop.signal is not None:

@@ -32,7 +32,7 @@ from leadpost.outbox import Outbox, SharedTokenBucket
 
 _PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
 """With a question that is asked before anything is sent."""
-_ANEW = "Get the rejects anew: leadpost results FILE, where FILE is the file that they came from"
+_ANEW = "Write the rejects again: leadpost results FILE, where FILE is the file that they came from"
 _EXAMPLES = 2000
 """The most edits that are looked at."""
 
@@ -89,6 +89,7 @@ async def compared(
             bucket = SharedTokenBucket(options.url, limit=options.limit)
         asking = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
         poster = await stack.enter_async_context(asking)
+        stack.push_async_callback(poster.aclose, grace=0)  # it posts nothing
     checks = Checks(
         poster=poster,
         mode=options.account_check,
@@ -103,7 +104,7 @@ async def compared(
     batch = await ledger.batch(name) if ledger else None
     if options.is_looking and batch is None:
         path = options.path
-        raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
+        raise InputError(f"{path} was never posted from this outbox (batch {name})")
     if batch is not None and own:
         reading = reading.over(batch.reading.of_rejects())
     source = await _read(file, reading, rows, checks)
@@ -183,7 +184,7 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
     for row in found.plan.rows.read("known IS NULL"):
         raise InputError(
             f"{found.source.name}: line {row.line} was changed, and the column {KEY} is"
-            " missing or empty, so that nobody can tell which row it is. Get the rejects anew:"
+            " missing or empty, so that nobody can tell which row it is. Write the rejects again:"
             f" leadpost results {batch.file}{outbox_option(found.options.url)}"
         )
 
@@ -196,7 +197,7 @@ async def _check_results(found: Comparison, ledger: Ledger) -> None:
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(
-            f"{results} says that {number_of(posted, 'row')} of it had been posted, and this outbox"
+            f"{results} counts {number_of(posted, 'row')} of it as posted, but this outbox"
             " has none of them."
             " Use the outbox that they were posted from (--outbox), or move the results away to"
             " post everything"
@@ -224,7 +225,7 @@ async def _name(
         name = of_rejects[1]
     if await ledger.batch(name) is None:
         raise InputError(
-            f"{file}: it has the column {REASON} of a rejects file, and no {KEY}. {_ANEW}"
+            f"{file}: it has the column {REASON} of a rejects file, but no {KEY}. {_ANEW}"
         )
     return name
 

@@ -193,7 +193,7 @@ class Moments:
         if before < after:
             raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
         if before > after:
-            what = f"is there twice in {zone}, where clocks went back"
+            what = f"occurs twice in {zone}, where clocks went back"
             both = (moment.replace(tzinfo=timezone(offset)) for offset in (before, after))
             offsets = " or ".join(m.isoformat(" ", "seconds")[_LENGTH:] for m in both)
             raise Invalid(text, what, f"add the offset, {offsets}")

@@ -70,9 +70,7 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
         if not heading:
             continue
         if header.index(heading) < place:
-            raise InputError(
-                f"{name}: the heading {heading!r} is there twice; rename or delete one"
-            )
+            raise InputError(f"{name}: the heading {heading!r} occurs twice; rename or delete one")
         target = mapped.get(heading) or known_target(heading)
         if heading.casefold() in not_sent or target in constants:
             ignored.append(heading)
@@ -129,8 +127,7 @@ def _mapped(name: str, header: Sequence[str], reading: Reading) -> dict[str, str
     for text in reading.columns:
         if text.casefold() not in headings:
             raise InputError(
-                f"{name}: --map: there is no column {text!r}; there are:"
-                f" {', '.join(headings.values())}"
+                f"{name}: --map: it has no column {text!r}, only {', '.join(headings.values())}"
             )
     return {headings[text.casefold()]: _target_of(to) for text, to in reading.columns.items()}
 
@@ -138,7 +135,7 @@ def _mapped(name: str, header: Sequence[str], reading: Reading) -> dict[str, str
 def _check_needed(name: str, targets: Collection[str]) -> None:
     of_lead = [COLUMN + found for found in FINDS]
     for parameter, others, otherwise in (
-        ("RelatedProspectId", of_lead, f"have a column {' or '.join(of_lead)}"),
+        ("RelatedProspectId", of_lead, f"add a column {' or '.join(of_lead)}"),
         ("ActivityEvent", [], "set it with --set ActivityEvent=201"),
     ):
         if not any(target in targets for target in (parameter, *others)):

@@ -31,7 +31,7 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
         details = {ID: lead_id, **known}
     finds = next((name for name in (ID, *FINDS) if name in details), None)
     if finds is None:
-        raise Invalid("", "is not known", "enter its id, e-mail address or phone number")
+        raise Invalid("", "is missing", "enter its id, e-mail address or phone number")
     details["SearchBy"] = finds
     items = [{"Attribute": name, "Value": value} for name, value in details.items()]
     return {"LeadDetails": items, "Activity": activity}

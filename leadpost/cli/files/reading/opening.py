@@ -84,7 +84,7 @@ class Opened:
             return workbook_grid(self._file, self._name, reading)
         if start.startswith(b"\xd0\xcf\x11\xe0"):
             raise InputError(
-                f"{self._name}: an old or protected workbook; save it as .xlsx without password"
+                f"{self._name}: an old or protected workbook; save it as .xlsx without a password"
             )
         return csv_grid(self._file, self._name, reading)
 

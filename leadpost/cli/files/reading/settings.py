@@ -85,7 +85,9 @@ def zone_of(name: str) -> tzinfo:
     known = {zone.casefold(): zone for zone in available_timezones()}
     if found := known.get(text.casefold()):
         return ZoneInfo(found)
-    raise InputError(f"--timezone: {name!r} is no zone; use a name such as Asia/Kolkata, or +05:30")
+    raise InputError(
+        f"--timezone: {name!r} is not a time zone; use a name such as Asia/Kolkata, or +05:30"
+    )
 
 
 def pairs_of(option: str, texts: Iterable[str]) -> dict[str, str]:

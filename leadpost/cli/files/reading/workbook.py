@@ -40,12 +40,12 @@ def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
             title = reading.sheet or next(iter(sheets), "")
             if title not in sheets:
                 there = ", ".join(sheets)
-                raise InputError(f"{name}: there is no sheet {title!r}; there are: {there}")
+                raise InputError(f"{name}: it has no sheet {title!r}, only {there}")
             broken, hidden = _inspected(archive, sheets[title])
         rows = book.get_sheet_by_name(title).iter_rows()
     except (CalamineError, zipfile.BadZipFile, KeyError, ET.ParseError) as error:
         raise InputError(
-            f"{name}: not a workbook that can be read ({type(error).__name__});"
+            f"{name}: cannot be read as a workbook ({type(error).__name__});"
             " save it as .xlsx or CSV UTF-8"
         ) from None
     where = f"{name}, sheet {title}"
