@@ -22,6 +22,7 @@ Every error that leadpost raises, and what each means for the activity.
     ├── StatusTimeout          `wait` ended before the status was final (also a TimeoutError)
     ├── OutboxError            the outbox's database cannot be used, or not in this way
     │   ├── OutboxUnavailable  not now: locked, or its server is down
+    │   │   └── DiskFull       not before somebody makes room
     │   └── KeyConflict        the key belongs to another activity (also a ValueError)
     └── BatchError             some of a batch were not accepted (also an ExceptionGroup)
 
@@ -221,6 +222,10 @@ class OutboxError(LeadpostError):
 
 class OutboxUnavailable(OutboxError):
     """The database cannot be used now: it is locked, or its server is down."""
+
+
+class DiskFull(OutboxUnavailable):
+    """The disk of the database is full. `Outbox.run` waits for room, all else raises this."""
 
 
 class KeyConflict(OutboxError, ValueError):

@@ -151,7 +151,7 @@ def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> D
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    for module in ("sending", "comparing"):
+    for module in ("sending.sender", "comparing.comparison"):
         monkeypatch.setattr(f"leadpost.cli.files.{module}.SharedTokenBucket", open_bucket)
     return Desk(folder, sandbox)
 

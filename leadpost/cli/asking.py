@@ -1,13 +1,14 @@
-"""A query to LeadSquared, with a token of the bucket that all runs of the user share."""
+"""Queries to LeadSquared, with tokens of the bucket that all runs of the user share."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
-from leadpost import AsyncActivityPoster
+from leadpost import Account, AsyncActivityPoster, RetryPolicy
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming, read_account
 from leadpost.cli.console import logged
@@ -15,6 +16,34 @@ from leadpost.cli.outbox_url import url_of
 from leadpost.outbox import SharedTokenBucket
 
 T = TypeVar("T")
+
+
+@asynccontextmanager
+async def querying(
+    account: Account,
+    url: str,
+    limit: int = LIMIT,
+    *,
+    sync: bool = False,
+    retry: RetryPolicy | None = None,
+) -> AsyncGenerator[AsyncActivityPoster]:
+    """
+    Open a poster for queries only: one in flight is cut off when this is left, as by Ctrl-C.
+
+    Args:
+        account: Whose keys to use.
+        url: The outbox with the shared bucket.
+        limit: Calls per 5 s.
+        sync: Whether the queries go to the host of the synchronous API.
+        retry: When to retry; by default as the poster does.
+    """
+    bucket = SharedTokenBucket(url, limit=limit)
+    async with AsyncActivityPoster(account, bucket=bucket, retry=retry) as poster:
+        try:
+            with naming(account, sync=sync):
+                yield poster
+        finally:
+            await poster.aclose(grace=0)
 
 
 def asked(
@@ -40,10 +69,8 @@ def asked(
     account, url = read_account(env_file), url_of(outbox)
 
     async def asking() -> T:
-        bucket = SharedTokenBucket(url, limit=limit)
-        async with AsyncActivityPoster(account, bucket=bucket) as poster:
-            with naming(account, sync=sync):
-                return await question(poster)
+        async with querying(account, url, limit, sync=sync) as poster:
+            return await question(poster)
 
     with logged(Console(stderr=True), verbose=verbose):
         return asyncio.run(asking())

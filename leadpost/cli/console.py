@@ -9,7 +9,6 @@ from datetime import datetime
 from math import ceil
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.status import Status
 
 from leadpost.bucket import LIMIT, PERIOD
@@ -62,6 +61,17 @@ def duration(calls: int, limit: int = LIMIT) -> float:
     return max(ceil(calls / limit) - 1, 0) * PERIOD
 
 
+def at_best(calls: int, limit: int = LIMIT) -> str:
+    """
+    Return how long calls take at best, in words.
+
+    >>> at_best(25), at_best(60)
+    ('a few seconds', '10 s at best')
+    """
+    seconds = duration(calls, limit)
+    return f"{spoken(seconds)} at best" if seconds else "a few seconds"
+
+
 @asynccontextmanager
 async def counting(console: Console, text: Callable[[], Awaitable[str]]) -> AsyncGenerator[None]:
     """Show `text` in this context, updated every second; on a terminal only."""
@@ -84,14 +94,23 @@ async def counting(console: Console, text: Callable[[], Awaitable[str]]) -> Asyn
             await asyncio.wait([task])
 
 
+class _Lines(logging.Handler):
+    """Prints records above what the console shows."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        plain = f"{record.levelname.lower()}: {record.getMessage()}"
+        say(self._console, self.format(record) if self.formatter else plain)
+
+
 @contextmanager
 def logged(console: Console, *, verbose: bool) -> Generator[None]:
-    """Show warnings of leadpost in this context; with `verbose`, its other messages too."""
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False)
-    else:
-        handler = logging.StreamHandler(console.file)
+    """Show warnings of leadpost in this context; with `verbose`, its log, with times."""
+    handler = _Lines(console)
+    if verbose:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("leadpost")
     before = logger.level

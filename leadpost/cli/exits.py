@@ -5,6 +5,7 @@ from enum import IntEnum
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
+    DiskFull,
     InvalidActivity,
     LeadpostError,
     OutageTimeout,
@@ -41,6 +42,8 @@ def exit_of(error: Exception) -> Exit:
     match error:
         case Unauthorized():
             return Exit.KEYS_REJECTED
+        case DiskFull():
+            return Exit.SOME_NOT
         case ConfigurationError() | InvalidActivity() | OutboxError():
             return Exit.BAD_INPUT
         case OutageTimeout() | ConnectionFailed():
@@ -55,4 +58,5 @@ def text_of_error(error: Exception) -> str:
     """Return the text of an error and its notes; for a file, its path and the reason."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join([str(error), *getattr(error, "__notes__", [])])
+    then = "; then run the same command again" if isinstance(error, DiskFull) else ""
+    return " ".join([str(error), *getattr(error, "__notes__", [])]) + then

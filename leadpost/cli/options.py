@@ -33,7 +33,7 @@ EnvFile = Annotated[
         exists=True,
         dir_okay=False,
         help="File with the keys, NAME=value on each line; by default .env, or else the file of"
-        " `leadpost setup`. The environment wins.",
+        " `leadpost setup`. The environment takes precedence.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -46,11 +46,11 @@ OutboxUrl = Annotated[
         "--outbox",
         envvar=VARIABLE,
         metavar="URL",
-        help="A file, or postgresql://USER:PASSWORD@HOST/NAME; by default a file in your home. Set"
-        " a password only in the variable: `ps` shows options.",
+        help="A file, or postgresql://USER:PASSWORD@HOST/NAME; by default a file in your home"
+        " directory. Set a password only in the variable: `ps` shows options.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan, no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no plan and no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")]
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="CSV, .xlsx or JSON; - for stdin.")]
@@ -72,10 +72,12 @@ Sheet = Annotated[
     str | None, typer.Option(metavar="NAME", help="Sheet of a workbook; by default the first.")
 ]
 Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="Of CSV; by default from the header.")
+    str | None,
+    typer.Option(metavar="CHAR", help="Delimiter of CSV; by default found from the header."),
 ]
 Encoding = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Such as cp1252; by default UTF-8, or the BOM's.")
+    str | None,
+    typer.Option(metavar="NAME", help="Such as cp1252; by default that of the BOM, or UTF-8."),
 ]
 IncludeHidden = Annotated[bool, typer.Option("--include-hidden", help="Read hidden rows too.")]
 Timezone = Annotated[
@@ -88,7 +90,7 @@ Timezone = Annotated[
 ]
 DateFormat = Annotated[
     list[str] | None,
-    typer.Option(metavar="FORMAT", help="Such as '%d/%m/%Y %H:%M'; ISO 8601 is always read."),
+    typer.Option(metavar="FORMAT", help="Such as '%d/%m/%Y %H:%M'; ISO 8601 is always accepted."),
 ]
 Map = Annotated[
     list[str] | None,

@@ -1,7 +1,7 @@
 """The entries of an outbox: what `leadpost outbox` shows and changes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -44,10 +44,17 @@ async def show_status(outbox: Outbox, batch: str | None, *, as_json: bool) -> No
         typer.echo(f"outage     LeadSquared is away since {at_time(health.away_since)}")
     if counts["pending"]:
         typer.echo(f"time left  {spoken(seconds_left)} at 25 calls per 5 s")
+    _show_others(others)
+
+
+def _show_others(others: Mapping[str, int]) -> None:
+    """Name other accounts, as the name of this one may be mistyped."""
     for account, count in others.items():
+        entries = "unfinished entry" if count == 1 else "unfinished entries"
+        verb = "is" if count == 1 else "are"
         typer.echo(
-            f"{count:,} unfinished of account {account}, not posted with these keys. To take them"
-            f" over: leadpost outbox adopt {account}"
+            f"{count:,} {entries} of account {account} {verb} not posted with these keys. To take"
+            f" them over: leadpost outbox adopt {account}"
         )
 
 
@@ -62,6 +69,7 @@ async def show_entries(
     rows = [_cells(entry) async for entry in outbox.entries(*states, batch=batch)]
     if not rows:
         typer.echo("no entries")
+        _show_others({} if batch else await outbox.others())
         return
     table = Table("id", "state", "age", "key", "lead", "RequestID", "error", box=None)
     for cells in rows:

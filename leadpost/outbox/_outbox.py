@@ -271,7 +271,9 @@ class Outbox(StoredEntries):
             _log.error("outbox: the worker stopped; nothing is posted: %s", described(error))
             raise
 
-    async def verify(self, poster: AsyncActivityPoster) -> Counter[EntryState]:
+    async def verify(
+        self, poster: AsyncActivityPoster, *, batch: str | None = None
+    ) -> Counter[EntryState]:
         """
         Ask the Status API about accepted entries until all are `succeeded` or `failed`.
 
@@ -280,6 +282,7 @@ class Outbox(StoredEntries):
 
         Args:
             poster: The poster for the queries.
+            batch: Ask only about the entries of this batch, as for `drain`.
 
         Returns:
             The number of entries that reached each state.
@@ -289,7 +292,7 @@ class Outbox(StoredEntries):
             UnexpectedAnswer: an answer cannot be read.
         """
         await self._keys.check_poster(poster, self._store)
-        return await Verifier(self._store, poster).verify()
+        return await Verifier(self._store, poster, batch=batch).verify()
 
     async def reconcile(
         self,

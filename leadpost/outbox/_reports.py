@@ -18,11 +18,15 @@ class Reports:
     """
     What happened since a worker began.
 
+    Args:
+        is_drain: Whether the caller gets the counts in the end, so that the log need not warn.
+
     Attributes:
         reached: The number of entries that reached each state.
         called_at: When the last call for an entry ended, in `boot_time`; None before the first.
     """
 
+    _is_drain: bool
     reached: Counter[EntryState] = field(factory=Counter[EntryState])
     called_at: float | None = None
     _logged: Counter[EntryState] = field(factory=Counter[EntryState])
@@ -40,4 +44,5 @@ class Reports:
             return
         is_bad = any(now[state] for state in ("failed", "rejected", "uncertain"))
         counts = ", ".join(f"{count} {state}" for state, count in now.items())
-        _log.log(logging.WARNING if is_bad else logging.INFO, "outbox: %s", counts)
+        is_news = is_bad and not self._is_drain
+        _log.log(logging.WARNING if is_news else logging.INFO, "outbox: %s", counts)

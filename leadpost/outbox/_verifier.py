@@ -51,6 +51,7 @@ class Verifier:
     _poster: AsyncActivityPoster
     _reached: Counter[EntryState] = field(factory=Counter[EntryState])  # by the verified entries
     _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
+    _batch: str | None = field(default=None, alias="batch")  # ask only about its entries
     _status_api: Reachability = field(factory=lambda: Reachability("the Status API"), init=False)
 
     async def run(self) -> None:
@@ -86,10 +87,10 @@ class Verifier:
         Returns:
             Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
         """
-        due = await self._store.read(_settling.next_check)
+        due = await self._store.read(_settling.next_check, self._batch)
         if due is None or due > 0:
             return due and min(due, _POLL)
-        check = await self._store.write(_settling.claim_check, WAITS)
+        check = await self._store.write(_settling.claim_check, WAITS, self._batch)
         if check is None:  # others ask about all that are due
             return _POLL
         try:

@@ -141,7 +141,7 @@ class Worker:
         self._host = Reachability(f"the host {poster.account.host}")
         self._others_succeed = False  # whether one has, since the last failure
         self._shares = Shares(lambda: poster.is_away)
-        self._reports = Reports()
+        self._reports = Reports(drains)
         self._upkeep = Upkeep(store, poster, self._host, self._reports)
 
     async def drain(self) -> Counter[EntryState]:

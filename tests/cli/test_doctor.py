@@ -11,7 +11,7 @@ from documents import ROOT
 from files_support import Desk
 
 from leadpost import Account, AsyncActivityPoster, User
-from leadpost.cli.commands.doctor import Check, compared
+from leadpost.cli.commands.doctor import CHECKS, Check, Finding
 from leadpost.sandbox import Answer, Sandbox
 from leadpost.sandbox.endpoints import Call
 
@@ -29,26 +29,35 @@ def test_all_is_well_and_nothing_is_posted(desk: Desk) -> None:
         ("ok", "keys"),
         ("ok", "hosts"),
         ("ok", "time zone"),
-        ("ok", "keys for status calls"),
+        ("ok", "keys for status"),
         ("ok", "metrics path"),
         ("ok", "status path"),
-        ("ok", "createcustom status path"),
-        ("ok", "createcustom metrics path"),
+        ("ok", "createcustom status"),
+        ("ok", "createcustom metrics"),
         ("ok", "sync host"),
+        ("ok", "sync answers"),
         ("unknown", "submit path"),
-        ("unknown", "FAILURE"),
+        ("unknown", "status FAILURE"),
+        ("unknown", "limit of queries"),
+        ("unknown", "limit of the account"),
+        ("unknown", "field values"),
+        ("unknown", "parameters"),
+        ("unknown", "nested sets"),
+        ("unknown", "activity id"),
+        ("unknown", "gateway answers"),
     ]
+    assert "keys for status            not needed (LEADPOST_KEYS_FOR_STATUS)" in done.stdout
     assert "→ for date-times of files without an offset: --timezone Asia/Kolkata" in done.stdout
     assert desk.notes() == []
 
 
-def test_each_assumption_that_can_be_set_is_one_line(desk: Desk) -> None:
+def test_each_assumption_is_one_line_with_its_setting(desk: Desk) -> None:
     table = (ROOT / "leadpost/README.md").read_text().split("\n## Unconfirmed\n")[1]
-    settings = set(re.findall(r"^\|[^|]+\| `(LEADPOST_\w+)`", table, re.MULTILINE))
+    _, *rows = re.findall(r"^\| ([^|]+) \|[^|]+\| (?:`(LEADPOST_\w+)`|[^|]+)", table, re.MULTILINE)
     _, found = doctor(desk)
-    shown = [check["setting"] for check in found.values() if check["setting"]]
-    assert len(shown) == len(set(shown))
-    assert settings <= set(shown)
+    shown = {check["name"]: check["setting"] for check in found.values()}
+    assert len(rows) == 16
+    assert shown.items() >= dict(rows).items()
 
 
 @pytest.mark.parametrize(
@@ -59,10 +68,18 @@ def test_each_assumption_that_can_be_set_is_one_line(desk: Desk) -> None:
         ("api.example.com", "api-in21.leadsquared.com", "unknown"),
     ],
 )
-def test_the_right_hosts_are_named(host: str, sync_host: str, verdict: str) -> None:
+async def test_the_right_hosts_are_named(
+    monkeypatch: pytest.MonkeyPatch, host: str, sync_host: str, verdict: str
+) -> None:
     account = Account(host=host, sync_host=sync_host, access_key="a", secret_key="b", api_key="c")
-    user = User("api-in21.leadsquared.com", "Asia/Kolkata", {})
-    found = compared(account, user)
+
+    async def user(_: AsyncActivityPoster) -> User:
+        return User("api-in21.leadsquared.com", "Asia/Kolkata", {})
+
+    monkeypatch.setattr(AsyncActivityPoster, "user", user)
+    assert CHECKS[1].call is not None
+    found = await CHECKS[1].call(AsyncActivityPoster(account))
+    assert isinstance(found, Finding)
     assert found.verdict == verdict
     assert bool(found.exit_code) is (verdict == "failed")
     if verdict != "ok":
@@ -82,8 +99,8 @@ def test_wrong_keys(desk: Desk, name: str) -> None:
 def test_a_wrong_api_key_is_told_apart(desk: Desk) -> None:
     code, found = doctor(desk, LEADPOST_API_KEY="wrong")
     assert code == 3
-    assert [*found][-1] == "keys for status calls"
-    assert found["keys for status calls"]["remedy"] == "correct LEADPOST_API_KEY"
+    assert [*found][-1] == "keys for status"
+    assert found["keys for status"]["remedy"] == "correct LEADPOST_API_KEY"
 
 
 @pytest.mark.parametrize(("used", "other"), [("query", "headers"), ("headers", "query")])
@@ -103,7 +120,7 @@ def test_an_account_that_wants_keys_with_status_calls_is_found(desk: Desk) -> No
     with Sandbox(limit=None, keys_for_status=True) as sandbox:
         code, found = doctor(desk, LEADPOST_HOST=sandbox.url)
         assert code == 3
-        assert found["keys for status calls"]["remedy"] == "set LEADPOST_KEYS_FOR_STATUS=true"
+        assert found["keys for status"]["remedy"] == "set LEADPOST_KEYS_FOR_STATUS=true"
         environment = {"LEADPOST_HOST": sandbox.url, "LEADPOST_KEYS_FOR_STATUS": "true"}
         assert doctor(desk, **environment)[0] == 0
 
@@ -115,7 +132,7 @@ def test_an_account_that_wants_keys_with_status_calls_is_found(desk: Desk) -> No
         ("STATUS_PATH", "status path", "set LEADPOST_STATUS_PATH"),
         (
             "CREATECUSTOM_METRICS_PATH",
-            "createcustom metrics path",
+            "createcustom metrics",
             "set LEADPOST_CREATECUSTOM_METRICS_PATH",
         ),
     ],
@@ -147,8 +164,8 @@ def test_an_async_host_that_cannot_be_reached(desk: Desk) -> None:
     hosts = {"LEADPOST_HOST": "http://127.0.0.1:9", "LEADPOST_SYNC_HOST": desk.sandbox.url}
     code, found = doctor(desk, **hosts)
     assert code == 75
-    assert [*found] == ["keys", "hosts", "time zone", "keys for status calls"]
-    assert "LEADPOST_HOST" in found["keys for status calls"]["remedy"]
+    assert [*found] == ["keys", "hosts", "time zone", "keys for status"]
+    assert "LEADPOST_HOST" in found["keys for status"]["remedy"]
 
 
 def test_a_synchronous_host_that_cannot_be_reached(desk: Desk) -> None:
@@ -211,9 +228,17 @@ def test_each_line_says_what_it_means_and_what_to_do_unless_all_is_well(desk: De
         assert each["remedy"] or each["verdict"] == "ok"
 
 
+def test_an_answer_of_an_unknown_shape_is_reported(desk: Desk) -> None:
+    desk.sandbox.fail(*["ok"] * 11, Answer(200, "17", {"content-type": "application/json"}))
+    code, found = doctor(desk)
+    assert code == 1
+    assert found["sync answers"]["verdict"] == "failed"
+    assert found["sync answers"]["remedy"] == "report this line to leadpost's authors"
+
+
 def test_what_only_a_post_shows_names_the_command(desk: Desk) -> None:
     _, found = doctor(desk)
-    for name in ("submit path", "FAILURE"):
+    for name in ("submit path", "status FAILURE", "gateway answers"):
         assert "leadpost post FILE --first 1" in found[name]["remedy"]
     assert desk.notes() == []
 

@@ -459,10 +459,7 @@ def test_21_results_beside_the_file_say_more_than_the_outbox(desk: Desk, calls: 
     posted(desk, calls, 0, 1, 2)
     code, said = desk.post(calls, "--outbox", "another.db")
     assert code == 2
-    assert (
-        "calls.csv.results.csv says that 3 rows of it had been posted, and this outbox has none"
-        in said
-    )
+    assert "calls.csv.results.csv counts 3 rows of it as posted, but this outbox has none" in said
     assert desk.notes() == notes(0, 1, 2)
     calls.with_name("calls.csv.results.csv").write_text("line,state\n2,invalid\n")
     code, said = desk.post(calls, "--outbox", "another.db")
@@ -734,7 +731,7 @@ def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
     write_csv(calls, rows(1, 2))
     code, said = desk.post(calls)
     assert code == 2
-    assert "1 row of this file had not been sent before, and may have been now" in said
+    assert "1 unsent row of this file may have been sent meanwhile" in said
     assert desk.post(calls)[0] == 0
     assert desk.notes() == notes(1, 2)
 
@@ -766,11 +763,23 @@ def test_skipped_rows_that_may_be_uncertain_elsewhere_are_pointed_out(
     assert desk.post(write_csv(calls, rows(0, 1)))[0] == 1
     other = write_csv(desk.folder / "other.csv", rows(0, 1, 2))
     code, said = desk.post(other, "--duplicates", "skip")
-    assert code == 0
-    hint = "calls.csv, which has the skipped rows, has 1 uncertain row: leadpost reconcile"
-    assert hint in said
+    assert code == 1
+    assert "1 accepted, not yet processed, 1 skipped as posted before, 1 uncertain" in said
+    assert f"leadpost reconcile {other}" in said
+    assert [row["message"] for row in desk.results(other)].count("uncertain in calls.csv") == 1
     assert desk.run("reconcile", "--settle", "0s").exit_code == 0
     assert "uncertain" not in desk.post(other, "--duplicates", "skip")[1]
+
+
+def test_a_skipped_row_that_failed_elsewhere_is_not_settled(desk: Desk, calls: Path) -> None:
+    assert desk.post(write_csv(calls, [cells(0, ActivityEvent="999")]))[0] == 0
+    assert desk.run("verify", calls).exit_code == 1
+    other = write_csv(desk.folder / "other.csv", [cells(0, ActivityEvent="999")])
+    code, said = desk.post(other, "--duplicates", "skip")
+    assert code == 1
+    assert "1 failed" in said
+    (row,) = desk.results(other)
+    assert (row["state"], row["message"]) == ("failed", "failed in calls.csv")
 
 
 def test_a_file_without_rows(desk: Desk, calls: Path) -> None:

@@ -13,9 +13,9 @@ from attrs import frozen
 from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Reading, pairs_of, zone_of
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading, pairs_of, zone_of
 
 INDIA = Reading(timezone="asia/kolkata")
 LEAD = lead(0)
@@ -212,7 +212,7 @@ CASES = [
         "a time that the zone has twice",
         dated("2026-10-25 02:30"),
         Reading(timezone="Europe/Berlin"),
-        said="line 2, ActivityDateTime: 2026-10-25 02:30 is there twice in Europe/Berlin, where"
+        said="line 2, ActivityDateTime: 2026-10-25 02:30 occurs twice in Europe/Berlin, where"
         " clocks went back; add the offset, +02:00 or +01:00",
     ),
     Case(
@@ -229,13 +229,31 @@ CASES = [
     Case(
         "a heading twice",
         f"Lead Id,ActivityEvent,mx_a,mx_a\n{LEAD},201,a,b\n",
-        said="calls.csv: the heading 'mx_a' is there twice; rename or delete one",
+        said="calls.csv: the heading 'mx_a' occurs twice; rename or delete one",
     ),
     Case(
         "an unknown heading",
         with_field("Ann", "Agent"),
         said="calls.csv: 1 column is unknown: Agent. Send one with --map 'Agent=mx_Custom_1', leave"
         " it out with --ignore 'Agent', or leave out all unknown ones with --ignore-others",
+    ),
+    *(
+        Case(
+            f"an unknown heading like {heading}",
+            f"RelatedProspectId,ActivityEvent,Agent,{heading}\n{LEAD},201,Ann,x\n",
+            said=f"calls.csv: 2 columns are unknown: Agent, {heading}. Send one with --map"
+            f" '{heading}={target}', leave it out with --ignore '{heading}', or leave out all"
+            " unknown ones with --ignore-others",
+        )
+        for heading, target in {
+            "Email": "Lead.EmailAddress",
+            "E-mail Address": "Lead.EmailAddress",
+            "Phone Number": "Lead.Phone",
+            "Mobile No.": "Lead.Phone",
+            "First Name": "Lead.FirstName",
+            "Last Name": "Lead.LastName",
+            "Activity Note Text": "ActivityNote",
+        }.items()
     ),
     *(
         Case(
@@ -255,8 +273,7 @@ CASES = [
         "--map of no column",
         BARE,
         Reading(columns={"Agent": "mx_Custom_3"}),
-        said="calls.csv: --map: there is no column 'Agent'; there are: RelatedProspectId,"
-        " ActivityEvent",
+        said="calls.csv: --map: it has no column 'Agent', only RelatedProspectId, ActivityEvent",
     ),
     Case("--ignore", with_field("Ann", "Agent"), Reading(ignored=("Agent",)), posted=BARE_WANTED),
     Case(
@@ -283,7 +300,7 @@ CASES = [
         "an old workbook",
         b"\xd0\xcf\x11\xe0rest",
         file="calls.xls",
-        said="calls.xls: an old or protected workbook; save it as .xlsx without password",
+        said="calls.xls: an old or protected workbook; save it as .xlsx without a password",
     ),
     Case("a JSON array", json.dumps([WANTED]), Reading(), posted=WANTED, file="calls.json"),
     Case("JSON lines", json.dumps(WANTED) + "\n\n", Reading(), posted=WANTED, file="calls.jsonl"),
@@ -340,7 +357,7 @@ def said_of(path: Path, reading: Reading) -> tuple[list[Any], str]:
     except InputError as error:
         return [], str(error).replace(f"{path.parent}/", "")
     said = [f"{row.place}, {fault}" for row in rows for fault in row.faults]
-    return [row.payload for row in rows if row.payload], "".join(said[:1])
+    return [row.payload for row in rows if not row.faults], "".join(said[:1])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -428,7 +445,26 @@ def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> Non
         found = [row.payload["ActivityEvent"] for row in read(path, reading) if row.payload]
         assert found == wanted
     _, said = said_of(path, Reading(sheet="Calls"))
-    assert said == "calls.xlsx: there is no sheet 'Calls'; there are: Sheet, Old"
+    assert said == "calls.xlsx: it has no sheet 'Calls', only Sheet, Old"
+
+
+@pytest.mark.parametrize(
+    ("row", "refused"),
+    [
+        ([910000000000, 201, "x"], "RelatedProspectId: 910000000000"),
+        (["", 201, 919812000000], "Lead.Phone: 919812000000"),
+        (["", 201, 919812345678], ""),
+        (["", 201, "910000000000"], ""),
+    ],
+)
+def test_a_number_that_was_saved_as_it_was_shown_is_refused(
+    tmp_path: Path, row: list[object], refused: str
+) -> None:
+    """9.1E+11 in a workbook is 910000000000: its other digits are lost."""
+    path = tmp_path / "calls.xlsx"
+    write_xlsx(path, [["RelatedProspectId", "ActivityEvent", "Lead.Phone"], row])
+    why = "was probably shortened by a spreadsheet; enter it again, in a column that is formatted"
+    assert said_of(path, Reading())[1] == (refused and f"line 2, {refused} {why} as text")
 
 
 def test_a_date_of_a_workbook_needs_a_zone_too(tmp_path: Path) -> None:
@@ -461,7 +497,9 @@ def test_zones_have_names_in_any_case_and_offsets(name: str) -> None:
 
 
 def test_a_zone_that_there_is_not_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--timezone: 'Bombay' is no zone; use a name such as"):
+    with pytest.raises(
+        InputError, match=r"--timezone: 'Bombay' is not a time zone; use a name such as"
+    ):
         zone_of("Bombay")
 
 

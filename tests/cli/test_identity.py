@@ -10,9 +10,9 @@ from files_support import HEADER, cells, csv_text, lead, write_xlsx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leadpost.cli.files.identity import is_whole_key, new_key
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.identity import is_whole_key, new_key
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.settings import Reading
 
 INDIA = Reading(timezone="Asia/Kolkata")
 PHONE = "+91-9812345678"

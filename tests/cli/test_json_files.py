@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.json_file import as_written, values_of
+from leadpost.cli.files.reading.json_file import as_written, values_of
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False).filter(
     lambda number: as_written(repr(number)) == number

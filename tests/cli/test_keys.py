@@ -87,7 +87,7 @@ def test_a_missing_key_ends_the_command_with_2_and_its_name(tmp_path: Path, name
 def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", open_bucket)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender.SharedTokenBucket", open_bucket)
     rows = [record(number, ActivityNote="PERSONAL", mx_Custom_1="PRIVATE") for number in range(26)]
     path = write_csv(tmp_path / "leads.csv", rows)
     names = [n for n in NAMES if "429" not in n and "limit" not in n and n not in ENDING]

@@ -13,11 +13,11 @@ import pytest
 from files_support import Desk, cells, lead, new_workbook, read_csv, write_csv, write_xlsx
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import guessed_format
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.outputs import posted_by_results
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Reading, pairs_of
+from leadpost.cli.files.reading.cells import guessed_format
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.own_files import posted_by_results
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading, pairs_of
 
 LEAD = lead(0)
 HEAD = "Lead Id,ActivityEvent"
@@ -65,7 +65,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             f"{HEAD}\n{LEAD},201\n",
             Reading(encoding="klingon"),
-            "--encoding: 'klingon' is no encoding; try cp1252, utf-16-le or utf-8",
+            "--encoding: 'klingon' is not a known encoding; try cp1252, utf-16-le or utf-8",
         ),
         (
             f"{HEAD}\n{LEAD},201\n",
@@ -75,7 +75,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             HEAD.encode("utf-16") + b"\n",
             Reading(),
-            "a.csv: the file ends within a character; was it cut off?",
+            "a.csv: the file ends in the middle of a character; was it cut off?",
         ),
         (
             f"{HEAD},Note\n".encode() + f"{LEAD},201,x\n".encode() * 5000 + b"\xff",
@@ -85,7 +85,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             f"{HEAD},mx_a,mx_a \n{LEAD},201,1,2\n",
             Reading(),
-            "a.csv: the heading 'mx_a' is there twice; rename or delete one",
+            "a.csv: the heading 'mx_a' occurs twice; rename or delete one",
         ),
         (
             f"ActivityEvent\n{LEAD}\n",
@@ -132,7 +132,7 @@ def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
             "line 1, item 1, Fields: found a value of type int, wanted a list of items",
         ),
         ("a.xlsx", b"text", "a.xlsx: 1 column is unknown: text. Send one with"),
-        ("a.xlsx", b"PK\x03\x04rest", "a.xlsx: not a workbook that can be read"),
+        ("a.xlsx", b"PK\x03\x04rest", "a.xlsx: cannot be read as a workbook"),
     ],
 )
 def test_json_and_names(tmp_path: Path, name: str, content: bytes, wanted: str) -> None:
@@ -256,7 +256,7 @@ def test_a_chart_is_no_sheet_of_rows(tmp_path: Path) -> None:
     book["Sheet"].append([LEAD, 201])
     book.save(tmp_path / "a.xlsx")
     (row,) = read(tmp_path / "a.xlsx")
-    assert (row.line, row.lead_id) == (2, LEAD)
+    assert (row.line, row.own[0]) == (2, LEAD)
 
 
 def test_cells_of_every_kind(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_rejects_without_keys_whose_input_nobody_knows(desk: Desk) -> None:
     row = {"leadpost_reason": "x"} | cells(0)
     code, text = desk.post(write_csv(desk.folder / "fixed.csv", [row]))
     assert code == 2
-    assert "it has the column leadpost_reason of a rejects file, and no leadpost_key" in text
+    assert "it has the column leadpost_reason of a rejects file, but no leadpost_key" in text
 
 
 def test_a_refused_row_corrected_in_the_rejects_replaces_its_entry(desk: Desk) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import pytest
 from files_support import lead
 
-from leadpost.cli.files import entries
-from leadpost.cli.files.ledger import Kind, Known, Ledger
-from leadpost.cli.files.matching import Matching
-from leadpost.cli.files.outputs import outcome
-from leadpost.cli.files.plan import Plan, Row, Rows, Verdict
-from leadpost.cli.files.reading import Fault, Reading
+from leadpost.cli.files.comparing.ledger import Kind, Known, Ledger
+from leadpost.cli.files.comparing.matching import Matching
+from leadpost.cli.files.comparing.plan import Plan, Rows
+from leadpost.cli.files.reading.row import Fault, Row, Verdict
+from leadpost.cli.files.reading.settings import Reading
+from leadpost.cli.files.reporting.outputs import outcome
+from leadpost.cli.files.sending import entries
 from leadpost.outbox import Outbox
 from leadpost.outbox.database._sql import execute
 

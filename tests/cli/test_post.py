@@ -20,8 +20,8 @@ from files_support import Desk, cells, keys_of, lead, read_csv, write_csv, write
 from processes import start
 
 from leadpost import TokenBucket
-from leadpost.cli.files import entries
-from leadpost.cli.files.ledger import Ledger
+from leadpost.cli.files.comparing.ledger import Ledger
+from leadpost.cli.files.sending import entries
 from leadpost.hooks import Hook
 from leadpost.outbox.database import _calls
 from leadpost.sandbox import Answer, Faults, Sandbox
@@ -80,7 +80,7 @@ def test_the_plan_says_what_goes_where(desk: Desk, calls: Path) -> None:
         "import → mx_Source not sent: Agent",
         f"first line 2: RelatedProspectId: {lead(0)} ActivityEvent: 201 ActivityNote: Note 0",
         "ActivityDateTime: 2026-11-28 14:00:07 UTC mx_Custom_1: value 0 mx_Source: import",
-        "time 0 s at best, until ",
+        "time a few seconds, until ",
     ):
         assert text in shown
     assert desk.notes() == []
@@ -93,6 +93,13 @@ def test_the_plan_counts_rows_that_are_posted_doubtful_and_invalid(desk: Desk, c
     code, said = desk.post(write_csv(calls, [*rows, cells(4)]), "--dry-run")
     assert code == 2
     assert "5: 1 new, 2 posted before, 1 doubtful, 1 invalid" in said
+    code, said = desk.post(calls, "--duplicates", "skip", "--skip-invalid")
+    assert code == 1
+    assert "3 accepted, not yet processed, 1 skipped as edits of posted ones, 1 invalid" in said
+    edited, invalid = (desk.results(calls)[n] for n in (1, 3))
+    assert (edited["state"], edited["message"]) == ("skipped", "looks like an edit of a posted row")
+    assert (invalid["line"], invalid["lead"]) == ("5", lead(3))
+    assert invalid["message"].startswith("ActivityEvent: x is not a positive whole number")
 
 
 def test_the_variable_names_the_time_zone(desk: Desk, calls: Path) -> None:
@@ -230,7 +237,7 @@ def test_a_row_that_a_worker_sends_meanwhile_is_not_sent_under_another_file_name
     monkeypatch.setattr(entries, "withdraw", claimed_first)
     code, said = desk.post(renamed, "--duplicates", "skip")
     assert code == 2
-    assert "1 row of this file had not been sent before, and may have been now" in said
+    assert "1 unsent row of this file may have been sent meanwhile" in said
     assert len(desk.notes()) == 1
     monkeypatch.setattr(entries, "withdraw", withdraw)
     assert desk.post(renamed, "--duplicates", "skip")[0] == 0
@@ -331,7 +338,9 @@ def test_what_is_uncertain_is_in_the_results_and_in_no_file_to_post(
     assert names(desk) == ["calls.csv", "calls.csv.results.csv"]
     assert sorted(desk.states(calls)) == ["accepted", "uncertain", "uncertain"]
     code, said = desk.post(calls)
-    assert code == 0 or "nothing new" in said
+    assert (code, "nothing new" in said) == (1, True)
+    assert said.splitlines()[-1].endswith(f"leadpost reconcile {calls}")
+    assert "a second time" not in said
     assert len(desk.sandbox.posted()) == 2
     assert desk.run("reconcile", calls).exit_code == 1
     assert sorted(desk.states(calls)) == ["accepted", "accepted", "uncertain"]
@@ -344,7 +353,7 @@ def test_what_is_uncertain_is_in_the_results_and_in_no_file_to_post(
 def test_uncertain_posts_one_after_another_stop_the_run(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.cli.files.sending.MOST_UNCERTAIN", 2)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender.MOST_UNCERTAIN", 2)
     write_csv(calls, [cells(n) for n in range(40)])
     desk.sandbox.fail(*["cut-after"] * 400)
     code, said = desk.post(calls)
@@ -379,6 +388,8 @@ def test_refused_keys_end_the_run_with_3(desk: Desk, calls: Path) -> None:
     code, said = desk.post(calls, LEADPOST_SECRET_KEY="wrong")
     assert code == 3
     assert "The keys were rejected; nothing more was sent. See which: leadpost doctor" in said
+    assert "3 not sent" in said
+    assert "left. Run the same command again" not in said
     assert desk.post(calls)[0] == 0
 
 
@@ -425,8 +436,8 @@ def test_a_run_says_why_nothing_is_sent(  # noqa: PLR0917  a table's columns
     def bucket(*_: object, hooks: Sequence[Hook], **__: object) -> TokenBucket:
         return TokenBucket(tokens, period=3.0, hooks=hooks)
 
-    monkeypatch.setattr("leadpost.cli.files.sending.SharedTokenBucket", bucket)
-    monkeypatch.setattr("leadpost.cli.files.sending._IDLE", 0.5)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender.SharedTokenBucket", bucket)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender._IDLE", 0.5)
     write_csv(calls, [cells(0), cells(1)])
     with Sandbox(limit=None, faults=Faults(script=[fault], retry_after=3)) as sandbox:
         desk.environment |= keys_of(sandbox)
@@ -438,7 +449,7 @@ def test_a_run_says_why_nothing_is_sent(  # noqa: PLR0917  a table's columns
 def test_a_run_says_that_rows_of_a_killed_run_are_settled(
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leadpost.cli.files.sending._IDLE", 0.1)
+    monkeypatch.setattr("leadpost.cli.files.sending.sender._IDLE", 0.1)
     assert desk.post(calls)[0] == 0
     with closing(sqlite3.connect(desk.outbox)) as database, database:
         ends_by = time.time() + 3 - _calls.OVERDUE
@@ -452,17 +463,53 @@ def test_a_run_says_that_rows_of_a_killed_run_are_settled(
     assert sorted(desk.states(calls)) == [*["accepted"] * 3, "uncertain"]
 
 
-def test_a_results_file_that_is_open_elsewhere_does_not_fail_a_run(desk: Desk, calls: Path) -> None:
+def test_a_results_file_whose_name_a_folder_has_is_named(desk: Desk, calls: Path) -> None:
     results = calls.with_name("calls.csv.results.csv")
     results.mkdir()
     code, said = desk.post(calls)
-    assert code == 0
-    assert f"Close it, then: leadpost results {calls}" in said
+    assert code == 1
+    assert (
+        f"{results} could not be written: Is a directory. Rename the folder of that name, then:"
+        f" leadpost results {calls}\n"
+    ) in said
+    assert "3 accepted, not yet processed" in said
+    assert "Results: " not in said
     assert desk.notes() == ["Note 0", "Note 1", "Note 2"]
+    assert desk.run("results", calls).exit_code == 1
     results.rmdir()
-    done = desk.run("results", calls)
-    assert done.exit_code == 0
+    assert desk.run("results", calls).exit_code == 0
     assert desk.states(calls) == ["accepted"] * 3
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device. Make room, then: "),
+        (
+            errno.EROFS,
+            "Read-only file system. Close it if it is open elsewhere, or make its folder",
+        ),
+        (errno.EIO, "Input/output error. Correct that, then: "),
+    ],
+)
+def test_results_that_cannot_be_written_leave_those_before(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    assert desk.post(calls)[0] == 0
+    results = calls.with_name("calls.csv.results.csv")
+    before = results.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/tmp/xyz.tmp")
+
+    monkeypatch.setattr("leadpost.cli.files.reporting.outputs.NamedTemporaryFile", fail)
+    write_csv(calls, [cells(n) for n in range(4)])
+    code, shown = desk.post(calls)
+    assert code == 1
+    assert f"{results} could not be written: {said}" in shown
+    assert "4 accepted, not yet processed" in shown
+    assert results.read_bytes() == before
+    assert names(desk) == ["calls.csv", "calls.csv.results.csv"]
 
 
 def test_results_of_a_file_that_was_never_posted(desk: Desk, calls: Path) -> None:
@@ -470,7 +517,7 @@ def test_results_of_a_file_that_was_never_posted(desk: Desk, calls: Path) -> Non
     assert desk.post(calls)[0] == 0
     done = desk.run("results", other)
     assert done.exit_code == 2
-    assert "nothing of it was posted from this outbox (batch other.csv)" in done.output
+    assert "was never posted from this outbox (batch other.csv)" in done.output
     done = desk.run("results", calls, "--outbox", "missing.db")
     assert "there is no such outbox" in done.output
 
@@ -480,22 +527,6 @@ def test_temporary_files_of_a_killed_run_are_removed(desk: Desk, calls: Path) ->
     left.write_text("left")
     assert desk.post(calls)[0] == 0
     assert not left.exists()
-
-
-def test_a_results_file_that_is_not_finished_leaves_the_one_before(
-    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert desk.post(calls)[0] == 0
-    results = calls.with_name("calls.csv.results.csv")
-    before = results.read_bytes()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("leadpost.cli.files.outputs.outcome", full)
-    assert "No space left on device. Make room, then: leadpost results" in desk.post(calls)[1]
-    assert results.read_bytes() == before
-    assert names(desk) == ["calls.csv", "calls.csv.results.csv"]
 
 
 def test_empty_cells_are_sent_only_if_asked_for(desk: Desk, calls: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading
 
 RECORDED = Path(__file__).parent / "recorded"
 SHEET = Reading(timezone="Asia/Kolkata")

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import pytest
 from cli_support import start, states_in, until
 from files_support import Desk, cells, keys_of, read_csv, write_csv
 from processes import ENVIRONMENT, Process
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
-from leadpost.cli.files import entries
-from leadpost.cli.files.ledger import Batch, Ledger
 from leadpost.cli.signals import Stop, on_signals
 from leadpost.errors import OutboxError
 from leadpost.outbox import Outbox
@@ -208,22 +207,26 @@ def test_a_cancellation_without_a_signal_is_no_success(
         desk.run(command, *([path] if command == "post" else []))
 
 
-def test_a_run_whose_rows_cannot_be_put_ends_and_says_so(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put = entries.put
+@pytest.mark.parametrize("pages", [20, 120])
+def test_a_full_disk_ends_a_run_at_once(desk: Desk, pages: int) -> None:
+    """While rows are put, and while results are recorded."""
 
-    async def full(ledger: Ledger, batch: Batch, rows: Sequence[Any]) -> None:
-        await put(ledger, batch, rows)
-        raise OutboxError("the disk is full")
+    def fill(connection: Any, _: object) -> None:
+        connection.cursor().execute(f"PRAGMA max_page_count = {pages}")
 
-    monkeypatch.setattr(entries, "put", full)
-    path = write_csv(desk.folder / "calls.csv", [cells(0)])
-    done = desk.run("post", path, "--timezone", "UTC", "--quiet")
-    assert (done.exit_code, done.stderr) == (2, "error: the disk is full\n")
-    monkeypatch.setattr(entries, "put", put)
-    assert desk.post(path)[0] == 0
-    assert desk.notes() == ["Note 0"]
+    path = write_csv(desk.folder / "calls.csv", [cells(n) for n in range(300)])
+    event.listen(Engine, "connect", fill)
+    try:
+        began = time.monotonic()
+        done = desk.run("post", path, "--timezone", "UTC", "--quiet")
+        assert time.monotonic() - began < 120  # it would wait for a database for five minutes
+    finally:
+        event.remove(Engine, "connect", fill)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "/outbox.db: the disk is full: make room (SQLITE_FULL); then run the same command again"
+    )
+    assert 0 < len(desk.sandbox.accepted) < 300 or pages == 20
 
 
 def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +239,7 @@ def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPa
             pressed.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("leadpost.cli.files.plan.Rows.add", pressing)
+    monkeypatch.setattr("leadpost.cli.files.comparing.plan.Rows.add", pressing)
     done = desk.run("post", path, "--timezone", "UTC")
     assert (done.exit_code, done.stderr) == (130, "Stopped: nothing was sent\n")
     assert desk.notes() == []

@@ -11,10 +11,10 @@ import pytest
 from files_support import lead
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.opening import opened
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Reading
-from leadpost.cli.files.workbook import workbook_grid
+from leadpost.cli.files.reading.opening import opened
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading
+from leadpost.cli.files.reading.workbook import workbook_grid
 
 FOLDER = Path(__file__).parent / "workbooks"
 HEADER = ("Lead Id", "Activity Event", "Activity Date", "Notes")

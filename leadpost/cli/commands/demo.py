@@ -16,7 +16,7 @@ from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
-from leadpost.cli.files.progress import Progress, shown
+from leadpost.cli.files.sending.progress import Progress, shown
 from leadpost.sandbox import Sandbox
 
 _TIMEOUT = 60.0
@@ -87,7 +87,7 @@ async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: in
         ("posted", f"{count}"),
         ("accepted, with a RequestID", f"{posted['accepted']}"),
         ("refused by the sandbox", f"{report.refused}"),
-        ("fullest 5 s", f"{report.fullest_window} of {LIMIT} calls allowed"),
+        ("most calls in 5 s", f"{report.fullest_window} of {LIMIT} allowed"),
         ("status Success", f"{succeeded}"),
         ("time, status calls included", f"{time.monotonic() - began:.1f} s"),
     ):

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -13,16 +13,17 @@ import typer
 from attrs import asdict, evolve, frozen
 from rich.console import Console
 
-from leadpost import Account, AsyncActivityPoster, RetryPolicy, User, errors
+from leadpost import Account, AsyncActivityPoster, RetryPolicy, errors
 from leadpost.cli import options
 from leadpost.cli.account import read_account
+from leadpost.cli.asking import querying
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit, exit_of
 from leadpost.cli.outbox_url import url_of
-from leadpost.outbox import SharedTokenBucket
 
 Call = Callable[[AsyncActivityPoster], Awaitable[object]]
 _ONCE = RetryPolicy(max_attempts=1, max_time=30)
+_WORDS = {"query": "accepted in the query", "headers": "accepted in headers", False: "not needed"}
 _COLOURS = {"ok": "green", "failed": "red", "unknown": "yellow"}
 
 
@@ -38,30 +39,25 @@ class Finding:
     setting: str = ""  # the variable that changes it, "" if there is none
 
 
+_HOW = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
+_UNSEEN = Finding("unknown", "only posting shows it", _HOW)
+
+
 @frozen
 class Check:
     """A call, and the setting of the account that it shows to be right or wrong."""
 
     name: str
-    setting: str  # the attribute of the account, "" if there is none
-    call: Call  # returns a finding, or anything else if the setting is right
+    setting: str = ""  # the attribute of the account, "" if there is none
+    call: Call | None = None  # returns a finding, or anything else if the setting is right
     path: str = ""  # the attribute to change if there is no such path, by default the setting
     keys: str = ""  # the variables to correct if the keys are rejected
     others: Sequence[tuple[str, object]] = ()  # settings with which the call may work
     replaces: str = ""  # the attribute that has the value of the setting in this call
 
 
-async def _keys(poster: AsyncActivityPoster) -> Finding:
-    await poster.user()
-    return Finding("ok", f"AccessKey and SecretKey accepted in the {poster.account.keys_in}")
-
-
 async def _hosts(poster: AsyncActivityPoster) -> Finding:
-    return compared(poster.account, await poster.user())
-
-
-def compared(account: Account, user: User) -> Finding:
-    """Compare an account's hosts with those that LeadSquared names."""
+    account, user = poster.account, await poster.user()
     host, sync_host = (urlsplit(url).netloc for url in (account.host, account.sync_host))
     if account.is_loopback or user.async_host == host:
         return Finding("ok", f"{host}, {user.sync_host}")
@@ -73,10 +69,9 @@ def compared(account: Account, user: User) -> Finding:
 
 
 async def _time_zone(poster: AsyncActivityPoster) -> Finding:
-    zone = (await poster.user()).time_zone
-    if zone is None:
-        return Finding("unknown", "not in LeadSquared's answer", "name it: --timezone")
-    return Finding("ok", zone, f"for date-times of files without an offset: --timezone {zone}")
+    if zone := (await poster.user()).time_zone:
+        return Finding("ok", zone, f"for date-times of files without an offset: --timezone {zone}")
+    return Finding("unknown", "not in LeadSquared's answer", "name it: --timezone")
 
 
 async def _status(poster: AsyncActivityPoster) -> None:
@@ -84,30 +79,35 @@ async def _status(poster: AsyncActivityPoster) -> None:
         await poster.status(str(uuid4()))
 
 
-async def _unseen(_: AsyncActivityPoster) -> Finding:
-    remedy = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
-    return Finding("unknown", "only a post shows it", remedy)
+async def _shapes(poster: AsyncActivityPoster) -> Finding:
+    await poster.find_lead("EmailAddress", f"{uuid4()}@example.com")
+    codes = [kind.code for kind in await poster.activity_types() if kind.code]
+    for code in codes[:1]:
+        await poster.activity_type(code)
+        await poster.activities_between(code, datetime.now(UTC), datetime.now(UTC))
+    return Finding("ok", f"leads, activities and {len(codes)} activity types can be read")
 
 
-_metrics, _types = AsyncActivityPoster.metrics, AsyncActivityPoster.activity_types
-_createcustom_metrics = partial(_metrics, endpoint="createcustom")
 _OWN_KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or LEADPOST_REGION, or activate the user"
-_API_KEY = "LEADPOST_API_KEY"
 _EITHER_WAY = [("keys_in", "query"), ("keys_in", "headers")]
 _TOO = [("keys_for_status", True)]
+_metrics = AsyncActivityPoster.metrics
 
 CHECKS = (
-    Check("keys", "keys_in", _keys, "sync_host", _OWN_KEYS, _EITHER_WAY),
+    Check("keys", "keys_in", AsyncActivityPoster.user, "sync_host", _OWN_KEYS, _EITHER_WAY),
     Check("hosts", "host", _hosts, "sync_host"),
     Check("time zone", "", _time_zone, "sync_host"),
-    Check("keys for status calls", "keys_for_status", _metrics, "metrics_path", _API_KEY, _TOO),
+    Check("keys for status", "keys_for_status", _metrics, "metrics_path", "LEADPOST_API_KEY", _TOO),
     Check("metrics path", "metrics_path", _metrics),
     Check("status path", "status_path", _status, others=[("status_path", "/activity/status")]),
-    Check("createcustom status path", "createcustom_status_path", _status, replaces="status_path"),
-    Check("createcustom metrics path", "createcustom_metrics_path", _createcustom_metrics),
-    Check("sync host", "sync_host", _types),
-    Check("submit path", "submit_path", _unseen),
-    Check("FAILURE", "failure_is_final", _unseen),
+    Check("createcustom status", "createcustom_status_path", _status, replaces="status_path"),
+    Check("createcustom metrics", "createcustom_metrics_path", lambda p: p.metrics("createcustom")),
+    Check("sync host", "sync_host", AsyncActivityPoster.activity_types),
+    Check("sync answers", "", _shapes),
+    Check("submit path", "submit_path"),
+    Check("status FAILURE", "failure_is_final"),
+    *map(Check, ("limit of queries", "limit of the account", "field values", "parameters")),
+    *map(Check, ("nested sets", "activity id", "gateway answers")),
 )
 
 
@@ -125,7 +125,10 @@ async def diagnose(account: Account, outbox: str | None) -> list[Finding]:
 async def _made(check: Check, account: Account, url: str) -> Finding:
     value = getattr(account, check.setting, "")
     replaced = {check.replaces: value} if check.replaces else {}
+    if check.call is None:
+        return _UNSEEN
     answer = await _answer(check.call, account, url, **replaced)
+    setting = _variable(check.path or check.setting)
     match answer:
         case Finding():
             return answer
@@ -134,24 +137,23 @@ async def _made(check: Check, account: Account, url: str) -> Finding:
         case errors.Unauthorized() if check.keys:
             remedy = f"correct {check.keys}"
         case errors.Unauthorized() | errors.NotFound() | errors.UnexpectedAnswer():
-            remedy = f"set {_variable(check.path or check.setting)}"
-        case errors.ConfigurationError():
-            return Finding("unknown", str(answer), "set LEADPOST_SYNC_HOST")
+            remedy = f"set {setting}" if setting else "report this line to leadpost's authors"
         case errors.LeadpostError():
-            return Finding("unknown", f"{value}: {answer}", "try again later")
+            needs_host = isinstance(answer, errors.ConfigurationError)
+            remedy = "set LEADPOST_SYNC_HOST" if needs_host else "try again later"
+            return Finding("unknown", str(answer), remedy)
         case _:
-            return Finding("ok", str(value))
+            return Finding("ok", _WORDS.get(value, value))
     for name, other in check.others:
         again = await _answer(check.call, account, url, **{name: other})
         if not isinstance(again, errors.LeadpostError):
             remedy = f"set {_variable(name)}={str(other).lower()}"
-    return Finding("failed", f"{value}: {answer}", remedy, exit_of(answer))
+    return Finding("failed", str(answer), remedy, exit_of(answer))
 
 
 async def _answer(call: Call, account: Account, url: str, **changes: Any) -> object:
     """Return the answer to a call with changes to the account, or its error."""
-    account, bucket = evolve(account, region=None, **changes), SharedTokenBucket(url)
-    async with AsyncActivityPoster(account, bucket=bucket, retry=_ONCE) as poster:
+    async with querying(evolve(account, region=None, **changes), url, retry=_ONCE) as poster:
         try:
             return await call(poster)
         except errors.LeadpostError as error:
@@ -166,14 +168,12 @@ def show(found: Sequence[Finding], *, as_json: bool = False) -> Exit:
     """Print what was found, and return the highest exit code."""
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found]))
-    else:
-        for each in found:
-            verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
-            setting = f" ({each.setting})" if each.setting else ""
-            meaning = " ".join(each.meaning.split())[:300]
-            typer.echo(f"{verdict}  {each.name:25}  {meaning}{setting}")
-            if each.remedy:
-                typer.echo(f"{'':36}→ {each.remedy}")
+    for each in () if as_json else found:
+        verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
+        setting = f" ({each.setting})" if each.setting else ""
+        typer.echo(f"{verdict}  {each.name:25}  {' '.join(each.meaning.split())[:300]}{setting}")
+        if each.remedy:
+            typer.echo(f"{'':36}→ {each.remedy}")
     return max((finding.exit_code for finding in found), default=Exit.ALL_ACCEPTED)
 
 
@@ -187,8 +187,8 @@ def doctor(
     """
     Check keys, hosts and paths, and say which setting to change; post nothing.
 
-    Each assumption about LeadSquared that can be set is a line. The exit code is 0 if no check
-    failed, 3 if keys are rejected, 75 if a host cannot be reached, else 1.
+    Each assumption about LeadSquared is a line. The exit code is 0 if no check failed, 3 if keys
+    are rejected, 75 if a host cannot be reached, else 1.
 
     Examples:
     - `leadpost doctor`

@@ -1,33 +1,26 @@
 """`leadpost outbox`: the state of an outbox, its entries, and changes by hand."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
+from leadpost import Account
 from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.ledger import Ledger
+from leadpost.cli.files.comparing.ledger import Ledger
 from leadpost.cli.outbox_url import existing
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
 
-T = TypeVar("T")
 State = Literal["pending", "sending", "accepted", "succeeded", "failed", "rejected", "uncertain"]
 Retried = Literal["failed", "rejected", "uncertain"]
 Ids = Annotated[list[int] | None, typer.Option("--id", metavar="N", help="The entry with this id.")]
-AccountName = Annotated[
-    str | None,
-    typer.Option(
-        "--account",
-        envvar="LEADPOST_ACCOUNT",
-        metavar="NAME",
-        help="Whose entries; by default those of your account.",
-    ),
-]
 
 app = typer.Typer(rich_markup_mode="markdown", no_args_is_help=True, add_completion=False)
 
@@ -50,7 +43,6 @@ def status(
     batch: options.Batch = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     outbox: options.OutboxUrl = None,
-    account: AccountName = None,
     env_file: options.EnvFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -69,10 +61,8 @@ def status(
                 return
             await asyncio.sleep(1)
 
-    try:
-        _with_outbox(show, outbox, account, env_file)
-    except KeyboardInterrupt:
-        return  # the only way to end --watch
+    with suppress(KeyboardInterrupt):  # the only way to end --watch
+        _with_outbox(outbox, _owner(env_file), show)
 
 
 @app.command("list")
@@ -82,7 +72,6 @@ def list_(
     batch: options.Batch = None,
     state: Annotated[State | None, typer.Option(help="Only entries in this state.")] = None,
     outbox: options.OutboxUrl = None,
-    account: AccountName = None,
     env_file: options.EnvFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object on each line.")] = False,
 ) -> None:
@@ -93,12 +82,13 @@ def list_(
     - `leadpost outbox list --state uncertain`
     - `leadpost outbox list calls.csv --json`
     """
-
-    async def show(opened: Outbox) -> None:
-        states: list[State] = [state] if state else []
-        await outbox_entries.show_entries(opened, states, _batch(file, batch), as_json=as_json)
-
-    _with_outbox(show, outbox, account, env_file)
+    states: list[State] = [state] if state else []
+    name = _batch(file, batch)
+    _with_outbox(
+        outbox,
+        _owner(env_file),
+        lambda opened: outbox_entries.show_entries(opened, states, name, as_json=as_json),
+    )
 
 
 @app.command()
@@ -112,7 +102,6 @@ def retry(
         bool, typer.Option("--yes", help="Uncertain ones too: they may be posted twice.")
     ] = False,
     outbox: options.OutboxUrl = None,
-    account: AccountName = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """
@@ -132,12 +121,12 @@ def retry(
     states: list[Retried] = [state] if state else ["failed", "rejected"]
     if yes and not state:
         states.append("uncertain")
-
-    async def change(opened: Outbox) -> bool:
-        return await outbox_entries.retry(opened, states, ids, _batch(file, batch))
-
-    if not _with_outbox(change, outbox, account, env_file):
-        raise typer.Exit(Exit.SOME_NOT)
+    name = _batch(file, batch)
+    _with_outbox(
+        outbox,
+        _owner(env_file),
+        lambda opened: outbox_entries.retry(opened, states, ids, name),
+    )
 
 
 @app.command()
@@ -148,7 +137,6 @@ def arrived(
     *,
     ids: Ids = None,
     outbox: options.OutboxUrl = None,
-    account: AccountName = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """
@@ -162,12 +150,11 @@ def arrived(
     """
     if not (keys or ids):
         raise typer.BadParameter("choose with --key or --id")
-
-    async def change(opened: Outbox) -> bool:
-        return await outbox_entries.arrived(opened, keys or [], ids or [])
-
-    if not _with_outbox(change, outbox, account, env_file):
-        raise typer.Exit(Exit.SOME_NOT)
+    _with_outbox(
+        outbox,
+        _owner(env_file),
+        lambda opened: outbox_entries.arrived(opened, keys or [], ids or []),
+    )
 
 
 @app.command()
@@ -175,7 +162,6 @@ def prune(
     *,
     older_than: Annotated[str, typer.Option(metavar="TIME", help="Such as 30d, 12h, 90m, 5s.")],
     outbox: options.OutboxUrl = None,
-    account: AccountName = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """
@@ -193,7 +179,7 @@ def prune(
         await Ledger(opened, "").record_ended()  # what only the entries tell
         typer.echo(f"entries deleted: {await opened.prune(age):,}")
 
-    _with_outbox(deleting, outbox, account, env_file)
+    _with_outbox(outbox, _owner(env_file), deleting)
 
 
 @app.command()
@@ -220,7 +206,7 @@ def adopt(
         await ledger.adopt(previous)
         typer.echo(f"entries of {previous} that now belong to {opened.account}: {count:,}")
 
-    _with_outbox(adopting, outbox, None, env_file)
+    _with_outbox(outbox, own, adopting)
 
 
 @app.command("account")
@@ -252,17 +238,19 @@ def _batch(file: str | None, batch: str | None) -> str | None:
     return batch or (Path(file).name if file else None)
 
 
-def _with_outbox(
-    work: Callable[[Outbox], Awaitable[T]],
-    url: str | None,
-    account: str | None,
-    env_file: Path | None,
-) -> T:
-    """Return what `work` returns, given the outbox of the options."""
-    owner = account or read_account(env_file)
+def _owner(env_file: Path | None) -> Account | str:
+    """Return whose entries are meant: a name is enough, without keys."""
+    return os.environ.get("LEADPOST_ACCOUNT") or read_account(env_file)
 
-    async def working() -> T:
+
+def _with_outbox(
+    url: str | None, owner: Account | str, work: Callable[[Outbox], Awaitable[bool | None]]
+) -> None:
+    """Do some work with an outbox; end with 1 if the work returns False."""
+
+    async def working() -> bool | None:
         async with Outbox(existing(url), owner) as opened:
             return await work(opened)
 
-    return asyncio.run(working())
+    if asyncio.run(working()) is False:
+        raise typer.Exit(Exit.SOME_NOT)

@@ -11,9 +11,9 @@ from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import read_account, read_account_if_any
 from leadpost.cli.console import logged
-from leadpost.cli.files.options import Options
+from leadpost.cli.files.comparing.options import Options
 from leadpost.cli.files.posting import post_file
-from leadpost.cli.files.reading import Reading, pairs_of, zone_of
+from leadpost.cli.files.reading.settings import Reading, pairs_of, zone_of
 from leadpost.cli.outbox_url import url_of
 
 
@@ -23,7 +23,7 @@ def post(
     batch: options.Batch = None,
     duplicates: Annotated[
         Literal["skip", "post"] | None,
-        typer.Option(help="Rows that look like posted ones: leave out or post; by default, ask."),
+        typer.Option(help="Skip or post rows that look like posted ones; by default, ask."),
     ] = None,
     account_check: Annotated[
         Literal["warn", "strict", "off"],
@@ -46,7 +46,7 @@ def post(
         typer.Option("--dry-run", help="Only show the plan. Without keys, check the file alone."),
     ] = False,
     first: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Post N rows at most, and stop.")
+        int | None, typer.Option(min=1, metavar="N", help="Post at most N rows.")
     ] = None,
     skip_invalid: Annotated[
         bool,
@@ -69,7 +69,7 @@ def post(
     ] = "5m",
     on_uncertain: Annotated[
         Literal["raise", "retry"],
-        typer.Option(help="A post that may have arrived: report it, or post it again."),
+        typer.Option(help="Report a post that may have arrived (raise), or post it again (retry)."),
     ] = "raise",
     limit: options.Limit = LIMIT,
     outbox: options.OutboxUrl = None,

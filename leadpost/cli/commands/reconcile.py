@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
-from leadpost.cli.account import naming, read_account
+from leadpost.cli.account import read_account
+from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
-from leadpost.cli.files.looking import Question, ask, look
+from leadpost.cli.files.looking import Question, ask
 from leadpost.cli.outbox_url import existing
-from leadpost.outbox import Outbox, SharedTokenBucket
+from leadpost.outbox import Outbox
 
 
 def reconcile(
@@ -38,8 +38,9 @@ def reconcile(
     Look for uncertain activities on their leads.
 
     A match proves that an activity arrived. No match proves nothing for the first 12 hours; after
-    that, the next run posts it again. All uncertain activities of the outbox are looked for. With a
-    FILE, its results and rejects are written then. The exit code is 1 if some stay uncertain.
+    that, the next run posts it again. All uncertain activities of the outbox are looked for, as one
+    may be taken for another. With a FILE, its results and rejects are written then. The exit code
+    is 1 if some stay uncertain.
 
     Examples:
     - `leadpost reconcile calls.csv`
@@ -56,20 +57,13 @@ def reconcile(
         return f"looked for {looked[0]:,} of {looked[1]:,} uncertain activities"
 
     async def reconciling(opened: Outbox, _: str | None) -> dict[str, int]:
-        bucket = SharedTokenBucket(url, limit=limit)
-        async with AsyncActivityPoster(account, bucket=bucket) as poster:
-            with naming(account, sync=True):
-                async with counting(console, progress):
-                    found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
+        asking = querying(account, url, limit, sync=True)
+        async with asking as poster, counting(console, progress):
+            found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
         return {state: found[state] for state in ("accepted", "pending", "uncertain")}
 
     words = "{accepted:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
     question = Question(reconciling, f"{words} uncertain", left="uncertain")
     with logged(console, verbose=verbose):
-        if file is None:
-            asking = ask(question, url, account, as_json=as_json)
-        else:
-            asking = look(
-                file, url, account, console, batch=batch, as_json=as_json, question=question
-            )
+        asking = ask(question, file, url, account, console, batch=batch, as_json=as_json)
         raise typer.Exit(asyncio.run(asking))

@@ -105,7 +105,7 @@ def sandbox(
         Literal["sliding", "fixed", "bucket"], typer.Option(help="How calls are counted.")
     ] = "sliding",
     delay: Annotated[
-        str, typer.Option(metavar="LOW:HIGH", help="Seconds that each way takes, or one number.")
+        str, typer.Option(metavar="LOW:HIGH", help="Seconds for each way: a range, or one number.")
     ] = "0",
     fault: Annotated[
         list[str] | None,

@@ -37,7 +37,9 @@ def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False)
     - `leadpost setup && leadpost post calls.csv --dry-run`
     """
     if not is_terminal():
-        raise InputError("setup asks at a terminal; elsewhere, set LEADPOST_… in the environment")
+        raise InputError(
+            "setup needs a terminal; without one, set the variables LEADPOST_… in the environment"
+        )
     path = keys_path()
     if path.exists() and not typer.confirm(f"{path} exists. Replace it?", err=True):
         raise typer.Exit(Exit.BAD_INPUT)
@@ -77,7 +79,7 @@ def write_keys(path: Path, variables: dict[str, str]) -> None:
     """Write variables to a new file that nobody else can ever read."""
     # In single quotes nothing is expanded, but a single quote would end them.
     if bad := [name for name, value in variables.items() if "'" in value or "\n" in value]:
-        raise InputError(f"{', '.join(bad)}: a key has no quotation mark; copy it again")
+        raise InputError(f"{', '.join(bad)}: a key contains no quotation marks; copy it again")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -15,7 +15,7 @@ from leadpost import ActivityField, ActivityType, AsyncActivityPoster
 from leadpost.cli import options
 from leadpost.cli.asking import asked
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.columns import PARAMETERS, known_target
+from leadpost.cli.files.reading.columns import PARAMETERS, known_target
 from leadpost.errors import ApplicationError, Rejected, UnexpectedAnswer
 
 

@@ -5,21 +5,18 @@ import asyncio
 import typer
 from rich.console import Console
 
-from leadpost import AsyncActivityPoster
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
-from leadpost.cli.account import naming, read_account
+from leadpost.cli.account import read_account
+from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
-from leadpost.cli.files.looking import Question, ask, look
+from leadpost.cli.files.looking import Question, ask
 from leadpost.cli.outbox_url import existing
-from leadpost.outbox import EntryState, Outbox, SharedTokenBucket
-
-_POLL = 1.0
-"""Seconds between two looks at what is left."""
+from leadpost.outbox import EntryState, Outbox
 
 
 def verify(
-    file: options.ResultsOfFile = None,
+    file: options.EntriesOfFile = None,
     *,
     batch: options.Batch = None,
     limit: options.Limit = LIMIT,
@@ -31,9 +28,9 @@ def verify(
     """
     Ask LeadSquared about accepted activities until each has succeeded or failed.
 
-    All activities of the outbox are asked about, one call each. With a FILE, its results and
-    rejects are written then. LeadSquared may retry an activity for hours: Ctrl-C loses nothing, and
-    the same command resumes. The exit code is 1 if some failed.
+    One call each: about the rows of a FILE, whose results and rejects are written then, or else
+    about all activities of the outbox. LeadSquared may retry an activity for hours: Ctrl-C loses
+    nothing, and the same command resumes. The exit code is 1 if some failed.
 
     Examples:
     - `leadpost verify calls.csv`
@@ -53,32 +50,11 @@ def verify(
             done = sum((await found()).values())
             return f"{done:,} of {before['accepted']:,} accepted activities succeeded or failed"
 
-        bucket = SharedTokenBucket(url, limit=limit)
-        async with AsyncActivityPoster(account, bucket=bucket) as poster:
-            with naming(account):
-                async with counting(console, progress):
-                    await _verify(opened, poster, name)
+        async with querying(account, url, limit) as poster, counting(console, progress):
+            await opened.verify(poster, batch=name)
         return await found()
 
     question = Question(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
     with logged(console, verbose=verbose):
-        if file is None:
-            asking = ask(question, url, account, as_json=as_json)
-        else:
-            asking = look(
-                file, url, account, console, batch=batch, as_json=as_json, question=question
-            )
+        asking = ask(question, file, url, account, console, batch=batch, as_json=as_json)
         raise typer.Exit(asyncio.run(asking))
-
-
-async def _verify(outbox: Outbox, poster: AsyncActivityPoster, name: str | None) -> None:
-    """Verify entries until none of a batch is accepted: nobody waits for those of others."""
-    verifying = asyncio.create_task(outbox.verify(poster))
-    try:
-        while (await outbox.counts(name))["accepted"] and not verifying.done():
-            await asyncio.wait([verifying], timeout=_POLL)
-        if verifying.done():
-            verifying.result()
-    finally:
-        verifying.cancel()
-        await asyncio.wait([verifying])

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from leadpost import Account
 from leadpost.cli.console import say
-from leadpost.cli.exits import Exit, text_of_error
-from leadpost.cli.files.comparing import Comparison, compared
-from leadpost.cli.files.ledger import Batch, Ledger
-from leadpost.cli.files.options import Options
-from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.showing import arguments, done_json, done_lines
+from leadpost.cli.exits import Exit
+from leadpost.cli.files.comparing.comparison import Comparison, compared
+from leadpost.cli.files.comparing.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.reporting.outputs import Outputs
+from leadpost.cli.files.reporting.showing import arguments, done_json, done_lines
 from leadpost.cli.outbox_url import outbox_option
 from leadpost.outbox import Outbox
 
@@ -71,13 +71,27 @@ async def look(
             await question.ask(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
         report(found, outputs)
-        return Exit.ALL_ACCEPTED if outputs.accepted == len(found.plan.rows) else Exit.SOME_NOT
+        is_fine = outputs.accepted == len(found.plan.rows) and outputs.are_written
+        return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT
 
 
-async def ask(question: Question, url: str, account: Account, *, as_json: bool) -> Exit:
-    """Ask about all entries of an outbox; return 1 if some need attention."""
+async def ask(
+    question: Question,
+    file: str | None,
+    url: str,
+    account: Account,
+    console: Console,
+    *,
+    batch: str | None,
+    as_json: bool,
+) -> Exit:
+    """Ask about a file, see `look`, or about all entries; return 1 if some need attention."""
+    if file is not None:
+        return await look(
+            file, url, account, console, batch=batch, as_json=as_json, question=question
+        )
     async with Outbox(url, account) as outbox:
-        found = await question.ask(outbox, None)
+        found = await question.ask(outbox, batch)
     if as_json:
         echo_json(found)
     else:
@@ -90,14 +104,14 @@ async def ask(question: Question, url: str, account: Account, *, as_json: bool) 
 
 async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
-    outputs, batch = found.outputs, cast("Batch", found.batch)  # it was posted
+    outputs, batch = Outputs.of(found), cast("Batch", found.batch)  # it was posted
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
-        remedy = "Make room" if error.errno == errno.ENOSPC else "Close it"
+        await outputs.count(found.plan, ledger)
         say(
             console,
-            f"The results could not be written: {text_of_error(error)}. {remedy}, then:"
+            f"{outputs.results} could not be written: {error.strerror}. {_remedy_of(error)}, then:"
             f" leadpost results {arguments(found)}",
         )
     await ledger.record_ended(batch)
@@ -105,12 +119,26 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     return outputs
 
 
-def report(found: Comparison, outputs: Outputs, seconds: float | None = None) -> None:
-    """Print what became of the rows."""
+def _remedy_of(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "Make room"
+        case errno.EISDIR:
+            return "Rename the folder of that name"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "Close it if it is open elsewhere, or make its folder writable"
+        case _:
+            return "Correct that"
+
+
+def report(
+    found: Comparison, outputs: Outputs, seconds: float | None = None, *, has_failed: bool = False
+) -> None:
+    """Print what became of the rows, see `done_lines`."""
     if found.options.as_json:
         echo_json(done_json(found, outputs, seconds))
     else:
-        typer.echo("\n".join(done_lines(found, outputs, seconds)))
+        typer.echo("\n".join(done_lines(found, outputs, seconds, has_failed=has_failed)))
 
 
 def echo_json(record: Mapping[str, Any]) -> None:

@@ -13,13 +13,11 @@ from leadpost import Account
 from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of
-from leadpost.cli.files import entries
-from leadpost.cli.files.comparing import Comparison, Difference, compared, differences
-from leadpost.cli.files.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.comparison import Comparison, Difference, compared, differences
+from leadpost.cli.files.comparing.ledger import Batch, Ledger
+from leadpost.cli.files.comparing.options import Options
 from leadpost.cli.files.looking import echo_json, report, write_outputs
-from leadpost.cli.files.options import Options
-from leadpost.cli.files.sending import Sender
-from leadpost.cli.files.showing import (
+from leadpost.cli.files.reporting.showing import (
     account_shown,
     arguments,
     doubt_lines,
@@ -28,7 +26,8 @@ from leadpost.cli.files.showing import (
     plan_table,
     warning_lines,
 )
-from leadpost.cli.outbox_url import outbox_option
+from leadpost.cli.files.sending import entries
+from leadpost.cli.files.sending.sender import Sender
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import (
     ConnectionFailed,
@@ -78,7 +77,7 @@ class _Run:
             is_fine = not plan.counts["invalid"] and not plan.doubtful and not unmade
             return Exit.ALL_ACCEPTED if is_fine else Exit.BAD_INPUT
         if unmade:
-            why: str | None = "To post without that check, say --account-check warn"
+            why: str | None = "To post without that check, add --account-check warn"
         else:
             why = self._invalid() or self._too_many() or self._doubtful() or self._declined()
         if why is not None:
@@ -154,21 +153,21 @@ class _Run:
         return None if agreed else ""
 
     async def _post(self, account: Account, ledger: Ledger) -> Exit:
-        options, found, plan = self._options, self._found, self._found.plan
+        found, plan = self._found, self._found.plan
         found.batch = batch = await self._begin(ledger)
         if sent_meanwhile := await entries.withdraw(ledger, plan.unsent):
             # What replaces these rows could be a second time the same, or an edit.
-            rows = number_of(sent_meanwhile, "row")
+            rows = number_of(sent_meanwhile, "unsent row")
             say(
                 self._console,
-                f"Nothing was sent: {rows} of this file had not been sent before, and may have been"
-                " now, by another run or a worker. Run the same command again",
+                f"Nothing was sent: {rows} of this file may have been sent meanwhile, by another"
+                " run or a worker. Run the same command again",
             )
             return Exit.BAD_INPUT
         await ledger.record_gone(plan.gone, plan.back)
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
-            say(self._console, f"{rows} gone from the file: withdrawn, nothing sends them")
+            say(self._console, f"{rows} gone from the file: withdrawn, and not sent")
         sender = Sender(found, account, ledger, batch, self._console, self._stop)
         await sender.send()
         if self._stop.signal is not None:
@@ -186,16 +185,11 @@ class _Run:
                 self._console,
                 f"{sender.uncertain} posts in a row are uncertain; nothing more was sent",
             )
-        report(found, outputs, sender.progress.elapsed)
-        for name in plan.batches if plan.doubtful else ():
-            if uncertain := (await ledger.outbox.counts(name))["uncertain"]:
-                rows = number_of(uncertain, "uncertain row")
-                command = f"leadpost reconcile{outbox_option(options.url)}"
-                say(self._console, f"{name}, which has the skipped rows, has {rows}: {command}")
+        report(found, outputs, sender.progress.elapsed, has_failed=sender.error is not None)
         if sender.error is not None:
             return exit_of(sender.error)
         left = len(plan.rows) - outputs.accepted - plan.counts["later"]
-        return Exit.SOME_NOT if left > 0 else Exit.ALL_ACCEPTED
+        return Exit.SOME_NOT if left > 0 or not outputs.are_written else Exit.ALL_ACCEPTED
 
     async def _begin(self, ledger: Ledger) -> Batch:
         """Record the batch; a rejects file leaves it as it was."""
@@ -208,7 +202,10 @@ class _Run:
 def _said_of(error: LeadpostError, account: Account) -> str:
     match error:
         case Unauthorized():
-            return "The keys were rejected; nothing more was sent. See which: leadpost doctor"
+            return (
+                "The keys were rejected; nothing more was sent. See which: leadpost doctor. Correct"
+                " them, then run the same command again"
+            )
         case NotFound():
             return f"The URL is wrong; nothing more was sent: {error}"
         case ConnectionFailed():

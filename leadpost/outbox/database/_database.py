@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext, suppress
+from math import inf
 from pathlib import Path
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.errors import DiskFull, OutboxError, OutboxUnavailable
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
@@ -254,6 +255,9 @@ class Store:
             try:
                 return await run()
             except OutboxUnavailable as error:
+                # Only what runs until it is stopped waits for somebody to make room.
+                if isinstance(error, DiskFull) and self._patience < inf:
+                    raise
                 if self._patience:
                     self._reachability.failed(error)
                 if self._reachability.unreachable_for >= self._patience:

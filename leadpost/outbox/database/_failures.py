@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.errors import DiskFull, OutboxError, OutboxUnavailable
 from leadpost.outbox.database._urls import DatabaseUrl
 
 FAILURES = (
@@ -28,11 +28,15 @@ MAY_WRITE = "does the folder exist, and may this user write there?"
 _LOCKED = "another process keeps it locked: find out which"
 _POOLER = "the connections of a pooler such as PgBouncer are shared: add pgbouncer=true to the URL"
 
+_FULL = {
+    "SQLITE_FULL": "the disk is full: make room",
+    "SQLITE_IOERR_WRITE": "the disk takes no more data: make room, or raise the quota",
+    "53100": "the server's disk is full: make room",
+}
 _MAY_PASS = {
     "SQLITE_BUSY": _LOCKED,
     "SQLITE_LOCKED": _LOCKED,
     "SQLITE_PROTOCOL": _LOCKED,
-    "SQLITE_FULL": "the disk is full: make room",
     "SQLITE_IOERR": "the disk cannot be read or written: is it failing?",
     "08": "the connection was lost",
     "25006": "the server is read-only: a standby, or in a failover",
@@ -40,7 +44,6 @@ _MAY_PASS = {
     "25P04": "the server ended a transaction that took too long",
     "40": "the server ended the transaction in favor of another",
     "53": "the server has no memory left",
-    "53100": "the server's disk is full: make room",
     "53300": "the server has no free connection: use fewer, or raise max_connections",
     "55P03": "another process keeps a lock",
     "57": "the server stops, starts, or ended the statement",
@@ -68,6 +71,11 @@ _LASTING = {
     "XX002": "an index of the server is damaged: REINDEX it",
 }
 """What to do, by the beginning of SQLite's name of an error, or of PostgreSQL's SQLSTATE."""
+_TABLES: tuple[tuple[type[OutboxError], dict[str, str]], ...] = (
+    (DiskFull, _FULL),
+    (OutboxUnavailable, _MAY_PASS),
+    (OutboxError, _LASTING),
+)
 
 _RACES = {"leadpost_entries_call", "leadpost_entries_activity_id"}
 """Indexes by which one of two transactions fails that do the same at once."""
@@ -165,10 +173,9 @@ def _refused(words: str, url: DatabaseUrl) -> tuple[type[OutboxError], str]:
 
 def _by_code(code: str, origin: BaseException) -> tuple[type[OutboxError], str]:
     for length in range(len(code), 1, -1):
-        if what := _MAY_PASS.get(code[:length]):
-            return OutboxUnavailable, f"{what} ({code})"
-        if what := _LASTING.get(code[:length]):
-            return OutboxError, f"{what} ({code})"
+        for kind, table in _TABLES:
+            if what := table.get(code[:length]):
+                return kind, f"{what} ({code})"
     return OutboxError, f"{type(origin).__name__} ({code})"
 
 

@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from leadpost._validation import is_mapping
 from leadpost.outbox._entry import EntryState
-from leadpost.outbox.database._entries import add_changes, loaded, moment, parts
+from leadpost.outbox.database._entries import add_changes, loaded, moment, of_batch, parts
 from leadpost.outbox.database._sql import Transaction, storable
 
 
@@ -51,11 +51,14 @@ class Verdict:
     activity_id: str | None = None
 
 
-async def claim_check(transaction: Transaction, waits: Sequence[float]) -> Check | None:
+async def claim_check(
+    transaction: Transaction, waits: Sequence[float], batch: str | None = None
+) -> Check | None:
     """
     Return the accepted entry that is due first, and set when it is due next.
 
-    `waits` are the seconds between two queries; the last one applies to all further ones.
+    `waits` are the seconds between two queries; the last one applies to all further ones. With a
+    `batch`, only its entries count.
     """
     cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
     claimed = await transaction.execute(
@@ -64,23 +67,24 @@ async def claim_check(transaction: Transaction, waits: Sequence[float]) -> Check
         SET checks = checks + 1, due_at = {{now}} + CASE checks {cases} ELSE {waits[-1]} END
         WHERE id = (
             SELECT id FROM leadpost_entries
-            WHERE account = :account AND state = 'accepted' AND due_at <= {{now}}
+            WHERE account = :account AND state = 'accepted' AND due_at <= {{now}} {of_batch(batch)}
             ORDER BY due_at LIMIT 1 {{or_skipped}}
         )
         RETURNING id, call_id, request_id
         """,
+        batch=batch,
     )
     row = claimed.one_or_none()
     return None if row is None else Check(*row)
 
 
-async def next_check(transaction: Transaction) -> float | None:
+async def next_check(transaction: Transaction, batch: str | None = None) -> float | None:
     """Return the seconds until the next query is due, None if no entry is accepted."""
-    query = """
-        SELECT min(due_at) - {now} FROM leadpost_entries
-        WHERE account = :account AND state = 'accepted'
+    query = f"""
+        SELECT min(due_at) - {{now}} FROM leadpost_entries
+        WHERE account = :account AND state = 'accepted' {of_batch(batch)}
     """
-    seconds: float | None = (await transaction.execute(query)).scalar_one()
+    seconds: float | None = (await transaction.execute(query, batch=batch)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 

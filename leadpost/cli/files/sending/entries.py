@@ -7,10 +7,9 @@ from typing import Any
 from attrs import evolve
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.cli.files.identity import new_key
-from leadpost.cli.files.ledger import Batch, Ledger, parts_of
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.comparing.ledger import Batch, Ledger, parts_of
+from leadpost.cli.files.reading.identity import new_key
+from leadpost.cli.files.reading.row import Fault, Row
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox.database._sql import execute, execute_many
 

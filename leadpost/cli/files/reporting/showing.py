@@ -12,13 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from leadpost import Account
-from leadpost.cli.console import at_time, duration, number_of, spoken
-from leadpost.cli.files.comparing import Comparison, Difference, name_of_file
-from leadpost.cli.files.leads import parts_of_activity
-from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.outputs import Outputs
-from leadpost.cli.files.plan import DOUBTFUL, SENT, FaultGroup
-from leadpost.cli.files.reading import shortened
+from leadpost.cli.console import at_best, at_time, duration, number_of, spoken
+from leadpost.cli.files.comparing.comparison import Comparison, Difference, name_of_file
+from leadpost.cli.files.reading.lead_columns import parts_of_activity
+from leadpost.cli.files.reading.opening import STDIN
+from leadpost.cli.files.reading.row import DOUBTFUL, SENT, FaultGroup, shortened
+from leadpost.cli.files.reporting.outputs import Outputs
 from leadpost.cli.outbox_url import outbox_option, shown_url
 
 _GROUPS = 20
@@ -54,9 +53,8 @@ def plan_table(found: Comparison) -> Table:
         for number, line in enumerate(lines):
             grid.add_row("" if number else label, Text(line))
     if sent := found.plan.sent:
-        seconds = duration(sent, options.limit)
-        end = at_time(datetime.now(UTC) + timedelta(seconds=seconds))
-        grid.add_row("time", f"{spoken(seconds)} at best, until {end}")
+        end = at_time(datetime.now(UTC) + timedelta(seconds=duration(sent, options.limit)))
+        grid.add_row("time", f"{at_best(sent, options.limit)}, until {end}")
     return grid
 
 
@@ -91,11 +89,11 @@ def _leads(found: Comparison) -> list[str]:
     if not checks.to_find:
         return []
     looked_up = number_of(checks.to_find, "lead")
-    seconds = spoken(duration(checks.to_find, checks.limit))
+    time = at_best(checks.to_find, checks.limit)
     if checks.poster is None:
-        return [f"{looked_up} to look up, a call each: {seconds} at best; that needs keys"]
+        return [f"{looked_up} to look up, a call each: {time}; that needs keys"]
     there = sum(isinstance(lead_id, str) for lead_id in leads.found.values())
-    lines = [f"{looked_up} looked up, a call each: {there:,} found ({seconds} at best)"]
+    lines = [f"{looked_up} looked up, a call each: {there:,} found ({time})"]
     if leads.created:
         shown = [lead.value for lead in leads.created.values()]
         more = f" and {len(shown) - _GROUPS:,} more" if len(shown) > _GROUPS else ""
@@ -105,8 +103,9 @@ def _leads(found: Comparison) -> list[str]:
 
 def _checked(found: Comparison) -> list[str]:
     checks = found.checks
+    types = "activity type" if len(checks.codes) == 1 else "activity types"
     codes = ", ".join(map(str, sorted(checks.codes)))
-    lines = [f"against activity type {codes}"] if codes else []
+    lines = [f"against {types} {codes}"] if codes else []
     if checks.updates:
         whose = "its lead" if checks.updates == 1 else "their leads"
         lines.append(f"{number_of(checks.updates, 'row')} to change {whose}")
@@ -166,7 +165,7 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
 
 def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     return [
-        {"line": row.line, "lead": row.lead_id, "reason": row.verdict}
+        {"line": row.line, "lead": found.source.lead_of(row), "reason": row.verdict}
         for row in found.plan.rows.of(*DOUBTFUL)
     ]
 
@@ -233,43 +232,55 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
     return lines
 
 
-def done_lines(found: Comparison, outputs: Outputs, seconds: float | None = None) -> list[str]:
-    """Say what is done, in how many seconds, and what to do next."""
+def done_lines(
+    found: Comparison, outputs: Outputs, seconds: float | None = None, *, has_failed: bool = False
+) -> list[str]:
+    """
+    Say what is done, and what to do next.
+
+    Args:
+        found: The file.
+        outputs: What became of its rows.
+        seconds: How long the run took; None if it only looked.
+        has_failed: Whether it ended by an error, which says how to resume it.
+    """
     counts, plan = outputs.counts, found.plan
     path, file = _quoted(found.options.path), arguments(found)
     if not plan.rows:
         return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
-        again = f"leadpost post {path} --batch {_quoted(f'{found.name} again')} --duplicates post"
-        again += outbox_option(found.options.url)
-        options = found.reading.as_options()
-        return [
-            _nothing_new(found),
-            *_next_steps(outputs, file),
-            f"To post them a second time: {again} {options}".rstrip(),
-        ]
+        lines = [_nothing_new(found), *_next_steps(outputs, file)]
+        if not counts["uncertain"]:
+            again = _quoted(f"{found.name} again")
+            command = f"leadpost post {path} --batch {again} --duplicates post"
+            command += f"{outbox_option(found.options.url)} {found.reading.as_options()}"
+            lines.append(f"To post them a second time: {command}".rstrip())
+        return lines
+    edits = plan.counts["edit"]
     words = (
-        ("accepted", "accepted, not yet processed"),
-        ("succeeded", "on their leads"),
-        ("skipped", "skipped as posted before"),
-        ("uncertain", "uncertain: may have arrived"),
-        ("rejected", "rejected by LeadSquared"),
-        ("failed", "failed"),
-        ("invalid", "invalid"),
-        ("not_sent", "not sent"),
+        (counts["accepted"], "accepted, not yet processed"),
+        (counts["succeeded"], "on their leads"),
+        (counts["skipped"] - edits, "skipped as posted before"),
+        (edits, "skipped as edits of posted ones"),
+        (counts["uncertain"], "uncertain: may have arrived"),
+        (counts["rejected"], "rejected by LeadSquared"),
+        (counts["failed"], "failed"),
+        (counts["invalid"], "invalid"),
+        (counts["not_sent"], "not sent"),
     )
-    said = ", ".join(f"{counts[state]:,} {word}" for state, word in words if counts[state])
+    said = ", ".join(f"{number:,} {word}" for number, word in words if number)
     if seconds is not None and plan.sent:
         said += f" ({number_of(plan.sent, 'row')} in {spoken(seconds)})"
-    lines = [said, f"Results: {_quoted(outputs.results)}"]
+    lines = [said]
+    if outputs.are_written:
+        lines.append(f"Results: {_quoted(outputs.results)}")
     if outputs.rejects:
         rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
         command = f"leadpost post {rejects}{outbox_option(found.options.url)}"
         lines.append(f"{rows} to fix. Edit {rejects}, then: {command}")
-    given_up = counts["failed"] + counts["rejected"] + counts["invalid"] - outputs.to_fix
-    if left := counts["not_sent"] + max(given_up, 0):
+    if outputs.left and not has_failed:
         how = "Run the same command again" if seconds is not None else f"leadpost post {file}"
-        lines.append(f"{number_of(left, 'row')} left. {how}")
+        lines.append(f"{number_of(outputs.left, 'row')} left. {how}")
     return lines + _next_steps(outputs, file)
 
 
@@ -282,14 +293,12 @@ def _nothing_new(found: Comparison) -> str:
 
 
 def _next_steps(outputs: Outputs, file: str) -> list[str]:
-    """Return the commands that say more of what was posted."""
-    counts = outputs.counts
-    lines: list[str] = []
-    if counts["uncertain"]:
-        lines.append(f"Look for uncertain ones on their leads: leadpost reconcile {file}")
-    if counts["accepted"]:
-        lines.append(f"See what reaches the leads: leadpost verify {file}")
-    return lines
+    """Return the command that says more of what was posted: uncertain rows come first."""
+    if outputs.counts["uncertain"]:
+        return [f"Look for uncertain ones on their leads: leadpost reconcile {file}"]
+    if outputs.counts["accepted"]:
+        return [f"See what reaches the leads: leadpost verify {file}"]
+    return []
 
 
 def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None) -> dict[str, Any]:
@@ -299,7 +308,7 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
         "rows": outputs.counts.total(),
         **outputs.counts,
         "seconds": seconds,
-        "results": str(outputs.results),
+        "results": str(outputs.results) if outputs.are_written else None,
         "rejects": str(outputs.rejects) if outputs.rejects else None,
         "to_fix": outputs.to_fix,
         "doubtful_rows": _doubtful_rows(found),

@@ -12,11 +12,11 @@ from rich.console import Console
 from leadpost import Account, AsyncActivityPoster
 from leadpost.bucket import PERIOD
 from leadpost.cli.console import at_time, number_of
-from leadpost.cli.files import entries
-from leadpost.cli.files.comparing import Comparison
-from leadpost.cli.files.ledger import PART, Batch, Ledger
-from leadpost.cli.files.plan import Verdict
-from leadpost.cli.files.progress import Progress, shown
+from leadpost.cli.files.comparing.comparison import Comparison
+from leadpost.cli.files.comparing.ledger import PART, Batch, Ledger
+from leadpost.cli.files.reading.row import Verdict
+from leadpost.cli.files.sending import entries
+from leadpost.cli.files.sending.progress import Progress, shown
 from leadpost.cli.signals import Stop
 from leadpost.errors import LeadpostError, OutboxError, OutboxUnavailable
 from leadpost.hooks import Ended, Event

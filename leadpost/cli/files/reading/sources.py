@@ -2,20 +2,42 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
+from math import inf
 from typing import Any
 
 from leadpost import Activity
 from leadpost._validation import is_list, is_mapping, name_of
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import ERRORS, Facts, Invalid, Moments, lead_id, refuse_shortened
-from leadpost.cli.files.columns import PARAMETERS, Columns, columns_of, constants_of, is_field
-from leadpost.cli.files.csv_file import Grid
-from leadpost.cli.files.identity import activity_digest, cells_digest
-from leadpost.cli.files.json_file import JsonItem
-from leadpost.cli.files.leads import COLUMN, with_lead
-from leadpost.cli.files.plan import Row
-from leadpost.cli.files.reading import KEY, OWN, Fault, Reading
+from leadpost.cli.files.reading.cells import (
+    ERRORS,
+    NO_ZONE,
+    Facts,
+    Invalid,
+    Moments,
+    lead_id,
+    refuse_rounded,
+    refuse_shortened,
+)
+from leadpost.cli.files.reading.columns import (
+    PARAMETERS,
+    Columns,
+    columns_of,
+    constants_of,
+    is_field,
+)
+from leadpost.cli.files.reading.csv_file import Grid
+from leadpost.cli.files.reading.identity import activity_digest, cells_digest
+from leadpost.cli.files.reading.json_file import JsonItem
+from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS, lead_of, with_lead
+from leadpost.cli.files.reading.own_files import KEY, OWN
+from leadpost.cli.files.reading.row import Fault, Row
+from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import InvalidActivity
+
+_LEADS = ("RelatedProspectId", *(COLUMN + name for name in FINDS))
+"""What a row may say of its lead; the first that it has counts."""
+_NUMBERS = (f"{COLUMN}Phone", f"{COLUMN}Mobile")
+"""Columns of phone numbers."""
 
 
 class Table:
@@ -74,9 +96,9 @@ class Table:
             return Row(line, own, None, cells_digest(own), key=key, faults=(misfit,))
         own = own[: len(self.header)]  # without empty cells behind the last heading
         payload, faults = self._payload([*own, *self._constants])
-        if faults:
+        if faults or payload is None:
             digest = cells_digest(dict(zip(self.header, own, strict=True)))
-            return Row(line, own, None, digest, key=key, faults=tuple(faults))
+            return Row(line, own, payload, digest, key=key, faults=tuple(faults))
         return Row(line, own, payload, activity_digest(payload), key=key)
 
     def _misfit(self, cells: Sequence[str]) -> Fault | None:
@@ -89,8 +111,29 @@ class Table:
             return Fault("row", extra, what, "quote cells that contain the delimiter")
         return None
 
-    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return the activity of a row, and its faults."""
+    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, list[Fault]]:
+        """Return the activity of a row, see `Row.payload`, and its faults."""
+        values, faults = self._values(cells)
+        if any(fault.what != NO_ZONE for fault in faults):
+            return None, faults
+        payload = {name: values[name] for name in PARAMETERS if name in values}
+        fields = [{"SchemaName": n, "Value": values[n]} for n in self._fields if n in values]
+        if fields:
+            payload["Fields"] = fields
+        if not self.columns.are_of_leads:
+            return payload, faults
+        known = {
+            n.removeprefix(COLUMN): v.strip() for n, v in values.items() if n.startswith(COLUMN)
+        }
+        try:
+            payload = with_lead(payload, known)
+        except Invalid as error:
+            return None, [*faults, Fault("lead", *error.args)]
+        wrong = checked(payload)
+        return None if wrong else payload, [*faults, *wrong]
+
+    def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the values of a row by their targets, and the faults of its cells."""
         values: dict[str, Any] = {}
         faults: list[Fault] = []
         for place, heading, target, read in self._cells:
@@ -107,20 +150,16 @@ class Table:
                     values[target] = read(cell)
                 except Invalid as error:
                     faults.append(Fault(heading, *error.args))
-        payload = {name: values[name] for name in PARAMETERS if name in values}
-        fields = [{"SchemaName": n, "Value": values[n]} for n in self._fields if n in values]
-        if fields:
-            payload["Fields"] = fields
-        if faults or not self.columns.are_of_leads:
-            return payload, faults
-        known = {
-            n.removeprefix(COLUMN): v.strip() for n, v in values.items() if n.startswith(COLUMN)
-        }
-        try:
-            payload = with_lead(payload, known)
-        except Invalid as error:
-            return payload, [Fault("lead", *error.args)]
-        return payload, checked(payload)
+        return values, faults
+
+    def lead_of(self, row: Row) -> str:
+        """Return the lead of a row; as it is written there, if the row is invalid."""
+        if row.payload is not None:
+            return lead_of(row.payload)
+        cells: Sequence[str] = row.own
+        places = {target: place for place, _, target in self.columns.sent}
+        of_lead = [cells[places[name]] for name in _LEADS if places.get(name, inf) < len(cells)]
+        return next((cell.strip() for cell in of_lead if cell.strip()), "")
 
 
 class Json:
@@ -155,6 +194,9 @@ class Json:
             return Row(line, own, None, cells_digest(own), item, key, tuple(faults))
         return Row(line, own, payload, activity_digest(payload), item, key)
 
+    def lead_of(self, row: Row) -> str:
+        return lead_of(row.own if row.payload is None else row.payload)
+
     def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         """Return an activity with the constants, and which of its parameters cannot be read."""
         activity = dict(own)
@@ -184,6 +226,7 @@ def _readers_of(
     """Return what reads each parameter that is no text."""
     moments = Moments(reading, facts, naive_is_utc=naive_is_utc)
     return {
+        **dict.fromkeys(_NUMBERS, _unrounded),
         "RelatedProspectId": lead_id,
         "ActivityEvent": facts.event_code,
         "ActivityDateTime": moments.utc,
@@ -192,6 +235,11 @@ def _readers_of(
 
 def _unshortened(cell: str) -> str:
     refuse_shortened(cell)
+    return cell
+
+
+def _unrounded(cell: str) -> str:
+    refuse_rounded(cell)
     return cell
 
 

@@ -8,8 +8,9 @@ Both are in tables of the temporary database of `Rows`, as there may be hundreds
 import sqlite3
 from collections.abc import Iterable
 
-from leadpost.cli.files.ledger import Known
-from leadpost.cli.files.plan import SENT, Plan, Rows
+from leadpost.cli.files.comparing.ledger import Known
+from leadpost.cli.files.comparing.plan import Plan, Rows
+from leadpost.cli.files.reading.row import SENT
 
 _TABLES = """
 CREATE TABLE earlier (

@@ -2,30 +2,27 @@
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from attrs import define, field, frozen
 
-from leadpost.cli.files.ledger import PART, Ledger
-from leadpost.cli.files.opening import STDIN
-from leadpost.cli.files.plan import DOUBTFUL, Plan, Row
-from leadpost.cli.files.reading import KEY, REASON
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.comparing.comparison import Comparison
+from leadpost.cli.files.comparing.ledger import PART, Ledger
+from leadpost.cli.files.comparing.plan import Plan
+from leadpost.cli.files.reading.opening import STDIN
+from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, UTF8_WITH_BOM, results_of
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import InvalidActivity
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
-REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
-"""What rejects files are called; the group is the name of the input."""
-UTF8_WITH_BOM = "utf-8-sig"
-"""So that Excel reads it as UTF-8."""
 
 
 @frozen
@@ -43,8 +40,12 @@ class Outcome:
 
 def outcome(row: Row, known: Any) -> Outcome:
     """Return what became of a row, from what the ledger has of it; None if that is nothing."""
-    if row.verdict in DOUBTFUL:
-        return Outcome("skipped")
+    if row.verdict == "edit":
+        return Outcome("skipped", reason="looks like an edit of a posted row")
+    if row.verdict == "elsewhere" and known.state in {"accepted", "succeeded"}:
+        return Outcome("skipped", reason=f"posted before, in {known.name}")
+    if row.verdict == "elsewhere":
+        return Outcome(known.state, known.error_type, f"{known.state} in {known.name}")
     if row.verdict == "invalid" or (known and known.state == "invalid"):
         reason = "; ".join(map(str, row.faults)) or known.reason
         return Outcome("invalid", InvalidActivity.__name__, reason, known is not None)
@@ -64,7 +65,14 @@ class Outputs:
     # The number of rows in each state, once they are written.
     counts: Counter[str] = field(factory=Counter[str])
     to_fix: int = 0  # how many of them are in the rejects
+    left: int = 0  # how many of them the next run sends
     rejects: Path | None = None  # the file that has these, None without any
+    are_written: bool = False
+
+    @classmethod
+    def of(cls, found: Comparison) -> Self:
+        """Return the files that belong to a compared one."""
+        return cls(found.options.path, dict(found.batch.outputs) if found.batch else {})
 
     @property
     def accepted(self) -> int:
@@ -77,14 +85,14 @@ class Outputs:
 
     @property
     def results(self) -> Path:
-        return self.base.with_name(f"{self.base.name}.results.csv")
+        return results_of(self.base)
 
     async def write(self, source: Source, plan: Plan, ledger: Ledger) -> None:
         """
         Write both files, each by replacing it.
 
         Raises:
-            OSError: one cannot be written, as when it is open elsewhere.
+            OSError: with the path of one that cannot be written, as when it is open elsewhere.
         """
         is_json = source.is_json
         rejects = self._rejects_path("jsonl" if is_json else "csv")
@@ -98,13 +106,11 @@ class Outputs:
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
             async for row, known in _with_known(plan, ledger):
-                what = outcome(row, known)
-                self.counts[what.state] += 1
+                what = self._counted(row, known)
                 ids = (known.request_id, known.activity_id) if known else (None, None)
-                about = row.line, row.lead_id, what.state
+                about = row.line, source.lead_of(row), what.state
                 results.writerow((*about, *ids, what.error, what.reason))
                 if what.is_to_fix:
-                    self.to_fix += 1
                     added = {REASON: what.reason, KEY: known.letters}
                     if is_json:
                         to_fix.write(json.dumps({**added, **row.own}, ensure_ascii=False) + "\n")
@@ -116,6 +122,22 @@ class Outputs:
         else:
             rejects.unlink(missing_ok=True)
             self.written.pop(rejects.name, None)
+        self.are_written = True
+
+    async def count(self, plan: Plan, ledger: Ledger) -> None:
+        """Count what became of the rows, without files."""
+        self.counts.clear()
+        self.to_fix = self.left = 0
+        async for row, known in _with_known(plan, ledger):
+            self._counted(row, known)
+
+    def _counted(self, row: Row, known: Any) -> Outcome:
+        what = outcome(row, known)
+        self.counts[what.state] += 1
+        self.to_fix += what.is_to_fix
+        if not what.is_to_fix and row.verdict != "elsewhere":
+            self.left += what.state in {"not_sent", "rejected", "failed", "invalid"}
+        return what
 
     def _rejects_path(self, suffix: str) -> Path:
         """Return the first name that is free, or whose file is as leadpost wrote it."""
@@ -126,7 +148,9 @@ class Outputs:
             path = self.base.with_name(f"{name}.rejects{infix}.{suffix}")
             if path == self.base:
                 continue
-            if not path.exists() or digest_of(path) == self.written.get(path.name):
+            if not path.exists() or (
+                path.is_file() and digest_of(path) == self.written.get(path.name)
+            ):
                 return path
         raise AssertionError("numbers do not end")  # pragma: no cover
 
@@ -135,9 +159,10 @@ async def _with_known(plan: Plan, ledger: Ledger) -> AsyncGenerator[tuple[Row, A
     """Yield each row with what the ledger has of it, None if that is nothing."""
     drawn = plan.rows.read()
     while part := list(islice(drawn, PART)):
-        known = await ledger.states([row.known for row in part if row.known])
-        for row in part:
-            yield row, known.get(row.known or 0)
+        ids = [row.elsewhere if row.verdict == "elsewhere" else row.known for row in part]
+        known = await ledger.states([id_ for id_ in ids if id_])
+        for row, id_ in zip(part, ids, strict=True):
+            yield row, known.get(id_ or 0)
 
 
 def digest_of(path: Path) -> str:
@@ -147,20 +172,6 @@ def digest_of(path: Path) -> str:
         while part := file.read(2**16):
             digest.update(part)
     return digest.hexdigest()
-
-
-def posted_by_results(path: Path) -> int:
-    """Count the rows that a results file says were posted; 0 if it is none."""
-    posted = ("accepted", "succeeded", "uncertain")
-    with (
-        suppress(UnicodeDecodeError, csv.Error),
-        path.open(encoding=UTF8_WITH_BOM, newline="") as file,
-    ):
-        first = file.readline()
-        file.seek(0)
-        rows = csv.DictReader(file, delimiter=max(",;\t|", key=first.count))
-        return sum(row.get("state") in posted for row in rows)
-    return 0
 
 
 @contextmanager

@@ -4,96 +4,32 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from tempfile import TemporaryFile
-from typing import Any, Literal, Self
+from typing import Self
 
 from attrs import astuple, define, field
 
-from leadpost.cli.files.leads import lead_of
-from leadpost.cli.files.reading import Fault
+from leadpost.cli.files.reading.row import (
+    DOUBTFUL,
+    SENT,
+    Fault,
+    FaultGroup,
+    FaultGroups,
+    Row,
+    Verdict,
+    count_faults,
+)
 
 _PAGE = 500
 """Rows that are read at once."""
-
-Verdict = Literal[
-    "new",
-    "posted",
-    "pending",
-    "again",
-    "corrected",
-    "failed",
-    "invalid",
-    "elsewhere",
-    "edit",
-    "later",
-]
-"""
-What a run does with a row. It sends those that are `new`, `pending` (in the outbox already),
-`again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
-`posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
-(posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
-"""
-DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
-SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
-
-
-@define(eq=False)
-class Row:
-    """One row of a file, and what a run does with it."""
-
-    line: int  # the line, or the row of a sheet, that it begins on
-    # What stands there, without leadpost's own columns: cells, or a JSON object.
-    own: Any = field(repr=False)
-    # The activity in LeadSquared's shape, None if it cannot be posted.
-    payload: Mapping[str, Any] | None = field(repr=False)
-    digest: str  # of that activity, or of the cells
-    item: int | None = None  # its number in a JSON array
-    key: str | None = None  # which row of another file it is, in a rejects file
-    faults: tuple[Fault, ...] = ()
-    present: str = ""  # the digest of what it sends: another one if a lead was looked up
-    verdict: Verdict | None = None  # what to do with it, None until that is decided
-    # The number of the row of an earlier run that it is, None if it is new.
-    known: int | None = None
-    # The number of a new row among those of the same digest, from 1; the same in every run of the
-    # same file.
-    number: int | None = None
-    edited: int | None = None  # the number of the posted row that it looks like an edit of
-    n: int = 0  # its place in the file, from 1
-
-    @property
-    def place(self) -> str:
-        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
-
-    @property
-    def lead_id(self) -> str:
-        return lead_of(self.payload or {})
-
-
-@define
-class FaultGroup:
-    """Faults of the same kind: the first, where it is, and how many rows have one."""
-
-    fault: Fault
-    place: str
-    rows: int = 0
-
-
-FaultGroups = dict[tuple[str, str], FaultGroup]
-
-
-def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> None:
-    """Count the faults of a row by kind: by column, and by what is wrong."""
-    for fault in {(fault.column, fault.what): fault for fault in faults}.values():
-        key = fault.column, fault.what
-        groups.setdefault(key, FaultGroup(fault, place)).rows += 1
-
 
 _TABLE = """
 PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
     at, -- where its content is in a file of its own, as that is much
+    is_read, -- whether it has an activity, see `Row.payload`
     faults, digest, present, letters,
     keyed, -- the earlier row that its key names
     known, -- the earlier row that it is
@@ -107,6 +43,8 @@ CREATE TABLE file (
 """
 OPEN = "verdict IS NULL AND faults IS NULL"
 """Rows that may be sent, as far as is known."""
+READ = "verdict IS NULL AND is_read"
+"""These, and those that lack only a time zone."""
 
 
 class Rows:
@@ -140,10 +78,11 @@ class Rows:
             what = row.line, row.own, row.payload, row.digest, row.item, row.key
             content = json.dumps(what).encode() + b"\n"
             self._contents.write(content)
-            values.append((self._end, _json_of(row.faults), row.digest, row.digest, row.key))
+            faults, is_read = _json_of(row.faults), row.payload is not None
+            values.append((self._end, is_read, faults, row.digest, row.digest, row.key))
             self._end += len(content)
-        statement = "INSERT INTO file (at, faults, digest, present, letters) VALUES (?, ?, ?, ?, ?)"
-        self.database.executemany(statement, values)
+        statement = "INSERT INTO file (at, is_read, faults, digest, present, letters)"
+        self.database.executemany(f"{statement} VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def clear(self) -> None:
         """Remove all rows, to read them again."""
@@ -151,7 +90,7 @@ class Rows:
 
     def read(self, where: str = "true") -> Iterator[Row]:
         """Yield the rows that an expression of SQL selects, in their order."""
-        columns, last = "n, at, faults, present, verdict, known, number, edited", 0
+        columns, last = "n, at, faults, present, verdict, known, number, elsewhere, edited", 0
         query = f"SELECT {columns} FROM file WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}"
         while found := self.database.execute(query, (last,)).fetchall():
             for last, at, faults, *state in found:
@@ -159,7 +98,8 @@ class Rows:
                 row = Row(*json.loads(self._contents.readline()))
                 row.n = last
                 row.faults = tuple(Fault(*each) for each in json.loads(faults)) if faults else ()
-                row.present, row.verdict, row.known, row.number, row.edited = state
+                row.present, row.verdict, row.known, row.number = state[:4]
+                row.elsewhere, row.edited = state[4:]
                 yield row
 
     def of(self, *verdicts: Verdict) -> Iterator[Row]:

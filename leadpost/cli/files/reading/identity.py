@@ -9,7 +9,7 @@ from typing import Any
 
 from leadpost._models import lead_key
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.leads import details_of
+from leadpost.cli.files.reading.lead_columns import details_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""

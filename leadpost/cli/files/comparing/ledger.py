@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
 from leadpost.outbox.database._sql import execute
@@ -220,8 +220,8 @@ class Ledger:
     async def states(self, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
         """Return what became of at most 500 rows, by their numbers."""
         query = f"""
-            SELECT known.id, letters, {_KIND} AS kind, {_STATE} AS state, request_id, activity_id,
-                error_type, coalesce(message, error_type, reason) AS reason
+            SELECT known.id, batch.name, letters, {_KIND} AS kind, {_STATE} AS state, request_id,
+                activity_id, error_type, coalesce(message, error_type, reason) AS reason
             FROM {_ROWS} WHERE known.id IN :ids
             """
         return {row.id: row for row in await self._all(query, ids=[*ids])}

@@ -8,11 +8,13 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import NO_VALUE
-from leadpost.cli.files.csv_file import Grid, grid_of
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.cells import NO_VALUE, Rounded
+from leadpost.cli.files.reading.csv_file import Grid, grid_of
+from leadpost.cli.files.reading.settings import Reading
 
 _EXACT = 10**15
+_LONG, _SHOWN = 12, 6
+"""A number of so many digits is shown as 9.19812E+11, with so many of them, in a narrow column."""
 
 BrokenCells = dict[int, dict[int, str]]
 """By row and place, what stands in cells that cannot be read."""
@@ -38,12 +40,12 @@ def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
             title = reading.sheet or next(iter(sheets), "")
             if title not in sheets:
                 there = ", ".join(sheets)
-                raise InputError(f"{name}: there is no sheet {title!r}; there are: {there}")
+                raise InputError(f"{name}: it has no sheet {title!r}, only {there}")
             broken, hidden = _inspected(archive, sheets[title])
         rows = book.get_sheet_by_name(title).iter_rows()
     except (CalamineError, zipfile.BadZipFile, KeyError, ET.ParseError) as error:
         raise InputError(
-            f"{name}: not a workbook that can be read ({type(error).__name__});"
+            f"{name}: cannot be read as a workbook ({type(error).__name__});"
             " save it as .xlsx or CSV UTF-8"
         ) from None
     where = f"{name}, sheet {title}"
@@ -127,10 +129,13 @@ def _text(cell: Any) -> str:
         case bool():
             return "TRUE" if cell else "FALSE"
         case float() | int():
-            if cell == int(cell):
-                # A spreadsheet keeps 15 digits of a number.
-                return f"{cell:.5E}" if abs(cell) >= _EXACT else str(int(cell))
-            return repr(cell)
+            if cell != int(cell):
+                return repr(cell)
+            if abs(cell) >= _EXACT:  # a spreadsheet keeps 15 digits of a number
+                return f"{cell:.5E}"
+            digits = str(int(cell))
+            is_rounded = len(digits) >= _LONG and not digits[_SHOWN:].strip("0")
+            return Rounded(digits) if is_rounded else digits
         case datetime():
             # A moment is stored as a fraction of a day, which is not exact.
             return (cell + timedelta(milliseconds=500)).isoformat(" ", "seconds")

@@ -6,7 +6,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from leadpost.bucket import LIMIT
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.settings import Reading
 
 
 @frozen(kw_only=True)

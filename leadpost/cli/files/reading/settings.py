@@ -1,4 +1,4 @@
-"""The options that say how a file is read, and what can be wrong with a row."""
+"""The options that say how a file is read."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,6 @@ from attrs import asdict, evolve, field, frozen
 
 from leadpost._validation import is_list, is_mapping
 from leadpost.cli.exits import InputError
-
-_LONGEST = 60
-
-REASON = "leadpost_reason"
-"""The column of a rejects file that says why a row is there. It is never posted."""
-KEY = "leadpost_key"
-"""The column of a rejects file that says which row it is. It is never posted."""
-OWN = frozenset((REASON, KEY))
 
 
 @frozen(kw_only=True)
@@ -93,27 +85,9 @@ def zone_of(name: str) -> tzinfo:
     known = {zone.casefold(): zone for zone in available_timezones()}
     if found := known.get(text.casefold()):
         return ZoneInfo(found)
-    raise InputError(f"--timezone: {name!r} is no zone; use a name such as Asia/Kolkata, or +05:30")
-
-
-@frozen
-class Fault:
-    """Why a row cannot be posted."""
-
-    column: str  # its heading, or a parameter
-    value: str = field(repr=False)  # the cell, "" where there is none
-    what: str  # what is wrong with it; the same words for the same kind
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        said = " ".join(part for part in (shortened(self.value), self.what) if part)
-        return f"{self.column}: {said}" + (f"; {self.remedy}" if self.remedy else "")
-
-
-def shortened(text: str) -> str:
-    """Return a cell so that it fits into a message, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    raise InputError(
+        f"--timezone: {name!r} is not a time zone; use a name such as Asia/Kolkata, or +05:30"
+    )
 
 
 def pairs_of(option: str, texts: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attrs import define, field
 
-from leadpost.cli.files.reading import Reading, zone_of
+from leadpost.cli.files.reading.settings import Reading, zone_of
 
 _GUID = re.compile("-?".join(f"([0-9a-fA-F]{{{length}}})" for length in (8, 4, 4, 4, 12)))
 _CODE = re.compile(r"([0-9]{1,18})(?:\.0+)?", re.ASCII)
@@ -19,6 +19,7 @@ _ISO = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _LIKE_A_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(\s+\d{1,2}:\d\d.*)?", re.ASCII)
+NO_ZONE = "has no time zone"
 _NO_SUCH_DATE = "is a day or time that does not exist"
 _DAY = timedelta(days=1)
 _LENGTH = len("2026-11-28 14:05:07")
@@ -53,14 +54,28 @@ def lead_id(cell: str) -> str:
         text = text[1:-1].strip()
     if found := _GUID.fullmatch(text):
         return "-".join(found.groups())
-    refuse_shortened(text)
+    refuse_rounded(cell)
     raise Invalid(cell, "is not a lead's id, such as 00727844-51aa-11e2-9e64-12314004ac6b")
+
+
+class Rounded(str):
+    """A number of a workbook that ends in zeros: somebody may have saved 9.19812E+11 as it is."""
+
+    __slots__ = ()
 
 
 def refuse_shortened(cell: str) -> None:
     """Refuse a number that a spreadsheet has written as 9.19812E+11: its digits are lost."""
     if "e" in cell.lower() and _SHORTENED.fullmatch(cell.strip()):
         raise Invalid(cell.strip(), "was shortened by a spreadsheet", "format the column as text")
+
+
+def refuse_rounded(cell: str) -> None:
+    """Refuse a number whose last digits are lost, or probably so."""
+    refuse_shortened(cell)
+    if isinstance(cell, Rounded):
+        what = "was probably shortened by a spreadsheet"
+        raise Invalid(cell, what, "enter it again, in a column that is formatted as text")
 
 
 def _bare(cell: str) -> str:
@@ -171,14 +186,14 @@ class Moments:
             remedy = "name it, such as --timezone Asia/Kolkata"
             if known := self._facts.time_zone:
                 remedy = f"name it; the account's is --timezone {known}"
-            raise Invalid(text, "has no time zone", remedy)
+            raise Invalid(text, NO_ZONE, remedy)
         before = after = zone.utcoffset(moment) or timedelta()
         if zone.utcoffset(moment - _DAY) != zone.utcoffset(moment + _DAY):  # clocks are changed
             after = zone.utcoffset(moment.replace(fold=1)) or timedelta()
         if before < after:
             raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
         if before > after:
-            what = f"is there twice in {zone}, where clocks went back"
+            what = f"occurs twice in {zone}, where clocks went back"
             both = (moment.replace(tzinfo=timezone(offset)) for offset in (before, after))
             offsets = " or ".join(m.isoformat(" ", "seconds")[_LENGTH:] for m in both)
             raise Invalid(text, what, f"add the offset, {offsets}")

@@ -13,24 +13,26 @@ from rich.console import Console
 from leadpost import Account, Activity, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
 from leadpost.cli.console import counting, number_of, say
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import Invalid
-from leadpost.cli.files.checking import Checks
-from leadpost.cli.files.identity import is_whole_key
-from leadpost.cli.files.leads import Leads, parts_of_activity
-from leadpost.cli.files.ledger import PART, Batch, Ledger, parts_of
-from leadpost.cli.files.matching import Matching
-from leadpost.cli.files.opening import STDIN, Opened, opened
-from leadpost.cli.files.options import Options
-from leadpost.cli.files.outputs import REJECTS, Outputs, posted_by_results
-from leadpost.cli.files.plan import Plan, Row, Rows
-from leadpost.cli.files.reading import KEY, REASON, Reading
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.comparing.checking import Checks
+from leadpost.cli.files.comparing.leads import Leads
+from leadpost.cli.files.comparing.ledger import PART, Batch, Ledger, parts_of
+from leadpost.cli.files.comparing.matching import Matching
+from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.comparing.plan import Plan, Rows
+from leadpost.cli.files.reading.cells import Invalid
+from leadpost.cli.files.reading.identity import is_whole_key
+from leadpost.cli.files.reading.lead_columns import parts_of_activity
+from leadpost.cli.files.reading.opening import STDIN, Opened, opened
+from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, posted_by_results, results_of
+from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.settings import Reading
+from leadpost.cli.files.reading.sources import Source
 from leadpost.cli.outbox_url import is_missing, outbox_option
 from leadpost.outbox import Outbox, SharedTokenBucket
 
 _PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
 """With a question that is asked before anything is sent."""
-_ANEW = "Get the rejects anew: leadpost results FILE, where FILE is the file that they came from"
+_ANEW = "Write the rejects again: leadpost results FILE, where FILE is the file that they came from"
 _EXAMPLES = 2000
 """The most edits that are looked at."""
 
@@ -49,10 +51,6 @@ class Comparison:
     checks: Checks  # what the account was asked about them
     ledger: Ledger | None  # what is known of earlier runs; None to look at the file alone
     batch: Batch | None  # the batch as it was before, None if it is new
-
-    @property
-    def outputs(self) -> Outputs:
-        return Outputs(self.options.path, dict(self.batch.outputs) if self.batch else {})
 
     def activity(self, row: Row) -> Mapping[str, Any]:
         """Return what a valid row sends; nothing if its lead was not looked up."""
@@ -91,6 +89,7 @@ async def compared(
             bucket = SharedTokenBucket(options.url, limit=options.limit)
         asking = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
         poster = await stack.enter_async_context(asking)
+        stack.push_async_callback(poster.aclose, grace=0)  # it posts nothing
     checks = Checks(
         poster=poster,
         mode=options.account_check,
@@ -105,7 +104,7 @@ async def compared(
     batch = await ledger.batch(name) if ledger else None
     if options.is_looking and batch is None:
         path = options.path
-        raise InputError(f"{path}: nothing of it was posted from this outbox (batch {name})")
+        raise InputError(f"{path} was never posted from this outbox (batch {name})")
     if batch is not None and own:
         reading = reading.over(batch.reading.of_rejects())
     source = await _read(file, reading, rows, checks)
@@ -185,19 +184,20 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
     for row in found.plan.rows.read("known IS NULL"):
         raise InputError(
             f"{found.source.name}: line {row.line} was changed, and the column {KEY} is"
-            " missing or empty, so that nobody can tell which row it is. Get the rejects anew:"
+            " missing or empty, so that nobody can tell which row it is. Write the rejects again:"
             f" leadpost results {batch.file}{outbox_option(found.options.url)}"
         )
 
 
 async def _check_results(found: Comparison, ledger: Ledger) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
-    results, path = found.outputs.results, found.options.path
-    if path == STDIN or not results.is_file() or await ledger.knows_file(Path(path).name):
+    path = Path(found.options.path)
+    results = results_of(path)
+    if found.options.path == STDIN or not results.is_file() or await ledger.knows_file(path.name):
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(
-            f"{results} says that {number_of(posted, 'row')} of it had been posted, and this outbox"
+            f"{results} counts {number_of(posted, 'row')} of it as posted, but this outbox"
             " has none of them."
             " Use the outbox that they were posted from (--outbox), or move the results away to"
             " post everything"
@@ -225,7 +225,7 @@ async def _name(
         name = of_rejects[1]
     if await ledger.batch(name) is None:
         raise InputError(
-            f"{file}: it has the column {REASON} of a rejects file, and no {KEY}. {_ANEW}"
+            f"{file}: it has the column {REASON} of a rejects file, but no {KEY}. {_ANEW}"
         )
     return name
 

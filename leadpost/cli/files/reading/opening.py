@@ -9,12 +9,13 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import Facts
-from leadpost.cli.files.csv_file import Grid, csv_grid
-from leadpost.cli.files.json_file import json_items
-from leadpost.cli.files.reading import KEY, OWN, Reading
-from leadpost.cli.files.rows import Json, Source, Table
-from leadpost.cli.files.workbook import workbook_grid
+from leadpost.cli.files.reading.cells import Facts
+from leadpost.cli.files.reading.csv_file import Grid, csv_grid
+from leadpost.cli.files.reading.json_file import json_items
+from leadpost.cli.files.reading.own_files import KEY, OWN
+from leadpost.cli.files.reading.settings import Reading
+from leadpost.cli.files.reading.sources import Json, Source, Table
+from leadpost.cli.files.reading.workbook import workbook_grid
 
 STDIN = "-"
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -83,7 +84,7 @@ class Opened:
             return workbook_grid(self._file, self._name, reading)
         if start.startswith(b"\xd0\xcf\x11\xe0"):
             raise InputError(
-                f"{self._name}: an old or protected workbook; save it as .xlsx without password"
+                f"{self._name}: an old or protected workbook; save it as .xlsx without a password"
             )
         return csv_grid(self._file, self._name, reading)
 

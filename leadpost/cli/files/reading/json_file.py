@@ -7,8 +7,8 @@ from typing import Any, BinaryIO, TextIO
 
 from leadpost._validation import is_mapping
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.csv_file import decoded
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.csv_file import decoded
+from leadpost.cli.files.reading.settings import Reading
 
 _CHUNK = 2**16
 _LONGEST = 2**22

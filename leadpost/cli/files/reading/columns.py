@@ -7,8 +7,8 @@ from attrs import frozen
 
 from leadpost._validation import parameter_like
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.leads import COLUMN, FINDS
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS
+from leadpost.cli.files.reading.settings import Reading
 
 _NAMES = {
     "RelatedProspectId": ("prospectid", "leadid", "leadprospectid"),
@@ -22,6 +22,19 @@ _PARAMETER_OF = {
     name: parameter for parameter, names in _NAMES.items() for name in (parameter.lower(), *names)
 }
 _SCHEMA_NAME = re.compile(r"mx_\w+|Status|Owner", re.IGNORECASE)
+_ABOUT_LEADS = {
+    "email": "EmailAddress",
+    "mail": "EmailAddress",
+    "phone": "Phone",
+    "telephone": "Phone",
+    "mobile": "Phone",
+    "contact": "Phone",
+    "firstname": "FirstName",
+    "lastname": "LastName",
+    "surname": "LastName",
+    "company": "Company",
+}
+"""What people call columns about leads: it is suggested only, as an activity may have such too."""
 _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
 
@@ -57,9 +70,7 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
         if not heading:
             continue
         if header.index(heading) < place:
-            raise InputError(
-                f"{name}: the heading {heading!r} is there twice; rename or delete one"
-            )
+            raise InputError(f"{name}: the heading {heading!r} occurs twice; rename or delete one")
         target = mapped.get(heading) or known_target(heading)
         if heading.casefold() in not_sent or target in constants:
             ignored.append(heading)
@@ -116,8 +127,7 @@ def _mapped(name: str, header: Sequence[str], reading: Reading) -> dict[str, str
     for text in reading.columns:
         if text.casefold() not in headings:
             raise InputError(
-                f"{name}: --map: there is no column {text!r}; there are:"
-                f" {', '.join(headings.values())}"
+                f"{name}: --map: it has no column {text!r}, only {', '.join(headings.values())}"
             )
     return {headings[text.casefold()]: _target_of(to) for text, to in reading.columns.items()}
 
@@ -125,7 +135,7 @@ def _mapped(name: str, header: Sequence[str], reading: Reading) -> dict[str, str
 def _check_needed(name: str, targets: Collection[str]) -> None:
     of_lead = [COLUMN + found for found in FINDS]
     for parameter, others, otherwise in (
-        ("RelatedProspectId", of_lead, f"have a column {' or '.join(of_lead)}"),
+        ("RelatedProspectId", of_lead, f"add a column {' or '.join(of_lead)}"),
         ("ActivityEvent", [], "set it with --set ActivityEvent=201"),
     ):
         if not any(target in targets for target in (parameter, *others)):
@@ -136,14 +146,28 @@ def _check_needed(name: str, targets: Collection[str]) -> None:
 
 
 def _unknown(name: str, headings: Sequence[str]) -> str:
-    first = headings[0]
-    target = parameter_like(first) or "mx_Custom_1"
+    likely = {heading: target for heading in headings if (target := _likely_target(heading))}
+    first = next(iter(likely), headings[0])
+    target = likely.get(first, "mx_Custom_1")
     what = "column is" if len(headings) == 1 else "columns are"
     return (
         f"{name}: {len(headings)} {what} unknown: {', '.join(headings)}. Send one with"
         f" --map {_quoted(f'{first}={target}')}, leave it out with"
         f" --ignore {_quoted(first)}, or leave out all unknown ones with --ignore-others"
     )
+
+
+def _likely_target(heading: str) -> str | None:
+    """
+    Return what a heading probably means.
+
+    >>> _likely_target("E-mail ID"), _likely_target("Phone No."), _likely_target("Agent")
+    ('Lead.EmailAddress', 'Lead.Phone', None)
+    """
+    plain = re.sub(r"[\W_]", "", heading).lower()
+    if about_lead := _ABOUT_LEADS.get(re.sub("(id|address|number|no)$", "", plain)):
+        return COLUMN + about_lead
+    return parameter_like(heading)
 
 
 def _quoted(text: str) -> str:

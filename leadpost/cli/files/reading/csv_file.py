@@ -10,7 +10,7 @@ from typing import BinaryIO, TextIO
 from attrs import frozen
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading import Reading
+from leadpost.cli.files.reading.settings import Reading
 
 _DELIMITERS = (",", ";", "\t")
 _BOMS = (
@@ -63,7 +63,7 @@ def decoded(file: BinaryIO, name: str, reading: Reading) -> Generator[TextIO]:
         text = open(file.fileno(), encoding=encoding, newline="", closefd=False)  # noqa: SIM115  no path
     except LookupError:
         raise InputError(
-            f"--encoding: {encoding!r} is no encoding; try cp1252, utf-16-le or utf-8"
+            f"--encoding: {encoding!r} is not a known encoding; try cp1252, utf-16-le or utf-8"
         ) from None
     with text:
         try:
@@ -85,7 +85,7 @@ def _undecodable(file: BinaryIO, name: str, encoding: str) -> InputError:
                 " file's encoding, often --encoding cp1252, or save it as UTF-8 (in Excel: File,"
                 ' Save As, "CSV UTF-8")'
             )
-    return InputError(f"{name}: the file ends within a character; was it cut off?")
+    return InputError(f"{name}: the file ends in the middle of a character; was it cut off?")
 
 
 def csv_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:

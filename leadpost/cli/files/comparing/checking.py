@@ -18,15 +18,17 @@ from leadpost import Activity, ActivityType, AsyncActivityPoster, Lead
 from leadpost._findings import Finding
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming
-from leadpost.cli.console import counting, duration, number_of, say, spoken
+from leadpost.cli.console import at_best, counting, number_of, say
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.cells import Facts, Invalid, key_of_name
-from leadpost.cli.files.identity import activity_digest
-from leadpost.cli.files.leads import COLUMN, Key, Leads, parts_of_activity
-from leadpost.cli.files.ledger import PART, parts_of
-from leadpost.cli.files.plan import OPEN, FaultGroups, Row, Rows, count_faults
-from leadpost.cli.files.reading import Fault, zone_of
-from leadpost.cli.files.rows import Source
+from leadpost.cli.files.comparing.leads import Key, Leads
+from leadpost.cli.files.comparing.ledger import PART, parts_of
+from leadpost.cli.files.comparing.plan import READ, Rows
+from leadpost.cli.files.reading.cells import Facts, Invalid, key_of_name
+from leadpost.cli.files.reading.identity import activity_digest
+from leadpost.cli.files.reading.lead_columns import COLUMN, parts_of_activity
+from leadpost.cli.files.reading.row import Fault, FaultGroups, Row, count_faults
+from leadpost.cli.files.reading.settings import zone_of
+from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -112,7 +114,7 @@ class Checks:
     async def _find(self, poster: AsyncActivityPoster, leads: Mapping[Key, str]) -> None:
         found = self.leads.found
         count = number_of(len(leads), "lead")
-        say(self.console, f"Looking up {count}: {spoken(duration(len(leads), self.limit))} at best")
+        say(self.console, f"Looking up {count}: {at_best(len(leads), self.limit)}")
 
         async def find(key: Key, value: str) -> None:
             try:
@@ -140,14 +142,14 @@ class Checks:
         except Invalid as error:
             by_id = lead.schema_name == "ProspectID"
             target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
-            row.faults = (Fault(source.columns.heading_of(target), *error.args),)
+            row.faults += (Fault(source.columns.heading_of(target), *error.args),)
             rows.write([row])
             return None
         if isinstance(lead := activity.lead, Lead):
             self.updates += lead.key not in self.leads.created
-        payload = activity.to_payload()
-        row.present = activity_digest(payload)
-        rows.write([row])
+        if not row.faults:
+            row.present = activity_digest(activity.to_payload())
+            rows.write([row])
         return activity
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
@@ -173,13 +175,13 @@ class Checks:
                 else:
                     count_faults(self.warnings, [fault], row.place)
             if faults:
-                row.faults = tuple(faults)
+                row.faults += tuple(faults)
                 rows.write([row])
 
 
 async def _open(rows: Rows) -> AsyncGenerator[Row]:
-    """Yield the rows that may be sent."""
-    for number, row in enumerate(rows.read(OPEN)):
+    """Yield the rows that may be sent, once a time zone is named."""
+    for number, row in enumerate(rows.read(READ)):
         yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard

@@ -1,0 +1,63 @@
+"""Leads by what is known of them: columns such as `Lead.EmailAddress`, in place of a lead's id."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from leadpost._validation import is_list, is_mapping, name_of
+from leadpost.cli.files.reading.cells import Invalid
+
+COLUMN = "Lead."
+"""How the headings of these columns begin."""
+FINDS = ("EmailAddress", "Phone")
+"""What a lead can be looked up by; the first that a row has counts."""
+ID = "ProspectID"
+
+
+def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Return an activity in LeadSquared's shape for one whose lead's id need not be known.
+
+    Args:
+        activity: The activity, with `RelatedProspectId` if that is known.
+        known: SchemaName to value of what else is known of the lead.
+
+    Raises:
+        Invalid: nothing finds the lead.
+    """
+    if "RelatedProspectId" in activity and not known:
+        return activity
+    details = dict(known)
+    if lead_id := activity.pop("RelatedProspectId", None):
+        details = {ID: lead_id, **known}
+    finds = next((name for name in (ID, *FINDS) if name in details), None)
+    if finds is None:
+        raise Invalid("", "is missing", "enter its id, e-mail address or phone number")
+    details["SearchBy"] = finds
+    items = [{"Attribute": name, "Value": value} for name, value in details.items()]
+    return {"LeadDetails": items, "Activity": activity}
+
+
+def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the lead instead of its id, by SchemaName; `SearchBy` too."""
+    items = payload.get("LeadDetails")
+    if not is_list(items):
+        return {}
+    return {str(name_of(item)): item.get("Value") for item in items if is_mapping(item)}
+
+
+def lead_of(payload: Mapping[str, Any]) -> str:
+    """Return the lead's id, or else what finds the lead; "" if an invalid activity has neither."""
+    if details := details_of(payload):
+        return str(details.get(details.get("SearchBy", ""), ""))
+    return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+
+
+def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters, fields and what is known of the lead, by their names in a file."""
+    details = details_of(payload)
+    parts = {COLUMN + name: value for name, value in details.items() if name != "SearchBy"}
+    activity: Mapping[str, Any] = payload["Activity"] if details else payload
+    parts |= {name: value for name, value in activity.items() if name != "Fields"}
+    fields = activity.get("Fields")
+    items = fields if is_list(fields) else []
+    return parts | {str(name_of(item)): item.get("Value") for item in items}

@@ -1,0 +1,35 @@
+"""The files that leadpost writes beside the input, as far as it reads them again."""
+
+import csv
+import re
+from contextlib import suppress
+from pathlib import Path
+
+REASON = "leadpost_reason"
+"""The column of a rejects file that says why a row is there. It is never posted."""
+KEY = "leadpost_key"
+"""The column of a rejects file that says which row it is. It is never posted."""
+OWN = frozenset((REASON, KEY))
+REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
+"""What rejects files are called; the group is the name of the input."""
+UTF8_WITH_BOM = "utf-8-sig"
+"""So that Excel reads it as UTF-8."""
+
+
+def results_of(path: Path) -> Path:
+    """Return where the results of a file are written."""
+    return path.with_name(f"{path.name}.results.csv")
+
+
+def posted_by_results(path: Path) -> int:
+    """Count the rows that a results file says were posted; 0 if it is none."""
+    posted = ("accepted", "succeeded", "uncertain")
+    with (
+        suppress(UnicodeDecodeError, csv.Error),
+        path.open(encoding=UTF8_WITH_BOM, newline="") as file,
+    ):
+        first = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=max(",;\t|", key=first.count))
+        return sum(row.get("state") in posted for row in rows)
+    return 0

@@ -1,0 +1,98 @@
+"""One row of a file: the activity it would send, or what is wrong with it, and what a run does."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from attrs import define, field, frozen
+
+_LONGEST = 60
+
+Verdict = Literal[
+    "new",
+    "posted",
+    "pending",
+    "again",
+    "corrected",
+    "failed",
+    "invalid",
+    "elsewhere",
+    "edit",
+    "later",
+]
+"""
+What a run does with a row. It sends those that are `new`, `pending` (in the outbox already),
+`again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
+`posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
+(posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
+"""
+DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
+SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
+
+
+@frozen
+class Fault:
+    """Why a row cannot be posted."""
+
+    column: str  # its heading, or a parameter
+    value: str = field(repr=False)  # the cell, "" where there is none
+    what: str  # what is wrong with it; the same words for the same kind
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        said = " ".join(part for part in (shortened(self.value), self.what) if part)
+        return f"{self.column}: {said}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def shortened(text: str) -> str:
+    """Return a cell so that it fits into a message, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+@define(eq=False)
+class Row:
+    """One row of a file, and what a run does with it."""
+
+    line: int  # the line, or the row of a sheet, that it begins on
+    # What stands there, without leadpost's own columns: cells, or a JSON object.
+    own: Any = field(repr=False)
+    # The activity in LeadSquared's shape, without a date-time whose zone is missing; None if it
+    # cannot be read.
+    payload: Mapping[str, Any] | None = field(repr=False)
+    digest: str  # of that activity, or of the cells
+    item: int | None = None  # its number in a JSON array
+    key: str | None = None  # which row of another file it is, in a rejects file
+    faults: tuple[Fault, ...] = ()
+    present: str = ""  # the digest of what it sends: another one if a lead was looked up
+    verdict: Verdict | None = None  # what to do with it, None until that is decided
+    # The number of the row of an earlier run that it is, None if it is new.
+    known: int | None = None
+    # The number of a new row among those of the same digest, from 1; the same in every run of the
+    # same file.
+    number: int | None = None
+    elsewhere: int | None = None  # the number of the posted row of another batch that it is
+    edited: int | None = None  # the number of the posted row that it looks like an edit of
+    n: int = 0  # its place in the file, from 1
+
+    @property
+    def place(self) -> str:
+        return f"line {self.line}" + (f", item {self.item}" if self.item else "")
+
+
+@define
+class FaultGroup:
+    """Faults of the same kind: the first, where it is, and how many rows have one."""
+
+    fault: Fault
+    place: str
+    rows: int = 0
+
+
+FaultGroups = dict[tuple[str, str], FaultGroup]
+
+
+def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> None:
+    """Count the faults of a row by kind: by column, and by what is wrong."""
+    for fault in {(fault.column, fault.what): fault for fault in faults}.values():
+        key = fault.column, fault.what
+        groups.setdefault(key, FaultGroup(fault, place)).rows += 1
