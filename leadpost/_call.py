@@ -60,6 +60,9 @@ class Sender:
     Makes calls with an account's keys, each attempt with a token of the bucket.
 
     The arguments are those of `AsyncActivityPoster`.
+
+    Attributes:
+        availability: Whether LeadSquared is away, by the name of the call.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Sender:
         self._hooks = Hooks(hooks)
         self._redact = redactor(account.secrets)
         # Queries are made even while LeadSquared does not answer posts.
-        self._availability = {
+        self.availability = {
             "post": Availability(account.host, partial(self._probe, async_api.metrics)),
             "post_sync": Availability(
                 account.sync_host, partial(self._probe, sync_api.activity_types)
@@ -96,11 +99,7 @@ class Sender:
 
     def is_away(self, name: str) -> bool:
         """Whether LeadSquared is away for calls of that name."""
-        return name in self._availability and self._availability[name].is_away
-
-    def away_for(self, name: str) -> float | None:
-        """Seconds for which LeadSquared has been away for calls of that name, None if it is not."""
-        return self._availability[name].away_for
+        return name in self.availability and self.availability[name].is_away
 
     async def send(self, call: Call[T] | Choice[T], terms: Terms = SINGLE) -> T:
         """
@@ -195,7 +194,7 @@ class Sender:
         loop = asyncio.get_running_loop()
         waits_since = loop.time()
         operation, attempt = attempts.operation, attempts.attempt
-        availability = self._availability.get(operation.name)
+        availability = self.availability.get(operation.name)
         activity_hash = hash(call.content) if isinstance(call, Call) else 0  # not known yet
         attempts.emit(Waiting(operation, attempts.made + 1))
         while True:
@@ -290,7 +289,7 @@ class Sender:
         if attempts.terms.are_over:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
-            return self._availability[operation.name].timeout_error()
+            return self.availability[operation.name].timeout_error()
         return NotSent("no token came free in the time for this call; nothing was sent")
 
     async def _probe(self, query: Callable[[Account], Call[T]]) -> bool:
@@ -322,7 +321,7 @@ class Sender:
             if self._owns_client:
                 self._plain_client = new_client(self._account)
                 self._client = keyed(self._plain_client, self._account)
-            for availability in self._availability.values():
+            for availability in self.availability.values():
                 availability.leave_loop()
         self._loop = loop
         self._in_flight.clear()  # they ended with their loop

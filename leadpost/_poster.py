@@ -169,12 +169,12 @@ class AsyncActivityPoster(Queries):
     @property
     def is_away(self) -> bool:
         """Whether there is an outage: posts wait, and one at a time is tried."""
-        return self._sender.is_away("post")
+        return self._sender.availability["post"].is_away
 
     @property
     def away_for(self) -> float | None:
         """Seconds since the outage began, None without one."""
-        return self._sender.away_for("post")
+        return self._sender.availability["post"].away_for
 
     async def post_sync(self, activity: Item) -> str:
         """

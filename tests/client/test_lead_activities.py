@@ -144,19 +144,11 @@ def read_from(vendor: Vendor) -> list[LeadActivity]:
     return run_virtual(poster.lead_activities(LEAD, 201))
 
 
-def by_number(page: int) -> int:
-    return page
-
-
-def from_one(page: int) -> int:
-    return page - 1
-
-
-def from_one_or_zero(page: int) -> int:
-    return max(page - 1, 0)
-
-
-@pytest.mark.parametrize("counted", [by_number, from_one, from_one_or_zero])
+@pytest.mark.parametrize(
+    "counted",
+    [lambda page: page, lambda page: page - 1, lambda page: max(page - 1, 0)],
+    ids=["from 0", "from 1", "from 1 or 0"],
+)
 def test_where_the_offset_is_a_page_number_all_pages_are_read(
     counted: Callable[[int], int],
 ) -> None:
