@@ -162,10 +162,11 @@ class Sender:
         try:
             waits = ends if terms.stopped is None else [*ends, terms.stopped]
             await wait(waits, timeout=attempts.time_for_token)
-            if attempt.has_token:  # from now on it has its own time-out
+            if attempt.has_token and not task.done():  # from now on it has its own time-out
                 await wait(ends)
-            task.cancel()
-            await wait([task])
+            if not task.done():
+                task.cancel()
+                await wait([task])
         except asyncio.CancelledError:
             if not attempt.is_sent:
                 task.cancel()
