@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from attrs import define, field, frozen
 from tenacity import AsyncRetrying, RetryCallState
 
-from leadpost._endpoints import Call
 from leadpost._retry import RetryPolicy
 from leadpost.bucket import LONGEST_RETRY_AFTER, Priority
 from leadpost.errors import (
@@ -24,27 +23,11 @@ from leadpost.errors import (
 )
 from leadpost.hooks import Ended, Event, Hook, Operation, Retried
 
-T = TypeVar("T")
-
 _log = logging.getLogger("leadpost")
 
 
 def _nothing(*_: object) -> None:
     """Do nothing: the default callback."""
-
-
-@frozen
-class Draw(Generic[T]):
-    """
-    A call that is chosen once there is a token for it.
-
-    Attributes:
-        name: The poster's method, for hooks.
-        draw: Returns the call; raises `NothingToSend` if there is none.
-    """
-
-    name: str
-    draw: Callable[[], Awaitable[Call[T]]]
 
 
 @frozen

@@ -162,13 +162,10 @@ class Batch:
 
         def hook(event: Event) -> None:
             nonlocal state
-            match event:
-                case Sent():
-                    on_token()
-                case Ended():
-                    state = event.state
-                case _:
-                    pass
+            if isinstance(event, Sent):
+                on_token()
+            elif isinstance(event, Ended):
+                state = event.state
 
         is_long = max(self._size, 2 * self._count) >= LONG
         terms = Terms(

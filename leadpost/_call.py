@@ -18,11 +18,11 @@ from typing import Any, TypeVar, cast
 
 import httpx
 
-from leadpost import _endpoints
 from leadpost._account import Account, plain_http_hint
-from leadpost._attempts import Attempt, Attempts, Draw, Terms, failure_of
+from leadpost._attempts import Attempt, Attempts, Terms, failure_of
 from leadpost._availability import Availability, Turn
-from leadpost._endpoints import Call
+from leadpost._endpoints import async_api, sync_api
+from leadpost._endpoints.call import Call, Choice
 from leadpost._responses import ApiResponse, no_answer, parse_retry_after, redactor
 from leadpost._retry import RETRYABLE, RetryPolicy
 from leadpost._transport import (
@@ -60,6 +60,9 @@ class Sender:
     Makes calls with an account's keys, each attempt with a token of the bucket.
 
     The arguments are those of `AsyncActivityPoster`.
+
+    Attributes:
+        availability: Whether LeadSquared is away, by the name of the call.
     """
 
     def __init__(
@@ -84,10 +87,10 @@ class Sender:
         self._hooks = Hooks(hooks)
         self._redact = redactor(account.secrets)
         # Queries are made even while LeadSquared does not answer posts.
-        self._availability = {
-            "post": Availability(account.host, partial(self._probe, _endpoints.metrics)),
+        self.availability = {
+            "post": Availability(account.host, partial(self._probe, async_api.metrics)),
             "post_sync": Availability(
-                account.sync_host, partial(self._probe, _endpoints.activity_types)
+                account.sync_host, partial(self._probe, sync_api.activity_types)
             ),
         }
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,25 +99,22 @@ class Sender:
 
     def is_away(self, name: str) -> bool:
         """Whether LeadSquared is away for calls of that name."""
-        return name in self._availability and self._availability[name].is_away
+        return name in self.availability and self.availability[name].is_away
 
-    def away_for(self, name: str) -> float | None:
-        """Seconds for which LeadSquared has been away for calls of that name, None if it is not."""
-        return self._availability[name].away_for
-
-    async def send(self, call: Call[T] | Draw[T], terms: Terms = SINGLE) -> T:
+    async def send(self, call: Call[T] | Choice[T], terms: Terms = SINGLE) -> T:
         """
         Make attempts at a call until one succeeds or the call is given up.
 
         Raises:
             LeadpostError: the outcome of the attempts; `NotSent` if none was made.
         """
+        name = call.name if isinstance(call, Call) else "post"
         attempts = Attempts(
-            Operation(call.name, terms.index),
+            Operation(name, terms.index),
             terms,
             self._policy,
             self._retryable if terms.is_retried else (),
-            partial(self.is_away, call.name),
+            partial(self.is_away, name),
             self._hooks,
         )
         error: BaseException | None = None
@@ -140,7 +140,7 @@ class Sender:
                 attempts.attempt.task.add_done_callback(attempts.note_abandoned)
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
-    async def _guarded(self, call: Call[T] | Draw[T], attempts: Attempts) -> T:
+    async def _guarded(self, call: Call[T] | Choice[T], attempts: Attempts) -> T:
         """
         Make one attempt in its own task, and wait for its end.
 
@@ -162,10 +162,11 @@ class Sender:
         try:
             waits = ends if terms.stopped is None else [*ends, terms.stopped]
             await wait(waits, timeout=attempts.time_for_token)
-            if attempt.has_token:  # from now on it has its own time-out
+            if attempt.has_token and not task.done():  # from now on it has its own time-out
                 await wait(ends)
-            task.cancel()
-            await wait([task])
+            if not task.done():
+                task.cancel()
+                await wait([task])
         except asyncio.CancelledError:
             if not attempt.is_sent:
                 task.cancel()
@@ -185,7 +186,7 @@ class Sender:
             raise failure
         return cast("T", attempt.result)
 
-    async def _attempt(self, call: Call[T] | Draw[T], attempts: Attempts) -> None:
+    async def _attempt(self, call: Call[T] | Choice[T], attempts: Attempts) -> None:
         """
         Wait until LeadSquared is there, take a token, send the request, read the answer.
 
@@ -194,8 +195,8 @@ class Sender:
         loop = asyncio.get_running_loop()
         waits_since = loop.time()
         operation, attempt = attempts.operation, attempts.attempt
-        availability = self._availability.get(operation.name)
-        activity_hash = 0 if isinstance(call, Draw) else hash(call.content)  # a Draw has none yet
+        availability = self.availability.get(operation.name)
+        activity_hash = hash(call.content) if isinstance(call, Call) else 0  # not known yet
         attempts.emit(Waiting(operation, attempts.made + 1))
         while True:
             outage_turn = (
@@ -215,8 +216,8 @@ class Sender:
                 attempt.has_token = True
                 # The bucket has the same time-out: the call must end before its token is back.
                 ends_at = loop.time() + self._call_timeout
-                if isinstance(call, Draw):
-                    call = await call.draw()
+                if not isinstance(call, Call):
+                    call = await call()
                     turn.activity_hash = hash(call.content)
                     if loop.time() >= ends_at:
                         raise TokenLost("choosing the call took its whole time; nothing was sent")
@@ -289,7 +290,7 @@ class Sender:
         if attempts.terms.are_over:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
-            return self._availability[operation.name].timeout_error()
+            return self.availability[operation.name].timeout_error()
         return NotSent("no token came free in the time for this call; nothing was sent")
 
     async def _probe(self, query: Callable[[Account], Call[T]]) -> bool:
@@ -321,7 +322,7 @@ class Sender:
             if self._owns_client:
                 self._plain_client = new_client(self._account)
                 self._client = keyed(self._plain_client, self._account)
-            for availability in self._availability.values():
+            for availability in self.availability.values():
                 availability.leave_loop()
         self._loop = loop
         self._in_flight.clear()  # they ended with their loop

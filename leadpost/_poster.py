@@ -12,12 +12,12 @@ from typing import Literal, Self, overload
 import httpx
 from attrs import evolve
 
-from leadpost import _endpoints
 from leadpost._account import Account
-from leadpost._attempts import Draw, Terms
+from leadpost._attempts import Terms
 from leadpost._batch import Batch, Source
 from leadpost._call import Sender
-from leadpost._endpoints import Call
+from leadpost._endpoints import async_api, sync_api
+from leadpost._endpoints.call import Call
 from leadpost._models import Activity, Item
 from leadpost._outcomes import BatchError, Outcome
 from leadpost._queries import Queries
@@ -163,18 +163,18 @@ class AsyncActivityPoster(Queries):
             NotSent: there was no token in time; nothing was sent.
             OutageTimeout: the outage lasted too long; nothing was sent.
         """
-        call = _endpoints.post(self.account, activity)
+        call = async_api.post(self.account, activity)
         return await self._sender.send(call, Terms(token_timeout=token_timeout))
 
     @property
     def is_away(self) -> bool:
         """Whether there is an outage: posts wait, and one at a time is tried."""
-        return self._sender.is_away("post")
+        return self._sender.availability["post"].is_away
 
     @property
     def away_for(self) -> float | None:
         """Seconds since the outage began, None without one."""
-        return self._sender.away_for("post")
+        return self._sender.availability["post"].away_for
 
     async def post_sync(self, activity: Item) -> str:
         """
@@ -190,7 +190,7 @@ class AsyncActivityPoster(Queries):
             LeadpostError: as `post`.
             ConfigurationError: the account's `sync_host` is missing.
         """
-        return await self._sender.send(_endpoints.post_sync(self.account, activity))
+        return await self._sender.send(sync_api.post_sync(self.account, activity))
 
     @overload
     async def post_many(
@@ -285,7 +285,7 @@ class AsyncActivityPoster(Queries):
             found = type(activities).__name__
             raise TypeError(f"activities: found one {found}, wanted an iterable of activities")
         return Batch(
-            lambda item, terms: self._sender.send(_endpoints.post(self.account, item), terms),
+            lambda item, terms: self._sender.send(async_api.post(self.account, item), terms),
             activities,
             max_time=self.retry.max_time,
             outage_timeout=outage_timeout,
@@ -313,7 +313,7 @@ async def post_once(
     """
 
     async def drawn() -> Call[str]:
-        return _endpoints.post(poster.account, await draw())
+        return async_api.post(poster.account, await draw())
 
     sender = poster._sender  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # see above
-    return await sender.send(Draw("post", drawn), evolve(terms, is_retried=False))
+    return await sender.send(drawn, evolve(terms, is_retried=False))

@@ -12,11 +12,11 @@ from typing import Literal
 
 from attrs import evolve
 
-from leadpost import _endpoints
 from leadpost._account import Account
 from leadpost._answers import ActivityType, LeadActivity, QueueMetrics, RequestStatus, User
 from leadpost._batch import Source, numbered
 from leadpost._call import Sender
+from leadpost._endpoints import async_api, sync_api
 from leadpost._findings import Checked, findings, invalid
 from leadpost._models import Activity
 from leadpost._outcomes import StatusTimeout
@@ -54,12 +54,12 @@ class Queries:
             request_id: The RequestID that `post` returned.
         """
         try:
-            return await self._sender.send(_endpoints.status(self.account, request_id))
+            return await self._sender.send(async_api.status(self.account, request_id))
         except (Rejected, UnexpectedAnswer) as error:
             # It may be from a post on a `Lead`, which the other path knows, or this one too.
             if isinstance(error, Unauthorized):
                 raise
-            other = _endpoints.status(self.account, request_id, "createcustom_status_path")
+            other = async_api.status(self.account, request_id, "createcustom_status_path")
             with suppress(Rejected, UnexpectedAnswer):
                 return await self._sender.send(other)
             raise
@@ -102,11 +102,11 @@ class Queries:
             endpoint: `create`, or `createcustom` for the queue of posts on a `Lead`.
         """
         path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
-        return await self._sender.send(_endpoints.metrics(self.account, path))
+        return await self._sender.send(async_api.metrics(self.account, path))
 
     async def activity_types(self) -> list[ActivityType]:
         """List the activity types, without their fields, from the synchronous API."""
-        return await self._sender.send(_endpoints.activity_types(self.account))
+        return await self._sender.send(sync_api.activity_types(self.account))
 
     async def activity_type(self, code: int, *, options: bool = False) -> ActivityType:
         """
@@ -116,14 +116,14 @@ class Queries:
             code: Its code, as in `Activity.activity_event`.
             options: Whether to read the options of its dropdowns too, with a call for each.
         """
-        found = await self._sender.send(_endpoints.activity_type(self.account, code))
+        found = await self._sender.send(sync_api.activity_type(self.account, code))
         return await self._with_options(found, code) if options else found
 
     async def _with_options(self, definition: ActivityType, code: int) -> ActivityType:
         fields = list(definition.fields)
         for place, field in enumerate(fields):
             if field.is_dropdown:
-                call = _endpoints.dropdown_options(self.account, code, field.schema_name)
+                call = sync_api.dropdown_options(self.account, code, field.schema_name)
                 known = await self._sender.send(call)
                 fields[place] = evolve(field, options=known)
         return evolve(definition, fields=tuple(fields))
@@ -186,7 +186,7 @@ class Queries:
             ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """
-        return await self._sender.send(_endpoints.find_lead(self.account, schema_name, value))
+        return await self._sender.send(sync_api.find_lead(self.account, schema_name, value))
 
     async def user(self) -> User:
         """
@@ -197,7 +197,7 @@ class Queries:
         Raises:
             Unauthorized: LeadSquared does not know the keys, or the user is deactivated.
         """
-        return await self._sender.send(_endpoints.user(self.account))
+        return await self._sender.send(sync_api.user(self.account))
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
@@ -219,7 +219,7 @@ class Queries:
         # LeadSquared's page has both 0 and 1 for the first page. Where it is 1, page 0 is empty or
         # the same; that nothing in these two is new does not make them the last.
         for number in count():
-            call = _endpoints.lead_activities(self.account, lead_id, code, number)
+            call = sync_api.lead_activities(self.account, lead_id, code, number)
             page = await self._sender.send(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
@@ -259,16 +259,16 @@ class Queries:
         found: dict[str, LeadActivity] = {}
         wanted = 0
         for number in count(1):
-            call = _endpoints.activities_between(self.account, code, start, end, number)
+            call = sync_api.activities_between(self.account, code, start, end, number)
             page = await self._sender.send(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
             wanted = max(wanted, page.record_count)
             # RecordCount may be the page's, so only a page that is not full proves to be the last.
-            if len(page.activities) < _endpoints.LONG_PAGE or len(found) == known:
+            if len(page.activities) < sync_api.LONG_PAGE or len(found) == known:
                 break
             if most_calls is not None and max(wanted, len(found) + 1) > (
-                most_calls * _endpoints.LONG_PAGE
+                most_calls * sync_api.LONG_PAGE
             ):
                 return None
         if len(found) < wanted:

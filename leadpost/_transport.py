@@ -17,6 +17,7 @@ import copy
 import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -224,48 +225,43 @@ def new_client(account: Account) -> httpx.AsyncClient:
         uses_tls = any(url.startswith("https:") for url in (account.host, account.sync_host))
         return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT, trust_env=False, verify=uses_tls)
     file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    problem = _proxy_problem()
     if not file and directory and not any(map(os.path.isdir, directory.split(os.pathsep))):
         # OpenSSL would accept it silently, and then trust no certificate.
-        raise ConfigurationError("SSL_CERT_DIR: there is no such directory")
-    try:
-        for variable in _variables(_PROXIES):
-            _proxy_url(variable)
-        return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
-    except OSError as error:
-        if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):
-            problem = "SSLKEYLOGFILE: this file cannot be written"
-        elif file:
-            problem = "SSL_CERT_FILE: no certificates can be loaded from this file"
-        else:
-            raise
-    except (ImportError, httpx.InvalidURL, ValueError):
-        problem = _proxy_problem()
-    # Not in the `except`: the error there quotes the proxy, whose URL may contain a password.
+        problem = "SSL_CERT_DIR: there is no such directory"
+    if not problem:
+        try:
+            return httpx.AsyncClient(limits=LIMITS, timeout=TIMEOUT)
+        except OSError as error:
+            if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):
+                problem = "SSLKEYLOGFILE: this file cannot be written"
+            elif file:
+                problem = "SSL_CERT_FILE: no certificates can be loaded from this file"
+            else:
+                raise
+        except (httpx.InvalidURL, ValueError):
+            names = " or ".join(_variables(["NO_PROXY"])) or "NO_PROXY"
+            problem = f"{names}: wanted host names, separated by commas"
+    # Not in the `except`: the error there may quote a variable, and so a password.
     raise ConfigurationError(problem)
 
 
 def _proxy_problem() -> str:
-    """Name the variable that httpx cannot use, without its value: it may contain a password."""
+    """Name a variable that httpx cannot use, without its value; return nothing if there is none."""
     for variable in _variables(_PROXIES):
+        proxy = os.environ[variable]
+        url = proxy if "://" in proxy else f"http://{proxy}"
         try:
-            httpx.AsyncClient(proxy=_proxy_url(variable), trust_env=False)
-        except ImportError:
-            return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"
-        except (ValueError, httpx.InvalidURL):
+            uses_socks = httpx.Proxy(url).url.scheme.startswith("socks")
+            parts = urlsplit(url)  # httpx accepts a port that no socket can have
+            is_usable = (parts.hostname or "").strip() and parts.port != 0
+        except (httpx.InvalidURL, ValueError):
+            is_usable = uses_socks = False
+        if not is_usable:
             return f"{variable}: wanted a proxy URL such as http://proxy.example.com:3128"
-    names = " or ".join(_variables(["NO_PROXY"])) or "NO_PROXY"
-    return f"{names}: wanted host names, separated by commas"
-
-
-def _proxy_url(variable: str) -> str:
-    """Return a proxy's URL as httpx reads it; raise ValueError for a wrong host or port."""
-    proxy = os.environ[variable]
-    url = proxy if "://" in proxy else f"http://{proxy}"
-    parts = urlsplit(url)
-    # httpx accepts a port that no socket can have.
-    if not (parts.hostname or "").strip() or parts.port == 0:
-        raise ValueError("no host or port")
-    return url
+        if uses_socks and find_spec("socksio") is None:
+            return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"
+    return ""
 
 
 def _variables(names: Iterable[str]) -> list[str]:

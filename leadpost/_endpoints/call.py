@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, Literal, TypeVar, final
 
 import httpx
 from attrs import field, frozen
@@ -14,6 +14,7 @@ from leadpost._responses import ApiResponse
 T = TypeVar("T")
 
 
+@final
 @frozen
 class Call(Generic[T]):
     """
@@ -38,6 +39,10 @@ class Call(Generic[T]):
     @property
     def method(self) -> Literal["GET", "POST"]:
         return "GET" if self.content is None else "POST"
+
+
+Choice = Callable[[], Awaitable[Call[T]]]
+"""Returns the call of a post that is chosen once there is a token for it, or raises."""
 
 
 def build(

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from leadpost._answers import LeadActivity
-from leadpost._endpoints import moment, texts_in
+from leadpost._endpoints.values import moment, texts_in
 from leadpost._validation import is_list, is_mapping
 from leadpost.outbox.database._settling import UncertainEntry
 

@@ -93,13 +93,16 @@ async def test_a_slow_consumer_slows_the_drawing() -> None:
 
 
 @virtual
-async def test_a_retry_goes_before_untried_activities() -> None:
+async def test_a_retry_goes_before_untried_activities(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "leadpost")
     vendor = Vendor(answers(None, httpx.Response(500)))
     async with poster_to(vendor) as poster:
         await poster.post_many(numbered(500))
     assert vendor.numbers.count(2) == 2
     # Among the first of the second 25, not the last of 500.
     assert vendor.numbers.index(2, 2) <= 30
+    line = "post (index 1): attempt 1 failed (HTTP 500, ServerError), the next one in 0.5 s"
+    assert line in caplog.messages
 
 
 @virtual

@@ -250,7 +250,8 @@ async def test_a_batch_that_is_cancelled_leaves_its_calls_in_flight_to_finish(
         assert await poster.post(activity(51)) == "r51"
     assert vendor.numbers == list(range(1, 52))  # 25 were in flight, none left afterwards
     for number in range(26, 51):
-        assert f"RequestID r{number}" in caplog.text
+        line = f"post (index {number - 1}): its caller had left before it ended: accepted"
+        assert f"{line}, RequestID r{number}" in caplog.messages
 
 
 @virtual

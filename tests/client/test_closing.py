@@ -113,18 +113,6 @@ async def test_closing_that_is_cancelled_cuts_off_the_calls_in_flight() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-@virtual
-async def test_an_abandoned_call_that_is_cut_off_is_logged_as_uncertain(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    events: list[Event] = []
-    async with poster_to(Vendor(back=1000.0), hooks=[events.append]) as poster:
-        await time_out(poster.post(activity(1)), 1.0)
-    (end,) = ended(events)
-    assert (end.state, end.attempts) == ("uncertain", 1)
-    assert "post: its caller had left before it ended: uncertain (CancelledError)" in caplog.text
-
-
 @pytest.mark.parametrize(("calls", "next_at"), [(25, 30.0 + 5.0), (24, 0.0)])
 def test_only_tokens_of_calls_that_the_end_of_a_run_cut_off_rest_in_the_next_run(
     calls: int, next_at: float

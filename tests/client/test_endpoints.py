@@ -41,8 +41,7 @@ def test_the_activitys_id_is_read_from_json_in_a_string() -> None:
 
 
 def test_the_activitys_id_is_read_from_an_object_too() -> None:
-    message = {"Status": "Success", "Message": {"Id": "c2d4e6f8"}}
-    assert status_of(Status="SUCCESS", Message=message).activity_id == "c2d4e6f8"
+    assert status_of(Status="SUCCESS", Message={"Message": {"Id": "c2d4"}}).activity_id == "c2d4"
 
 
 @pytest.mark.parametrize("message", [None, "not json", "[" * 100_000, 7, '"x"'])
@@ -103,10 +102,6 @@ def test_a_status_that_quotes_keys_is_shown_without_them() -> None:
     found = read_status(response, "asked", failure_is_final=False)
     assert (found.status, found.status_reason) == ("ERROR of ***", "/x?secretKey=***: no")
     assert "KEY-1" not in repr(found)
-
-
-def test_a_long_reason_is_shortened() -> None:
-    assert status_of(Status="ERROR", StatusReason="x" * 9999).status_reason == "x" * 500
 
 
 def test_a_status_without_a_request_id_has_that_of_the_query() -> None:

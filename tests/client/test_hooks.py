@@ -136,20 +136,6 @@ def test_ended_of_a_cancelled_post_has_its_outcome(
     assert (last.state, last.attempts, last.error) == (state, attempts, error)
 
 
-def test_a_stopped_batch_emits_ended_for_activities_that_were_not_sent() -> None:
-    async def use(poster: AsyncActivityPoster) -> None:
-        stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(1, stop.set)
-        async for _ in poster.post_stream([activity(1), activity(2)], stop=stop):
-            pass
-
-    events = events_of(use, Vendor(), bucket=TokenBucket(1))
-    assert [(ended.state, ended.error) for ended in ends(events)] == [
-        ("accepted", None),
-        ("not_sent", "NotSent"),
-    ]
-
-
 def test_every_other_call_has_events_under_its_own_name() -> None:
     async def use(poster: AsyncActivityPoster) -> None:
         await poster.metrics()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -144,24 +143,10 @@ def read_from(vendor: Vendor) -> list[LeadActivity]:
     return run_virtual(poster.lead_activities(LEAD, 201))
 
 
-def by_number(page: int) -> int:
-    return page
-
-
-def from_one(page: int) -> int:
-    return page - 1
-
-
-def from_one_or_zero(page: int) -> int:
-    return max(page - 1, 0)
-
-
-@pytest.mark.parametrize("counted", [by_number, from_one, from_one_or_zero])
-def test_where_the_offset_is_a_page_number_all_pages_are_read(
-    counted: Callable[[int], int],
-) -> None:
+@pytest.mark.parametrize(("first", "least"), [(0, 0), (1, -1), (1, 0)])
+def test_where_the_offset_is_a_page_number_all_pages_are_read(first: int, least: int) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
-        page = counted(int(json.loads(request.content)["Paging"]["Offset"]))
+        page = max(int(json.loads(request.content)["Paging"]["Offset"]) - first, least)
         rows = range(60)[page * 25 : page * 25 + 25] if page >= 0 else ()
         body = {"RecordCount": 60, "ProspectActivities": [item(n) for n in rows]}
         return httpx.Response(200, json=body)

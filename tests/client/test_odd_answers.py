@@ -21,7 +21,6 @@ from leadpost import (
     ApplicationError,
     AsyncActivityPoster,
     BadRequest,
-    ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
     NotFound,
@@ -258,17 +257,6 @@ async def test_no_redirect_is_followed(status: int, *, injected: bool) -> None:
 
 
 # What a status means and does not mean.
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [(407, ConnectionFailed), (421, ServerError), (423, ServerError), (425, ServerError)],
-)
-async def test_a_status_that_says_nothing_about_the_activity_is_retried(
-    status: int, kind: type[LeadpostError]
-) -> None:
-    assert type(await error_from(answer(status))) is kind
-    assert await post_to(answers(answer(status)), retry=QUICK) == "r1"
 
 
 async def test_a_404_names_the_url_and_its_settings() -> None:

@@ -20,7 +20,6 @@ from outage_support import (
     Fault,
     Outage,
     attempt,
-    away,
     each_fault,
     outcomes_of,
     warnings_in,
@@ -69,15 +68,6 @@ async def test_in_a_batch_max_time_does_not_include_an_outage() -> None:
     policy = RetryPolicy(max_time=50, jitter=0)
     async with poster_to(vendor, retry=policy) as poster:
         assert await poster.post_many(numbered(5)) == ["r1", "r2", "r3", "r4", "r5"]
-
-
-@each_fault
-@virtual
-async def test_single_posts_that_waited_are_all_accepted_after_an_outage(fault: Fault) -> None:
-    vendor = Outage(fault, ends=100)
-    async with away(vendor, bucket=None) as poster:
-        ids = await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 31)))
-        assert ids == [f"r{n}" for n in range(1, 31)]
 
 
 @virtual

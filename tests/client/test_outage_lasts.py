@@ -221,30 +221,6 @@ async def test_a_post_cancelled_during_an_outage_is_not_sent() -> None:
     assert 1 not in vendor.posted
 
 
-@virtual
-async def test_closing_ends_posts_that_wait_for_the_end_of_an_outage_as_not_sent() -> None:
-    vendor = Outage(httpx.Response(502))
-    async with away(vendor, retry=PATIENT) as poster:
-        posts = [asyncio.create_task(poster.post(activity(n))) for n in range(1, 4)]
-        await asyncio.sleep(20)
-        await poster.aclose()
-        for result in await asyncio.gather(*posts, return_exceptions=True):
-            assert isinstance(result, NotSent)
-        assert len(asyncio.all_tasks()) == 1
-
-
-@virtual
-async def test_a_stopped_batch_does_not_wait_for_the_end_of_an_outage() -> None:
-    vendor = Outage(httpx.Response(502))
-    async with away(vendor, retry=PATIENT) as poster:
-        before, began, stop = len(vendor.posted), now(), asyncio.Event()
-        asyncio.get_running_loop().call_later(20, stop.set)
-        outcomes = [o async for o in poster.post_stream(numbered(30), stop=stop)]
-        assert now() - began == pytest.approx(20, abs=0.01)
-        assert {outcome.state for outcome in outcomes} == {"not_sent"}
-        assert len(vendor.posted) == before
-
-
 @pytest.mark.parametrize("use", ["post_many", "post_stream"])
 @each_fault
 @virtual

@@ -94,16 +94,6 @@ async def test_a_queued_request_is_pending_and_counted_in_the_metrics() -> None:
             assert isinstance(caught.value, TimeoutError)
 
 
-async def test_activity_types_lists_them_and_activity_type_has_the_fields(sandbox: Sandbox) -> None:
-    async with AsyncActivityPoster(sandbox.account()) as poster:
-        assert 201 in {kind.code for kind in await poster.activity_types()}
-        kind = await poster.activity_type(201)
-        assert kind.code == 201
-        assert "mx_Custom_1" in {field.schema_name for field in kind.fields}
-        with pytest.raises(ApplicationError, match="MXInvalidActivityException"):
-            await poster.activity_type(999)
-
-
 async def test_post_sync_returns_the_activitys_id(sandbox: Sandbox) -> None:
     async with AsyncActivityPoster(sandbox.account()) as poster:
         assert await poster.post_sync(activity(201))
