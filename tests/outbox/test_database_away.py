@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted
+from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted, working
 from support import Vendor, activity, answers, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
@@ -206,10 +206,8 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     await outbox.put(activity(1))
     monkeypatch.setattr(_calls, "claim", roll_back)
     monkeypatch.setattr(outbox._database, "write", deaf)
-    running = asyncio.create_task(outbox.run(poster(vendor)))
-    await until(outbox, accepted=1)
-    running.cancel()
-    await asyncio.wait([running])
+    async with working(outbox.run(poster(vendor))):
+        await until(outbox, accepted=1)
     assert lost
     assert vendor.numbers == [1]
     notes = [change.note or "" for change in await outbox.history(1)]
@@ -265,10 +263,8 @@ async def test_a_database_that_can_only_be_read_is_tried_twice_a_second(
     monkeypatch.setattr(_calls, "claim", fail)
     await outbox.put(activity(1))
     with caplog.at_level(logging.WARNING, "leadpost"):
-        running = asyncio.create_task(outbox.run(poster(Vendor()), verify=False))
-        await asyncio.sleep(2)
-        running.cancel()
-        await asyncio.wait([running])
+        async with working(outbox.run(poster(Vendor()), verify=False)):
+            await asyncio.sleep(2)
     assert caplog.text.count("cannot be reached") == 1
     assert 1 <= tries <= 5
 

@@ -12,7 +12,18 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, changed, executed, noted, posted, poster, poster_to, table, told
+from outbox_support import (
+    ACME,
+    changed,
+    executed,
+    noted,
+    posted,
+    poster,
+    poster_to,
+    table,
+    told,
+    working,
+)
 from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
 
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
@@ -204,13 +215,11 @@ async def test_a_run_verifies_again_once_the_database_is_back(
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):
         monkeypatch.setattr(_settling, "claim_check", gone)
-        running = asyncio.create_task(outbox.run(posting))
-        await tried.wait()
-        is_back.set()
-        while (await outbox.counts())["succeeded"] < 1:
-            await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.wait([running])
+        async with working(outbox.run(posting)):
+            await tried.wait()
+            is_back.set()
+            while (await outbox.counts())["succeeded"] < 1:
+                await asyncio.sleep(0.01)
 
 
 async def test_an_activity_belongs_to_only_one_entry(outbox: Outbox, sandbox: Sandbox) -> None:
