@@ -186,7 +186,8 @@ class Worker:
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            self._failure = self._failure or task.exception()
+            error = task.exception()  # always, as asyncio logs those that nobody asked for
+            self._failure = self._failure or error
         self._is_over.set()
 
     def _note_end_of_call(self, call: asyncio.Task[None]) -> None:
