@@ -231,7 +231,8 @@ class Worker:
             task = asyncio.create_task(self._make(call))
             self._calls.add(task)
             task.add_done_callback(self._note_end_of_call)
-            await asyncio.wait([task, call.claimed], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [task, call.claimed]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             while len(self._calls) >= LIMIT:
                 await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
 
