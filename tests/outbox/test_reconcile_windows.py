@@ -54,7 +54,7 @@ async def make_all_uncertain(outbox: Outbox, age: timedelta = LONG_AGO) -> None:
 
 async def sent(sandbox: Sandbox, *activities: Activity) -> None:
     """Post without the outbox, and wait until LeadSquared's queue is done."""
-    async with poster_to(sandbox, bucket=OpenBucket()) as posting, within(20):
+    async with poster_to(sandbox, bucket=OpenBucket()) as posting, within(120):
         await posting.post_many(activities)
         while (await posting.metrics()).pending_messages:
             await asyncio.sleep(0.01)
