@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, TypeAlias
 
 import asyncpg
 import psutil
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from support import account, activity
+from support import Vendor, account, activity
 
+from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.outbox import Outbox
 
 Server: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -116,3 +119,40 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         yield from chain(error.__cause__)
         yield from chain(error.__context__)
+
+
+@asynccontextmanager
+async def lasting_at_most(limit: float) -> AsyncGenerator[None]:
+    """Check how long something takes, without the time for which the machine was too busy."""
+    lost, ended = 0.0, Event()
+
+    def measure() -> None:
+        nonlocal lost
+        before = time.monotonic()
+        while not ended.wait(0.02):
+            now = time.monotonic()
+            lost += now - before - 0.02
+            before = now
+
+    begin = time.monotonic()
+    measuring = Thread(target=measure)
+    measuring.start()
+    try:
+        yield
+        took = time.monotonic() - begin
+    finally:
+        ended.set()
+        measuring.join()
+    assert took - lost < limit
+
+
+def posting() -> AsyncActivityPoster:
+    return AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
+
+
+async def outbox_of(url: str, connections: int = 4) -> Outbox:
+    """Open an outbox with one entry; it is closed by the caller."""
+    outbox = await Outbox(url, account(), connections=connections).__aenter__()
+    await outbox.put(activity(1), key="call-1")
+    await outbox.verify(posting())  # whose keys post from it is known now
+    return outbox

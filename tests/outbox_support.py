@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from attrs import evolve
 from support import LEAD, Vendor, accept, account, within
@@ -90,6 +92,31 @@ async def until_accepted(outbox: Outbox, number: int) -> None:
     async with within(10):
         while await states(outbox) != ["accepted"] * number:
             await asyncio.sleep(0.01)
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    async with within(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """Wait until the log has a text."""
+    await until_true(lambda: text in caplog.text)
+
+
+@asynccontextmanager
+async def working(worker: Coroutine[Any, Any, Any]) -> AsyncGenerator[asyncio.Task[Any]]:
+    """Let a worker run meanwhile, and cancel it at the end; raise what ended it before."""
+    running = asyncio.create_task(worker)
+    try:
+        yield running
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    if not running.cancelled():
+        running.result()
 
 
 async def told(outbox: Outbox) -> list[tuple[str, str | None]]:

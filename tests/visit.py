@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ async def read_alerts(names: Names) -> None:
     now = datetime.now(UTC)
     bad = Health(counts, 7200, is_working=False, away_since=now, called_at=now)
     assert len(names["alerts"](bad)) == 4
+    stuck = Health(
+        counts, 1200, is_working=True, away_since=None, called_at=now - timedelta(hours=1)
+    )
+    assert names["alerts"](stuck)[0].endswith("is the worker stuck?")
 
 
 async def visit_service(names: Names) -> None:

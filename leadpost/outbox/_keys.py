@@ -29,12 +29,7 @@ class Keys:
         self._stored = await store.read(_edits.fingerprint_of)
 
     def check(self) -> None:
-        """
-        Check that the entries belong to the account's keys.
-
-        Raises:
-            OutboxError: they belong to others.
-        """
+        """Raise OutboxError if the entries belong to other keys than the account's."""
         if self._own and self._stored not in {None, self._own}:
             raise OutboxError(
                 f"the entries of {self.account} belong to other keys. If its keys were changed,"
@@ -42,13 +37,7 @@ class Keys:
             )
 
     async def check_poster(self, poster: AsyncActivityPoster, store: Store) -> None:
-        """
-        Check that a poster has the account's keys, and store that its entries belong to them.
-
-        Raises:
-            OutboxError: they belong to others.
-            ValueError: the poster has another account, or other keys.
-        """
+        """Raise ValueError for a poster of another account, or of other keys; else as `check`."""
         if poster.account.id != self.account:
             raise ValueError(
                 f"the outbox belongs to {self.account}, the poster to {poster.account.id}; pass the"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from datetime import timedelta
 
-from attrs import define
+from attrs import define, field
 
 from leadpost._poster import AsyncActivityPoster
 from leadpost.outbox._clock import boot_time
+from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reachability import Reachability
-from leadpost.outbox._reports import Reports
 from leadpost.outbox.database import Store, _calls, _edits, _entries
 from leadpost.outbox.database._sql import Transaction
 
@@ -31,13 +32,20 @@ class Upkeep:
         store: The account's entries.
         poster: The account's poster.
         host: Whether LeadSquared's host can be reached.
-        reports: What the worker has done.
+        is_drain: Whether the caller gets the counts in the end, so that the log need not warn.
+
+    Attributes:
+        reached: The number of entries that reached each state since the worker began.
+        called_at: When its last call for an entry ended, in `boot_time`; None before the first.
     """
 
     _store: Store
     _poster: AsyncActivityPoster
     _host: Reachability
-    _reports: Reports
+    _is_drain: bool = field(kw_only=True)
+    reached: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
+    called_at: float | None = field(default=None, init=False)
+    _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
 
     async def run(self) -> None:
         """Do it until cancelled."""
@@ -47,12 +55,12 @@ class Upkeep:
             await self.once()
             if boot_time() - reported_at >= _REPORT_EVERY:
                 reported_at = boot_time()
-                self._reports.log()
+                self.report()
 
     async def once(self) -> None:
         """Show that the worker is alive, and expire calls without a record."""
         if expired := await self._store.write(self._statements):
-            self._reports.reached["uncertain"] += expired
+            self.reached["uncertain"] += expired
             _log.warning(
                 "outbox: %d entries are uncertain: their worker ended before recording the calls",
                 expired,
@@ -61,10 +69,22 @@ class Upkeep:
     async def _statements(self, transaction: Transaction) -> int:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host.unreachable_for or None
-        await _calls.be_seen(transaction, away_for, self._reports.called_ago)
+        called_ago = None if self.called_at is None else boot_time() - self.called_at
+        await _calls.be_seen(transaction, away_for, called_ago)
         expired = await _calls.expire(transaction)
         await _calls.sum_up(transaction)
         return expired
+
+    def report(self) -> None:
+        """Log how many entries reached each state since the last report."""
+        now = self.reached - self._reported
+        self._reported = self.reached.copy()
+        if not now:
+            return
+        is_bad = any(now[state] for state in ("failed", "rejected", "uncertain"))
+        counts = ", ".join(f"{count} {state}" for state, count in now.items())
+        is_news = is_bad and not self._is_drain
+        _log.log(logging.WARNING if is_news else logging.INFO, "outbox: %s", counts)
 
     async def report_others(self) -> None:
         """Log what is not posted. Without a name, an account with a new key is another account."""

@@ -43,7 +43,6 @@ from leadpost.outbox._clock import boot_time
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._reconciler import SETTLE, Reconciler
-from leadpost.outbox._reports import Reports
 from leadpost.outbox._results import result_of
 from leadpost.outbox._shares import Shares
 from leadpost.outbox._upkeep import Upkeep
@@ -141,14 +140,13 @@ class Worker:
         self._host = Reachability(f"the host {poster.account.host}")
         self._others_succeed = False  # whether one has, since the last failure
         self._shares = Shares(lambda: poster.is_away)
-        self._reports = Reports(drains)
-        self._upkeep = Upkeep(store, poster, self._host, self._reports)
+        self._upkeep = Upkeep(store, poster, self._host, is_drain=drains)
 
     async def drain(self) -> Counter[EntryState]:
         """Post until nothing is pending; see `Outbox.drain`."""
         await self._upkeep.once()
         await self._work()
-        return self._reports.reached
+        return self._upkeep.reached
 
     async def run(
         self, *, verifies: bool, reconcile_every: timedelta | None, keep: timedelta | None
@@ -161,7 +159,7 @@ class Worker:
         beside = list[Coroutine[Any, Any, None]]()
         before_query = self._shares.before_query
         if verifies:
-            verifier = Verifier(self._store, self._poster, self._reports.reached, before_query)
+            verifier = Verifier(self._store, self._poster, self._upkeep.reached, before_query)
             beside.append(verifier.run())
         if reconcile_every is not None:
             reconciler = Reconciler(self._store, self._poster, SETTLE, before_query)
@@ -188,7 +186,8 @@ class Worker:
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            self._failure = self._failure or task.exception()
+            error = task.exception()  # always, as asyncio logs those that nobody asked for
+            self._failure = self._failure or error
         self._is_over.set()
 
     def _note_end_of_call(self, call: asyncio.Task[None]) -> None:
@@ -213,7 +212,7 @@ class Worker:
             try:
                 await until_done(calls, _RECORDING)
             finally:
-                self._reports.log()
+                self._upkeep.report()
                 for call in calls:
                     call.cancel()  # its entry becomes uncertain, as it has no record
                 await until_done({*tasks, *calls}, _RECORDING)
@@ -232,7 +231,8 @@ class Worker:
             task = asyncio.create_task(self._make(call))
             self._calls.add(task)
             task.add_done_callback(self._note_end_of_call)
-            await asyncio.wait([task, call.claimed], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [task, call.claimed]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             while len(self._calls) >= LIMIT:
                 await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
 
@@ -332,7 +332,7 @@ class Worker:
         claim, state = call.claimed.result(), result.state
         what = f"entry {claim.id}: {state} {result.request_id or ''}".rstrip()
         if call.is_sent:
-            self._reports.called_at = boot_time()
+            self._upkeep.called_at = boot_time()
         try:
             recorded = await self._store.write(_calls.record, claim, result)
         except BaseException:  # a cancellation too
@@ -341,7 +341,7 @@ class Worker:
         if not recorded:
             _log.warning("outbox: ignored, as the entry has changed since: %s", what)
         elif state != "pending":
-            self._reports.reached[state] += 1
+            self._upkeep.reached[state] += 1
 
     def _is_unreachable(self, error: LeadpostError) -> bool:
         """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from outbox_support import executed, states
-from support import Vendor, account, activity, within
+from outbox_support import executed, states, until_logged, working
+from support import Vendor, account, activity
 
 from leadpost import (
     Account,
@@ -196,11 +196,10 @@ async def test_a_worker_logs_that_it_leaves_others_entries_alone(
 ) -> None:
     async with Outbox(store_url, B) as other:
         await other.put_many([activity(1), activity(2)])
-    async with Outbox(store_url, A) as outbox, poster_of(A, Vendor()) as poster:
-        running = asyncio.create_task(outbox.run(poster))
-        async with within(10):
-            while "unfinished entries of other accounts" not in caplog.text:
-                await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.wait([running])
+    async with (
+        Outbox(store_url, A) as outbox,
+        poster_of(A, Vendor()) as poster,
+        working(outbox.run(poster)),
+    ):
+        await until_logged(caplog, "unfinished entries of other accounts")
     assert f"other accounts are not posted: 2 of {B.fingerprint}" in caplog.text

@@ -11,7 +11,7 @@ from functools import partial
 import httpx
 import pytest
 import sqlalchemy as sa
-from outbox_support import ACME, changed, executed, held_until, poster, states, until
+from outbox_support import ACME, changed, executed, held_until, poster, states
 from support import Vendor, activity, answers, within
 
 from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, TokenBucket
@@ -84,13 +84,6 @@ async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str
         assert await states(outbox) == ["pending"]
 
 
-async def test_an_id_is_never_reused(outbox: Outbox) -> None:
-    first = await outbox.put(activity(1))
-    await outbox.drain(poster(refused(1)))
-    assert await outbox.prune(timedelta(0)) == 1
-    assert await outbox.put(activity(1)) > first
-
-
 async def test_a_rejected_entry_is_posted_with_its_new_activity(outbox: Outbox) -> None:
     await outbox.put(activity(1), key="one")
     assert await outbox.drain(poster(refused(1))) == {"rejected": 1}
@@ -153,17 +146,6 @@ async def test_a_late_record_applies_only_to_the_activity_that_was_sent(
     record = partial(_calls.record, of=call, result=Result("accepted", request_id="late"))
     assert await outbox._store.write(record) is (state == "accepted")
     assert await states(outbox) == [state]
-
-
-async def test_a_waiting_worker_posts_a_retried_entry_at_once(outbox: Outbox) -> None:
-    vendor = refused(1)
-    await outbox.put(activity(1), key="one")
-    running = asyncio.create_task(outbox.run(poster(vendor)))
-    await until(outbox, rejected=1)
-    await outbox.replace({"one": activity(2)})
-    await until(outbox, accepted=1)
-    running.cancel()
-    await asyncio.wait([running])
 
 
 async def test_an_entry_seen_on_its_lead_has_succeeded(outbox: Outbox) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted
+from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted, working
 from support import Vendor, activity, answers, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
@@ -27,6 +28,15 @@ async def gone(*_: object, **__: object) -> Any:
 
 async def damaged(*_: object, **__: object) -> Any:
     raise OutboxError("the file is damaged")
+
+
+@contextmanager
+def away(outbox: Outbox) -> Generator[None]:
+    """Make the database unreachable."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(outbox._database, "write", gone)
+        patched.setattr(outbox._database, "read", gone)
+        yield
 
 
 def is_of(work: Any, statement: Callable[..., Any]) -> bool:
@@ -56,31 +66,23 @@ def test_what_cannot_be_reached_is_logged_at_first_each_minute_and_at_last(
     ]
 
 
-async def test_a_run_waits_for_an_unreachable_database_at_its_start(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as away:
-        away.setattr(outbox._database, "write", gone)
-        away.setattr(outbox._database, "read", gone)
-        running = asyncio.create_task(outbox.run(poster(Vendor())))
-        await asyncio.sleep(0.1)
-    await outbox.put(activity(1))
-    await until_accepted(outbox, 1)
-    running.cancel()
-    await asyncio.wait([running])
+async def test_a_run_waits_for_an_unreachable_database_at_its_start(outbox: Outbox) -> None:
+    async with working(outbox.run(poster(Vendor()))):
+        with away(outbox):
+            await asyncio.sleep(0.1)
+        await outbox.put(activity(1))
+        await until_accepted(outbox, 1)
 
 
 async def test_a_run_waits_for_a_lost_database_and_loses_no_request_id(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
     await outbox.put_many(map(activity, range(1, 4)))
     vendor = Vendor(held_until(answer, started))
     draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1, period=0.1))))
     await started.wait()
-    with monkeypatch.context() as away:
-        away.setattr(outbox._database, "write", gone)
-        away.setattr(outbox._database, "read", gone)
+    with away(outbox):
         answer.set()
         await asyncio.sleep(1.2)
     async with within(10):
@@ -92,7 +94,7 @@ async def test_a_run_waits_for_a_lost_database_and_loses_no_request_id(
 
 
 async def test_a_database_that_remains_unreachable_ends_a_drain(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
     patience = RetryPolicy(max_time=0.3, initial_wait=0.01)
@@ -102,9 +104,7 @@ async def test_a_database_that_remains_unreachable_ends_a_drain(
         outbox.drain(poster(vendor, bucket=TokenBucket(1), retry=patience))
     )
     await started.wait()
-    with monkeypatch.context() as away:
-        away.setattr(outbox._database, "write", gone)
-        away.setattr(outbox._database, "read", gone)
+    with away(outbox):
         answer.set()
         async with within(20):
             with pytest.raises(OutboxUnavailable):
@@ -120,8 +120,8 @@ async def test_a_permanent_failure_ends_a_run_and_the_request_id_is_logged(
     vendor = Vendor(held_until(answer, started))
     running = asyncio.create_task(outbox.run(poster(vendor, bucket=TokenBucket(1))))
     await started.wait()
-    with monkeypatch.context() as away:
-        away.setattr(outbox._database, "write", damaged)
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox._database, "write", damaged)
         answer.set()
         async with within(10):
             with pytest.raises(OutboxError, match="file is damaged"):
@@ -154,8 +154,8 @@ async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
 
     vendor = Vendor()
     await outbox.put(activity(1))
-    with monkeypatch.context() as away:
-        away.setattr(Store, "write", fickle)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", fickle)
         with pytest.raises(OutboxError, match="file is damaged"):
             await outbox.drain(poster(vendor))
     assert await outbox.drain(poster(vendor)) == {}
@@ -172,8 +172,8 @@ async def test_a_run_that_ends_without_its_database_leaves_no_task_behind(
     answer, started = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(outbox.run(poster(Vendor(held_until(answer, started)))))
     await started.wait()
-    with monkeypatch.context() as away:
-        away.setattr(outbox._database, "write", gone)
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox._database, "write", gone)
         answer.set()
         running.cancel()
         async with within(20):
@@ -206,10 +206,8 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
     await outbox.put(activity(1))
     monkeypatch.setattr(_calls, "claim", roll_back)
     monkeypatch.setattr(outbox._database, "write", deaf)
-    running = asyncio.create_task(outbox.run(poster(vendor)))
-    await until(outbox, accepted=1)
-    running.cancel()
-    await asyncio.wait([running])
+    async with working(outbox.run(poster(vendor))):
+        await until(outbox, accepted=1)
     assert lost
     assert vendor.numbers == [1]
     notes = [change.note or "" for change in await outbox.history(1)]
@@ -265,10 +263,8 @@ async def test_a_database_that_can_only_be_read_is_tried_twice_a_second(
     monkeypatch.setattr(_calls, "claim", fail)
     await outbox.put(activity(1))
     with caplog.at_level(logging.WARNING, "leadpost"):
-        running = asyncio.create_task(outbox.run(poster(Vendor()), verify=False))
-        await asyncio.sleep(2)
-        running.cancel()
-        await asyncio.wait([running])
+        async with working(outbox.run(poster(Vendor()), verify=False)):
+            await asyncio.sleep(2)
     assert caplog.text.count("cannot be reached") == 1
     assert 1 <= tries <= 5
 

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 from database_support import path_of, plain_postgresql
 from outbox_processes import Job
-from outbox_support import until_accepted
+from outbox_support import until_accepted, until_logged, until_true, working
 from support import activity, server_in, within
 
 from leadpost.outbox import Outbox
@@ -33,21 +33,17 @@ async def work_through(
         job = Job(url=url, host=sandbox.url, period=PERIOD, call_timeout=5.0)
         async with Outbox(url, job.account) as outbox, job.poster() as poster:
             await outbox.put_many(map(activity, range(1, ROWS + 1)))
-            running = asyncio.create_task(outbox.run(poster, verify=False))
-            async with within(20):
-                while len(sandbox.accepted) < 40:
-                    await asyncio.sleep(0.01)
-            async with trouble():
-                before = len(sandbox.accepted)
-                assert before < ROWS, "the trouble came too late"
-                await asyncio.sleep(lasts)
-                meanwhile = len(sandbox.accepted) - before
-            async with within(90):
-                while (await outbox.counts())["accepted"] < ROWS:
-                    await asyncio.sleep(0.1)
-            assert not running.done()
-            running.cancel()
-            await asyncio.wait([running])
+            async with working(outbox.run(poster, verify=False)) as running:
+                await until_true(lambda: len(sandbox.accepted) >= 40)
+                async with trouble():
+                    before = len(sandbox.accepted)
+                    assert before < ROWS, "the trouble came too late"
+                    await asyncio.sleep(lasts)
+                    meanwhile = len(sandbox.accepted) - before
+                async with within(90):
+                    while (await outbox.counts())["accepted"] < ROWS:
+                        await asyncio.sleep(0.1)
+                assert not running.done()
             await until_accepted(outbox, ROWS)
             ids = {entry.request_id async for entry in outbox.entries()}
         report = sandbox.report()
@@ -68,9 +64,7 @@ async def test_a_server_that_is_temporarily_read_only(
             await server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
             try:
                 await server.execute("SELECT pg_reload_conf()")
-                async with within(60):
-                    while "cannot be reached" not in caplog.text:
-                        await asyncio.sleep(0.01)
+                await until_logged(caplog, "cannot be reached")
                 yield
             finally:
                 await server.execute("ALTER SYSTEM RESET default_transaction_read_only")

@@ -8,7 +8,7 @@ from collections import Counter
 import httpx
 import pytest
 from outage_support import METRICS
-from outbox_support import poster
+from outbox_support import poster, working
 from support import Vendor, accept, activity, number_in, within
 
 from leadpost import TokenBucket
@@ -74,8 +74,7 @@ async def test_a_run_waits_for_the_end_of_an_outage(
     bucket = TokenBucket(TOKENS, period=0.1)
     posting = poster(leadsquared, bucket=bucket, call_timeout=call_timeout)
     await outbox.put_many(map(activity, range(1, ENTRIES + 1)))
-    running = asyncio.create_task(outbox.run(posting, verify=False))
-    async with within(60):
+    async with working(outbox.run(posting, verify=False)), within(60):
         while leadsquared.taken.total() < 20:
             await asyncio.sleep(0.01)
         leadsquared.answers.clear()
@@ -91,8 +90,6 @@ async def test_a_run_waits_for_the_end_of_an_outage(
         leadsquared.is_down = False
         while (counts := await outbox.counts())["pending"] or counts["sending"]:
             await asyncio.sleep(0.05)
-    running.cancel()
-    await asyncio.wait([running])
     assert counts["accepted"] + counts["uncertain"] == ENTRIES
     assert counts["uncertain"] <= (TOKENS + 5 if leadsquared.is_uncertain else 0)
     assert (len(leadsquared.taken), leadsquared.taken.total()) == (ENTRIES, ENTRIES)

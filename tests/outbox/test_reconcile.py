@@ -9,17 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import (
     ACME,
-    OWN_CALL,
     WHEN,
     changed,
-    executed,
     noted,
     posted,
     poster,
@@ -27,29 +24,24 @@ from outbox_support import (
     states,
     table,
     told,
-    until,
 )
-from support import LEAD, Vendor, account, answers, within
+from support import LEAD, Vendor, answers, within
 
 from leadpost import (
     Activity,
-    AsyncActivityPoster,
     LeadActivity,
-    OpenBucket,
     ServerError,
     Unauthorized,
 )
 from leadpost.outbox import EntryState, Outbox, _reconciler
-from leadpost.outbox._matching import candidates, is_rival
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import UncertainEntry, Verdict
-from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Faults, Sandbox, queue
-from leadpost.sandbox.answers import RejectedError, unknown_activity
-from leadpost.sandbox.queue import Queue
 
 NOW = timedelta(0)
+
 OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
+
 pytestmark = pytest.mark.usefixtures("quick_checks")
 
 
@@ -151,15 +143,6 @@ async def test_without_note_and_date_time_it_is_pending_again_if_nothing_is_simi
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
-async def test_an_entry_without_a_lead_stays_uncertain(
-    outbox: Outbox, make_uncertain: MakeUncertain
-) -> None:
-    by_email = Activity(None, 201, "note", extra={"EmailAddress": "a@example.com"})
-    sandbox = await make_uncertain("cut-after", by_email)
-    assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "names no lead" in ((await told(outbox))[0][1] or "")
-
-
 async def test_an_entry_whose_lead_cannot_be_read_stays_uncertain(outbox: Outbox) -> None:
     unknown = {"Status": "Error", "ExceptionType": "MXInvalidLeadException"}
     script = answers(httpx.ReadTimeout("slow"), httpx.Response(500, json=unknown))
@@ -192,33 +175,6 @@ async def test_rejected_keys_end_reconciling(outbox: Outbox) -> None:
     await outbox.drain(posting)
     with pytest.raises(Unauthorized):
         await outbox.reconcile(posting, settle=NOW)
-
-
-@pytest.mark.parametrize(
-    ("event", "created", "texts", "is_one"),
-    [
-        (201, NOW, {"note 1", "2026-11-01 10:30:00", "more"}, True),
-        (None, None, {"note 1", "2026-11-01 10:30:00"}, True),
-        (202, NOW, {"note 1", "2026-11-01 10:30:00"}, False),
-        (201, -timedelta(minutes=3), {"note 1", "2026-11-01 10:30:00"}, False),
-        (201, -timedelta(minutes=1), {"note 1", "2026-11-01 10:30:00"}, True),
-        (201, NOW, {"note 1"}, False),
-        (201, NOW, {"note 2", "2026-11-01 10:30:00"}, False),
-    ],
-)
-def test_which_activities_may_be_the_posted_one(
-    event: int | None, created: timedelta | None, texts: set[str], *, is_one: bool
-) -> None:
-    made = None if created is None else WHEN + created
-    has = [LeadActivity("a1", LEAD, event, None, made, frozenset(texts), {})]
-    assert candidates(noted(1).to_payload(), WHEN, has) == (has if is_one else [])
-    assert timedelta(hours=12) == _reconciler.SETTLE
-
-
-def test_line_ends_and_blanks_make_no_difference() -> None:
-    posted = Activity(LEAD, 201, "one\r\ntwo  three ").to_payload()
-    has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"one\ntwo three"}), {})]
-    assert candidates(posted, WHEN, has) == has
 
 
 async def test_an_activity_with_other_fields_may_be_of_another_entry(
@@ -294,12 +250,6 @@ async def test_an_entry_of_long_ago_does_not_count(
     assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
 
 
-def test_a_note_of_blanks_proves_nothing() -> None:
-    blank = Activity(LEAD, 201, " \r\n ", WHEN).to_payload()
-    has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"", "anything"}), {})]
-    assert candidates(blank, WHEN, has) == []
-
-
 async def test_a_lead_is_read_once_for_all_its_entries(outbox: Outbox) -> None:
     read: list[str] = []
 
@@ -361,151 +311,6 @@ async def test_an_entry_that_is_settled_meanwhile_is_left_alone(
     assert found == {"accepted": 1}
     assert await states(outbox) == ["accepted", "succeeded"]
     assert seen == [(1, 2), (2, 2)]
-
-
-async def test_reconciling_that_fails_is_logged_and_the_run_continues(
-    outbox: Outbox,
-    make_uncertain: MakeUncertain,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def refuse(*_: object) -> None:
-        raise Unauthorized("not you", status=401)
-
-    sandbox = await make_uncertain("cut-after", noted(1))
-    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", refuse)
-    async with poster_to(sandbox) as posting, within(10):
-        running = asyncio.create_task(
-            outbox.run(posting, verify=False, reconcile_every=timedelta(seconds=0.05))
-        )
-        while caplog.text.count("reconciling failed: Unauthorized, HTTP 401") < 2:
-            await asyncio.sleep(0.01)
-        assert not running.done()
-        running.cancel()
-        await asyncio.wait([running])
-
-
-async def test_the_log_says_that_reconciling_needs_a_sync_host(
-    outbox: Outbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    await outbox.put(noted(1))
-    await changed(outbox, state="uncertain")
-    elsewhere = account(name=ACME, host="https://proxy.example.com")
-    posting = AsyncActivityPoster(elsewhere, client=Vendor().client(), bucket=OpenBucket())
-    every = timedelta(seconds=0.05)
-    running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
-    async with within(10):
-        while "reconciling failed: sync_host (LEADPOST_SYNC_HOST) is missing" not in caplog.text:
-            await asyncio.sleep(0.01)
-    running.cancel()
-    await asyncio.wait([running])
-
-
-async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
-    outbox: Outbox, make_uncertain: MakeUncertain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
-    monkeypatch.setattr(_reconciler, "_RETRY", 0.02)
-    read, failures = AsyncActivityPoster.lead_activities, [ServerError("no", status=503)] * 3
-
-    async def fail_at_first(*args: Any) -> list[LeadActivity]:
-        if failures:
-            raise failures.pop()
-        return await read(*args)
-
-    sandbox = await make_uncertain("cut-after", noted(1))
-    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", fail_at_first)
-    monkeypatch.setattr(_reconciler, "FAILURES_IN_A_ROW", 1)
-    async with poster_to(sandbox) as posting:
-        every = timedelta(hours=1)
-        running = asyncio.create_task(outbox.run(posting, verify=False, reconcile_every=every))
-        await until(outbox, accepted=1)
-        running.cancel()
-        await asyncio.wait([running])
-    assert not failures
-
-
-async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
-    outbox: Outbox, store_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An activity that arrived after the last look must not be posted again."""
-    monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
-    begin, looks, read = _settling.begin_reconciling, list[bool](), list[str]()
-
-    async def look(transaction: Transaction, every: float) -> bool:
-        looks.append(await begin(transaction, every))
-        return looks[-1]
-
-    async def answer(request: httpx.Request) -> httpx.Response:
-        read.append(request.url.params["leadId"])
-        return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
-
-    monkeypatch.setattr(_settling, "begin_reconciling", look)
-    await outbox.put(noted(1))
-    await changed(outbox, state="uncertain", sent_at=time.time())
-    async with Outbox(store_url, ACME) as other, within(20):
-        both = [
-            asyncio.create_task(one.run(poster(Vendor(answer)), verify=False))
-            for one in (outbox, other)
-        ]
-        while len(looks) < 8:
-            await asyncio.sleep(0.01)
-        assert (looks.count(True), read) == (1, [LEAD])
-        for expected in (2, 3, 4):
-            hour_later = "UPDATE leadpost_accounts SET reconciled_at = reconciled_at - 3601"
-            await executed(outbox, sa.text(hour_later))
-            while len(read) < expected:
-                await asyncio.sleep(0.01)
-        for task in both:
-            task.cancel()
-        await asyncio.wait(both)
-    assert looks.count(True) == len(read) == 4
-
-
-@pytest.mark.parametrize("refuses", [False, True])
-async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_it(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, *, refuses: bool
-) -> None:
-    """
-    500 uncertain entries over 400 leads: 480 have arrived, 20 have not.
-
-    A window takes one call, and each lead to which an entry is to be sent again another. Where the
-    account refuses windows, each of the 400 leads takes one.
-    """
-    posts = [
-        Activity(str(UUID(int=number % 400 + 1)), 201, f"call {number}") for number in range(500)
-    ]
-    if refuses:
-
-        def refuse(*_: object) -> None:
-            raise RejectedError(unknown_activity())
-
-        monkeypatch.setattr(Queue, "activities_between", refuse)
-    async with Outbox(sqlite_url, ACME) as outbox:
-        await outbox.put_many(posts)
-        day_ago = time.time() - 13 * 3600
-        await changed(outbox, state="uncertain", sent_at=day_ago, call_id=OWN_CALL)
-        tally, calls = await arrived_and_reconciled(outbox, posts[:480])
-        found = [entry async for entry in outbox.entries("accepted")]
-    assert tally == {"accepted": 480, "pending": 20}
-    assert len({entry.activity_id for entry in found}) == 480
-    assert sorted(entry.id for entry in found) == list(range(1, 481))
-    assert calls == (1 + 400 if refuses else 1 + 20)
-
-
-async def arrived_and_reconciled(
-    outbox: Outbox, arrived: list[Activity]
-) -> tuple[Counter[EntryState], int]:
-    """Post without the outbox, reconcile, and return the states and the number of calls."""
-    with Sandbox(limit=None, pace=1000) as sandbox:
-        async with poster_to(sandbox, bucket=OpenBucket()) as posting:
-            await posting.post_many(arrived)
-            async with within(20):
-                while (await posting.metrics()).pending_messages:  # LeadSquared's queue
-                    await asyncio.sleep(0.05)
-            before = sandbox.report().arrivals
-            tally = await outbox.reconcile(posting)
-        return tally, sandbox.report().arrivals - before
 
 
 async def test_a_backdated_activity_that_arrived_is_not_posted_again(
@@ -575,11 +380,3 @@ async def test_an_outage_ends_reconciling(outbox: Outbox) -> None:
             await reconciler.reconcile(lambda _, __: None)
         assert asked == set(leads[:3])
     assert await states(outbox) == ["uncertain"] * 5
-
-
-def test_what_plain_sql_has_inserted_is_compared_as_far_as_it_goes() -> None:
-    payload = {"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": [7], "ActivityNote": "n"}
-    raw = {"Data": [7, {"Key": "mx_Custom_1", "Value": "a"}]}
-    same = LeadActivity("a1", LEAD, 201, None, None, frozenset({"n"}), raw)
-    assert candidates(payload, WHEN, [same]) == [same]
-    assert not is_rival("n", payload, [same])

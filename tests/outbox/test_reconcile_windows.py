@@ -1,4 +1,4 @@
-"""Reconciling by windows of time, and by fields."""
+"""Reconciling by windows of time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,30 +15,26 @@ import sqlalchemy as sa
 from outbox_support import (
     ACME,
     OWN_CALL,
-    WHEN,
     changed,
     executed,
-    noted,
     poster,
     poster_to,
     table,
     told,
 )
-from support import LEAD, Vendor, within
+from support import Vendor, within
 
-from leadpost import Activity, Lead, LeadActivity, OpenBucket
+from leadpost import Activity, Lead, OpenBucket
 from leadpost.outbox import EntryState, Outbox
-from leadpost.outbox._matching import candidates, windows
 from leadpost.outbox._reconciler import SETTLE
-from leadpost.outbox.database._settling import UncertainEntry
 from leadpost.sandbox import Sandbox
-from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized
+from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized, unknown_activity
 from leadpost.sandbox.checks import Span
 from leadpost.sandbox.queue import Queue
 
 pytestmark = pytest.mark.usefixtures("quick_checks")
+
 LONG_AGO = SETTLE + timedelta(hours=1)
-DAY = 86400.0
 
 
 def on_lead(number: int, note: str = "note", **details: Any) -> Activity:
@@ -58,7 +54,7 @@ async def make_all_uncertain(outbox: Outbox, age: timedelta = LONG_AGO) -> None:
 
 async def sent(sandbox: Sandbox, *activities: Activity) -> None:
     """Post without the outbox, and wait until LeadSquared's queue is done."""
-    async with poster_to(sandbox, bucket=OpenBucket()) as posting, within(20):
+    async with poster_to(sandbox, bucket=OpenBucket()) as posting, within(120):
         await posting.post_many(activities)
         while (await posting.metrics()).pending_messages:
             await asyncio.sleep(0.01)
@@ -70,6 +66,36 @@ async def reconciled(outbox: Outbox, sandbox: Sandbox) -> tuple[Counter[EntrySta
     async with poster_to(sandbox, bucket=OpenBucket()) as posting:
         tally = await outbox.reconcile(posting)
     return tally, sandbox.report().arrivals - before
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_it(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, *, refuses: bool
+) -> None:
+    """
+    500 uncertain entries over 400 leads: 480 have arrived, 20 have not.
+
+    A window takes one call, and each lead to which an entry is to be sent again another. Where the
+    account refuses windows, each of the 400 leads takes one.
+    """
+    if refuses:
+
+        def refuse(*_: object) -> None:
+            raise RejectedError(unknown_activity())
+
+        monkeypatch.setattr(Queue, "activities_between", refuse)
+    posts = [on_lead(number % 400 + 1, f"call {number}") for number in range(500)]
+    async with Outbox(sqlite_url, ACME) as outbox:
+        await outbox.put_many(posts)
+        await make_all_uncertain(outbox)
+        with Sandbox(limit=None, pace=1000) as sandbox:
+            await sent(sandbox, *posts[:480])
+            tally, calls = await reconciled(outbox, sandbox)
+        found = [entry async for entry in outbox.entries("accepted")]
+    assert tally == {"accepted": 480, "pending": 20}
+    assert calls == (1 + 400 if refuses else 1 + 20)
+    assert len({entry.activity_id for entry in found}) == 480
+    assert sorted(entry.id for entry in found) == list(range(1, 481))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +198,7 @@ async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     posts = [on_lead(number) for number in range(1, 31)]
     await outbox.put_many(posts)
     await make_all_uncertain(outbox)
-    month_ago = sa.update(table).where(table.c.id == 1).values(sent_at=time.time() - 30 * DAY)
+    month_ago = sa.update(table).where(table.c.id == 1).values(sent_at=time.time() - 30 * 86400)
     await executed(outbox, month_ago)
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts)
@@ -180,62 +206,6 @@ async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     assert tally == {"accepted": 30}
     assert calls == 1 + 1
     assert [round(span.total_seconds() / 3600) for span in spans] == [24 + 12 + 24]
-
-
-def uncertain(number: int, lead: str | None, event: int | None, sent_at: float) -> UncertainEntry:
-    moment = datetime.fromtimestamp(sent_at, UTC)
-    return UncertainEntry(number, None, lead, {"ActivityEvent": event}, moment, 0.0)
-
-
-def test_windows_are_of_one_type_and_do_not_overlap() -> None:
-    sent_at = [0.0, 1 * DAY, 3.4 * DAY, 6.0 * DAY]
-    entries = [
-        *(uncertain(number, LEAD, 201, moment) for number, moment in enumerate(sent_at)),
-        uncertain(4, LEAD, 202, 0.5 * DAY),
-        uncertain(5, None, 201, 0.0),
-        uncertain(6, LEAD, None, 0.0),
-    ]
-    found = list(windows(entries, timedelta(hours=12)))
-    assert [[entry.id for entry in window.entries] for window in found] == [[0, 1, 2], [3], [4]]
-    assert [window.event for window in found] == [201, 201, 202]
-    assert found[0].start == datetime(1969, 12, 31, tzinfo=UTC)
-    assert found[0].end == datetime(1970, 1, 5, 21, 36, tzinfo=UTC)
-    assert found[0].end < found[1].start
-
-
-# Fields.
-
-
-def row(activity_id: str, **fields: object) -> LeadActivity:
-    """Return an activity as in a window, with its fields beside its note."""
-    note, when = "note 1", "2026-11-01 10:30:00"
-    return LeadActivity(activity_id, LEAD, 201, None, WHEN, frozenset({note, when}), fields)
-
-
-@pytest.mark.parametrize(
-    ("posted", "shown", "is_one"),
-    [
-        ("Monday", {"mx_Custom_1": " monday "}, True),
-        ("Monday", {"mx_Custom_1": "Tuesday"}, False),
-        ("Monday", {"ActivityFields": {"mx_Custom_1": "Tuesday"}}, False),
-        ("Monday", {"ActivityFields": {"mx_Custom_1": "Monday"}}, True),
-        ("Monday", {"Data": [{"Key": "mx_Custom_1", "Value": "Tuesday"}]}, False),
-        ("Monday", {"Data": [{"Key": "mx_Custom_1", "Value": "Monday"}]}, True),
-        ("Monday", {}, True),
-        ("Monday", {"mx_Custom_1": None}, True),
-        ("Monday", {"mx_Custom_1": ""}, True),
-        (12.5, {"MX_Custom_1": "12.5000"}, True),
-        (12.5, {"mx_Custom_1": "12"}, False),
-        (True, {"mx_Custom_1": "1"}, True),
-        ("2026-11-01 10:30:00", {"mx_Custom_1": "2026-11-01 10:30:00.000"}, True),
-    ],
-)
-def test_an_activity_with_another_value_in_a_posted_field_is_another(
-    posted: object, shown: dict[str, object], *, is_one: bool
-) -> None:
-    payload = noted(1, fields={"mx_Custom_1": posted}).to_payload()
-    has = [row("a1", **shown)]
-    assert candidates(payload, WHEN, has) == (has if is_one else [])
 
 
 async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Outbox) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from threading import Thread
@@ -59,35 +58,27 @@ def create_engine(
 
 
 def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, Any]) -> AsyncEngine:
-    arguments: dict[str, Any] = {"async_creator_fn": _connector(url, opened)}
+    connecting: dict[str, Any] = dict(url.connect)
+    arguments: dict[str, Any] = {}
     if url.is_pooled:
         # A statement prepared in one session of the server is unknown in the next.
+        connecting["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0
         arguments["prepared_statement_name_func"] = str  # returns "": statements have no name
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        connect_args=arguments,
-        isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        **options,
-    )
-
-
-def _connector(
-    url: DatabaseUrl, opened: set[Connection]
-) -> Callable[[], Coroutine[Any, Any, Connection]]:
-    """Return a function that connects to the server."""
-    options: dict[str, Any] = dict(url.connect)
-    if url.is_pooled:
-        options["statement_cache_size"] = 0
 
     async def connect() -> Connection:
-        connection: Connection = await asyncpg.connect(command_timeout=LONGEST_WAIT, **options)
+        connection: Connection = await asyncpg.connect(command_timeout=LONGEST_WAIT, **connecting)
         opened.add(connection)
         connection.add_termination_listener(opened.discard)
         return connection
 
-    return connect
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args={"async_creator_fn": connect, **arguments},
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        **options,
+    )
 
 
 def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:

@@ -26,6 +26,7 @@ FAILURES = (
 
 MAY_WRITE = "does the folder exist, and may this user write there?"
 _LOCKED = "another process keeps it locked: find out which"
+_UNTRUSTED = "its certificate is not trusted ({reason}): see sslmode, channel_binding"
 _POOLER = "the connections of a pooler such as PgBouncer are shared: add pgbouncer=true to the URL"
 
 _FULL = {
@@ -85,44 +86,25 @@ _PASSES = re.compile(
 )
 """PgBouncer's errors that are not the client's fault; all its errors have the same SQLSTATE."""
 
-_Types = type[Exception] | tuple[type[Exception], ...]
-_TYPES: tuple[tuple[_Types, type[OutboxError], str], ...] = (
-    (
-        socket.gaierror,
-        OutboxUnavailable,
-        "its host is not found: correct the URL, or check the network",
-    ),
-    (FileNotFoundError, OutboxUnavailable, "its socket is missing: is the server running?"),
-    (PermissionError, OutboxError, "this user may not use the server's socket"),
-    (
-        ssl.SSLCertVerificationError,
-        OutboxError,
-        "its certificate is not trusted ({reason}): see sslmode, channel_binding",
-    ),
-    (ssl.SSLEOFError, OutboxUnavailable, "no connection ({name}): is the server running?"),
-    (ssl.SSLError, OutboxError, "no TLS connection ({reason}): see sslmode"),
-    (
-        TimeoutError,
-        OutboxUnavailable,
-        "no answer: is the server running, is a firewall in between?",
-    ),
-    (OSError, OutboxUnavailable, "no connection ({name}): is the server running?"),
-    (
-        asyncpg.ClientConfigurationError,
-        OutboxError,
-        "asyncpg cannot use an option of the URL, the environment or service",
-    ),
-    # Such as a number that is too large.
-    ((asyncpg.UnsupportedClientFeatureError, ValueError), OutboxError, "{name}"),
-    # asyncpg raises an internal error if a server stops in the middle of a message.
-    (
-        (asyncpg.InterfaceError, asyncpg.InternalClientError),
-        OutboxUnavailable,
-        "no connection ({name})",
-    ),
-    (NoConnection, OutboxUnavailable, "no connection was free for too long"),
+_TYPES: tuple[tuple[type[Exception], bool, str], ...] = (
+    (socket.gaierror, True, "its host is not found: correct the URL, or check the network"),
+    (FileNotFoundError, True, "its socket is missing: is the server running?"),
+    (PermissionError, False, "this user may not use the server's socket"),
+    (ssl.SSLCertVerificationError, False, _UNTRUSTED),
+    (ssl.SSLEOFError, True, "no connection ({name}): is the server running?"),
+    (ssl.SSLError, False, "no TLS connection ({reason}): see sslmode"),
+    (TimeoutError, True, "no answer: is the server running, is a firewall in between?"),
+    (OSError, True, "no connection ({name}): is the server running?"),
+    (asyncpg.ClientConfigurationError, False, "asyncpg cannot use an option of the URL or service"),
+    (asyncpg.UnsupportedClientFeatureError, False, "{name}"),
+    (ValueError, False, "{name}"),  # such as a number that is too large
+    (asyncpg.InterfaceError, True, "no connection ({name})"),
+    (asyncpg.InternalClientError, True, "no connection ({name})"),  # a message that broke off
+    (NoConnection, True, "no connection was free for too long"),
 )
-"""What to do, by the type of the error, for those without a code; the first one that fits."""
+"""
+For errors without a code, the first of these types: whether it may be temporary, and what to do.
+"""
 
 
 def outbox_error(failure: BaseException, url: DatabaseUrl) -> OutboxError:
@@ -186,7 +168,7 @@ def _by_type(failure: BaseException) -> tuple[type[OutboxError], str]:
         "name": type(failure).__name__,
         "reason": getattr(failure, "verify_message", None) or getattr(failure, "reason", None),
     }
-    for types, kind, what in _TYPES:
-        if isinstance(failure, types):
-            return kind, what.format_map(values)
+    for type_, passes, what in _TYPES:
+        if isinstance(failure, type_):
+            return OutboxUnavailable if passes else OutboxError, what.format_map(values)
     return OutboxError, type(failure).__name__
