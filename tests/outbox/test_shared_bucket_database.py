@@ -76,7 +76,8 @@ async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
             raise OutboxUnavailable("the connection was lost")
 
         monkeypatch.setattr(of._database, "write", done_and_lost)
-        await take(of, [])
+        async with calling(of, call_timeout=600.0):
+            pass
 
 
 async def full(_: object) -> None:
@@ -133,7 +134,7 @@ async def test_closing_does_not_wait_long_for_a_hanging_database(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_async_engine(postgresql_url)
-    async with engine.connect() as holder, within(300):
+    async with engine.connect() as holder, within(50):  # a transaction may wait for 60 s
         async with opened(postgresql_url) as of, calling(of):
             await holder.execute(sa.text("LOCK TABLE leadpost_buckets, leadpost_tokens"))
         assert "the last tokens return late" in caplog.text
