@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import time
@@ -212,6 +213,11 @@ async def pooler(folder: str, size: int = 2) -> AsyncGenerator[Pooler]:
                 await writer.wait_closed()
 
 
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
+
+
 @contextmanager
 def pgbouncer(folder: Path, databases: str = "* = host={}", **settings: object) -> Generator[Path]:
     """
@@ -246,7 +252,7 @@ def pgbouncer(folder: Path, databases: str = "* = host={}", **settings: object) 
         with log.open("w") as output:
             process = subprocess.Popen([PGBOUNCER, file], stderr=output)
         try:
-            while not Path(own, f".s.PGSQL.{PORT}").exists():
+            while not _listens(f"{own}/.s.PGSQL.{PORT}"):
                 assert process.poll() is None, log.read_text(encoding="utf-8")
                 time.sleep(0.01)
             yield Path(own)

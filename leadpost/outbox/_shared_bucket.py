@@ -275,14 +275,12 @@ class _Share:
         while self._error is None or self._ended:
             try:
                 await self._write_ended()
-                if self._error is not None:
-                    continue
-                if boot_time() < self.brakes.paused_until:
-                    await self._wait(self.brakes.paused_until)
-                elif self._is_wanted:
+                pause_end = self.brakes.paused_until
+                is_paused = boot_time() < pause_end
+                if self._is_wanted and not is_paused:
                     await self._serve_one()
-                else:
-                    await self._wait()
+                elif self._error is None:
+                    await self._wait(pause_end if is_paused else inf)
             except OutboxError as error:
                 self._reachability.failed(error)
                 if not isinstance(error, OutboxUnavailable):
@@ -325,7 +323,7 @@ class _Share:
         """Whether a caller waits for a token."""
         return self.waiters.first is not None
 
-    async def _wait(self, until: float = inf) -> None:
+    async def _wait(self, until: float) -> None:
         """Wait for news, but not longer than until a time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if until == inf else until - boot_time()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AsyncExitStack, contextmanager
 from itertools import pairwise
 
@@ -35,13 +35,11 @@ from leadpost import (
     DeliveryUncertain,
     LeadpostError,
     Priority,
-    RateLimited,
     ServerError,
     TokenLost,
 )
 from leadpost.outbox import SharedTokenBucket, _shared_bucket
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import _sql
 from leadpost.outbox.database._sql import Transaction
 
 
@@ -363,41 +361,3 @@ async def test_a_process_frozen_between_headers_and_body_does_not_send_the_body(
         assert await poster.post(activity(1)) == "r1"
         assert len(connections) == 2
         assert len(server.requests) == 1  # the first one was not complete
-
-
-@pytest.fixture
-def jump_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Set the database's clock, in seconds from the real time."""
-    now = {dialect: words["now"] for dialect, words in _sql.WORDS.items()}
-
-    def jump(seconds: float) -> None:
-        for dialect, words in _sql.WORDS.items():
-            monkeypatch.setitem(words, "now", f"({now[dialect]} + {seconds})")
-
-    return jump
-
-
-@pytest.mark.parametrize("paused", [False, True])
-async def test_a_clock_that_jumps_back_neither_exceeds_the_limit_nor_blocks_calls_for_long(
-    store_url: str, jump_to: Callable[[float], None], *, paused: bool
-) -> None:
-    jump_to(3600.0)
-    arrivals: list[float] = []
-    async with opened(store_url) as one, opened(store_url) as other, within(300):
-        if paused:
-            await end_with(one, RateLimited("429", status=429, retry_after=0.1))
-        for jump in (3600.0, 0.0, -3600.0):
-            jump_to(jump)
-            calls = (take(of, arrivals) for of in (one, other) for _ in range(25))
-            await asyncio.gather(*calls)
-    assert fullest(arrivals, PERIOD) <= 25
-
-
-async def test_a_token_that_is_put_back_after_the_clock_jumped_back_is_not_lost(
-    store_url: str, jump_to: Callable[[float], None]
-) -> None:
-    jump_to(3600.0)
-    async with opened(store_url, limit=1) as of, within(300):
-        async with of.token():
-            jump_to(0.0)
-        await take(of, [])

@@ -1,14 +1,26 @@
-"""The shared bucket whose database is away, fails or hangs; opening and closing it."""
+"""A shared bucket whose database is away, fails, hangs or has a clock that jumps; opening it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from shared_bucket_support import PERIOD, bucket, calling, end, gone, opened, take, until_known
+from shared_bucket_support import (
+    PERIOD,
+    bucket,
+    calling,
+    end,
+    gone,
+    opened,
+    store,
+    take,
+    until_known,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import KEYS, Vendor, account, activity, fullest, within
 
@@ -20,6 +32,7 @@ from leadpost import (
     OutboxUnavailable,
 )
 from leadpost.outbox import SharedTokenBucket
+from leadpost.outbox.database import _sql, _tokens
 
 
 async def test_callers_wait_for_an_unreachable_database_and_do_not_hasten_the_attempts(
@@ -76,7 +89,8 @@ async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
             raise OutboxUnavailable("the connection was lost")
 
         monkeypatch.setattr(of._database, "write", done_and_lost)
-        await take(of, [])
+        async with calling(of, call_timeout=600.0):
+            pass
 
 
 async def full(_: object) -> None:
@@ -133,7 +147,7 @@ async def test_closing_does_not_wait_long_for_a_hanging_database(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_async_engine(postgresql_url)
-    async with engine.connect() as holder, within(300):
+    async with engine.connect() as holder, within(50):  # a transaction may wait for 60 s
         async with opened(postgresql_url) as of, calling(of):
             await holder.execute(sa.text("LOCK TABLE leadpost_buckets, leadpost_tokens"))
         assert "the last tokens return late" in caplog.text
@@ -195,6 +209,23 @@ def test_a_bucket_can_be_opened_again_in_another_event_loop(store_url: str) -> N
     assert [asyncio.run(post(number)) for number in (1, 2)] == ["r1", "r2"]
 
 
+async def test_without_a_name_a_bucket_says_that_other_keys_do_not_share_it(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "leadpost")
+    for name, of in (
+        ("acme", SharedTokenBucket(sqlite_url)),
+        ("", SharedTokenBucket(sqlite_url, "x")),
+    ):
+        await of.open(account(name=name))
+        await of.aclose()
+    assert not caplog.text
+    of = SharedTokenBucket(sqlite_url)
+    await of.open(account())
+    await of.aclose()
+    assert "not shared with other access keys, as the account has no name" in caplog.text
+
+
 async def test_it_is_an_openable_bucket_and_shows_no_key(store_url: str) -> None:
     of = SharedTokenBucket(store_url)
     assert isinstance(of, Bucket)
@@ -212,3 +243,41 @@ async def test_it_is_an_openable_bucket_and_shows_no_key(store_url: str) -> None
 def test_invalid_options_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted"):
         bucket("sqlite+aiosqlite:///x.db", **wrong)
+
+
+@pytest.fixture
+def jump_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the database's clock, in seconds from the real time."""
+    now = {dialect: words["now"] for dialect, words in _sql.WORDS.items()}
+
+    def jump(seconds: float) -> None:
+        for dialect, words in _sql.WORDS.items():
+            monkeypatch.setitem(words, "now", f"({now[dialect]} + {seconds})")
+
+    return jump
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_clock_that_jumps_back_neither_exceeds_the_limit_nor_blocks_calls_for_long(
+    store_url: str, jump_to: Callable[[float], None], *, paused: bool
+) -> None:
+    jump_to(3600.0)
+    arrivals: list[float] = []
+    async with opened(store_url) as one, opened(store_url) as other, within(300):
+        for jump in (3600.0, 0.0, -3600.0):
+            if paused:
+                await store(one).write(_tokens.pause, 0.1)
+            jump_to(jump)
+            calls = (take(of, arrivals) for of in (one, other) for _ in range(25))
+            await asyncio.gather(*calls)
+    assert fullest(arrivals, PERIOD) <= 25
+
+
+async def test_a_token_that_is_put_back_after_the_clock_jumped_back_is_not_lost(
+    store_url: str, jump_to: Callable[[float], None]
+) -> None:
+    jump_to(3600.0)
+    async with opened(store_url, limit=1) as of, within(300):
+        async with of.token():
+            jump_to(0.0)
+        await take(of, [])

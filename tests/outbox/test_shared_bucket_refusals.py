@@ -142,11 +142,11 @@ async def test_after_a_retry_after_one_call_of_all_processes_is_the_trial(store_
 
     async with AsyncExitStack() as stack, within(300):
         several = [await stack.enter_async_context(opened(store_url)) for _ in range(6)]
+        begun = time.monotonic()
         await end_with(several[0], RateLimited("429", status=429, retry_after=0.6))
-        refused = time.monotonic()
         await until_known(several[0], "paused_until IS NOT NULL")
         await asyncio.gather(*(call(of) for of in several for _ in range(2)))
-    assert times[0] - refused >= 0.59
+    assert times[0] - begun >= 0.6
     assert times[1] - times[0] >= 0.7  # the first one was answered
     assert max(in_flight) > 2  # and then no others wait for each other
 
