@@ -36,7 +36,8 @@ CREATE TABLE file (
     edited, -- a posted one that is gone from the file, and that it may be an edit of
     verdict, number,
     is_later, -- whether it is left for a later run
-    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)) -- see `activity_digest`
+    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)), -- see `activity_digest`
+    known_by AS (substr(digest, 33, 2)) -- `?E` and `?P` for leads whose id the file does not have
 );
 CREATE TABLE content (n INTEGER PRIMARY KEY, row); -- apart, as it is much, and never changes
 """

@@ -25,8 +25,8 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
         payload: The activity in LeadSquared's shape.
 
     Returns:
-        32 letters for what is posted, then those for the lead: a question mark first, if its id is
-        not known.
+        32 letters for what is posted, then those for the lead: if its id is not known, a question
+        mark and the first letter of what finds it come first.
 
     The order of fields, the case of the lead's id, blanks around texts, their line ends and their
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
@@ -44,7 +44,8 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
         lead = lead_key("ProspectID", activity[_LEAD_ID])
     else:
         lead = lead_key("EmailAddress", activity.get("EmailAddress", ""))
-    return posted + ("" if lead[0] == "ProspectID" else "?") + _digest(lead, 8)
+    known_by = "" if lead[0] == "ProspectID" else f"?{lead[0][0]}"
+    return posted + known_by + _digest(lead, 8)
 
 
 def cells_digest(cells: object) -> str:
