@@ -277,7 +277,8 @@ def done_lines(
         command = f"leadpost post {rejects}{outbox_option(found.options.url)}"
         lines.append(f"{rows} to fix. Edit {rejects}, then: {command}")
     if outputs.left and not has_failed:
-        how = "Run the same command again" if seconds is not None else f"leadpost post {file}"
+        again = "Run the same command again"
+        how = f"To post them: leadpost post {file}" if seconds is None else again
         lines.append(f"{number_of(outputs.left, 'row')} left. {how}")
     return lines + _next_steps(outputs, file)
 
