@@ -196,6 +196,8 @@ def _option_findings(field: ActivityField, text: str) -> Iterator[Finding]:
 
 def _value(item: object) -> object:
     """Return the value of a field, or the list of items of a nested set."""
+    if isinstance(item, str):
+        return item
     if is_mapping(item):
         item = item.get("Fields") or item.get("Value")
     return python_value(item)

@@ -39,7 +39,8 @@ _WANTED_SET = 'a list of items: [{"SchemaName": "mx_CustomObject_1", "Value": â€
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
     """Whether the value is a JSON object, or a caller's mapping, whose keys may be anything."""
-    return isinstance(value, (dict, Mapping))  # `dict` first, as it takes a tenth of the time
+    # What most values are comes first, as `Mapping` takes ten times as long.
+    return isinstance(value, dict) or (not isinstance(value, str) and isinstance(value, Mapping))
 
 
 def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
@@ -57,6 +58,8 @@ def python_value(value: Any) -> object:
 
 def to_utc(moment: datetime) -> datetime:
     """Return an aware date-time in UTC, a pandas.Timestamp as Python's own class."""
+    if type(moment) is datetime and moment.tzinfo is UTC:
+        return moment
     return datetime.combine(moment.date(), moment.timetz()).astimezone(UTC)
 
 

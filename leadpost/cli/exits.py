@@ -2,7 +2,6 @@
 
 import errno
 from enum import IntEnum
-from tempfile import gettempdir
 
 from leadpost.errors import (
     ConfigurationError,
@@ -68,7 +67,7 @@ def exit_of(error: Exception) -> Exit:
 def text_of_error(error: Exception) -> str:
     """Return the text of an error and its notes; for a file, its path and the reason."""
     if lacks_room(error):
-        return f"no room for temporary files: make room in {gettempdir()}, or set TMPDIR"
+        return "no room for temporary files: make room, or name another folder in TMPDIR"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     then = "; then run the same command again" if isinstance(error, DiskFull) else ""

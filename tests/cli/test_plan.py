@@ -129,7 +129,7 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
 @pytest.mark.parametrize(
     ("earlier", "verdict"),
     [
-        (known(1, "a", lead="?ada@example.com"), "edit"),  # it was created by its address
+        (known(1, "a", lead="?Eada@example.com"), "edit"),  # it was created by its address
         (known(1, "bad", present="a", lead="x"), "edit"),  # it was entered in the rejects
         (known(1, "a", lead="x"), "new"),
     ],
@@ -141,12 +141,28 @@ def test_a_row_for_another_lead_is_an_edit_if_the_first_lead_was_not_in_the_file
     assert [each.edited for each in rows.read()] == [1 if verdict == "edit" else None, None]
 
 
+@pytest.mark.parametrize(
+    ("lead", "verdict"), [("?Ebob@example.com", "new"), ("?P91981", "edit"), ("x", "edit")]
+)
+def test_leads_that_were_created_are_told_apart_where_both_are_given_alike(
+    rows: Rows, lead: str, verdict: Verdict
+) -> None:
+    """So a daily file that says the same of everyone is not asked about."""
+    old = [known(1, "same", lead="?Eada@example.com")]
+    assert judged(rows, [row("same", lead)], old)[1] == [verdict]
+
+
 @pytest.mark.parametrize(("name", "verdict"), [("a", "edit"), ("b", "corrected")])
 def test_a_reject_that_had_no_lead_is_an_edit_of_a_posted_row_that_is_gone(
     rows: Rows, name: str, verdict: Verdict
 ) -> None:
     earlier = [known(1, "a", lead="x", is_gone=True), known(2, "bad", "invalid")]
     assert judged(rows, [row(name, "y", key="K2")], earlier, are_rejects=True)[1] == [verdict]
+
+
+def test_a_row_that_was_corrected_in_the_rejects_of_another_file_is_doubtful(rows: Rows) -> None:
+    old = [known(1, "a", present="corrected", lead="x", batch="old.csv")]
+    assert judged(rows, [row("a", "x")], old)[1] == ["elsewhere"]
 
 
 @pytest.mark.parametrize(

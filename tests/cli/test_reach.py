@@ -619,3 +619,12 @@ def test_a_lead_that_was_not_found_can_be_created_later(desk: Desk) -> None:
         assert desk.post(path, "--create-leads")[0] == 0
         assert desk.states(path) == ["accepted"]
     assert (len(desk.notes()), changed(desk.sandbox)) == (1, (1, 0))
+
+
+def test_a_daily_file_that_says_the_same_of_new_leads_is_not_asked_about(desk: Desk) -> None:
+    same = {"ActivityNote": "Called", "ActivityDateTime": ""}
+    path = desk.folder / "new.csv"
+    for day, names in enumerate((("ada", "bob"), ("eve", "dan"))):
+        write_csv(path, [by_email(0, f"{name}@example.com", **same) for name in names])
+        code, said = desk.post(path, "--create-leads")
+        assert (code, len(desk.notes())) == (0, 2 * (day + 1)), said

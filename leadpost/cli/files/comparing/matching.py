@@ -22,7 +22,8 @@ CREATE TABLE earlier (
 CREATE INDEX earlier_letters ON earlier (letters);
 CREATE TABLE gone (
     id INTEGER PRIMARY KEY, lead, posts,
-    has_no_lead -- as it was invalid, or its lead was created
+    known_by, -- `?E` or `?P` if its lead was created
+    had_no_lead -- in its file, as it was invalid
 );
 """
 _OWN = "batch = :batch AND NOT has_other_keys"
@@ -90,17 +91,17 @@ _STEPS = (
     *(
         f"""
         UPDATE file SET elsewhere = other.id FROM (
-            SELECT present, max(id) AS id FROM earlier
-            WHERE kind IN ('posted', 'failed') AND NOT ({_OWN}) GROUP BY present
+            SELECT {theirs} AS digest, max(id) AS id FROM earlier
+            WHERE kind IN ('posted', 'failed') AND NOT ({_OWN}) GROUP BY {theirs}
         ) AS other
-        WHERE other.present = file.{mine} AND moved IS NULL AND elsewhere IS NULL
+        WHERE other.digest = file.{mine} AND moved IS NULL AND elsewhere IS NULL
         """
-        for mine in ("present", "digest")
+        for mine, theirs in (("present", "present"), ("digest", "present"), ("digest", "origin"))
     ),
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
-    INSERT INTO gone SELECT id, lead, posts, lead LIKE '?%' OR length(origin) = 32 FROM earlier
+    INSERT INTO gone SELECT id, lead, posts, substr(lead, 1, 2), length(origin) = 32 FROM earlier
     WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
@@ -121,7 +122,12 @@ _STEPS = (
         WHEN elsewhere IS NOT NULL THEN 'elsewhere'
         WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'
         WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
-        WHEN posts IN (SELECT posts FROM gone WHERE has_no_lead OR had_no_lead) THEN 'edit'
+        WHEN had_no_lead AND posts IN (SELECT posts FROM gone) THEN 'edit'
+        WHEN posts IN (SELECT posts FROM gone WHERE had_no_lead) THEN 'edit'
+        WHEN known_by <> '?E' AND posts IN (SELECT posts FROM gone WHERE known_by = '?E')
+            THEN 'edit' -- its lead cannot be compared with one that was created
+        WHEN known_by <> '?P' AND posts IN (SELECT posts FROM gone WHERE known_by = '?P')
+            THEN 'edit'
         WHEN is_corrected THEN 'corrected'
         WHEN file.known IS NOT NULL THEN 'again'
         ELSE 'new'

@@ -2,10 +2,10 @@
 """The rows of a file, and what a run does with them."""
 
 import json
+import pickle
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from tempfile import TemporaryFile
 from typing import Self
 
 from attrs import astuple, define, field
@@ -28,7 +28,6 @@ _TABLE = """
 PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
-    at, -- where its content is in a file of its own, as that is much
     is_read, -- whether it has an activity, see `Row.payload`
     faults, digest, present, letters,
     keyed, -- the earlier row that its key names
@@ -38,8 +37,10 @@ CREATE TABLE file (
     edited, -- a posted one that is gone from the file, and that it may be an edit of
     verdict, number,
     is_later, -- whether it is left for a later run
-    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)) -- see `activity_digest`
+    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)), -- see `activity_digest`
+    known_by AS (substr(digest, 33, 2)) -- `?E` and `?P` for leads whose id the file does not have
 );
+CREATE TABLE content (n INTEGER PRIMARY KEY, row); -- apart, as it is much, and never changes
 """
 OPEN = "verdict IS NULL AND faults IS NULL"
 """Rows that may be sent, as far as is known."""
@@ -49,7 +50,7 @@ READ = "verdict IS NULL AND is_read"
 
 class Rows:
     """
-    The rows of a file as they were when it was read, in temporary files without names.
+    The rows of a file as they were when it was read, in a temporary file without a name.
 
     Nothing stays behind, memory does not grow with the file, and a file that is changed while it is
     posted does no harm.
@@ -58,44 +59,44 @@ class Rows:
     def __init__(self) -> None:
         self.database = sqlite3.connect("")
         self.database.executescript(_TABLE)
-        self._contents = TemporaryFile()  # noqa: SIM115  closed by __exit__
-        self._end = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._contents.close()
         self.database.close()
 
     def __len__(self) -> int:
         return int(self.database.execute("SELECT count(*) FROM file").fetchone()[0])
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Sequence[Row]) -> None:
         """Add the next rows of the file."""
-        values: list[tuple[object, ...]] = []
-        for row in rows:
-            what = row.line, row.own, row.payload, row.digest, row.item, row.key
-            content = json.dumps(what).encode() + b"\n"
-            self._contents.write(content)
-            faults, is_read = _json_of(row.faults), row.payload is not None
-            values.append((self._end, is_read, faults, row.digest, row.digest, row.key))
-            self._end += len(content)
-        statement = "INSERT INTO file (at, is_read, faults, digest, present, letters)"
-        self.database.executemany(f"{statement} VALUES (?, ?, ?, ?, ?, ?)", values)
+        self.database.executemany(
+            "INSERT INTO file (is_read, faults, digest, present, letters) VALUES (?, ?, ?, ?, ?)",
+            (
+                (row.payload is not None, _json_of(row.faults), row.digest, row.digest, row.key)
+                for row in rows
+            ),
+        )
+        contents = ((row.line, row.own, row.payload, row.digest, row.item, row.key) for row in rows)
+        self.database.executemany(
+            "INSERT INTO content (row) VALUES (?)", ((pickle.dumps(each),) for each in contents)
+        )
 
     def clear(self) -> None:
         """Remove all rows, to read them again."""
-        self.database.execute("DELETE FROM file")
+        self.database.executescript("DELETE FROM file; DELETE FROM content")
 
     def read(self, where: str = "true") -> Iterator[Row]:
         """Yield the rows that an expression of SQL selects, in their order."""
-        columns, last = "n, at, faults, present, verdict, known, number, elsewhere, edited", 0
-        query = f"SELECT {columns} FROM file WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}"
+        last = 0
+        query = f"""
+            SELECT n, row, faults, present, verdict, known, number, elsewhere, edited
+            FROM file JOIN content USING (n) WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}
+            """
         while found := self.database.execute(query, (last,)).fetchall():
-            for last, at, faults, *state in found:
-                self._contents.seek(at)  # several may read at the same time
-                row = Row(*json.loads(self._contents.readline()))
+            for last, content, faults, *state in found:
+                row = Row(*pickle.loads(content))  # noqa: S301  our own
                 row.n = last
                 row.faults = tuple(Fault(*each) for each in json.loads(faults)) if faults else ()
                 row.present, row.verdict, row.known, row.number = state[:4]

@@ -1,6 +1,5 @@
 """What makes two rows the same, and the keys of rows in rejects files."""
 
-import json
 import secrets
 import unicodedata
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
 _LENGTH = 12
 _LEAD_ID = "RelatedProspectId"
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+_APART = (_LEAD_ID, "Fields")
 
 
 def activity_digest(payload: Mapping[str, Any]) -> str:
@@ -26,8 +25,8 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
         payload: The activity in LeadSquared's shape.
 
     Returns:
-        32 letters for what is posted, then those for the lead: a question mark first, if its id is
-        not known.
+        32 letters for what is posted, then those for the lead: if its id is not known, a question
+        mark and the first letter of what finds it come first.
 
     The order of fields, the case of the lead's id, blanks around texts, their line ends and their
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
@@ -35,22 +34,23 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     """
     details = details_of(payload)
     activity: Mapping[str, Any] = payload["Activity"] if details else payload
-    parts = {n: _canonical(v) for n, v in activity.items() if n not in {_LEAD_ID, "Fields"}}
+    parts = {name: value for name, value in activity.items() if name not in _APART}
     for item in activity.get("Fields") or ():
-        parts[f"Fields.{name_of(item)}"] = _canonical(_value(item))
-    posted = _digest([part for part in sorted(parts.items()) if _counts(part[1])])
+        parts[f"Fields.{name_of(item)}"] = _value(item)
+    posted = _digest(_canonical(parts))
     if details:
         lead = lead_key(details["SearchBy"], details[details["SearchBy"]])
     elif activity.get(_LEAD_ID):
         lead = lead_key("ProspectID", activity[_LEAD_ID])
     else:
         lead = lead_key("EmailAddress", activity.get("EmailAddress", ""))
-    return posted + ("" if lead[0] == "ProspectID" else "?") + _digest(lead, 8)
+    known_by = "" if lead[0] == "ProspectID" else f"?{lead[0][0]}"
+    return posted + known_by + _digest(lead, 8)
 
 
 def cells_digest(cells: object) -> str:
     """Return the same for a row that is no activity, from its cells by heading, or its JSON."""
-    return _digest(["cells", _canonical(cells)])
+    return _digest(("cells", _canonical(cells)))
 
 
 def new_key() -> str:
@@ -83,11 +83,12 @@ def _value(item: Mapping[str, Any]) -> object:
 
 
 def _canonical(value: object) -> object:
+    """Return the same for what is the same; a mapping as sorted pairs, without empty values."""
     if isinstance(value, str):
         return _text(value)
     if is_mapping(value):
-        parts = {str(name): _canonical(part) for name, part in value.items()}
-        return {name: part for name, part in parts.items() if _counts(part)}
+        pairs = [(name, _canonical(value[name])) for name in sorted(value)]
+        return [(name, part) for name, part in pairs if part or part is False]
     if is_list(value):
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or value is None:
@@ -97,11 +98,6 @@ def _canonical(value: object) -> object:
     return str(value)
 
 
-def _counts(part: object) -> bool:
-    """Whether a value is no empty one."""
-    return bool(part) or part is False
-
-
 def _text(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -109,4 +105,4 @@ def _text(text: str) -> str:
 
 
 def _digest(parts: object, size: int = 16) -> str:
-    return blake2b(_encode(parts).encode(errors="surrogatepass"), digest_size=size).hexdigest()
+    return blake2b(ascii(parts).encode(), digest_size=size).hexdigest()
