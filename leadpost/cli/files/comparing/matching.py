@@ -124,10 +124,15 @@ _STEPS = (
         WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
         WHEN had_no_lead AND posts IN (SELECT posts FROM gone) THEN 'edit'
         WHEN posts IN (SELECT posts FROM gone WHERE had_no_lead) THEN 'edit'
+        -- A lead that was created can only be compared with one that is given in the same way, and
+        -- another address may be a correction, unless several rows say the same.
         WHEN known_by <> '?E' AND posts IN (SELECT posts FROM gone WHERE known_by = '?E')
-            THEN 'edit' -- its lead cannot be compared with one that was created
+            THEN 'edit'
         WHEN known_by <> '?P' AND posts IN (SELECT posts FROM gone WHERE known_by = '?P')
             THEN 'edit'
+        WHEN posts IN (
+            SELECT posts FROM gone WHERE known_by LIKE '?%' GROUP BY posts HAVING count(*) = 1
+        ) THEN 'edit'
         WHEN is_corrected THEN 'corrected'
         WHEN file.known IS NOT NULL THEN 'again'
         ELSE 'new'

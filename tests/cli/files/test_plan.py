@@ -142,14 +142,20 @@ def test_a_row_for_another_lead_is_an_edit_if_the_first_lead_was_not_in_the_file
 
 
 @pytest.mark.parametrize(
-    ("lead", "verdict"), [("?Ebob@example.com", "new"), ("?P91981", "edit"), ("x", "edit")]
+    ("lead", "verdict"), [("?Eeve@example.com", "new"), ("?P91981", "edit"), ("x", "edit")]
 )
-def test_leads_that_were_created_are_told_apart_where_both_are_given_alike(
+def test_leads_that_were_created_are_told_apart_where_several_rows_say_the_same(
     rows: Rows, lead: str, verdict: Verdict
 ) -> None:
     """So a daily file that says the same of everyone is not asked about."""
-    old = [known(1, "same", lead="?Eada@example.com")]
+    old = [known(n, "same", lead=f"?E{name}@example.com") for n, name in enumerate(("ada", "bob"))]
     assert judged(rows, [row("same", lead)], old)[1] == [verdict]
+
+
+def test_another_address_for_a_lead_that_was_created_is_an_edit(rows: Rows) -> None:
+    old = [known(1, "a", lead="?Eada@exmaple.com"), known(2, "b", lead="?Ebob@example.com")]
+    read = [row("a", "?Eada@example.com"), row("b", "?Ebob@example.com")]
+    assert judged(rows, read, old)[1] == ["edit", "posted"]
 
 
 @pytest.mark.parametrize(("name", "verdict"), [("a", "edit"), ("b", "corrected")])
