@@ -1,5 +1,6 @@
 """The `leadpost` command; each of its commands is in a module that is imported when it runs."""
 
+import sqlite3
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import leadpost
-from leadpost.cli.exits import EXIT_CODES, Exit, InputError, exit_of, text_of_error
+from leadpost.cli.exits import EXIT_CODES, Exit, InputError, exit_of, lacks_room, text_of_error
 
 COMMANDS = {
     "setup": "Enter your keys, check them, and save them to a file.",
@@ -51,7 +52,9 @@ class _Group(TyperGroup):
             raise typer.Exit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
             raise  # `leadpost types | head`: typer ends it quietly
-        except (leadpost.LeadpostError, InputError, OSError) as error:
+        except (leadpost.LeadpostError, InputError, OSError, sqlite3.OperationalError) as error:
+            if isinstance(error, sqlite3.Error) and not lacks_room(error):
+                raise  # a mistake of ours
             typer.echo(f"error: {text_of_error(error)}", err=True)
             raise typer.Exit(exit_of(error)) from None
 

@@ -25,14 +25,14 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def number_of(count: int, noun: str) -> str:
+def number_of(count: int, one: str, many: str = "") -> str:
     """
-    Return a number with its noun.
+    Return a number with its words: those for one, or those for many, by default with an s.
 
-    >>> number_of(1, "row"), number_of(3000, "row")
-    ('1 row', '3,000 rows')
+    >>> number_of(1, "row"), number_of(3000, "row"), number_of(2, "row was", "rows were")
+    ('1 row', '3,000 rows', '2 rows were')
     """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def spoken(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The exit codes of the command, and which error means which."""
 
+import errno
 from enum import IntEnum
 
 from leadpost.errors import (
@@ -37,8 +38,17 @@ class InputError(Exception):
     """A file or an option is invalid; the text says where and why."""
 
 
+def lacks_room(error: Exception) -> bool:
+    """Whether there was no room for a temporary file: the rows of a file are in some."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT} and not error.filename
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+
+
 def exit_of(error: Exception) -> Exit:
     """Return the exit code for an error that ended the command."""
+    if lacks_room(error):
+        return Exit.SOME_NOT
     match error:
         case Unauthorized():
             return Exit.KEYS_REJECTED
@@ -56,6 +66,8 @@ def exit_of(error: Exception) -> Exit:
 
 def text_of_error(error: Exception) -> str:
     """Return the text of an error and its notes; for a file, its path and the reason."""
+    if lacks_room(error):
+        return "no room for temporary files: make room, or name another folder in TMPDIR"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     then = "; then run the same command again" if isinstance(error, DiskFull) else ""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from leadpost import Activity, InvalidActivity, Lead
 from leadpost.bucket import LIMIT, PERIOD
-from leadpost.cli.console import at_time, spoken
+from leadpost.cli.console import at_time, number_of, spoken
 from leadpost.outbox import Entry, EntryState, Outbox
 
 _PART = 500
@@ -50,11 +50,10 @@ async def show_status(outbox: Outbox, batch: str | None, *, as_json: bool) -> No
 def _show_others(others: Mapping[str, int]) -> None:
     """Name other accounts, as the name of this one may be mistyped."""
     for account, count in others.items():
-        entries = "unfinished entry" if count == 1 else "unfinished entries"
-        verb = "is" if count == 1 else "are"
+        entries = number_of(count, "unfinished entry", "unfinished entries")
         typer.echo(
-            f"{count:,} {entries} of account {account} {verb} not posted with these keys. To take"
-            f" them over: leadpost outbox adopt {account}"
+            f"Not posted with these keys: {entries} of account {account}. To take them over:"
+            f" leadpost outbox adopt {account}"
         )
 
 

@@ -168,11 +168,11 @@ def show(found: Sequence[Finding], *, as_json: bool = False) -> Exit:
     """Print what was found, and return the highest exit code."""
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found]))
-    for each in () if as_json else found:
+    for place, each in enumerate(() if as_json else found, 1):
         verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
         setting = f" ({each.setting})" if each.setting else ""
         typer.echo(f"{verdict}  {each.name:25}  {' '.join(each.meaning.split())[:300]}{setting}")
-        if each.remedy:
+        if each.remedy and each.remedy not in [later.remedy for later in found[place:]]:
             typer.echo(f"{'':36}→ {each.remedy}")
     return max((finding.exit_code for finding in found), default=Exit.ALL_ACCEPTED)
 

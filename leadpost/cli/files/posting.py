@@ -147,7 +147,7 @@ class _Run:
             return None
         if not is_interactive():
             return "There is no terminal to ask at: add --yes to post"
-        activities = "1 activity" if count == 1 else f"{count:,} activities"
+        activities = number_of(count, "activity", "activities")
         with self._stop.asking():
             agreed = typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True)
         return None if agreed else ""

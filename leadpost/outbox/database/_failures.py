@@ -31,7 +31,7 @@ _POOLER = "the connections of a pooler such as PgBouncer are shared: add pgbounc
 
 _FULL = {
     "SQLITE_FULL": "the disk is full: make room",
-    "SQLITE_IOERR_WRITE": "the disk takes no more data: make room, or raise the quota",
+    "SQLITE_IOERR_WRITE": "the disk takes no more data: make room, raise the quota, or replace it",
     "53100": "the server's disk is full: make room",
 }
 _MAY_PASS = {

@@ -81,12 +81,12 @@ def test_the_status_of_an_outbox(desk: Desk, outbox: Path) -> None:
 def test_entries_of_other_accounts_are_counted_and_reported(desk: Desk, outbox: Path) -> None:
     put(url_of(outbox), 7, account="somebody-else")
     shown = desk.run("outbox", "status", "--outbox", outbox).stdout
-    assert "1 unfinished entry of account somebody-else is not posted with these keys" in shown
+    assert "Not posted with these keys: 1 unfinished entry of account somebody-else." in shown
     assert "leadpost outbox adopt somebody-else" in shown
     mistyped = {"LEADPOST_ACCOUNT": "somebody"}
     shown = desk.run("outbox", "list", "--outbox", outbox, **mistyped).stdout
     assert shown.startswith("no entries\n")
-    assert "1 unfinished entry of account somebody-else is not posted with these keys" in shown
+    assert "Not posted with these keys: 1 unfinished entry of account somebody-else." in shown
     theirs = {"LEADPOST_ACCOUNT": "somebody-else"}
     assert "call-7" in desk.run("outbox", "list", "--outbox", outbox, **theirs).stdout
 

@@ -113,4 +113,4 @@ def test_elsewhere_it_asks_nothing(bare: Desk, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("leadpost.cli.commands.setup.is_terminal", lambda: False)
     done = bare.run("setup")
     assert done.exit_code == 2
-    assert "setup asks at a terminal" in done.stderr
+    assert "setup needs a terminal" in done.stderr

@@ -72,6 +72,7 @@ def test_a_worker_posts_and_verifies_until_it_is_stopped(
     path = tmp_path / "leadpost.db"
     with Sandbox(pace=1000) as sandbox:
         put(url_of(path), 0, account=sandbox.account())
+        put(url_of(path), 9, account="mistyped")
         with worker(tmp_path, sandbox) as process:
             until(lambda: len(sandbox.accepted) == 1)
             put(url_of(path), 0, 1, account=sandbox.account())  # the first one is known
@@ -84,6 +85,7 @@ def test_a_worker_posts_and_verifies_until_it_is_stopped(
         request_id_of(payload(n)) for n in range(2)
     ]
     assert "INFO outbox: a worker for " in said(tmp_path)
+    assert "entries of other accounts are not posted: 1 of mistyped" in said(tmp_path)
     assert all(line.startswith("20") for line in said(tmp_path).splitlines())
     assert not any(word in said(tmp_path) for word in ("HTTP", sandbox.secret_key, "Traceback"))
 

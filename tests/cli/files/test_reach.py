@@ -563,7 +563,7 @@ def test_the_accounts_time_zone_is_offered(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=lead(0))])
     done = desk.run("post", path)
     assert done.exit_code == 2
-    assert "has no time zone; name it; the account's is --timezone Asia/Kolkata" in done.output
+    assert "has no time zone; the account's is --timezone Asia/Kolkata" in done.output
 
 
 def test_a_type_is_shown_with_all_that_is_known_of_it(desk: Desk) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,30 @@ def test_a_full_disk_ends_a_run_at_once(desk: Desk, pages: int) -> None:
         "/outbox.db: the disk is full: make room (SQLITE_FULL); then run the same command again"
     )
     assert 0 < len(desk.sandbox.accepted) < 300 or pages == 20
+
+
+def no_room_in_sqlite(*_: object) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("PRAGMA max_page_count = 1")
+        connection.execute("CREATE TABLE large (text)")
+
+
+def no_room_in_a_file(*_: object) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        file.write(b"large")
+
+
+@pytest.mark.parametrize("add", [no_room_in_sqlite, no_room_in_a_file])
+def test_a_full_disk_of_temporary_files_is_named(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, add: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("leadpost.cli.files.comparing.plan.Rows.add", add)
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    done = desk.run("post", path, "--timezone", "UTC")
+    assert (done.exit_code, desk.notes()) == (1, [])
+    assert done.stderr == (
+        "error: no room for temporary files: make room, or name another folder in TMPDIR\n"
+    )
 
 
 def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

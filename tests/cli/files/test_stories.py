@@ -688,7 +688,7 @@ def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
     assert desk.run("results", calls, "--batch", "day 1").exit_code == 1
     write_csv(calls, [cells(0), cells(1)])
     said = desk.run("results", calls, "--batch", "day 1").output
-    assert f"1 row left. leadpost post {calls} --batch 'day 1'" in said
+    assert f"1 row left. To post them: leadpost post {calls} --batch 'day 1'" in said
 
 
 def test_the_commands_to_paste_name_the_outbox(desk: Desk, calls: Path) -> None:

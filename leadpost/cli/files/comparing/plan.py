@@ -71,11 +71,10 @@ class Rows:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add the next rows of the file."""
-        columns = "faults, is_read, digest, present, letters"
         self.database.executemany(
-            f"INSERT INTO file ({columns}) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO file (is_read, faults, digest, present, letters) VALUES (?, ?, ?, ?, ?)",
             (
-                (_json_of(row.faults), row.payload is not None, row.digest, row.digest, row.key)
+                (row.payload is not None, _json_of(row.faults), row.digest, row.digest, row.key)
                 for row in rows
             ),
         )

@@ -185,7 +185,7 @@ class Moments:
             self._facts.wanted.add("time_zone")
             remedy = "name it, such as --timezone Asia/Kolkata"
             if known := self._facts.time_zone:
-                remedy = f"name it; the account's is --timezone {known}"
+                remedy = f"the account's is --timezone {known}"
             raise Invalid(text, NO_ZONE, remedy)
         before = after = zone.utcoffset(moment) or timedelta()
         if zone.utcoffset(moment - _DAY) != zone.utcoffset(moment + _DAY):  # clocks are changed

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from attrs import frozen
 
 from leadpost._validation import parameter_like
+from leadpost.cli.console import number_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS
 from leadpost.cli.files.reading.settings import Reading
@@ -149,9 +150,9 @@ def _unknown(name: str, headings: Sequence[str]) -> str:
     likely = {heading: target for heading in headings if (target := _likely_target(heading))}
     first = next(iter(likely), headings[0])
     target = likely.get(first, "mx_Custom_1")
-    what = "column is" if len(headings) == 1 else "columns are"
+    those = number_of(len(headings), "column is", "columns are")
     return (
-        f"{name}: {len(headings)} {what} unknown: {', '.join(headings)}. Send one with"
+        f"{name}: {those} unknown: {', '.join(headings)}. Send one with"
         f" --map {_quoted(f'{first}={target}')}, leave it out with"
         f" --ignore {_quoted(first)}, or leave out all unknown ones with --ignore-others"
     )

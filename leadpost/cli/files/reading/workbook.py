@@ -7,6 +7,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
 
+from leadpost.cli.console import number_of
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.cells import NO_VALUE, Rounded
 from leadpost.cli.files.reading.csv_file import Grid, grid_of
@@ -50,7 +51,7 @@ def workbook_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
         ) from None
     where = f"{name}, sheet {title}"
     if hidden and not reading.include_hidden:
-        those = "1 row is" if len(hidden) == 1 else f"{len(hidden)} rows are"
+        those = number_of(len(hidden), "row is", "rows are")
         raise InputError(
             f"{where}: {those} hidden, such as row {min(hidden)}. Show them"
             " (Data, Clear filter), or read them with --include-hidden"

@@ -107,8 +107,8 @@ def _checked(found: Comparison) -> list[str]:
     codes = ", ".join(map(str, sorted(checks.codes)))
     lines = [f"against {types} {codes}"] if codes else []
     if checks.updates:
-        whose = "its lead" if checks.updates == 1 else "their leads"
-        lines.append(f"{number_of(checks.updates, 'row')} to change {whose}")
+        one, many = "row to change its lead", "rows to change their leads"
+        lines.append(number_of(checks.updates, one, many))
     return lines
 
 
@@ -211,8 +211,8 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
     lines: list[str] = []
     if edits:
         one, many = "row looks like an edit of a posted one", "rows look like edits of posted ones"
-        rest = f", {new:,} {'is' if new == 1 else 'are'} new" if new else ""
-        lines.append(f"{edits:,} {one if edits == 1 else many}{rest}")
+        rest = f", {number_of(new, 'is new', 'are new')}" if new else ""
+        lines.append(number_of(edits, one, many) + rest)
     for difference in differences[:5]:
         before, after = (
             shortened(_with_zone(difference.names[0], value))
@@ -224,11 +224,9 @@ def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[st
             f" {number_of(difference.rows, 'row')}" + (f", and {others}" if others else "")
         )
     if elsewhere:
-        was = "row was" if elsewhere == 1 else "rows were"
+        rows, names = number_of(elsewhere, "row was", "rows were"), sorted(plan.batches)[:5]
         keys = f", {plan.other_keys:,} of them with other keys" if plan.other_keys else ""
-        lines.append(
-            f"{elsewhere:,} {was} posted before, in {', '.join(sorted(plan.batches)[:5])}{keys}"
-        )
+        lines.append(f"{rows} posted before, in {', '.join(names)}{keys}")
     return lines
 
 
@@ -279,17 +277,17 @@ def done_lines(
         command = f"leadpost post {rejects}{outbox_option(found.options.url)}"
         lines.append(f"{rows} to fix. Edit {rejects}, then: {command}")
     if outputs.left and not has_failed:
-        how = "Run the same command again" if seconds is not None else f"leadpost post {file}"
+        again = "Run the same command again"
+        how = f"To post them: leadpost post {file}" if seconds is None else again
         lines.append(f"{number_of(outputs.left, 'row')} left. {how}")
     return lines + _next_steps(outputs, file)
 
 
 def _nothing_new(found: Comparison) -> str:
-    posted = found.plan.counts["posted"]
-    was = "row was" if posted == 1 else "rows were"
+    rows = number_of(found.plan.counts["posted"], "row was", "rows were")
     at = found.batch.posted_at if found.batch else None
     when = f" on {at.astimezone().day} {at.astimezone():%b %H:%M}" if at else ""
-    return f"{posted:,} {was} posted{when}, nothing new"
+    return f"{rows} posted{when}, nothing new"
 
 
 def _next_steps(outputs: Outputs, file: str) -> list[str]:
