@@ -146,8 +146,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 
 @pytest.fixture
-def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """A working directory with files, and a bucket without a limit."""
+def desk(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, quick_checks: None
+) -> Desk:
+    """A working directory with files, a bucket without a limit, and statuses asked for at once."""
+    del quick_checks
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
