@@ -21,14 +21,7 @@ AFTER = frozenset({"502-after", "cut-after", "slow"})
 
 
 def answers_of_faults(limit: int, period: float, retry_after: int) -> dict[str, Answer | None]:
-    """
-    Return the answer of each fault; None if it cuts the connection, or only delays the answer.
-
-    Args:
-        limit: The number of calls in `period` seconds that a refusal names.
-        period: Seconds.
-        retry_after: Seconds in the Retry-After of "429-retry-after".
-    """
+    """Return the answer of each fault; None if it cuts the connection or only delays."""
     failed = {"Status": "Failed", "Message": {"Message": "Bad event code"}}
     gateway = "<html><body><h1>{}</h1></body></html>"
     unavailable = json_answer(503, {"message": "Service Unavailable"})

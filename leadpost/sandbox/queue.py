@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from attrs import frozen
 
 from leadpost.sandbox import activity_types
-from leadpost.sandbox.checks import Question, Span
+from leadpost.sandbox.checks import OfLead, Span
 
 FINAL_STATUSES = ("Success", "ERROR", "FAILURE")
 _REASONS = {
@@ -73,14 +73,7 @@ class Accepted:
 
 
 class Queue:
-    """
-    The accepted activities, in order, and the async queue.
-
-    Args:
-        pace: Queued activities processed per second.
-        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
-            default "Success" for a code that the account has, "ERROR" for any other.
-    """
+    """The accepted activities, in order, and the async queue."""
 
     def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
         self.accepted: list[Accepted] = []
@@ -132,12 +125,7 @@ class Queue:
         }
 
     def status(self, request_id: str, now: float, *, custom: bool) -> dict[str, Any]:
-        """
-        Return the answer of the Status API, which has a separate path for posts to createcustom.
-
-        Raises:
-            KeyError: there is no such request.
-        """
+        """Return the answer of the Status API; posts to createcustom have a `custom` path."""
         accepted = self._queue[request_id]
         if custom != ("Activity" in accepted.payload):
             raise KeyError(request_id)
@@ -156,17 +144,15 @@ class Queue:
             },
         }
 
-    def lead_activities(self, question: Question, now: float) -> dict[str, Any]:
+    def lead_activities(self, query: OfLead, now: float) -> dict[str, Any]:
         """Return the answer to a query for a lead's processed activities, newest first."""
-        lead = question.lead.lower()
-        found = [one for one in self._created(question.code, now) if one.lead.lower() == lead]
-        found = sorted(found, key=attrgetter("done"))[::-1]
-        first = question.page * question.rows
-        page = found[first : first + question.rows]
-        return {
-            "RecordCount": len(found),
-            "ProspectActivities": [_lead_activity(one) for one in page],
-        }
+        lead = query.lead.lower()
+        found = [one for one in self._created(query.code, now) if one.lead.lower() == lead]
+        found.sort(key=attrgetter("done"))
+        found.reverse()
+        first = query.page * query.size
+        rows = [_lead_activity(one) for one in found[first : first + query.size]]
+        return {"RecordCount": len(found), "ProspectActivities": rows}
 
     def activities_between(self, span: Span, now: float) -> dict[str, Any]:
         """Return the answer to a query for the activities modified in a span, sorted by id."""
@@ -182,13 +168,8 @@ class Queue:
     def _created(self, code: int, now: float) -> list[Accepted]:
         """Return the activities of a type that are on their leads."""
         succeeds = self._end(code) == "Success"
-        return [
-            one
-            for one in self.accepted
-            if one.event == code
-            and one.done <= now
-            and (succeeds or one.request_id not in self._queue)
-        ]
+        of_type = [one for one in self.accepted if one.event == code and one.done <= now]
+        return [one for one in of_type if succeeds or one.request_id not in self._queue]
 
     def _end(self, code: int) -> str:
         return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
@@ -200,7 +181,7 @@ def created(accepted: Accepted) -> dict[str, Any]:
 
 
 def _activity(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the activity in a post, which in one to createcustom is beside the lead's details."""
+    """Return the activity in a post; in one to createcustom it is beside the lead's details."""
     activity: Mapping[str, Any] = payload.get("Activity", payload)
     return activity
 
