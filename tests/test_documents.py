@@ -17,8 +17,9 @@ from typing import Any, get_args
 import processes
 import pytest
 import sqlalchemy as sa
-from cli_support import LONG, keys_of, put, record, until, url_of, write_csv
+from cli_support import LONG, put, until, url_of
 from documents import DOCUMENTS, ROOT, Example, anchor_of, examples, text_of
+from files_support import cells, keys_of, write_csv
 from packaging.requirements import Requirement
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import run
@@ -143,7 +144,7 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
     "example", [each for each in examples("console") if "$ " in each.code], ids=place_of
 )
 def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
-    rows = [record(number) for number in range(60)]
+    rows = [cells(number) for number in range(60)]
     rows[6]["ActivityEvent"] = "call"  # line 8
     write_csv(tmp_path / "calls.csv", rows)
     lines: list[str] = []
