@@ -171,8 +171,8 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run the demo from a wheel without the checkout."""
-    session.install(".[cli]")
+    """Install from a path, as another project would, and run the demo without the checkout."""
+    session.install(f"leadpost[cli] @ {Path.cwd().as_uri()}")
     session.run("leadpost", "demo", env={"PYTHONSAFEPATH": "1"})
 
 
