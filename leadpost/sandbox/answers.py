@@ -7,6 +7,7 @@ hosts, bodies that users have seen.
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from attrs import field, frozen
@@ -35,7 +36,7 @@ class Answer:
 
     status: int = field()
     body: bytes = field(default=b"", converter=_utf8)
-    headers: Mapping[str, str] = field(factory=dict[str, str])
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __attrs_post_init__(self) -> None:
         if not 200 <= self.status <= 599:

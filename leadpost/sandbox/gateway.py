@@ -14,7 +14,7 @@ from leadpost.sandbox.answers import (
     unauthorized,
 )
 from leadpost.sandbox.endpoints import Call, Endpoint, Endpoints
-from leadpost.sandbox.faults import AFTER, OK, Faults, answers_of_faults
+from leadpost.sandbox.faults import AFTER, OK, Faults, answers_of_faults, fates
 from leadpost.sandbox.windows import Window
 
 
@@ -42,7 +42,7 @@ class Gateway:
         self._window = window  # None for no limit
         self._over_limit = rate_limited(limit, period)
         self._faults = faults
-        self._fates = faults.fates(random)
+        self._fates = fates(faults, random)
         self._fault_answers = answers_of_faults(limit, period, faults.retry_after)
         self._endpoints = endpoints
         self._away_until = 0.0

@@ -50,20 +50,20 @@ class Accepted:
     An accepted activity.
 
     Attributes:
-        time: When it arrived, in seconds of `time.monotonic`.
-        done: When it is processed, likewise.
+        arrived_at: When it arrived, in seconds of `time.monotonic`.
+        processed_at: When it is processed, likewise.
         request_id: Its RequestID, a UUID as text; see `request_id_of`.
         body: The body of the post, JSON.
-        lead: The lead's id: posted, or of the lead that was found or created; "" if there is none.
-        event: The event code.
+        lead_id: The lead's id: posted, or of the lead that was found or created; "" without one.
+        activity_event: The activity type's code.
     """
 
-    time: float
-    done: float
+    arrived_at: float
+    processed_at: float
     request_id: str
     body: str
-    lead: str
-    event: int
+    lead_id: str
+    activity_event: int
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -75,11 +75,11 @@ class Accepted:
 class Queue:
     """The accepted activities, in order, and the async queue."""
 
-    def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
+    def __init__(self, pace: float, statuses: Mapping[int, str]) -> None:
         self.accepted: list[Accepted] = []
         self.duplicates = 0
         self._pace = pace
-        self._ends = dict(ends)
+        self._statuses = dict(statuses)
         self._copies = Counter[str]()
         self._queue: dict[str, Accepted] = {}  # by RequestID
         self._free_at = 0.0  # when all of the queue is done
@@ -111,13 +111,13 @@ class Queue:
         return accepted
 
     def pending(self, now: float) -> int:
-        return sum(one.done > now for one in self._queue.values())
+        return sum(one.processed_at > now for one in self._queue.values())
 
     def metrics(self, now: float) -> dict[str, Any]:
         """Return the answer of the Metrics API."""
         queue = self._queue.values()
-        lately = sum(now - _RATE_SPAN < one.done <= now for one in queue)
-        oldest = min((one.time for one in queue if one.done > now), default=now)
+        lately = sum(now - _RATE_SPAN < one.processed_at <= now for one in queue)
+        oldest = min((one.arrived_at for one in queue if one.processed_at > now), default=now)
         return {
             "PendingMessages": self.pending(now),
             "MaxDelayInSeconds": int(now - oldest),
@@ -129,8 +129,8 @@ class Queue:
         accepted = self._queue[request_id]
         if custom != ("Activity" in accepted.payload):
             raise KeyError(request_id)
-        is_queued = now < accepted.done
-        status = "In-Queue" if is_queued else self._end(accepted.event)
+        is_queued = now < accepted.processed_at
+        status = "In-Queue" if is_queued else self._status(accepted.activity_event)
         return {
             "RequestId": request_id,
             "TaskStatus": {
@@ -147,8 +147,8 @@ class Queue:
     def lead_activities(self, query: OfLead, now: float) -> dict[str, Any]:
         """Return the answer to a query for a lead's processed activities, newest first."""
         lead = query.lead.lower()
-        found = [one for one in self._created(query.code, now) if one.lead.lower() == lead]
-        found.sort(key=attrgetter("done"))
+        found = [one for one in self._created(query.code, now) if one.lead_id.lower() == lead]
+        found.sort(key=attrgetter("processed_at"))
         found.reverse()
         first = query.page * query.size
         rows = [_lead_activity(one) for one in found[first : first + query.size]]
@@ -167,12 +167,14 @@ class Queue:
 
     def _created(self, code: int, now: float) -> list[Accepted]:
         """Return the activities of a type that are on their leads."""
-        succeeds = self._end(code) == "Success"
-        of_type = [one for one in self.accepted if one.event == code and one.done <= now]
+        succeeds = self._status(code) == "Success"
+        of_type = [
+            one for one in self.accepted if one.activity_event == code and one.processed_at <= now
+        ]
         return [one for one in of_type if succeeds or one.request_id not in self._queue]
 
-    def _end(self, code: int) -> str:
-        return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
+    def _status(self, code: int) -> str:
+        return self._statuses.get(code, "Success" if code in activity_types.NAMES else "ERROR")
 
 
 def created(accepted: Accepted) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def _activity_id(accepted: Accepted) -> str:
 
 
 def _modified_on(accepted: Accepted) -> datetime:
-    return datetime.fromtimestamp(int(_EPOCH + accepted.done), UTC)
+    return datetime.fromtimestamp(int(_EPOCH + accepted.processed_at), UTC)
 
 
 def _lead_activity(accepted: Accepted) -> dict[str, Any]:
@@ -206,8 +208,8 @@ def _lead_activity(accepted: Accepted) -> dict[str, Any]:
     }
     return {
         "Id": _activity_id(accepted),
-        "EventCode": accepted.event,
-        "EventName": activity_types.NAMES.get(accepted.event),
+        "EventCode": accepted.activity_event,
+        "EventName": activity_types.NAMES.get(accepted.activity_event),
         "CreatedOn": created_on,
         "ModifiedOn": modified_on,
         "Data": [{"Key": k, "Value": v} for k, v in values.items() if v not in (None, "")],
@@ -220,8 +222,8 @@ def _row(accepted: Accepted) -> dict[str, Any]:
     modified_on = f"{_modified_on(accepted):%Y-%m-%d %H:%M:%S}"
     return {
         "ProspectActivityId": _activity_id(accepted),
-        "RelatedProspectId": accepted.lead or None,
-        "ActivityEvent": str(accepted.event),
+        "RelatedProspectId": accepted.lead_id or None,
+        "ActivityEvent": str(accepted.activity_event),
         "ActivityEvent_Note": activity.get("ActivityNote"),
         "CreatedOn": activity.get("ActivityDateTime", modified_on),
         "ModifiedOn": modified_on,

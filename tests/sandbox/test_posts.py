@@ -48,7 +48,7 @@ async def test_a_post_is_accepted_with_the_documented_answer(sandbox: Sandbox) -
     (accepted,) = sandbox.accepted
     assert accepted.payload == ACTIVITY
     assert accepted.request_id == request_id_of(ACTIVITY)
-    assert [accepted.time] == sandbox.arrival_times
+    assert [accepted.arrived_at] == sandbox.arrival_times
 
 
 async def test_the_same_body_again_is_a_second_activity_with_another_id(sandbox: Sandbox) -> None:

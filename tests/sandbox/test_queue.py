@@ -85,8 +85,8 @@ async def test_the_status_of_a_processed_request_has_the_activitys_id() -> None:
 async def test_the_code_decides_how_a_request_ends_unless_an_option_does(
     code: int, status: str, reason: str
 ) -> None:
-    ends = {201: "FAILURE", 207: "ERROR", 998: "Success"}
-    with Sandbox(pace=1e9, ends=ends) as sandbox:
+    statuses = {201: "FAILURE", 207: "ERROR", 998: "Success"}
+    with Sandbox(pace=1e9, statuses=statuses) as sandbox:
         async with connect(sandbox) as client:
             task = (await status_of(client, activity(code)))["TaskStatus"]
     assert task["Status"] == status
@@ -103,14 +103,14 @@ async def test_requests_are_processed_at_the_pace(pace: float, pending: int, rat
             for number in range(4):
                 await client.post(SUBMIT, json=activity(note=str(number)))
             processed = 4 - sandbox.report().pending
-            assert processed <= (time.monotonic() - sandbox.accepted[0].time) * pace
+            assert processed <= (time.monotonic() - sandbox.accepted[0].arrived_at) * pace
             await asyncio.sleep(0.45)
             metrics = (await client.get(METRICS)).json()
     assert (metrics["PendingMessages"], metrics["ProcessingRatePerMinute"]) == (pending, rate)
 
 
 def test_the_metrics_change_over_time() -> None:
-    queue = Queue(pace=0.1, ends={})
+    queue = Queue(pace=0.1, statuses={})
     for number in range(6):
         body = activity(note=str(number))
         queue.enqueue(body, now=100.0 + number)
@@ -127,7 +127,7 @@ def test_the_metrics_change_over_time() -> None:
 
 
 def test_an_empty_queue_continues_with_the_next_arrival() -> None:
-    queue = Queue(pace=1.0, ends={})
+    queue = Queue(pace=1.0, statuses={})
     body = activity()
     queue.enqueue(body, now=0.0)
     queue.enqueue(body, now=100.0)
