@@ -71,8 +71,8 @@ class Sandbox:
             `leadpost.sandbox.windows`. LeadSquared does not document which one it uses.
         faults: What goes wrong on purpose.
         pace: Queued activities processed per second.
-        statuses: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
-            default "Success" for a code that the account has, "ERROR" for any other.
+        statuses: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE".
+            By default "Success" for a code that the account has, "ERROR" for any other.
         seed: Makes the delays and faults of a run repeatable.
         port: Port on 127.0.0.1; 0 for a free one.
         status_path: Path of the Status API, which LeadSquared does not document.
