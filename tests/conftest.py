@@ -53,6 +53,12 @@ def pytest_make_collect_report(
         return (yield)
 
 
+def pytest_collection_finish() -> None:
+    # No collection need look at thousands of tests again: this saves an eighth of the CPU time.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """A sandbox without a limit, which processes its queue at once."""

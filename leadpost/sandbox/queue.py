@@ -75,11 +75,11 @@ class Accepted:
 class Queue:
     """The accepted activities, in order, and the async queue."""
 
-    def __init__(self, pace: float, statuses: Mapping[int, str]) -> None:
+    def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
         self.accepted: list[Accepted] = []
         self.duplicates = 0
         self._pace = pace
-        self._statuses = dict(statuses)
+        self._ends = dict(ends)
         self._copies = Counter[str]()
         self._queue: dict[str, Accepted] = {}  # by RequestID
         self._free_at = 0.0  # when all of the queue is done
@@ -174,7 +174,7 @@ class Queue:
         return [one for one in of_type if succeeds or one.request_id not in self._queue]
 
     def _status(self, code: int) -> str:
-        return self._statuses.get(code, "Success" if code in activity_types.NAMES else "ERROR")
+        return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
 
 
 def created(accepted: Accepted) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Sandbox:
             `leadpost.sandbox.windows`. LeadSquared does not document which one it uses.
         faults: What goes wrong on purpose.
         pace: Queued activities processed per second.
-        statuses: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE".
+        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE".
             By default "Success" for a code that the account has, "ERROR" for any other.
         seed: Makes the delays and faults of a run repeatable.
         port: Port on 127.0.0.1; 0 for a free one.
@@ -102,13 +102,13 @@ class Sandbox:
         window: str = "sliding",
         faults: Faults | None = None,
         pace: float = 20.0,
-        statuses: Mapping[int, str] | None = None,
+        ends: Mapping[int, str] | None = None,
         seed: int | None = None,
         port: int = 0,
         status_path: str = "/activity/create/status",
         keys_for_status: bool = False,
     ) -> None:
-        statuses = statuses or {}
+        ends = ends or {}
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None; found {limit}")
         if not 0 < period < inf:
@@ -117,9 +117,9 @@ class Sandbox:
             raise ValueError(f"window must be one of {', '.join(WINDOWS)}; found {window!r}")
         if not 0 < pace < inf:
             raise ValueError(f"pace must be above 0; found {pace}")
-        if not set(statuses.values()) <= set(FINAL_STATUSES):
+        if not set(ends.values()) <= set(FINAL_STATUSES):
             raise ValueError(
-                f"statuses must map event codes to {', '.join(FINAL_STATUSES)}; found {statuses}"
+                f"ends must map event codes to {', '.join(FINAL_STATUSES)}; found {ends}"
             )
         if not status_path.startswith("/"):
             raise ValueError("status_path must begin with /")
@@ -133,7 +133,7 @@ class Sandbox:
         draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311  as above
         self._delay = _drawn("delay", delay, draw_times)
         self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
-        self._queue, self._leads = Queue(pace, statuses), Leads()
+        self._queue, self._leads = Queue(pace, ends), Leads()
         self._gateway = Gateway(
             keys={
                 "accessKey": self.access_key,

@@ -17,10 +17,17 @@ from support import LEAD, Vendor, account, always, answers, run_virtual
 
 from leadpost import (
     Activity,
+    ApplicationError,
     AsyncActivityPoster,
     Lead,
+    LeadpostError,
     OpenBucket,
+    RateLimited,
+    Rejected,
+    Unauthorized,
 )
+from leadpost._endpoints.async_api import read_request_id
+from leadpost._responses import ApiResponse
 from leadpost._validation import is_list, is_mapping
 from leadpost.sandbox import Sandbox
 
@@ -59,18 +66,29 @@ ACCEPTED = {
 }
 METRICS = {"PendingMessages": 12, "MaxDelayInSeconds": 3, "ProcessingRatePerMinute": 31.5}
 CREATED = {"Status": "Success", "Message": {"Id": ACTIVITY_ID}}
-STATUS = {
-    "RequestId": REQUEST_ID,
-    "TaskStatus": {
-        "TaskType": "Activity Create",
-        "Status": "Success",
-        "StatusReason": "Request was successfully completed",
-        "TaskCurrentStep": None,
-        "TaskLastStep": "In-Process-Queue",
-        "RequestBody": json.dumps(SUBMIT),
-        "Message": json.dumps(CREATED),
-    },
-}
+
+
+def status_of(kind: str, status: str, reason: str | None, message: str | None) -> dict[str, Any]:
+    is_queued = status == "In-Queue"
+    return {
+        "RequestId": REQUEST_ID,
+        "TaskStatus": {
+            "TaskType": kind,
+            "Status": status,
+            "StatusReason": reason,
+            "TaskCurrentStep": "In-Process-Queue" if is_queued else None,
+            "TaskLastStep": None if is_queued else "In-Process-Queue",
+            "RequestBody": json.dumps(SUBMIT),
+            "Message": message,
+        },
+    }
+
+
+SUCCESS = status_of(
+    "Activity Create", "Success", "Request was successfully completed", json.dumps(CREATED)
+)
+IN_QUEUE = status_of("Activity Create", "In-Queue", None, None)
+ERROR = status_of("Activity Create", "ERROR", "Event code is not valid", None)
 TYPE: dict[str, Any] = {
     "ID": "11112222-3333-4444-5555-666677778888",
     "Name": "Demo Call",
@@ -146,7 +164,7 @@ ENDPOINTS: dict[str, tuple[Ask, Any, str]] = {
     ),
     "status": (
         lambda poster: poster.status(REQUEST_ID),
-        *(STATUS, "GET /activity/create/status"),
+        *(SUCCESS, "GET /activity/create/status"),
     ),
     "metrics": (lambda poster: poster.metrics(), METRICS, "GET /activity/create/metrics"),
     "metrics of createcustom": (
@@ -251,6 +269,21 @@ async def test_the_example_of_a_post_goes_out_as_it_is_and_the_sandbox_accepts_i
     assert sandbox.posted() == [body]
 
 
+@pytest.mark.parametrize(
+    ("example", "state", "activity_id"),
+    [(IN_QUEUE, "pending", None), (ERROR, "failed", None), (SUCCESS, "succeeded", ACTIVITY_ID)],
+)
+def test_the_examples_of_a_status(
+    example: dict[str, Any], state: str, activity_id: str | None
+) -> None:
+    vendor = Vendor(always(httpx.Response(200, json=example)))
+    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    found = run_virtual(poster.status("asked"))
+    assert (found.state, found.activity_id) == (state, activity_id)
+    assert found.request_id == REQUEST_ID
+    assert found.request_body == json.dumps(SUBMIT)
+
+
 async def test_the_example_of_the_options_of_a_dropdown(sandbox: Sandbox) -> None:
     field = {**TYPE["Fields"][0], "DataType": "Dropdown"}
     example = {"Options": [{"Text": "Busy", "Value": "Busy"}]}
@@ -268,3 +301,35 @@ async def test_the_example_of_the_options_of_a_dropdown(sandbox: Sandbox) -> Non
     keys = {"accessKey": sandbox.access_key, "secretKey": sandbox.secret_key}
     async with httpx.AsyncClient(base_url=sandbox.url, params=keys, trust_env=False) as client:
         assert_like((await client.post(path, json=query)).json(), example)
+
+
+def error(kind: str, message: str, **more: object) -> dict[str, object]:
+    return {"Status": "Error", "ExceptionType": kind, "ExceptionMessage": message, **more}
+
+
+LIMIT = error(
+    "MXAPIRateLimitExceededException", "API calls exceeded the limit of 25 in 5 second(s)"
+)
+INVALID = error("MXInvalidActivityException", "Event code bad or empty", IsMXException=True)
+MANDATORY = error("MXMandatoryAttributeMissingException", "'leadId' is required here")
+
+
+@pytest.mark.parametrize(
+    ("status", "example", "kind"),
+    [
+        (200, {"Status": "Failed", "Message": {"Message": "Bad event code"}}, Rejected),
+        (403, {"message": "Forbidden"}, Unauthorized),
+        (429, {"message": "Too Many Requests"}, RateLimited),
+        (500, INVALID, ApplicationError),
+        (500, MANDATORY, ApplicationError),
+        (429, LIMIT, RateLimited),
+        (403, LIMIT, RateLimited),
+        (200, LIMIT, RateLimited),
+    ],
+)
+def test_the_examples_of_errors(
+    status: int, example: dict[str, object], kind: type[LeadpostError]
+) -> None:
+    with pytest.raises(LeadpostError) as caught:
+        read_request_id(ApiResponse(status, json.dumps(example).encode()))
+    assert type(caught.value) is kind

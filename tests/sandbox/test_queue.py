@@ -85,8 +85,8 @@ async def test_the_status_of_a_processed_request_has_the_activitys_id() -> None:
 async def test_the_code_decides_how_a_request_ends_unless_an_option_does(
     code: int, status: str, reason: str
 ) -> None:
-    statuses = {201: "FAILURE", 207: "ERROR", 998: "Success"}
-    with Sandbox(pace=1e9, statuses=statuses) as sandbox:
+    ends = {201: "FAILURE", 207: "ERROR", 998: "Success"}
+    with Sandbox(pace=1e9, ends=ends) as sandbox:
         async with connect(sandbox) as client:
             task = (await status_of(client, activity(code)))["TaskStatus"]
     assert task["Status"] == status
@@ -110,7 +110,7 @@ async def test_requests_are_processed_at_the_pace(pace: float, pending: int, rat
 
 
 def test_the_metrics_change_over_time() -> None:
-    queue = Queue(pace=0.1, statuses={})
+    queue = Queue(pace=0.1, ends={})
     for number in range(6):
         body = activity(note=str(number))
         queue.enqueue(body, now=100.0 + number)
@@ -127,7 +127,7 @@ def test_the_metrics_change_over_time() -> None:
 
 
 def test_an_empty_queue_continues_with_the_next_arrival() -> None:
-    queue = Queue(pace=1.0, statuses={})
+    queue = Queue(pace=1.0, ends={})
     body = activity()
     queue.enqueue(body, now=0.0)
     queue.enqueue(body, now=100.0)

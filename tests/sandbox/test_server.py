@@ -328,7 +328,7 @@ def test_the_account_has_the_sandboxs_url_and_keys() -> None:
         (lambda: Sandbox(period=0), "period must be above 0 seconds; found 0"),
         (lambda: Sandbox(window="leaky"), "sliding, fixed, bucket; found 'leaky'"),
         (lambda: Sandbox(pace=0), "pace must be above 0; found 0"),
-        (lambda: Sandbox(statuses={201: "Done"}), "Success, ERROR, FAILURE"),
+        (lambda: Sandbox(ends={201: "Done"}), "Success, ERROR, FAILURE"),
         (lambda: Sandbox(status_path="status"), "begin with /"),
         (lambda: Sandbox(delay=-1), "delay must be seconds"),
         (lambda: Sandbox(delay=(2, 1)), "delay must be seconds"),

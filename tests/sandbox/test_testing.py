@@ -170,7 +170,7 @@ def test_type(leadpost_poster): ...
     code, output = run_pytest(tmp_path, {"test_markers.py": test}, "-p", "no:asyncio")
     assert (code, "6 errors" in output) == (1, True), output
     lines = output.splitlines()
-    known = "known are delay, fast, faults, idle_timeout, keys_for_status, limit, pace, "
+    known = "known are delay, ends, fast, faults, idle_timeout, keys_for_status, limit, pace, "
     assert any(
         line.startswith(f"@pytest.mark.leadpost: unknown arguments delai, fautls; {known}")
         for line in lines
