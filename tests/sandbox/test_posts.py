@@ -153,8 +153,8 @@ async def test_only_json_by_its_content_type_is_accepted(sandbox: Sandbox, path:
             response = await client.post(path, content=json.dumps(ACTIVITY), headers=headers)
             assert response.status_code == 400
             texts.append(response.json()["ExceptionMessage"])
-        headers = {"content-type": "Application/JSON; charset=utf-8"}
-        response = await client.post(path, content=json.dumps(ACTIVITY), headers=headers)
+        spelled: dict[str, str] = {"content-type": "Application/JSON; charset=utf-8"}
+        response = await client.post(path, content=json.dumps(ACTIVITY), headers=spelled)
     assert texts == ["Content-Type must be application/json"] * 3
     assert response.status_code == 200
 
