@@ -1,7 +1,6 @@
-"""Shared by the tests of the command: rows, files, and ways to run it."""
+"""Shared by the tests of the command: ways to run it, and what its outbox has."""
 
 import asyncio
-import csv
 import json
 import os
 import pty
@@ -11,28 +10,22 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 import processes
+from files_support import lead
 from processes import Process
 from typer.testing import CliRunner, Result
 
 from leadpost import Account
 from leadpost.cli.app import app
 from leadpost.outbox import Outbox
-from leadpost.sandbox import Sandbox
 
-PARAMETERS = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime")
 LONG = 60.0
 """Seconds after which waiting for a condition fails."""
-
-
-def lead(number: int) -> str:
-    return str(uuid5(NAMESPACE_URL, f"lead:{number}"))
 
 
 def payload(number: int) -> dict[str, Any]:
@@ -46,48 +39,8 @@ def payload(number: int) -> dict[str, Any]:
     }
 
 
-def record(number: int, **changes: str) -> dict[str, str]:
-    """Return the same activity as a row of CSV."""
-    activity = payload(number)
-    cells = {name: str(activity[name]) for name in PARAMETERS}
-    return {**cells, "mx_Custom_1": f"value {number}", **changes}
-
-
-def bad(number: int) -> dict[str, str]:
-    """Return a row that cannot be posted."""
-    return record(number, ActivityEvent="x")
-
-
-def write_csv(path: Path, rows: Iterable[Mapping[str, str]]) -> Path:
-    rows = list(rows)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def write_rows(path: Path, count: int) -> Path:
-    return write_csv(path, map(record, range(count)))
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def keys_of(sandbox: Sandbox) -> dict[str, str]:
-    """Return the variables for posting to a sandbox."""
-    return {
-        "LEADPOST_HOST": sandbox.url,
-        "LEADPOST_ACCESS_KEY": sandbox.access_key,
-        "LEADPOST_SECRET_KEY": sandbox.secret_key,
-        "LEADPOST_API_KEY": sandbox.api_key,
-    }
 
 
 def run(*args: object, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> Result:

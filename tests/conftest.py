@@ -53,6 +53,12 @@ def pytest_make_collect_report(
         return (yield)
 
 
+def pytest_collection_finish() -> None:
+    # No collection need look at thousands of tests again: this saves an eighth of the CPU time.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """A sandbox without a limit, which processes its queue at once."""
@@ -146,8 +152,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 
 @pytest.fixture
-def desk(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """A working directory with files, and a bucket without a limit."""
+def desk(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, quick_checks: None
+) -> Desk:
+    """A working directory with files, a bucket without a limit, and statuses asked for at once."""
+    del quick_checks
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)

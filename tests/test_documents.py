@@ -17,8 +17,9 @@ from typing import Any, get_args
 import processes
 import pytest
 import sqlalchemy as sa
-from cli_support import LONG, keys_of, put, record, until, url_of, write_csv
+from cli_support import LONG, put, until, url_of
 from documents import DOCUMENTS, ROOT, Example, anchor_of, examples, text_of
+from files_support import cells, keys_of, write_csv
 from packaging.requirements import Requirement
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import run
@@ -143,7 +144,7 @@ def test_each_command_runs(line: str, tmp_path: Path) -> None:
     "example", [each for each in examples("console") if "$ " in each.code], ids=place_of
 )
 def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
-    rows = [record(number) for number in range(60)]
+    rows = [cells(number) for number in range(60)]
     rows[6]["ActivityEvent"] = "call"  # line 8
     write_csv(tmp_path / "calls.csv", rows)
     lines: list[str] = []
@@ -172,25 +173,40 @@ def masked(lines: list[str]) -> list[str]:
     return [text for text in texts if text]
 
 
-def test_the_other_commands_exist() -> None:
+def test_sessions_groups_extras_and_files_that_are_named_exist() -> None:
+    """Of the commands that are not run here, as they install, or take long."""
+    project = tomllib.loads(text_of("pyproject.toml"))
     sessions = set(re.findall(r"@nox\.session.*\n(?:@.*\n)*def (\w+)", text_of("noxfile.py")))
+    known = {
+        r"\bnox -s ([a-z_]+)": sessions,
+        r"--group (\w+)": set(project["dependency-groups"]),
+        r"benchmarks -- (\w+)": {path.stem for path in (ROOT / "benchmarks").glob("*.py")},
+        r"pre-commit install.* -t ([a-z-]+)": {"pre-commit", "pre-push"},
+        r"(?:python|tests --) ((?:tests|benchmarks)/[\w./]+)": {
+            str(path.relative_to(ROOT))
+            for folder in ("tests", "benchmarks")
+            for path in (ROOT / folder).iterdir()
+        },
+    }
     texts = " ".join(text_of(name) for name in DOCUMENTS)
-    named = set(re.findall(r"\bnox -s ([a-z_]+)", texts))
-    assert named
-    assert named <= sessions
+    for pattern, existing in known.items():
+        named = set(re.findall(pattern, texts))
+        assert named, pattern
+        assert named <= existing
+    for extras in re.findall(r"'\.\[([\w,]+)\]'", texts):
+        assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
     others = [line for line in commands() if not line.startswith("leadpost ")]
     assert {line.split()[0] for line in others} == {"nox", "pip", "pre-commit", "python"}
 
 
 @pytest.mark.parametrize("example", examples("toml"), ids=place_of)
 def test_the_shown_dependencies_are_valid(example: Example) -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        project = tomllib.load(file)["project"]
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
     for line in tomllib.loads(example.code)["dependencies"]:
         requirement = Requirement(line)
         assert requirement.name == project["name"]
         assert requirement.extras <= project["optional-dependencies"].keys()
-        assert requirement.url
+        assert requirement.url  # `nox -s demo` installs from a path in this form
 
 
 @pytest.mark.parametrize("example", examples("sql"), ids=place_of)
@@ -246,8 +262,7 @@ def test_the_picture_shows_every_module_of_the_library() -> None:
 
 
 def test_the_documents_name_the_dependencies() -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        needed = tomllib.load(file)["project"]["dependencies"]
+    needed = tomllib.loads(text_of("pyproject.toml"))["project"]["dependencies"]
     section = text_of(".github/CONTRIBUTING.md").split("\n## Dependencies\n")[1]
     named = re.findall(r"(\w+) \(", section.partition(";")[0])
     assert sorted(named) == sorted(Requirement(line).name for line in needed)

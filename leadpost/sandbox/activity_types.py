@@ -63,12 +63,7 @@ def listed() -> list[dict[str, Any]]:
 
 
 def details(code: int) -> dict[str, Any]:
-    """
-    Return one activity type with its fields.
-
-    Raises:
-        KeyError: there is none with this event code.
-    """
+    """Return one activity type with its fields; raise KeyError for an unknown code."""
     return {
         "ID": str(uuid5(NAMESPACE_URL, f"leadpost-sandbox:activity-type:{code}")),
         "Name": NAMES[code],
@@ -78,10 +73,5 @@ def details(code: int) -> dict[str, Any]:
 
 
 def options(code: int, schema_name: str) -> list[dict[str, Any]]:
-    """
-    Return the options of a dropdown.
-
-    Raises:
-        KeyError: there is no such dropdown.
-    """
+    """Return the options of a dropdown; raise KeyError if there is no such dropdown."""
     return [{"Text": option, "Value": option} for option in _OPTIONS[code, schema_name]]

@@ -1,12 +1,13 @@
 """
-LeadSquared's answers: status, body and headers, and the shapes of its errors.
+LeadSquared's answers, and the shapes of its errors.
 
-Sources: LeadSquared's page "Post an Activity on a Lead (Async)" and its response codes; the bodies
-of the AWS API gateway in front of the hosts.
+Sources: LeadSquared's page "Post an Activity on a Lead (Async)"; for the gateway in front of the
+hosts, bodies that users have seen.
 """
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from attrs import field, frozen
@@ -15,7 +16,7 @@ JSON = {"content-type": "application/json"}
 HTML = {"content-type": "text/html"}
 
 
-def _to_bytes(body: bytes | str) -> bytes:
+def _utf8(body: bytes | str) -> bytes:
     return body.encode() if isinstance(body, str) else body
 
 
@@ -34,8 +35,8 @@ class Answer:
     """
 
     status: int = field()
-    body: bytes = field(default=b"", converter=_to_bytes)
-    headers: Mapping[str, str] = field(factory=dict[str, str])
+    body: bytes = field(default=b"", converter=_utf8)
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __attrs_post_init__(self) -> None:
         if not 200 <= self.status <= 599:
@@ -84,6 +85,5 @@ def unknown_activity() -> Answer:
 
 
 def rate_limited(limit: int, period: float) -> Answer:
-    """Return the refusal of a call over a limit of calls in `period` seconds."""
     message = f"API calls exceeded the limit of {limit} in {period:g} second(s)"
     return error(429, "MXAPIRateLimitExceededException", message)

@@ -3,8 +3,7 @@ Strict checks of bodies against LeadSquared's documentation.
 
 Sources: LeadSquared's page "Post an Activity on a Lead (Async)"; for `EmailAddress` in place of
 `RelatedProspectId` and for fields within a field, its pages on the synchronous API; for queries,
-"Get Activities of a Lead". A violation raises RejectedError with an answer of status 400 that
-names it.
+"Get Activities of a Lead". A violation raises RejectedError, with status 400 and its name.
 """
 
 import json
@@ -26,40 +25,23 @@ _LONGEST_PAGE = 1000
 
 
 @frozen
-class Question:
-    """
-    A query for activities of one lead.
-
-    Args:
-        lead: The lead's id.
-        code: Event code.
-        page: The page's number, from 0: LeadSquared's `Offset`.
-        rows: Rows of a page.
-    """
+class OfLead:
+    """A query for the activities of a lead."""
 
     lead: str
     code: int
-    page: int
-    rows: int
+    page: int  # from 0: LeadSquared's `Offset`
+    size: int
 
 
 @frozen
 class Span:
-    """
-    A query for the activities of all leads.
-
-    Args:
-        code: Event code.
-        start: The first second, UTC.
-        end: The last second, UTC.
-        page: The page's number, from 1.
-        size: Rows of a page.
-    """
+    """A query for the activities of all leads; both its start and its end are included."""
 
     code: int
     start: datetime
     end: datetime
-    page: int
+    page: int  # from 1
     size: int
 
 
@@ -115,17 +97,17 @@ def read_dropdown(content: dict[str, Any]) -> tuple[int, str]:
     return code, name
 
 
-def read_question(lead: str, content: dict[str, Any]) -> Question:
-    """Return the query in a call for the activities of a lead, the `leadId` of the URL."""
+def read_of_lead(lead: str, content: dict[str, Any]) -> OfLead:
+    """Return the query for the activities of a lead, the `leadId` of the URL."""
     _must(_is_text(lead, _GUID), "leadId must be a GUID")
     parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
-    rows = _whole(paging, "RowCount")
-    _must(1 <= rows <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
-    return Question(lead, _event(parameter), _whole(paging, "Offset"), rows)
+    size = _whole(paging, "RowCount")
+    _must(1 <= size <= _MOST_ROWS, f"RowCount must be from 1 to {_MOST_ROWS}")
+    return OfLead(lead, _event(parameter), _whole(paging, "Offset"), size)
 
 
 def read_span(content: dict[str, Any]) -> Span:
-    """Return the query in a call for the activities of all leads modified in a span of time."""
+    """Return the query for the activities of all leads that were modified in a span of time."""
     parameter, paging = (_object(content, name) for name in ("Parameter", "Paging"))
     start, end = (_moment(_needed(parameter, name), name) for name in ("FromDate", "ToDate"))
     page, size = _whole(paging, "PageIndex"), _whole(paging, "PageSize")

@@ -16,24 +16,14 @@ _CUSTOM = "/activity/createcustom"
 
 @frozen
 class Call:
-    """
-    One HTTP request.
-
-    Args:
-        method: HTTP method.
-        path: Path of the URL.
-        query: Parameters of the query string, decoded.
-        headers: Header fields; names are case-insensitive.
-        body: The body.
-        time: When it arrived, in seconds of the monotonic clock.
-    """
+    """One HTTP request."""
 
     method: str
     path: str
     query: Mapping[str, str]
     headers: Message
     body: bytes
-    time: float
+    time: float  # of its arrival
 
     def parameter(self, name: str) -> str:
         """Return a parameter of the query string, or raise RejectedError without it."""
@@ -48,40 +38,18 @@ class Call:
 
 @frozen
 class Endpoint:
-    """
-    One path of LeadSquared's API.
+    """One path of LeadSquared's API."""
 
-    Args:
-        handle: Returns the JSON of a successful answer, or raises RejectedError.
-        gated: Whether it needs the `x-api-key`, like all paths of the async host's gateway.
-        keyed: Whether it needs AccessKey and SecretKey.
-    """
-
-    handle: Callable[[Call], Any]
-    gated: bool = False
-    keyed: bool = True
+    handle: Callable[[Call], Any]  # returns the JSON of a successful answer
+    gated: bool = False  # whether it needs the `x-api-key`, as all of the async host do
+    keyed: bool = True  # whether it needs AccessKey and SecretKey
 
 
 class Endpoints:
-    """
-    LeadSquared's paths, which read and write the queue and the leads.
-
-    Args:
-        queue: The queue with the accepted activities.
-        leads: The account's leads.
-        status_path: Path of the Status API, not documented.
-        metrics_path: Path of the Metrics API, not documented.
-        keys_for_status: Whether status and metrics need AccessKey and SecretKey.
-    """
+    """LeadSquared's paths, which read and write the queue and the leads."""
 
     def __init__(
-        self,
-        queue: Queue,
-        leads: Leads,
-        status_path: str,
-        metrics_path: str,
-        *,
-        keys_for_status: bool,
+        self, queue: Queue, leads: Leads, status_path: str, *, keys_for_status: bool
     ) -> None:
         self._queue = queue
         self._leads = leads
@@ -89,7 +57,7 @@ class Endpoints:
         posts = {"/activity/create": self._submit, _CUSTOM: self._submit_custom}
         queries = {
             status_path: self._status,
-            metrics_path: self._metrics,
+            "/activity/create/metrics": self._metrics,
             f"{_CUSTOM}/status": self._status,
             f"{_CUSTOM}/metrics": self._metrics,
         }
@@ -149,7 +117,7 @@ class Endpoints:
         return created(self._queue.accept(activity, call.time))
 
     def _retrieve(self, call: Call) -> dict[str, Any]:
-        query = checks.read_question(call.parameter("leadId"), call.content())
+        query = checks.read_of_lead(call.parameter("leadId"), call.content())
         return self._queue.lead_activities(query, call.time)
 
     def _retrieve_by_event(self, call: Call) -> dict[str, Any]:

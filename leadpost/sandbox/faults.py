@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 
 from attrs import evolve, field, frozen
 
@@ -21,14 +22,7 @@ AFTER = frozenset({"502-after", "cut-after", "slow"})
 
 
 def answers_of_faults(limit: int, period: float, retry_after: int) -> dict[str, Answer | None]:
-    """
-    Return the answer of each fault; None if it cuts the connection, or only delays the answer.
-
-    Args:
-        limit: The number of calls in `period` seconds that a refusal names.
-        period: Seconds.
-        retry_after: Seconds in the Retry-After of "429-retry-after".
-    """
+    """Return the answer of each fault; None if it cuts the connection or only delays."""
     failed = {"Status": "Failed", "Message": {"Message": "Bad event code"}}
     gateway = "<html><body><h1>{}</h1></body></html>"
     unavailable = json_answer(503, {"message": "Service Unavailable"})
@@ -99,7 +93,7 @@ class Faults:
         ValueError: a name is unknown, or a number is out of range.
     """
 
-    probability: Mapping[str, float] = field(factory=dict[str, float])
+    probability: Mapping[str, float] = MappingProxyType({})
     script: Sequence[str | Answer] = ()
     retry_after: int = field(default=2, kw_only=True)
     slow: float = field(default=60.0, kw_only=True)
@@ -119,9 +113,10 @@ class Faults:
         if self.retry_after < 0 or self.slow < 0 or self.away < 0:
             raise ValueError("retry_after, slow and away are seconds, 0 or more")
 
-    def fates(self, random: Random) -> Iterator[str | Answer]:
-        """Yield the fate of each call in turn, without end; chance comes from `random`."""
-        yield from self.script
-        shares = [*self.probability.values()]
-        while True:
-            yield from random.choices([*self.probability, OK], [*shares, max(0.0, 1 - sum(shares))])
+
+def fates(faults: Faults, random: Random) -> Iterator[str | Answer]:
+    """Yield the fate of each call in turn, without end; chance comes from `random`."""
+    yield from faults.script
+    names, shares = [*faults.probability, OK], [*faults.probability.values()]
+    while True:
+        yield from random.choices(names, [*shares, max(0.0, 1 - sum(shares))])

@@ -14,32 +14,12 @@ from leadpost.sandbox.answers import (
     unauthorized,
 )
 from leadpost.sandbox.endpoints import Call, Endpoint, Endpoints
-from leadpost.sandbox.faults import AFTER, OK, Faults, answers_of_faults
+from leadpost.sandbox.faults import AFTER, OK, Faults, answers_of_faults, fates
 from leadpost.sandbox.windows import Window
 
 
 class Gateway:
-    """
-    The account's gateway: it counts calls, refuses some, and makes some fail.
-
-    Args:
-        keys: The account's keys, under the names that carry them: `accessKey`, `secretKey` and
-            `x-api-key`.
-        limit: Calls allowed in `period` seconds, as refusals name them.
-        period: Seconds.
-        window: Counts the calls against the limit; None for no limit.
-        faults: What goes wrong on purpose.
-        endpoints: LeadSquared's paths.
-        random: Decides on faults.
-
-    Attributes:
-        lock: Held during each call, as each connection has a thread.
-        arrivals: When each call arrived, in seconds of the monotonic clock.
-        refused: Calls refused because of the limit.
-        struck: Name of a fault to its count.
-        connections: Connections opened.
-        next_fates: The fates of the next calls, before those of the script and of chance.
-    """
+    """The account's gateway: it counts calls, refuses some, and makes some fail."""
 
     def __init__(
         self,
@@ -52,17 +32,17 @@ class Gateway:
         endpoints: Endpoints,
         random: Random,
     ) -> None:
-        self.lock = Lock()
+        self.lock = Lock()  # held during each call, as each connection has a thread
         self.arrivals: list[float] = []
         self.refused = 0
-        self.struck = Counter[str]()
+        self.struck = Counter[str]()  # by faults
         self.connections = 0
-        self.next_fates = deque[str | Answer]()
-        self._keys = keys
-        self._window = window
+        self.next_fates = deque[str | Answer]()  # before those of the script and of chance
+        self._keys = keys  # under the names that carry them
+        self._window = window  # None for no limit
         self._over_limit = rate_limited(limit, period)
         self._faults = faults
-        self._fates = faults.fates(random)
+        self._fates = fates(faults, random)
         self._fault_answers = answers_of_faults(limit, period, faults.retry_after)
         self._endpoints = endpoints
         self._away_until = 0.0

@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from attrs import frozen
 
 from leadpost.sandbox import activity_types
-from leadpost.sandbox.checks import Question, Span
+from leadpost.sandbox.checks import OfLead, Span
 
 FINAL_STATUSES = ("Success", "ERROR", "FAILURE")
 _REASONS = {
@@ -50,20 +50,20 @@ class Accepted:
     An accepted activity.
 
     Attributes:
-        time: When it arrived, in seconds of `time.monotonic`.
-        done: When it is processed, likewise.
+        arrived_at: When it arrived, in seconds of `time.monotonic`.
+        processed_at: When it is processed, likewise.
         request_id: Its RequestID, a UUID as text; see `request_id_of`.
         body: The body of the post, JSON.
-        lead: The lead's id: posted, or of the lead that was found or created; "" if there is none.
-        event: The event code.
+        lead_id: The lead's id: posted, or of the lead that was found or created; "" without one.
+        activity_event: The activity type's code.
     """
 
-    time: float
-    done: float
+    arrived_at: float
+    processed_at: float
     request_id: str
     body: str
-    lead: str
-    event: int
+    lead_id: str
+    activity_event: int
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -73,14 +73,7 @@ class Accepted:
 
 
 class Queue:
-    """
-    The accepted activities, in order, and the async queue.
-
-    Args:
-        pace: Queued activities processed per second.
-        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
-            default "Success" for a code that the account has, "ERROR" for any other.
-    """
+    """The accepted activities, in order, and the async queue."""
 
     def __init__(self, pace: float, ends: Mapping[int, str]) -> None:
         self.accepted: list[Accepted] = []
@@ -118,13 +111,13 @@ class Queue:
         return accepted
 
     def pending(self, now: float) -> int:
-        return sum(one.done > now for one in self._queue.values())
+        return sum(one.processed_at > now for one in self._queue.values())
 
     def metrics(self, now: float) -> dict[str, Any]:
         """Return the answer of the Metrics API."""
         queue = self._queue.values()
-        lately = sum(now - _RATE_SPAN < one.done <= now for one in queue)
-        oldest = min((one.time for one in queue if one.done > now), default=now)
+        lately = sum(now - _RATE_SPAN < one.processed_at <= now for one in queue)
+        oldest = min((one.arrived_at for one in queue if one.processed_at > now), default=now)
         return {
             "PendingMessages": self.pending(now),
             "MaxDelayInSeconds": int(now - oldest),
@@ -132,17 +125,12 @@ class Queue:
         }
 
     def status(self, request_id: str, now: float, *, custom: bool) -> dict[str, Any]:
-        """
-        Return the answer of the Status API, which has a separate path for posts to createcustom.
-
-        Raises:
-            KeyError: there is no such request.
-        """
+        """Return the answer of the Status API; posts to createcustom have a `custom` path."""
         accepted = self._queue[request_id]
         if custom != ("Activity" in accepted.payload):
             raise KeyError(request_id)
-        is_queued = now < accepted.done
-        status = "In-Queue" if is_queued else self._end(accepted.event)
+        is_queued = now < accepted.processed_at
+        status = "In-Queue" if is_queued else self._status(accepted.activity_event)
         return {
             "RequestId": request_id,
             "TaskStatus": {
@@ -156,17 +144,15 @@ class Queue:
             },
         }
 
-    def lead_activities(self, question: Question, now: float) -> dict[str, Any]:
+    def lead_activities(self, query: OfLead, now: float) -> dict[str, Any]:
         """Return the answer to a query for a lead's processed activities, newest first."""
-        lead = question.lead.lower()
-        found = [one for one in self._created(question.code, now) if one.lead.lower() == lead]
-        found = sorted(found, key=attrgetter("done"))[::-1]
-        first = question.page * question.rows
-        page = found[first : first + question.rows]
-        return {
-            "RecordCount": len(found),
-            "ProspectActivities": [_lead_activity(one) for one in page],
-        }
+        lead = query.lead.lower()
+        found = [one for one in self._created(query.code, now) if one.lead_id.lower() == lead]
+        found.sort(key=attrgetter("processed_at"))
+        found.reverse()
+        first = query.page * query.size
+        rows = [_lead_activity(one) for one in found[first : first + query.size]]
+        return {"RecordCount": len(found), "ProspectActivities": rows}
 
     def activities_between(self, span: Span, now: float) -> dict[str, Any]:
         """Return the answer to a query for the activities modified in a span, sorted by id."""
@@ -181,16 +167,13 @@ class Queue:
 
     def _created(self, code: int, now: float) -> list[Accepted]:
         """Return the activities of a type that are on their leads."""
-        succeeds = self._end(code) == "Success"
-        return [
-            one
-            for one in self.accepted
-            if one.event == code
-            and one.done <= now
-            and (succeeds or one.request_id not in self._queue)
+        succeeds = self._status(code) == "Success"
+        of_type = [
+            one for one in self.accepted if one.activity_event == code and one.processed_at <= now
         ]
+        return [one for one in of_type if succeeds or one.request_id not in self._queue]
 
-    def _end(self, code: int) -> str:
+    def _status(self, code: int) -> str:
         return self._ends.get(code, "Success" if code in activity_types.NAMES else "ERROR")
 
 
@@ -200,7 +183,7 @@ def created(accepted: Accepted) -> dict[str, Any]:
 
 
 def _activity(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the activity in a post, which in one to createcustom is beside the lead's details."""
+    """Return the activity in a post; in one to createcustom it is beside the lead's details."""
     activity: Mapping[str, Any] = payload.get("Activity", payload)
     return activity
 
@@ -210,7 +193,7 @@ def _activity_id(accepted: Accepted) -> str:
 
 
 def _modified_on(accepted: Accepted) -> datetime:
-    return datetime.fromtimestamp(int(_EPOCH + accepted.done), UTC)
+    return datetime.fromtimestamp(int(_EPOCH + accepted.processed_at), UTC)
 
 
 def _lead_activity(accepted: Accepted) -> dict[str, Any]:
@@ -225,8 +208,8 @@ def _lead_activity(accepted: Accepted) -> dict[str, Any]:
     }
     return {
         "Id": _activity_id(accepted),
-        "EventCode": accepted.event,
-        "EventName": activity_types.NAMES.get(accepted.event),
+        "EventCode": accepted.activity_event,
+        "EventName": activity_types.NAMES.get(accepted.activity_event),
         "CreatedOn": created_on,
         "ModifiedOn": modified_on,
         "Data": [{"Key": k, "Value": v} for k, v in values.items() if v not in (None, "")],
@@ -239,8 +222,8 @@ def _row(accepted: Accepted) -> dict[str, Any]:
     modified_on = f"{_modified_on(accepted):%Y-%m-%d %H:%M:%S}"
     return {
         "ProspectActivityId": _activity_id(accepted),
-        "RelatedProspectId": accepted.lead or None,
-        "ActivityEvent": str(accepted.event),
+        "RelatedProspectId": accepted.lead_id or None,
+        "ActivityEvent": str(accepted.activity_event),
         "ActivityEvent_Note": activity.get("ActivityNote"),
         "CreatedOn": activity.get("ActivityDateTime", modified_on),
         "ModifiedOn": modified_on,

@@ -20,8 +20,8 @@ from leadpost.sandbox.queue import FINAL_STATUSES, Accepted, Queue
 from leadpost.sandbox.server import Server
 from leadpost.sandbox.windows import WINDOWS, fullest_window
 
-Span = float | tuple[float, float]
-"""Seconds: a fixed number, or a range (low, high) from which each value is drawn at random."""
+Seconds = float | tuple[float, float]
+"""A fixed number, or a range (low, high) from which each value is drawn at random."""
 
 _DOCUMENTED_LIMIT = 25
 
@@ -71,15 +71,16 @@ class Sandbox:
             `leadpost.sandbox.windows`. LeadSquared does not document which one it uses.
         faults: What goes wrong on purpose.
         pace: Queued activities processed per second.
-        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE". By
-            default "Success" for a code that the account has, "ERROR" for any other.
+        ends: Event code to the final status of its requests: "Success", "ERROR" or "FAILURE".
+            By default "Success" for a code that the account has, "ERROR" for any other.
         seed: Makes the delays and faults of a run repeatable.
         port: Port on 127.0.0.1; 0 for a free one.
         status_path: Path of the Status API, which LeadSquared does not document.
-        metrics_path: Path of the Metrics API, likewise.
         keys_for_status: Whether status and metrics calls need AccessKey and SecretKey too;
             according to LeadSquared's documentation they need only the `x-api-key`.
-        access_key: The account's AccessKey. Real ones contain a `$`.
+
+    Attributes:
+        access_key: The account's AccessKey, made up; like a real one it contains a `$`.
         secret_key: The account's SecretKey.
         api_key: The account's `x-api-key`.
 
@@ -87,11 +88,15 @@ class Sandbox:
         ValueError: an option is out of range.
     """
 
+    access_key = "u$rsandbox-access"
+    secret_key = "sandbox-secret"  # noqa: S105  made up, opens nothing
+    api_key = "sandbox-api"
+
     def __init__(
         self,
         *,
-        delay: Span = 0.0,
-        idle_timeout: Span = 60.0,
+        delay: Seconds = 0.0,
+        idle_timeout: Seconds = 60.0,
         limit: int | None = 25,
         period: float = 5.0,
         window: str = "sliding",
@@ -101,11 +106,7 @@ class Sandbox:
         seed: int | None = None,
         port: int = 0,
         status_path: str = "/activity/create/status",
-        metrics_path: str = "/activity/create/metrics",
         keys_for_status: bool = False,
-        access_key: str = "u$rsandbox-access",
-        secret_key: str = "sandbox-secret",  # noqa: S107  made up, opens nothing
-        api_key: str = "sandbox-api",
     ) -> None:
         ends = ends or {}
         if limit is not None and limit < 1:
@@ -120,15 +121,11 @@ class Sandbox:
             raise ValueError(
                 f"ends must map event codes to {', '.join(FINAL_STATUSES)}; found {ends}"
             )
-        if not (status_path.startswith("/") and metrics_path.startswith("/")):
-            raise ValueError("status_path and metrics_path must begin with /")
+        if not status_path.startswith("/"):
+            raise ValueError("status_path must begin with /")
 
-        self.access_key = access_key
-        self.secret_key = secret_key
-        self.api_key = api_key
         self._period = period
         self._status_path = status_path
-        self._metrics_path = metrics_path
         self._keys_for_status = keys_for_status
         # Delays and faults have separate sources, so that the faults of a run depend only on the
         # seed, not on how its calls interleave.
@@ -136,20 +133,19 @@ class Sandbox:
         draw_fates, draw_times = Random(source.random()), Random(source.random())  # noqa: S311  as above
         self._delay = _drawn("delay", delay, draw_times)
         self._idle_timeout = _drawn("idle_timeout", idle_timeout, draw_times)
-        self._queue = Queue(pace, ends)
-        self._leads = Leads()
+        self._queue, self._leads = Queue(pace, ends), Leads()
         self._gateway = Gateway(
-            keys={"accessKey": access_key, "secretKey": secret_key, "x-api-key": api_key},
+            keys={
+                "accessKey": self.access_key,
+                "secretKey": self.secret_key,
+                "x-api-key": self.api_key,
+            },
             limit=_DOCUMENTED_LIMIT if limit is None else limit,
             period=period,
             window=None if limit is None else WINDOWS[window](limit, period),
             faults=faults or Faults(),
             endpoints=Endpoints(
-                self._queue,
-                self._leads,
-                status_path,
-                metrics_path,
-                keys_for_status=keys_for_status,
+                self._queue, self._leads, status_path, keys_for_status=keys_for_status
             ),
             random=draw_fates,
         )
@@ -240,7 +236,6 @@ class Sandbox:
             secret_key=self.secret_key,
             api_key=self.api_key,
             status_path=self._status_path,
-            metrics_path=self._metrics_path,
             keys_for_status=self._keys_for_status,
         )
 
@@ -283,11 +278,11 @@ def _is_on(accepted: Accepted, lead: str) -> bool:
     payload = accepted.payload
     details = payload.get("LeadDetails", ())
     addresses = [item["Value"] for item in details if item["Attribute"] == "EmailAddress"]
-    names = [accepted.lead, payload.get("EmailAddress"), *addresses]
+    names = [accepted.lead_id, payload.get("EmailAddress"), *addresses]
     return any(isinstance(name, str) and name.lower() == lead.lower() for name in names)
 
 
-def _drawn(name: str, span: Span, random: Random) -> Callable[[], float]:
+def _drawn(name: str, span: Seconds, random: Random) -> Callable[[], float]:
     low, high = span if isinstance(span, tuple) else (span, span)
     if not 0 <= low <= high:
         raise ValueError(f"{name} must be seconds, 0 or more, or a range (low, high); found {span}")

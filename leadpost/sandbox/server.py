@@ -22,18 +22,7 @@ from leadpost.sandbox.gateway import Gateway
 
 
 class Server(ThreadingTCPServer):
-    """
-    The running server.
-
-    Args:
-        port: Port on 127.0.0.1; 0 for a free one.
-        gateway: Decides how each call ends.
-        delay: Draws the seconds of one direction.
-        idle_timeout: Draws the seconds after which an idle connection is closed.
-
-    Attributes:
-        stopped: Set when it is stopped.
-    """
+    """The running server; `delay` and `idle_timeout` draw seconds."""
 
     allow_reuse_address = os.name == "posix"  # elsewhere it would allow two servers on a port
     request_queue_size = 2048

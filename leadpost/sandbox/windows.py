@@ -83,13 +83,7 @@ WINDOWS: dict[str, type[Window]] = {
 
 
 def fullest_window(times: Iterable[float], period: float) -> int:
-    """
-    Return the most arrivals in any `period` seconds, counting only those less than that apart.
-
-    Args:
-        times: Times of arrivals in seconds, in any order.
-        period: Length of the window in seconds.
-    """
+    """Return the most arrivals that are less than `period` seconds apart."""
     fullest = 0
     window: deque[float] = deque()
     for time in sorted(times):

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_support import keys_of, record, run, texts_of, write_csv
-from files_support import open_bucket
+from cli_support import run, texts_of
+from files_support import cells, keys_of, open_bucket, write_csv
 from support import ACCESS_KEY, API_KEY, KEYS, SECRET_KEY
 
 from leadpost import ConfigurationError
@@ -73,7 +73,7 @@ def test_an_env_file_that_is_no_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ACCESS_KEY", "SECRET_KEY", "API_KEY"])
 def test_a_missing_key_ends_the_command_with_2_and_its_name(tmp_path: Path, name: str) -> None:
-    path = write_csv(tmp_path / "leads.csv", [record(0)])
+    path = write_csv(tmp_path / "leads.csv", [cells(0)])
     with Sandbox() as sandbox:
         env = {**keys_of(sandbox), f"LEADPOST_{name}": ""}
         for args in (["post", path], ["status", "x"], ["metrics"], ["types"]):
@@ -88,17 +88,16 @@ def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("leadpost.cli.files.sending.sender.SharedTokenBucket", open_bucket)
-    rows = [record(number, ActivityNote="PERSONAL", mx_Custom_1="PRIVATE") for number in range(26)]
+    rows = [cells(number, ActivityNote="PERSONAL", mx_Custom_1="PRIVATE") for number in range(26)]
     path = write_csv(tmp_path / "leads.csv", rows)
     names = [n for n in NAMES if "429" not in n and "limit" not in n and n not in ENDING]
-    quoting = json.dumps({"Status": "Error", "Message": f"{KEYS} PERSONAL PRIVATE"})
+    keys = (Sandbox.access_key, Sandbox.secret_key, Sandbox.api_key)
+    quoting = json.dumps({"Status": "Error", "Message": f"{keys} PERSONAL PRIVATE"})
     quotes = [Answer(status, quoting, JSON) for status in (200, 400, 502)]
     wanted: list[str | Answer] = [*names, *quotes]
     script = [fate for fault in wanted for fate in ("ok", fault)]  # so that there is no outage
     faults = Faults(script=script, slow=0)
-    with Sandbox(
-        limit=None, faults=faults, access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY
-    ) as sandbox:
+    with Sandbox(limit=None, faults=faults) as sandbox:
         env = keys_of(sandbox)
         posted = run("post", path, "-v", "--timezone", "UTC", "--quiet", env=env)
         listed = run("outbox", "list", env=env)
@@ -106,9 +105,9 @@ def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
     shown = posted.output + listed.output + (tmp_path / "leads.csv.results.csv").read_text()
     for quoted in ("HTTP 200: ", "HTTP 400: ", "HTTP 502, it may have arrived: "):
         assert f"{quoted}('***', '***', '***') PERSONAL PRIVATE" in shown
-    for text in (*KEYS, "PERSONAL", "PRIVATE"):
+    for text in (*keys, "PERSONAL", "PRIVATE"):
         assert text not in caplog.text
-    for key in KEYS:
+    for key in keys:
         assert key not in shown
         assert key not in texts_of(tmp_path)
 
@@ -135,7 +134,7 @@ def test_what_setup_wrote_is_read_where_nothing_else_is(
 
 
 def test_a_dry_run_needs_no_keys_but_takes_no_half_of_them(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "leads.csv", [record(0)])
+    path = write_csv(tmp_path / "leads.csv", [cells(0)])
     result = run("post", path, "--dry-run", "--timezone", "UTC")
     assert result.exit_code == 0, result.output
     assert "no keys: only the file is checked" in result.output

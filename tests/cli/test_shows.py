@@ -20,7 +20,8 @@ from types import ModuleType
 
 import processes
 import pytest
-from cli_support import keys_of, run, start, until, write_rows
+from cli_support import run, start, until
+from files_support import cells, keys_of, write_csv
 from processes import ENVIRONMENT, Process
 from rich.console import Console
 
@@ -392,7 +393,7 @@ def test_the_sandbox_says_what_to_paste_and_what_it_saw(
     first, *pasted = (tmp_path / "stdout").read_text().splitlines()
     assert first.endswith("until Ctrl-C. In another terminal:")
     assert len(pasted) == 2
-    path = write_rows(tmp_path / "leads.csv", 2)
+    path = write_csv(tmp_path / "leads.csv", [cells(0), cells(1)])
     done = run("post", path, "--timezone", "UTC", "--account-check", "off", env=env)
     assert done.exit_code == 1
     process.send_signal(number)
@@ -412,7 +413,7 @@ def test_the_sandbox_has_no_more_than_eight_options() -> None:
 
 
 def test_the_sandbox_can_refuse_keys_and_be_away(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "leads.csv", 4)
+    path = write_csv(tmp_path / "leads.csv", [cells(n) for n in range(4)])
     none: list[str] = []
     with made(faults=none, script="ok,keys-refused", limit=None) as refusing:
         command = ["post", path, "--timezone", "UTC", "--outbox", tmp_path / "a.db"]

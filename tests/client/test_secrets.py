@@ -70,6 +70,12 @@ def everything_logged() -> Iterator[io.StringIO]:
         yield log
 
 
+class KeyedSandbox(Sandbox):
+    access_key = ACCESS_KEY
+    secret_key = SECRET_KEY
+    api_key = API_KEY
+
+
 def account_at(url: str, keys_in: Any = "query") -> Account:
     return Account(
         host=url, access_key=ACCESS_KEY, secret_key=SECRET_KEY, api_key=API_KEY, keys_in=keys_in
@@ -90,13 +96,8 @@ async def test_whatever_the_answer_no_key_shows_and_nothing_personal_is_logged(
     async def keep(response: httpx.Response) -> None:
         responses.append(response)
 
-    with Sandbox(
-        faults=Faults(script=SCRIPT, slow=30, retry_after=0),
-        period=0.05,
-        access_key=ACCESS_KEY,
-        secret_key=SECRET_KEY,
-        api_key=API_KEY,
-    ) as sandbox:
+    faults = Faults(script=SCRIPT, slow=30, retry_after=0)
+    with KeyedSandbox(faults=faults, period=0.05) as sandbox:
         account = account_at(sandbox.url, keys_in)
         client = httpx.AsyncClient(event_hooks={"response": [keep]})
         bucket = TokenBucket(period=0.05, hooks=[events.append])

@@ -4,14 +4,14 @@ import logging
 import time
 from itertools import islice
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from sandbox_support import ACTIVITY, METRICS, SUBMIT, connect
 
 from leadpost.sandbox import Answer, Faults, Sandbox
-from leadpost.sandbox.faults import NAMES
+from leadpost.sandbox.faults import NAMES, fates
 
 REFUSAL = "API calls exceeded the limit of 7 in 5 second(s)"
 
@@ -84,21 +84,19 @@ async def test_slow_delays_an_answer_by_its_seconds() -> None:
             response = await client.post(SUBMIT, json=ACTIVITY)
             ended = time.monotonic()
     assert response.status_code == 200
-    assert ended - sandbox.accepted[0].time >= 0.3
+    assert ended - sandbox.accepted[0].arrived_at >= 0.3
 
 
-async def test_calls_other_than_posts_fail_too() -> None:
-    with Sandbox(faults=Faults(script=["503", "cut-after", "502-after"])) as sandbox:
+async def test_calls_other_than_posts_are_cut_too() -> None:
+    with Sandbox(faults=Faults(script=["cut-after"])) as sandbox:
         async with connect(sandbox) as client:
-            assert (await client.get(METRICS)).status_code == 503
             with pytest.raises(httpx.TransportError):
                 await client.get(METRICS)
-            assert (await client.get(METRICS)).status_code == 502
             assert (await client.get(METRICS)).status_code == 200
 
 
 async def test_an_answer_in_the_script_is_sent_unchanged() -> None:
-    answer = Answer(418, b"\x00\xff", {"X-Told": "so", "Content-Type": "tea/pot"})
+    answer = Answer(418, b"\x00\xff", {"X-Tea": "yes", "Content-Type": "tea/pot"})
     with Sandbox(faults=Faults(script=["ok", answer, Answer(599, "zu spät")])) as sandbox:
         async with connect(sandbox) as client:
             assert (await client.post(SUBMIT, json=ACTIVITY)).status_code == 200
@@ -106,7 +104,7 @@ async def test_an_answer_in_the_script_is_sent_unchanged() -> None:
             other = await client.post(SUBMIT, json=ACTIVITY)
     assert (response.status_code, response.content) == (418, b"\x00\xff")
     assert dict(response.headers) == {
-        "x-told": "so",
+        "x-tea": "yes",
         "content-type": "tea/pot",
         "content-length": "2",
     }
@@ -118,17 +116,9 @@ async def test_an_answer_in_the_script_is_sent_unchanged() -> None:
 async def test_only_calls_with_valid_keys_and_within_the_limit_fail() -> None:
     with Sandbox(limit=2, period=60.0, faults=Faults(script=["503", "503"])) as sandbox:
         async with connect(sandbox) as client:
-            codes = [
-                (
-                    await client.post(SUBMIT, json=ACTIVITY, params={"accessKey": "wrong"})
-                ).status_code,
-                (
-                    await client.post(SUBMIT, json=ACTIVITY, params={"secretKey": "wrong"})
-                ).status_code,
-                (await client.post(SUBMIT, json=ACTIVITY)).status_code,
-                (await client.post(SUBMIT, json=ACTIVITY)).status_code,
-            ]
-    assert codes == [401, 401, 503, 429]
+            calls: list[dict[str, str]] = [{"accessKey": "wrong"}, {"secretKey": "wrong"}, {}, {}]
+            answers = [await client.post(SUBMIT, json=ACTIVITY, params=each) for each in calls]
+    assert [answer.status_code for answer in answers] == [401, 401, 503, 429]
     assert sandbox.report().faults == {"503": 1}
 
 
@@ -139,10 +129,10 @@ async def test_faults_by_probability_follow_the_script_and_have_their_share() ->
             codes = [(await client.get(METRICS)).status_code for _ in range(4)]
     assert codes == [200, 503, 503, 503]
     many = Faults({"500": 0.2, "slow": 0.3})
-    fates = list(islice(many.fates(Random(1)), 10_000))
-    assert 0.18 < fates.count("500") / 10_000 < 0.22
-    assert 0.28 < fates.count("slow") / 10_000 < 0.32
-    assert set(fates) == {"500", "slow", "ok"}
+    drawn = list(islice(fates(many, Random(1)), 10_000))
+    assert 0.18 < drawn.count("500") / 10_000 < 0.22
+    assert 0.28 < drawn.count("slow") / 10_000 < 0.32
+    assert set(drawn) == {"500", "slow", "ok"}
 
 
 async def test_faults_set_while_it_runs_come_before_the_script() -> None:
@@ -160,8 +150,8 @@ async def test_faults_set_while_it_runs_come_before_the_script() -> None:
             with pytest.raises(ValueError, match="unknown faults tea"):
                 sandbox.fail("ok", "tea")
             assert await codes(1) == [500]
-    told = {"503": 1, "answer": 1, "502-after": 1, "504-before": 1, "500": 2}
-    assert sandbox.report().faults == told
+    counts = {"503": 1, "answer": 1, "502-after": 1, "504-before": 1, "500": 2}
+    assert sandbox.report().faults == counts
 
 
 async def test_a_seed_makes_faults_repeatable() -> None:
@@ -177,7 +167,7 @@ async def test_a_seed_makes_faults_repeatable() -> None:
 def test_every_name_of_a_fault_is_valid() -> None:
     share = 1 / len(NAMES)
     faults = Faults(dict.fromkeys(NAMES, share), script=NAMES)
-    assert list(islice(faults.fates(Random(1)), len(NAMES))) == list(NAMES)
+    assert list(islice(fates(faults, Random(1)), len(NAMES))) == list(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +176,7 @@ def test_every_name_of_a_fault_is_valid() -> None:
         (lambda: Faults({"500": 0.1, "tea": 0.1, "bad": 0.1}), "unknown faults bad, tea; there"),
         (lambda: Faults({"ok": 0.1}), "unknown faults ok"),
         (lambda: Faults(script=["ok", "tea"]), "unknown faults tea"),
+        (lambda: Faults(cast("Any", ["500"])), "faults must map names to shares"),
         (lambda: Faults({"500": 0.6, "503": 0.5}), "more than 1"),
         (lambda: Faults({"500": -0.1}), "from 0 to 1"),
         (lambda: Faults(retry_after=-1), "0 or more"),
@@ -196,11 +187,5 @@ def test_every_name_of_a_fault_is_valid() -> None:
     ],
 )
 def test_invalid_options_raise(faults: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         faults()
-
-
-def test_faults_that_are_not_a_mapping_raise() -> None:
-    names: Any = ["500"]
-    with pytest.raises(TypeError, match="faults must map names to shares"):
-        Faults(names)

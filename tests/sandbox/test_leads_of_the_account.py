@@ -18,15 +18,14 @@ LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
 OTHER = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
 
 
-def body(address: str = "a@b.example", **changes: Any) -> dict[str, Any]:
-    return {
-        "LeadDetails": [
-            {"Attribute": "EmailAddress", "Value": address},
-            {"Attribute": "FirstName", "Value": "Ada"},
-            {"Attribute": "SearchBy", "Value": "EmailAddress"},
-        ],
-        "Activity": {"ActivityEvent": 201, "ActivityNote": "Called back"},
-    } | changes
+def pairs(**attributes: str) -> list[dict[str, str]]:
+    return [{"Attribute": name, "Value": value} for name, value in attributes.items()]
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    details = pairs(EmailAddress="a@b.example", FirstName="Ada", SearchBy="EmailAddress")
+    activity = {"ActivityEvent": 201, "ActivityNote": "Called back"}
+    return {"LeadDetails": details, "Activity": activity} | changes
 
 
 async def test_a_post_creates_the_lead_and_another_one_updates_it(sandbox: Sandbox) -> None:
@@ -36,11 +35,7 @@ async def test_a_post_creates_the_lead_and_another_one_updates_it(sandbox: Sandb
             "Status": "Request accepted. Please use below request id to check the status",
             "RequestID": request_id_of(body()),
         }
-        details = [
-            {"Attribute": "LastName", "Value": "King"},
-            {"Attribute": "EmailAddress", "Value": "A@b.example"},
-            {"Attribute": "SearchBy", "Value": "EmailAddress"},
-        ]
+        details = pairs(LastName="King", EmailAddress="A@b.example", SearchBy="EmailAddress")
         await client.post(CUSTOM, json=body(LeadDetails=details))
         (lead,) = sandbox.leads
         assert (lead["FirstName"], lead["LastName"]) == ("Ada", "King")
@@ -58,12 +53,10 @@ async def test_a_post_creates_the_lead_and_another_one_updates_it(sandbox: Sandb
     assert len(sandbox.posted(lead["ProspectID"])) == 2
 
 
-async def test_added_leads_are_found_and_a_look_up_changes_nothing(
-    sandbox: Sandbox,
-) -> None:
-    given = sandbox.add_lead(ProspectID=LEAD, EmailAddress="ada@example.com", Phone="+91-98123")
+async def test_added_leads_are_found_and_a_look_up_changes_nothing(sandbox: Sandbox) -> None:
+    added = sandbox.add_lead(ProspectID=LEAD, EmailAddress="ada@example.com", Phone="+91-98123")
     other = sandbox.add_lead(Phone="+91 98 123")
-    assert given == LEAD
+    assert added == LEAD
     async with connect(sandbox) as client:
         del client.headers["x-api-key"]
         found = (await client.get(BY_PHONE, params={"phone": "+91-98123"})).json()
@@ -84,15 +77,7 @@ async def test_added_leads_are_found_and_a_look_up_changes_nothing(
         ({"LeadDetails": []}, "'SearchBy' is required"),
         ({"LeadDetails": [{"Attribute": "SearchBy", "Value": "Phone"}]}, "SearchBy must name"),
         ({"LeadDetails": [{"Value": "x"}]}, "'Attribute' is required"),
-        (
-            {
-                "LeadDetails": [
-                    {"Attribute": "Phone", "Value": ""},
-                    {"Attribute": "SearchBy", "Value": "Phone"},
-                ]
-            },
-            "Phone must not be empty",
-        ),
+        ({"LeadDetails": pairs(Phone="", SearchBy="Phone")}, "Phone must not be empty"),
         ({"LeadDetails": [{"Attribute": "A", "Value": "x"}] * 2}, "is a duplicate"),
         ({"Activity": {}}, "'ActivityEvent' is required"),
         ({"Activity": [1]}, "Activity must be an object"),

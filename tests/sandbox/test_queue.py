@@ -94,31 +94,19 @@ async def test_the_code_decides_how_a_request_ends_unless_an_option_does(
     assert (task["Message"] is None) == (status != "Success")
 
 
-async def test_requests_are_processed_at_the_pace() -> None:
-    with Sandbox(pace=10.0) as sandbox:
+@pytest.mark.parametrize(
+    ("pace", "pending", "rate"), [(10.0, 0, 0.4), (0.001, 4, 0.0)], ids=["fast", "slow"]
+)
+async def test_requests_are_processed_at_the_pace(pace: float, pending: int, rate: float) -> None:
+    with Sandbox(pace=pace) as sandbox:
         async with connect(sandbox) as client:
             for number in range(4):
                 await client.post(SUBMIT, json=activity(note=str(number)))
-            begun = sandbox.accepted[0].time
-            pending = sandbox.report().pending
-            assert 4 - pending <= (time.monotonic() - begun) * 10
+            processed = 4 - sandbox.report().pending
+            assert processed <= (time.monotonic() - sandbox.accepted[0].arrived_at) * pace
             await asyncio.sleep(0.45)
             metrics = (await client.get(METRICS)).json()
-    assert metrics == {
-        "PendingMessages": 0,
-        "MaxDelayInSeconds": 0,
-        "ProcessingRatePerMinute": 0.4,
-    }
-
-
-async def test_the_metrics_count_pending_requests() -> None:
-    with Sandbox(pace=0.001) as sandbox:
-        async with connect(sandbox) as client:
-            for number in range(3):
-                await client.post(SUBMIT, json=activity(note=str(number)))
-            metrics = (await client.get(METRICS)).json()
-    assert metrics["PendingMessages"] == 3
-    assert metrics["ProcessingRatePerMinute"] == 0
+    assert (metrics["PendingMessages"], metrics["ProcessingRatePerMinute"]) == (pending, rate)
 
 
 def test_the_metrics_change_over_time() -> None:
@@ -154,21 +142,19 @@ def test_an_empty_queue_continues_with_the_next_arrival() -> None:
     ],
 )
 async def test_an_unknown_or_missing_request_id_is_rejected(
-    params: dict[str, str], exception_type: str
+    sandbox: Sandbox, params: dict[str, str], exception_type: str
 ) -> None:
-    with Sandbox() as sandbox:
-        async with connect(sandbox) as client:
-            response = await client.get(STATUS, params=params)
+    async with connect(sandbox) as client:
+        response = await client.get(STATUS, params=params)
     assert response.status_code == 400
     assert response.json()["ExceptionType"] == exception_type
 
 
-async def test_a_synchronous_post_has_no_status() -> None:
-    with Sandbox() as sandbox:
-        async with connect(sandbox) as client:
-            await client.post("/v2/ProspectActivity.svc/Create", json=activity())
-            params = {"RequestID": sandbox.accepted[0].request_id}
-            response = await client.get(STATUS, params=params)
+async def test_a_synchronous_post_has_no_status(sandbox: Sandbox) -> None:
+    async with connect(sandbox) as client:
+        await client.post("/v2/ProspectActivity.svc/Create", json=activity())
+        params = {"RequestID": sandbox.accepted[0].request_id}
+        response = await client.get(STATUS, params=params)
     assert response.status_code == 400
 
 
@@ -186,55 +172,50 @@ async def test_status_and_metrics_need_the_api_key_and_optionally_the_others(
     assert codes == [(403, False), (403, True)]
 
 
-async def test_the_options_set_the_paths_of_status_and_metrics() -> None:
-    with Sandbox(status_path="/activity/status", metrics_path="/activity/metrics") as sandbox:
+async def test_an_option_sets_the_path_of_the_status() -> None:
+    with Sandbox(status_path="/activity/status") as sandbox:
         async with connect(sandbox) as client:
             posted = (await client.post(SUBMIT, json=activity())).json()
             params = {"RequestID": posted["RequestID"]}
-            codes = [
-                (await client.get(path, params=params)).status_code
-                for path in ("/activity/status", STATUS, "/activity/metrics", METRICS)
+            answers = [
+                await client.get(path, params=params) for path in (STATUS, "/activity/status")
             ]
-    assert codes == [200, 404, 200, 404]
+    assert [answer.status_code for answer in answers] == [404, 200]
 
 
-async def test_the_activity_types_are_listed_without_an_api_key() -> None:
-    with Sandbox() as sandbox:
-        async with connect(sandbox) as client:
-            del client.headers["x-api-key"]
-            types = (await client.get(TYPES)).json()
-            details = [
-                (await client.get(TYPE, params={"code": each["ActivityEvent"]})).json()
-                for each in types
-            ]
-            unauthorized = await client.get(TYPES, params={"accessKey": "wrong"})
+async def test_the_activity_types_are_listed_without_an_api_key(sandbox: Sandbox) -> None:
+    async with connect(sandbox) as client:
+        del client.headers["x-api-key"]
+        types = (await client.get(TYPES)).json()
+        details = [
+            (await client.get(TYPE, params={"code": each["ActivityEvent"]})).json()
+            for each in types
+        ]
+        unauthorized = await client.get(TYPES, params={"accessKey": "wrong"})
     assert [each["ActivityEvent"] for each in types] == [201, 207, 210]
     assert [each["DisplayName"] for each in types] == [each["DisplayName"] for each in details]
     assert [field["SchemaName"] for field in details[0]["Fields"]] == [
         f"mx_Custom_{number}" for number in range(1, 16)
     ]
     assert details[1]["Name"] == "Demo Call"
-    assert details[1]["Fields"][0] == {
-        "SchemaName": "mx_Custom_1",
-        "DisplayName": "Outcome",
-        "Value": None,
-        "DataType": "String",
-        "IsMandatory": True,
-        "IsReadOnly": False,
-        "ShowInForm": True,
-        "Sequence": 1,
-        "MaxFieldLength": 200,
-        "OptionSet": "",
-        "IsMultiSelectDropdown": False,
-        "IncludeOthersOption": False,
-    }
+    assert (
+        details[1]["Fields"][0].items()
+        >= {
+            "SchemaName": "mx_Custom_1",
+            "DisplayName": "Outcome",
+            "DataType": "String",
+            "IsMandatory": True,
+            "MaxFieldLength": 200,
+        }.items()
+    )
     assert unauthorized.status_code == 401
 
 
 @pytest.mark.parametrize("code", ["999", "demo"])
-async def test_an_unknown_activity_type_is_an_application_error(code: str) -> None:
-    with Sandbox() as sandbox:
-        async with connect(sandbox) as client:
-            response = await client.get(TYPE, params={"code": code})
+async def test_an_unknown_activity_type_is_an_application_error(
+    sandbox: Sandbox, code: str
+) -> None:
+    async with connect(sandbox) as client:
+        response = await client.get(TYPE, params={"code": code})
     assert response.status_code == 500
     assert response.json()["ExceptionType"] == "MXInvalidActivityException"

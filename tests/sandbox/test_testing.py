@@ -1,4 +1,4 @@
-"""The pytest plugin in small projects: a service, a bulk script, and one that does not use it."""
+"""The pytest plugin: its fixtures and its marker, and that it costs nothing where it is unused."""
 
 from __future__ import annotations
 
@@ -16,142 +16,42 @@ from leadpost.sandbox import Sandbox
 LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
 OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
 
-SERVICE = """
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-from fastapi import FastAPI
-
-from leadpost import Activity, AsyncActivityPoster
-
-
-def create_app(poster: AsyncActivityPoster) -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with poster:
-            yield
-
-    app = FastAPI(lifespan=lifespan)
-
-    @app.post("/calls/{lead}")
-    async def called(lead: str, note: str) -> dict[str, str]:
-        return {"request_id": await poster.post(Activity(lead, 201, note))}
-
-    return app
-"""
-
-SCRIPT = """
+TESTS = """
 import asyncio
-import sys
-
-from leadpost import Account, Activity, AsyncActivityPoster
-
-
-async def opened(poster: AsyncActivityPoster, leads: list[str]) -> list[str]:
-    async with poster:
-        return await poster.post_many(Activity(lead, 202, "Opened") for lead in leads)
-
-
-if __name__ == "__main__":
-    print(len(asyncio.run(opened(AsyncActivityPoster(Account.from_env()), sys.argv[1:]))))
-"""
-
-TEST_SERVICE = """
-import asyncio
-from contextlib import asynccontextmanager
-
-import httpx
-import pytest
-
-from service import create_app
-
-LEAD = "00727844-51aa-11e2-9e64-12314004ac6b"
-PYTESTMARK
-
-
-@asynccontextmanager
-async def serving(poster):
-    app = create_app(poster)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
-    ):
-        yield client
-
-
-async def test_each_request_posts_once_and_in_order(leadpost_poster, leadpost_sandbox):
-    async with serving(leadpost_poster) as client:
-        for note in ("Called", "Called back"):
-            response = await client.post(f"/calls/{LEAD}", params={"note": note})
-            assert response.status_code == 200
-    assert [post["ActivityNote"] for post in leadpost_sandbox.posted(LEAD)] == [
-        "Called",
-        "Called back",
-    ]
-
-
-@pytest.mark.leadpost(fast=True)
-async def test_many_requests_at_once_keep_the_limit(leadpost_poster, leadpost_sandbox):
-    async with serving(leadpost_poster) as client:
-        await asyncio.gather(
-            *(client.post(f"/calls/{LEAD}", params={"note": f"{n}"}) for n in range(60))
-        )
-    report = leadpost_sandbox.report()
-    assert (report.accepted, report.duplicates, report.refused) == (60, 0, 0)
-    assert report.fullest_window <= 25
-
-
-@pytest.mark.leadpost(fast=True, script=["503"])
-async def test_faults_are_overcome(leadpost_poster, leadpost_sandbox):
-    leadpost_sandbox.fail("500", "429-retry-after")
-    async with serving(leadpost_poster) as client:
-        response = await client.post(f"/calls/{LEAD}", params={"note": "Called"})
-    assert response.status_code == 200
-    assert leadpost_sandbox.report().arrivals == 4
-    assert len(leadpost_sandbox.posted(LEAD)) == 1
-
-
-async def test_a_poster_that_nobody_closes_leaves_nothing_open(leadpost_poster):
-    request_id = await leadpost_poster.post({"RelatedProspectId": LEAD, "ActivityEvent": 201})
-    assert request_id
-"""
-
-TEST_SCRIPT = """
-import asyncio
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
-from bulk import opened
+from leadpost import Activity
 
-LEADS = [f"00727844-51aa-11e2-9e64-{n:012}" for n in range(60)]
+POSTS = [Activity(f"00727844-51aa-11e2-9e64-{n:012}", 201) for n in range(60)]
 
 
-@pytest.mark.leadpost(fast=True, faults={"500": 0.1}, seed=1)
-def test_every_lead_is_posted_once(leadpost_poster, leadpost_sandbox):
-    assert len(asyncio.run(opened(leadpost_poster, LEADS))) == 60
-    posted = Counter(post["RelatedProspectId"] for post in leadpost_sandbox.posted())
-    assert posted == dict.fromkeys(LEADS, 1)
+MARK
+@pytest.mark.leadpost(fast=True, script=["503"])
+async def test_many_posts_keep_the_limit_and_faults_are_overcome(
+    leadpost_poster, leadpost_sandbox
+):
+    leadpost_sandbox.fail("500", "429-retry-after")
+    async with leadpost_poster:
+        await asyncio.gather(*map(leadpost_poster.post, POSTS))
     report = leadpost_sandbox.report()
-    assert report.faults["500"] > 0
+    assert (report.accepted, report.duplicates, report.arrivals) == (60, 0, 63)
     assert report.fullest_window <= 25
 
 
-def test_the_script_runs(leadpost_account, leadpost_sandbox):
-    environment = os.environ | {
-        "LEADPOST_HOST": leadpost_account.host,
-        "LEADPOST_ACCESS_KEY": leadpost_account.access_key,
-        "LEADPOST_SECRET_KEY": leadpost_account.secret_key,
-        "LEADPOST_API_KEY": leadpost_account.api_key,
-    }
-    command = [sys.executable, "bulk.py", *LEADS[:3]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "3\\n")
-    assert len(leadpost_sandbox.posted()) == 3
+@pytest.mark.leadpost(fast=True, faults={"500": 0.1}, seed=1)
+def test_without_an_event_loop_every_lead_is_posted_once(leadpost_poster, leadpost_sandbox):
+    assert len(asyncio.run(leadpost_poster.post_many(POSTS))) == 60
+    posted = Counter(post["RelatedProspectId"] for post in leadpost_sandbox.posted())
+    assert posted == dict.fromkeys((post.related_prospect_id for post in POSTS), 1)
+    assert leadpost_sandbox.report().faults["500"] > 0
+    assert leadpost_sandbox.report().fullest_window <= 25
+
+
+MARK
+async def test_a_poster_that_nobody_closes_leaves_nothing_open(leadpost_poster):
+    assert await leadpost_poster.post(POSTS[0].to_payload())
 """
 
 ANYIO = """
@@ -181,26 +81,23 @@ def run_pytest(folder: Path, files: Mapping[str, str], *options: str) -> tuple[i
     ("mark", "settings", "options"),
     [
         ("", "asyncio_mode = auto", []),
-        ("pytestmark = pytest.mark.asyncio", "asyncio_mode = strict", []),
-        ("pytestmark = pytest.mark.anyio", "", ["-p", "no:asyncio"]),
+        ("@pytest.mark.asyncio", "asyncio_mode = strict", []),
+        ("@pytest.mark.anyio", "", ["-p", "no:asyncio"]),
     ],
     ids=["asyncio-auto", "asyncio-strict", "anyio"],
 )
-def test_a_service_and_a_bulk_script_are_tested_with_it(
+def test_it_works_with_each_plugin_for_asyncio_and_without_any(
     mark: str, settings: str, options: list[str], tmp_path: Path
 ) -> None:
     scope = "asyncio_default_fixture_loop_scope = function" if settings else ""
     files = {
         "pytest.ini": f"[pytest]\n{settings}\n{scope}\n",
         "conftest.py": ANYIO,
-        "service.py": SERVICE,
-        "bulk.py": SCRIPT,
-        "test_service.py": TEST_SERVICE.replace("PYTESTMARK", mark),
-        "test_script.py": TEST_SCRIPT,
+        "test_posts.py": TESTS.replace("MARK", mark),
     }
     code, output = run_pytest(tmp_path, files, "--strict-markers", *options)
     assert code == 0, output
-    assert "6 passed" in output
+    assert "3 passed" in output
 
 
 def test_a_run_that_does_not_use_it_imports_nothing_for_it(tmp_path: Path) -> None:
@@ -273,7 +170,7 @@ def test_type(leadpost_poster): ...
     code, output = run_pytest(tmp_path, {"test_markers.py": test}, "-p", "no:asyncio")
     assert (code, "6 errors" in output) == (1, True), output
     lines = output.splitlines()
-    known = "known are access_key, api_key, delay, ends, fast, faults, idle_timeout, keys_for_"
+    known = "known are delay, ends, fast, faults, idle_timeout, keys_for_status, limit, pace, "
     assert any(
         line.startswith(f"@pytest.mark.leadpost: unknown arguments delai, fautls; {known}")
         for line in lines

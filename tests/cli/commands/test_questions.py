@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cli_support import keys_of, payload, run, until
+from cli_support import payload, run, until
+from files_support import keys_of
 
 from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of

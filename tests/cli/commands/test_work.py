@@ -19,7 +19,6 @@ import pytest
 import sqlalchemy as sa
 from cli_support import (
     LONG,
-    keys_of,
     payload,
     pressing,
     put,
@@ -29,6 +28,7 @@ from cli_support import (
     until,
     url_of,
 )
+from files_support import keys_of
 from processes import Process
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support import server_in
