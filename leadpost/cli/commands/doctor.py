@@ -107,7 +107,7 @@ CHECKS = (
     Check("submit path", "submit_path"),
     Check("status FAILURE", "failure_is_final"),
     *map(Check, ("limit of queries", "limit of the account", "field values", "parameters")),
-    *map(Check, ("nested sets", "activity id", "gateway answers")),
+    *map(Check, ("nested sets", "activity id", "gateway answers", "lead look-ups", "pages")),
 )
 
 
