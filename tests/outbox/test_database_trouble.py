@@ -19,7 +19,7 @@ from support import activity, server_in, within
 from leadpost.outbox import Outbox
 from leadpost.sandbox import Sandbox
 
-PERIOD = 0.5
+PERIOD = 1.0
 ROWS = 200
 LASTS = float(os.environ.get("LEADPOST_TEST_TROUBLE", "2"))
 """Seconds for which a database is in trouble."""

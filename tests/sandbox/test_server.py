@@ -208,7 +208,8 @@ async def test_leaving_stops_it_at_once_and_quietly(
             connection = dial(sandbox)
             if busy in {"slow", "delay"}:
                 call = asyncio.create_task(client.post(SUBMIT, json=ACTIVITY))
-                await asyncio.sleep(0.2)
+                while sandbox.report().connections < 2 or len(sandbox.accepted) < (busy == "slow"):
+                    await asyncio.sleep(0.01)
             elif busy == "idle":
                 await client.get(METRICS)
             elif busy == "half sent":
