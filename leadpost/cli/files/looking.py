@@ -1,6 +1,7 @@
 """`leadpost results`, `verify` and `reconcile`: what became of the rows of a file, or of all."""
 
 import errno
+import os
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -71,7 +72,7 @@ async def look(
             await question.ask(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
         report(found, outputs)
-        is_fine = outputs.accepted == len(found.plan.rows) and outputs.are_written
+        is_fine = outputs.accepted == len(found.plan.rows) and not outputs.has_failed
         return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT
 
 
@@ -109,9 +110,13 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
         await outputs.count(found.plan, ledger)
+        # Windows refuses to replace a file that a spreadsheet has open.
+        is_open = isinstance(error, PermissionError) and os.access(outputs.results.parent, os.W_OK)
+        outputs.has_failed = not is_open
+        remedy = "Close it" if is_open else _remedy_of(error)
         say(
             console,
-            f"{outputs.results} could not be written: {error.strerror}. {_remedy_of(error)}, then:"
+            f"{outputs.results} could not be written: {error.strerror}. {remedy}, then:"
             f" leadpost results {arguments(found)}",
         )
     await ledger.record_ended(batch)
@@ -126,7 +131,7 @@ def _remedy_of(error: OSError) -> str:
         case errno.EISDIR:
             return "Rename the folder of that name"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "Close it if it is open elsewhere, or make its folder writable"
+            return "Make its folder writable"
         case _:
             return "Correct that"
 

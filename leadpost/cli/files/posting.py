@@ -189,7 +189,7 @@ class _Run:
         if sender.error is not None:
             return exit_of(sender.error)
         left = len(plan.rows) - outputs.accepted - plan.counts["later"]
-        return Exit.SOME_NOT if left > 0 or not outputs.are_written else Exit.ALL_ACCEPTED
+        return Exit.SOME_NOT if left > 0 or outputs.has_failed else Exit.ALL_ACCEPTED
 
     async def _begin(self, ledger: Ledger) -> Batch:
         """Record the batch; a rejects file leaves it as it was."""

@@ -68,6 +68,7 @@ class Outputs:
     left: int = 0  # how many of them the next run sends
     rejects: Path | None = None  # the file that has these, None without any
     are_written: bool = False
+    has_failed: bool = False  # for another reason than that a program has one open
 
     @classmethod
     def of(cls, found: Comparison) -> Self:
