@@ -21,7 +21,7 @@ from leadpost.cli.files.reporting.showing import (
     account_shown,
     arguments,
     doubt_lines,
-    fault_lines,
+    problem_lines,
     plan_json,
     plan_table,
     warning_lines,
@@ -96,7 +96,7 @@ class _Run:
             Console().print(plan_table(found))
         elif (found.plan.sent or found.plan.doubtful) and not options.quiet:
             self._console.print(plan_table(found))
-        for line in [*fault_lines(found), *warning_lines(found), *doubt_lines(found, edits)]:
+        for line in [*problem_lines(found), *warning_lines(found), *doubt_lines(found, edits)]:
             say(self._console, line)
 
     # Why nothing is sent, None if it may be.

@@ -356,8 +356,8 @@ def said_of(path: Path, reading: Reading) -> tuple[list[Any], str]:
         rows = read(path, reading)
     except InputError as error:
         return [], str(error).replace(f"{path.parent}/", "")
-    said = [f"{row.place}, {fault}" for row in rows for fault in row.faults]
-    return [row.payload for row in rows if not row.faults], "".join(said[:1])
+    said = [f"{row.place}, {problem}" for row in rows for problem in row.problems]
+    return [row.payload for row in rows if not row.problems], "".join(said[:1])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

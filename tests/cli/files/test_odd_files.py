@@ -34,7 +34,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         rows = read(path, reading)
     except InputError as error:
         return str(error)
-    return "; ".join(f"{row.place}, {fault}" for row in rows for fault in row.faults)
+    return "; ".join(f"{row.place}, {problem}" for row in rows for problem in row.problems)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_constants_of_json_are_parameters_or_fields(tmp_path: Path) -> None:
 
 def test_a_constant_of_json_leaves_what_is_no_list_of_fields_as_it_is(tmp_path: Path) -> None:
     content = json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": 1}])
-    fault = "Fields: found a value of type int, wanted a list of items"
-    assert fault in said(tmp_path / "a.json", content, Reading(constants={"mx_a": "new"}))
+    problem = "Fields: found a value of type int, wanted a list of items"
+    assert problem in said(tmp_path / "a.json", content, Reading(constants={"mx_a": "new"}))
 
 
 def test_a_constant_of_a_lead_is_for_tables_only(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_an_empty_sheet(tmp_path: Path) -> None:
 def test_a_cell_behind_the_last_heading_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_xlsx(tmp_path / "a.xlsx", [["Lead Id", "ActivityEvent"], [LEAD, 201, "#N/A"]])
     (row,) = read(path)
-    assert str(row.faults[0]).startswith("row: #N/A is in a column without a heading")
+    assert str(row.problems[0]).startswith("row: #N/A is in a column without a heading")
 
 
 def test_without_the_extra_a_workbook_says_what_to_install(

@@ -10,7 +10,7 @@ from files_support import lead
 from leadpost.cli.files.comparing.ledger import Kind, Known, Ledger
 from leadpost.cli.files.comparing.matching import Matching
 from leadpost.cli.files.comparing.plan import Plan, Rows
-from leadpost.cli.files.reading.row import Fault, Row, Verdict
+from leadpost.cli.files.reading.row import Problem, Row, Verdict
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.reporting.outputs import outcome
 from leadpost.cli.files.sending import entries
@@ -33,8 +33,8 @@ def digest_of(name: str, lead: str = "") -> str:
 
 def row(name: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:
     payload = {"RelatedProspectId": lead or name} if valid else None
-    faults = () if valid else (Fault("row", "", "is wrong"),)
-    return Row(2, [], payload, digest_of(name, lead), key=key, faults=faults)
+    problems = () if valid else (Problem("row", "", "is wrong"),)
+    return Row(2, [], payload, digest_of(name, lead), key=key, problems=problems)
 
 
 def known(  # noqa: PLR0917  a table's columns
@@ -266,12 +266,12 @@ def test_first_sends_the_first_rows_and_leaves_the_rest(rows: Rows) -> None:
     assert (plan.sent, plan.unsent, plan.withdrawn) == (1, [2], 0)
 
 
-def test_faults_are_grouped_by_kind(rows: Rows) -> None:
-    faults = [(Fault("A", str(n), "is wrong", "fix it"),) for n in range(3)]
-    read = [Row(n + 2, [], None, str(n), faults=fault) for n, fault in enumerate(faults)]
+def test_problems_are_grouped_by_kind(rows: Rows) -> None:
+    problems = [Problem("A", str(n), "is wrong", "fix it") for n in range(3)]
+    read = [Row(n + 2, [], None, str(n), problems=(each,)) for n, each in enumerate(problems)]
     plan, _ = judged(rows, read)
-    (group,) = plan.fault_groups()
-    assert (group.rows, group.place, str(group.fault)) == (3, "line 2", "A: 0 is wrong; fix it")
+    (group,) = plan.problem_groups()
+    assert (group.rows, group.place, str(group.problem)) == (3, "line 2", "A: 0 is wrong; fix it")
     assert plan.newly_invalid == 3
 
 

@@ -116,7 +116,7 @@ def test_the_plan_as_json(desk: Desk, calls: Path) -> None:
     assert (plan["rows"], plan["send"], plan["new"], plan["invalid"]) == (2, 1, 1, 1)
     assert plan["problems"] == [
         {
-            "fault": {
+            "problem": {
                 "column": "ActivityEvent",
                 "value": "x",
                 "what": "is not a positive whole number such as 201",
@@ -170,7 +170,7 @@ def test_an_edit_of_nested_fields_is_doubtful_too(desk: Desk) -> None:
     assert "1 row looks like an edit of a posted one" in said
 
 
-def test_faults_that_repeat_are_grouped_with_the_option_that_fixes_them(
+def test_problems_that_repeat_are_grouped_with_the_option_that_fixes_them(
     desk: Desk, calls: Path
 ) -> None:
     table = [cells(n, ActivityDateTime=f"28/11/2026 14:{n % 60:02}") for n in range(3000)]
@@ -184,7 +184,7 @@ def test_faults_that_repeat_are_grouped_with_the_option_that_fixes_them(
     assert len(said.splitlines()) < 20
 
 
-def test_no_more_than_20_kinds_of_faults_are_listed(desk: Desk, calls: Path) -> None:
+def test_no_more_than_20_kinds_of_problems_are_listed(desk: Desk, calls: Path) -> None:
     headings = [f"mx_{n}" for n in range(22)]
     write_csv(calls, [cells(0) | dict.fromkeys(headings, "#N/A")])
     code, said = desk.post(calls)

@@ -82,7 +82,7 @@ def test_errors_of_the_spreadsheet_are_refused_by_cell(
     name: str, reading: Reading, third: int
 ) -> None:
     rows = rows_of(name, reading)
-    said = [f"{row.place}, {fault}" for row in rows for fault in row.faults]
+    said = [f"{row.place}, {problem}" for row in rows for problem in row.problems]
     remedy = "is an error of the spreadsheet; correct the formula, or delete the cell"
     assert said == [
         f"line 2, mx_Custom_1: #N/A {remedy}",

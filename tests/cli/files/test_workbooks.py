@@ -177,7 +177,7 @@ def test_a_formula_that_failed_is_refused_by_its_cell(tmp_path: Path, program: s
     rows = [call(0), call(1, (ERROR, "#N/A"))]
     first, second = read(written_by(program, tmp_path / "calls.xlsx", rows))
     assert first.payload == WANTED
-    assert str(second.faults[0]).startswith("Activity Event: #N/A is an error of the spreadsheet")
+    assert str(second.problems[0]).startswith("Activity Event: #N/A is an error of the spreadsheet")
 
 
 @pytest.mark.parametrize("program", [EXCEL, LIBREOFFICE])

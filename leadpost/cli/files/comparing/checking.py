@@ -26,7 +26,7 @@ from leadpost.cli.files.comparing.plan import READ, Rows
 from leadpost.cli.files.reading.cells import Facts, Invalid, key_of_name
 from leadpost.cli.files.reading.identity import activity_digest
 from leadpost.cli.files.reading.lead_columns import COLUMN, parts_of_activity
-from leadpost.cli.files.reading.row import Fault, FaultGroups, Row, count_faults
+from leadpost.cli.files.reading.row import Problem, ProblemGroups, Row, count_problems
 from leadpost.cli.files.reading.settings import zone_of
 from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import (
@@ -57,7 +57,7 @@ class Checks:
     is_looking: bool = False
     facts: Facts = field(factory=Facts)
     # What was found and makes no row invalid, by column and kind.
-    warnings: FaultGroups = field(factory=FaultGroups)
+    warnings: ProblemGroups = field(factory=ProblemGroups)
     unmade: set[str] = field(factory=set[str])  # why something could not be checked
     codes: set[int] = field(factory=set[int])  # the activity types that rows were checked against
     to_find: int = 0
@@ -142,12 +142,12 @@ class Checks:
         except Invalid as error:
             by_id = lead.schema_name == "ProspectID"
             target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
-            row.faults += (Fault(source.columns.heading_of(target), *error.args),)
+            row.problems += (Problem(source.columns.heading_of(target), *error.args),)
             rows.write([row])
             return None
         if isinstance(lead := activity.lead, Lead):
             self.updates += lead.key not in self.leads.created
-        if not row.faults:
+        if not row.problems:
             row.present = activity_digest(activity.to_payload())
             rows.write([row])
         return activity
@@ -165,17 +165,17 @@ class Checks:
             row = drawn.popleft()
             activity = cast("Activity", checked.activity)
             self.codes.add(activity.activity_event)
-            faults: list[Fault] = []
+            problems: list[Problem] = []
             for finding in checked.findings:
-                fault = _fault_of(finding, activity, source)
+                problem = _problem_of(finding, activity, source)
                 if finding.kind == "unchecked":
                     self.unmade.add(str(finding))
                 elif self.mode == "strict" or finding.kind in _ALWAYS:
-                    faults.append(fault)
+                    problems.append(problem)
                 else:
-                    count_faults(self.warnings, [fault], row.place)
-            if faults:
-                row.faults += tuple(faults)
+                    count_problems(self.warnings, [problem], row.place)
+            if problems:
+                row.problems += tuple(problems)
                 rows.write([row])
 
 
@@ -203,11 +203,11 @@ def _codes_by_name(types: Iterable[ActivityType]) -> dict[str, list[int]]:
     return codes
 
 
-def _fault_of(finding: Finding, activity: Activity, source: Source) -> Fault:
-    """Return a finding as a fault: the same words for the same kind."""
+def _problem_of(finding: Finding, activity: Activity, source: Source) -> Problem:
+    """Return a finding as a problem: the same words for the same kind."""
     what, _, remedy = finding.message.partition("; ")
     value = parts_of_activity(activity.to_payload()).get(finding.field) or ""
     if finding.kind in {"unknown_type", "unknown_field"}:
         value = ""  # it is not what is wrong
     column = source.columns.heading_of(finding.field)
-    return Fault(column, str(value), what, remedy)
+    return Problem(column, str(value), what, remedy)

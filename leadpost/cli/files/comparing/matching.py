@@ -85,7 +85,7 @@ _STEPS = (
         "moved",
         "present",
         "present",
-        rows="known IS NULL AND faults IS NULL",
+        rows="known IS NULL AND problems IS NULL",
         earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys",
     ),
     *(
@@ -117,7 +117,7 @@ _STEPS = (
         WHEN kind = 'posted' THEN 'posted'
         WHEN kind = 'pending' AND NOT is_corrected THEN 'pending'
         WHEN kind = 'failed' AND NOT :are_rejects THEN 'failed'
-        WHEN faults IS NOT NULL THEN 'invalid'
+        WHEN problems IS NOT NULL THEN 'invalid'
         WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
         WHEN elsewhere IS NOT NULL THEN 'elsewhere'
         WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'

@@ -13,12 +13,12 @@ from attrs import astuple, define, field
 from leadpost.cli.files.reading.row import (
     DOUBTFUL,
     SENT,
-    Fault,
-    FaultGroup,
-    FaultGroups,
+    Problem,
+    ProblemGroup,
+    ProblemGroups,
     Row,
     Verdict,
-    count_faults,
+    count_problems,
 )
 
 _PAGE = 500
@@ -29,7 +29,7 @@ PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
     is_read, -- whether it has an activity, see `Row.payload`
-    faults, digest, present, letters,
+    problems, digest, present, letters,
     keyed, -- the earlier row that its key names
     known, -- the earlier row that it is
     moved, -- one of another file, not sent, that it takes the place of
@@ -42,7 +42,7 @@ CREATE TABLE file (
 );
 CREATE TABLE content (n INTEGER PRIMARY KEY, row); -- apart, as it is much, and never changes
 """
-OPEN = "verdict IS NULL AND faults IS NULL"
+OPEN = "verdict IS NULL AND problems IS NULL"
 """Rows that may be sent, as far as is known."""
 READ = "verdict IS NULL AND is_read"
 """These, and those that lack only a time zone."""
@@ -72,9 +72,9 @@ class Rows:
     def add(self, rows: Sequence[Row]) -> None:
         """Add the next rows of the file."""
         self.database.executemany(
-            "INSERT INTO file (is_read, faults, digest, present, letters) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO file (is_read, problems, digest, present, letters) VALUES (?, ?, ?, ?, ?)",
             (
-                (row.payload is not None, _json_of(row.faults), row.digest, row.digest, row.key)
+                (row.payload is not None, _json_of(row.problems), row.digest, row.digest, row.key)
                 for row in rows
             ),
         )
@@ -91,14 +91,14 @@ class Rows:
         """Yield the rows that an expression of SQL selects, in their order."""
         last = 0
         query = f"""
-            SELECT n, row, faults, present, verdict, known, number, elsewhere, edited
+            SELECT n, row, problems, present, verdict, known, number, elsewhere, edited
             FROM file JOIN content USING (n) WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}
             """
         while found := self.database.execute(query, (last,)).fetchall():
-            for last, content, faults, *state in found:
+            for last, content, problems, *state in found:
                 row = Row(*pickle.loads(content))  # noqa: S301  our own
                 row.n = last
-                row.faults = tuple(Fault(*each) for each in json.loads(faults)) if faults else ()
+                row.problems = tuple(Problem(*each) for each in json.loads(problems or "[]"))
                 row.present, row.verdict, row.known, row.number = state[:4]
                 row.elsewhere, row.edited = state[4:]
                 yield row
@@ -114,15 +114,15 @@ class Rows:
             yield digest
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Record what was found about rows: what they send, their faults, and which they are."""
+        """Record what was found about rows: what they send, their problems, and which they are."""
         self.database.executemany(
-            "UPDATE file SET present = ?, faults = ?, known = ? WHERE n = ?",
-            ((row.present, _json_of(row.faults), row.known, row.n) for row in rows),
+            "UPDATE file SET present = ?, problems = ?, known = ? WHERE n = ?",
+            ((row.present, _json_of(row.problems), row.known, row.n) for row in rows),
         )
 
 
-def _json_of(faults: Sequence[Fault]) -> str | None:
-    return json.dumps([astuple(fault) for fault in faults]) if faults else None
+def _json_of(problems: Sequence[Problem]) -> str | None:
+    return json.dumps([astuple(problem) for problem in problems]) if problems else None
 
 
 def _in(verdicts: Iterable[Verdict]) -> str:
@@ -173,9 +173,9 @@ class Plan:
             f" WHERE verdict IN {_in(DOUBTFUL)}"
         )
 
-    def fault_groups(self) -> list[FaultGroup]:
-        """Return the faults of invalid rows by kind, in the order of their first rows."""
-        groups: FaultGroups = {}
+    def problem_groups(self) -> list[ProblemGroup]:
+        """Return the problems of invalid rows by kind, in the order of their first rows."""
+        groups: ProblemGroups = {}
         for row in self.rows.of("invalid"):
-            count_faults(groups, row.faults, row.place)
+            count_problems(groups, row.problems, row.place)
         return list(groups.values())

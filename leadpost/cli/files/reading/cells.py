@@ -39,7 +39,7 @@ ERRORS = dict.fromkeys(
 
 
 class Invalid(Exception):
-    """A cell cannot be read; the arguments are those of a `Fault` after the column."""
+    """A cell cannot be read; the arguments are those of a `Problem` after the column."""
 
 
 def lead_id(cell: str) -> str:

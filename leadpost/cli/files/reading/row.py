@@ -30,7 +30,7 @@ SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
 
 
 @frozen
-class Fault:
+class Problem:
     """Why a row cannot be posted."""
 
     column: str  # its heading, or a parameter
@@ -62,7 +62,7 @@ class Row:
     digest: str  # of that activity, or of the cells
     item: int | None = None  # its number in a JSON array
     key: str | None = None  # which row of another file it is, in a rejects file
-    faults: tuple[Fault, ...] = ()
+    problems: tuple[Problem, ...] = ()
     present: str = ""  # the digest of what it sends: another one if a lead was looked up
     verdict: Verdict | None = None  # what to do with it, None until that is decided
     # The number of the row of an earlier run that it is, None if it is new.
@@ -80,19 +80,19 @@ class Row:
 
 
 @define
-class FaultGroup:
-    """Faults of the same kind: the first, where it is, and how many rows have one."""
+class ProblemGroup:
+    """Problems of the same kind: the first, where it is, and how many rows have one."""
 
-    fault: Fault
+    problem: Problem
     place: str
     rows: int = 0
 
 
-FaultGroups = dict[tuple[str, str], FaultGroup]
+ProblemGroups = dict[tuple[str, str], ProblemGroup]
 
 
-def count_faults(groups: FaultGroups, faults: Iterable[Fault], place: str) -> None:
-    """Count the faults of a row by kind: by column, and by what is wrong."""
-    for fault in {(fault.column, fault.what): fault for fault in faults}.values():
-        key = fault.column, fault.what
-        groups.setdefault(key, FaultGroup(fault, place)).rows += 1
+def count_problems(groups: ProblemGroups, problems: Iterable[Problem], place: str) -> None:
+    """Count the problems of a row by kind: by column, and by what is wrong."""
+    for problem in {(problem.column, problem.what): problem for problem in problems}.values():
+        key = problem.column, problem.what
+        groups.setdefault(key, ProblemGroup(problem, place)).rows += 1

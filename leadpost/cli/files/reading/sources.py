@@ -1,4 +1,4 @@
-"""The rows of a file, whatever its format: each is the activity it would send, or its faults."""
+"""The rows of a file, whatever its format: each is the activity it would send, or its problems."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
@@ -30,7 +30,7 @@ from leadpost.cli.files.reading.identity import activity_digest, cells_digest
 from leadpost.cli.files.reading.json_file import JsonItem
 from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS, lead_of, with_lead
 from leadpost.cli.files.reading.own_files import KEY, OWN
-from leadpost.cli.files.reading.row import Fault, Row
+from leadpost.cli.files.reading.row import Problem, Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import InvalidActivity
 
@@ -93,64 +93,64 @@ class Table:
         if self._own_places:
             own = [cell for place, cell in enumerate(cells) if place not in self._own_places]
         if len(cells) != self._width and (misfit := self._misfit(cells)):
-            return Row(line, own, None, cells_digest(own), key=key, faults=(misfit,))
+            return Row(line, own, None, cells_digest(own), key=key, problems=(misfit,))
         own = own[: len(self.header)]  # without empty cells behind the last heading
-        payload, faults = self._payload([*own, *self._constants])
-        if faults or payload is None:
+        payload, problems = self._payload([*own, *self._constants])
+        if problems or payload is None:
             digest = cells_digest(dict(zip(self.header, own, strict=True)))
-            return Row(line, own, payload, digest, key=key, faults=tuple(faults))
+            return Row(line, own, payload, digest, key=key, problems=tuple(problems))
         return Row(line, own, payload, activity_digest(payload), key=key)
 
-    def _misfit(self, cells: Sequence[str]) -> Fault | None:
+    def _misfit(self, cells: Sequence[str]) -> Problem | None:
         width = self._width
         if len(cells) < width:
             what = f"has {len(cells)} cells, and the header has {width}"
-            return Fault("row", "", what, "is a delimiter or a quotation mark missing?")
+            return Problem("row", "", what, "is a delimiter or a quotation mark missing?")
         if extra := next((cell for cell in cells[width:] if cell.strip()), None):
             what = "is in a column without a heading"
-            return Fault("row", extra, what, "quote cells that contain the delimiter")
+            return Problem("row", extra, what, "quote cells that contain the delimiter")
         return None
 
-    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, list[Fault]]:
-        """Return the activity of a row, see `Row.payload`, and its faults."""
-        values, faults = self._values(cells)
-        if any(fault.what != NO_ZONE for fault in faults):
-            return None, faults
+    def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, list[Problem]]:
+        """Return the activity of a row, see `Row.payload`, and its problems."""
+        values, problems = self._values(cells)
+        if any(problem.what != NO_ZONE for problem in problems):
+            return None, problems
         payload = {name: values[name] for name in PARAMETERS if name in values}
         fields = [{"SchemaName": n, "Value": values[n]} for n in self._fields if n in values]
         if fields:
             payload["Fields"] = fields
         if not self.columns.are_of_leads:
-            return payload, faults
+            return payload, problems
         known = {
             n.removeprefix(COLUMN): v.strip() for n, v in values.items() if n.startswith(COLUMN)
         }
         try:
             payload = with_lead(payload, known)
         except Invalid as error:
-            return None, [*faults, Fault("lead", *error.args)]
+            return None, [*problems, Problem("lead", *error.args)]
         wrong = checked(payload)
-        return None if wrong else payload, [*faults, *wrong]
+        return None if wrong else payload, [*problems, *wrong]
 
-    def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
-        """Return the values of a row by their targets, and the faults of its cells."""
+    def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
+        """Return the values of a row by their targets, and the problems of its cells."""
         values: dict[str, Any] = {}
-        faults: list[Fault] = []
+        problems: list[Problem] = []
         for place, heading, target, read in self._cells:
             cell = cells[place]
             if not cell.strip():
                 if target in self._needed:
-                    faults.append(Fault(heading, "", "is empty", self._needed[target]))
+                    problems.append(Problem(heading, "", "is empty", self._needed[target]))
                 elif self._sends_empty and target in self._fields:
                     values[target] = ""
             elif cell in ERRORS:
-                faults.append(Fault(heading, cell, *ERRORS[cell]))
+                problems.append(Problem(heading, cell, *ERRORS[cell]))
             else:
                 try:
                     values[target] = read(cell)
                 except Invalid as error:
-                    faults.append(Fault(heading, *error.args))
-        return values, faults
+                    problems.append(Problem(heading, *error.args))
+        return values, problems
 
     def lead_of(self, row: Row) -> str:
         """Return the lead of a row; as it is written there, if the row is invalid."""
@@ -186,34 +186,34 @@ class Json:
         key = str(value[KEY]).strip().upper() if KEY in value else None
         own = {name: part for name, part in value.items() if name not in OWN}
         if "LeadDetails" in own and is_mapping(own.get("Activity")):
-            activity, faults = self._activity(own["Activity"])
+            activity, problems = self._activity(own["Activity"])
             payload = {**own, "Activity": activity}
         else:
-            payload, faults = self._activity(own)
-        if faults := faults or checked(payload):
-            return Row(line, own, None, cells_digest(own), item, key, tuple(faults))
+            payload, problems = self._activity(own)
+        if problems := problems or checked(payload):
+            return Row(line, own, None, cells_digest(own), item, key, tuple(problems))
         return Row(line, own, payload, activity_digest(payload), item, key)
 
     def lead_of(self, row: Row) -> str:
         return lead_of(row.own if row.payload is None else row.payload)
 
-    def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    def _activity(self, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         """Return an activity with the constants, and which of its parameters cannot be read."""
         activity = dict(own)
         for name, constant in self.columns.constants.items():
             if name in PARAMETERS:
                 activity[name] = constant
-            elif is_list(items := activity.get("Fields") or []):  # anything else is a fault
+            elif is_list(items := activity.get("Fields") or []):  # anything else is a problem
                 others = [item for item in items if name_of(item) != name]
                 activity["Fields"] = [*others, {"SchemaName": name, "Value": constant}]
-        faults: list[Fault] = []
+        problems: list[Problem] = []
         for name, read in self._readers.items():
             if isinstance(text := activity.get(name), str):
                 try:
                     activity[name] = read(text)
                 except Invalid as error:
-                    faults.append(Fault(name, *error.args))
-        return activity, faults
+                    problems.append(Problem(name, *error.args))
+        return activity, problems
 
 
 Source = Table | Json
@@ -243,13 +243,13 @@ def _unrounded(cell: str) -> str:
     return cell
 
 
-def checked(payload: Mapping[str, Any]) -> list[Fault]:
+def checked(payload: Mapping[str, Any]) -> list[Problem]:
     """Return what the client itself would refuse; a table's payload is right by its making."""
     try:
         Activity.from_payload(payload)
     except InvalidActivity as error:
         return [
-            Fault(each.field, "", f"found {each.found}, wanted {each.wanted}")
+            Problem(each.field, "", f"found {each.found}, wanted {each.wanted}")
             for each in error.problems
         ]
     return []

@@ -47,7 +47,7 @@ def outcome(row: Row, known: Any) -> Outcome:
     if row.verdict == "elsewhere":
         return Outcome(known.state, known.error_type, f"{known.state} in {known.name}")
     if row.verdict == "invalid" or (known and known.state == "invalid"):
-        reason = "; ".join(map(str, row.faults)) or known.reason
+        reason = "; ".join(map(str, row.problems)) or known.reason
         return Outcome("invalid", InvalidActivity.__name__, reason, known is not None)
     if known is None:
         return Outcome("not_sent")

@@ -16,7 +16,7 @@ from leadpost.cli.console import at_best, at_time, duration, number_of, spoken
 from leadpost.cli.files.comparing.comparison import Comparison, Difference, name_of_file
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
 from leadpost.cli.files.reading.opening import STDIN
-from leadpost.cli.files.reading.row import DOUBTFUL, SENT, FaultGroup, shortened
+from leadpost.cli.files.reading.row import DOUBTFUL, SENT, ProblemGroup, shortened
 from leadpost.cli.files.reporting.outputs import Outputs
 from leadpost.cli.outbox_url import outbox_option, shown_url
 
@@ -155,7 +155,7 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
             "created": [lead.value for lead in found.checks.leads.created.values()],
             "updated": found.checks.updates,
         },
-        "problems": [asdict(group) for group in plan.fault_groups()],
+        "problems": [asdict(group) for group in plan.problem_groups()],
         "warnings": [asdict(group) for group in found.checks.warnings.values()],
         "unchecked": sorted(found.checks.unmade),
         "doubtful_rows": _doubtful_rows(found),
@@ -170,9 +170,9 @@ def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def fault_lines(found: Comparison) -> list[str]:
+def problem_lines(found: Comparison) -> list[str]:
     """Say what is wrong with the rows, each kind once."""
-    groups = found.plan.fault_groups()
+    groups = found.plan.problem_groups()
     lines = _group_lines(groups)
     if found.batch is not None and groups:
         options = found.batch.reading.as_options()
@@ -188,17 +188,18 @@ def warning_lines(found: Comparison) -> list[str]:
     return lines + [f"not checked: {why}" for why in sorted(checks.unmade)]
 
 
-def _group_lines(groups: Sequence[FaultGroup]) -> list[str]:
+def _group_lines(groups: Sequence[ProblemGroup]) -> list[str]:
     lines: list[str] = []
     for group in groups[:_GROUPS]:
-        fault = group.fault
+        problem = group.problem
         if group.rows == 1:
-            lines.append(f"{group.place}, {fault}")
+            lines.append(f"{group.place}, {problem}")
             continue
-        value = f' "{shortened(fault.value)}"' if fault.value else ":"
-        remedy = f"; {fault.remedy}" if fault.remedy else ""
+        value = f' "{shortened(problem.value)}"' if problem.value else ":"
+        remedy = f"; {problem.remedy}" if problem.remedy else ""
         rows = number_of(group.rows, "row")
-        lines.append(f"{fault.column}: {rows}, such as {group.place}{value} {fault.what}{remedy}")
+        what = f"{group.place}{value} {problem.what}{remedy}"
+        lines.append(f"{problem.column}: {rows}, such as {what}")
     if (more := len(groups) - _GROUPS) > 0:
         lines.append(f"and {number_of(more, 'other kind')} of problems")
     return lines

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.comparing.ledger import Batch, Ledger, parts_of
 from leadpost.cli.files.reading.identity import new_key
-from leadpost.cli.files.reading.row import Fault, Row
+from leadpost.cli.files.reading.row import Problem, Row
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox.database._sql import execute, execute_many
 
@@ -56,18 +56,18 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
             connection,
             "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND present IS NULL",
             [
-                {"id": row.known, "reason": "; ".join(map(_without_value, row.faults))}
+                {"id": row.known, "reason": "; ".join(map(_without_value, row.problems))}
                 for row, _ in part
-                if row.faults
+                if row.problems
             ],
         )
 
     await ledger.database.write(work)
 
 
-def _without_value(fault: Fault) -> str:
-    """Return a fault without what stands in the cell: it is kept for as long as the outbox."""
-    return str(evolve(fault, value=""))
+def _without_value(problem: Problem) -> str:
+    """Return a problem without what stands in the cell: it is kept for as long as the outbox."""
+    return str(evolve(problem, value=""))
 
 
 async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:

@@ -111,7 +111,7 @@ class Sender:
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._has_ended and self._stop.signal is None:
             part = [
-                (row, None if row.faults else self._found.activity(row))
+                (row, None if row.problems else self._found.activity(row))
                 for row in islice(drawn, PART)
             ]
             if not part:
