@@ -10,7 +10,7 @@ from files_support import lead
 from leadpost.cli.files.comparing.ledger import Kind, Known, Ledger
 from leadpost.cli.files.comparing.matching import Matching
 from leadpost.cli.files.comparing.plan import Plan, Rows
-from leadpost.cli.files.reading.row import Problem, Row, Verdict
+from leadpost.cli.files.reading.row import Decision, Problem, Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.reporting.outputs import outcome
 from leadpost.cli.files.sending import entries
@@ -56,24 +56,24 @@ def known(  # noqa: PLR0917  a table's columns
     return (*of_batch, digest_of(origin, lead), now, counted, int(is_gone), kind)
 
 
-def judged(
+def decided(
     rows: Rows,
     read: Sequence[Row],
     earlier: Sequence[Known] = (),
     *,
     are_rejects: bool = False,
     first: int | None = None,
-) -> tuple[Plan, list[Verdict | None]]:
+) -> tuple[Plan, list[Decision | None]]:
     rows.add(read)
     matching = Matching(rows, BATCH, are_rejects=are_rejects)
     matching.know(earlier)
     matching.match(first)
-    plan = matching.judge(first)
-    return plan, [each.verdict for each in rows.read()]
+    plan = matching.decide(first)
+    return plan, [each.decision for each in rows.read()]
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict"),
+    ("kind", "decision"),
     [
         ("posted", "posted"),
         ("pending", "pending"),
@@ -82,52 +82,52 @@ def judged(
         ("withdrawn", "new"),
     ],
 )
-def test_a_row_is_what_it_was_before(rows: Rows, kind: Kind, verdict: Verdict) -> None:
-    plan, verdicts = judged(rows, [row("a")], [known(1, "a", kind)])
-    assert verdicts == [verdict]
+def test_a_row_is_what_it_was_before(rows: Rows, kind: Kind, decision: Decision) -> None:
+    plan, decisions = decided(rows, [row("a")], [known(1, "a", kind)])
+    assert decisions == [decision]
     assert plan.withdrawn == 0
 
 
 def test_posted_ones_are_found_first_among_identical_rows(rows: Rows) -> None:
     earlier = [known(1, "a", "pending"), known(2, "a", "posted", number=2)]
-    plan, verdicts = judged(rows, [row("a")], earlier)
-    assert verdicts == ["posted"]
+    plan, decisions = decided(rows, [row("a")], earlier)
+    assert decisions == ["posted"]
     assert (plan.withdrawn, plan.unsent) == (1, [1])
 
 
 def test_each_row_that_is_known_is_found_once(rows: Rows) -> None:
     read = [row("a")] * 1000
     earlier = [known(n, "a", number=n) for n in range(1, 502)]
-    _, verdicts = judged(rows, read, earlier)
-    assert verdicts == ["posted"] * 501 + ["new"] * 499
+    _, decisions = decided(rows, read, earlier)
+    assert decisions == ["posted"] * 501 + ["new"] * 499
     assert [each.known for each in rows.read()][:501] == list(range(1, 502))
 
 
 def test_new_rows_are_numbered_above_those_that_are_known(rows: Rows) -> None:
-    _, verdicts = judged(rows, [row("a"), row("a"), row("a")], [known(1, "a", number=3)])
-    assert verdicts == ["posted", "new", "new"]
+    _, decisions = decided(rows, [row("a"), row("a"), row("a")], [known(1, "a", number=3)])
+    assert decisions == ["posted", "new", "new"]
     assert [each.number for each in rows.of("new")] == [4, 5]
 
 
 @pytest.mark.parametrize("read", [row("bad", valid=False), row("fixed")])
 def test_what_a_row_was_counts_as_well_as_what_it_is_now(rows: Rows, read: Row) -> None:
     earlier = [known(1, "bad", "posted", present="fixed")]
-    assert judged(rows, [read], earlier)[1] == ["posted"]
+    assert decided(rows, [read], earlier)[1] == ["posted"]
 
 
 def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Rows) -> None:
     earlier = [known(1, "old", lead="x"), known(2, "kept", lead="y")]
     read = [row("new", "x"), row("kept", "y"), row("another", "y"), row("third", "z")]
-    plan, verdicts = judged(rows, read, earlier)
-    assert verdicts == ["edit", "posted", "new", "new"]
+    plan, decisions = decided(rows, read, earlier)
+    assert decisions == ["edit", "posted", "new", "new"]
     assert (plan.doubtful, plan.sent) == (1, 2)
     assert [each.edited for each in rows.read()] == [1, None, None, None]
     plan.post_doubtful()
-    assert [each.verdict for each in rows.read()] == ["new", "posted", "new", "new"]
+    assert [each.decision for each in rows.read()] == ["new", "posted", "new", "new"]
 
 
 @pytest.mark.parametrize(
-    ("earlier", "verdict"),
+    ("earlier", "decision"),
     [
         (known(1, "a", lead="?Eada@example.com"), "edit"),  # it was created by its address
         (known(1, "bad", present="a", lead="x"), "edit"),  # it was entered in the rejects
@@ -135,64 +135,64 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     ],
 )
 def test_a_row_for_another_lead_is_an_edit_if_the_first_lead_was_not_in_the_file(
-    rows: Rows, earlier: Known, verdict: Verdict
+    rows: Rows, earlier: Known, decision: Decision
 ) -> None:
-    assert judged(rows, [row("a", "y"), row("b", "z")], [earlier])[1] == [verdict, "new"]
-    assert [each.edited for each in rows.read()] == [1 if verdict == "edit" else None, None]
+    assert decided(rows, [row("a", "y"), row("b", "z")], [earlier])[1] == [decision, "new"]
+    assert [each.edited for each in rows.read()] == [1 if decision == "edit" else None, None]
 
 
 @pytest.mark.parametrize(
-    ("lead", "verdict"), [("?Eeve@example.com", "new"), ("?P91981", "edit"), ("x", "edit")]
+    ("lead", "decision"), [("?Eeve@example.com", "new"), ("?P91981", "edit"), ("x", "edit")]
 )
 def test_leads_that_were_created_are_told_apart_where_several_rows_say_the_same(
-    rows: Rows, lead: str, verdict: Verdict
+    rows: Rows, lead: str, decision: Decision
 ) -> None:
     """So a daily file that says the same of everyone is not asked about."""
     old = [known(n, "same", lead=f"?E{name}@example.com") for n, name in enumerate(("ada", "bob"))]
-    assert judged(rows, [row("same", lead)], old)[1] == [verdict]
+    assert decided(rows, [row("same", lead)], old)[1] == [decision]
 
 
 def test_another_address_for_a_lead_that_was_created_is_an_edit(rows: Rows) -> None:
     old = [known(1, "a", lead="?Eada@exmaple.com"), known(2, "b", lead="?Ebob@example.com")]
     read = [row("a", "?Eada@example.com"), row("b", "?Ebob@example.com")]
-    assert judged(rows, read, old)[1] == ["edit", "posted"]
+    assert decided(rows, read, old)[1] == ["edit", "posted"]
 
 
-@pytest.mark.parametrize(("name", "verdict"), [("a", "edit"), ("b", "corrected")])
+@pytest.mark.parametrize(("name", "decision"), [("a", "edit"), ("b", "corrected")])
 def test_a_reject_that_had_no_lead_is_an_edit_of_a_posted_row_that_is_gone(
-    rows: Rows, name: str, verdict: Verdict
+    rows: Rows, name: str, decision: Decision
 ) -> None:
     earlier = [known(1, "a", lead="x", is_gone=True), known(2, "bad", "invalid")]
-    assert judged(rows, [row(name, "y", key="K2")], earlier, are_rejects=True)[1] == [verdict]
+    assert decided(rows, [row(name, "y", key="K2")], earlier, are_rejects=True)[1] == [decision]
 
 
 def test_a_row_that_was_corrected_in_the_rejects_of_another_file_is_doubtful(rows: Rows) -> None:
     old = [known(1, "a", present="corrected", lead="x", batch="old.csv")]
-    assert judged(rows, [row("a", "x")], old)[1] == ["elsewhere"]
+    assert decided(rows, [row("a", "x")], old)[1] == ["elsewhere"]
 
 
 @pytest.mark.parametrize(
-    ("others", "verdict"), [(["kept", "also"], "edit"), (["kept"], "new"), ([], "new")]
+    ("others", "decision"), [(["kept", "also"], "edit"), (["kept"], "new"), ([], "new")]
 )
 def test_an_edit_is_seen_if_most_rows_of_another_batch_are_there(
-    rows: Rows, others: list[str], verdict: Verdict
+    rows: Rows, others: list[str], decision: Decision
 ) -> None:
     """With fewer of them, the row may as well be the day's next activity of the same lead."""
     old = [known(n, name, batch="old.csv") for n, name in enumerate(("a", "kept", "also"))]
-    _, verdicts = judged(rows, [row("new", "a"), *map(row, others)], old)
-    assert verdicts == [verdict] + ["elsewhere"] * len(others)
+    _, decisions = decided(rows, [row("new", "a"), *map(row, others)], old)
+    assert decisions == [decision] + ["elsewhere"] * len(others)
 
 
 @pytest.mark.parametrize("kind", ["pending", "rejected", "failed", "invalid"])
 def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(rows: Rows, kind: Kind) -> None:
-    plan, verdicts = judged(rows, [row("new", "x")], [known(1, "old", kind, lead="x")])
-    assert verdicts == ["new"]
+    plan, decisions = decided(rows, [row("new", "x")], [known(1, "old", kind, lead="x")])
+    assert decisions == ["new"]
     assert plan.unsent == [1]
     assert plan.withdrawn == (0 if kind == "invalid" else 1)
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict", "moved"),
+    ("kind", "decision", "moved"),
     [
         ("posted", "elsewhere", []),
         ("failed", "elsewhere", []),
@@ -202,10 +202,10 @@ def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(rows: Rows, kind: Ki
     ],
 )
 def test_a_row_of_another_batch_moves_if_it_was_not_sent(
-    rows: Rows, kind: Kind, verdict: Verdict, moved: list[int]
+    rows: Rows, kind: Kind, decision: Decision, moved: list[int]
 ) -> None:
-    plan, verdicts = judged(rows, [row("a")], [known(1, "a", kind, batch="old.csv")])
-    assert (verdicts, plan.unsent, plan.moved) == ([verdict], moved, len(moved))
+    plan, decisions = decided(rows, [row("a")], [known(1, "a", kind, batch="old.csv")])
+    assert (decisions, plan.unsent, plan.moved) == ([decision], moved, len(moved))
 
 
 def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows) -> None:
@@ -215,15 +215,15 @@ def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows
         known(7, "b", "pending", batch="other.csv"),
         known(8, "b", "pending", batch="mine.csv", has_other_keys=True),
     ]
-    plan, verdicts = judged(rows, [row("a"), row("b"), row("b"), row("c")], earlier)
-    assert verdicts == ["elsewhere", "new", "new", "elsewhere"]
+    plan, decisions = decided(rows, [row("a"), row("b"), row("b"), row("c")], earlier)
+    assert decisions == ["elsewhere", "new", "new", "elsewhere"]
     assert sorted(plan.batches) == ["mine.csv", "other.csv"]
     assert (plan.unsent, plan.moved, plan.other_keys) == ([7], 1, 1)
     assert [each.number for each in rows.of("new")] == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("earlier", "read", "verdict"),
+    ("earlier", "read", "decision"),
     [
         (known(1, "bad", "invalid"), row("good", key="K1"), "corrected"),
         (known(1, "bad", "invalid"), row("bad", key="K1", valid=False), "invalid"),
@@ -243,10 +243,10 @@ def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows
     ],
 )
 def test_a_row_of_a_rejects_file_is_known_by_its_key(
-    rows: Rows, earlier: Known, read: Row, verdict: Verdict
+    rows: Rows, earlier: Known, read: Row, decision: Decision
 ) -> None:
-    plan, verdicts = judged(rows, [read], [earlier], are_rejects=True)
-    assert verdicts == [verdict]
+    plan, decisions = decided(rows, [read], [earlier], are_rejects=True)
+    assert decisions == [decision]
     assert plan.withdrawn == 0
 
 
@@ -254,22 +254,22 @@ def test_a_fix_that_was_posted_from_the_input_is_not_posted_from_the_rejects(
     rows: Rows,
 ) -> None:
     earlier = [known(1, "bad", "withdrawn"), known(2, "fixed", "posted")]
-    _, verdicts = judged(rows, [row("fixed", key="K1")], earlier, are_rejects=True)
-    assert verdicts == ["posted"]
+    _, decisions = decided(rows, [row("fixed", key="K1")], earlier, are_rejects=True)
+    assert decisions == ["posted"]
 
 
 def test_first_sends_the_first_rows_and_leaves_the_rest(rows: Rows) -> None:
     earlier = [known(1, "a"), known(2, "d", "pending")]
     read = [row("a"), row("b"), row("c"), row("d")]
-    plan, verdicts = judged(rows, read, earlier, first=1)
-    assert verdicts == ["posted", "new", "later", "later"]
+    plan, decisions = decided(rows, read, earlier, first=1)
+    assert decisions == ["posted", "new", "later", "later"]
     assert (plan.sent, plan.unsent, plan.withdrawn) == (1, [2], 0)
 
 
 def test_problems_are_grouped_by_kind(rows: Rows) -> None:
     problems = [Problem("A", str(n), "is wrong", "fix it") for n in range(3)]
     read = [Row(n + 2, [], None, str(n), problems=(each,)) for n, each in enumerate(problems)]
-    plan, _ = judged(rows, read)
+    plan, _ = decided(rows, read)
     (group,) = plan.problem_groups()
     assert (group.rows, group.place, str(group.problem)) == (3, "line 2", "A: 0 is wrong; fix it")
     assert plan.newly_invalid == 3
@@ -333,6 +333,6 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
 
 def test_what_is_not_in_the_outbox_is_not_sent_or_skipped(rows: Rows) -> None:
     earlier = [known(1, "old", lead="x")]
-    judged(rows, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
+    decided(rows, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
     found = [outcome(each, None) for each in rows.read()]
     assert [each.state for each in found] == ["skipped", "not_sent", "invalid"]

@@ -116,7 +116,7 @@ async def compared(
     await checks.settle(source, rows)
     if ledger:
         await _look_elsewhere(rows, ledger, matching)
-    plan = matching.judge(options.first)
+    plan = matching.decide(options.first)
     found = Comparison(
         options=options,
         account=account,

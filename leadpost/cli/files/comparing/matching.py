@@ -113,7 +113,7 @@ _STEPS = (
         ) END
     """,
     """
-    UPDATE file SET verdict = CASE
+    UPDATE file SET decision = CASE
         WHEN kind = 'posted' THEN 'posted'
         WHEN kind = 'pending' AND NOT is_corrected THEN 'pending'
         WHEN kind = 'failed' AND NOT :are_rejects THEN 'failed'
@@ -148,14 +148,14 @@ _STEPS = (
             "edited",
             part,
             part,
-            rows="verdict = 'edit' AND edited IS NULL",
+            rows="decision = 'edit' AND edited IS NULL",
             earlier="id IN (SELECT id FROM gone)",
         )
         for part in ("lead", "posts")
     ),
     f"""
-    UPDATE file SET verdict = 'later' FROM (
-        SELECT n, row_number() OVER (ORDER BY n) AS nth FROM file WHERE verdict IN {SENT}
+    UPDATE file SET decision = 'later' FROM (
+        SELECT n, row_number() OVER (ORDER BY n) AS nth FROM file WHERE decision IN {SENT}
     ) AS sent WHERE sent.n = file.n AND (is_later OR nth > :first)
     """,
     f"""
@@ -205,12 +205,12 @@ class Matching:
         """
         if first is None and not self._all("SELECT EXISTS (SELECT 1 FROM earlier)").fetchone()[0]:
             return
-        self.judge(first)
-        self._all("UPDATE file SET is_later = true WHERE verdict = 'later'")
+        self.decide(first)
+        self._all("UPDATE file SET is_later = true WHERE decision = 'later'")
         decided = "('posted', 'pending', 'failed', 'later')"
-        self._all(f"UPDATE file SET verdict = NULL WHERE verdict NOT IN {decided}")
+        self._all(f"UPDATE file SET decision = NULL WHERE decision NOT IN {decided}")
 
-    def judge(self, first: int | None = None) -> Plan:
+    def decide(self, first: int | None = None) -> Plan:
         """
         Decide what to do with each row.
 
@@ -221,7 +221,7 @@ class Matching:
         # What was decided before the account was asked stays.
         self._all(
             "UPDATE file SET keyed = NULL, known = NULL, moved = NULL, elsewhere = NULL,"
-            " edited = NULL WHERE verdict IS NULL"
+            " edited = NULL WHERE decision IS NULL"
             " AND coalesce(keyed, known, moved, elsewhere, edited) IS NOT NULL"
         )
         self._all("DELETE FROM gone")
@@ -229,7 +229,7 @@ class Matching:
             self._all(step)
         plan = Plan(self._rows)
         query = "SELECT id FROM file JOIN earlier ON id = known WHERE kind = 'pending'"
-        plan.unsent += [id_ for (id_,) in self._all(f"{query} AND verdict = 'later'")]
+        plan.unsent += [id_ for (id_,) in self._all(f"{query} AND decision = 'later'")]
         query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
         if self._values["are_rejects"]:
             plan.waiting = sum(kind == "pending" for _, kind in self._all(query))
@@ -240,17 +240,17 @@ class Matching:
             query = f"SELECT id, {_LEFT} AS is_left FROM earlier WHERE {_OWN} AND kind = 'posted'"
             for id_, is_left in self._all(f"{query} AND is_left <> is_gone"):
                 (plan.gone if is_left else plan.back).append(id_)
-        query = "SELECT moved FROM file WHERE moved IS NOT NULL AND verdict = 'new'"
+        query = "SELECT moved FROM file WHERE moved IS NOT NULL AND decision = 'new'"
         for (id_,) in self._all(query):
             plan.unsent.append(id_)
             plan.moved += 1
         query = "SELECT batch, has_other_keys FROM file JOIN earlier ON id = elsewhere"
-        for batch, has_other_keys in self._all(f"{query} WHERE verdict = 'elsewhere'"):
+        for batch, has_other_keys in self._all(f"{query} WHERE decision = 'elsewhere'"):
             plan.batches[batch] += 1
             plan.other_keys += has_other_keys
         ((plan.newly_invalid,),) = self._all(
             "SELECT count(*) FROM file LEFT JOIN earlier ON id = known"
-            " WHERE verdict = 'invalid' AND origin IS NOT digest"
+            " WHERE decision = 'invalid' AND origin IS NOT digest"
         )
         return plan
 

@@ -13,11 +13,11 @@ from attrs import astuple, define, field
 from leadpost.cli.files.reading.row import (
     DOUBTFUL,
     SENT,
+    Decision,
     Problem,
     ProblemGroup,
     ProblemGroups,
     Row,
-    Verdict,
     count_problems,
 )
 
@@ -35,16 +35,16 @@ CREATE TABLE file (
     moved, -- one of another file, not sent, that it takes the place of
     elsewhere, -- one of another batch that has posted the same activity
     edited, -- a posted one that is gone from the file, and that it may be an edit of
-    verdict, number,
+    decision, number,
     is_later, -- whether it is left for a later run
     posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)), -- see `activity_digest`
     known_by AS (substr(digest, 33, 2)) -- `?E` and `?P` for leads whose id the file does not have
 );
 CREATE TABLE content (n INTEGER PRIMARY KEY, row); -- apart, as it is much, and never changes
 """
-OPEN = "verdict IS NULL AND problems IS NULL"
+OPEN = "decision IS NULL AND problems IS NULL"
 """Rows that may be sent, as far as is known."""
-READ = "verdict IS NULL AND is_read"
+READ = "decision IS NULL AND is_read"
 """These, and those that lack only a time zone."""
 
 
@@ -91,7 +91,7 @@ class Rows:
         """Yield the rows that an expression of SQL selects, in their order."""
         last = 0
         query = f"""
-            SELECT n, row, problems, present, verdict, known, number, elsewhere, edited
+            SELECT n, row, problems, present, decision, known, number, elsewhere, edited
             FROM file JOIN content USING (n) WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}
             """
         while found := self.database.execute(query, (last,)).fetchall():
@@ -99,13 +99,13 @@ class Rows:
                 row = Row(*pickle.loads(content))  # noqa: S301  our own
                 row.n = last
                 row.problems = tuple(Problem(*each) for each in json.loads(problems or "[]"))
-                row.present, row.verdict, row.known, row.number = state[:4]
+                row.present, row.decision, row.known, row.number = state[:4]
                 row.elsewhere, row.edited = state[4:]
                 yield row
 
-    def of(self, *verdicts: Verdict) -> Iterator[Row]:
-        """Yield the rows of these verdicts."""
-        return self.read(f"verdict IN {_in(verdicts)}")
+    def of(self, *decisions: Decision) -> Iterator[Row]:
+        """Yield the rows with one of these decisions."""
+        return self.read(f"decision IN {_in(decisions)}")
 
     def open_digests(self) -> Iterator[str]:
         """Yield the digests of rows that may be sent, as in the file and as what they send."""
@@ -125,8 +125,8 @@ def _json_of(problems: Sequence[Problem]) -> str | None:
     return json.dumps([astuple(problem) for problem in problems]) if problems else None
 
 
-def _in(verdicts: Iterable[Verdict]) -> str:
-    return "(" + ", ".join(f"'{verdict}'" for verdict in verdicts) + ")"
+def _in(decisions: Iterable[Decision]) -> str:
+    return "(" + ", ".join(f"'{decision}'" for decision in decisions) + ")"
 
 
 @define
@@ -149,28 +149,28 @@ class Plan:
     newly_invalid: int = 0
 
     @property
-    def counts(self) -> Counter[Verdict]:
-        """The number of rows of each verdict."""
-        query = "SELECT verdict, count(*) FROM file GROUP BY verdict"
+    def counts(self) -> Counter[Decision]:
+        """The number of rows by decision."""
+        query = "SELECT decision, count(*) FROM file GROUP BY decision"
         return Counter(dict(self.rows.database.execute(query).fetchall()))
 
     @property
     def sent(self) -> int:
         """How many rows are sent by this run, if none is doubtful."""
         counts = self.counts
-        own = sum(counts[verdict] for verdict in SENT)
+        own = sum(counts[decision] for decision in SENT)
         return own + self.waiting if own else 0
 
     @property
     def doubtful(self) -> int:
         counts = self.counts
-        return sum(counts[verdict] for verdict in DOUBTFUL)
+        return sum(counts[decision] for decision in DOUBTFUL)
 
     def post_doubtful(self) -> None:
         """Have doubtful rows posted too."""
         self.rows.database.execute(
-            "UPDATE file SET verdict = CASE WHEN known IS NULL THEN 'new' ELSE 'corrected' END"
-            f" WHERE verdict IN {_in(DOUBTFUL)}"
+            "UPDATE file SET decision = CASE WHEN known IS NULL THEN 'new' ELSE 'corrected' END"
+            f" WHERE decision IN {_in(DOUBTFUL)}"
         )
 
     def problem_groups(self) -> list[ProblemGroup]:

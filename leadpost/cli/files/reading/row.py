@@ -1,4 +1,4 @@
-"""One row of a file: the activity it would send, or what is wrong with it, and what a run does."""
+"""One row of a file: what it would send, or what is wrong with it, and what a run decides."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from attrs import define, field, frozen
 
 _LONGEST = 60
 
-Verdict = Literal[
+Decision = Literal[
     "new",
     "posted",
     "pending",
@@ -20,13 +20,13 @@ Verdict = Literal[
     "later",
 ]
 """
-What a run does with a row. It sends those that are `new`, `pending` (in the outbox already),
+What a run decides about a row. It sends those that are `new`, `pending` (in the outbox already),
 `again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
 `posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
 (posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
 """
-DOUBTFUL: tuple[Verdict, ...] = ("elsewhere", "edit")
-SENT: tuple[Verdict, ...] = ("new", "pending", "again", "corrected")
+DOUBTFUL: tuple[Decision, ...] = ("elsewhere", "edit")
+SENT: tuple[Decision, ...] = ("new", "pending", "again", "corrected")
 
 
 @frozen
@@ -64,7 +64,7 @@ class Row:
     key: str | None = None  # which row of another file it is, in a rejects file
     problems: tuple[Problem, ...] = ()
     present: str = ""  # the digest of what it sends: another one if a lead was looked up
-    verdict: Verdict | None = None  # what to do with it, None until that is decided
+    decision: Decision | None = None
     # The number of the row of an earlier run that it is, None if it is new.
     known: int | None = None
     # The number of a new row among those of the same digest, from 1; the same in every run of the

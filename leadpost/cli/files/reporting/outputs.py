@@ -40,13 +40,13 @@ class Outcome:
 
 def outcome(row: Row, known: Any) -> Outcome:
     """Return what became of a row, from what the ledger has of it; None if that is nothing."""
-    if row.verdict == "edit":
+    if row.decision == "edit":
         return Outcome("skipped", reason="looks like an edit of a posted row")
-    if row.verdict == "elsewhere" and known.state in {"accepted", "succeeded"}:
+    if row.decision == "elsewhere" and known.state in {"accepted", "succeeded"}:
         return Outcome("skipped", reason=f"posted before, in {known.name}")
-    if row.verdict == "elsewhere":
+    if row.decision == "elsewhere":
         return Outcome(known.state, known.error_type, f"{known.state} in {known.name}")
-    if row.verdict == "invalid" or (known and known.state == "invalid"):
+    if row.decision == "invalid" or (known and known.state == "invalid"):
         reason = "; ".join(map(str, row.problems)) or known.reason
         return Outcome("invalid", InvalidActivity.__name__, reason, known is not None)
     if known is None:
@@ -136,7 +136,7 @@ class Outputs:
         what = outcome(row, known)
         self.counts[what.state] += 1
         self.to_fix += what.is_to_fix
-        if not what.is_to_fix and row.verdict != "elsewhere":
+        if not what.is_to_fix and row.decision != "elsewhere":
             self.left += what.state in {"not_sent", "rejected", "failed", "invalid"}
         return what
 
@@ -160,7 +160,7 @@ async def _with_known(plan: Plan, ledger: Ledger) -> AsyncGenerator[tuple[Row, A
     """Yield each row with what the ledger has of it, None if that is nothing."""
     drawn = plan.rows.read()
     while part := list(islice(drawn, PART)):
-        ids = [row.elsewhere if row.verdict == "elsewhere" else row.known for row in part]
+        ids = [row.elsewhere if row.decision == "elsewhere" else row.known for row in part]
         known = await ledger.states([id_ for id_ in ids if id_])
         for row, id_ in zip(part, ids, strict=True):
             yield row, known.get(id_ or 0)

@@ -147,7 +147,7 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
         "batch": found.name,
         "rows": len(plan.rows),
         "send": plan.sent,
-        **{str(verdict): number for verdict, number in plan.counts.items()},
+        **{str(decision): number for decision, number in plan.counts.items()},
         "withdrawn": plan.withdrawn,
         "moved": plan.moved,
         "waiting": plan.waiting,
@@ -165,7 +165,7 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
 
 def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
     return [
-        {"line": row.line, "lead": found.source.lead_of(row), "reason": row.verdict}
+        {"line": row.line, "lead": found.source.lead_of(row), "reason": row.decision}
         for row in found.plan.rows.of(*DOUBTFUL)
     ]
 

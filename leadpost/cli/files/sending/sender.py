@@ -14,7 +14,7 @@ from leadpost.bucket import PERIOD
 from leadpost.cli.console import at_time, number_of
 from leadpost.cli.files.comparing.comparison import Comparison
 from leadpost.cli.files.comparing.ledger import PART, Batch, Ledger
-from leadpost.cli.files.reading.row import Verdict
+from leadpost.cli.files.reading.row import Decision
 from leadpost.cli.files.sending import entries
 from leadpost.cli.files.sending.progress import Progress, shown
 from leadpost.cli.signals import Stop
@@ -104,10 +104,10 @@ class Sender:
     async def _counts(self) -> Mapping[EntryState, int]:
         return await self._ledger.outbox.counts(self._batch.name)
 
-    async def _put(self, *verdicts: Verdict) -> None:
+    async def _put(self, *decisions: Decision) -> None:
         """Put rows into the outbox, in parts, until it is stopped."""
         rows = self._found.plan.rows
-        drawn = rows.of(*verdicts)
+        drawn = rows.of(*decisions)
         # A part is not cancelled halfway: it takes a fraction of a second.
         while not self._has_ended and self._stop.signal is None:
             part = [
@@ -115,7 +115,7 @@ class Sender:
                 for row in islice(drawn, PART)
             ]
             if not part:
-                self._is_put = "new" in verdicts
+                self._is_put = "new" in decisions
                 return
             await entries.put(self._ledger, self._batch, part)
             rows.write(row for row, _ in part)
