@@ -30,8 +30,8 @@ def post(
         typer.Option(
             envvar="LEADPOST_ACCOUNT_CHECK",
             help="Check rows against the account's activity types. warn: unknown types and fields"
-            " make a row invalid, other problems are warnings. strict: any problem makes it invalid,"
-            " wrong options of dropdowns too.",
+            " make a row invalid, other problems are warnings. strict: any problem makes a row"
+            " invalid, wrong options of dropdowns too.",
         ),
     ] = "warn",
     create_leads: Annotated[

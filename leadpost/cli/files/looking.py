@@ -1,8 +1,8 @@
 """`leadpost results`, `verify` and `reconcile`: what became of the rows of a file, or of all."""
 
 import errno
-import os
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, cast

@@ -20,10 +20,10 @@ from leadpost.cli.files.looking import echo_json, report, write_outputs
 from leadpost.cli.files.reporting.showing import (
     account_shown,
     arguments,
-    doubt_lines,
-    problem_lines,
+    duplicate_lines,
     plan_json,
     plan_table,
+    problem_lines,
     warning_lines,
 )
 from leadpost.cli.files.sending import entries
@@ -74,12 +74,12 @@ class _Run:
         self._show(edits)
         unmade = options.account_check == "strict" and bool(found.checks.unmade)
         if options.dry_run or found.account is None or found.ledger is None:
-            is_fine = not plan.counts["invalid"] and not plan.doubtful and not unmade
+            is_fine = not plan.counts["invalid"] and not plan.duplicates and not unmade
             return Exit.ALL_ACCEPTED if is_fine else Exit.BAD_INPUT
         if unmade:
             why: str | None = "To post without that check, add --account-check warn"
         else:
-            why = self._invalid() or self._too_many() or self._doubtful() or self._declined()
+            why = self._invalid() or self._too_many() or self._duplicates() or self._declined()
         if why is not None:
             if options.as_json:
                 echo_json(plan_json(found, edits))
@@ -88,15 +88,15 @@ class _Run:
         return await self._post(found.account, found.ledger)
 
     def _show(self, edits: Sequence[Difference]) -> None:
-        """Show the plan, and what is wrong or doubtful."""
+        """Show the plan, and what is wrong or a possible duplicate."""
         options, found = self._options, self._found
         if options.dry_run and options.as_json:
             echo_json(plan_json(found, edits))
         elif options.dry_run:
             Console().print(plan_table(found))
-        elif (found.plan.sent or found.plan.doubtful) and not options.quiet:
+        elif (found.plan.sent or found.plan.duplicates) and not options.quiet:
             self._console.print(plan_table(found))
-        for line in [*problem_lines(found), *warning_lines(found), *doubt_lines(found, edits)]:
+        for line in [*problem_lines(found), *warning_lines(found), *duplicate_lines(found, edits)]:
             say(self._console, line)
 
     # Why nothing is sent, None if it may be.
@@ -118,26 +118,26 @@ class _Run:
             f"{rows} of {found.name} would be sent too. Leave out --first, or post that file first"
         )
 
-    def _doubtful(self) -> str | None:
+    def _duplicates(self) -> str | None:
         plan = self._found.plan
         answer: str = self._options.duplicates or ""
-        if not plan.doubtful:
+        if not plan.duplicates:
             return None
         if not answer and is_interactive() and not self._options.yes:
             with self._stop.asking():
                 answer = typer.prompt(
-                    "Leave the doubtful rows out, post them too, or stop? [skip/post/stop]",
+                    "Skip the possible duplicates, post them too, or stop? [skip/post/stop]",
                     default="stop",
                     show_default=False,
                     err=True,
                 )
         answer = answer.strip().lower()
         if answer == "post":
-            plan.post_doubtful()
+            plan.post_duplicates()
         if answer in {"post", "skip"}:
             return None
         return (
-            "Leave the doubtful rows out with --duplicates skip, or post them too with"
+            "Skip the possible duplicates with --duplicates skip, or post them too with"
             " --duplicates post"
         )
 

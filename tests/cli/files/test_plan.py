@@ -120,9 +120,9 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     read = [row("new", "x"), row("kept", "y"), row("another", "y"), row("third", "z")]
     plan, decisions = decided(rows, read, earlier)
     assert decisions == ["edit", "posted", "new", "new"]
-    assert (plan.doubtful, plan.sent) == (1, 2)
+    assert (plan.duplicates, plan.sent) == (1, 2)
     assert [each.edited for each in rows.read()] == [1, None, None, None]
-    plan.post_doubtful()
+    plan.post_duplicates()
     assert [each.decision for each in rows.read()] == ["new", "posted", "new", "new"]
 
 
@@ -166,7 +166,9 @@ def test_a_reject_that_had_no_lead_is_an_edit_of_a_posted_row_that_is_gone(
     assert decided(rows, [row(name, "y", key="K2")], earlier, are_rejects=True)[1] == [decision]
 
 
-def test_a_row_that_was_corrected_in_the_rejects_of_another_file_is_doubtful(rows: Rows) -> None:
+def test_a_row_that_was_corrected_in_the_rejects_of_another_file_is_a_possible_duplicate(
+    rows: Rows,
+) -> None:
     old = [known(1, "a", present="corrected", lead="x", batch="old.csv")]
     assert decided(rows, [row("a", "x")], old)[1] == ["elsewhere"]
 
@@ -208,7 +210,9 @@ def test_a_row_of_another_batch_moves_if_it_was_not_sent(
     assert (decisions, plan.unsent, plan.moved) == ([decision], moved, len(moved))
 
 
-def test_what_was_posted_elsewhere_is_doubtful_and_what_was_not_moves(rows: Rows) -> None:
+def test_what_was_posted_elsewhere_is_a_possible_duplicate_and_what_was_not_moves(
+    rows: Rows,
+) -> None:
     earlier = [
         known(5, "a", batch="other.csv"),
         known(6, "c", batch="mine.csv", has_other_keys=True),

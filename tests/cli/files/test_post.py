@@ -87,12 +87,14 @@ def test_the_plan_says_what_goes_where(desk: Desk, calls: Path) -> None:
     assert names(desk) == ["calls.csv"]
 
 
-def test_the_plan_counts_rows_that_are_posted_doubtful_and_invalid(desk: Desk, calls: Path) -> None:
+def test_the_plan_counts_rows_that_are_posted_possible_duplicates_and_invalid(
+    desk: Desk, calls: Path
+) -> None:
     assert desk.post(calls)[0] == 0
     rows = [cells(0), cells(1, ActivityNote="edited"), cells(2), cells(3, ActivityEvent="x")]
     code, said = desk.post(write_csv(calls, [*rows, cells(4)]), "--dry-run")
     assert code == 2
-    assert "5: 1 new, 2 posted before, 1 doubtful, 1 invalid" in said
+    assert "5: 1 new, 2 posted before, 1 possible duplicate, 1 invalid" in said
     code, said = desk.post(calls, "--duplicates", "skip", "--skip-invalid")
     assert code == 1
     assert "3 accepted, not yet processed, 1 skipped as edits of posted ones, 1 invalid" in said
@@ -128,19 +130,19 @@ def test_the_plan_as_json(desk: Desk, calls: Path) -> None:
     ]
 
 
-def test_doubtful_rows_are_in_the_json_too(desk: Desk, calls: Path) -> None:
+def test_possible_duplicates_are_in_the_json_too(desk: Desk, calls: Path) -> None:
     assert desk.post(calls)[0] == 0
     write_csv(calls, [cells(0, ActivityNote="edited"), cells(1), cells(2)])
     done = desk.run("post", calls, "--timezone", "UTC", "--json")
     assert done.exit_code == 2
     found = json.loads(done.stdout)
-    assert found["doubtful_rows"] == [{"line": 2, "lead": lead(0), "reason": "edit"}]
+    assert found["possible_duplicates"] == [{"line": 2, "lead": lead(0), "reason": "edit"}]
     assert found["differences"][0]["names"] == ["ActivityNote"]
     done = desk.run("post", calls, "--timezone", "UTC", "--json", "--duplicates", "skip")
     assert done.exit_code == 0
     found = json.loads(done.stdout)
     assert (found["accepted"], found["skipped"]) == (2, 1)
-    assert found["doubtful_rows"] == [{"line": 2, "lead": lead(0), "reason": "edit"}]
+    assert found["possible_duplicates"] == [{"line": 2, "lead": lead(0), "reason": "edit"}]
 
 
 def test_an_edit_of_a_row_whose_entry_was_pruned_has_no_example(desk: Desk, calls: Path) -> None:
@@ -155,7 +157,7 @@ def test_an_edit_of_a_row_whose_entry_was_pruned_has_no_example(desk: Desk, call
     assert len(desk.notes()) == 3
 
 
-def test_an_edit_of_nested_fields_is_doubtful_too(desk: Desk) -> None:
+def test_an_edit_of_nested_fields_is_a_possible_duplicate_too(desk: Desk) -> None:
     def write(value: str) -> Path:
         nested = [{"SchemaName": "mx_CustomObject_1", "Value": value}]
         fields = [{"SchemaName": "mx_Custom_1", "Value": "", "Fields": nested}]
@@ -490,7 +492,7 @@ def test_a_results_file_whose_name_a_folder_has_is_named(desk: Desk, calls: Path
         (errno.EIO, "Input/output error. Correct that, then: ", 1),
     ],
 )
-def test_results_that_cannot_be_written_leave_those_before(
+def test_results_that_cannot_be_written_leave_those_before(  # noqa: PLR0917  a table's columns
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str, code: int
 ) -> None:
     assert desk.post(calls)[0] == 0
@@ -502,8 +504,8 @@ def test_results_that_cannot_be_written_leave_those_before(
 
     monkeypatch.setattr("leadpost.cli.files.reporting.outputs.NamedTemporaryFile", fail)
     write_csv(calls, [cells(n) for n in range(4)])
-    assert (posted := desk.post(calls))[0] == code
-    shown = posted[1]
+    ended, shown = desk.post(calls)
+    assert ended == code
     assert f"{results} could not be written: {said}" in shown
     assert "4 accepted, not yet processed" in shown
     assert results.read_bytes() == before
@@ -562,7 +564,7 @@ def test_the_question_names_the_account(
 
 
 @pytest.mark.parametrize(("answer", "code", "sent"), [("skip", 0, 3), ("post", 0, 4), ("", 2, 3)])
-def test_doubtful_rows_are_asked_about_at_a_terminal(  # noqa: PLR0917  a table's columns
+def test_possible_duplicates_are_asked_about_at_a_terminal(  # noqa: PLR0917  a table's columns
     desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, sent: int
 ) -> None:
     assert desk.post(calls)[0] == 0

@@ -197,7 +197,7 @@ def test_the_same_activity_by_id_is_the_same_row(desk: Desk) -> None:
     assert "1 row was posted before, in a.csv" in said
 
 
-def test_what_was_posted_by_id_is_doubtful_by_email_elsewhere(desk: Desk) -> None:
+def test_what_was_posted_by_id_is_a_possible_duplicate_by_email_elsewhere(desk: Desk) -> None:
     ada = desk.sandbox.add_lead(EmailAddress=ADA)
     assert desk.post(write_csv(desk.folder / "a.csv", [row(0, RelatedProspectId=ada)]))[0] == 0
     code, said = desk.post(write_csv(desk.folder / "b.csv", [by_email(0)]))
@@ -205,7 +205,7 @@ def test_what_was_posted_by_id_is_doubtful_by_email_elsewhere(desk: Desk) -> Non
     assert "1 row was posted before, in a.csv" in said
 
 
-def test_an_edit_is_doubtful_whatever_finds_its_lead(desk: Desk) -> None:
+def test_an_edit_is_a_possible_duplicate_whatever_finds_its_lead(desk: Desk) -> None:
     ada = desk.sandbox.add_lead(EmailAddress=ADA)
     path = write_csv(desk.folder / "a.csv", [by_email(0)])
     assert desk.post(path)[0] == 0
@@ -242,7 +242,9 @@ def test_leads_are_created_only_if_wanted_and_none_is_changed(desk: Desk) -> Non
     assert len(desk.notes()) == 3
 
 
-def test_a_row_of_a_created_lead_is_doubtful_once_it_has_the_leads_id(desk: Desk) -> None:
+def test_a_row_of_a_created_lead_is_a_possible_duplicate_once_it_has_the_leads_id(
+    desk: Desk,
+) -> None:
     path = write_csv(desk.folder / "a.csv", [by_email(0), by_email(1, "bob@example.com")])
     assert desk.post(path, "--create-leads")[0] == 0
     until(lambda: len(desk.sandbox.leads) == 2)
@@ -524,7 +526,7 @@ def test_activity_types_by_name(desk: Desk) -> None:
     assert desk.run("results", path).exit_code == 0
     assert desk.states(path) == ["accepted"] * 3
     code, _ = desk.post(path, "--set", "ActivityEvent=Phone Call", "--batch", "b", "--dry-run")
-    assert code == 2  # doubtful: the same activities
+    assert code == 2  # possible duplicates: the same activities
     rows = [row(9, RelatedProspectId=lead(9), ActivityEvent="Call")]
     code, said = desk.post(write_csv(desk.folder / "b.csv", rows))
     assert code == 2

@@ -161,7 +161,9 @@ def test_6_the_same_fix_in_both_files_is_posted_once(desk: Desk, calls: Path, fi
 
 
 @pytest.mark.parametrize("first", ["input", "rejects"])
-def test_7_of_different_fixes_the_second_is_doubtful(desk: Desk, calls: Path, first: str) -> None:
+def test_7_of_different_fixes_the_second_is_a_possible_duplicate(
+    desk: Desk, calls: Path, first: str
+) -> None:
     fixed = [row | cells(1, ActivityNote="other") for row in with_rejects(desk, calls, 1)]
     write_csv(rejects_of(calls), fixed)
     write_csv(calls, rows(0, 1, 2))
@@ -175,7 +177,7 @@ def test_7_of_different_fixes_the_second_is_doubtful(desk: Desk, calls: Path, fi
 
 
 @pytest.mark.parametrize("first", ["input", "rejects"])
-def test_7_of_two_leads_for_a_row_without_one_the_second_is_doubtful(
+def test_7_of_two_leads_for_a_row_without_one_the_second_is_a_possible_duplicate(
     desk: Desk, calls: Path, first: str
 ) -> None:
     write_csv(calls, [cells(0), cells(1, RelatedProspectId="")])
@@ -193,7 +195,7 @@ def test_7_of_two_leads_for_a_row_without_one_the_second_is_doubtful(
 
 
 @pytest.mark.parametrize("answer", ["skip", "post"])
-def test_7_a_fix_that_another_file_has_posted_is_doubtful(
+def test_7_a_fix_that_another_file_has_posted_is_a_possible_duplicate(
     desk: Desk, calls: Path, answer: str
 ) -> None:
     (row,) = with_rejects(desk, calls, 1)

@@ -18,7 +18,8 @@ class Options:
     reading: Reading = field(factory=Reading)
     reads_as_before: bool = False  # whether it is read as in the last run, if there was one
     batch: str | None = None  # the name of its batch, None for that of the file
-    duplicates: Literal["skip", "post"] | None = None  # what to do with doubtful rows, None to ask
+    # What to do with possible duplicates, None to ask.
+    duplicates: Literal["skip", "post"] | None = None
     # What to do with what the account finds wrong; see `Checks`.
     account_check: Literal["off", "warn", "strict"] = "off"
     create_leads: bool = False  # whether leads that are not found are created

@@ -11,7 +11,7 @@ from typing import Self
 from attrs import astuple, define, field
 
 from leadpost.cli.files.reading.row import (
-    DOUBTFUL,
+    DUPLICATES,
     SENT,
     Decision,
     Problem,
@@ -142,9 +142,9 @@ class Plan:
     gone: list[int] = field(factory=list[int])
     back: list[int] = field(factory=list[int])
     waiting: int = 0  # how many unsent rows of the batch a rejects file lacks: they are sent too
-    # How many doubtful rows were posted in each other batch.
+    # How many possible duplicates were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])
-    other_keys: int = 0  # how many doubtful rows were posted with other keys of the same host
+    other_keys: int = 0  # how many of them were posted with other keys of the same host
     # How many invalid rows no earlier run has left to the rejects as they are.
     newly_invalid: int = 0
 
@@ -156,21 +156,22 @@ class Plan:
 
     @property
     def sent(self) -> int:
-        """How many rows are sent by this run, if none is doubtful."""
+        """How many rows this run sends, without possible duplicates."""
         counts = self.counts
         own = sum(counts[decision] for decision in SENT)
         return own + self.waiting if own else 0
 
     @property
-    def doubtful(self) -> int:
+    def duplicates(self) -> int:
+        """How many rows are possible duplicates."""
         counts = self.counts
-        return sum(counts[decision] for decision in DOUBTFUL)
+        return sum(counts[decision] for decision in DUPLICATES)
 
-    def post_doubtful(self) -> None:
-        """Have doubtful rows posted too."""
+    def post_duplicates(self) -> None:
+        """Have possible duplicates posted too."""
         self.rows.database.execute(
             "UPDATE file SET decision = CASE WHEN known IS NULL THEN 'new' ELSE 'corrected' END"
-            f" WHERE decision IN {_in(DOUBTFUL)}"
+            f" WHERE decision IN {_in(DUPLICATES)}"
         )
 
     def problem_groups(self) -> list[ProblemGroup]:

@@ -22,10 +22,11 @@ Decision = Literal[
 """
 What a run decides about a row. It sends those that are `new`, `pending` (in the outbox already),
 `again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
-`posted`, `failed`, `invalid` or `later` (after `--first`). The others are doubtful: `elsewhere`
-(posted in another batch, or with other keys), `edit` (it looks like a posted row that was edited).
+`posted`, `failed`, `invalid` or `later` (after `--first`). The others are possible duplicates:
+`elsewhere` (posted in another batch, or with other keys), `edit` (it looks like a posted row that
+was edited).
 """
-DOUBTFUL: tuple[Decision, ...] = ("elsewhere", "edit")
+DUPLICATES: tuple[Decision, ...] = ("elsewhere", "edit")
 SENT: tuple[Decision, ...] = ("new", "pending", "again", "corrected")
 
 

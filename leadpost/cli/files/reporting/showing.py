@@ -16,7 +16,7 @@ from leadpost.cli.console import at_best, at_time, duration, number_of, spoken
 from leadpost.cli.files.comparing.comparison import Comparison, Difference, name_of_file
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
 from leadpost.cli.files.reading.opening import STDIN
-from leadpost.cli.files.reading.row import DOUBTFUL, SENT, ProblemGroup, shortened
+from leadpost.cli.files.reading.row import DUPLICATES, SENT, ProblemGroup, shortened
 from leadpost.cli.files.reporting.outputs import Outputs
 from leadpost.cli.outbox_url import outbox_option, shown_url
 
@@ -66,7 +66,7 @@ def _rows(found: Comparison) -> list[str]:
         (counts["again"], "tried again"),
         (counts["corrected"], "corrected"),
         (counts["posted"], "posted before"),
-        (plan.doubtful, "doubtful"),
+        (plan.duplicates, "possible duplicate" + "s" * (plan.duplicates > 1)),
         (counts["failed"], "failed by LeadSquared, in the rejects"),
         (counts["invalid"], "invalid"),
         (counts["later"], "left for the next run"),
@@ -158,15 +158,15 @@ def plan_json(found: Comparison, differences: Sequence[Difference]) -> dict[str,
         "problems": [asdict(group) for group in plan.problem_groups()],
         "warnings": [asdict(group) for group in found.checks.warnings.values()],
         "unchecked": sorted(found.checks.unmade),
-        "doubtful_rows": _doubtful_rows(found),
+        "possible_duplicates": _duplicates(found),
         "differences": [asdict(difference) for difference in differences],
     }
 
 
-def _doubtful_rows(found: Comparison) -> list[dict[str, Any]]:
+def _duplicates(found: Comparison) -> list[dict[str, Any]]:
     return [
         {"line": row.line, "lead": found.source.lead_of(row), "reason": row.decision}
-        for row in found.plan.rows.of(*DOUBTFUL)
+        for row in found.plan.rows.of(*DUPLICATES)
     ]
 
 
@@ -205,7 +205,7 @@ def _group_lines(groups: Sequence[ProblemGroup]) -> list[str]:
     return lines
 
 
-def doubt_lines(found: Comparison, differences: Sequence[Difference]) -> list[str]:
+def duplicate_lines(found: Comparison, differences: Sequence[Difference]) -> list[str]:
     """Say which rows look like posted ones, and how they differ."""
     plan = found.plan
     edits, elsewhere, new = (plan.counts[name] for name in ("edit", "elsewhere", "new"))
@@ -310,7 +310,7 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
         "results": str(outputs.results) if outputs.are_written else None,
         "rejects": str(outputs.rejects) if outputs.rejects else None,
         "to_fix": outputs.to_fix,
-        "doubtful_rows": _doubtful_rows(found),
+        "possible_duplicates": _duplicates(found),
     }
 
 
