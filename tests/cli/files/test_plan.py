@@ -12,7 +12,7 @@ from leadpost.cli.files.comparing.matching import Matching
 from leadpost.cli.files.comparing.plan import Plan, Rows
 from leadpost.cli.files.reading.row import Decision, Problem, Row
 from leadpost.cli.files.reading.settings import Reading
-from leadpost.cli.files.reporting.outputs import outcome
+from leadpost.cli.files.reporting.outputs import result_of
 from leadpost.cli.files.sending import entries
 from leadpost.outbox import Outbox
 from leadpost.outbox.database._sql import execute
@@ -318,7 +318,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         assert found[-1] == kind
         assert planned.known is not None
         of_row = (await ledger.states([planned.known]))[planned.known]
-        became = outcome(planned, of_row)
+        became = result_of(planned, of_row)
         assert (became.state, became.is_to_fix) == (word, is_to_fix)
 
         await ledger.record_ended(batch)
@@ -327,7 +327,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         (found,) = await ledger.of_digests([digest_of("a")])
         assert found[-1] == (kind if kind in {"rejected", "failed"} else "posted")
         of_row = (await ledger.states([planned.known]))[planned.known]
-        became = outcome(planned, of_row)
+        became = result_of(planned, of_row)
         ended = kind in {"rejected", "failed"}
         assert (became.state, became.is_to_fix) == (
             "failed" if ended else "accepted",
@@ -338,5 +338,5 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
 def test_what_is_not_in_the_outbox_is_not_sent_or_skipped(rows: Rows) -> None:
     earlier = [known(1, "old", lead="x")]
     decided(rows, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
-    found = [outcome(each, None) for each in rows.read()]
+    found = [result_of(each, None) for each in rows.read()]
     assert [each.state for each in found] == ["skipped", "not_sent", "invalid"]

@@ -26,7 +26,7 @@ COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "messa
 
 
 @frozen
-class Outcome:
+class RowResult:
     """What became of a row."""
 
     # `accepted`, `succeeded`, `uncertain`, `rejected`, `failed`, `invalid`, `skipped` or
@@ -38,22 +38,22 @@ class Outcome:
     is_to_fix: bool = False  # whether LeadSquared does not have it, and will not accept it as it is
 
 
-def outcome(row: Row, known: Any) -> Outcome:
+def result_of(row: Row, known: Any) -> RowResult:
     """Return what became of a row, from what the ledger has of it; None if that is nothing."""
     if row.decision == "edit":
-        return Outcome("skipped", reason="looks like an edit of a posted row")
+        return RowResult("skipped", reason="looks like an edit of a posted row")
     if row.decision == "elsewhere" and known.state in {"accepted", "succeeded"}:
-        return Outcome("skipped", reason=f"posted before, in {known.name}")
+        return RowResult("skipped", reason=f"posted before, in {known.name}")
     if row.decision == "elsewhere":
-        return Outcome(known.state, known.error_type, f"{known.state} in {known.name}")
+        return RowResult(known.state, known.error_type, f"{known.state} in {known.name}")
     if row.decision == "invalid" or (known and known.state == "invalid"):
         reason = "; ".join(map(str, row.problems)) or known.reason
-        return Outcome("invalid", InvalidActivity.__name__, reason, known is not None)
+        return RowResult("invalid", InvalidActivity.__name__, reason, known is not None)
     if known is None:
-        return Outcome("not_sent")
+        return RowResult("not_sent")
     is_to_fix = known.kind == "failed" or known.state == "rejected"
     reason = " ".join((known.reason or "").split())
-    return Outcome(known.state, known.error_type, reason, is_to_fix)
+    return RowResult(known.state, known.error_type, reason, is_to_fix)
 
 
 @define
@@ -132,8 +132,8 @@ class Outputs:
         async for row, known in _with_known(plan, ledger):
             self._counted(row, known)
 
-    def _counted(self, row: Row, known: Any) -> Outcome:
-        what = outcome(row, known)
+    def _counted(self, row: Row, known: Any) -> RowResult:
+        what = result_of(row, known)
         self.counts[what.state] += 1
         self.to_fix += what.is_to_fix
         if not what.is_to_fix and row.decision != "elsewhere":
