@@ -23,7 +23,7 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.leads import Key, Leads
 from leadpost.cli.files.comparing.ledger import PART, parts_of
 from leadpost.cli.files.comparing.plan import READ, Rows
-from leadpost.cli.files.reading.cells import Facts, Invalid, key_of_name
+from leadpost.cli.files.reading.cells import AccountFacts, Invalid, key_of_name
 from leadpost.cli.files.reading.identity import activity_digest
 from leadpost.cli.files.reading.lead_columns import COLUMN, parts_of_activity
 from leadpost.cli.files.reading.row import Problem, ProblemGroups, Row, count_problems
@@ -55,7 +55,7 @@ class Checks:
     limit: int = LIMIT
     # Whether nothing is going to be sent, so that no lead and no check is asked for.
     is_looking: bool = False
-    facts: Facts = field(factory=Facts)
+    facts: AccountFacts = field(factory=AccountFacts)
     # What was found and makes no row invalid, by column and kind.
     warnings: ProblemGroups = field(factory=ProblemGroups)
     unmade: set[str] = field(factory=set[str])  # why something could not be checked

@@ -83,7 +83,7 @@ def _bare(cell: str) -> str:
 
 
 @define
-class Facts:
+class AccountFacts:
     """What only the account knows, and cells may need: it is asked once, if one does."""
 
     wanted: set[Literal["codes", "time_zone"]] = field(factory=set[Any])
@@ -97,7 +97,7 @@ class Facts:
         """
         Return the code of an activity type, which may be given by its name.
 
-        >>> Facts().event_code(" 201.0 "), Facts().event_code('"201"')
+        >>> AccountFacts().event_code(" 201.0 "), AccountFacts().event_code('"201"')
         (201, 201)
 
         Raises:
@@ -121,7 +121,7 @@ class Facts:
 
 
 def key_of_name(name: str) -> str:
-    """Return the same for the names of activity types that people do not tell apart."""
+    """Return a name without case and repeated blanks: activity types are compared by it."""
     return " ".join(name.split()).casefold()
 
 
@@ -135,7 +135,7 @@ class Moments:
         naive_is_utc: Whether LeadSquared's form is UTC where there is no zone, as in its JSON.
     """
 
-    def __init__(self, reading: Reading, facts: Facts, *, naive_is_utc: bool) -> None:
+    def __init__(self, reading: Reading, facts: AccountFacts, *, naive_is_utc: bool) -> None:
         self._facts = facts
         self._zone = zone_of(reading.timezone) if reading.timezone else None
         self._formats = reading.date_formats

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading.cells import Facts
+from leadpost.cli.files.reading.cells import AccountFacts
 from leadpost.cli.files.reading.csv_file import Grid, csv_grid
 from leadpost.cli.files.reading.json_file import json_items
 from leadpost.cli.files.reading.own_files import KEY, OWN
@@ -28,7 +28,7 @@ class Opened:
         self._name = "standard input" if path == STDIN else Path(path).name
         self._file = file
 
-    def source(self, reading: Reading, facts: Facts | None = None) -> Source:
+    def source(self, reading: Reading, facts: AccountFacts | None = None) -> Source:
         """
         Return its rows.
 
@@ -39,7 +39,7 @@ class Opened:
         Raises:
             InputError: it cannot be used.
         """
-        facts = facts or Facts()
+        facts = facts or AccountFacts()
         if self._is_json():
             items = json_items(self._file, self._name, reading)
             return Json(self._name, items, reading, facts)

@@ -11,7 +11,7 @@ from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.cells import (
     ERRORS,
     NO_ZONE,
-    Facts,
+    AccountFacts,
     Invalid,
     Moments,
     lead_id,
@@ -53,7 +53,7 @@ class Table:
 
     is_json = False
 
-    def __init__(self, name: str, grid: Grid, reading: Reading, facts: Facts) -> None:
+    def __init__(self, name: str, grid: Grid, reading: Reading, facts: AccountFacts) -> None:
         self.name = name
         self.delimiter = grid.delimiter
         self._records = grid.records
@@ -170,7 +170,7 @@ class Json:
     header: Sequence[str] = ()
 
     def __init__(
-        self, name: str, records: Iterator[JsonItem], reading: Reading, facts: Facts
+        self, name: str, records: Iterator[JsonItem], reading: Reading, facts: AccountFacts
     ) -> None:
         self.name = name
         self._records = records
@@ -221,7 +221,7 @@ Source = Table | Json
 
 
 def _readers_of(
-    reading: Reading, facts: Facts, *, naive_is_utc: bool
+    reading: Reading, facts: AccountFacts, *, naive_is_utc: bool
 ) -> dict[str, Callable[[str], object]]:
     """Return what reads each parameter that is no text."""
     moments = Moments(reading, facts, naive_is_utc=naive_is_utc)
