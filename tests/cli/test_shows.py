@@ -78,8 +78,8 @@ def progress_of(clock: Clock, *, calls: int = 0, **counts: int) -> Progress:
     progress = Progress("leads.csv", 200, "asyncapi-in21.leadsquared.com", clock=clock)
     for _ in range(calls):
         operation = Operation("post")
-        progress.hear(Sent(operation, 1, 0.0))
-        progress.hear(Ended(operation, "accepted", 1))
+        progress.count(Sent(operation, 1, 0.0))
+        progress.count(Ended(operation, "accepted", 1))
     progress.counts = counts
     return progress
 
@@ -99,7 +99,7 @@ def test_only_posts_are_counted() -> None:
     clock = Clock()
     progress = Progress("posting", 50, "the sandbox", clock=clock)
     for name in ("post", "status", "post", "metrics", *["post"] * 8):
-        progress.hear(Sent(Operation(name), 1, 0.0))
+        progress.count(Sent(Operation(name), 1, 0.0))
     assert progress.rate == 2.0  # ten in a period
 
 
@@ -109,13 +109,13 @@ def test_it_is_known_whether_calls_are_being_made_or_paused() -> None:
     clock.now += 3
     assert not progress.is_sending(2)
     operation = Operation("post")
-    progress.hear(Sent(operation, 1, 0.0))
+    progress.count(Sent(operation, 1, 0.0))
     clock.now += 60
     assert progress.is_sending(2)
-    progress.hear(Ended(operation, "failed", 1))
+    progress.count(Ended(operation, "failed", 1))
     assert not progress.is_sending(2)
     assert progress.paused_for == 0
-    progress.hear(Paused(5.0))
+    progress.count(Paused(5.0))
     assert progress.paused_for == 5.0
 
 

@@ -65,7 +65,7 @@ async def run_demo(sandbox: Sandbox, bucket: Bucket, console: Console, count: in
     posts.counts = posted
     request_ids: list[str] = []
     errors: list[BaseException] = []
-    async with AsyncActivityPoster(sandbox.account(), bucket=bucket, hooks=[posts.hear]) as poster:
+    async with AsyncActivityPoster(sandbox.account(), bucket=bucket, hooks=[posts.count]) as poster:
         with shown(posts, console, quiet=False) as changed:
             async for outcome in poster.post_stream(samples(count)):
                 posted[outcome.state] += 1

@@ -51,7 +51,7 @@ class Progress:
     def __attrs_post_init__(self) -> None:
         self._started = self._printed_at = self.clock()
 
-    def hear(self, event: Event) -> None:
+    def count(self, event: Event) -> None:
         """Count the posts; a hook of the poster."""
         if isinstance(event, Sent) and event.operation.is_post:
             self._sent.append(self.clock())

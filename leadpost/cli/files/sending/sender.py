@@ -75,9 +75,9 @@ class Sender:
         options = self._found.options
         poster = AsyncActivityPoster(
             self._account,
-            bucket=SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.hear]),
+            bucket=SharedTokenBucket(options.url, limit=options.limit, hooks=[self.progress.count]),
             on_uncertain=options.on_uncertain,
-            hooks=[self.progress.hear, self._hear],
+            hooks=[self.progress.count, self._count_uncertain],
         )
         async with poster:
             putting = asyncio.create_task(self._put("new", "invalid"))
@@ -177,7 +177,7 @@ class Sender:
             return f"Settling {number_of(counts['sending'], 'row')} of a run that was killed"
         return ""
 
-    def _hear(self, event: Event) -> None:
+    def _count_uncertain(self, event: Event) -> None:
         """Count the uncertain posts in a row."""
         if isinstance(event, Ended) and event.operation.is_post:
             if event.state == "accepted":
