@@ -2,7 +2,7 @@
 """
 What is known of the rows of files: two tables of the command's own, in the outbox's database.
 
-A row is known by its digests for good; its entry, which may be pruned, by its key `BATCH/LETTERS`.
+A row is known by its digests for good; its entry, which may be pruned, by its key `BATCH/ROW_KEY`.
 """
 
 import json
@@ -42,7 +42,7 @@ TABLES = (
     CREATE TABLE IF NOT EXISTS leadpost_rows (
         id {id},
         batch BIGINT NOT NULL,
-        letters TEXT NOT NULL UNIQUE, -- of its key, which rejects files have
+        row_key TEXT NOT NULL UNIQUE, -- which rejects files have
         origin TEXT NOT NULL, -- its digest in the file that it came from
         number INTEGER, -- among those of the same origin, from 1; NULL once it is withdrawn
         present TEXT, -- the digest of what its entry sends; NULL without an entry
@@ -89,14 +89,14 @@ LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry
 """
 _KNOWN = f"""
 SELECT known.id, batch.name, CASE WHEN batch.account = :account THEN 0 ELSE 1 END,
-    letters, origin, present, coalesce(number, 0), is_gone, {_KIND}
+    row_key, origin, present, coalesce(number, 0), is_gone, {_KIND}
 FROM {_ROWS}
 """
 
 Known = Sequence[Any]
 """
 A row of an earlier run: its number, the name of its batch, 1 if that was posted with other keys of
-the same host, its letters, its digests (origin and present), its number among those of the same
+the same host, its key in rejects files, its digests (origin and present), its number among those of the same
 origin, 1 if it was gone from its file when that was posted last, and its kind.
 """
 
@@ -211,16 +211,16 @@ class Ledger:
         query = f"{_KNOWN} WHERE batch.host = :host AND present IN :digests"
         return await self._all(query, digests=[*digests])
 
-    async def batches_of(self, letters: Sequence[str]) -> dict[str, str]:
+    async def batches_of(self, row_keys: Sequence[str]) -> dict[str, str]:
         """Return the batch of each of at most 500 keys of a rejects file, without unknown ones."""
-        query = f"SELECT letters, batch.name FROM {_ROWS} WHERE letters IN :letters"
+        query = f"SELECT row_key, batch.name FROM {_ROWS} WHERE row_key IN :row_keys"
         query += " AND batch.account = :account"
-        return {row.letters: row.name for row in await self._all(query, letters=[*letters])}
+        return {row.row_key: row.name for row in await self._all(query, row_keys=[*row_keys])}
 
     async def states(self, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
         """Return what became of at most 500 rows, by their numbers."""
         query = f"""
-            SELECT known.id, batch.name, letters, {_KIND} AS kind, {_STATE} AS state, request_id,
+            SELECT known.id, batch.name, row_key, {_KIND} AS kind, {_STATE} AS state, request_id,
                 activity_id, error_type, coalesce(message, error_type, reason) AS reason
             FROM {_ROWS} WHERE known.id IN :ids
             """

@@ -14,12 +14,12 @@ from leadpost.cli.files.reading.row import SENT
 
 _TABLES = """
 CREATE TABLE earlier (
-    id INTEGER PRIMARY KEY, batch, has_other_keys, letters, origin, present, number,
+    id INTEGER PRIMARY KEY, batch, has_other_keys, row_key, origin, present, number,
     is_gone, -- from its file, when that was posted last
     kind,
     posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)) -- see `activity_digest`
 );
-CREATE INDEX earlier_letters ON earlier (letters);
+CREATE INDEX earlier_row_key ON earlier (row_key);
 CREATE TABLE gone (
     id INTEGER PRIMARY KEY, lead, posts,
     known_by, -- `?E` or `?P` if its lead was created
@@ -72,7 +72,7 @@ _STEPS = (
         WHEN one.kind <> 'posted' AND file.present IN ({_POSTED}) THEN NULL
         ELSE one.id
     END
-    FROM earlier AS one WHERE one.letters = file.letters AND known IS NULL
+    FROM earlier AS one WHERE one.row_key = file.row_key AND known IS NULL
     """,
     # What it sends counts, and what it was in the file that it came from.
     *(

@@ -29,7 +29,7 @@ PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
     is_read, -- whether it has an activity, see `Row.payload`
-    problems, digest, present, letters,
+    problems, digest, present, row_key,
     keyed, -- the earlier row that its key names
     known, -- the earlier row that it is
     moved, -- one of another file, not sent, that it takes the place of
@@ -72,7 +72,7 @@ class Rows:
     def add(self, rows: Sequence[Row]) -> None:
         """Add the next rows of the file."""
         self.database.executemany(
-            "INSERT INTO file (is_read, problems, digest, present, letters) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO file (is_read, problems, digest, present, row_key) VALUES (?, ?, ?, ?, ?)",
             (
                 (row.payload is not None, _json_of(row.problems), row.digest, row.digest, row.key)
                 for row in rows

@@ -54,7 +54,7 @@ def cells_digest(cells: object) -> str:
 
 
 def new_key() -> str:
-    """Return letters that no other row has, and a check letter."""
+    """Return a key that no other row has: letters, the last of which checks the others."""
     letters = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
     return letters + _check_letter(letters)
 

@@ -112,7 +112,7 @@ class Outputs:
                 about = row.line, source.lead_of(row), what.state
                 results.writerow((*about, *ids, what.error, what.reason))
                 if what.is_to_fix:
-                    added = {REASON: what.reason, KEY: known.letters}
+                    added = {REASON: what.reason, KEY: known.row_key}
                     if is_json:
                         to_fix.write(json.dumps({**added, **row.own}, ensure_ascii=False) + "\n")
                     else:

@@ -97,30 +97,30 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
 async def _insert(
     connection: AsyncConnection, batch: Batch, rows: Sequence[Row]
 ) -> dict[int | None, Any]:
-    """Insert new rows, and return number and letters of each that no other run has inserted."""
+    """Insert new rows, and return number and key of each that no other run has inserted."""
     if not rows:
         return {}
     values = [
         {
             "batch": batch.id,
-            "letters": new_key(),
+            "row_key": new_key(),
             "origin": row.digest,
             "number": row.number,
         }
         for row in rows
     ]
-    new = {value["letters"] for value in values}
+    new = {value["row_key"] for value in values}
     # Another run of the same file gives its rows the same numbers: each is put once.
     await execute_many(
         connection,
-        "INSERT INTO leadpost_rows (batch, letters, origin, number)"
-        " VALUES (:batch, :letters, :origin, :number)"
+        "INSERT INTO leadpost_rows (batch, row_key, origin, number)"
+        " VALUES (:batch, :row_key, :origin, :number)"
         " ON CONFLICT (batch, origin, number) DO NOTHING",
         values,
     )
     there = await execute(
         connection,
-        "SELECT id, letters, origin, number FROM leadpost_rows"
+        "SELECT id, row_key, origin, number FROM leadpost_rows"
         " WHERE batch = :batch AND origin IN :origins",
         batch=batch.id,
         origins=[row.digest for row in rows],
@@ -128,7 +128,7 @@ async def _insert(
     found = {(stored.origin, stored.number): stored for stored in there}
     for row in rows:
         row.known = found[row.digest, row.number].id
-    return {stored.id: stored.letters for stored in found.values() if stored.letters in new}
+    return {stored.id: stored.row_key for stored in found.values() if stored.row_key in new}
 
 
 async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, Any]:
@@ -136,7 +136,7 @@ async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dic
     Delete the entries of rows, if they were not sent.
 
     Returns:
-        Number and letters of each row that has no entry now. One that a worker has just claimed
+        Number and key of each row that has no entry now. One that a worker has just claimed
         keeps its entry, and so does one that may have arrived.
     """
     deleted = await execute(
@@ -151,8 +151,8 @@ async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dic
     await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=entries)
     free = await execute(
         connection,
-        "SELECT id, letters FROM leadpost_rows AS known WHERE id IN :ids AND NOT EXISTS"
+        "SELECT id, row_key FROM leadpost_rows AS known WHERE id IN :ids AND NOT EXISTS"
         " (SELECT 1 FROM leadpost_entries WHERE id = known.entry)",
         ids=[*ids],
     )
-    return {row.id: row.letters for row in free}
+    return {row.id: row.row_key for row in free}
