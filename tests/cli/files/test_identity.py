@@ -25,7 +25,7 @@ def digest(path: Path, content: str | None = None, reading: Reading = INDIA) -> 
     with opened(str(path)) as file:
         source = file.source(reading)
         (row,) = source.rows()
-    return row.digest
+    return row.digest_read
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_nested_fields_have_a_digest_of_their_own(tmp_path: Path) -> None:
         path = tmp_path / "a.json"
         path.write_text(json.dumps([activity | {"ProcessFilesAsync": True}]))
         (row,) = read(path)
-        return row.digest
+        return row.digest_read
 
     nested = [{"SchemaName": "mx_CustomObject_1", "Value": "a"}]
     item = {"SchemaName": "mx_a", "Value": "", "Fields": nested}

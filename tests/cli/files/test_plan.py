@@ -39,9 +39,9 @@ def row(name: str, lead: str = "", *, key: str | None = None, valid: bool = True
 
 def known(  # noqa: PLR0917  a table's columns
     id_: int,
-    origin: str,
+    read: str,
     kind: Kind = "posted",
-    present: str | None = None,
+    sent: str | None = None,
     lead: str = "",
     number: int = 1,
     batch: str = BATCH,
@@ -50,10 +50,10 @@ def known(  # noqa: PLR0917  a table's columns
     is_gone: bool = False,
 ) -> Known:
     """A row of an earlier run."""
-    now = None if kind == "invalid" else digest_of(present or origin, lead)
+    digest_sent = None if kind == "invalid" else digest_of(sent or read, lead)
     counted = 0 if kind == "withdrawn" else number
     of_batch = (id_, batch, int(has_other_keys), f"K{id_}")
-    return (*of_batch, digest_of(origin, lead), now, counted, int(is_gone), kind)
+    return (*of_batch, digest_of(read, lead), digest_sent, counted, int(is_gone), kind)
 
 
 def decided(
@@ -111,7 +111,7 @@ def test_new_rows_are_numbered_above_those_that_are_known(rows: Rows) -> None:
 
 @pytest.mark.parametrize("read", [row("bad", valid=False), row("fixed")])
 def test_what_a_row_was_counts_as_well_as_what_it_is_now(rows: Rows, read: Row) -> None:
-    earlier = [known(1, "bad", "posted", present="fixed")]
+    earlier = [known(1, "bad", "posted", sent="fixed")]
     assert decided(rows, [read], earlier)[1] == ["posted"]
 
 
@@ -130,7 +130,7 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     ("earlier", "decision"),
     [
         (known(1, "a", lead="?Eada@example.com"), "edit"),  # it was created by its address
-        (known(1, "bad", present="a", lead="x"), "edit"),  # it was entered in the rejects
+        (known(1, "bad", sent="a", lead="x"), "edit"),  # it was entered in the rejects
         (known(1, "a", lead="x"), "new"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_reject_that_had_no_lead_is_an_edit_of_a_posted_row_that_is_gone(
 def test_a_row_that_was_corrected_in_the_rejects_of_another_file_is_a_possible_duplicate(
     rows: Rows,
 ) -> None:
-    old = [known(1, "a", present="corrected", lead="x", batch="old.csv")]
+    old = [known(1, "a", sent="corrected", lead="x", batch="old.csv")]
     assert decided(rows, [row("a", "x")], old)[1] == ["elsewhere"]
 
 
@@ -303,7 +303,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
     is_to_fix: bool,  # noqa: FBT001  a table's column
 ) -> None:
     planned = row("a")
-    planned.present, planned.number = planned.digest, 1
+    planned.digest_sent, planned.number = planned.digest_read, 1
     async with Outbox(store_url, "acme") as outbox:
         ledger = await Ledger(outbox, "host").open()
         batch = await ledger.begin(BATCH, BATCH, Reading())

@@ -148,7 +148,7 @@ class Checks:
         if isinstance(lead := activity.lead, Lead):
             self.updates += lead.key not in self.leads.created
         if not row.problems:
-            row.present = activity_digest(activity.to_payload())
+            row.digest_sent = activity_digest(activity.to_payload())
             rows.write([row])
         return activity
 

@@ -43,19 +43,19 @@ TABLES = (
         id {id},
         batch BIGINT NOT NULL,
         row_key TEXT NOT NULL UNIQUE, -- which rejects files have
-        origin TEXT NOT NULL, -- its digest in the file that it came from
-        number INTEGER, -- among those of the same origin, from 1; NULL once it is withdrawn
-        present TEXT, -- the digest of what its entry sends; NULL without an entry
+        digest_read TEXT NOT NULL, -- of the row in the file that it came from
+        number INTEGER, -- among those of the same digest_read, from 1; NULL once it is withdrawn
+        digest_sent TEXT, -- of what its entry sends; NULL without an entry
         reason TEXT, -- why it is invalid, without what stands in its cells
         ended TEXT, -- its kind if it was rejected or failed, for when its entry is pruned
         entry BIGINT, -- which outlives the entry when that is pruned
         is_gone INTEGER NOT NULL DEFAULT 0, -- 1 if its file, when posted last, did not have it
-        UNIQUE (batch, origin, number)
+        UNIQUE (batch, digest_read, number)
     )
     """,
     # A batch is read in the order of putting.
     "CREATE INDEX IF NOT EXISTS leadpost_rows_batch ON leadpost_rows (batch, id)",
-    "CREATE INDEX IF NOT EXISTS leadpost_rows_present ON leadpost_rows (present)",
+    "CREATE INDEX IF NOT EXISTS leadpost_rows_digest_sent ON leadpost_rows (digest_sent)",
 )
 Kind = Literal["posted", "pending", "rejected", "failed", "invalid", "withdrawn"]
 """
@@ -65,7 +65,7 @@ yet), `rejected` (or given up), `failed` (by LeadSquared's queue, for good), `in
 _KIND = """
 CASE
     WHEN number IS NULL THEN 'withdrawn'
-    WHEN present IS NULL THEN 'invalid'
+    WHEN digest_sent IS NULL THEN 'invalid'
     WHEN state = 'pending' THEN 'pending'
     WHEN state = 'failed' AND request_id IS NOT NULL THEN 'failed'
     WHEN state IN ('rejected', 'failed') THEN 'rejected'
@@ -78,7 +78,7 @@ CASE
     WHEN state = 'sending' THEN 'uncertain'
     WHEN state = 'pending' AND error_type = '{DeliveryUncertain.__name__}' THEN 'uncertain'
     WHEN state = 'pending' OR number IS NULL THEN 'not_sent'
-    WHEN present IS NULL THEN 'invalid'
+    WHEN digest_sent IS NULL THEN 'invalid'
     WHEN state IS NULL AND ended IS NOT NULL THEN 'failed'
     ELSE coalesce(state, 'accepted') -- it was pruned
 END
@@ -89,15 +89,15 @@ LEFT JOIN leadpost_entries AS entry ON entry.id = known.entry
 """
 _KNOWN = f"""
 SELECT known.id, batch.name, CASE WHEN batch.account = :account THEN 0 ELSE 1 END,
-    row_key, origin, present, coalesce(number, 0), is_gone, {_KIND}
+    row_key, digest_read, digest_sent, coalesce(number, 0), is_gone, {_KIND}
 FROM {_ROWS}
 """
 
 Known = Sequence[Any]
 """
 A row of an earlier run: its number, the name of its batch, 1 if that was posted with other keys of
-the same host, its key in rejects files, its digests (origin and present), its number among those of the same
-origin, 1 if it was gone from its file when that was posted last, and its kind.
+the same host, its key in rejects files, its digests (as read and as sent), its number among those
+of the same digest as read, 1 if it was gone from its file when that was posted last, and its kind.
 """
 
 
@@ -208,7 +208,7 @@ class Ledger:
 
     async def of_digests(self, digests: Sequence[str]) -> Sequence[Known]:
         """Return the rows that send one of at most 500 activities, of all batches at this host."""
-        query = f"{_KNOWN} WHERE batch.host = :host AND present IN :digests"
+        query = f"{_KNOWN} WHERE batch.host = :host AND digest_sent IN :digests"
         return await self._all(query, digests=[*digests])
 
     async def batches_of(self, row_keys: Sequence[str]) -> dict[str, str]:

@@ -14,10 +14,11 @@ from leadpost.cli.files.reading.row import SENT
 
 _TABLES = """
 CREATE TABLE earlier (
-    id INTEGER PRIMARY KEY, batch, has_other_keys, row_key, origin, present, number,
+    id INTEGER PRIMARY KEY, batch, has_other_keys, row_key, digest_read, digest_sent, number,
     is_gone, -- from its file, when that was posted last
     kind,
-    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)) -- see `activity_digest`
+    posts AS (substr(digest_sent, 1, 32)), -- see `activity_digest`
+    lead AS (substr(digest_sent, 33))
 );
 CREATE INDEX earlier_row_key ON earlier (row_key);
 CREATE TABLE gone (
@@ -27,36 +28,34 @@ CREATE TABLE gone (
 );
 """
 _OWN = "batch = :batch AND NOT has_other_keys"
-_POSTED = f"SELECT present FROM earlier WHERE kind = 'posted' AND {_OWN}"
+_POSTED = f"SELECT digest_sent FROM earlier WHERE kind = 'posted' AND {_OWN}"
 _LEFT = "id NOT IN (SELECT known FROM file WHERE known IS NOT NULL)"
 
 
-def _pair(column: str, of_file: str, of_earlier: str, *, rows: str, earlier: str) -> str:
+def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
     """
     Return a statement that finds an earlier row for each row, each earlier one once.
 
     Args:
         column: Where to write its number.
-        of_file: The column of the file that must be equal.
-        of_earlier: The column that it must be equal to. Of several rows, posted ones come first.
+        equal: The column that must be equal. Of several earlier rows, posted ones come first.
         rows: Which rows of the file need one.
         earlier: Which earlier rows may be used.
     """
     return f"""
     UPDATE file SET {column} = pair.id FROM (
         SELECT n, id FROM (
-            SELECT n, {of_file} AS digest,
-                row_number() OVER (PARTITION BY {of_file} ORDER BY n) AS nth
-            FROM file WHERE {rows} AND {of_file} IN ( -- most rows need not be sorted
-                SELECT {of_earlier} FROM earlier WHERE {earlier} AND {_LEFT}
+            SELECT n, {equal}, row_number() OVER (PARTITION BY {equal} ORDER BY n) AS nth
+            FROM file WHERE {rows} AND {equal} IN ( -- most rows need not be sorted
+                SELECT {equal} FROM earlier WHERE {earlier} AND {_LEFT}
             )
         ) JOIN (
-            SELECT id, {of_earlier} AS digest, row_number() OVER (
-                PARTITION BY {of_earlier}
+            SELECT id, {equal}, row_number() OVER (
+                PARTITION BY {equal}
                 ORDER BY instr('posted pending rejected failed invalid', kind), id
             ) AS nth
             FROM earlier WHERE {earlier} AND {_LEFT}
-        ) USING (digest, nth)
+        ) USING ({equal}, nth)
     ) AS pair WHERE pair.n = file.n
     """
 
@@ -67,24 +66,21 @@ _STEPS = (
     f"""
     UPDATE file SET keyed = one.id, known = CASE
         WHEN one.kind = 'withdrawn' THEN NULL
-        WHEN one.present IN (file.digest, file.present) THEN one.id
-        WHEN one.kind = 'posted' AND one.origin <> file.digest THEN NULL
-        WHEN one.kind <> 'posted' AND file.present IN ({_POSTED}) THEN NULL
+        WHEN one.digest_sent IN (file.digest_read, file.digest_sent) THEN one.id
+        WHEN one.kind = 'posted' AND one.digest_read <> file.digest_read THEN NULL
+        WHEN one.kind <> 'posted' AND file.digest_sent IN ({_POSTED}) THEN NULL
         ELSE one.id
     END
     FROM earlier AS one WHERE one.row_key = file.row_key AND known IS NULL
     """,
     # What it sends counts, and what it was in the file that it came from.
     *(
-        _pair(
-            "known", mine, theirs, rows="known IS NULL", earlier=f"kind <> 'withdrawn' AND {_OWN}"
-        )
-        for mine, theirs in (("present", "present"), ("digest", "origin"))
+        _pair("known", digest, rows="known IS NULL", earlier=f"kind <> 'withdrawn' AND {_OWN}")
+        for digest in ("digest_sent", "digest_read")
     ),
     _pair(
         "moved",
-        "present",
-        "present",
+        "digest_sent",
         rows="known IS NULL AND problems IS NULL",
         earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys",
     ),
@@ -96,13 +92,17 @@ _STEPS = (
         ) AS other
         WHERE other.digest = file.{mine} AND moved IS NULL AND elsewhere IS NULL
         """
-        for mine, theirs in (("present", "present"), ("digest", "present"), ("digest", "origin"))
+        for mine, theirs in (
+            ("digest_sent", "digest_sent"),
+            ("digest_read", "digest_sent"),
+            ("digest_read", "digest_read"),
+        )
     ),
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
-    INSERT INTO gone SELECT id, lead, posts, substr(lead, 1, 2), length(origin) = 32 FROM earlier
-    WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
+    INSERT INTO gone SELECT id, lead, posts, substr(lead, 1, 2), length(digest_read) = 32
+    FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
         ELSE batch = :batch OR batch IN (
@@ -138,15 +138,14 @@ _STEPS = (
         ELSE 'new'
     END
     FROM (
-        SELECT n, kind, coalesce(known = keyed, 0) AND earlier.present IS NOT file.present
-            AS is_corrected, coalesce(length(origin) = 32, 0) AS had_no_lead
+        SELECT n, kind, coalesce(known = keyed, 0) AND earlier.digest_sent IS NOT file.digest_sent
+            AS is_corrected, coalesce(length(earlier.digest_read) = 32, 0) AS had_no_lead
         FROM file LEFT JOIN earlier ON id = known
     ) AS found WHERE found.n = file.n
     """,
     *(
         _pair(
             "edited",
-            part,
             part,
             rows="decision = 'edit' AND edited IS NULL",
             earlier="id IN (SELECT id FROM gone)",
@@ -160,10 +159,11 @@ _STEPS = (
     """,
     f"""
     UPDATE file SET number = found.number FROM (
-        SELECT n, coalesce(top, 0) + row_number() OVER (PARTITION BY digest ORDER BY n) AS number
+        SELECT n,
+            coalesce(top, 0) + row_number() OVER (PARTITION BY digest_read ORDER BY n) AS number
         FROM file LEFT JOIN
-            (SELECT origin, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY origin)
-        ON origin = digest WHERE known IS NULL
+            (SELECT digest_read, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY digest_read)
+        USING (digest_read) WHERE known IS NULL
     ) AS found WHERE found.n = file.n
     """,
 )
@@ -250,7 +250,7 @@ class Matching:
             plan.other_keys += has_other_keys
         ((plan.newly_invalid,),) = self._all(
             "SELECT count(*) FROM file LEFT JOIN earlier ON id = known"
-            " WHERE decision = 'invalid' AND origin IS NOT digest"
+            " WHERE decision = 'invalid' AND earlier.digest_read IS NOT file.digest_read"
         )
         return plan
 

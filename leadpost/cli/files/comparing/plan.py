@@ -29,7 +29,7 @@ PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
     is_read, -- whether it has an activity, see `Row.payload`
-    problems, digest, present, row_key,
+    problems, digest_read, digest_sent, row_key,
     keyed, -- the earlier row that its key names
     known, -- the earlier row that it is
     moved, -- one of another file, not sent, that it takes the place of
@@ -37,8 +37,9 @@ CREATE TABLE file (
     edited, -- a posted one that is gone from the file, and that it may be an edit of
     decision, number,
     is_later, -- whether it is left for a later run
-    posts AS (substr(present, 1, 32)), lead AS (substr(present, 33)), -- see `activity_digest`
-    known_by AS (substr(digest, 33, 2)) -- `?E` and `?P` for leads whose id the file does not have
+    posts AS (substr(digest_sent, 1, 32)), -- see `activity_digest`
+    lead AS (substr(digest_sent, 33)),
+    known_by AS (substr(digest_read, 33, 2)) -- `?E` and `?P` for leads without an id in the file
 );
 CREATE TABLE content (n INTEGER PRIMARY KEY, row); -- apart, as it is much, and never changes
 """
@@ -72,13 +73,22 @@ class Rows:
     def add(self, rows: Sequence[Row]) -> None:
         """Add the next rows of the file."""
         self.database.executemany(
-            "INSERT INTO file (is_read, problems, digest, present, row_key) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO file (is_read, problems, digest_read, digest_sent, row_key)"
+            " VALUES (?, ?, ?, ?, ?)",
             (
-                (row.payload is not None, _json_of(row.problems), row.digest, row.digest, row.key)
+                (
+                    row.payload is not None,
+                    _json_of(row.problems),
+                    row.digest_read,
+                    row.digest_read,
+                    row.key,
+                )
                 for row in rows
             ),
         )
-        contents = ((row.line, row.own, row.payload, row.digest, row.item, row.key) for row in rows)
+        contents = (
+            (row.line, row.own, row.payload, row.digest_read, row.item, row.key) for row in rows
+        )
         self.database.executemany(
             "INSERT INTO content (row) VALUES (?)", ((pickle.dumps(each),) for each in contents)
         )
@@ -91,7 +101,7 @@ class Rows:
         """Yield the rows that an expression of SQL selects, in their order."""
         last = 0
         query = f"""
-            SELECT n, row, problems, present, decision, known, number, elsewhere, edited
+            SELECT n, row, problems, digest_sent, decision, known, number, elsewhere, edited
             FROM file JOIN content USING (n) WHERE n > ? AND {where} ORDER BY n LIMIT {_PAGE}
             """
         while found := self.database.execute(query, (last,)).fetchall():
@@ -99,7 +109,7 @@ class Rows:
                 row = Row(*pickle.loads(content))  # noqa: S301  our own
                 row.n = last
                 row.problems = tuple(Problem(*each) for each in json.loads(problems or "[]"))
-                row.present, row.decision, row.known, row.number = state[:4]
+                row.digest_sent, row.decision, row.known, row.number = state[:4]
                 row.elsewhere, row.edited = state[4:]
                 yield row
 
@@ -109,15 +119,17 @@ class Rows:
 
     def open_digests(self) -> Iterator[str]:
         """Yield the digests of rows that may be sent, as in the file and as what they send."""
-        query = f"SELECT digest FROM file WHERE {OPEN} UNION SELECT present FROM file WHERE {OPEN}"
-        for (digest,) in self.database.execute(query):
+        as_read, as_sent = (
+            f"SELECT {digest} FROM file WHERE {OPEN}" for digest in ("digest_read", "digest_sent")
+        )
+        for (digest,) in self.database.execute(f"{as_read} UNION {as_sent}"):
             yield digest
 
     def write(self, rows: Iterable[Row]) -> None:
         """Record what was found about rows: what they send, their problems, and which they are."""
         self.database.executemany(
-            "UPDATE file SET present = ?, problems = ?, known = ? WHERE n = ?",
-            ((row.present, _json_of(row.problems), row.known, row.n) for row in rows),
+            "UPDATE file SET digest_sent = ?, problems = ?, known = ? WHERE n = ?",
+            ((row.digest_sent, _json_of(row.problems), row.known, row.n) for row in rows),
         )
 
 

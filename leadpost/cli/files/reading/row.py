@@ -60,11 +60,11 @@ class Row:
     # The activity in LeadSquared's shape, without a date-time whose zone is missing; None if it
     # cannot be read.
     payload: Mapping[str, Any] | None = field(repr=False)
-    digest: str  # of that activity, or of the cells
+    digest_read: str  # of that activity, or of the cells
     item: int | None = None  # its number in a JSON array
     key: str | None = None  # which row of another file it is, in a rejects file
     problems: tuple[Problem, ...] = ()
-    present: str = ""  # the digest of what it sends: another one if a lead was looked up
+    digest_sent: str = ""  # of what it sends: another one if a lead was looked up
     decision: Decision | None = None
     # The number of the row of an earlier run that it is, None if it is new.
     known: int | None = None

@@ -39,13 +39,13 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
         await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
         await execute_many(
             connection,
-            "UPDATE leadpost_rows SET present = :present, ended = NULL, entry ="
+            "UPDATE leadpost_rows SET digest_sent = :digest_sent, ended = NULL, entry ="
             " (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
             " WHERE id = :id",
             [
                 {
                     "id": row.known,
-                    "present": row.present,
+                    "digest_sent": row.digest_sent,
                     "account": outbox.account,
                     "key": key,
                 }
@@ -54,7 +54,7 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
         )
         await execute_many(
             connection,
-            "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND present IS NULL",
+            "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND digest_sent IS NULL",
             [
                 {"id": row.known, "reason": "; ".join(map(_without_value, row.problems))}
                 for row, _ in part
@@ -104,7 +104,7 @@ async def _insert(
         {
             "batch": batch.id,
             "row_key": new_key(),
-            "origin": row.digest,
+            "digest_read": row.digest_read,
             "number": row.number,
         }
         for row in rows
@@ -113,21 +113,21 @@ async def _insert(
     # Another run of the same file gives its rows the same numbers: each is put once.
     await execute_many(
         connection,
-        "INSERT INTO leadpost_rows (batch, row_key, origin, number)"
-        " VALUES (:batch, :row_key, :origin, :number)"
-        " ON CONFLICT (batch, origin, number) DO NOTHING",
+        "INSERT INTO leadpost_rows (batch, row_key, digest_read, number)"
+        " VALUES (:batch, :row_key, :digest_read, :number)"
+        " ON CONFLICT (batch, digest_read, number) DO NOTHING",
         values,
     )
     there = await execute(
         connection,
-        "SELECT id, row_key, origin, number FROM leadpost_rows"
-        " WHERE batch = :batch AND origin IN :origins",
+        "SELECT id, row_key, digest_read, number FROM leadpost_rows"
+        " WHERE batch = :batch AND digest_read IN :digests",
         batch=batch.id,
-        origins=[row.digest for row in rows],
+        digests=[row.digest_read for row in rows],
     )
-    found = {(stored.origin, stored.number): stored for stored in there}
+    found = {(stored.digest_read, stored.number): stored for stored in there}
     for row in rows:
-        row.known = found[row.digest, row.number].id
+        row.known = found[row.digest_read, row.number].id
     return {stored.id: stored.row_key for stored in found.values() if stored.row_key in new}
 
 
