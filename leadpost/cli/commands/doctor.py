@@ -16,10 +16,10 @@ from rich.console import Console
 from leadpost import Account, AsyncActivityPoster, RetryPolicy, errors
 from leadpost.cli import options
 from leadpost.cli.account import read_account
-from leadpost.cli.asking import querying
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit, exit_of
 from leadpost.cli.outbox_url import url_of
+from leadpost.cli.queries import querying
 
 Call = Callable[[AsyncActivityPoster], Awaitable[object]]
 _ONCE = RetryPolicy(max_attempts=1, max_time=30)

@@ -6,7 +6,7 @@ import typer
 from attrs import asdict
 
 from leadpost.cli import options
-from leadpost.cli.asking import asked
+from leadpost.cli.queries import asked
 
 
 def metrics(

@@ -9,10 +9,10 @@ from rich.console import Console
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import read_account
-from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
-from leadpost.cli.files.looking import Question, ask
+from leadpost.cli.files.results import Query, make_query
 from leadpost.cli.outbox_url import existing
+from leadpost.cli.queries import querying
 from leadpost.outbox import Outbox
 
 
@@ -39,7 +39,7 @@ def reconcile(
 
     A match proves that an activity arrived. No match proves nothing for the first 12 hours; after
     that, the next run posts it again. All uncertain activities of the outbox are looked for, as one
-    may be taken for another. With a FILE, its results and rejects are written then. The exit code
+    may be taken for another. With a FILE, its results and rejects are also written. The exit code
     is 1 if some stay uncertain.
 
     Examples:
@@ -57,13 +57,13 @@ def reconcile(
         return f"looked for {looked[0]:,} of {looked[1]:,} uncertain activities"
 
     async def reconciling(opened: Outbox, _: str | None) -> dict[str, int]:
-        asking = querying(account, url, limit, sync=True)
-        async with asking as poster, counting(console, progress):
+        opening = querying(account, url, limit, sync=True)
+        async with opening as poster, counting(console, progress):
             found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
         return {state: found[state] for state in ("accepted", "pending", "uncertain")}
 
     words = "{accepted:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
-    question = Question(reconciling, f"{words} uncertain", left="uncertain")
+    query = Query(reconciling, f"{words} uncertain", left="uncertain")
     with logged(console, verbose=verbose):
-        asking = ask(question, file, url, account, console, batch=batch, as_json=as_json)
-        raise typer.Exit(asyncio.run(asking))
+        made = make_query(query, file, url, account, console, batch=batch, as_json=as_json)
+        raise typer.Exit(asyncio.run(made))

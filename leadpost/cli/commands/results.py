@@ -8,7 +8,7 @@ from rich.console import Console
 from leadpost.cli import options
 from leadpost.cli.account import read_account
 from leadpost.cli.console import logged
-from leadpost.cli.files.looking import look
+from leadpost.cli.files.results import show_results
 from leadpost.cli.outbox_url import existing
 
 
@@ -34,5 +34,5 @@ def results(
     account = read_account(env_file)
     console = Console(stderr=True)
     with logged(console, verbose=verbose):
-        looking = look(file, existing(outbox), account, console, batch=batch, as_json=as_json)
-        raise typer.Exit(asyncio.run(looking))
+        shown = show_results(file, existing(outbox), account, console, batch=batch, as_json=as_json)
+        raise typer.Exit(asyncio.run(shown))

@@ -8,8 +8,8 @@ import typer
 from leadpost import AsyncActivityPoster, RequestStatus
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
-from leadpost.cli.asking import asked
 from leadpost.cli.exits import Exit
+from leadpost.cli.queries import asked
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
 
 

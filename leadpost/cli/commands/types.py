@@ -13,9 +13,9 @@ from rich.text import Text
 
 from leadpost import ActivityField, ActivityType, AsyncActivityPoster
 from leadpost.cli import options
-from leadpost.cli.asking import asked
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.columns import PARAMETERS, known_target
+from leadpost.cli.queries import asked
 from leadpost.errors import ApplicationError, Rejected, UnexpectedAnswer
 
 

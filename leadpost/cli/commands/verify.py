@@ -8,10 +8,10 @@ from rich.console import Console
 from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.account import read_account
-from leadpost.cli.asking import querying
 from leadpost.cli.console import counting, logged
-from leadpost.cli.files.looking import Question, ask
+from leadpost.cli.files.results import Query, make_query
 from leadpost.cli.outbox_url import existing
+from leadpost.cli.queries import querying
 from leadpost.outbox import EntryState, Outbox
 
 
@@ -54,7 +54,7 @@ def verify(
             await opened.verify(poster, batch=name)
         return await found()
 
-    question = Question(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
+    query = Query(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
     with logged(console, verbose=verbose):
-        asking = ask(question, file, url, account, console, batch=batch, as_json=as_json)
-        raise typer.Exit(asyncio.run(asking))
+        made = make_query(query, file, url, account, console, batch=batch, as_json=as_json)
+        raise typer.Exit(asyncio.run(made))

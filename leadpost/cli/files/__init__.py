@@ -14,10 +14,10 @@ The path of a file, from top to bottom:
 3. `posting` shows the plan, asks where a guess could lose or duplicate an activity, and posts.
 4. `sending`. The `sender` puts new rows into the outbox (`entries`) and posts from there at the
    same time, with `progress` on the screen.
-5. `reporting`. `outputs` writes what became of each row, and `showing` says it. `looking` does that
+5. `reporting`. `outputs` writes what became of each row, and `showing` says it. `results` does that
    without posting.
 
-`posting` and `looking` run these steps. Each folder imports only from those above it.
+`posting` and `results` run these steps. Each folder imports only from those above it.
 
 No row is in memory: the rows of the file are in temporary files (`plan`), those of earlier runs
 beside them.

@@ -16,7 +16,6 @@ from leadpost.cli.exits import Exit, exit_of
 from leadpost.cli.files.comparing.comparison import Comparison, Difference, compared, differences
 from leadpost.cli.files.comparing.ledger import Batch, Ledger
 from leadpost.cli.files.comparing.options import Options
-from leadpost.cli.files.looking import echo_json, report, write_outputs
 from leadpost.cli.files.reporting.showing import (
     account_shown,
     arguments,
@@ -26,6 +25,7 @@ from leadpost.cli.files.reporting.showing import (
     problem_lines,
     warning_lines,
 )
+from leadpost.cli.files.results import echo_json, report, write_outputs
 from leadpost.cli.files.sending import entries
 from leadpost.cli.files.sending.sender import Sender
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals

@@ -46,7 +46,7 @@ _HOPELESS = (ConfigurationError, ConnectionFailed, OutageTimeout, Unauthorized)
 
 @define(kw_only=True)
 class Checks:
-    """What one run asks its account."""
+    """The queries of one run to its account."""
 
     poster: AsyncActivityPoster | None  # asks; None without keys, and nothing is asked then
     mode: Mode = "off"  # which findings make a row invalid; `off` to check nothing
@@ -54,7 +54,7 @@ class Checks:
     console: Console = field(factory=lambda: Console(stderr=True))  # where to say how long it takes
     limit: int = LIMIT
     # Whether nothing is going to be sent, so that no lead and no check is asked for.
-    is_looking: bool = False
+    only_results: bool = False
     facts: AccountFacts = field(factory=AccountFacts)
     # What was found and makes no row invalid, by column and kind.
     warnings: ProblemGroups = field(factory=ProblemGroups)
@@ -92,7 +92,7 @@ class Checks:
         Raises:
             LeadpostError: no lead can be looked up, as without a connection.
         """
-        if self.is_looking:
+        if self.only_results:
             return
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:

@@ -31,7 +31,7 @@ from leadpost.cli.outbox_url import is_missing, outbox_option
 from leadpost.outbox import Outbox, SharedTokenBucket
 
 _PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
-"""With a question that is asked before anything is sent."""
+"""With a query before anything is sent."""
 _ANEW = "Write the rejects again: leadpost results FILE, where FILE is the file that they came from"
 _EXAMPLES = 2000
 """The most edits that are looked at."""
@@ -87,8 +87,8 @@ async def compared(
             outbox = await stack.enter_async_context(Outbox(options.url, account))
             ledger = await Ledger(outbox, account.host).open()
             bucket = SharedTokenBucket(options.url, limit=options.limit)
-        asking = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
-        poster = await stack.enter_async_context(asking)
+        poster = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
+        await stack.enter_async_context(poster)
         stack.push_async_callback(poster.aclose, grace=0)  # it posts nothing
     checks = Checks(
         poster=poster,
@@ -96,13 +96,13 @@ async def compared(
         leads=Leads(options.create_leads, options.update_leads),
         console=Console(quiet=True) if options.quiet else console,
         limit=options.limit,
-        is_looking=options.is_looking,
+        only_results=options.only_results,
     )
     reading = await _reading(options, ledger, checks)
     own, keys = file.own_columns(reading)
     name = await _name(options, ledger, own, keys)
     batch = await ledger.batch(name) if ledger else None
-    if options.is_looking and batch is None:
+    if options.only_results and batch is None:
         path = options.path
         raise InputError(f"{path} was never posted from this outbox (batch {name})")
     if batch is not None and own:
@@ -141,7 +141,7 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
     if options.reads_as_before and ledger:
         stored = await ledger.batch(options.batch or name_of_file(options.path))
         if stored is not None:
-            if (before := stored.reading.as_options()) and not options.is_looking:
+            if (before := stored.reading.as_options()) and not options.only_results:
                 replace = "options that you give replace these"
                 say(checks.console, f"Read as before: {before} ({replace})")
             return stored.reading.over(options.reading)

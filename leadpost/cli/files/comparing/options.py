@@ -27,7 +27,7 @@ class Options:
     first: int | None = None  # how many rows to send at most
     skip_invalid: bool = False  # whether the valid rows are posted although others are invalid
     dry_run: bool = False
-    is_looking: bool = False  # whether to look only at what became of the rows
+    only_results: bool = False  # whether to report what became of the rows, and post nothing
     yes: bool = False
     wait: timedelta = timedelta(minutes=5)  # how long to wait while LeadSquared is away
     limit: int = LIMIT

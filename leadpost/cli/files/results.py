@@ -24,17 +24,17 @@ from leadpost.outbox import Outbox
 
 
 @frozen
-class Question:
-    """What LeadSquared is asked about entries before their results are shown."""
+class Query:
+    """A query about entries, before their results are shown."""
 
-    # Asks, given the outbox and the name of a batch, None for all entries; returns the number of
-    # entries that reached each state.
-    ask: Callable[[Outbox, str | None], Awaitable[Mapping[str, int]]]
+    # Makes its calls, given the outbox and the name of a batch, None for all entries; returns the
+    # number of entries that reached each state.
+    make: Callable[[Outbox, str | None], Awaitable[Mapping[str, int]]]
     words: str  # says that; a format string
     left: str  # the state of entries that need attention
 
 
-async def look(
+async def show_results(
     file: str,
     url: str,
     account: Account,
@@ -42,7 +42,7 @@ async def look(
     *,
     batch: str | None = None,
     as_json: bool = False,
-    question: Question | None = None,
+    query: Query | None = None,
 ) -> Exit:
     """
     Write and print the results of a file that was posted before.
@@ -54,7 +54,7 @@ async def look(
         console: Where to show that it is read.
         batch: The name of its batch.
         as_json: Whether standard output gets JSON.
-        question: What to ask first.
+        query: What to ask LeadSquared first.
 
     Returns:
         0 if all rows were accepted, 1 if some were not.
@@ -63,21 +63,21 @@ async def look(
         InputError: the file cannot be used, or was never posted.
     """
     options = Options(
-        path=file, url=url, batch=batch, as_json=as_json, is_looking=True, reads_as_before=True
+        path=file, url=url, batch=batch, as_json=as_json, only_results=True, reads_as_before=True
     )
     async with AsyncExitStack() as stack:
         found = await compared(options, account, console, stack)
         ledger = cast("Ledger", found.ledger)  # there is an account
-        if question is not None:
-            await question.ask(ledger.outbox, found.name)
+        if query is not None:
+            await query.make(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
         report(found, outputs)
         is_fine = outputs.accepted == len(found.plan.rows) and not outputs.has_failed
         return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT
 
 
-async def ask(
-    question: Question,
+async def make_query(
+    query: Query,
     file: str | None,
     url: str,
     account: Account,
@@ -86,21 +86,21 @@ async def ask(
     batch: str | None,
     as_json: bool,
 ) -> Exit:
-    """Ask about a file, see `look`, or about all entries; return 1 if some need attention."""
+    """Query a file, see `show_results`, or all entries; return 1 if some need attention."""
     if file is not None:
-        return await look(
-            file, url, account, console, batch=batch, as_json=as_json, question=question
+        return await show_results(
+            file, url, account, console, batch=batch, as_json=as_json, query=query
         )
     async with Outbox(url, account) as outbox:
-        found = await question.ask(outbox, batch)
+        found = await query.make(outbox, batch)
     if as_json:
         echo_json(found)
     else:
-        typer.echo(question.words.format_map(found))
-        if found[question.left]:
-            command = f"leadpost outbox list --state {question.left}{outbox_option(url)}"
+        typer.echo(query.words.format_map(found))
+        if found[query.left]:
+            command = f"leadpost outbox list --state {query.left}{outbox_option(url)}"
             typer.echo(f"See which: {command}")
-    return Exit.SOME_NOT if found[question.left] else Exit.ALL_ACCEPTED
+    return Exit.SOME_NOT if found[query.left] else Exit.ALL_ACCEPTED
 
 
 async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:

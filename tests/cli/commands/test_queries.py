@@ -90,7 +90,7 @@ def test_status_wants_ids() -> None:
     assert "Missing argument" in result.stderr
 
 
-def test_questions_take_tokens_of_the_bucket_that_all_runs_share(
+def test_queries_take_tokens_of_the_bucket_that_all_runs_share(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -99,7 +99,7 @@ def test_questions_take_tokens_of_the_bucket_that_all_runs_share(
         asked.append(f"{url} {limit}")
         return OpenBucket()
 
-    monkeypatch.setattr("leadpost.cli.asking.SharedTokenBucket", bucket)
+    monkeypatch.setattr("leadpost.cli.queries.SharedTokenBucket", bucket)
     for args in (["metrics"], ["types"], ["status", SUCCEEDED]):
         assert run(*args, "--outbox", "shared.db", env=keys_of(sandbox)).exit_code == 0
     assert asked == ["sqlite:///shared.db 25"] * 3

@@ -47,7 +47,7 @@ async def querying(
 
 
 def asked(
-    question: Callable[[AsyncActivityPoster], Awaitable[T]],
+    query: Callable[[AsyncActivityPoster], Awaitable[T]],
     env_file: Path | None,
     outbox: str | None,
     limit: int = LIMIT,
@@ -59,7 +59,7 @@ def asked(
     Run a query and return its result.
 
     Args:
-        question: The query, given a poster.
+        query: Makes its calls with a poster.
         env_file: See `read_account`.
         outbox: The outbox with the shared bucket.
         limit: Calls per 5 s.
@@ -68,9 +68,9 @@ def asked(
     """
     account, url = read_account(env_file), url_of(outbox)
 
-    async def asking() -> T:
+    async def answer() -> T:
         async with querying(account, url, limit, sync=sync) as poster:
-            return await question(poster)
+            return await query(poster)
 
     with logged(Console(stderr=True), verbose=verbose):
-        return asyncio.run(asking())
+        return asyncio.run(answer())
