@@ -28,7 +28,7 @@ _COLOURS = {"ok": "green", "failed": "red", "unknown": "yellow"}
 
 
 @frozen
-class Finding:
+class Line:
     """A line: `ok`, `failed` or `unknown`, what that means, and what to do."""
 
     verdict: Literal["ok", "failed", "unknown"]
@@ -40,7 +40,7 @@ class Finding:
 
 
 _HOW = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
-_UNSEEN = Finding("unknown", "only posting shows it", _HOW)
+_UNSEEN = Line("unknown", "only posting shows it", _HOW)
 
 
 @frozen
@@ -49,29 +49,29 @@ class Check:
 
     name: str
     setting: str = ""  # the attribute of the account, "" if there is none
-    call: Call | None = None  # returns a finding, or anything else if the setting is right
+    call: Call | None = None  # returns a line, or anything else if the setting is right
     path: str = ""  # the attribute to change if there is no such path, by default the setting
     keys: str = ""  # the variables to correct if the keys are rejected
     others: Sequence[tuple[str, object]] = ()  # settings with which the call may work
     replaces: str = ""  # the attribute that has the value of the setting in this call
 
 
-async def _hosts(poster: AsyncActivityPoster) -> Finding:
+async def _hosts(poster: AsyncActivityPoster) -> Line:
     account, user = poster.account, await poster.user()
     host, sync_host = (urlsplit(url).netloc for url in (account.host, account.sync_host))
     if account.is_loopback or user.async_host == host:
-        return Finding("ok", f"{host}, {user.sync_host}")
+        return Line("ok", f"{host}, {user.sync_host}")
     meaning = f"the account is at {user.sync_host}, so its async host should be {user.async_host}"
     remedy = f"set LEADPOST_HOST={user.async_host}, without LEADPOST_REGION"
     if user.sync_host == sync_host:
-        return Finding("unknown", meaning, remedy)
-    return Finding("failed", meaning, remedy, Exit.SOME_NOT)
+        return Line("unknown", meaning, remedy)
+    return Line("failed", meaning, remedy, Exit.SOME_NOT)
 
 
-async def _time_zone(poster: AsyncActivityPoster) -> Finding:
+async def _time_zone(poster: AsyncActivityPoster) -> Line:
     if zone := (await poster.user()).time_zone:
-        return Finding("ok", zone, f"for date-times of files without an offset: --timezone {zone}")
-    return Finding("unknown", "not in LeadSquared's answer", "name it: --timezone")
+        return Line("ok", zone, f"for date-times of files without an offset: --timezone {zone}")
+    return Line("unknown", "not in LeadSquared's answer", "name it: --timezone")
 
 
 async def _status(poster: AsyncActivityPoster) -> None:
@@ -79,13 +79,13 @@ async def _status(poster: AsyncActivityPoster) -> None:
         await poster.status(str(uuid4()))
 
 
-async def _shapes(poster: AsyncActivityPoster) -> Finding:
+async def _shapes(poster: AsyncActivityPoster) -> Line:
     await poster.find_lead("EmailAddress", f"{uuid4()}@example.com")
     codes = [kind.code for kind in await poster.activity_types() if kind.code]
     for code in codes[:1]:
         await poster.activity_type(code)
         await poster.activities_between(code, datetime.now(UTC), datetime.now(UTC))
-    return Finding("ok", f"leads, activities and {len(codes)} activity types can be read")
+    return Line("ok", f"leads, activities and {len(codes)} activity types can be read")
 
 
 _OWN_KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or LEADPOST_REGION, or activate the user"
@@ -111,18 +111,18 @@ CHECKS = (
 )
 
 
-async def diagnose(account: Account, outbox: str | None) -> list[Finding]:
+async def diagnose(account: Account, outbox: str | None) -> list[Line]:
     """Make the checks, with the bucket of an outbox, up to one after which all would fail."""
-    found: list[Finding] = []
+    found: list[Line] = []
     for check in CHECKS:
-        finding = await _made(check, account, url_of(outbox))
-        found.append(evolve(finding, name=check.name, setting=_variable(check.setting)))
-        if finding.exit_code in {Exit.KEYS_REJECTED, Exit.AWAY}:
+        line = await _made(check, account, url_of(outbox))
+        found.append(evolve(line, name=check.name, setting=_variable(check.setting)))
+        if line.exit_code in {Exit.KEYS_REJECTED, Exit.AWAY}:
             break
     return found
 
 
-async def _made(check: Check, account: Account, url: str) -> Finding:
+async def _made(check: Check, account: Account, url: str) -> Line:
     value = getattr(account, check.setting, "")
     replaced = {check.replaces: value} if check.replaces else {}
     if check.call is None:
@@ -130,7 +130,7 @@ async def _made(check: Check, account: Account, url: str) -> Finding:
     answer = await _answer(check.call, account, url, **replaced)
     setting = _variable(check.path or check.setting)
     match answer:
-        case Finding():
+        case Line():
             return answer
         case errors.ConnectionFailed():
             remedy = "check LEADPOST_REGION, LEADPOST_HOST, LEADPOST_SYNC_HOST, and your network"
@@ -141,14 +141,14 @@ async def _made(check: Check, account: Account, url: str) -> Finding:
         case errors.LeadpostError():
             needs_host = isinstance(answer, errors.ConfigurationError)
             remedy = "set LEADPOST_SYNC_HOST" if needs_host else "try again later"
-            return Finding("unknown", str(answer), remedy)
+            return Line("unknown", str(answer), remedy)
         case _:
-            return Finding("ok", _WORDS.get(value, value))
+            return Line("ok", _WORDS.get(value, value))
     for name, other in check.others:
         again = await _answer(check.call, account, url, **{name: other})
         if not isinstance(again, errors.LeadpostError):
             remedy = f"set {_variable(name)}={str(other).lower()}"
-    return Finding("failed", str(answer), remedy, exit_of(answer))
+    return Line("failed", str(answer), remedy, exit_of(answer))
 
 
 async def _answer(call: Call, account: Account, url: str, **changes: Any) -> object:
@@ -164,17 +164,17 @@ def _variable(setting: str) -> str:
     return f"LEADPOST_{setting.upper()}" if setting else ""
 
 
-def show(found: Sequence[Finding], *, as_json: bool = False) -> Exit:
+def show(found: Sequence[Line], *, as_json: bool = False) -> Exit:
     """Print what was found, and return the highest exit code."""
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found]))
+        typer.echo(json.dumps([asdict(line) for line in found]))
     for place, each in enumerate(() if as_json else found, 1):
         verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
         setting = f" ({each.setting})" if each.setting else ""
         typer.echo(f"{verdict}  {each.name:25}  {' '.join(each.meaning.split())[:300]}{setting}")
         if each.remedy and each.remedy not in [later.remedy for later in found[place:]]:
             typer.echo(f"{'':36}→ {each.remedy}")
-    return max((finding.exit_code for finding in found), default=Exit.ALL_ACCEPTED)
+    return max((line.exit_code for line in found), default=Exit.ALL_ACCEPTED)
 
 
 def doctor(

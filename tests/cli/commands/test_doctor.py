@@ -11,7 +11,7 @@ from documents import ROOT
 from files_support import Desk
 
 from leadpost import Account, AsyncActivityPoster, User
-from leadpost.cli.commands.doctor import CHECKS, Check, Finding
+from leadpost.cli.commands.doctor import CHECKS, Check, Line
 from leadpost.sandbox import Answer, Sandbox
 from leadpost.sandbox.endpoints import Call
 
@@ -81,7 +81,7 @@ async def test_the_right_hosts_are_named(
     monkeypatch.setattr(AsyncActivityPoster, "user", user)
     assert CHECKS[1].call is not None
     found = await CHECKS[1].call(AsyncActivityPoster(account))
-    assert isinstance(found, Finding)
+    assert isinstance(found, Line)
     assert found.verdict == verdict
     assert bool(found.exit_code) is (verdict == "failed")
     if verdict != "ok":

@@ -6,7 +6,7 @@ import pytest
 from files_support import Desk, cells, write_csv
 
 from leadpost.cli.account import keys_path, read_account
-from leadpost.cli.commands.doctor import Finding
+from leadpost.cli.commands.doctor import Line
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_a_malformed_key_is_refused(bare: Desk, key: str) -> None:
 
 
 def test_a_region_may_be_entered_in_any_case(bare: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nobody_is_asked(*_: object) -> list[Finding]:
+    async def nobody_is_asked(*_: object) -> list[Line]:
         return []
 
     monkeypatch.setattr("leadpost.cli.commands.setup.diagnose", nobody_is_asked)
