@@ -80,8 +80,9 @@ class Batch:
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
         """
-        Yield each outcome when it is known. Left early, nothing more is drawn, and what is in
-        flight finishes without it.
+        Yield each outcome when it is known.
+
+        If the caller leaves early, nothing more is drawn, and what is in flight finishes without it.
 
         Raises:
             Exception: what the source, the bucket or a hook of the client raised, after the

@@ -107,7 +107,7 @@ class Use:
 
     @contextmanager
     def watched(self) -> Generator[None]:
-        """Note how the call within ends."""
+        """Record how the call within ends."""
         try:
             yield
             self.is_answered = True
@@ -127,7 +127,7 @@ class Brakes:
     Args:
         limit: Tokens of the bucket.
         period: Seconds for which they rest.
-        emit: Hears `Paused` and `Resized`.
+        emit: Called with `Paused` and `Resized`.
 
     Attributes:
         rule: What decides on the size.

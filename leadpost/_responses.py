@@ -1,5 +1,5 @@
 """
-What an answer of LeadSquared's means: status and body become a result or an error.
+What an answer means: status and body become a result or an error.
 
 Pure functions. Whatever an answer holds, reading it ends in its result or in a `LeadpostError`.
 """

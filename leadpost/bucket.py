@@ -332,7 +332,7 @@ class _Use(Use):
     arrived_before: float
 
     def before_send(self) -> None:
-        """Note that the request is being sent."""
+        """Record that the request is being sent."""
         self.sent_at = self.loop.time()
 
 

@@ -58,20 +58,22 @@ def may_be(one: LeadActivity, activity: Mapping[str, Any], since: datetime) -> b
     return one.modified_on is None and own is not None and abs(at - own) <= ZONES_DIFFER
 
 
-def is_rival(other: object, activity: Mapping[str, Any], alike: Iterable[LeadActivity]) -> bool:
+def is_rival(
+    other: object, activity: Mapping[str, Any], candidates: Iterable[LeadActivity]
+) -> bool:
     """
-    Whether another entry may have brought one of the activities that an uncertain one may be.
+    Whether one of the candidates for an uncertain activity may belong to another entry.
 
     Args:
         other: The activity of another entry of the same lead; plain SQL may have put any JSON.
         activity: The uncertain activity.
-        alike: Its candidates.
+        candidates: Activities of the lead that may be the uncertain one.
     """
     return (
         is_mapping(other)
         and str(other.get("ActivityEvent")) == str(activity.get("ActivityEvent"))
         and words(activity) <= set(map(_plain, texts_in(other)))
-        and any(_fields_agree(one, other) for one in alike)
+        and any(_fields_agree(one, other) for one in candidates)
     )
 
 

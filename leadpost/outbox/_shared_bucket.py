@@ -262,7 +262,7 @@ class _Share:
         return use
 
     def give_back(self, use: _Use) -> None:
-        """Note that a call has ended."""
+        """Record that a call has ended."""
         self.in_use -= 1
         self._ended.append(use)
         self._news.set()

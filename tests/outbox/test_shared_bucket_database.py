@@ -172,7 +172,7 @@ async def test_a_process_frozen_in_a_transaction_does_not_stop_the_others(
 async def test_buckets_of_one_name_have_one_period(store_url: str) -> None:
     async with opened(store_url):
         other = bucket(store_url, period=1.0)
-        with pytest.raises(OutboxError, match=r"period of 0.5 s, not 1 s: give it another name"):
+        with pytest.raises(OutboxError, match=r"period of 0.5 s, not 1 s: use another name"):
             await other.open(account())
         with pytest.raises(OutboxError, match="another name"):  # and it remains closed
             await other.open(account())

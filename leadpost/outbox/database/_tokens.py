@@ -66,7 +66,7 @@ async def create(transaction: Transaction, limit: int, period: float) -> Row:
     if found != period:
         raise OutboxError(
             f"the bucket {transaction.always['bucket']} has a period of {found:g} s, not"
-            f" {period:g} s: give it another name"
+            f" {period:g} s: use another name"
         )
     return await read_row(transaction)
 

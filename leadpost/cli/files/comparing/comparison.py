@@ -142,7 +142,7 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
         stored = await ledger.batch(options.batch or name_of_file(options.path))
         if stored is not None:
             if (before := stored.reading.as_options()) and not options.only_results:
-                replace = "options that you give replace these"
+                replace = "options on the command line replace these"
                 say(checks.console, f"Read as before: {before} ({replace})")
             return stored.reading.over(options.reading)
     return options.reading
@@ -184,7 +184,7 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
     for row in found.plan.rows.read("known IS NULL"):
         raise InputError(
             f"{found.source.name}: line {row.line} was changed, and the column {KEY} is"
-            " missing or empty, so that nobody can tell which row it is. Write the rejects again:"
+            " missing or empty, so it is unknown which row it is. Write the rejects again:"
             f" leadpost results {batch.file}{outbox_option(found.options.url)}"
         )
 

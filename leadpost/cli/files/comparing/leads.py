@@ -1,8 +1,8 @@
 """
 The leads of the rows: which are looked up, and by which id or attributes a row is posted.
 
-Nothing here creates or changes a lead unless it was told to: an activity is posted by the id of the
-lead that was found.
+Without --create-leads and --update-leads, no lead is created or changed: an activity is posted by
+the id of the lead that was found.
 """
 
 from typing import Any, cast

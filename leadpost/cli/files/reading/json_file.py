@@ -90,7 +90,7 @@ class _Text:
             self._read_on()
 
     def take(self) -> str:
-        """Return the character that `peek` returned, and go on behind it."""
+        """Return the character that `peek` returned, and move past it."""
         self._move_to(self._at + 1)
         return self._text[self._at - 1]
 

@@ -1,4 +1,4 @@
-"""The entries of a batch's rows in the outbox: putting them, and taking them back."""
+"""The entries of a batch's rows in the outbox: putting and withdrawing them."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -72,7 +72,7 @@ def _without_value(problem: Problem) -> str:
 
 async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
     """
-    Take back rows that were not sent, by their numbers: nothing can send them any more.
+    Withdraw rows that were not sent, by their numbers: nothing can send them any more.
 
     Returns:
         How many stay, because they have been sent after all, or may have been.
