@@ -82,7 +82,7 @@ class Batch:
         """
         Yield each outcome when it is known.
 
-        If the caller leaves early, nothing more is drawn, and what is in flight finishes without it.
+        If the caller leaves early, nothing more is drawn; what is in flight finishes without it.
 
         Raises:
             Exception: what the source, the bucket or a hook of the client raised, after the

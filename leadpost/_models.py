@@ -246,7 +246,7 @@ class Activity:
         if self.activity_note is not None:
             payload["ActivityNote"] = self.activity_note
         if self.activity_datetime is not None:
-            payload["ActivityDateTime"] = vendor_datetime(self.activity_datetime)
+            payload["ActivityDateTime"] = leadsquared_datetime(self.activity_datetime)
         if self.fields:
             payload["Fields"] = [_written_item(name, value) for name, value in self.fields.items()]
         for name, value in self.extra.items():
@@ -265,7 +265,7 @@ def _lead_details(lead: Lead) -> list[Payload]:
     return [{"Attribute": name, "Value": _jsonable(value)} for name, value in details.items()]
 
 
-def vendor_datetime(moment: datetime) -> str:
+def leadsquared_datetime(moment: datetime) -> str:
     """Return an aware date-time in LeadSquared's form: `YYYY-MM-DD HH:MM:SS`, UTC."""
     utc = moment.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(sep=" ", timespec="seconds")
@@ -285,7 +285,7 @@ def _jsonable(value: object) -> object:
     if isinstance(value, (str, int, float)):
         return value
     if isinstance(value, datetime):
-        return vendor_datetime(value)
+        return leadsquared_datetime(value)
     if is_mapping(value):
         return {name: _jsonable(item) for name, item in value.items()}
     if is_list(value):

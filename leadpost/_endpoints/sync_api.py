@@ -24,7 +24,7 @@ from leadpost._endpoints.values import (
     texts_in,
     unexpected,
 )
-from leadpost._models import Item, Lead, lead_key, vendor_datetime
+from leadpost._models import Item, Lead, lead_key, leadsquared_datetime
 from leadpost._responses import ApiResponse, get, raise_for_error
 from leadpost._validation import is_list, is_mapping
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
@@ -292,8 +292,8 @@ def activities_between(
     query = {
         "Parameter": {
             "ActivityEvent": code,
-            "FromDate": vendor_datetime(start),
-            "ToDate": vendor_datetime(end),
+            "FromDate": leadsquared_datetime(start),
+            "ToDate": leadsquared_datetime(end),
         },
         "Paging": {"PageIndex": page, "PageSize": LONG_PAGE},
         "Sorting": {"ColumnName": "ProspectActivityId", "Direction": 0},
