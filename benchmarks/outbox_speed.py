@@ -44,7 +44,7 @@ from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database, _calls, _edits, _entries, _settling
 from leadpost.outbox.database import Store as Entries
 from leadpost.outbox.database._calls import Claim, Result
-from leadpost.outbox.database._settling import Check, Verdict
+from leadpost.outbox.database._settling import AcceptedEntry, Verdict
 
 ACCOUNT = "speed"
 STATES = ("pending", "accepted", "succeeded")
@@ -108,7 +108,7 @@ class Filled:
         self._keys = iter(range(count, 10 * count))
         self._random = Random(1)
         self._claims: list[Claim] = []
-        self._checks: list[Check] = []
+        self._accepted: list[AcceptedEntry] = []
 
     async def fill(self) -> float:
         """Put the entries, and return the rate, in entries a second."""
@@ -179,10 +179,10 @@ class Filled:
         assert await self._write(record)
 
     async def _ask(self) -> None:
-        self._checks.append(await self._write(_settling.claim_check, waits=[10.0]))
+        self._accepted.append(await self._write(_settling.claim_accepted, waits=[10.0]))
 
     async def _settle(self) -> None:
-        settle = partial(_settling.settle, of=self._checks.pop(), before="accepted")
+        settle = partial(_settling.settle, of=self._accepted.pop(), before="accepted")
         assert await self._write(settle, verdict=Verdict("succeeded", activity_id=str(uuid4())))
 
     async def _put(self) -> None:

@@ -133,10 +133,10 @@ async def shared(store_url: str) -> AsyncIterator[SharedTokenBucket]:
 
 
 @pytest.fixture
-def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make workers verify at once, not after minutes."""
     monkeypatch.setattr(_verifier, "WAITS", (0.02, 0.05))
-    monkeypatch.setattr("leadpost.outbox._worker._FIRST_CHECK", 0.0)
+    monkeypatch.setattr("leadpost.outbox._worker._FIRST_QUERY", 0.0)
     monkeypatch.setattr(_verifier, "_POLL", 0.05)
 
 
@@ -153,10 +153,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 @pytest.fixture
 def desk(
-    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, quick_checks: None
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, quick_queries: None
 ) -> Desk:
     """A working directory with files, a bucket without a limit, and statuses asked for at once."""
-    del quick_checks
+    del quick_queries
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)

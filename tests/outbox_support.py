@@ -25,7 +25,7 @@ WHEN = datetime(2026, 11, 1, 10, 30, tzinfo=UTC)
 
 table = sa.table(
     "leadpost_entries",
-    *map(sa.column, ("id", "account", "key", "activity", "state", "due_at", "checks", "call_id")),
+    *map(sa.column, ("id", "account", "key", "activity", "state", "due_at", "queries", "call_id")),
     *map(sa.column, ("put_at", "changed_at", "sent_at", "ends_by", "request_id", "activity_id")),
     *map(sa.column, ("calls", "failures", "error_type", "message")),
 )

@@ -23,7 +23,7 @@ from leadpost.errors import (
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reachability import Reachability, described
 from leadpost.outbox.database import Store, _settling
-from leadpost.outbox.database._settling import Check, Verdict
+from leadpost.outbox.database._settling import AcceptedEntry, Verdict
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
 """
@@ -87,19 +87,19 @@ class Verifier:
         Returns:
             Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
         """
-        due = await self._store.read(_settling.next_check, self._batch)
+        due = await self._store.read(_settling.next_query, self._batch)
         if due is None or due > 0:
             return due and min(due, _POLL)
-        check = await self._store.write(_settling.claim_check, WAITS, self._batch)
-        if check is None:  # others ask about all that are due
+        entry = await self._store.write(_settling.claim_accepted, WAITS, self._batch)
+        if entry is None:  # others ask about all that are due
             return _POLL
         try:
-            verdict = await self._ask(check)
+            verdict = await self._ask(entry)
         except (Unavailable, NotSent) as error:
             return self._postpone(error)
         self._status_api.answered()
         if verdict is not None and await self._store.write(
-            _settling.settle, check, "accepted", verdict
+            _settling.settle, entry, "accepted", verdict
         ):
             self._reached[verdict.state] += 1
         return 0.0
@@ -109,18 +109,18 @@ class Verifier:
         self._status_api.failed(error)
         return _POLL
 
-    async def _ask(self, check: Check) -> Verdict | None:
+    async def _ask(self, entry: AcceptedEntry) -> Verdict | None:
         """Return LeadSquared's answer about an entry, None if it is not final."""
-        if check.request_id is None:  # reconciling found the activity itself
+        if entry.request_id is None:  # reconciling found the activity itself
             return Verdict("succeeded", "the lead has it")
         await self._before_query()
         try:
-            status = await self._poster.status(check.request_id)
+            status = await self._poster.status(entry.request_id)
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:
             _log.warning(
-                "outbox: entry %d: its status cannot be read: %s", check.id, described(error)
+                "outbox: entry %d: its status cannot be read: %s", entry.id, described(error)
             )
             return None
         if not status.final:

@@ -65,7 +65,7 @@ _LOCKED = 0.05
 """Seconds to wait if the due entries are locked by others, or were just claimed by them."""
 _UNREACHABLE = 5.0
 """Seconds of failing connections after which a drain ends, if no call was answered."""
-_FIRST_CHECK = 5.0
+_FIRST_QUERY = 5.0
 """Seconds from the acceptance of a request to the first query for its status."""
 
 _log = logging.getLogger("leadpost")
@@ -277,7 +277,7 @@ class Worker:
         else:
             self._host.answered()
             self._others_succeed = True
-            result = Result("accepted", request_id=request_id, due_in=_FIRST_CHECK)
+            result = Result("accepted", request_id=request_id, due_in=_FIRST_QUERY)
             await self._record(call, result)
 
     async def _claim(self, call: _Call) -> Item:

@@ -217,9 +217,9 @@ async def test_a_mixed_batch_keeps_its_order(sandbox: Sandbox) -> None:
 
 
 async def test_an_outbox_posts_and_verifies_them_like_any_other(
-    sandbox: Sandbox, tmp_path: Path, quick_checks: None
+    sandbox: Sandbox, tmp_path: Path, quick_queries: None
 ) -> None:
-    del quick_checks
+    del quick_queries
     posts = mixed(6)
     async with Outbox(f"sqlite+aiosqlite:///{tmp_path}/store.db", sandbox.account()) as outbox:
         await outbox.put_many(posts)

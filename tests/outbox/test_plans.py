@@ -53,10 +53,10 @@ async def claimed(transaction: Transaction) -> None:
 
 
 async def checked(transaction: Transaction) -> None:
-    check = await _settling.claim_check(transaction, [10.0, 20.0])
-    assert check is not None
+    entry = await _settling.claim_accepted(transaction, [10.0, 20.0])
+    assert entry is not None
     verdict = _settling.Verdict("succeeded", activity_id="a1")
-    assert await _settling.settle(transaction, check, "accepted", verdict)
+    assert await _settling.settle(transaction, entry, "accepted", verdict)
 
 
 async def looked_after(transaction: Transaction) -> None:
@@ -89,7 +89,7 @@ STEADY: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "of a batch": within_a_transaction(of_a_batch),
     "list and count a batch": listed_and_counted,
     "ask and settle": within_a_transaction(checked),
-    "next check": within_a_transaction(_settling.next_check),
+    "next query": within_a_transaction(_settling.next_query),
     "is posting": within_a_transaction(_settling.is_posting),
     "looking after": within_a_transaction(looked_after),
     "put": lambda outbox: outbox.put(activity(2), key="new"),

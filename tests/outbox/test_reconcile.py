@@ -42,7 +42,7 @@ NOW = timedelta(0)
 
 OTHER_LEAD = "3f0c1d52-7a54-4c1e-9b5a-0d6f2b7e9a11"
 
-pytestmark = pytest.mark.usefixtures("quick_checks")
+pytestmark = pytest.mark.usefixtures("quick_queries")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from leadpost.outbox.database import _settling
 from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Sandbox
 
-pytestmark = pytest.mark.usefixtures("quick_checks")
+pytestmark = pytest.mark.usefixtures("quick_queries")
 
 
 @pytest.fixture

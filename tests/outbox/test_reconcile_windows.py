@@ -32,7 +32,7 @@ from leadpost.sandbox.answers import Answer, RejectedError, error, unauthorized,
 from leadpost.sandbox.checks import Span
 from leadpost.sandbox.queue import Queue
 
-pytestmark = pytest.mark.usefixtures("quick_checks")
+pytestmark = pytest.mark.usefixtures("quick_queries")
 
 LONG_AGO = SETTLE + timedelta(hours=1)
 

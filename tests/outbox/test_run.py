@@ -113,9 +113,9 @@ async def test_the_log_has_the_counts_of_each_minute(
 
 
 async def test_a_run_verifies_reconciles_and_prunes(
-    outbox: Outbox, sandbox: Sandbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, sandbox: Sandbox, quick_queries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del quick_checks
+    del quick_queries
     monkeypatch.setattr(_worker, "SETTLE", timedelta(0))
     await outbox.put_many(map(noted, range(1, 4)))
     hour = timedelta(seconds=0.2)
@@ -133,9 +133,9 @@ async def test_a_run_verifies_reconciles_and_prunes(
 
 
 async def test_a_run_may_leave_verifying_and_reconciling_to_others(
-    outbox: Outbox, quick_checks: None
+    outbox: Outbox, quick_queries: None
 ) -> None:
-    del quick_checks
+    del quick_queries
     vendor = Vendor()
     await outbox.put(activity(1))
     await changed(outbox, state="uncertain", ends_by=0)
@@ -149,12 +149,12 @@ async def test_a_run_may_leave_verifying_and_reconciling_to_others(
 
 async def test_a_wrong_status_path_does_not_end_a_run_and_is_tried_again(
     outbox: Outbox,
-    quick_checks: None,
+    quick_queries: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A gateway may answer 404 or 403 in passing."""
-    del quick_checks
+    del quick_queries
     monkeypatch.setattr(_verifier, "_PAUSE", 0.1)
     is_wrong = True
 
@@ -175,9 +175,9 @@ async def test_a_wrong_status_path_does_not_end_a_run_and_is_tried_again(
 
 
 async def test_a_page_of_html_in_place_of_a_status_does_not_end_a_run(
-    outbox: Outbox, sandbox: Sandbox, quick_checks: None, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, sandbox: Sandbox, quick_queries: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    del quick_checks
+    del quick_queries
     is_maintained = True
 
     async def behind_a_proxy(request: httpx.Request) -> httpx.Response:
@@ -204,9 +204,9 @@ async def test_a_page_of_html_in_place_of_a_status_does_not_end_a_run(
 
 
 async def test_pending_posts_have_four_fifths_of_the_tokens(
-    outbox: Outbox, quick_checks: None, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, quick_queries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del quick_checks
+    del quick_queries
     monkeypatch.setattr("leadpost.outbox._verifier.WAITS", (0.0,))
     calls: list[str] = []
 

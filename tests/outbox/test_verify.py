@@ -29,11 +29,11 @@ from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
 from leadpost.outbox import Outbox, _verifier
 from leadpost.outbox.database import _settling
-from leadpost.outbox.database._settling import Check, Verdict
+from leadpost.outbox.database._settling import AcceptedEntry, Verdict
 from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Sandbox
 
-pytestmark = pytest.mark.usefixtures("quick_checks")
+pytestmark = pytest.mark.usefixtures("quick_queries")
 
 
 @pytest.fixture
@@ -206,17 +206,17 @@ async def test_a_run_verifies_again_once_the_database_is_back(
     outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried, is_back = asyncio.Event(), asyncio.Event()
-    claim_check = _settling.claim_check
+    claim_accepted = _settling.claim_accepted
 
-    async def gone(*args: Any) -> Check | None:
+    async def gone(*args: Any) -> AcceptedEntry | None:
         tried.set()
         if is_back.is_set():
-            return await claim_check(*args)
+            return await claim_accepted(*args)
         raise OutboxUnavailable("the server is away")
 
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):
-        monkeypatch.setattr(_settling, "claim_check", gone)
+        monkeypatch.setattr(_settling, "claim_accepted", gone)
         async with working(outbox.run(posting)):
             await tried.wait()
             is_back.set()
@@ -231,7 +231,7 @@ async def test_an_activity_belongs_to_only_one_entry(outbox: Outbox, sandbox: Sa
     for number in (1, 2):
         settle = partial(
             _settling.settle,
-            of=_settling.Check(number, call_ids[number - 1], None),
+            of=_settling.AcceptedEntry(number, call_ids[number - 1], None),
             before="accepted",
             verdict=_settling.Verdict("succeeded", activity_id="a1"),
         )
@@ -248,7 +248,7 @@ async def test_a_late_answer_does_not_apply_to_a_later_call(
     failed = _settling.Verdict("failed")
     settle = partial(_settling.settle, before="accepted", verdict=failed)
     for call_id, is_it in (("first", False), ("second", True)):
-        of = _settling.Check(1, call_id, None)
+        of = _settling.AcceptedEntry(1, call_id, None)
         assert await outbox._store.write(partial(settle, of=of)) == is_it
 
 
@@ -289,10 +289,10 @@ async def test_an_entry_that_is_posted_again_is_verified_again(outbox: Outbox) -
         await posted(outbox, sandbox, Activity(LEAD, 207))
         async with poster_to(sandbox) as posting, within(20):
             assert await outbox.verify(posting) == {"failed": 1}
-    await changed(outbox, checks=7)
+    await changed(outbox, queries=7)
     assert await outbox.retry("failed") == 1
-    checks = sa.select(table.c.checks, table.c.request_id)
-    found = await outbox._database.read(lambda connection: connection.execute(checks))
+    query = sa.select(table.c.queries, table.c.request_id)
+    found = await outbox._database.read(lambda connection: connection.execute(query))
     assert found.one() == (0, None)
 
 
@@ -307,17 +307,17 @@ async def test_two_that_record_the_same_activity_at_once_end_no_worker(
         is_written, may_commit = asyncio.Event(), asyncio.Event()
 
         async def slowly(transaction: Transaction) -> bool:
-            check = Check(first, None, "r1")
-            done = await _settling.settle(transaction, check, "accepted", verdict)
+            entry = AcceptedEntry(first, None, "r1")
+            done = await _settling.settle(transaction, entry, "accepted", verdict)
             is_written.set()
             await may_commit.wait()
             return done
 
         recording = asyncio.create_task(one._store.write(slowly))
         await is_written.wait()
-        check = Check(second, None, "r2")
+        entry = AcceptedEntry(second, None, "r2")
         waiting = asyncio.create_task(
-            other._store.write(_settling.settle, check, "accepted", verdict)
+            other._store.write(_settling.settle, entry, "accepted", verdict)
         )
         await asyncio.sleep(0.5)
         may_commit.set()

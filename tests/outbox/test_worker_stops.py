@@ -39,7 +39,7 @@ async def test_a_cancelled_run_asks_for_no_more_statuses(
 ) -> None:
     monkeypatch.setattr(_verifier, "WAITS", (0.0,))
     monkeypatch.setattr(_verifier, "_POLL", 0.01)
-    monkeypatch.setattr(_worker, "_FIRST_CHECK", 0.0)
+    monkeypatch.setattr(_worker, "_FIRST_QUERY", 0.0)
     answer, started, asked = asyncio.Event(), asyncio.Event(), list[httpx.Request]()
     held = held_until(answer, started)
 

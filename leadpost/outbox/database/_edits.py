@@ -14,7 +14,7 @@ REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")
 """States of entries that were not accepted."""
 
 _AGAIN = """
-    state = 'pending', changed_at = {now}, due_at = 0, request_id = NULL, failures = 0, checks = 0
+    state = 'pending', changed_at = {now}, due_at = 0, request_id = NULL, failures = 0, queries = 0
 """
 
 

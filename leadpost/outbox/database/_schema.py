@@ -40,7 +40,7 @@ CREATE TABLE leadpost_entries (
     due_at DOUBLE PRECISION DEFAULT 0 NOT NULL, -- the earliest time to send or verify it
     calls INTEGER DEFAULT 0 NOT NULL,
     failures INTEGER DEFAULT 0 NOT NULL, -- calls that count as failures
-    checks INTEGER DEFAULT 0 NOT NULL, -- queries for its status
+    queries INTEGER DEFAULT 0 NOT NULL, -- queries for its status
     call_id TEXT, -- of its latest call
     sent_at DOUBLE PRECISION,
     ends_by DOUBLE PRECISION, -- when its latest call must have ended

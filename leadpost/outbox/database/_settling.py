@@ -16,7 +16,7 @@ from leadpost.outbox.database._sql import Transaction, storable
 
 
 @frozen
-class Check:
+class AcceptedEntry:
     """An accepted entry that is due to be verified."""
 
     id: int
@@ -51,9 +51,9 @@ class Verdict:
     activity_id: str | None = None
 
 
-async def claim_check(
+async def claim_accepted(
     transaction: Transaction, waits: Sequence[float], batch: str | None = None
-) -> Check | None:
+) -> AcceptedEntry | None:
     """
     Return the accepted entry that is due first, and set when it is due next.
 
@@ -64,7 +64,7 @@ async def claim_check(
     claimed = await transaction.execute(
         f"""
         UPDATE leadpost_entries
-        SET checks = checks + 1, due_at = {{now}} + CASE checks {cases} ELSE {waits[-1]} END
+        SET queries = queries + 1, due_at = {{now}} + CASE queries {cases} ELSE {waits[-1]} END
         WHERE id = (
             SELECT id FROM leadpost_entries
             WHERE account = :account AND state = 'accepted' AND due_at <= {{now}} {of_batch(batch)}
@@ -75,10 +75,10 @@ async def claim_check(
         batch=batch,
     )
     row = claimed.one_or_none()
-    return None if row is None else Check(*row)
+    return None if row is None else AcceptedEntry(*row)
 
 
-async def next_check(transaction: Transaction, batch: str | None = None) -> float | None:
+async def next_query(transaction: Transaction, batch: str | None = None) -> float | None:
     """Return the seconds until the next query is due, None if no entry is accepted."""
     query = f"""
         SELECT min(due_at) - {{now}} FROM leadpost_entries
@@ -152,7 +152,7 @@ async def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[
 
 async def settle(
     transaction: Transaction,
-    of: Check | UncertainEntry,
+    of: AcceptedEntry | UncertainEntry,
     before: EntryState,
     verdict: Verdict,
 ) -> bool:
