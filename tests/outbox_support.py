@@ -119,5 +119,5 @@ async def working(worker: Coroutine[Any, Any, Any]) -> AsyncGenerator[asyncio.Ta
         running.result()
 
 
-async def told(outbox: Outbox) -> list[tuple[str, str | None]]:
+async def messages(outbox: Outbox) -> list[tuple[str, str | None]]:
     return [(entry.state, entry.message) async for entry in outbox.entries()]

@@ -106,9 +106,11 @@ async def test_an_entry_that_may_have_been_accepted_is_not_replaced(
 ) -> None:
     await outbox.put_many(map(activity, (1, 2)), keys=["one", "two"])
     await executed(outbox, sa.text(f"UPDATE leadpost_entries SET state = '{state}' WHERE id = 1"))
-    with pytest.raises(KeyConflict, match="1 keys cannot be replaced: unknown, or already") as told:
+    with pytest.raises(
+        KeyConflict, match="1 keys cannot be replaced: unknown, or already"
+    ) as caught:
         await outbox.replace({"two": activity(5), "one": activity(6)})
-    assert told.value.keys == ("one",)
+    assert caught.value.keys == ("one",)
     found = [entry.activity["ActivityEvent"] async for entry in outbox.entries()]
     assert found == [1, 2]
 
@@ -123,9 +125,9 @@ async def test_a_pending_entry_that_may_have_arrived_is_not_replaced(outbox: Out
 async def test_all_are_replaced_or_none(outbox: Outbox) -> None:
     rows = [f"{number:04}" for number in range(1200)]
     await outbox.put_many([activity(1)] * 1200, keys=rows)
-    with pytest.raises(KeyConflict) as told:
+    with pytest.raises(KeyConflict) as caught:
         await outbox.replace({key: activity(2) for key in [*rows, "unknown"]})
-    assert told.value.keys == ("unknown",)
+    assert caught.value.keys == ("unknown",)
     with pytest.raises(InvalidActivity):
         await outbox.replace({"0000": activity(2), "0001": {}})
     assert {e.activity["ActivityEvent"] async for e in outbox.entries()} == {1}
@@ -163,11 +165,11 @@ async def test_no_log_shows_a_replaced_activity(
     caplog.set_level(logging.DEBUG)
     await outbox.put(activity(1, activity_note="private"), key="confidential")
     await outbox.replace({"confidential": activity(1, activity_note="private too")})
-    with pytest.raises(KeyConflict) as told:
+    with pytest.raises(KeyConflict) as caught:
         await outbox.replace({"secret": activity(1)})
     for text in ("private", "confidential"):
         assert text not in caplog.text
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
 async def test_the_result_of_a_call_in_flight_during_a_retry_is_recorded(outbox: Outbox) -> None:

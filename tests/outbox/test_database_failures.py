@@ -286,15 +286,16 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize(("state", "told"), STATES.items(), ids=STATES)
+@pytest.mark.parametrize(("state", "expected"), STATES.items(), ids=STATES)
 def test_the_sqlstate_decides_whether_a_failure_is_temporary(
-    state: str, told: tuple[bool, str]
+    state: str, expected: tuple[bool, str]
 ) -> None:
+    is_temporary, named = expected
     failure = asyncpg.PostgresError.new({"C": state, "M": "private"})
     error = outbox_error(failure, parse_url("postgresql://db/crm"))
-    assert isinstance(error, OutboxUnavailable) is told[0]
+    assert isinstance(error, OutboxUnavailable) is is_temporary
     assert str(error).startswith("postgresql://db/crm: ")
-    assert told[1] in str(error)
+    assert named in str(error)
     assert f"({state})" in str(error)
     assert "private" not in str(error)
 

@@ -17,13 +17,13 @@ from outbox_support import (
     ACME,
     WHEN,
     changed,
+    messages,
     noted,
     posted,
     poster,
     poster_to,
     states,
     table,
-    told,
 )
 from support import LEAD, Vendor, answers, within
 
@@ -96,7 +96,7 @@ async def test_an_entry_that_did_not_arrive_is_pending_again_when_it_can_no_long
 ) -> None:
     sandbox = await make_uncertain("cut-before", noted(1))
     assert await reconciled(outbox, sandbox, timedelta(hours=1)) == {"uncertain": 1}
-    assert await told(outbox) == [
+    assert await messages(outbox) == [
         ("uncertain", "the lead does not have it yet; it may still arrive")
     ]
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
@@ -122,7 +122,7 @@ async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
     async with poster_to(sandbox) as posting:
         await outbox.drain(posting)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
+    assert "may be that of another entry" in ((await messages(outbox))[0][1] or "")
     async with poster_to(sandbox) as posting, within(20):
         await outbox.verify(posting)
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
@@ -133,7 +133,7 @@ async def test_without_note_and_date_time_a_similar_activity_proves_nothing(
 ) -> None:
     sandbox = await make_uncertain("cut-after", Activity(LEAD, 201))
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "no note or date-time to compare" in ((await told(outbox))[0][1] or "")
+    assert "no note or date-time to compare" in ((await messages(outbox))[0][1] or "")
 
 
 async def test_without_note_and_date_time_it_is_pending_again_if_nothing_is_similar(
@@ -150,7 +150,7 @@ async def test_an_entry_whose_lead_cannot_be_read_stays_uncertain(outbox: Outbox
     await outbox.put(noted(1))
     await outbox.drain(posting)
     assert await outbox.reconcile(posting, settle=NOW) == {"uncertain": 1}
-    assert "cannot be read" in ((await told(outbox))[0][1] or "")
+    assert "cannot be read" in ((await messages(outbox))[0][1] or "")
 
 
 async def test_an_entry_that_is_retried_meanwhile_is_left_alone(
@@ -165,7 +165,7 @@ async def test_an_entry_that_is_retried_meanwhile_is_left_alone(
     async with poster_to(sandbox) as posting:
         monkeypatch.setattr(posting, "lead_activities", meanwhile)
         assert await outbox.reconcile(posting, settle=NOW) == {}
-    assert [state for state, _ in await told(outbox)] == ["pending"]
+    assert [state for state, _ in await messages(outbox)] == ["pending"]
 
 
 async def test_rejected_keys_end_reconciling(outbox: Outbox) -> None:
@@ -197,7 +197,7 @@ async def test_an_activity_may_be_of_an_entry_that_succeeded_without_its_id(
         assert await outbox.verify(posting) == {"succeeded": 1}
     await changed(outbox, activity_id=None)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
+    assert "may be that of another entry" in ((await messages(outbox))[0][1] or "")
 
 
 async def test_as_many_activities_as_entries_prove_that_all_arrived(
@@ -218,7 +218,7 @@ async def test_an_unknown_activity_of_its_type_and_time_keeps_it_uncertain(
         await posting.post(noted(2))  # by whoever else
     await asyncio.sleep(0.05)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "which may be this one: look at the lead" in ((await told(outbox))[0][1] or "")
+    assert "which may be this one: look at the lead" in ((await messages(outbox))[0][1] or "")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ async def test_any_entry_that_matches_the_same_activity_counts(
     sandbox = await make_uncertain("cut-before", doubtful)
     await posted(outbox, sandbox, known)
     assert await reconciled(outbox, sandbox, NOW) == {"uncertain": 1}
-    assert "may be that of another entry" in ((await told(outbox))[0][1] or "")
+    assert "may be that of another entry" in ((await messages(outbox))[0][1] or "")
 
 
 async def test_an_entry_of_long_ago_does_not_count(
@@ -280,7 +280,7 @@ async def test_an_entry_without_an_activity_event_stays_uncertain(outbox: Outbox
     )
     await outbox._database.write(lambda connection: connection.exec_driver_sql(insert))
     assert await outbox.reconcile(poster(Vendor())) == {"uncertain": 1}
-    assert await told(outbox) == [
+    assert await messages(outbox) == [
         ("uncertain", "it has no ActivityEvent, so it cannot be looked for")
     ]
 

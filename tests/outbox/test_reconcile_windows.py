@@ -17,10 +17,10 @@ from outbox_support import (
     OWN_CALL,
     changed,
     executed,
+    messages,
     poster,
     poster_to,
     table,
-    told,
 )
 from support import Vendor, within
 
@@ -166,7 +166,7 @@ async def test_entries_that_may_still_arrive_cost_no_call_beside_the_window(outb
     await make_all_uncertain(outbox, timedelta(minutes=1))
     with Sandbox(limit=None) as sandbox:
         assert await reconciled(outbox, sandbox) == ({"uncertain": 10}, 1)
-    assert {message for _, message in await told(outbox)} == {
+    assert {message for _, message in await messages(outbox)} == {
         "the lead does not have it yet; it may still arrive"
     }
 
@@ -230,7 +230,7 @@ async def test_an_activity_on_a_lead_without_an_id_stays_uncertain(outbox: Outbo
     await outbox.put(Activity(Lead.find_or_create("EmailAddress", "ada@example.com"), 201, "note"))
     await make_all_uncertain(outbox)
     assert await outbox.reconcile(poster(vendor)) == {"uncertain": 1}
-    assert await told(outbox) == [
+    assert await messages(outbox) == [
         ("uncertain", "it names no lead's id, so it cannot be looked for")
     ]
     assert not vendor.requests

@@ -16,12 +16,12 @@ from outbox_support import (
     ACME,
     changed,
     executed,
+    messages,
     noted,
     posted,
     poster,
     poster_to,
     table,
-    told,
     working,
 )
 from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
@@ -266,7 +266,7 @@ async def test_the_reason_of_a_failure_is_stored_without_keys_and_not_logged(
     await outbox.drain(posting)
     async with within(20):
         assert await outbox.verify(posting) == {"failed": 1}
-    assert await told(outbox) == [("failed", "note 'private words' of ***")]
+    assert await messages(outbox) == [("failed", "note 'private words' of ***")]
     assert "private" not in caplog.text
 
 
