@@ -166,6 +166,12 @@ def desk(
 
 
 @pytest.fixture
+def calls(desk: Desk) -> Path:
+    """The path of a file on the desk."""
+    return desk.folder / "calls.csv"
+
+
+@pytest.fixture
 def log_above_the_transport() -> Iterator[StringIO]:
     """All logs of any level, except those of httpcore, which quotes what a server sent."""
     with logged(lambda record: not record.name.startswith("httpcore")) as log:

@@ -128,3 +128,32 @@ class Desk:
         assert code == 3
         self.sandbox._gateway.next_fates.clear()
         assert len(self.sandbox.posted()) >= count
+
+
+def rows(*numbers: int) -> list[dict[str, str]]:
+    return [cells(number) for number in numbers]
+
+
+def notes(*numbers: int) -> list[str]:
+    return sorted(f"Note {number}" for number in numbers)
+
+
+def bad(number: int) -> dict[str, str]:
+    return cells(number, ActivityEvent="x")
+
+
+def posted(desk: Desk, path: Path, *numbers: int) -> Path:
+    """A file of these rows, posted."""
+    assert desk.post(write_csv(path, rows(*numbers)))[0] == 0
+    return path
+
+
+def rejects_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rejects.csv")
+
+
+def with_rejects(desk: Desk, calls: Path, *numbers: int) -> list[dict[str, str]]:
+    """Post three rows, of which these are bad, and return the rejects."""
+    write_csv(calls, [bad(n) if n in numbers else cells(n) for n in range(3)])
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    return read_csv(rejects_of(calls))

@@ -1,0 +1,284 @@
+"""Stories 15 to 28: daily files, several files, outboxes, keys and formats."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import unicodedata
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from files_support import (
+    HEADER,
+    Desk,
+    cells,
+    keys_of,
+    lead,
+    notes,
+    posted,
+    rows,
+    write_csv,
+    write_xlsx,
+)
+
+
+def test_15_of_a_daily_file_the_overlap_is_skipped_and_counted(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1, 2)
+    code, said = desk.post(write_csv(calls, rows(2, 3, 4)))
+    assert code == 0
+    assert "2 new, 1 posted before" in said
+    assert desk.notes() == notes(0, 1, 2, 3, 4)
+
+
+def test_16_the_same_leads_with_new_dates_are_a_batch_of_their_own(desk: Desk, calls: Path) -> None:
+    def day(number: int) -> list[dict[str, str]]:
+        return [row | {"ActivityDateTime": f"2026-11-{number} 09:00"} for row in rows(0, 1, 2)]
+
+    assert desk.post(write_csv(calls, day(27)), "--batch", "2026-11-27")[0] == 0
+    write_csv(calls, day(28))
+    desk.stopped_after(1, calls, "--batch", "2026-11-28")
+    assert desk.post(calls, "--batch", "2026-11-28")[0] == 0
+    assert desk.notes() == notes(0, 0, 1, 1, 2, 2)
+
+
+def test_17_of_an_append_only_export_only_what_is_new_is_posted_also_after_pruning(
+    desk: Desk, calls: Path
+) -> None:
+    posted(desk, calls, 0, 1)
+    assert desk.run("verify").exit_code == 0
+    assert "entries deleted: 2" in desk.run("outbox", "prune", "--older-than", "0s").output
+    assert desk.post(write_csv(calls, rows(0, 1, 2)))[0] == 0
+    assert desk.notes() == notes(0, 1, 2)
+    assert desk.states(calls) == ["accepted", "accepted", "accepted"]
+    assert desk.post(write_csv(desk.folder / "copy.csv", rows(0)))[0] == 2
+
+
+def test_18_files_that_overlap_on_purpose(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1)
+    other = write_csv(desk.folder / "other.csv", rows(0, 1, 2))
+    code, said = desk.post(other)
+    assert code == 2
+    assert "2 rows were posted before, in calls.csv" in said
+    desk.stopped_after(1, other, "--duplicates", "post")
+    assert desk.post(other, "--duplicates", "post")[0] == 0
+    assert desk.notes() == notes(0, 0, 1, 1, 2)
+    assert desk.post(other, "--duplicates", "post")[0] == 0
+    assert desk.notes() == notes(0, 0, 1, 1, 2)
+
+
+@pytest.mark.parametrize("how", ["rename", "copy"])
+def test_19_unsent_rows_go_with_a_file_that_is_renamed(desk: Desk, calls: Path, how: str) -> None:
+    write_csv(calls, rows(0, 1, 2))
+    desk.stopped_after(1, calls)
+    new = desk.folder / "november.csv"
+    if how == "rename":
+        calls.rename(new)
+    else:
+        new.write_bytes(calls.read_bytes())
+    code, said = desk.post(new)
+    assert code == 2
+    assert "1 row was posted before, in calls.csv" in said
+    assert "2 unsent rows of another file: moved here" in said
+    assert desk.post(new, "--duplicates", "skip")[0] == 0
+    assert desk.notes() == notes(0, 1, 2)
+    if how == "copy":
+        code, said = desk.post(calls, "--duplicates", "skip")
+        assert code == 0, said
+        assert desk.notes() == notes(0, 1, 2)
+
+
+def test_19_a_file_that_is_moved_to_another_folder_is_the_same(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1)
+    folder = desk.folder / "archive"
+    folder.mkdir()
+    moved = calls.rename(folder / calls.name)
+    code, said = desk.post(moved)
+    assert (code, "nothing new" in said) == (0, True)
+    assert desk.notes() == notes(0, 1)
+
+
+def test_19_an_edit_is_seen_under_another_file_name(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1, 2)
+    calls.with_name("calls.csv.results.csv").unlink()
+    renamed = calls.rename(desk.folder / "november.csv")
+    code, said = desk.post(write_csv(renamed, [cells(0, ActivityNote="edited"), *rows(1, 2, 3)]))
+    assert code == 2
+    assert "1 row looks like an edit of a posted one, 1 is new" in said
+    assert "ActivityNote Note 0 → edited (line 2) in 1 row" in said
+    assert "2 rows were posted before, in calls.csv" in said
+    assert desk.post(renamed, "--duplicates", "skip")[0] == 0
+    assert desk.notes() == notes(0, 1, 2, 3)
+
+
+def test_20_a_row_that_was_not_sent_yet_is_edited_and_another_deleted(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, rows(0, 1, 2))
+    desk.stopped_after(1, calls)
+    left = next(iter(desk.notes()))
+    number = int(left.split()[1])
+    edited, _ = (n for n in range(3) if n != number)
+    table = [cells(number), cells(edited, ActivityNote="edited")]
+    code, said = desk.post(write_csv(calls, table))
+    assert code == 0
+    assert "2 unsent rows gone from the file: withdrawn" in said
+    assert desk.notes() == sorted([left, "edited"])
+
+
+def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, rows(0, 1))
+    desk.sandbox.fail(*["keys-refused"] * 50)
+    assert desk.post(calls)[0] == 3
+    desk.sandbox._gateway.next_fates.clear()
+    with closing(sqlite3.connect(desk.outbox)) as database, database:
+        database.execute("UPDATE leadpost_entries SET error_type = 'DeliveryUncertain'")
+    write_csv(calls, rows(1, 2))
+    code, said = desk.post(calls)
+    assert code == 2
+    assert "1 unsent row of this file may have been sent meanwhile" in said
+    assert desk.post(calls)[0] == 0
+    assert desk.notes() == notes(1, 2)
+
+
+def test_21_results_beside_the_file_say_more_than_the_outbox(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1, 2)
+    code, said = desk.post(calls, "--outbox", "another.db")
+    assert code == 2
+    assert "calls.csv.results.csv counts 3 rows of it as posted, but this outbox has none" in said
+    assert desk.notes() == notes(0, 1, 2)
+    calls.with_name("calls.csv.results.csv").write_text("line,state\n2,invalid\n")
+    code, said = desk.post(calls, "--outbox", "another.db")
+    assert (code, len(desk.notes())) == (0, 6), said
+
+
+def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted(desk, calls, 0, 1)
+    desk.sandbox.access_key = "u$rANOTHER"
+    taken = {"accessKey": "u$rsandbox-access", "secretKey": "sandbox-secret"}
+
+    def key(_: object, name: str) -> str:
+        return taken[name]
+
+    monkeypatch.setattr("leadpost.sandbox.gateway._key", key)
+    desk.environment |= keys_of(desk.sandbox)
+    code, said = desk.post(calls)
+    assert code == 2
+    assert "2 rows were posted before, in calls.csv, 2 of them with other keys" in said
+    assert desk.post(calls, "--duplicates", "post")[0] == 0
+    assert desk.notes() == notes(0, 0, 1, 1)
+
+
+def test_23_another_time_zone_is_shown_and_asked_about(desk: Desk, calls: Path) -> None:
+    table = [row | {"ActivityDateTime": "2026-11-28 14:05"} for row in rows(0, 1, 2)]
+    write_csv(calls, table)
+    assert desk.run("post", calls, "--timezone", "Asia/Kolkata").exit_code == 0
+    code, said = desk.post(calls)
+    assert code == 2
+    assert (
+        "ActivityDateTime 2026-11-28 08:35:00 UTC → 2026-11-28 14:05:00 UTC (line 2) in 3 rows"
+        in said
+    )
+    done = desk.run("post", calls, "--ignore-others")
+    assert done.exit_code == 2
+    assert "ActivityDateTime: 3 rows, such as line 2" in done.output
+    assert "An earlier run of" in done.output
+    assert "--timezone Asia/Kolkata" in done.output
+    done = desk.run("post", calls)
+    assert done.exit_code == 0
+    assert "Read as before: --timezone Asia/Kolkata" in done.output
+    assert "3 rows were posted" in done.output
+    assert desk.run("post", calls, "--timezone", "+05:30").exit_code == 0
+    assert desk.notes() == notes(0, 1, 2)
+
+
+def test_24_the_same_leads_with_another_event_are_asked_about_once(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1)
+    again = ("--set", "ActivityEvent=202")
+    code, said = desk.post(calls, *again)
+    assert code == 2
+    assert "ActivityEvent 201 → 202 (line 2) in 2 rows" in said
+    assert desk.post(calls, *again, "--duplicates", "post")[0] == 0
+    assert desk.post(calls, *again)[0] == 0
+    assert desk.post(calls)[0] == 0
+    assert [p["ActivityEvent"] for p in desk.sandbox.posted()] == [201, 201, 202, 202]
+    assert desk.post(calls, "--set", "ActivityEvent=203", "--batch", "second round")[0] == 0
+
+
+def test_25_the_same_data_in_another_format_are_the_same_activities(desk: Desk) -> None:
+    table = [[row[name] for name in HEADER] for row in rows(0, 1)]
+    book = write_xlsx(desk.folder / "calls.xlsx", [HEADER, *table])
+    assert desk.post(book)[0] == 0
+    write_xlsx(book, [HEADER, *reversed(table)])
+    assert desk.post(book)[0] == 0
+    text = desk.folder / "calls.csv"
+    assert desk.post(write_csv(text, rows(0, 1)), "--batch", "calls.xlsx")[0] == 0
+    values = [
+        {
+            **{name: row[name] for name in HEADER[:4]},
+            "ActivityEvent": 201,
+            "Fields": [{"SchemaName": "mx_Custom_1", "Value": row["mx_Custom_1"]}],
+        }
+        for row in rows(0, 1)
+    ]
+    (desk.folder / "calls.json").write_text(json.dumps(values))
+    code, said = desk.post(desk.folder / "calls.json")
+    assert code == 2
+    assert "2 rows were posted before, in calls.xlsx" in said
+    assert desk.notes() == notes(0, 1)
+
+
+def test_26_an_ignored_helper_column_has_no_effect(desk: Desk, calls: Path) -> None:
+    posted(desk, calls, 0, 1)
+    table = [row | {"Checked": "yes"} for row in rows(0, 1)]
+    code, said = desk.post(write_csv(calls, table), "--ignore", "Checked")
+    assert (code, "nothing new" in said) == (0, True)
+    assert desk.notes() == notes(0, 1)
+
+
+def test_27_how_a_text_is_typed_does_not_matter_and_it_goes_out_so(desk: Desk, calls: Path) -> None:
+    typed = "Caf\xe9\nagreed"
+    assert desk.post(write_csv(calls, [cells(0, ActivityNote=typed)]))[0] == 0
+    other = unicodedata.normalize("NFD", f"  {typed} ").replace("\n", "\r\n")
+    row = cells(0, ActivityNote=other, RelatedProspectId=f" {lead(0).upper()} ")
+    code, said = desk.post(write_csv(calls, [row]))
+    assert (code, "nothing new" in said) == (0, True)
+    assert desk.notes() == [typed]
+    assert desk.post(calls, "--batch", "again", "--duplicates", "post")[0] == 0
+    assert desk.notes() == sorted([typed, other])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--duplicates", "skip"), ("--duplicates", "post"), ("--first", "9"), ("--skip-invalid",)],
+)
+def test_28_the_same_command_after_a_stop_resumes_it(
+    desk: Desk, calls: Path, options: tuple[str, ...]
+) -> None:
+    posted(desk, desk.folder / "before.csv", 0)
+    write_csv(calls, rows(5, 6, 7))
+    desk.stopped_after(2, calls, *options)
+    assert desk.post(calls, *options)[0] == 0
+    assert desk.notes() == notes(0, 5, 6, 7)
+
+
+def test_28_a_run_is_resumed_without_the_options_that_say_how_the_file_is_read(
+    desk: Desk, calls: Path
+) -> None:
+    table = [
+        {"Id": row["RelatedProspectId"], "Agent": "Ann", "When": f"28/11/2026 14:0{n}"}
+        for n, row in enumerate(rows(0, 1, 2))
+    ]
+    write_csv(calls, table)
+    options = ["--map", "Id=Lead Id", "--map", "When=Activity Date", "--ignore", "Agent"]
+    options += ["--set", "ActivityEvent=201", "--date-format", "%d/%m/%Y %H:%M"]
+    assert desk.run("post", calls, *options, "--timezone", "UTC", "--first", "2").exit_code == 0
+    done = desk.run("post", calls, LEADPOST_TIMEZONE="+05:30")
+    assert done.exit_code == 0, done.output
+    assert "Read as before: --timezone UTC --date-format '%d/%m/%Y %H:%M'" in done.output
+    moments = [p["ActivityDateTime"] for p in desk.sandbox.posted()]
+    assert sorted(moments) == [f"2026-11-28 14:0{n}:00" for n in range(3)]
