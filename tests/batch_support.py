@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
-from support import Vendor, account, activity, number_in
+from support import LeadSquared, account, activity, number_in
 
 from leadpost import Activity, AsyncActivityPoster, RetryPolicy
 
 STEADY = RetryPolicy(jitter=0)
 
 
-def poster_to(vendor: Vendor, **options: Any) -> AsyncActivityPoster:
+def poster_to(leadsquared: LeadSquared, **options: Any) -> AsyncActivityPoster:
     options.setdefault("retry", STEADY)
-    return AsyncActivityPoster(account(), client=vendor.client(), **options)
+    return AsyncActivityPoster(account(), client=leadsquared.client(), **options)
 
 
 def numbered(count: int) -> Iterator[Activity]:
@@ -37,6 +37,6 @@ def refuse(*numbers: int, with_: httpx.Response) -> Any:
     async def answer(request: httpx.Request) -> httpx.Response:
         if number_in(request) in numbers:
             return with_
-        return await Vendor().answer(request)
+        return await LeadSquared().answer(request)
 
     return answer

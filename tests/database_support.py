@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from support import Vendor, account, activity
+from support import LeadSquared, account, activity
 
 from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.outbox import Outbox
@@ -147,7 +147,7 @@ async def lasting_at_most(limit: float) -> AsyncGenerator[None]:
 
 
 def posting() -> AsyncActivityPoster:
-    return AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
+    return AsyncActivityPoster(account(), client=LeadSquared().client(), bucket=OpenBucket())
 
 
 async def outbox_of(url: str, connections: int = 4) -> Outbox:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 from batch_support import numbered, numbered_list, poster_to
-from support import Vendor, accept, activity, now, number_in
+from support import LeadSquared, accept, activity, now, number_in
 
 from leadpost import AsyncActivityPoster, BatchError, OpenBucket, Outcome, RetryPolicy
 
@@ -52,7 +52,7 @@ def posts_by(bad: int, fault: Fault) -> Callable[[httpx.Request], Awaitable[http
     return answer
 
 
-class Outage(Vendor):
+class Outage(LeadSquared):
     """
     A LeadSquared that answers posts with a fault from `begins` until `ends`.
 
@@ -120,10 +120,10 @@ async def attempt(poster: AsyncActivityPoster, *numbers: int) -> None:
 
 
 @asynccontextmanager
-async def away(vendor: Outage, **options: Any) -> AsyncGenerator[AsyncActivityPoster]:
+async def away(leadsquared: Outage, **options: Any) -> AsyncGenerator[AsyncActivityPoster]:
     """Open a poster in an outage: three of its posts have just failed."""
     options.setdefault("bucket", OpenBucket())
-    async with poster_to(vendor, **options) as poster:
+    async with poster_to(leadsquared, **options) as poster:
         posts = [asyncio.create_task(poster.post(activity(n))) for n in (901, 902, 903)]
         while not poster.is_away:
             await asyncio.sleep(0.1)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from attrs import evolve
-from support import LEAD, Vendor, accept, account, within
+from support import LEAD, LeadSquared, accept, account, within
 
 from leadpost import Activity, AsyncActivityPoster, OpenBucket, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox
@@ -33,9 +33,9 @@ OWN_CALL = sa.cast(table.c.id, sa.Text)
 """For `changed`: a call id of each entry's own."""
 
 
-def poster(vendor: Vendor, **options: Any) -> AsyncActivityPoster:
+def poster(leadsquared: LeadSquared, **options: Any) -> AsyncActivityPoster:
     chosen: dict[str, Any] = {"bucket": OpenBucket(), "retry": QUICK} | options
-    return AsyncActivityPoster(account(name=ACME), client=vendor.client(), **chosen)
+    return AsyncActivityPoster(account(name=ACME), client=leadsquared.client(), **chosen)
 
 
 def poster_to(sandbox: Sandbox, **options: Any) -> AsyncActivityPoster:

@@ -174,7 +174,7 @@ async def accept(request: httpx.Request) -> httpx.Response:
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
-class Vendor:
+class LeadSquared:
     """
     LeadSquared without sockets: records each request and its arrival, and answers it.
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from support import Vendor, account, activity
+from support import LeadSquared, account, activity
 
 from leadpost import Account, AsyncActivityPoster, OpenableBucket, OpenBucket, Priority, TokenBucket
 
@@ -47,7 +47,7 @@ def test_only_a_bucket_that_can_be_opened_is_openable() -> None:
 async def test_the_poster_opens_it_for_its_account_and_closes_it_at_the_end() -> None:
     bucket = Noting()
     ours = account()
-    async with AsyncActivityPoster(ours, client=Vendor().client(), bucket=bucket) as poster:
+    async with AsyncActivityPoster(ours, client=LeadSquared().client(), bucket=bucket) as poster:
         assert bucket.account is ours
         await poster.post(activity(1))
     assert bucket.done == ["opened", "taken", "given back", "closed"]
@@ -55,8 +55,8 @@ async def test_the_poster_opens_it_for_its_account_and_closes_it_at_the_end() ->
 
 async def test_it_is_closed_after_abandoned_calls_have_ended() -> None:
     bucket = Noting()
-    vendor = Vendor(there=0.2)
-    async with AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket) as poster:
+    leadsquared = LeadSquared(there=0.2)
+    async with AsyncActivityPoster(account(), client=leadsquared.client(), bucket=bucket) as poster:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(poster.post(activity(1)), 0.1)
     assert bucket.done == ["opened", "taken", "given back", "closed"]
@@ -64,8 +64,8 @@ async def test_it_is_closed_after_abandoned_calls_have_ended() -> None:
 
 async def test_it_is_closed_after_a_call_that_is_cut_off() -> None:
     bucket = Noting()
-    vendor = Vendor(there=60.0)
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket)
+    leadsquared = LeadSquared(there=60.0)
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=bucket)
     await poster.__aenter__()
     post = asyncio.create_task(poster.post(activity(1)))
     await asyncio.sleep(0.1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, activity, always, run_virtual
+from support import LEAD, LeadSquared, account, activity, always, run_virtual
 
 from leadpost import (
     Activity,
@@ -94,7 +94,7 @@ def row(number: int) -> dict[str, Any]:
     return {"ProspectActivityId": f"a{number:05}", "RelatedProspectId": LEAD}
 
 
-def pages_of(rows: int, *, counts_pages: bool = False) -> Vendor:
+def pages_of(rows: int, *, counts_pages: bool = False) -> LeadSquared:
     """Answer with as many rows, in pages that begin with 1."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -103,18 +103,18 @@ def pages_of(rows: int, *, counts_pages: bool = False) -> Vendor:
         number = len(page) if counts_pages else rows
         return httpx.Response(200, json={"RecordCount": number, "List": page})
 
-    return Vendor(answer)
+    return LeadSquared(answer)
 
 
-def read(vendor: Vendor, **options: Any) -> list[LeadActivity] | None:
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+def read(leadsquared: LeadSquared, **options: Any) -> list[LeadActivity] | None:
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     return run_virtual(poster.activities_between(206, START, START, **options))
 
 
 def test_the_query_and_the_answer_have_the_shape_of_public_integrations() -> None:
-    vendor = Vendor(always(httpx.Response(200, json=ANSWER)))
-    (found,) = read(vendor) or []
-    (request,) = vendor.requests
+    leadsquared = LeadSquared(always(httpx.Response(200, json=ANSWER)))
+    (found,) = read(leadsquared) or []
+    (request,) = leadsquared.requests
     assert request.url.path == "/v2/ProspectActivity.svc/CustomActivity/RetrieveByActivityEvent"
     assert json.loads(request.content) == {
         "Parameter": {
@@ -137,19 +137,19 @@ def test_the_query_and_the_answer_have_the_shape_of_public_integrations() -> Non
 @pytest.mark.parametrize(("rows", "calls"), [(0, 1), (999, 1), (1000, 2), (2500, 3)])
 @pytest.mark.parametrize("counts_pages", [False, True])
 def test_all_pages_are_read(rows: int, calls: int, *, counts_pages: bool) -> None:
-    vendor = pages_of(rows, counts_pages=counts_pages)
-    found = read(vendor) or []
+    leadsquared = pages_of(rows, counts_pages=counts_pages)
+    found = read(leadsquared) or []
     assert [a.activity_id for a in found] == [f"a{n:05}" for n in range(rows)]
-    assert len(vendor.requests) == calls
+    assert len(leadsquared.requests) == calls
 
 
 @pytest.mark.parametrize(("counts_pages", "calls"), [(False, 1), (True, 2)])
 def test_most_calls_ends_the_reading_after_the_first_page_that_exceeds_it(
     *, counts_pages: bool, calls: int
 ) -> None:
-    vendor = pages_of(2500, counts_pages=counts_pages)
-    assert read(vendor, most_calls=2) is None
-    assert len(vendor.requests) == calls
+    leadsquared = pages_of(2500, counts_pages=counts_pages)
+    assert read(leadsquared, most_calls=2) is None
+    assert len(leadsquared.requests) == calls
     assert len(read(pages_of(2500), most_calls=3) or ()) == 2500
 
 
@@ -160,11 +160,11 @@ def test_most_calls_ends_the_reading_after_the_first_page_that_exceeds_it(
 )
 def test_fewer_activities_than_counted_is_an_error(counted: int, returned: int, calls: int) -> None:
     body = {"RecordCount": counted, "List": [row(n) for n in range(returned)]}
-    vendor = Vendor(always(httpx.Response(200, json=body)))
+    leadsquared = LeadSquared(always(httpx.Response(200, json=body)))
     message = f"LeadSquared counts {counted} activities but returned {returned};"
     with pytest.raises(UnexpectedAnswer, match=message):
-        read(vendor)
-    assert len(vendor.requests) == calls
+        read(leadsquared)
+    assert len(leadsquared.requests) == calls
 
 
 def test_a_moment_without_a_time_zone_raises() -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from batch_support import numbered, poster_to, refuse
 from support import (
-    Vendor,
+    LeadSquared,
     VirtualLoop,
     accept,
     account,
@@ -52,16 +52,16 @@ async def test_rejected_keys_or_a_wrong_url_stop_the_batch_at_once(
     stopping: httpx.Response, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "leadpost")
-    vendor = Vendor(refuse(30, with_=stopping), there=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(refuse(30, with_=stopping), there=0.1)
+    async with poster_to(leadsquared) as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many(numbered(1000))
     outcomes = caught.value.outcomes
     assert len(outcomes) == 1000
     assert type(outcomes[29].error) is kind
-    assert len(vendor.requests) <= 50
+    assert len(leadsquared.requests) <= 50
     accepted = [o for o in outcomes if o.state == "accepted"]
-    assert len(accepted) == len(vendor.requests) - 1
+    assert len(accepted) == len(leadsquared.requests) - 1
     assert {type(o.error) for o in outcomes[60:]} == {NotSent}
     assert now() < 11
     assert f"the batch stops sending: {kind.__name__}" in caplog.text
@@ -75,10 +75,10 @@ async def test_a_spent_daily_quota_stops_the_batch_when_the_time_of_the_first_ca
     spent = httpx.Response(429, headers={"Retry-After": "86400"})
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        return spent if len(vendor.requests) > 100 else await accept(request)
+        return spent if len(leadsquared.requests) > 100 else await accept(request)
 
-    vendor = Vendor(answer, there=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(answer, there=0.1)
+    async with poster_to(leadsquared) as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many(numbered(500))
     outcomes = caught.value.outcomes
@@ -87,7 +87,7 @@ async def test_a_spent_daily_quota_stops_the_batch_when_the_time_of_the_first_ca
     assert {type(o.error) for o in outcomes[100:150]} <= {RateLimited, NotSent}
     assert {type(o.error) for o in outcomes[150:]} == {NotSent}
     # 25 were refused at once, and one trial a minute after that.
-    assert len(vendor.requests) <= 100 + 25 + 6
+    assert len(leadsquared.requests) <= 100 + 25 + 6
     assert now() < 330
     assert "the batch stops sending: RateLimited" in caplog.text
 
@@ -95,8 +95,8 @@ async def test_a_spent_daily_quota_stops_the_batch_when_the_time_of_the_first_ca
 @virtual
 async def test_a_retry_waiting_when_the_batch_stops_ends_with_its_own_error() -> None:
     script = answers(httpx.Response(500), httpx.Response(401))
-    vendor = Vendor(script)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(script)
+    async with poster_to(leadsquared) as poster:
         outcomes = [o async for o in poster.post_stream(numbered(30))]
     errors = {o.index: type(o.error) for o in outcomes if o.error}
     assert errors[0] is ServerError
@@ -105,10 +105,10 @@ async def test_a_retry_waiting_when_the_batch_stops_ends_with_its_own_error() ->
 
 @virtual
 async def test_stop_ends_drawing_and_waiting_but_not_calls_in_flight() -> None:
-    vendor = Vendor(refuse(1, with_=httpx.Response(500)), there=1.0)
+    leadsquared = LeadSquared(refuse(1, with_=httpx.Response(500)), there=1.0)
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(0.5, stop.set)
-    async with poster_to(vendor) as poster:
+    async with poster_to(leadsquared) as poster:
         outcomes = [o async for o in poster.post_stream(numbered(500), stop=stop)]
     assert now() < 2
     states = [o.state for o in sorted(outcomes, key=lambda o: o.index)]
@@ -117,7 +117,7 @@ async def test_stop_ends_drawing_and_waiting_but_not_calls_in_flight() -> None:
     assert {str(o.error) for o in outcomes if o.state == "not_sent"} == {
         "stopped before anything was sent"
     }
-    assert len(vendor.requests) == 25
+    assert len(leadsquared.requests) == 25
 
 
 @virtual
@@ -125,7 +125,7 @@ async def test_a_stop_in_the_same_loop_iteration_as_a_time_out_ends_all_waits() 
     stop = asyncio.Event()
     bucket = TokenBucket(3)
     # Three fail at once; their retries wait for tokens until their time is over, at 2 s.
-    vendor = Vendor(answers(*[httpx.Response(500)] * 3))
+    leadsquared = LeadSquared(answers(*[httpx.Response(500)] * 3))
     policy = RetryPolicy(max_time=2, jitter=0)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -136,7 +136,7 @@ async def test_a_stop_in_the_same_loop_iteration_as_a_time_out_ends_all_waits() 
         loop.jump(0.1)
 
     loop.call_at(1.95, block)
-    async with poster_to(vendor, bucket=bucket, retry=policy) as poster:
+    async with poster_to(leadsquared, bucket=bucket, retry=policy) as poster:
         outcomes = [o async for o in poster.post_stream(numbered(50), stop=stop)]
     assert sorted(o.state for o in outcomes) == ["failed"] * 3 + ["not_sent"]
 
@@ -149,7 +149,7 @@ async def test_stop_ends_the_wait_for_the_next_activity_of_a_source() -> None:
 
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(3, stop.set)
-    async with poster_to(Vendor()) as poster:
+    async with poster_to(LeadSquared()) as poster:
         outcomes = [o async for o in poster.post_stream(source(), stop=stop)]
     assert [o.request_id for o in outcomes] == ["r1"]
 
@@ -161,7 +161,7 @@ async def test_an_error_of_the_source_is_raised_and_no_request_id_is_lost(error:
         yield from numbered(30)
         raise error
 
-    async with poster_to(Vendor(there=0.1)) as poster:
+    async with poster_to(LeadSquared(there=0.1)) as poster:
         stream = poster.post_stream(source())
         outcomes = [await anext(stream) for _ in range(30)]
         with pytest.raises(type(error), match="row"):
@@ -185,7 +185,7 @@ async def test_an_error_of_a_source_that_is_stopped_is_raised_too() -> None:
 
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(3, stop.set)
-    async with poster_to(Vendor()) as poster:
+    async with poster_to(LeadSquared()) as poster:
         stream = poster.post_stream(source(), stop=stop)
         assert (await anext(stream)).request_id == "r1"
         with pytest.raises(OSError, match="closed"):
@@ -211,7 +211,9 @@ async def test_a_broken_bucket_ends_the_wait_for_the_next_activity_of_a_source()
     class FailsInRetry(Broken):
         left = 1
 
-    async with poster_to(Vendor(answers(httpx.Response(500))), bucket=FailsInRetry()) as poster:
+    async with poster_to(
+        LeadSquared(answers(httpx.Response(500))), bucket=FailsInRetry()
+    ) as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many(source())
     assert isinstance(caught.value.exceptions[-1], LookupError)
@@ -228,8 +230,8 @@ async def test_a_bucket_that_breaks_before_a_retry_leaves_what_the_first_attempt
     class FailsInRetry(Broken):
         left = 1
 
-    vendor = Vendor(answers(first))
-    async with poster_to(vendor, bucket=FailsInRetry(), on_uncertain="retry") as poster:
+    leadsquared = LeadSquared(answers(first))
+    async with poster_to(leadsquared, bucket=FailsInRetry(), on_uncertain="retry") as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many([activity(1)])
     assert [outcome.state for outcome in caught.value.outcomes] == [state]
@@ -238,7 +240,7 @@ async def test_a_bucket_that_breaks_before_a_retry_leaves_what_the_first_attempt
 
 @virtual
 async def test_a_broken_bucket_ends_the_batch_with_every_outcome() -> None:
-    async with poster_to(Vendor(there=0.1), bucket=Broken()) as poster:
+    async with poster_to(LeadSquared(there=0.1), bucket=Broken()) as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many(numbered(100))
     states = [o.state for o in caught.value.outcomes]
@@ -254,7 +256,7 @@ async def test_a_source_that_raises_cancelled_error_ends_the_batch_without_a_han
         raise asyncio.CancelledError
 
     outcomes: list[str | None] = []
-    async with poster_to(Vendor(there=0.1)) as poster:
+    async with poster_to(LeadSquared(there=0.1)) as poster:
         stream = poster.post_stream(source())
         outcomes.append((await anext(stream)).request_id)
         with pytest.raises(RuntimeError, match="cancelled a worker"):
@@ -272,12 +274,12 @@ async def test_a_source_that_yields_within_a_time_out_ends_the_batch_and_loses_n
                 yield activity(number)
                 await asyncio.sleep(0.4)
 
-    vendor = Vendor(there=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(there=0.1)
+    async with poster_to(leadsquared) as poster:
         with pytest.raises(BatchError) as caught:
             await poster.post_many(source())
     found = [o.request_id for o in caught.value.outcomes if o.state == "accepted"]
-    assert found == [f"r{number}" for number in vendor.numbers]
+    assert found == [f"r{number}" for number in leadsquared.numbers]
 
 
 @pytest.mark.parametrize("where", ["source", "client"])
@@ -299,7 +301,7 @@ async def test_a_base_exception_of_the_source_or_client_ends_the_batch_without_a
             raise Failed
         yield from numbered(100)
 
-    async with poster_to(Vendor(fail if where == "client" else accept)) as poster:
+    async with poster_to(LeadSquared(fail if where == "client" else accept)) as poster:
         stream = poster.post_stream(source())
         states = {(await anext(stream)).state}
 
@@ -317,38 +319,38 @@ async def test_a_base_exception_of_the_source_or_client_ends_the_batch_without_a
 async def test_leaving_the_stream_early_ends_its_tasks_but_not_the_calls_in_flight(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vendor = Vendor(there=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(there=0.1)
+    async with poster_to(leadsquared) as poster:
         stream = poster.post_stream(numbered(500))
         first = await anext(stream)
         await stream.aclose()
         left_at = now()
         await asyncio.sleep(1)
         assert len(asyncio.all_tasks()) == 1
-        assert max(vendor.arrivals) <= left_at + 0.1
-        for number in set(vendor.numbers) - {first.index + 1}:
+        assert max(leadsquared.arrivals) <= left_at + 0.1
+        for number in set(leadsquared.numbers) - {first.index + 1}:
             assert f"RequestID r{number}" in caplog.text
 
 
 @virtual
 async def test_what_a_hook_of_the_client_stops_before_sending_was_not_sent() -> None:
-    vendor = Vendor(accept)
+    leadsquared = LeadSquared(accept)
 
     async def stop(_: httpx.Request) -> None:
         raise KeyError("a hook")
 
-    async with vendor.client() as client:
+    async with leadsquared.client() as client:
         client.event_hooks = {"request": [stop]}
         poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
         with pytest.raises(BatchError) as caught:
             await poster.post_many([activity(1)])
     assert [outcome.state for outcome in caught.value.outcomes] == ["not_sent"]
-    assert vendor.requests == []
+    assert leadsquared.requests == []
 
 
 @virtual
 async def test_of_several_errors_the_first_is_raised() -> None:
-    vendor = Vendor(accept, there=1.0)
+    leadsquared = LeadSquared(accept, there=1.0)
 
     async def fail(_: httpx.Response) -> None:
         raise KeyError("the second")
@@ -357,7 +359,7 @@ async def test_of_several_errors_the_first_is_raised() -> None:
         yield activity(1)
         raise ValueError("the first")
 
-    async with vendor.client() as client:
+    async with leadsquared.client() as client:
         client.event_hooks = {"response": [fail]}
         poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
         with pytest.raises(ValueError, match="the first"):
@@ -377,7 +379,7 @@ async def test_a_stop_after_rejected_keys_changes_nothing() -> None:
         await asyncio.sleep(1)
         return await accept(request)
 
-    async with poster_to(Vendor(answer), bucket=OpenBucket()) as poster:
+    async with poster_to(LeadSquared(answer), bucket=OpenBucket()) as poster:
         outcomes = [o async for o in poster.post_stream(numbered(2), stop=stop)]
     assert sorted(outcome.state for outcome in outcomes) == ["accepted", "rejected"]
 
@@ -390,7 +392,7 @@ async def test_of_a_batch_that_is_left_only_unseen_request_ids_are_logged(
         await asyncio.sleep(number_in(request))
         return httpx.Response(400) if number_in(request) == 2 else await accept(request)
 
-    async with poster_to(Vendor(answer), bucket=OpenBucket()) as poster:
+    async with poster_to(LeadSquared(answer), bucket=OpenBucket()) as poster:
         stream = poster.post_stream(numbered(3))
         assert (await anext(stream)).request_id == "r1"
         await asyncio.sleep(10)

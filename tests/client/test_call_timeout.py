@@ -10,7 +10,7 @@ import httpx
 import pytest
 from batch_support import STEADY, poster_to
 from raw_server import Connection, RawServer
-from support import Handler, Vendor, accept, account, activity, answers, now, virtual, within
+from support import Handler, LeadSquared, accept, account, activity, answers, now, virtual, within
 
 from leadpost import (
     Activity,
@@ -58,15 +58,15 @@ async def half(_: httpx.Request) -> httpx.Response:
 async def test_a_call_is_uncertain_at_its_time_out_and_its_token_rests_as_long_if_unanswered(
     first: Handler, status: int | None, rests: float
 ) -> None:
-    vendor = Vendor(first)
-    async with poster_to(vendor, bucket=TokenBucket(1), call_timeout=10.0) as poster:
+    leadsquared = LeadSquared(first)
+    async with poster_to(leadsquared, bucket=TokenBucket(1), call_timeout=10.0) as poster:
         with pytest.raises(DeliveryUncertain) as caught:
             await poster.post(activity(1))
         assert now() == pytest.approx(10.0)
         assert (caught.value.status, caught.value.attempts) == (status, 1)
-        vendor.answer = accept
+        leadsquared.answer = accept
         await poster.post(activity(2))
-    assert vendor.arrivals == pytest.approx([0.0, 10.0 + rests], abs=0.01)
+    assert leadsquared.arrivals == pytest.approx([0.0, 10.0 + rests], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ async def test_a_call_is_uncertain_at_its_time_out_and_its_token_rests_as_long_i
 async def test_a_status_decides_even_if_its_body_never_ends(
     status: int, error: type[LeadpostError]
 ) -> None:
-    vendor = Vendor(answers(httpx.Response(status, content=endless())))
+    leadsquared = LeadSquared(answers(httpx.Response(status, content=endless())))
     policy = RetryPolicy(max_attempts=1, max_time=1.0)
-    async with poster_to(vendor, retry=policy, call_timeout=10.0) as poster:
+    async with poster_to(leadsquared, retry=policy, call_timeout=10.0) as poster:
         with pytest.raises(error) as caught:
             await poster.post(activity(1))
     assert (caught.value.status, caught.value.attempts) == (status, 1)
@@ -123,12 +123,12 @@ async def test_the_time_of_a_call_begins_with_its_token_even_if_it_is_chosen_lat
         await asyncio.sleep(chosen_in)
         return activity(1)
 
-    vendor = Vendor(there=9.0)
-    async with poster_to(vendor, call_timeout=10.0) as poster:
+    leadsquared = LeadSquared(there=9.0)
+    async with poster_to(leadsquared, call_timeout=10.0) as poster:
         with pytest.raises(error):
             await post_once(poster, choose, Terms())
         assert now() == pytest.approx(at)
-    assert len(vendor.requests) == (error is DeliveryUncertain)
+    assert len(leadsquared.requests) == (error is DeliveryUncertain)
 
 
 @virtual
@@ -139,9 +139,9 @@ async def test_a_queue_that_raises_at_the_last_moment_leaves_the_token_unused() 
     def refuse() -> None:
         raise NotSent("the claim is too old")
 
-    vendor, bucket = Vendor(), TokenBucket(1)
-    async with poster_to(vendor, bucket=bucket) as poster:
+    leadsquared, bucket = LeadSquared(), TokenBucket(1)
+    async with poster_to(leadsquared, bucket=bucket) as poster:
         with pytest.raises(NotSent, match="too old"):
             await post_once(poster, draw, Terms(before_send=refuse))
         assert bucket.statistics().free == 1
-    assert vendor.requests == []
+    assert leadsquared.requests == []

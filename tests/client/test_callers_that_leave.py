@@ -18,7 +18,7 @@ from call_support import CANCELS, Cancel, ended, leaks_in_httpcore, task_cancel,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import (
-    Vendor,
+    LeadSquared,
     accept,
     account,
     activity,
@@ -47,14 +47,14 @@ pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 @virtual
 async def test_a_post_cancelled_while_it_waits_for_a_token_sends_nothing(cancel: Cancel) -> None:
     events: list[Event] = []
-    vendor, bucket = Vendor(), TokenBucket(1)
-    async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+    leadsquared, bucket = LeadSquared(), TokenBucket(1)
+    async with poster_to(leadsquared, bucket=bucket, hooks=[events.append]) as poster:
         await poster.post(activity(1))
         await cancel(poster.post(activity(2)), 2.0)
         assert now() == pytest.approx(2.0)
         await poster.post(activity(3))
-    assert vendor.numbers == [1, 3]
-    assert vendor.arrivals[1] == pytest.approx(5.0)
+    assert leadsquared.numbers == [1, 3]
+    assert leadsquared.arrivals[1] == pytest.approx(5.0)
     assert [(end.state, end.attempts) for end in ended(events)] == [
         ("accepted", 1),
         ("not_sent", 0),
@@ -83,7 +83,7 @@ class FailsIfCancelled(OpenBucket):
 async def test_an_error_of_the_bucket_after_its_caller_left_is_not_reported(
     cancel: Cancel,
 ) -> None:
-    async with poster_to(Vendor(), bucket=FailsIfCancelled()) as poster:
+    async with poster_to(LeadSquared(), bucket=FailsIfCancelled()) as poster:
         await cancel(poster.post(activity(1)), 2.0)
 
 
@@ -160,8 +160,8 @@ async def test_a_caller_cancelled_in_flight_leaves_at_once_and_its_call_finishes
         if isinstance(event, Ended):
             times.append((event, now()))
 
-    vendor, bucket = Vendor(there=1.0, back=1.0), TokenBucket(1)
-    async with poster_to(vendor, bucket=bucket, hooks=[hook]) as poster:
+    leadsquared, bucket = LeadSquared(there=1.0, back=1.0), TokenBucket(1)
+    async with poster_to(leadsquared, bucket=bucket, hooks=[hook]) as poster:
         await cancel(poster.post(activity(1)), after)
         assert now() == pytest.approx(after)
         assert times == []
@@ -169,7 +169,7 @@ async def test_a_caller_cancelled_in_flight_leaves_at_once_and_its_call_finishes
         assert "RequestID r1" in caplog.text
         await poster.post(activity(2))
     # The token rests 5 s from the answer, which came at 2 s.
-    assert vendor.arrivals == pytest.approx([1.0, 8.0])
+    assert leadsquared.arrivals == pytest.approx([1.0, 8.0])
     (first, at), _ = times
     assert (first.state, first.error, first.request_id) == ("accepted", None, "r1")
     assert at == pytest.approx(2.0)
@@ -207,11 +207,11 @@ async def test_the_outcome_of_an_abandoned_call_is_logged_and_it_is_not_retried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events: list[Event] = []
-    vendor = Vendor(answers(answer), there=1.0)
-    async with poster_to(vendor, hooks=[events.append]) as poster:
+    leadsquared = LeadSquared(answers(answer), there=1.0)
+    async with poster_to(leadsquared, hooks=[events.append]) as poster:
         await time_out(poster.post(activity(1)), 0.5)
         await asyncio.sleep(60)
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
     (end,) = ended(events)
     assert (end.state, end.error) == (state, error)
     assert error in caplog.text
@@ -228,7 +228,7 @@ async def test_a_query_whose_caller_left_finishes_too(
         names = ("PendingMessages", "ProcessingRatePerMinute", "MaxDelayInSeconds")
         return httpx.Response(200, json=dict.fromkeys(names, 0))
 
-    async with poster_to(Vendor(answer, there=1.0), hooks=[events.append]) as poster:
+    async with poster_to(LeadSquared(answer, there=1.0), hooks=[events.append]) as poster:
         await time_out(poster.metrics(), 0.5)
     (end,) = ended(events)
     assert (end.operation.name, end.state) == ("metrics", "accepted")
@@ -241,14 +241,14 @@ async def test_a_query_whose_caller_left_finishes_too(
 async def test_a_batch_that_is_cancelled_leaves_its_calls_in_flight_to_finish(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vendor = Vendor(there=1.0, back=1.0)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(there=1.0, back=1.0)
+    async with poster_to(leadsquared) as poster:
         await task_cancel(poster.post_many(numbered(100)), 8.0)
         assert now() == pytest.approx(8.0)
         await asyncio.sleep(10)
         assert len(asyncio.all_tasks()) == 1
         assert await poster.post(activity(51)) == "r51"
-    assert vendor.numbers == list(range(1, 52))  # 25 were in flight, none left afterwards
+    assert leadsquared.numbers == list(range(1, 52))  # 25 were in flight, none left afterwards
     for number in range(26, 51):
         line = f"post (index {number - 1}): its caller had left before it ended: accepted"
         assert f"{line}, RequestID r{number}" in caplog.messages
@@ -256,16 +256,16 @@ async def test_a_batch_that_is_cancelled_leaves_its_calls_in_flight_to_finish(
 
 @virtual
 async def test_25_cancelled_calls_that_arrive_later_leave_no_room_for_25_more() -> None:
-    vendor = Vendor(there=0.8, back=0.2)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(there=0.8, back=0.2)
+    async with poster_to(leadsquared) as poster:
         calls = [asyncio.create_task(poster.post(activity(n))) for n in range(1, 26)]
         await asyncio.sleep(0.3)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         await asyncio.gather(*(poster.post(activity(n)) for n in range(26, 51)))
-    assert len(vendor.arrivals) == 50
-    assert fullest(vendor.arrivals) <= 25
+    assert len(leadsquared.arrivals) == 50
+    assert fullest(leadsquared.arrivals) <= 25
 
 
 @settings(max_examples=25)
@@ -280,7 +280,7 @@ async def test_no_26th_call_arrives_in_any_5_s_whatever_is_cancelled(
         await asyncio.sleep(random.uniform(0, longest))  # the way back
         return await accept(request)
 
-    class Uneven(Vendor):
+    class Uneven(LeadSquared):
         async def __call__(self, request: httpx.Request) -> httpx.Response:
             await asyncio.sleep(random.uniform(0, longest))  # the way there
             return await super().__call__(request)
@@ -292,8 +292,8 @@ async def test_no_26th_call_arrives_in_any_5_s_whatever_is_cancelled(
             async with asyncio.timeout(patience):
                 await poster.post(activity(number))
 
-    vendor = Uneven(answer)
-    async with poster_to(vendor) as poster:
+    leadsquared = Uneven(answer)
+    async with poster_to(leadsquared) as poster:
         await asyncio.gather(*(use(poster, n) for n in range(1, 91)))
-    assert fullest(vendor.arrivals) <= 25
-    assert len(set(vendor.numbers)) == len(vendor.numbers)
+    assert fullest(leadsquared.arrivals) <= 25
+    assert len(set(leadsquared.numbers)) == len(leadsquared.numbers)

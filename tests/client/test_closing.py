@@ -9,7 +9,7 @@ import httpx
 import pytest
 from batch_support import numbered, poster_to
 from call_support import ended, time_out
-from support import Vendor, activity, answers, now, run_virtual, virtual
+from support import LeadSquared, activity, answers, now, run_virtual, virtual
 
 from leadpost import (
     Activity,
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
 @virtual
 async def test_closing_waits_for_calls_in_flight() -> None:
-    poster = poster_to(Vendor(there=2.0, back=2.0))
+    poster = poster_to(LeadSquared(there=2.0, back=2.0))
     post = asyncio.create_task(poster.post(activity(1)))
     await asyncio.sleep(1)
     await poster.aclose()
@@ -43,8 +43,8 @@ async def test_closing_waits_for_calls_in_flight() -> None:
 async def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_longer(
     options: dict[str, float], grace: float
 ) -> None:
-    vendor, bucket = Vendor(there=1.0, back=20.0), TokenBucket(1)
-    poster = poster_to(vendor, bucket=bucket)
+    leadsquared, bucket = LeadSquared(there=1.0, back=20.0), TokenBucket(1)
+    poster = poster_to(leadsquared, bucket=bucket)
     post = asyncio.create_task(poster.post(activity(1)))
     await asyncio.sleep(1)
     await poster.aclose(**options)
@@ -52,7 +52,7 @@ async def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_l
     with pytest.raises(DeliveryUncertain, match="cut off before its answer") as caught:
         await post
     assert caught.value.attempts == 1
-    quick = Vendor()
+    quick = LeadSquared()
     async with poster_to(quick, bucket=bucket) as other:
         await other.post(activity(2))
     assert quick.arrivals == pytest.approx([1.0 + grace + 30.0 + 5.0])
@@ -60,8 +60,8 @@ async def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_l
 
 @virtual
 async def test_closing_ends_a_post_that_waits_for_its_token_as_not_sent() -> None:
-    vendor = Vendor(back=2.0)
-    poster = poster_to(vendor, bucket=TokenBucket(1))
+    leadsquared = LeadSquared(back=2.0)
+    poster = poster_to(leadsquared, bucket=TokenBucket(1))
     first = asyncio.create_task(poster.post(activity(1)))
     second = asyncio.create_task(poster.post(activity(2)))
     await asyncio.sleep(1)
@@ -69,25 +69,25 @@ async def test_closing_ends_a_post_that_waits_for_its_token_as_not_sent() -> Non
     assert await first == "r1"
     with pytest.raises(NotSent, match="the poster was closed before anything was sent"):
         await second
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
 
 
 @virtual
 async def test_closing_ends_a_post_that_waits_to_be_retried_with_its_last_error() -> None:
-    vendor = Vendor(answers(httpx.Response(500)))
-    poster = poster_to(vendor, retry=RetryPolicy(initial_wait=10, jitter=0))
+    leadsquared = LeadSquared(answers(httpx.Response(500)))
+    poster = poster_to(leadsquared, retry=RetryPolicy(initial_wait=10, jitter=0))
     post = asyncio.create_task(poster.post(activity(1)))
     await asyncio.sleep(1)
     await poster.aclose()
     with pytest.raises(ServerError):
         await post
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
 
 
 @virtual
 async def test_a_batch_sends_nothing_more_once_its_poster_is_closing() -> None:
-    vendor = Vendor(there=1.0, back=1.0)
-    poster = poster_to(vendor)
+    leadsquared = LeadSquared(there=1.0, back=1.0)
+    poster = poster_to(leadsquared)
     batch = asyncio.create_task(poster.post_many(numbered(100)))
     await asyncio.sleep(8)
     await poster.aclose()
@@ -96,13 +96,13 @@ async def test_a_batch_sends_nothing_more_once_its_poster_is_closing() -> None:
     states = [outcome.state for outcome in caught.value.outcomes]
     assert states[:50] == ["accepted"] * 50
     assert set(states[50:]) == {"not_sent"}
-    assert vendor.numbers == list(range(1, 51))
+    assert leadsquared.numbers == list(range(1, 51))
 
 
 @virtual
 async def test_closing_that_is_cancelled_cuts_off_the_calls_in_flight() -> None:
-    vendor, bucket = Vendor(back=20.0), TokenBucket(2)
-    poster = poster_to(vendor, bucket=bucket)
+    leadsquared, bucket = LeadSquared(back=20.0), TokenBucket(2)
+    poster = poster_to(leadsquared, bucket=bucket)
     posts = [asyncio.create_task(poster.post(activity(n))) for n in (1, 2, 3)]
     await asyncio.sleep(1)
     await time_out(poster.aclose(), 1.0)
@@ -117,8 +117,8 @@ async def test_closing_that_is_cancelled_cuts_off_the_calls_in_flight() -> None:
 def test_only_tokens_of_calls_that_the_end_of_a_run_cut_off_rest_in_the_next_run(
     calls: int, next_at: float
 ) -> None:
-    vendor, bucket = Vendor(back=20.0), TokenBucket()
-    poster = poster_to(vendor, bucket=bucket)
+    leadsquared, bucket = LeadSquared(back=20.0), TokenBucket()
+    poster = poster_to(leadsquared, bucket=bucket)
 
     async def cut_off() -> None:
         for number in range(calls):
@@ -126,12 +126,12 @@ def test_only_tokens_of_calls_that_the_end_of_a_run_cut_off_rest_in_the_next_run
         await asyncio.sleep(1)
 
     async def next_run() -> None:
-        vendor.back = 0.0
+        leadsquared.back = 0.0
         await poster.post(activity(26))
         assert now() == pytest.approx(next_at, abs=0.01)
 
     run_virtual(cut_off())  # both clocks start at 0
-    assert len(vendor.arrivals) == calls
+    assert len(leadsquared.arrivals) == calls
     run_virtual(next_run())
 
 
@@ -142,8 +142,8 @@ async def draw_one() -> Activity:
 @virtual
 async def test_a_call_that_is_cut_off_in_flight_is_uncertain_and_leaves_nothing_behind() -> None:
     events: list[Event] = []
-    vendor, bucket = Vendor(there=1.0), TokenBucket(1)
-    async with poster_to(vendor, bucket=bucket, hooks=[events.append]) as poster:
+    leadsquared, bucket = LeadSquared(there=1.0), TokenBucket(1)
+    async with poster_to(leadsquared, bucket=bucket, hooks=[events.append]) as poster:
         cut_off = asyncio.get_running_loop().create_future()
         post = asyncio.create_task(post_once(poster, draw_one, Terms(cut_off=cut_off)))
         await asyncio.sleep(0.5)
@@ -154,15 +154,15 @@ async def test_a_call_that_is_cut_off_in_flight_is_uncertain_and_leaves_nothing_
         assert asyncio.all_tasks() == {asyncio.current_task()}
         await poster.post(activity(2))
     # The token rests for the call's time-out and the period, from when it was cut off.
-    assert vendor.arrivals == pytest.approx([0.5 + 30 + 5 + 1.0])
+    assert leadsquared.arrivals == pytest.approx([0.5 + 30 + 5 + 1.0])
     assert [end.state for end in ended(events)] == ["uncertain", "accepted"]
 
 
 @pytest.mark.parametrize("before", [True, False])
 @virtual
 async def test_a_call_cut_off_before_its_request_is_sent_sends_nothing(before: Any) -> None:
-    vendor, bucket = Vendor(), TokenBucket(1)
-    async with poster_to(vendor, bucket=bucket) as poster:
+    leadsquared, bucket = LeadSquared(), TokenBucket(1)
+    async with poster_to(leadsquared, bucket=bucket) as poster:
         await poster.post(activity(2))
         cut_off = asyncio.get_running_loop().create_future()
         terms = Terms(stopped=cut_off, cut_off=cut_off)
@@ -177,15 +177,15 @@ async def test_a_call_cut_off_before_its_request_is_sent_sends_nothing(before: A
         assert now() == pytest.approx(1.0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         await poster.post(activity(3))
-    assert vendor.numbers == [2, 3]
-    assert vendor.arrivals[1] == pytest.approx(5.0)  # the token was as it had been
+    assert leadsquared.numbers == [2, 3]
+    assert leadsquared.arrivals[1] == pytest.approx(5.0)  # the token was as it had been
 
 
 @virtual
 async def test_a_query_that_is_cut_off_has_changed_nothing() -> None:
     events: list[Event] = []
     bucket = TokenBucket(1)
-    async with poster_to(Vendor(there=100.0), bucket=bucket, hooks=[events.append]) as poster:
+    async with poster_to(LeadSquared(there=100.0), bucket=bucket, hooks=[events.append]) as poster:
         metrics = asyncio.create_task(poster.metrics())
         await asyncio.sleep(0.5)
         await poster.aclose(grace=1.0)

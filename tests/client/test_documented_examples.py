@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, always, answers, run_virtual
+from support import LEAD, LeadSquared, account, always, answers, run_virtual
 
 from leadpost import (
     Activity,
@@ -205,10 +205,10 @@ ENDPOINTS: dict[str, tuple[Ask, Any, str]] = {
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_the_example_of_each_endpoint_is_read(name: str) -> None:
     ask, example, where = ENDPOINTS[name]
-    vendor = Vendor(always(httpx.Response(200, json=example)))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    leadsquared = LeadSquared(always(httpx.Response(200, json=example)))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     assert run_virtual(ask(poster))
-    (request,) = vendor.requests
+    (request,) = leadsquared.requests
     assert f"{request.method} {request.url.path}" == where
 
 
@@ -225,8 +225,8 @@ async def test_the_sandbox_answers_like_the_example(sandbox: Sandbox, name: str)
             bodies.append(json.loads(await response.aread()))
         return httpx.Response(response.status_code, json=bodies[-1])
 
-    vendor = Vendor(forward)
-    options: dict[str, Any] = {"client": vendor.client(), "bucket": OpenBucket()}
+    leadsquared = LeadSquared(forward)
+    options: dict[str, Any] = {"client": leadsquared.client(), "bucket": OpenBucket()}
     async with AsyncActivityPoster(sandbox.account(), **options) as poster:
         posted = Activity(LEAD, 201, "Called back", fields={"mx_Custom_1": "yes"})
         await poster.post_sync(posted)
@@ -234,7 +234,7 @@ async def test_the_sandbox_answers_like_the_example(sandbox: Sandbox, name: str)
             await poster.wait(await poster.post(posted))
         else:
             await ask(poster)
-    assert f"{vendor.requests[-1].method} {vendor.requests[-1].url.path}" == where
+    assert f"{leadsquared.requests[-1].method} {leadsquared.requests[-1].url.path}" == where
     assert_like(bodies[-1], example)
 
 
@@ -263,11 +263,11 @@ async def test_the_example_of_the_options_of_a_dropdown(sandbox: Sandbox) -> Non
     field = {**TYPE["Fields"][0], "DataType": "Dropdown"}
     example = {"Options": [{"Text": "Busy", "Value": "Busy"}]}
     script = [httpx.Response(200, json=body) for body in ({**TYPE, "Fields": [field]}, example)]
-    vendor = Vendor(answers(*script))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    leadsquared = LeadSquared(answers(*script))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     (read,) = (await poster.activity_type(207, options=True)).fields
     assert read.options == ("Busy",)
-    request = vendor.requests[-1]
+    request = leadsquared.requests[-1]
     path = "/v2/ProspectActivity.svc/ActivityField/Dropdown/Options/Get"
     assert (request.method, request.url.path) == ("POST", path)
     query: dict[str, Any] = {"Parameter": {"SchemaName": "mx_Custom_1", "ActivityEventCode": 207}}

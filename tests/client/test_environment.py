@@ -12,7 +12,7 @@ import httpx
 import pytest
 from call_support import leaks_in_httpcore
 from raw_server import ACCEPTED, Behaviour, Connection, RawServer, answer, answers
-from support import KEYS, Vendor, account, activity
+from support import KEYS, LeadSquared, account, activity
 
 from leadpost import (
     Account,
@@ -170,7 +170,7 @@ async def test_calls_to_this_machine_do_not_use_the_environment(
 async def test_an_injected_client_is_used_whatever_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    client = Vendor().client()
+    client = LeadSquared().client()
     monkeypatch.setenv("ALL_PROXY", "nonsense://")
     async with client, AsyncActivityPoster(account(host=HOST), client=client) as poster:
         assert await poster.post(activity()) == "r201"

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, always, run_virtual
+from support import LEAD, LeadSquared, account, always, run_virtual
 
 from leadpost import (
     Activity,
@@ -84,10 +84,10 @@ def test_the_look_up_has_the_shape_of_public_integrations(
     name: str, value: str, path: str, query: str
 ) -> None:
     response = httpx.Response(200, json=[{"ProspectID": LEAD, "FirstName": "Asha"}])
-    vendor = Vendor(always(response))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    leadsquared = LeadSquared(always(response))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     assert run_virtual(poster.find_lead(name, value)) == LEAD
-    (request,) = vendor.requests
+    (request,) = leadsquared.requests
     assert (request.method, request.url.path) == ("GET", path)
     assert query in str(request.url)
     assert parse_qs(urlsplit(str(request.url)).query).keys() >= {"accessKey", "secretKey"}
@@ -109,8 +109,8 @@ def test_the_look_up_has_the_shape_of_public_integrations(
 def test_a_look_up_without_a_readable_answer_is_never_none(
     response: httpx.Response, kind: type[Exception]
 ) -> None:
-    vendor = Vendor(always(response))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    leadsquared = LeadSquared(always(response))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     with pytest.raises(kind):
         run_virtual(poster.find_lead("EmailAddress", "ada@example.com"))
 
@@ -133,8 +133,8 @@ def test_a_look_up_without_a_readable_answer_is_never_none(
 def test_an_answer_that_shows_another_lead_is_not_believed(
     name: str, value: str, shown: dict[str, Any], *, is_it: bool
 ) -> None:
-    vendor = Vendor(always(httpx.Response(200, json=[{"ProspectID": LEAD, **shown}])))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    leadsquared = LeadSquared(always(httpx.Response(200, json=[{"ProspectID": LEAD, **shown}])))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     if is_it:
         assert run_virtual(poster.find_lead(name, value)) == LEAD
         return

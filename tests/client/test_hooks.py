@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import Vendor, account, activity, answers, run_virtual, virtual
+from support import LeadSquared, account, activity, answers, run_virtual, virtual
 
 from leadpost import (
     AsyncActivityPoster,
@@ -42,14 +42,14 @@ POLICY = RetryPolicy(initial_wait=1.0, jitter=0.0)
 
 
 def events_of(
-    use: Callable[[AsyncActivityPoster], Awaitable[Any]], vendor: Vendor, **options: Any
+    use: Callable[[AsyncActivityPoster], Awaitable[Any]], leadsquared: LeadSquared, **options: Any
 ) -> list[Event]:
     """Use a poster on a virtual clock, and return the events that a hook received."""
     events: list[Event] = []
 
     async def main() -> None:
         options.setdefault("retry", POLICY)
-        client = vendor.client()
+        client = leadsquared.client()
         poster = AsyncActivityPoster(account(), client=client, hooks=[events.append], **options)
         async with poster:
             await use(poster)
@@ -73,7 +73,7 @@ def ends(events: list[Event]) -> list[Ended]:
 
 
 def test_a_retried_post_has_an_event_for_each_step() -> None:
-    events = events_of(post, Vendor(answers(httpx.Response(503))))
+    events = events_of(post, LeadSquared(answers(httpx.Response(503))))
     operation = operation_of(events)
     assert (operation.name, operation.is_post) == ("post", True)
     assert events == [
@@ -93,8 +93,8 @@ def test_each_event_has_the_wait_and_status_of_its_own_attempt() -> None:
         with pytest.raises(DeliveryUncertain):
             await post(poster)
 
-    vendor = Vendor(answers(*[httpx.Response(503)] * 2, httpx.ReadTimeout("too slow")))
-    events = events_of(use, vendor)
+    leadsquared = LeadSquared(answers(*[httpx.Response(503)] * 2, httpx.ReadTimeout("too slow")))
+    events = events_of(use, leadsquared)
     assert [event.wait for event in events if isinstance(event, Retried)] == [1.0, 2.0]
     (end,) = ends(events)
     assert (end.state, end.attempts, end.status) == ("uncertain", 3, None)
@@ -104,7 +104,7 @@ def test_sent_has_the_time_waited_for_a_token() -> None:
     async def use(poster: AsyncActivityPoster) -> None:
         await asyncio.gather(post(poster), post(poster))
 
-    events = events_of(use, Vendor(back=0.5), bucket=TokenBucket(1))
+    events = events_of(use, LeadSquared(back=0.5), bucket=TokenBucket(1))
     assert [event.waited for event in events if isinstance(event, Sent)] == [
         0.0,
         pytest.approx(5.5),
@@ -129,9 +129,9 @@ def test_ended_of_a_cancelled_post_has_its_outcome(
             async with asyncio.timeout(after):
                 await post(poster)
 
-    vendor = Vendor(answers(None, answer), there=1.0, back=1.0)
+    leadsquared = LeadSquared(answers(None, answer), there=1.0, back=1.0)
     retry = RetryPolicy(initial_wait=10.0)
-    events = events_of(use, vendor, bucket=TokenBucket(1), retry=retry, on_uncertain="retry")
+    events = events_of(use, leadsquared, bucket=TokenBucket(1), retry=retry, on_uncertain="retry")
     last = ends(events)[-1]
     assert (last.state, last.attempts, last.error) == (state, attempts, error)
 
@@ -147,7 +147,7 @@ def test_every_other_call_has_events_under_its_own_name() -> None:
             return httpx.Response(200, json=dict.fromkeys(names, 0))
         return httpx.Response(200, json={"Status": "Success", "Message": {"Id": "a1"}})
 
-    first, second = ends(events_of(use, Vendor(answer)))
+    first, second = ends(events_of(use, LeadSquared(answer)))
     assert (first.operation.name, first.operation.is_post, first.error) == ("metrics", False, None)
     assert (second.operation.name, second.operation.is_post) == ("post_sync", True)
     assert second.request_id is None
@@ -159,7 +159,7 @@ def test_a_bucket_emits_its_pause_and_its_new_size() -> None:
         "ExceptionMessage": "API calls exceeded the limit of 10 in 5 second(s)",
     }
     answer = httpx.Response(429, json=refusal, headers={"Retry-After": "7"})
-    events = events_of(post, Vendor(answers(answer)))
+    events = events_of(post, LeadSquared(answers(answer)))
     assert Paused(7.0) in events
     assert Resized(tokens=10, before=25) in events
 
@@ -169,7 +169,7 @@ def test_a_pause_that_becomes_much_longer_is_emitted_again() -> None:
         await asyncio.gather(post(poster), post(poster))
 
     script = [httpx.Response(429, headers={"Retry-After": seconds}) for seconds in ("7", "120")]
-    events = events_of(use, Vendor(answers(*script)))
+    events = events_of(use, LeadSquared(answers(*script)))
     assert [event for event in events if isinstance(event, Paused)] == [Paused(7.0), Paused(60.0)]
 
 
@@ -201,7 +201,7 @@ async def test_each_attempt_at_an_outbox_entry_is_an_operation_of_its_own(sqlite
     events: list[Event] = []
     poster = AsyncActivityPoster(
         account(),
-        client=Vendor(answers(httpx.Response(503))).client(),
+        client=LeadSquared(answers(httpx.Response(503))).client(),
         bucket=OpenBucket(),
         retry=RetryPolicy(initial_wait=0.01, jitter=0.0),
         hooks=[events.append],
@@ -226,8 +226,8 @@ async def test_a_hook_that_raises_affects_no_post_and_is_logged_once(
 ) -> None:
     events: list[Event] = []
     hooks: list[Hook] = [Broken(), events.append, Broken()]
-    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "1"})))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), retry=POLICY, hooks=hooks)
+    leadsquared = LeadSquared(answers(httpx.Response(429, headers={"Retry-After": "1"})))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), retry=POLICY, hooks=hooks)
     async with poster:
         assert await post(poster) == "r201"
         assert await post(poster) == "r201"
@@ -247,7 +247,9 @@ async def test_no_error_of_a_hook_costs_a_request_id(error: type[BaseException])
         if isinstance(event, Answered):
             raise error
 
-    async with AsyncActivityPoster(account(), client=Vendor().client(), hooks=[hook]) as poster:
+    async with AsyncActivityPoster(
+        account(), client=LeadSquared().client(), hooks=[hook]
+    ) as poster:
         assert await post(poster) == "r201"
 
 
@@ -277,7 +279,7 @@ def test_a_hook_can_end_the_process(error: type[BaseException]) -> None:
 @virtual
 async def test_ended_says_not_sent_if_the_client_is_closed() -> None:
     events: list[Event] = []
-    client = Vendor().client()
+    client = LeadSquared().client()
     await client.aclose()
     async with AsyncActivityPoster(account(), client=client, hooks=[events.append]) as poster:
         with pytest.raises(RuntimeError, match="closed"):
@@ -308,7 +310,7 @@ async def test_the_answer_counts_if_the_bucket_fails_afterwards(
                 raise LookupError("of the bucket")
 
     events: list[Event] = []
-    client = Vendor(answers(answer)).client()
+    client = LeadSquared(answers(answer)).client()
     poster = AsyncActivityPoster(account(), client=client, bucket=Failing(), hooks=[events.append])
     if use == "post":
         (result,) = await asyncio.gather(poster.post(activity()), return_exceptions=True)

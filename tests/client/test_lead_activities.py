@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import LEAD, Vendor, account, activity, always, run_virtual
+from support import LEAD, LeadSquared, account, activity, always, run_virtual
 
 from leadpost import (
     Activity,
@@ -138,8 +138,8 @@ def item(number: int) -> dict[str, Any]:
     return {"Id": f"a{number}", "EventCode": 201, "CreatedOn": "2024-01-02 03:04:05", "Data": []}
 
 
-def read_from(vendor: Vendor) -> list[LeadActivity]:
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+def read_from(leadsquared: LeadSquared) -> list[LeadActivity]:
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     return run_virtual(poster.lead_activities(LEAD, 201))
 
 
@@ -151,7 +151,7 @@ def test_where_the_offset_is_a_page_number_all_pages_are_read(first: int, least:
         body = {"RecordCount": 60, "ProspectActivities": [item(n) for n in rows]}
         return httpx.Response(200, json=body)
 
-    found = read_from(Vendor(answer))
+    found = read_from(LeadSquared(answer))
     assert [a.activity_id for a in found] == [f"a{n}" for n in range(60)]
 
 
@@ -165,11 +165,11 @@ def test_fewer_activities_than_counted_is_an_error(
 ) -> None:
     rows = [item(n) for n in range(returned)]
     body = {"RecordCount": counted, "ProspectActivities": rows}
-    vendor = Vendor(always(httpx.Response(200, json=body)))
+    leadsquared = LeadSquared(always(httpx.Response(200, json=body)))
     message = f"counts {counted} activities but returned {returned};"
     with pytest.raises(UnexpectedAnswer, match=message):
-        read_from(vendor)
-    assert [json.loads(r.content)["Paging"]["Offset"] for r in vendor.requests] == asked_for
+        read_from(leadsquared)
+    assert [json.loads(r.content)["Paging"]["Offset"] for r in leadsquared.requests] == asked_for
 
 
 # Answers of other shapes.

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from support import LEAD, Vendor, accepted, account, activity, always, answers, run_virtual
+from support import LEAD, LeadSquared, accepted, account, activity, always, answers, run_virtual
 
 from leadpost import (
     Activity,
@@ -235,12 +235,12 @@ async def test_an_outbox_posts_and_verifies_them_like_any_other(
 
 
 def test_the_endpoint_is_chosen_by_the_activity_and_its_path_is_a_setting() -> None:
-    vendor = Vendor(always(accepted(1)))
+    leadsquared = LeadSquared(always(accepted(1)))
     made = account(createcustom_path="/elsewhere")
     for changed in (account(), made):
-        poster = AsyncActivityPoster(changed, client=vendor.client(), bucket=OpenBucket())
+        poster = AsyncActivityPoster(changed, client=leadsquared.client(), bucket=OpenBucket())
         run_virtual(poster.post_many([Activity(ADA, 201), activity()]))
-    assert [request.url.path for request in vendor.requests] == [
+    assert [request.url.path for request in leadsquared.requests] == [
         "/activity/createcustom",
         "/activity/create",
         "/elsewhere",
@@ -274,19 +274,19 @@ def unknown(status: int = 400) -> httpx.Response:
 KNOWN = httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
 
 
-def ask(*answers_in_turn: httpx.Response, **settings: Any) -> tuple[Vendor, Any]:
+def ask(*answers_in_turn: httpx.Response, **settings: Any) -> tuple[LeadSquared, Any]:
     """Ask for a status, of which each path gives one answer."""
-    vendor = Vendor(answers(*answers_in_turn))
+    leadsquared = LeadSquared(answers(*answers_in_turn))
     poster = AsyncActivityPoster(
         account(**settings),
-        client=vendor.client(),
+        client=leadsquared.client(),
         bucket=OpenBucket(),
         retry=RetryPolicy(max_time=0.01),
     )
     try:
-        return vendor, run_virtual(poster.status("r1"))
+        return leadsquared, run_virtual(poster.status("r1"))
     except Exception as error:  # noqa: BLE001  it is what is looked at
-        return vendor, error
+        return leadsquared, error
 
 
 @pytest.mark.parametrize(
@@ -295,15 +295,15 @@ def ask(*answers_in_turn: httpx.Response, **settings: Any) -> tuple[Vendor, Any]
 def test_a_request_unknown_at_the_first_path_is_looked_up_at_the_other(
     first: httpx.Response,
 ) -> None:
-    vendor, status = ask(first, KNOWN, createcustom_status_path="/other")
+    leadsquared, status = ask(first, KNOWN, createcustom_status_path="/other")
     assert status.state == "succeeded"
-    assert [r.url.path for r in vendor.requests] == ["/activity/create/status", "/other"]
+    assert [r.url.path for r in leadsquared.requests] == ["/activity/create/status", "/other"]
 
 
 def test_a_request_known_at_the_first_path_takes_one_call() -> None:
-    vendor, status = ask(KNOWN)
+    leadsquared, status = ask(KNOWN)
     assert status.state == "succeeded"
-    assert len(vendor.requests) == 1
+    assert len(leadsquared.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -318,6 +318,6 @@ def test_a_request_known_at_the_first_path_takes_one_call() -> None:
 def test_the_error_is_that_of_the_first_path_unless_the_other_may_know(
     answers_in_turn: list[httpx.Response], kind: type[Exception]
 ) -> None:
-    vendor, error = ask(*answers_in_turn)
+    leadsquared, error = ask(*answers_in_turn)
     assert type(error) is kind
-    assert len(vendor.requests) == len(answers_in_turn)
+    assert len(leadsquared.requests) == len(answers_in_turn)

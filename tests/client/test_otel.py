@@ -18,7 +18,17 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support import KEYS, LEAD, Vendor, account, activity, answers, run_virtual, virtual, within
+from support import (
+    KEYS,
+    LEAD,
+    LeadSquared,
+    account,
+    activity,
+    answers,
+    run_virtual,
+    virtual,
+    within,
+)
 
 import leadpost.otel
 from leadpost import (
@@ -98,10 +108,10 @@ class Telemetry:
 
 @asynccontextmanager
 async def poster(
-    vendor: Vendor, telemetry: Telemetry, **options: Any
+    leadsquared: LeadSquared, telemetry: Telemetry, **options: Any
 ) -> AsyncGenerator[AsyncActivityPoster]:
     options.setdefault("retry", RetryPolicy(initial_wait=1.0, jitter=0.0))
-    client = vendor.client()
+    client = leadsquared.client()
     async with AsyncActivityPoster(
         account(), client=client, hooks=[telemetry.hook], **options
     ) as opened:
@@ -109,13 +119,13 @@ async def poster(
 
 
 def used(
-    use: Callable[[AsyncActivityPoster], Awaitable[Any]], vendor: Vendor, **options: Any
+    use: Callable[[AsyncActivityPoster], Awaitable[Any]], leadsquared: LeadSquared, **options: Any
 ) -> Telemetry:
     """Use a poster on a virtual clock, and return what was exported."""
     telemetry = Telemetry()
 
     async def main() -> None:
-        async with poster(vendor, telemetry, **options) as opened:
+        async with poster(leadsquared, telemetry, **options) as opened:
             await use(opened)
 
     run_virtual(main())
@@ -127,7 +137,7 @@ async def post(poster: AsyncActivityPoster) -> str:
 
 
 def test_a_post_is_a_span_with_its_attempts_as_events() -> None:
-    telemetry = used(post, Vendor(answers(httpx.Response(503))))
+    telemetry = used(post, LeadSquared(answers(httpx.Response(503))))
     (span,) = telemetry.spans
     assert (span.name, span.kind) == ("leadpost post", SpanKind.CLIENT)
     assert span.instrumentation_scope is not None
@@ -163,7 +173,7 @@ def test_a_post_that_fails_is_a_span_in_error_with_the_type() -> None:
         with pytest.raises(DeliveryUncertain):
             await post(poster)
 
-    (span,) = used(use, Vendor(answers(httpx.ReadTimeout("late")))).spans
+    (span,) = used(use, LeadSquared(answers(httpx.ReadTimeout("late")))).spans
     assert span.status.status_code is StatusCode.ERROR
     assert dict(span.attributes or {}) == {
         "leadpost.state": "uncertain",
@@ -175,7 +185,7 @@ def test_a_post_that_fails_is_a_span_in_error_with_the_type() -> None:
 async def test_spans_are_children_of_the_callers_span() -> None:
     telemetry = Telemetry()
     tracer = telemetry.tracers.get_tracer("service")
-    async with poster(Vendor(), telemetry) as opened:
+    async with poster(LeadSquared(), telemetry) as opened:
         with tracer.start_as_current_span("one"):
             await post(opened)
         with tracer.start_as_current_span("many"):
@@ -197,7 +207,7 @@ def test_a_caller_that_leaves_before_its_call_is_sent_ends_the_span() -> None:
             async with asyncio.timeout(0.5):
                 await post(poster)
 
-    telemetry = used(use, Vendor(there=1.0), bucket=TokenBucket(1))
+    telemetry = used(use, LeadSquared(there=1.0), bucket=TokenBucket(1))
     _, cancelled = telemetry.spans
     assert cancelled.end_time
     assert cancelled.status.status_code is StatusCode.ERROR
@@ -217,7 +227,7 @@ def test_a_caller_that_leaves_a_call_in_flight_leaves_its_span_open_until_the_an
             async with asyncio.timeout(0.5):
                 await post(poster)
 
-    telemetry = used(use, Vendor(there=1.0))
+    telemetry = used(use, LeadSquared(there=1.0))
     (span,) = telemetry.spans
     assert span.status.status_code is StatusCode.UNSET
     assert (span.attributes or {})["leadpost.request_id"] == "r201"
@@ -233,7 +243,7 @@ async def test_posts_tokens_and_the_bucket_have_metrics() -> None:
     refusal = httpx.Response(429, headers={"Retry-After": "7"})
     script = answers(httpx.Response(400), refusal)
     bucket = TokenBucket(3, hooks=[telemetry.hook])
-    async with poster(Vendor(script, back=1.0), telemetry, bucket=bucket) as opened:
+    async with poster(LeadSquared(script, back=1.0), telemetry, bucket=bucket) as opened:
         posts = [asyncio.create_task(post(opened)) for _ in range(5)]
         await asyncio.sleep(0.5)
         seen.append(telemetry.metrics())
@@ -262,7 +272,7 @@ def test_a_query_is_a_span_but_no_post() -> None:
     async def use(poster: AsyncActivityPoster) -> None:
         await poster.activity_types()
 
-    telemetry = used(use, Vendor(answers(httpx.Response(200, json=[]))))
+    telemetry = used(use, LeadSquared(answers(httpx.Response(200, json=[]))))
     assert [span.name for span in telemetry.spans] == ["leadpost activity_types"]
     metrics = telemetry.metrics()
     assert "leadpost.posts {post}" not in metrics
@@ -279,7 +289,7 @@ def test_activities_that_a_batch_did_not_begin_are_counted_without_a_span() -> N
         states = [outcome.state async for outcome in poster.post_stream(slowly())]
         assert states == ["rejected", "not_sent"]
 
-    telemetry = used(use, Vendor(answers(httpx.Response(401))))
+    telemetry = used(use, LeadSquared(answers(httpx.Response(401))))
     (span,) = telemetry.spans
     assert (span.attributes or {})["leadpost.state"] == "rejected"
     assert telemetry.metrics()["leadpost.posts {post}"] == {
@@ -351,8 +361,10 @@ def test_no_key_no_note_and_no_value_is_exported() -> None:
             with suppress(Exception):
                 await post(poster)
 
-    vendor = Vendor(answers(*script, httpx.ReadError(NOTE), ValueError(f"{NOTE} {VALUE}")))
-    telemetry = used(use, vendor)
+    leadsquared = LeadSquared(
+        answers(*script, httpx.ReadError(NOTE), ValueError(f"{NOTE} {VALUE}"))
+    )
+    telemetry = used(use, leadsquared)
     exported = telemetry.everything()
     assert len(telemetry.spans) == 12
     assert "ServerError" in exported
@@ -377,7 +389,7 @@ async def test_a_worker_that_finds_nothing_to_send_exports_nothing() -> None:
 
     telemetry = Telemetry()
     hooks: list[Hook] = [telemetry.hook, events.append]
-    client = Vendor().client()
+    client = LeadSquared().client()
     async with AsyncActivityPoster(account(), client=client, hooks=hooks) as opened:
         with pytest.raises(NotSent):
             await post_once(opened, nothing, Terms())

@@ -22,7 +22,7 @@ from outage_support import (
     outcomes_of,
     posts_by,
 )
-from support import Vendor, accept, activity, answers, now, virtual
+from support import LeadSquared, accept, activity, answers, now, virtual
 
 from leadpost import (
     ConnectionFailed,
@@ -63,27 +63,27 @@ async def test_three_posts_in_a_row_without_a_proper_answer_are_an_outage(fault:
 @virtual
 async def test_a_refusal_is_a_proper_answer(answer: httpx.Response) -> None:
     policy = RetryPolicy(max_attempts=1, max_time=1, jitter=0)
-    vendor = Outage(answer)
-    async with poster_to(vendor, retry=policy, bucket=OpenBucket()) as poster:
+    leadsquared = Outage(answer)
+    async with poster_to(leadsquared, retry=policy, bucket=OpenBucket()) as poster:
         await attempt(poster, 1, 2, 3, 4)
         assert not poster.is_away
-        assert set(vendor.posted) == {1, 2, 3, 4}
+        assert set(leadsquared.posted) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("between", [None, httpx.Response(400)], ids=["accepted", "refused"])
 @virtual
 async def test_a_proper_answer_in_between_starts_the_count_again(between: Any) -> None:
     fault = httpx.Response(500)
-    vendor = Vendor(answers(fault, fault, between, fault, fault))
-    async with poster_to(vendor, retry=ONCE) as poster:
+    leadsquared = LeadSquared(answers(fault, fault, between, fault, fault))
+    async with poster_to(leadsquared, retry=ONCE) as poster:
         await attempt(poster, 1, 2, 3, 4, 5)
         assert not poster.is_away
 
 
 @virtual
 async def test_a_query_that_is_answered_proves_nothing_about_posts() -> None:
-    vendor = Outage(httpx.Response(500), metrics="up")
-    async with poster_to(vendor, retry=ONCE, bucket=OpenBucket()) as poster:
+    leadsquared = Outage(httpx.Response(500), metrics="up")
+    async with poster_to(leadsquared, retry=ONCE, bucket=OpenBucket()) as poster:
         await attempt(poster, 1, 2)
         await poster.metrics()
         third = asyncio.create_task(poster.post(activity(3)))
@@ -97,8 +97,8 @@ async def test_a_query_that_is_answered_proves_nothing_about_posts() -> None:
 
 @virtual
 async def test_queries_that_fail_are_no_outage() -> None:
-    vendor = Outage(httpx.Response(500))
-    async with poster_to(vendor, retry=ONCE) as poster:
+    leadsquared = Outage(httpx.Response(500))
+    async with poster_to(leadsquared, retry=ONCE) as poster:
         for _ in range(5):
             with pytest.raises(ServerError):
                 await poster.metrics()
@@ -112,7 +112,7 @@ async def test_the_synchronous_api_has_its_own_outage() -> None:
             return httpx.Response(500)
         return httpx.Response(200, json={"Status": "Success", "Message": {"Id": "a1"}})
 
-    async with poster_to(Vendor(answer), retry=ONCE) as poster:
+    async with poster_to(LeadSquared(answer), retry=ONCE) as poster:
         await attempt(poster, 1, 2)
         third = asyncio.create_task(poster.post(activity(3)))
         await asyncio.sleep(0.1)
@@ -149,13 +149,13 @@ async def test_one_activity_that_always_fails_among_successful_ones_is_no_outage
     attempts: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vendor = Vendor(posts_by(7, fault), there=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(posts_by(7, fault), there=0.1)
+    async with poster_to(leadsquared) as poster:
         outcomes = await outcomes_of(use, poster, 100)
     (failed,) = [outcome for outcome in outcomes if outcome.error is not None]
     assert (failed.index, type(failed.error)) == (6, kind)
     assert failed.error is not None
-    assert failed.error.attempts == vendor.numbers.count(7) == attempts
+    assert failed.error.attempts == leadsquared.numbers.count(7) == attempts
     assert "does not answer posts" not in caplog.text
 
 
@@ -168,10 +168,10 @@ async def test_two_in_a_hundred_failing_by_chance_are_no_outage(
     async def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(500) if random.random() < 0.02 else await accept(request)
 
-    vendor = Vendor(answer, there=0.1, back=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = LeadSquared(answer, there=0.1, back=0.1)
+    async with poster_to(leadsquared) as poster:
         assert len(await poster.post_many(numbered(900))) == 900
-    assert len(vendor.requests) > 910
+    assert len(leadsquared.requests) > 910
     assert "does not answer posts" not in caplog.text
 
 
@@ -180,10 +180,10 @@ async def test_an_activity_that_cannot_be_drawn_does_not_end_an_outage() -> None
     async def draw() -> dict[str, Any]:
         return {"ActivityEvent": "none"}
 
-    vendor = Outage(httpx.Response(500))
-    async with away(vendor, retry=PATIENT) as poster:
-        sent = len(vendor.posted)
+    leadsquared = Outage(httpx.Response(500))
+    async with away(leadsquared, retry=PATIENT) as poster:
+        sent = len(leadsquared.posted)
         terms = Terms(outage_until=lambda since: since + 1000)
         await asyncio.gather(post_once(poster, draw, terms), return_exceptions=True)
         assert poster.is_away
-        assert len(vendor.posted) == sent
+        assert len(leadsquared.posted) == sent

@@ -24,7 +24,7 @@ from outage_support import (
     outcomes_of,
     warnings_in,
 )
-from support import Vendor, accept, account, activity, now, number_in, virtual
+from support import LeadSquared, accept, account, activity, now, number_in, virtual
 
 from leadpost import (
     AsyncActivityPoster,
@@ -46,27 +46,27 @@ from leadpost._availability import Availability
 async def test_an_outage_of_30_s_in_a_batch_loses_and_duplicates_nothing(
     use: str, metrics: Any, fault: Fault
 ) -> None:
-    vendor = Outage(fault, begins=12, ends=42, metrics=metrics, there=0.1, back=0.1)
-    async with poster_to(vendor) as poster:
+    leadsquared = Outage(fault, begins=12, ends=42, metrics=metrics, there=0.1, back=0.1)
+    async with poster_to(leadsquared) as poster:
         outcomes = await outcomes_of(use, poster, 200)
     states = Counter(outcome.state for outcome in outcomes)
     assert sum(states.values()) == 200
     assert set(states) <= {"accepted", "uncertain"}
-    known_at = vendor.failed_at[2]
-    sent_before = [at for at in vendor.posted_at if 12 <= at <= known_at + vendor.there]
+    known_at = leadsquared.failed_at[2]
+    sent_before = [at for at in leadsquared.posted_at if 12 <= at <= known_at + leadsquared.there]
     in_flight = len(sent_before) if fault in UNCERTAIN else 0
     assert states["uncertain"] <= in_flight + (5 if fault in UNCERTAIN else 0)
-    assert set(vendor.taken.values()) == {1}
+    assert set(leadsquared.taken.values()) == {1}
     assert {outcome.index + 1 for outcome in outcomes if outcome.state == "accepted"} <= set(
-        vendor.taken
+        leadsquared.taken
     )
 
 
 @virtual
 async def test_in_a_batch_max_time_does_not_include_an_outage() -> None:
-    vendor = Outage(httpx.Response(500), ends=250)
+    leadsquared = Outage(httpx.Response(500), ends=250)
     policy = RetryPolicy(max_time=50, jitter=0)
-    async with poster_to(vendor, retry=policy) as poster:
+    async with poster_to(leadsquared, retry=policy) as poster:
         assert await poster.post_many(numbered(5)) == ["r1", "r2", "r3", "r4", "r5"]
 
 
@@ -76,8 +76,8 @@ async def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends
 ) -> None:
     caplog.set_level(logging.INFO, "leadpost")
     fault = httpx.Response(500, json={"ExceptionMessage": f"no: {NOTE}"})
-    vendor = Outage(fault, ends=250)
-    async with poster_to(vendor, retry=PATIENT) as poster:
+    leadsquared = Outage(fault, ends=250)
+    async with poster_to(leadsquared, retry=PATIENT) as poster:
         await asyncio.gather(*(poster.post(activity(n)) for n in range(1, 4)))
 
     host = "http://127.0.0.1:9"
@@ -102,8 +102,8 @@ async def test_late_failures_of_posts_sent_before_the_end_of_an_outage_do_not_re
         await asyncio.sleep(10)
         raise READ_TIMEOUT
 
-    vendor = Vendor(answer)
-    async with poster_to(vendor, retry=ONCE) as poster:
+    leadsquared = LeadSquared(answer)
+    async with poster_to(leadsquared, retry=ONCE) as poster:
         posts = [asyncio.create_task(poster.post(activity(n))) for n in (1, 2, 3)]
         await asyncio.sleep(5)
         await poster.post(activity(4))
@@ -176,8 +176,8 @@ async def test_a_trial_that_its_event_loop_left_behind_stops_no_other() -> None:
 
 @virtual
 async def test_a_client_closed_during_an_outage_ends_a_waiting_post_as_not_sent() -> None:
-    vendor = Outage(httpx.Response(504))
-    client = vendor.client()
+    leadsquared = Outage(httpx.Response(504))
+    client = leadsquared.client()
     poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket(), retry=ONCE)
     async with poster:
         await attempt(poster, 1, 2, 3)

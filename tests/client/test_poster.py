@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from raw_server import ACCEPTED, Connection, RawServer, answer
-from support import API_KEY, DOCUMENT, SECRET_KEY, Vendor, account, activity, run, within
+from support import API_KEY, DOCUMENT, SECRET_KEY, LeadSquared, account, activity, run, within
 
 from leadpost import (
     Account,
@@ -271,8 +271,8 @@ def test_a_poster_is_used_in_one_event_loop_at_a_time(sandbox: Sandbox) -> None:
 
 
 async def test_a_post_waiting_for_its_token_sends_nothing_once_its_client_is_closed() -> None:
-    vendor, bucket = Vendor(), TokenBucket(1, period=0.2)
-    client = vendor.client()
+    leadsquared, bucket = LeadSquared(), TokenBucket(1, period=0.2)
+    client = leadsquared.client()
     poster = AsyncActivityPoster(account(), client=client, bucket=bucket)
     await poster.post(activity(1))
     waiting = asyncio.create_task(poster.post(activity(2)))
@@ -282,7 +282,7 @@ async def test_a_post_waiting_for_its_token_sends_nothing_once_its_client_is_clo
         NotSent, match="the client of this poster was closed before anything was sent"
     ):
         await waiting
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
 
 
 async def test_a_client_hook_that_calls_raise_for_status_changes_nothing() -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import KEYS, Vendor, account, activity, answers, run_virtual, virtual
+from support import KEYS, LeadSquared, account, activity, answers, run_virtual, virtual
 
 from leadpost import ApplicationError, AsyncActivityPoster, BadRequest
 from leadpost._endpoints.async_api import read_request_id
@@ -142,7 +142,7 @@ def test_an_error_has_no_keys_in_any_encoding_of_the_body(
     encoding: str, *, ensure_ascii: bool
 ) -> None:
     body = {"ExceptionType": f"MX{KEYS[1]}", "ExceptionMessage": f"Özdemir, {quote(KEYS[0])}"}
-    vendor = Vendor(
+    leadsquared = LeadSquared(
         answers(
             httpx.Response(
                 500, content=json.dumps(body, ensure_ascii=ensure_ascii).encode(encoding)
@@ -151,7 +151,7 @@ def test_an_error_has_no_keys_in_any_encoding_of_the_body(
     )
 
     async def main() -> ApplicationError:
-        poster = AsyncActivityPoster(account(), client=vendor.client())
+        poster = AsyncActivityPoster(account(), client=leadsquared.client())
         with pytest.raises(ApplicationError) as caught:
             await poster.post(activity())
         return caught.value
@@ -167,8 +167,8 @@ async def test_an_id_that_quotes_a_key_is_returned_and_logged_without_it(
 ) -> None:
     body = {"Status": "Success", "RequestID": f"r-{KEYS[0]}", "Message": {"Id": quote(KEYS[1])}}
     task = {"TaskStatus": {"Status": "Success", "Message": {"Message": {"Id": f"a-{KEYS[2]}"}}}}
-    vendor = Vendor(answers(*[httpx.Response(200, json=body | task)] * 4), there=1.0)
-    poster = AsyncActivityPoster(account(), client=vendor.client())
+    leadsquared = LeadSquared(answers(*[httpx.Response(200, json=body | task)] * 4), there=1.0)
+    poster = AsyncActivityPoster(account(), client=leadsquared.client())
     assert await poster.post(activity()) == "r-***"
     assert await poster.post_sync(activity()) == "***"
     status = await poster.status("r1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from support import Vendor, account, always, run_virtual
+from support import LeadSquared, account, always, run_virtual
 
 from leadpost import AsyncActivityPoster, OpenBucket, UnexpectedAnswer, User
 from leadpost.sandbox import Sandbox
@@ -22,7 +22,7 @@ ANSWER = {
 
 
 def ask(body: object) -> User:
-    client = Vendor(always(httpx.Response(200, json=body))).client()
+    client = LeadSquared(always(httpx.Response(200, json=body))).client()
     return run_virtual(AsyncActivityPoster(account(), client=client).user())
 
 

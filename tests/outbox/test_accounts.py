@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from outbox_support import executed, states, until_logged, working
-from support import Vendor, account, activity
+from support import LeadSquared, account, activity
 
 from leadpost import (
     Account,
@@ -25,8 +25,8 @@ A = account(access_key="access-key-of-a")
 B = account(access_key="access-key-of-b")
 
 
-def poster_of(account: Account, vendor: Vendor) -> AsyncActivityPoster:
-    return AsyncActivityPoster(account, client=vendor.client(), bucket=OpenBucket())
+def poster_of(account: Account, leadsquared: LeadSquared) -> AsyncActivityPoster:
+    return AsyncActivityPoster(account, client=leadsquared.client(), bucket=OpenBucket())
 
 
 def test_the_id_of_an_account_is_its_name_or_a_fingerprint_of_host_and_access_key() -> None:
@@ -61,7 +61,7 @@ def test_a_name_has_letters_digits_dots_and_hyphens(name: str) -> None:
 
 
 async def test_entries_are_posted_only_with_the_keys_of_their_account(store_url: str) -> None:
-    of_a, of_b = Vendor(), Vendor()
+    of_a, of_b = LeadSquared(), LeadSquared()
     async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
         await ours.put_many(map(activity, (1, 2, 3)), keys=["one", "two", "three"])
         await theirs.put(activity(9), key="one")  # keys are unique within an account
@@ -94,28 +94,28 @@ async def test_entries_of_other_accounts_are_not_settled(store_url: str) -> None
         entries = sa.text("UPDATE leadpost_entries SET state = 'uncertain', ends_by = 0")
         await executed(ours, entries)
         assert await theirs.arrived([first]) == 0
-        assert await theirs.reconcile(poster_of(B, Vendor())) == {}
+        assert await theirs.reconcile(poster_of(B, LeadSquared())) == {}
         await executed(ours, sa.text("UPDATE leadpost_entries SET state = 'accepted'"))
-        assert await theirs.verify(poster_of(B, Vendor())) == {}
+        assert await theirs.verify(poster_of(B, LeadSquared())) == {}
         await executed(ours, sa.text("UPDATE leadpost_entries SET state = 'sending'"))
-        await theirs.drain(poster_of(B, Vendor()))
+        await theirs.drain(poster_of(B, LeadSquared()))
         assert await states(ours) == ["sending"]
-        await ours.drain(poster_of(A, Vendor()))
+        await ours.drain(poster_of(A, LeadSquared()))
         assert await states(ours) == ["uncertain"]
 
 
 async def test_after_a_rotation_entries_are_adopted(store_url: str) -> None:
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     async with Outbox(store_url, A) as before:
         await before.put_many(map(activity, (1, 2)), keys=["one", "two"])
     async with Outbox(store_url, B) as outbox:
         await outbox.put(activity(3), key="three")
-        assert await outbox.drain(poster_of(B, vendor)) == {"accepted": 1}
+        assert await outbox.drain(poster_of(B, leadsquared)) == {"accepted": 1}
         assert await outbox.others() == {A.fingerprint: 2}
         assert await outbox.adopt(A.fingerprint) == 2
         assert await outbox.adopt(A.fingerprint) == 0
         assert await outbox.others() == {}
-        assert await outbox.drain(poster_of(B, vendor)) == {"accepted": 2}
+        assert await outbox.drain(poster_of(B, leadsquared)) == {"accepted": 2}
         assert sum((await outbox.counts()).values()) == 3
 
 
@@ -133,28 +133,28 @@ async def test_a_name_with_other_keys_raises_until_it_is_adopted(store_url: str)
     """The key of acme was rotated; or somebody copied the name to the staging account."""
     first = account(name="acme", access_key=A.access_key)
     second = account(name="acme", access_key=B.access_key)
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     async with Outbox(store_url, first) as outbox:
         await outbox.put_many(map(activity, (1, 2)))
         with pytest.raises(ValueError, match="have different keys; pass the same Account"):
-            await outbox.drain(poster_of(second, vendor))
-        await outbox.drain(poster_of(first, vendor))
+            await outbox.drain(poster_of(second, leadsquared))
+        await outbox.drain(poster_of(first, leadsquared))
         await outbox.put(activity(3))
     async with Outbox(store_url, second) as outbox:
         refused = (
             outbox.put(activity(4)),
             outbox.put_many([activity(4)]),
-            outbox.drain(poster_of(second, vendor)),
-            outbox.run(poster_of(second, vendor)),
-            outbox.verify(poster_of(second, vendor)),
+            outbox.drain(poster_of(second, leadsquared)),
+            outbox.run(poster_of(second, leadsquared)),
+            outbox.verify(poster_of(second, leadsquared)),
         )
         advice = f"leadpost outbox adopt {first.fingerprint}"
         for use in refused:
             with pytest.raises(OutboxError, match=f"belong to other keys.*{advice}"):
                 await use
-        assert len(vendor.requests) == 2
+        assert len(leadsquared.requests) == 2
         assert await outbox.adopt(first.fingerprint) == 0  # they have the right name already
-        assert await outbox.drain(poster_of(second, vendor)) == {"accepted": 1}
+        assert await outbox.drain(poster_of(second, leadsquared)) == {"accepted": 1}
     async with Outbox(store_url, first) as outbox:
         with pytest.raises(OutboxError, match="belong to other keys"):
             await outbox.put(activity(5))
@@ -165,8 +165,8 @@ async def test_two_workers_that_begin_at_once_agree_on_the_keys(store_url: str) 
     async with Outbox(store_url, "acme") as one, Outbox(store_url, "acme") as other:
         await one.put(activity(1))
         ended = await asyncio.gather(
-            one.drain(poster_of(named[0], Vendor())),
-            other.drain(poster_of(named[1], Vendor())),
+            one.drain(poster_of(named[0], LeadSquared())),
+            other.drain(poster_of(named[1], LeadSquared())),
             return_exceptions=True,
         )
     assert sorted(type(end).__name__ for end in ended) == ["Counter", "OutboxError"]
@@ -198,7 +198,7 @@ async def test_a_worker_logs_that_it_leaves_others_entries_alone(
         await other.put_many([activity(1), activity(2)])
     async with (
         Outbox(store_url, A) as outbox,
-        poster_of(A, Vendor()) as poster,
+        poster_of(A, LeadSquared()) as poster,
         working(outbox.run(poster)),
     ):
         await until_logged(caplog, "unfinished entries of other accounts")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, held_until, poster, states
-from support import Vendor, activity, answers, within
+from support import LeadSquared, activity, answers, within
 
 from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, TokenBucket
 from leadpost.outbox import Outbox
@@ -27,8 +27,8 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
         yield opened
 
 
-def refused(number: int) -> Vendor:
-    return Vendor(answers(*[httpx.Response(400)] * number))
+def refused(number: int) -> LeadSquared:
+    return LeadSquared(answers(*[httpx.Response(400)] * number))
 
 
 async def test_only_failed_rejected_and_uncertain_entries_are_retried(outbox: Outbox) -> None:
@@ -90,9 +90,9 @@ async def test_a_rejected_entry_is_posted_with_its_new_activity(outbox: Outbox) 
     await outbox.replace({"one": activity(2).to_payload()})
     found = (await outbox.find(["one"]))["one"]
     assert (found.state, found.error_type, found.message) == ("pending", None, None)
-    vendor = Vendor()
-    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
-    assert vendor.numbers == [2]
+    leadsquared = LeadSquared()
+    assert await outbox.drain(poster(leadsquared)) == {"accepted": 1}
+    assert leadsquared.numbers == [2]
     notes = [change.note for change in await outbox.history(found.id)]
     assert notes[3] == "replaced"
     with pytest.raises(KeyConflict):  # the original activity is another one now
@@ -151,7 +151,7 @@ async def test_a_late_record_applies_only_to_the_activity_that_was_sent(
 
 
 async def test_an_entry_seen_on_its_lead_has_succeeded(outbox: Outbox) -> None:
-    slow = Vendor(answers(httpx.ReadTimeout("slow")))
+    slow = LeadSquared(answers(httpx.ReadTimeout("slow")))
     await outbox.put_many(map(activity, (1, 2)))
     assert await outbox.drain(poster(slow)) == {"uncertain": 1, "accepted": 1}
     assert await outbox.arrived([*range(3, 1200), 1, 2]) == 1
@@ -176,8 +176,8 @@ async def test_the_result_of_a_call_in_flight_during_a_retry_is_recorded(outbox:
     """Somebody retried it too early: the worker of the first call still records its RequestID."""
     answer, started = asyncio.Event(), asyncio.Event()
     await outbox.put(activity(1))
-    vendor = Vendor(held_until(answer, started))
-    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1))))
+    leadsquared = LeadSquared(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared, bucket=TokenBucket(1))))
     await started.wait()
     await changed(outbox, state="uncertain")
     assert await outbox.retry("uncertain") == 1
@@ -185,7 +185,7 @@ async def test_the_result_of_a_call_in_flight_during_a_retry_is_recorded(outbox:
     async with within(10):
         assert await draining == {"accepted": 1}
     [entry] = [entry async for entry in outbox.entries()]
-    assert (entry.state, entry.request_id, len(vendor.requests)) == ("accepted", "r1", 1)
+    assert (entry.state, entry.request_id, len(leadsquared.requests)) == ("accepted", "r1", 1)
 
 
 async def test_a_late_record_that_a_call_is_uncertain_does_not_undo_a_retry(

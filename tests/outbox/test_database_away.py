@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted, working
-from support import Vendor, activity, answers, within
+from support import LeadSquared, activity, answers, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
 from leadpost.outbox import Outbox, _reachability, _worker
@@ -67,7 +67,7 @@ def test_what_cannot_be_reached_is_logged_at_first_each_minute_and_at_last(
 
 
 async def test_a_run_waits_for_an_unreachable_database_at_its_start(outbox: Outbox) -> None:
-    async with working(outbox.run(poster(Vendor()))):
+    async with working(outbox.run(poster(LeadSquared()))):
         with away(outbox):
             await asyncio.sleep(0.1)
         await outbox.put(activity(1))
@@ -79,15 +79,17 @@ async def test_a_run_waits_for_a_lost_database_and_loses_no_request_id(
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
     await outbox.put_many(map(activity, range(1, 4)))
-    vendor = Vendor(held_until(answer, started))
-    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1, period=0.1))))
+    leadsquared = LeadSquared(held_until(answer, started))
+    draining = asyncio.create_task(
+        outbox.drain(poster(leadsquared, bucket=TokenBucket(1, period=0.1)))
+    )
     await started.wait()
     with away(outbox):
         answer.set()
         await asyncio.sleep(1.2)
     async with within(10):
         assert await draining == {"accepted": 3}
-    assert sorted(vendor.numbers) == [1, 2, 3]
+    assert sorted(leadsquared.numbers) == [1, 2, 3]
     said = [r.message for r in caplog.records if "reached" in r.message]
     assert said[0].endswith("cannot be reached: the server is away")
     assert re.search(r"can be reached again, after \d+ s$", said[-1])
@@ -99,9 +101,9 @@ async def test_a_database_that_remains_unreachable_ends_a_drain(
     answer, started = asyncio.Event(), asyncio.Event()
     patience = RetryPolicy(max_time=0.3, initial_wait=0.01)
     await outbox.put(activity(1))
-    vendor = Vendor(held_until(answer, started))
+    leadsquared = LeadSquared(held_until(answer, started))
     draining = asyncio.create_task(
-        outbox.drain(poster(vendor, bucket=TokenBucket(1), retry=patience))
+        outbox.drain(poster(leadsquared, bucket=TokenBucket(1), retry=patience))
     )
     await started.wait()
     with away(outbox):
@@ -117,8 +119,8 @@ async def test_a_permanent_failure_ends_a_run_and_the_request_id_is_logged(
 ) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
     await outbox.put_many(map(activity, range(1, 4)))
-    vendor = Vendor(held_until(answer, started))
-    running = asyncio.create_task(outbox.run(poster(vendor, bucket=TokenBucket(1))))
+    leadsquared = LeadSquared(held_until(answer, started))
+    running = asyncio.create_task(outbox.run(poster(leadsquared, bucket=TokenBucket(1))))
     await started.wait()
     with monkeypatch.context() as patched:
         patched.setattr(outbox._database, "write", damaged)
@@ -133,13 +135,13 @@ async def test_a_permanent_failure_ends_a_run_and_the_request_id_is_logged(
 async def test_a_database_that_can_no_longer_be_read_ends_a_run(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
     monkeypatch.setattr(_calls, statement, damaged)
     async with within(10):
         with pytest.raises(OutboxError, match="file is damaged"):
-            await outbox.run(poster(vendor))
-    assert vendor.numbers == []
+            await outbox.run(poster(leadsquared))
+    assert leadsquared.numbers == []
 
 
 async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
@@ -152,15 +154,15 @@ async def test_an_entry_whose_call_could_not_be_recorded_is_not_sent_again(
             raise OutboxError("the file is damaged")
         return await write(store, work, *args, **details)
 
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
     with monkeypatch.context() as patched:
         patched.setattr(Store, "write", fickle)
         with pytest.raises(OutboxError, match="file is damaged"):
-            await outbox.drain(poster(vendor))
-    assert await outbox.drain(poster(vendor)) == {}
+            await outbox.drain(poster(leadsquared))
+    assert await outbox.drain(poster(leadsquared)) == {}
     assert await states(outbox) == ["sending"]
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
 
 
 async def test_a_run_that_ends_without_its_database_leaves_no_task_behind(
@@ -170,7 +172,7 @@ async def test_a_run_that_ends_without_its_database_leaves_no_task_behind(
     monkeypatch.setattr(_worker, "_RECORDING", 0.1)
     await outbox.put(activity(1))
     answer, started = asyncio.Event(), asyncio.Event()
-    running = asyncio.create_task(outbox.run(poster(Vendor(held_until(answer, started)))))
+    running = asyncio.create_task(outbox.run(poster(LeadSquared(held_until(answer, started)))))
     await started.wait()
     with monkeypatch.context() as patched:
         patched.setattr(outbox._database, "write", gone)
@@ -202,14 +204,14 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
             raise OutboxUnavailable("the connection was lost")
         return done
 
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
     monkeypatch.setattr(_calls, "claim", roll_back)
     monkeypatch.setattr(outbox._database, "write", deaf)
-    async with working(outbox.run(poster(vendor))):
+    async with working(outbox.run(poster(leadsquared))):
         await until(outbox, accepted=1)
     assert lost
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
     notes = [change.note or "" for change in await outbox.history(1)]
     assert [note for note in notes if note.startswith("call ")] == ["call 1"]
 
@@ -232,15 +234,15 @@ async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
             raise OutboxUnavailable("the connection was lost")
         return done
 
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
     monkeypatch.setattr(_calls, "record", note)
     monkeypatch.setattr(outbox._database, "write", deaf)
     async with within(10):
-        assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+        assert await outbox.drain(poster(leadsquared)) == {"accepted": 1}
     assert (len(recorded), lost) == (2, [True])
     assert await states(outbox) == ["accepted"]
-    assert vendor.numbers == [1]
+    assert leadsquared.numbers == [1]
     assert [change.state for change in await outbox.history(1)] == [
         "pending",
         "sending",
@@ -263,7 +265,7 @@ async def test_a_database_that_can_only_be_read_is_tried_twice_a_second(
     monkeypatch.setattr(_calls, "claim", fail)
     await outbox.put(activity(1))
     with caplog.at_level(logging.WARNING, "leadpost"):
-        async with working(outbox.run(poster(Vendor()), verify=False)):
+        async with working(outbox.run(poster(LeadSquared()), verify=False)):
             await asyncio.sleep(2)
     assert caplog.text.count("cannot be reached") == 1
     assert 1 <= tries <= 5
@@ -287,11 +289,11 @@ async def test_a_claim_that_expired_while_the_database_was_away_was_never_sent(
         return done
 
     monkeypatch.setattr(outbox._database, "write", lose_first_claim)
-    vendor = Vendor(answers(httpx.Response(400)))
+    leadsquared = LeadSquared(answers(httpx.Response(400)))
     await outbox.put(activity(1))
     async with within(20):
-        assert await outbox.drain(poster(vendor)) == {"rejected": 1}
-    assert vendor.numbers == [1]
+        assert await outbox.drain(poster(leadsquared)) == {"rejected": 1}
+    assert leadsquared.numbers == [1]
     history = await outbox.history(1)
     assert [change.state for change in history] == [
         "pending",

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from outage_support import METRICS
 from outbox_support import poster, working
-from support import Vendor, accept, activity, number_in, within
+from support import LeadSquared, accept, activity, number_in, within
 
 from leadpost import TokenBucket
 from leadpost.outbox import Outbox
@@ -29,7 +29,7 @@ UNCERTAIN: dict[str, httpx.Response | Exception | None] = {
 }
 
 
-class LeadSquared(Vendor):
+class FailingLeadSquared(LeadSquared):
     """LeadSquared, which has an outage while `is_down`; with an uncertain fault it accepts all."""
 
     def __init__(self, kind: str) -> None:
@@ -69,7 +69,7 @@ async def test_a_run_waits_for_the_end_of_an_outage(
 ) -> None:
     for name in ("LONGEST_PAUSE", "LONGEST_UNCERTAIN_PAUSE"):
         monkeypatch.setattr(f"leadpost._availability.{name}", 0.2)
-    leadsquared = LeadSquared(kind)
+    leadsquared = FailingLeadSquared(kind)
     call_timeout = 1.0 if kind == "time-outs" else 30.0
     bucket = TokenBucket(TOKENS, period=0.1)
     posting = poster(leadsquared, bucket=bucket, call_timeout=call_timeout)

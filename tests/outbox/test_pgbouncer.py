@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from database_support import execute, folder_of, name_of, numbers, plain_postgresql, setting
 from pooler import PGBOUNCER, PORT, pgbouncer, pooler
 from shared_bucket_support import PERIOD, opened, take
-from support import Vendor, account, activity, fullest, within
+from support import LeadSquared, account, activity, fullest, within
 
 from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
@@ -90,7 +90,7 @@ async def test_with_the_option_every_method_works(pooled: Pooled) -> None:
         assert len(await outbox.history(second.id)) == 2
         assert len(await numbers(url)) == 1100
         assert (await outbox.health()).oldest_pending
-        posting = AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
+        posting = AsyncActivityPoster(account(), client=LeadSquared().client(), bucket=OpenBucket())
         await outbox._database.write(
             lambda connection: connection.execute(
                 sa.text("DELETE FROM leadpost_entries WHERE key > 'call-11'")

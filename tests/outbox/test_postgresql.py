@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from database_support import execute, name_of, numbers, plain_postgresql, setting
-from support import Vendor, account, activity, within
+from support import LeadSquared, account, activity, within
 
 from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.outbox import Outbox, _worker
@@ -111,8 +111,8 @@ async def test_a_run_ends_although_its_table_is_locked(
 ) -> None:
     monkeypatch.setattr(_worker, "GRACE", 0.1)
     monkeypatch.setattr(_worker, "_RECORDING", 0.1)
-    vendor = Vendor()
-    posting = AsyncActivityPoster(account(), client=vendor.client(), bucket=OpenBucket())
+    leadsquared = LeadSquared()
+    posting = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=OpenBucket())
     async with (
         Outbox(postgresql_url, account()) as outbox,
         plain_postgresql(postgresql_url) as holder,
@@ -120,7 +120,7 @@ async def test_a_run_ends_although_its_table_is_locked(
     ):
         await outbox.put(activity(1))
         running = asyncio.create_task(outbox.run(posting))
-        while not vendor.requests:
+        while not leadsquared.requests:
             await asyncio.sleep(0.01)
         async with holder.transaction():
             await holder.execute("LOCK TABLE leadpost_entries")

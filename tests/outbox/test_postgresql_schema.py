@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from database_support import changed, execute, name_of, numbers, plain_postgresql
 from sqlalchemy.ext.asyncio import create_async_engine
-from support import Vendor, account, activity, within
+from support import LeadSquared, account, activity, within
 
 from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavailable
 from leadpost import outbox as outbox_package
@@ -81,7 +81,9 @@ async def test_a_role_with_the_grants_of_the_readme_can_do_a_workers_work(
         async with Outbox(url, account()) as outbox:
             await outbox.put(activity(1))
             await outbox.put_many(map(activity, range(2, 5)), keys=["a", "b", "c"])
-            posting = AsyncActivityPoster(account(), client=Vendor().client(), bucket=OpenBucket())
+            posting = AsyncActivityPoster(
+                account(), client=LeadSquared().client(), bucket=OpenBucket()
+            )
             assert (await outbox.drain(posting))["accepted"] == 4
             assert (await outbox.counts())["accepted"] == 4
             await outbox.adopt("another")
@@ -144,7 +146,7 @@ async def test_the_plain_insert_of_the_readme_is_all_that_is_needed(postgresql_u
             await execute(postgresql_url, shown("sql", "INSERT"))
         assert [e.activity["ActivityEvent"] async for e in outbox.entries()] == [201]
         posting = AsyncActivityPoster(
-            account(name="acme"), client=Vendor().client(), bucket=OpenBucket()
+            account(name="acme"), client=LeadSquared().client(), bucket=OpenBucket()
         )
         assert await outbox.drain(posting) == {"accepted": 1}
         with pytest.raises(asyncpg.DataError, match="json"):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from outbox_support import ACME, poster
-from support import Vendor, activity, answers
+from support import LeadSquared, activity, answers
 
 from leadpost import RetryPolicy
 from leadpost.outbox import Outbox
@@ -22,11 +22,11 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
 
 
 async def test_entries_are_posted_in_order_and_by_priority(outbox: Outbox) -> None:
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put_many(map(activity, range(1, 6)))
     await outbox.put(activity(9), priority=1)
-    assert await outbox.drain(poster(vendor)) == {"accepted": 6}
-    assert vendor.numbers == [9, 1, 2, 3, 4, 5]
+    assert await outbox.drain(poster(leadsquared)) == {"accepted": 6}
+    assert leadsquared.numbers == [9, 1, 2, 3, 4, 5]
     async for entry in outbox.entries():
         assert entry.state == "accepted"
         assert entry.request_id == f"r{entry.activity['ActivityEvent']}"
@@ -35,7 +35,7 @@ async def test_entries_are_posted_in_order_and_by_priority(outbox: Outbox) -> No
 
 async def test_each_change_of_state_is_stored_with_its_time(outbox: Outbox) -> None:
     entry = await outbox.put(activity(1))
-    await outbox.drain(poster(Vendor(answers(httpx.Response(500)))))
+    await outbox.drain(poster(LeadSquared(answers(httpx.Response(500)))))
     history = await outbox.history(entry)
     assert [change.state for change in history] == [
         "pending",
@@ -55,9 +55,9 @@ async def test_an_entry_that_is_not_accepted_has_its_reason(outbox: Outbox) -> N
         "ExceptionType": "MXInvalidActivityException",
         "ExceptionMessage": "Event Code is invalid",
     }
-    vendor = Vendor(answers(httpx.Response(500, json=mx), httpx.ReadTimeout("too slow")))
+    leadsquared = LeadSquared(answers(httpx.Response(500, json=mx), httpx.ReadTimeout("too slow")))
     await outbox.put_many(map(activity, (1, 2, 3)))
-    assert await outbox.drain(poster(vendor)) == {"rejected": 1, "uncertain": 1, "accepted": 1}
+    assert await outbox.drain(poster(leadsquared)) == {"rejected": 1, "uncertain": 1, "accepted": 1}
     found = {entry.state: entry async for entry in outbox.entries()}
     assert found["rejected"].error_type == "ApplicationError"
     assert "Event Code is invalid" in (found["rejected"].message or "")
@@ -65,12 +65,12 @@ async def test_an_entry_that_is_not_accepted_has_its_reason(outbox: Outbox) -> N
 
 
 async def test_an_entry_fails_after_the_maximum_of_attempts(outbox: Outbox) -> None:
-    vendor = Vendor(answers(*[httpx.Response(500)] * 5))
+    leadsquared = LeadSquared(answers(*[httpx.Response(500)] * 5))
     await outbox.put(activity(1))
-    assert await outbox.drain(poster(vendor, retry=FIVE)) == {"failed": 1}
-    assert len(vendor.requests) == 5
+    assert await outbox.drain(poster(leadsquared, retry=FIVE)) == {"failed": 1}
+    assert len(leadsquared.requests) == 5
     assert await outbox.retry("failed") == 1
-    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    assert await outbox.drain(poster(leadsquared)) == {"accepted": 1}
 
 
 async def test_leadsquareds_reason_is_stored_without_invalid_characters(
@@ -78,7 +78,7 @@ async def test_leadsquareds_reason_is_stored_without_invalid_characters(
 ) -> None:
     said = b'{"ExceptionType": "MXError", "ExceptionMessage": "cut \\ud83d here\\u0000."}'
     await outbox.put(activity(1))
-    refusing = Vendor(answers(httpx.Response(500, content=said)))
+    refusing = LeadSquared(answers(httpx.Response(500, content=said)))
     assert await outbox.drain(poster(refusing)) == {"rejected": 1}
     [entry] = [entry async for entry in outbox.entries()]
     assert "cut ? here." in (entry.message or "")

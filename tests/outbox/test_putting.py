@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, executed, poster
-from support import API_KEY, SECRET_KEY, Vendor, activity, answers, within
+from support import API_KEY, SECRET_KEY, LeadSquared, activity, answers, within
 
 from leadpost import Activity, InvalidActivity, KeyConflict
 from leadpost.outbox import Outbox
@@ -47,7 +47,7 @@ async def test_an_outbox_that_is_not_open_raises(sqlite_url: str, *, is_closed: 
     if is_closed:
         async with outbox:
             await outbox.put(activity(1))
-    posting = poster(Vendor())
+    posting = poster(LeadSquared())
     uses: list[Coroutine[Any, Any, Any]] = [
         outbox.put(activity(1)),
         outbox.put_many([activity(1)]),
@@ -280,7 +280,7 @@ async def test_no_key_and_no_text_is_shown(
     async with Outbox(store_url, ACME) as outbox:
         await outbox.put(activity(1, activity_note="private"))
         [entry] = [entry async for entry in outbox.entries()]
-        await outbox.drain(poster(Vendor(answers(httpx.Response(500)))))
+        await outbox.drain(poster(LeadSquared(answers(httpx.Response(500)))))
         shown = f"{outbox!r} {entry!r} {await outbox.health()!r} {caplog.text}"
     for secret in ("private", SECRET_KEY, API_KEY):
         assert secret not in shown

@@ -25,7 +25,7 @@ from outbox_support import (
     states,
     table,
 )
-from support import LEAD, Vendor, answers, within
+from support import LEAD, LeadSquared, answers, within
 
 from leadpost import (
     Activity,
@@ -66,7 +66,7 @@ def make_uncertain(outbox: Outbox) -> Iterator[MakeUncertain]:
             async with poster_to(sandbox) as posting:
                 await outbox.drain(posting)
             assert (await outbox.counts())["uncertain"] == len(posts)
-            await asyncio.sleep(0.05)  # the vendor's queue
+            await asyncio.sleep(0.05)  # the leadsquared's queue
             return sandbox
 
         yield post
@@ -146,7 +146,7 @@ async def test_without_note_and_date_time_it_is_pending_again_if_nothing_is_simi
 async def test_an_entry_whose_lead_cannot_be_read_stays_uncertain(outbox: Outbox) -> None:
     unknown = {"Status": "Error", "ExceptionType": "MXInvalidLeadException"}
     script = answers(httpx.ReadTimeout("slow"), httpx.Response(500, json=unknown))
-    posting = poster(Vendor(script))
+    posting = poster(LeadSquared(script))
     await outbox.put(noted(1))
     await outbox.drain(posting)
     assert await outbox.reconcile(posting, settle=NOW) == {"uncertain": 1}
@@ -170,7 +170,7 @@ async def test_an_entry_that_is_retried_meanwhile_is_left_alone(
 
 async def test_rejected_keys_end_reconciling(outbox: Outbox) -> None:
     script = answers(httpx.ReadTimeout("slow"), httpx.Response(401))
-    posting = poster(Vendor(script))
+    posting = poster(LeadSquared(script))
     await outbox.put(noted(1))
     await outbox.drain(posting)
     with pytest.raises(Unauthorized):
@@ -263,7 +263,7 @@ async def test_a_lead_is_read_once_for_all_its_entries(outbox: Outbox) -> None:
     posts = [noted(1), noted(2), Activity(LEAD.upper(), 201, "note 3"), Activity(other, 201, "4")]
     await outbox.put_many(posts)
     progress: list[tuple[int, int]] = []
-    posting = poster(Vendor(answer))
+    posting = poster(LeadSquared(answer))
     await changed(outbox, state="uncertain")
     found = await outbox.reconcile(
         posting, settle=NOW, on_progress=lambda done, of: progress.append((done, of))
@@ -279,7 +279,7 @@ async def test_an_entry_without_an_activity_event_stays_uncertain(outbox: Outbox
         f""" VALUES ('{ACME}', 'uncertain', '{{"RelatedProspectId": "{LEAD}"}}')"""
     )
     await outbox._database.write(lambda connection: connection.exec_driver_sql(insert))
-    assert await outbox.reconcile(poster(Vendor())) == {"uncertain": 1}
+    assert await outbox.reconcile(poster(LeadSquared())) == {"uncertain": 1}
     assert await messages(outbox) == [
         ("uncertain", "it has no ActivityEvent, so it cannot be looked for")
     ]
@@ -344,7 +344,7 @@ async def test_a_lead_that_always_fails_does_not_keep_others_uncertain(
             return httpx.Response(500)
         return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
 
-    posting = poster(Vendor(answer))
+    posting = poster(LeadSquared(answer))
     await outbox.put_many([noted(1), Activity(OTHER_LEAD, 201, "note 2", WHEN)])
     await changed(outbox, state="uncertain")
     tally = await outbox.reconcile(posting, settle=NOW)
@@ -374,7 +374,7 @@ async def test_an_outage_ends_reconciling(outbox: Outbox) -> None:
     # Of many types, so that windows of time take no fewer calls.
     await outbox.put_many(Activity(lead, 301 + n, "n", WHEN) for n, lead in enumerate(leads))
     await changed(outbox, state="uncertain")
-    reconciler = _reconciler.Reconciler(outbox._store, poster(Vendor(answer)), NOW)
+    reconciler = _reconciler.Reconciler(outbox._store, poster(LeadSquared(answer)), NOW)
     for _ in range(2):  # a worker tries again after an hour
         with pytest.raises(ServerError):
             await reconciler.reconcile(lambda _, __: None)

@@ -24,7 +24,7 @@ from outbox_support import (
     until_true,
     working,
 )
-from support import LEAD, Vendor, account, within
+from support import LEAD, LeadSquared, account, within
 
 from leadpost import (
     AsyncActivityPoster,
@@ -57,7 +57,7 @@ async def test_reconciling_that_fails_is_logged_and_the_run_continues(
     await changed(outbox, state="uncertain")
     monkeypatch.setattr(AsyncActivityPoster, "lead_activities", refuse)
     every = timedelta(seconds=0.05)
-    worker = outbox.run(poster(Vendor()), verify=False, reconcile_every=every)
+    worker = outbox.run(poster(LeadSquared()), verify=False, reconcile_every=every)
     async with working(worker) as running:
         failed = "reconciling failed: Unauthorized, HTTP 401"
         await until_true(lambda: caplog.text.count(failed) >= 2)
@@ -70,7 +70,7 @@ async def test_the_log_says_that_reconciling_needs_a_sync_host(
     await outbox.put(noted(1))
     await changed(outbox, state="uncertain")
     elsewhere = account(name=ACME, host="https://proxy.example.com")
-    posting = AsyncActivityPoster(elsewhere, client=Vendor().client(), bucket=OpenBucket())
+    posting = AsyncActivityPoster(elsewhere, client=LeadSquared().client(), bucket=OpenBucket())
     every = timedelta(seconds=0.05)
     async with working(outbox.run(posting, verify=False, reconcile_every=every)):
         await until_logged(caplog, "reconciling failed: sync_host (LEADPOST_SYNC_HOST) is missing")
@@ -119,7 +119,7 @@ async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
     await changed(outbox, state="uncertain", sent_at=time.time())
     async with Outbox(store_url, ACME) as other, within(20):
         both = [
-            asyncio.create_task(one.run(poster(Vendor(answer)), verify=False))
+            asyncio.create_task(one.run(poster(LeadSquared(answer)), verify=False))
             for one in (outbox, other)
         ]
         while len(looks) < 8:

@@ -22,7 +22,7 @@ from outbox_support import (
     poster_to,
     table,
 )
-from support import Vendor, within
+from support import LeadSquared, within
 
 from leadpost import Activity, Lead, OpenBucket
 from leadpost.outbox import EntryState, Outbox
@@ -226,11 +226,11 @@ async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Out
 
 
 async def test_an_activity_on_a_lead_without_an_id_stays_uncertain(outbox: Outbox) -> None:
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(Activity(Lead.find_or_create("EmailAddress", "ada@example.com"), 201, "note"))
     await make_all_uncertain(outbox)
-    assert await outbox.reconcile(poster(vendor)) == {"uncertain": 1}
+    assert await outbox.reconcile(poster(leadsquared)) == {"uncertain": 1}
     assert await messages(outbox) == [
         ("uncertain", "it names no lead's id, so it cannot be looked for")
     ]
-    assert not vendor.requests
+    assert not leadsquared.requests

@@ -23,7 +23,7 @@ from outbox_support import (
     until_true,
     working,
 )
-from support import Vendor, accept, activity, answers, within
+from support import LeadSquared, accept, activity, answers, within
 
 from leadpost import (
     Activity,
@@ -42,10 +42,10 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     assert before.called_at is None
     monkeypatch.setattr(_upkeep, "_EVERY", 0.05)
     refused = [httpx.Response(503, headers={"Retry-After": "2"}) for _ in range(2)]
-    vendor = Vendor(answers(*refused))
+    leadsquared = LeadSquared(answers(*refused))
     await outbox.put(activity(1))
     assert ((await outbox.health()).oldest_pending or 99) < 5
-    async with working(outbox.run(poster(vendor))):
+    async with working(outbox.run(poster(leadsquared))):
         async with within(20):
             # The outage may be seen before the end of the call is recorded.
             while (during := await outbox.health()).counts["pending"] == 0 or not during.away_since:
@@ -78,7 +78,7 @@ async def test_health_shows_that_the_only_entry_cannot_reach_its_host(
         return await accept(request)
 
     await outbox.put(activity(1))
-    async with working(outbox.run(poster(Vendor(unreachable)))):
+    async with working(outbox.run(poster(LeadSquared(unreachable)))):
         async with within(10):
             while (await outbox.health()).away_since is None:
                 await asyncio.sleep(0.01)
@@ -95,9 +95,9 @@ async def test_the_log_has_the_counts_of_each_minute(
     monkeypatch.setattr(_upkeep, "_REPORT_EVERY", 0.1)
     monkeypatch.setattr(_upkeep, "_EVERY", 0.05)
     private = httpx.Response(400, json={"ExceptionMessage": "private"})
-    vendor = Vendor(answers(None, private, httpx.ReadTimeout("slow")))
+    leadsquared = LeadSquared(answers(None, private, httpx.ReadTimeout("slow")))
     await outbox.put(activity(1, activity_note="private"))
-    async with working(outbox.run(poster(vendor))), within(10):
+    async with working(outbox.run(poster(leadsquared))), within(10):
         while "outbox: 1 accepted" not in caplog.messages:
             await asyncio.sleep(0.01)
         await outbox.put_many(map(activity, (2, 3)))
@@ -136,14 +136,14 @@ async def test_a_run_may_leave_verifying_and_reconciling_to_others(
     outbox: Outbox, quick_queries: None
 ) -> None:
     del quick_queries
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
     await changed(outbox, state="uncertain", ends_by=0)
-    async with working(outbox.run(poster(vendor), verify=False, reconcile_every=None)):
+    async with working(outbox.run(poster(leadsquared), verify=False, reconcile_every=None)):
         await outbox.put(activity(2))
         await until(outbox, accepted=1)
         await asyncio.sleep(0.2)
-    assert len(vendor.requests) == 1
+    assert len(leadsquared.requests) == 1
     assert (await outbox.counts())["uncertain"] == 1
 
 
@@ -166,7 +166,7 @@ async def test_a_wrong_status_path_does_not_end_a_run_and_is_tried_again(
         return httpx.Response(200, json={"RequestId": "r1", "TaskStatus": {"Status": "Success"}})
 
     await outbox.put(activity(1))
-    async with working(outbox.run(poster(Vendor(answer)))):
+    async with working(outbox.run(poster(LeadSquared(answer)))):
         await until_logged(caplog, "verifying pauses for 10 minutes, posting continues: NotFound")
         await outbox.put(activity(2))
         await until_accepted(outbox, 2)
@@ -217,7 +217,7 @@ async def test_pending_posts_have_four_fifths_of_the_tokens(
         return httpx.Response(200, json={"TaskStatus": {"Status": "Pending"}})
 
     await outbox.put_many(map(activity, range(1, 2001)))
-    async with working(outbox.run(poster(Vendor(answer), bucket=TokenBucket(5, period=0.2)))):
+    async with working(outbox.run(poster(LeadSquared(answer), bucket=TokenBucket(5, period=0.2)))):
         await until_true(lambda: calls.count("GET") >= 20)
         assert (await outbox.counts())["pending"] > 0
         # Four posts begin before each query; up to six of them have not arrived yet.
@@ -229,14 +229,14 @@ async def test_times_of_a_run_must_be_above_zero(outbox: Outbox, time: timedelta
     for name in ("reconcile_every", "keep"):
         options: Any = {name: time}
         with pytest.raises(ValueError, match=f"{name}: found .*, wanted a time above zero"):
-            await outbox.run(poster(Vendor()), **options)
+            await outbox.run(poster(LeadSquared()), **options)
     if time:
         with pytest.raises(ValueError, match="settle: found"):
-            await outbox.reconcile(poster(Vendor()), settle=time)
+            await outbox.reconcile(poster(LeadSquared()), settle=time)
         with pytest.raises(ValueError, match="older_than: found"):
             await outbox.prune(time)
         with pytest.raises(ValueError, match="outage_timeout: found"):
-            await outbox.drain(poster(Vendor()), outage_timeout=time.total_seconds())
+            await outbox.drain(poster(LeadSquared()), outage_timeout=time.total_seconds())
 
 
 async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox) -> None:
@@ -256,7 +256,9 @@ async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox) -> None:
     await outbox.put_many(Activity(lead, 300 + n, "n", WHEN) for n, lead in enumerate(leads))
     await changed(outbox, state="uncertain")
     await outbox.put_many(map(activity, range(1, 201)))
-    posting = poster(Vendor(answer), bucket=TokenBucket(5, period=0.5), retry=RetryPolicy(jitter=0))
+    posting = poster(
+        LeadSquared(answer), bucket=TokenBucket(5, period=0.5), retry=RetryPolicy(jitter=0)
+    )
     every = timedelta(seconds=0.5)
     async with working(outbox.run(posting, verify=False, reconcile_every=every)):
         await until_true(lambda: order.count("query") >= 20)

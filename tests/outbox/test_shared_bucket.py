@@ -27,7 +27,7 @@ from shared_bucket_support import (
     until_in_use,
 )
 from sqlalchemy import event
-from support import Vendor, account, activity, fullest, within
+from support import LeadSquared, account, activity, fullest, within
 
 from leadpost import (
     AsyncActivityPoster,
@@ -314,9 +314,9 @@ async def test_the_token_of_a_dead_process_returns_when_its_call_must_have_ended
 async def test_a_poster_does_not_send_with_a_lost_token(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     of = bucket(store_url)
-    async with AsyncActivityPoster(account(), client=vendor.client(), bucket=of) as poster:
+    async with AsyncActivityPoster(account(), client=leadsquared.client(), bucket=of) as poster:
         await poster.post(activity(1))
         jumps = [0.0, 1000.0]  # once, between token and call
         begin = _shared_bucket._Use.before_send
@@ -330,7 +330,7 @@ async def test_a_poster_does_not_send_with_a_lost_token(
         monkeypatch.setattr(_shared_bucket._Use, "before_send", late)
         assert await poster.post(activity(2)) == "r2"
         assert not jumps
-    assert vendor.numbers == [1, 2]
+    assert leadsquared.numbers == [1, 2]
 
 
 async def test_a_process_frozen_between_headers_and_body_does_not_send_the_body(

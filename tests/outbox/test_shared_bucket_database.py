@@ -22,7 +22,7 @@ from shared_bucket_support import (
     until_known,
 )
 from sqlalchemy.ext.asyncio import create_async_engine
-from support import KEYS, Vendor, account, activity, fullest, within
+from support import KEYS, LeadSquared, account, activity, fullest, within
 
 from leadpost import (
     AsyncActivityPoster,
@@ -199,10 +199,10 @@ async def test_a_bucket_that_is_not_open_raises(store_url: str) -> None:
 
 def test_a_bucket_can_be_opened_again_in_another_event_loop(store_url: str) -> None:
     of = bucket(store_url)
-    vendor = Vendor()
+    leadsquared = LeadSquared()
 
     async def post(number: int) -> str:
-        poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=of)
+        poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=of)
         async with poster:
             return await poster.post(activity(number))
 

@@ -25,7 +25,7 @@ from shared_bucket_support import (
     until_known,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from support import Vendor, account, activity, answers, fullest, within
+from support import LeadSquared, account, activity, answers, fullest, within
 
 from leadpost import AsyncActivityPoster, OutboxUnavailable, RateLimited
 from leadpost._bucket_parts import Use
@@ -316,8 +316,8 @@ async def test_a_long_retry_after_is_honoured_up_to_a_minute(
 
 
 async def test_a_refusal_by_leadsquared_pauses_the_poster(store_url: str) -> None:
-    vendor = Vendor(answers(httpx.Response(429, headers={"Retry-After": "1"})))
-    poster = AsyncActivityPoster(account(), client=vendor.client(), bucket=bucket(store_url))
+    leadsquared = LeadSquared(answers(httpx.Response(429, headers={"Retry-After": "1"})))
+    poster = AsyncActivityPoster(account(), client=leadsquared.client(), bucket=bucket(store_url))
     async with poster:
         begun = time.monotonic()
         assert await poster.post(activity(1)) == "r1"

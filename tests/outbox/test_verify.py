@@ -24,7 +24,7 @@ from outbox_support import (
     table,
     working,
 )
-from support import LEAD, SECRET_KEY, Vendor, accept, activity, answers, within
+from support import LEAD, SECRET_KEY, LeadSquared, accept, activity, answers, within
 
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
 from leadpost.outbox import Outbox, _verifier
@@ -91,7 +91,7 @@ async def test_entries_are_verified_in_the_order_in_which_they_are_due(outbox: O
         status = "FAILURE" if asked.count("r2") < 3 and asked[-1] == "r2" else "Success"
         return httpx.Response(200, json={"TaskStatus": {"Status": status}})
 
-    posting = poster(Vendor(answer))
+    posting = poster(LeadSquared(answer))
     for number in (1, 2, 3):
         await outbox.put(activity(number))
         await outbox.drain(posting)
@@ -111,7 +111,7 @@ async def test_an_entry_whose_status_is_never_answered_blocks_no_other(outbox: O
             return httpx.Response(503)
         return httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
 
-    posting = poster(Vendor(answer), retry=RetryPolicy(max_attempts=1))
+    posting = poster(LeadSquared(answer), retry=RetryPolicy(max_attempts=1))
     for number in (1, 2):
         await outbox.put(activity(number))
         await outbox.drain(posting)
@@ -131,7 +131,7 @@ async def test_a_request_that_leadsquared_does_not_know_stays_accepted(
         httpx.Response(503),
         httpx.Response(200, json=final),
     )
-    posting = poster(Vendor(script), retry=RetryPolicy(max_attempts=1))
+    posting = poster(LeadSquared(script), retry=RetryPolicy(max_attempts=1))
     await outbox.put(activity(1))
     await outbox.drain(posting)
     async with within(20):
@@ -178,7 +178,7 @@ async def test_wrong_keys_and_paths_end_verifying(
 ) -> None:
     refusals = [httpx.Response(status)] * 2  # one for each path of the Status API
     script = answers(httpx.Response(200, json={"RequestID": "r1"}), *refusals)
-    posting = poster(Vendor(script))
+    posting = poster(LeadSquared(script))
     await outbox.put(activity(1))
     await outbox.drain(posting)
     with pytest.raises(error):
@@ -261,7 +261,7 @@ async def test_the_reason_of_a_failure_is_stored_without_keys_and_not_logged(
         httpx.Response(200, json={"RequestID": "r1"}),
         httpx.Response(200, json={"TaskStatus": status}),
     )
-    posting = poster(Vendor(script))
+    posting = poster(LeadSquared(script))
     await outbox.put(activity(1, activity_note="private words"))
     await outbox.drain(posting)
     async with within(20):
@@ -276,7 +276,7 @@ async def test_a_query_without_a_free_token_is_made_later(
     final = httpx.Response(200, json={"TaskStatus": {"Status": "Success"}})
     script = answers(httpx.Response(200, json={"RequestID": "r1"}), final)
     bucket = TokenBucket(1, period=1.0)
-    posting = poster(Vendor(script), bucket=bucket, retry=RetryPolicy(max_time=0.1))
+    posting = poster(LeadSquared(script), bucket=bucket, retry=RetryPolicy(max_time=0.1))
     await outbox.put(activity(1))
     await outbox.drain(posting)
     async with within(20):

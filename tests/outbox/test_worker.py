@@ -20,7 +20,7 @@ from outbox_support import (
     until_accepted,
     working,
 )
-from support import Vendor, activity, answers, within
+from support import LeadSquared, activity, answers, within
 
 from leadpost import (
     OpenBucket,
@@ -39,9 +39,9 @@ async def test_a_drain_of_a_batch_leaves_others_alone(outbox: Outbox) -> None:
         [activity(n) for n in range(1, 6)],
         keys=["june/1", "july/1", "june/2", "june", "june-2/1"],
     )
-    vendor = Vendor()
-    assert await outbox.drain(poster(vendor), batch="june") == {"accepted": 2}
-    assert vendor.numbers == [1, 3]
+    leadsquared = LeadSquared()
+    assert await outbox.drain(poster(leadsquared), batch="june") == {"accepted": 2}
+    assert leadsquared.numbers == [1, 3]
     assert (await outbox.counts())["pending"] == 3
 
 
@@ -69,17 +69,17 @@ class Broken(OpenBucket):
 @pytest.mark.parametrize("late", [False, True])
 async def test_an_error_of_a_bucket_ends_the_run(outbox: Outbox, *, late: bool) -> None:
     await outbox.put_many(map(activity, range(1, 4)))
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     for posting in (outbox.drain, outbox.run):
         async with within(10):
             with pytest.raises(ZeroDivisionError, match="the bucket's"):
-                await posting(poster(vendor, bucket=Broken(late=late)))
+                await posting(poster(leadsquared, bucket=Broken(late=late)))
     counts = await outbox.counts()
     # An entry that was about to be sent is uncertain, which is the safe side.
     assert counts == counts | {"accepted": 0, "sending": 0}
     if not late:
         assert counts["pending"] == 3
-    assert vendor.requests == []
+    assert leadsquared.requests == []
 
 
 async def test_a_bucket_whose_database_fails_ends_a_run(outbox: Outbox) -> None:
@@ -93,7 +93,7 @@ async def test_a_bucket_whose_database_fails_ends_a_run(outbox: Outbox) -> None:
     await outbox.put(activity(1))
     async with within(10):
         with pytest.raises(OutboxError, match="damaged"):
-            await outbox.run(poster(Vendor(), bucket=Failing()))
+            await outbox.run(poster(LeadSquared(), bucket=Failing()))
     assert await states(outbox) == ["pending"]
 
 
@@ -108,10 +108,10 @@ async def test_an_expired_claim_is_not_sent(
         if isinstance(event, Sent) and len(late) > 1:
             late.pop()
 
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
-    found = await outbox.drain(poster(vendor, hooks=[freeze]))
-    assert (found, len(vendor.requests)) == ({"accepted": 1}, 1)
+    found = await outbox.drain(poster(leadsquared, hooks=[freeze]))
+    assert (found, len(leadsquared.requests)) == ({"accepted": 1}, 1)
     changes = [change.state for change in await outbox.history(1)]
     assert changes == ["pending", "sending", "pending", "sending", "accepted"]
 
@@ -130,7 +130,7 @@ async def test_a_long_backlog_is_sent_evenly_and_a_short_one_at_once(
             return super().token(priority, call_timeout)
 
     await outbox.put_many(map(activity, range(1, 13)))
-    await outbox.drain(poster(Vendor(), bucket=Noting()))
+    await outbox.drain(poster(LeadSquared(), bucket=Noting()))
     assert asked[:10] == [Priority.BATCH] * 10
     assert asked[10:12] == [Priority.LONG_BATCH] * 2
 
@@ -140,11 +140,11 @@ async def test_a_new_entry_does_not_wait_for_the_next_poll(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("leadpost.outbox._worker._POLL", 60.0)
-    vendor = Vendor(answers(httpx.Response(400)))
+    leadsquared = LeadSquared(answers(httpx.Response(400)))
     async with within(30):
         await outbox.put(activity(1))
-        assert await outbox.drain(poster(vendor)) == {"rejected": 1}
-        async with working(outbox.run(poster(vendor))) as running:
+        assert await outbox.drain(poster(leadsquared)) == {"rejected": 1}
+        async with working(outbox.run(poster(leadsquared))) as running:
             await asyncio.sleep(0.2)  # it has found nothing
             await outbox.retry("rejected")
             await until_accepted(outbox, 1)
@@ -157,12 +157,14 @@ async def test_a_new_entry_does_not_wait_for_the_next_poll(
 
 
 async def test_two_drains_share_the_work(store_url: str) -> None:
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     async with Outbox(store_url, ACME) as one, Outbox(store_url, ACME) as other:
         await one.put_many(map(activity, range(1, 201)))
-        done = await asyncio.gather(one.drain(poster(vendor)), other.drain(poster(vendor)))
+        done = await asyncio.gather(
+            one.drain(poster(leadsquared)), other.drain(poster(leadsquared))
+        )
     assert sum(part["accepted"] for part in done) == 200
-    assert sorted(vendor.numbers) == list(range(1, 201))
+    assert sorted(leadsquared.numbers) == list(range(1, 201))
 
 
 async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
@@ -176,10 +178,10 @@ async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
         pauses.append(seconds)
         await sleep(0)
 
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     async with Outbox(postgresql_url, ACME) as outbox, within(30):
         await outbox.put(activity(1))
-        posting = poster(vendor)
+        posting = poster(leadsquared)
         engine = outbox._database._engine
         assert engine is not None
         async with engine.begin() as stranger:
@@ -189,20 +191,20 @@ async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
                 draining = asyncio.create_task(outbox.drain(posting))
                 while pauses.count(_worker._LOCKED) < 3:
                     await sleep(0.001)
-            assert not vendor.requests
+            assert not leadsquared.requests
         assert await draining == {"accepted": 1}
 
 
 async def test_25_calls_are_in_flight_at_once(outbox: Outbox) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
-    vendor = Vendor(held_until(answer, started))
+    leadsquared = LeadSquared(held_until(answer, started))
     await outbox.put_many(map(activity, range(1, 31)))
-    draining = asyncio.create_task(outbox.drain(poster(vendor)))
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared)))
     async with within(20):
-        while len(vendor.requests) < 25:
+        while len(leadsquared.requests) < 25:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
-        assert len(vendor.requests) == 25
+        assert len(leadsquared.requests) == 25
         answer.set()
         assert await draining == {"accepted": 30}
 
@@ -215,10 +217,10 @@ async def test_a_token_without_an_entry_remains_unused(
     async with bucket.token() as begin:
         begin()
     await outbox.put(activity(1))
-    posting = poster(Vendor(), bucket=bucket, hooks=[events.append])
+    posting = poster(LeadSquared(), bucket=bucket, hooks=[events.append])
     draining = asyncio.create_task(outbox.drain(posting))
     await asyncio.sleep(0.1)
-    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    assert await outbox.drain(poster(LeadSquared())) == {"accepted": 1}
     async with within(10):
         assert await draining == {}
     assert bucket.statistics().free == 1
@@ -237,7 +239,7 @@ async def test_an_entry_whose_call_was_never_recorded_is_uncertain(outbox: Outbo
         await outbox._store.write(claim)
     late = sa.text("UPDATE leadpost_entries SET ends_by = ends_by - 71 WHERE id = 1")
     await executed(outbox, late)
-    assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
+    assert await outbox.drain(poster(LeadSquared())) == {"uncertain": 1}
     assert await states(outbox) == ["uncertain", "sending"]
     notes = [change.note for change in await outbox.history(1)]
     assert notes == [None, "call 1", "its call was not recorded"]

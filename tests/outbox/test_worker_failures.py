@@ -17,7 +17,7 @@ from outbox_support import (
     until_true,
     working,
 )
-from support import Vendor, accept, account, activity, answers, number_in, within
+from support import LeadSquared, accept, account, activity, answers, number_in, within
 
 from leadpost import (
     ConnectionFailed,
@@ -43,11 +43,11 @@ async def test_an_error_that_concerns_all_entries_ends_the_run_and_leaves_them_p
 
     await outbox.put_many(map(activity, range(1, 101)))
     with pytest.raises(error):
-        await outbox.drain(poster(Vendor(refuse)))
+        await outbox.drain(poster(LeadSquared(refuse)))
     assert set(await states(outbox)) == {"pending"}
     with pytest.raises(error):
         async with within(5):
-            await outbox.run(poster(Vendor(refuse)))
+            await outbox.run(poster(LeadSquared(refuse)))
     said = [record.message for record in caplog.records if "worker stopped" in record.message]
     assert said == [
         f"outbox: the worker stopped; nothing is posted: {error.__name__}, HTTP {status}"
@@ -74,7 +74,7 @@ async def test_a_host_that_is_never_reached_ends_a_drain_and_costs_no_attempt(
     await outbox.put_many(map(activity, range(1, number + 1)))
     async with within(10):
         with pytest.raises(ConnectionFailed, match="no route"):
-            await outbox.drain(poster(Vendor(unreachable)))
+            await outbox.drain(poster(LeadSquared(unreachable)))
     assert await states(outbox) == ["rejected"] + ["pending"] * number
 
 
@@ -87,12 +87,12 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
     failures: int,
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.02)
-    vendor = Vendor(answers(httpx.Response(429), *[lost() for _ in range(failures)]))
+    leadsquared = LeadSquared(answers(httpx.Response(429), *[lost() for _ in range(failures)]))
     # Long enough for other entries to fail before the first one does so again.
     patient = RetryPolicy(initial_wait=0.3, jitter=0.0)
     await outbox.put_many(map(activity, range(1, number + 1)))
     async with within(30):
-        posting = poster(vendor, bucket=TokenBucket(3, period=0.01), retry=patient)
+        posting = poster(leadsquared, bucket=TokenBucket(3, period=0.01), retry=patient)
         found = await outbox.drain(posting, outage_timeout=20.0)
     assert found == {"accepted": number}
     assert ("answers posts again" in caplog.text) is (number > 1)
@@ -106,7 +106,7 @@ async def test_a_long_outage_ends_a_drain(outbox: Outbox) -> None:
     # Long enough for another entry to fail before the first one does so again.
     patient = RetryPolicy(max_attempts=3, initial_wait=1.0)
     await outbox.put_many(map(activity, range(1, 11)))
-    posting = poster(Vendor(fail), retry=patient, hooks=[events.append])
+    posting = poster(LeadSquared(fail), retry=patient, hooks=[events.append])
     async with within(10):
         with pytest.raises(OutageTimeout, match="has not answered posts for 2 s"):
             await outbox.drain(posting, outage_timeout=1.5)
@@ -120,7 +120,7 @@ async def test_a_drain_waits_its_whole_time_for_an_outage_that_began_before_it(
 ) -> None:
     failing = answers(*[httpx.Response(503) for _ in range(100)])
     patient = RetryPolicy(max_attempts=100, initial_wait=0.01, jitter=0)
-    posting = poster(Vendor(failing), retry=patient)
+    posting = poster(LeadSquared(failing), retry=patient)
     await outbox.put_many(map(activity, range(1, 11)))
     loop = asyncio.get_running_loop()
     async with within(20):
@@ -140,7 +140,7 @@ async def test_a_drain_after_one_that_gave_up_tries_whether_leadsquared_is_back(
         return httpx.Response(503) if fails else await accept(request)
 
     patient = RetryPolicy(max_attempts=100, initial_wait=0.01, jitter=0)
-    posting = poster(Vendor(answer), retry=patient)
+    posting = poster(LeadSquared(answer), retry=patient)
     await outbox.put_many(map(activity, range(1, 11)))
     async with within(20):
         with pytest.raises(OutageTimeout):
@@ -160,8 +160,8 @@ async def test_during_an_outage_each_trial_has_another_entry(outbox: Outbox) -> 
             return httpx.Response(500)
         return await accept(request)
 
-    vendor = Vendor(fail_two)
-    posting = poster(vendor)
+    leadsquared = LeadSquared(fail_two)
+    posting = poster(leadsquared)
     await outbox.put_many(map(activity, (1, 2)))
     async with working(outbox.run(posting)), within(20):
         while not posting.is_away:
@@ -182,7 +182,7 @@ async def test_an_entry_that_fails_while_no_other_succeeds_is_not_given_up(
         return httpx.Response(status) if number_in(request) == 2 else await accept(request)
 
     twice = RetryPolicy(max_attempts=2, initial_wait=0.01, jitter=0)
-    posting = poster(Vendor(fail_one), retry=twice, on_uncertain="retry")
+    posting = poster(LeadSquared(fail_one), retry=twice, on_uncertain="retry")
     await outbox.put(activity(1))
     async with working(outbox.run(posting, verify=False)):
         await until_accepted(outbox, 1)
@@ -203,10 +203,10 @@ async def test_failures_during_an_outage_cost_no_attempt(outbox: Outbox, on_unce
             return httpx.Response(200, json=dict.fromkeys(names, 0))
         return await accept(request)
 
-    vendor = Vendor(answers(away, *doubtful, then=healthy))
+    leadsquared = LeadSquared(answers(away, *doubtful, then=healthy))
     await outbox.put(activity(1))
     async with within(20):
-        found = await outbox.drain(poster(vendor, retry=one, on_uncertain=on_uncertain))
+        found = await outbox.drain(poster(leadsquared, retry=one, on_uncertain=on_uncertain))
     assert found == {"accepted": 1}
 
 
@@ -214,9 +214,9 @@ async def test_a_run_waits_until_leadsquared_is_back(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_worker, "_UNREACHABLE", 0.01)
-    vendor = Vendor(answers(*[lost() for _ in range(8)]))
+    leadsquared = LeadSquared(answers(*[lost() for _ in range(8)]))
     await outbox.put(activity(1))
-    running = asyncio.create_task(outbox.run(poster(vendor)))
+    running = asyncio.create_task(outbox.run(poster(leadsquared)))
     await until_accepted(outbox, 1)
     host = account().host
     assert caplog.text.count(f"the host {host} cannot be reached: ConnectionFailed") == 1
@@ -229,10 +229,10 @@ async def test_a_run_waits_until_leadsquared_is_back(
 
 
 async def test_a_refusal_does_not_count_against_the_entry(outbox: Outbox) -> None:
-    vendor = Vendor(answers(*[httpx.Response(429)] * 10))
+    leadsquared = LeadSquared(answers(*[httpx.Response(429)] * 10))
     await outbox.put(activity(1))
     quick = TokenBucket(period=0.01)
-    assert await outbox.drain(poster(vendor, bucket=quick)) == {"accepted": 1}
+    assert await outbox.drain(poster(leadsquared, bucket=quick)) == {"accepted": 1}
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -242,11 +242,11 @@ async def test_a_long_retry_after_is_honoured_up_to_a_minute(
     for module in ("_bucket_parts", "_availability", "outbox._results"):
         monkeypatch.setattr(f"leadpost.{module}.LONGEST_RETRY_AFTER", 0.2)
     refused = httpx.Response(status, headers={"Retry-After": "3600"})
-    vendor = Vendor(answers(refused, refused))
+    leadsquared = LeadSquared(answers(refused, refused))
     await outbox.put(activity(1))
     async with within(10):
-        found = await outbox.drain(poster(vendor, bucket=TokenBucket(period=0.01)))
-    assert (found, len(vendor.requests)) == ({"accepted": 1}, 3)
+        found = await outbox.drain(poster(leadsquared, bucket=TokenBucket(period=0.01)))
+    assert (found, len(leadsquared.requests)) == ({"accepted": 1}, 3)
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,11 @@ async def test_a_long_retry_after_is_honoured_up_to_a_minute(
 async def test_an_entry_stays_uncertain_however_later_calls_end(
     outbox: Outbox, last: list[httpx.Response]
 ) -> None:
-    vendor = Vendor(answers(httpx.ReadTimeout("too slow"), *last))
+    leadsquared = LeadSquared(answers(httpx.ReadTimeout("too slow"), *last))
     bucket = TokenBucket(period=0.01)
     await outbox.put(activity(1))
-    found = await outbox.drain(poster(vendor, on_uncertain="retry", bucket=bucket))
-    assert (found, len(vendor.requests)) == ({"uncertain": 1}, 1 + len(last))
+    found = await outbox.drain(poster(leadsquared, on_uncertain="retry", bucket=bucket))
+    assert (found, len(leadsquared.requests)) == ({"uncertain": 1}, 1 + len(last))
     [entry] = [entry async for entry in outbox.entries()]
     assert entry.error_type == "DeliveryUncertain"
     assert (entry.message or "").startswith("an earlier call may have arrived; the last one: ")
@@ -273,10 +273,10 @@ async def test_an_entry_stays_uncertain_however_later_calls_end(
 async def test_an_uncertain_post_is_retried_only_on_request(outbox: Outbox) -> None:
     lost = httpx.ReadTimeout("too slow")
     await outbox.put(activity(1))
-    again = poster(Vendor(answers(lost)), on_uncertain="retry")
+    again = poster(LeadSquared(answers(lost)), on_uncertain="retry")
     assert await outbox.drain(again) == {"accepted": 1}
     await outbox.put(activity(2))
-    always = poster(Vendor(answers(*[lost] * 3)), on_uncertain="retry")
+    always = poster(LeadSquared(answers(*[lost] * 3)), on_uncertain="retry")
     assert await outbox.drain(always) == {"uncertain": 1}
 
 
@@ -297,8 +297,8 @@ async def test_a_lost_token_costs_no_attempt(outbox: Outbox) -> None:
 
             yield check
 
-    vendor = Vendor()
+    leadsquared = LeadSquared()
     await outbox.put(activity(1))
     once = RetryPolicy(max_attempts=1)
-    found = await outbox.drain(poster(vendor, bucket=Losing(), retry=once))
-    assert (found, len(vendor.requests)) == ({"accepted": 1}, 1)
+    found = await outbox.drain(poster(leadsquared, bucket=Losing(), retry=once))
+    assert (found, len(leadsquared.requests)) == ({"accepted": 1}, 1)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from outbox_support import changed, held_until, poster, states, until
-from support import Vendor, accept, activity, answers, number_in, within
+from support import LeadSquared, accept, activity, answers, number_in, within
 
 from leadpost import AsyncActivityPoster, ConnectionFailed, ServerError, TokenBucket
 from leadpost.outbox import Outbox, _verifier, _worker
@@ -21,8 +21,8 @@ from leadpost.outbox.database._calls import Claim, Result
 async def test_a_cancelled_drain_waits_for_the_calls_in_flight(outbox: Outbox) -> None:
     answer, started = asyncio.Event(), asyncio.Event()
     await outbox.put_many(map(activity, range(1, 101)))
-    vendor = Vendor(held_until(answer, started))
-    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(3))))
+    leadsquared = LeadSquared(held_until(answer, started))
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared, bucket=TokenBucket(3))))
     await until(outbox, sending=3)
     draining.cancel()
     await asyncio.sleep(0.1)
@@ -50,7 +50,7 @@ async def test_a_cancelled_run_asks_for_no_more_statuses(
         return await (accept if number_in(request) == 1 else held)(request)
 
     await outbox.put_many(map(activity, (1, 2)))
-    running = asyncio.create_task(outbox.run(poster(Vendor(first_at_once))))
+    running = asyncio.create_task(outbox.run(poster(LeadSquared(first_at_once))))
     async with within(20):
         await started.wait()
         while len(asked) < 2:
@@ -81,8 +81,8 @@ async def test_calls_that_outlast_the_grace_are_cut_off(
     """A container has 10 s in total: the poster must not wait for these calls again."""
     monkeypatch.setattr(_worker, "GRACE", 0.3)
     await outbox.put_many(map(activity, range(1, 11)))
-    vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
-    posting = poster(vendor, bucket=TokenBucket(3))
+    leadsquared = LeadSquared(held_until(asyncio.Event(), asyncio.Event()))
+    posting = poster(leadsquared, bucket=TokenBucket(3))
     draining = asyncio.create_task(outbox.drain(posting))
     await until(outbox, sending=3)
     draining.cancel()
@@ -95,8 +95,8 @@ async def test_cancelled_twice_it_ends_at_once_and_records_what_is_uncertain(
     outbox: Outbox,
 ) -> None:
     await outbox.put_many(map(activity, range(1, 11)))
-    vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
-    posting = poster(vendor, bucket=TokenBucket(3))
+    leadsquared = LeadSquared(held_until(asyncio.Event(), asyncio.Event()))
+    posting = poster(leadsquared, bucket=TokenBucket(3))
     others = asyncio.all_tasks()
     running = asyncio.create_task(outbox.run(posting))
     await until(outbox, sending=3)
@@ -111,8 +111,8 @@ async def test_cancelled_twice_it_ends_at_once_and_records_what_is_uncertain(
 
 async def test_cancelled_repeatedly_it_still_records_what_is_uncertain(outbox: Outbox) -> None:
     await outbox.put(activity(1))
-    vendor = Vendor(held_until(asyncio.Event(), asyncio.Event()))
-    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=TokenBucket(1))))
+    leadsquared = LeadSquared(held_until(asyncio.Event(), asyncio.Event()))
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared, bucket=TokenBucket(1))))
     await until(outbox, sending=1)
     while not draining.done():  # as anyio's scopes do
         draining.cancel()
@@ -135,7 +135,7 @@ async def test_a_cancellation_while_recording_is_not_swallowed(
 
     monkeypatch.setattr(Store, "write", hang)
     await outbox.put(activity(1))
-    draining = asyncio.create_task(outbox.drain(poster(Vendor())))
+    draining = asyncio.create_task(outbox.drain(poster(LeadSquared())))
     async with within(10):
         while not recording:
             await asyncio.sleep(0.01)
@@ -157,13 +157,13 @@ async def test_an_entry_whose_call_was_not_sent_stays_pending(
     bucket = TokenBucket(1, period=60.0)
     async with bucket.token() as check:
         check()
-    vendor = Vendor()
-    draining = asyncio.create_task(outbox.drain(poster(vendor, bucket=bucket)))
+    leadsquared = LeadSquared()
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared, bucket=bucket)))
     await asyncio.sleep(0.2)
     draining.cancel()
     await asyncio.wait([draining], timeout=30)
     assert draining.cancelled()
-    assert (await states(outbox), vendor.requests) == (["pending"], [])
+    assert (await states(outbox), leadsquared.requests) == (["pending"], [])
 
 
 async def claimed(outbox: Outbox, call_id: str = "call") -> Claim:
@@ -180,7 +180,7 @@ async def test_a_late_record_of_a_slow_worker_makes_an_uncertain_entry_accepted(
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, ends_by=0)
-    assert await outbox.drain(poster(Vendor())) == {"uncertain": 1}
+    assert await outbox.drain(poster(LeadSquared())) == {"uncertain": 1}
     record = partial(_calls.record, of=call, result=Result("accepted", request_id="r1"))
     assert await outbox._store.write(record)
     [entry] = [entry async for entry in outbox.entries()]
@@ -216,8 +216,8 @@ async def test_a_late_record_is_ignored_after_another_call(outbox: Outbox) -> No
     late = await claimed(outbox)
     await changed(outbox, state="uncertain")
     await outbox.retry("uncertain")
-    vendor = Vendor()
-    assert await outbox.drain(poster(vendor)) == {"accepted": 1}
+    leadsquared = LeadSquared()
+    assert await outbox.drain(poster(leadsquared)) == {"accepted": 1}
     before = await outbox.history(1)
     record = partial(_calls.record, of=late, result=Result("accepted", request_id="late"))
     assert not await outbox._store.write(record)
@@ -243,12 +243,12 @@ async def test_a_late_record_is_logged_with_its_request_id(
     await outbox.put(activity(1))
     held = held_until(answer, started)
     slow = asyncio.create_task(
-        outbox.drain(poster(Vendor(answers(then=held)), bucket=TokenBucket(1)))
+        outbox.drain(poster(LeadSquared(answers(then=held)), bucket=TokenBucket(1)))
     )
     await started.wait()
     await changed(outbox, state="uncertain")
     await outbox.retry("uncertain")
-    assert await outbox.drain(poster(Vendor())) == {"accepted": 1}
+    assert await outbox.drain(poster(LeadSquared())) == {"accepted": 1}
     answer.set()
     assert await slow == {}
     assert "ignored, as the entry has changed since: entry 1: accepted r1" in caplog.text
