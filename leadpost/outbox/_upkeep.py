@@ -42,7 +42,7 @@ class Upkeep:
     _store: Store
     _poster: AsyncActivityPoster
     _host: Reachability
-    _is_drain: bool = field(kw_only=True)
+    _is_drain: bool = field(kw_only=True, alias="is_drain")
     reached: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
     called_at: float | None = field(default=None, init=False)
     _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
