@@ -79,7 +79,8 @@ class Attempt:
         has_token: Whether it has its token.
         is_sent: Whether its request was sent.
         status: The HTTP status of its answer, None without one.
-        result: The result of its call, once that has succeeded.
+        has_succeeded: Whether its call has succeeded.
+        result: The result of its call, once that has succeeded; it may be None.
         error: The error of its call, once that has failed.
     """
 
@@ -87,6 +88,7 @@ class Attempt:
     has_token: bool = False
     is_sent: bool = False
     status: int | None = None
+    has_succeeded: bool = False
     result: object = None
     error: LeadpostError | None = None
 
@@ -189,7 +191,7 @@ class Attempts:
         """Emit and return the end of the operation, with the error that its caller gets."""
         attempt = self.attempt
         state: State
-        if attempt.result is not None:  # the caller may have left meanwhile
+        if attempt.has_succeeded:  # the caller may have left meanwhile
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
@@ -198,7 +200,7 @@ class Attempts:
         else:
             state = "failed" if attempt.is_sent or self.last_error is not None else "not_sent"
         name = None if error is None else type(error).__name__
-        is_post = self.operation.name == "post" and attempt.result is not None
+        is_post = self.operation.name == "post" and attempt.has_succeeded
         request_id = str(attempt.result) if is_post else None
         end = Ended(self.operation, state, self.made, name, attempt.status, request_id)
         self.emit(end)

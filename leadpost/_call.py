@@ -175,7 +175,7 @@ class Sender:
             raise
         attempt.task = None
         failure = failure_of(task)
-        if (attempt.result is not None or attempt.error) and failure is not attempt.error:
+        if (attempt.has_succeeded or attempt.error) and failure is not attempt.error:
             # The answer counts: taking it for a failure, its caller might repeat an accepted post.
             name = type(failure).__name__
             _log.error("%s: ended, but then its bucket failed: %s", attempts.operation, name)
@@ -229,6 +229,7 @@ class Sender:
                     response = await self._exchange(call, attempts, ends_at, check_token)
                     attempts.emit(Answered(operation, attempts.made, response.status))
                     attempt.result = call.read(response)  # raises the error that the answer means
+                    attempt.has_succeeded = True
                 except LeadpostError as error:
                     attempt.error = error
                     raise

@@ -21,6 +21,7 @@ from leadpost import (
     Unauthorized,
     UnexpectedAnswer,
 )
+from leadpost.hooks import Ended, Event
 from leadpost.sandbox import Sandbox
 
 
@@ -53,6 +54,20 @@ async def test_find_lead_finds_and_neither_creates_nor_changes(sandbox: Sandbox)
         assert await poster.post(Activity(ada, 201))
     assert sandbox.leads == before
     assert len(sandbox.posted(ada)) == 1
+
+
+async def test_hooks_hear_that_a_look_up_without_a_match_has_succeeded(sandbox: Sandbox) -> None:
+    events: list[Event] = []
+    async with AsyncActivityPoster(sandbox.account(), hooks=[events.append]) as poster:
+        assert await poster.find_lead("EmailAddress", "bob@example.com") is None
+    end = events[-1]
+    assert isinstance(end, Ended)
+    assert (end.operation.name, end.state, end.error, end.status) == (
+        "find_lead",
+        "accepted",
+        None,
+        200,
+    )
 
 
 async def test_several_matches_are_an_error_rather_than_a_guess(sandbox: Sandbox) -> None:
