@@ -7,10 +7,13 @@ import io
 import json
 import logging
 import selectors
+import subprocess
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -58,7 +61,15 @@ DOCUMENT = """{
 @contextmanager
 def server_in(folder: str) -> Generator[PostgresServer]:
     """Start a real PostgreSQL with its data in `folder`."""
-    server = get_server(folder, cleanup_mode="stop")
+    server = get_server(folder, cleanup_mode="stop", start=False)
+    try:
+        server.start()
+    except subprocess.TimeoutExpired:
+        # That waits 10 s for the server, which a busy machine may exceed; it goes on starting.
+        pid_file = Path(folder) / "postmaster.pid"
+        while not pid_file.exists() or "ready" not in pid_file.read_text(encoding="utf-8"):
+            time.sleep(0.1)
+        server.start()
     try:
         yield server
     finally:
