@@ -15,7 +15,7 @@ class RequestStatus:
     Attributes:
         request_id: The RequestID.
         state: `pending`, `succeeded` or `failed`.
-        final: Whether the state can no longer change.
+        is_final: Whether the state can no longer change.
         status: LeadSquared's term: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
         status_reason: LeadSquared's reason, None without one. The account's keys are removed; it
             may still quote the activity.
@@ -27,7 +27,7 @@ class RequestStatus:
 
     request_id: str
     state: Literal["pending", "succeeded", "failed"]
-    final: bool
+    is_final: bool
     status: str
     status_reason: str | None = field(repr=False)
     activity_id: str | None

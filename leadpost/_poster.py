@@ -28,7 +28,7 @@ from leadpost.bucket import (
     LIMIT,
     PERIOD,
     Bucket,
-    OpenableBucket,
+    ManagedBucket,
     TokenBucket,
 )
 from leadpost.errors import ConfigurationError, LeadpostError
@@ -58,7 +58,7 @@ class AsyncActivityPoster(Queries):
             them sees a key, and the poster never closes it. By default the poster makes one that
             suits this API.
         bucket: The limit; by default a `TokenBucket`, 25 calls per 5 s, which gets the `hooks` too.
-            Pass a bucket of your own its hooks yourself. An `OpenableBucket` is opened when the
+            Pass a bucket of your own its hooks yourself. An `ManagedBucket` is opened when the
             poster is entered, and closed with it.
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
@@ -114,7 +114,7 @@ class AsyncActivityPoster(Queries):
         return f"<AsyncActivityPoster to {self.account.host}: {self.bucket!r}>"
 
     async def __aenter__(self) -> Self:
-        if isinstance(self.bucket, OpenableBucket):
+        if isinstance(self.bucket, ManagedBucket):
             await self.bucket.open(self.account)
         return self
 
@@ -137,7 +137,7 @@ class AsyncActivityPoster(Queries):
         try:
             await self._sender.aclose(grace)
         finally:
-            if isinstance(self.bucket, OpenableBucket):
+            if isinstance(self.bucket, ManagedBucket):
                 await self.bucket.aclose()
 
     async def post(self, activity: Item, *, token_timeout: float | None = None) -> str:

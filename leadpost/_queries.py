@@ -85,7 +85,7 @@ class Queries:
             async with limit:
                 while True:
                     last = await self.status(request_id)
-                    if last.final:
+                    if last.is_final:
                         return last
                     await asyncio.sleep(next(pauses))
         except TimeoutError:

@@ -31,8 +31,8 @@ __all__ = [
     "PERIOD",
     "Bucket",
     "BucketStatistics",
+    "ManagedBucket",
     "OpenBucket",
-    "OpenableBucket",
     "Priority",
     "TokenBucket",
     "check_rate",
@@ -97,7 +97,7 @@ class Bucket(Protocol):
 
 
 @runtime_checkable
-class OpenableBucket(Bucket, Protocol):
+class ManagedBucket(Bucket, Protocol):
     """
     A bucket that is opened and closed, such as one that keeps its tokens in a database.
 

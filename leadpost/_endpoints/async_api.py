@@ -59,8 +59,8 @@ def read_posted(response: ApiResponse, identifier: object) -> str:
 
 def status(account: Account, request_id: str, path: str = "status_path") -> Call[RequestStatus]:
     """Read the status of a request, at the path of the endpoint that accepted it."""
-    final = account.failure_is_final
-    read = partial(read_status, request_id=request_id, failure_is_final=final)
+    is_final = account.failure_is_final
+    read = partial(read_status, request_id=request_id, failure_is_final=is_final)
     params = {"RequestID": request_id}
     return build(account, "status", path, read, params=params)
 
@@ -82,21 +82,21 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
         unexpected(response, "TaskStatus.Status")
     reason, message = get(task, "StatusReason"), get(task, "Message")
     state: Literal["pending", "succeeded", "failed"] = "pending"  # an unknown word means this too
-    final = False
+    is_final = False
     match word.strip().lower():
         case "success":
-            state, final = "succeeded", True
+            state, is_final = "succeeded", True
         case "error":
-            state, final = "failed", True
+            state, is_final = "failed", True
         case "failure":
             state = "failed"
-            final = failure_is_final or names_mx(reason) or names_mx(message)
+            is_final = failure_is_final or names_mx(reason) or names_mx(message)
         case _:
             pass
     return RequestStatus(
         request_id=response.displayed(text(get(response.json, "RequestId"))) or request_id,
         state=state,
-        final=final,
+        is_final=is_final,
         status=response.displayed(word) or word,
         status_reason=response.displayed(text(reason)),
         activity_id=response.displayed(text(get(get(unpacked(message), "Message"), "Id"))),

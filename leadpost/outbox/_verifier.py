@@ -123,7 +123,7 @@ class Verifier:
                 "outbox: entry %d: its status cannot be read: %s", entry.id, described(error)
             )
             return None
-        if not status.final:
+        if not status.is_final:
             return None
         state: EntryState = "succeeded" if status.state == "succeeded" else "failed"
         return Verdict(state, status.status_reason or status.status, status.activity_id)

@@ -54,7 +54,7 @@ class FixedWindow:
         return True
 
 
-class TokenBucket:
+class RefilledBucket:
     """A bucket of `limit` tokens, full at first and refilled with `limit / period` per second."""
 
     def __init__(self, limit: int, period: float) -> None:
@@ -74,11 +74,11 @@ class TokenBucket:
         return True
 
 
-Window = SlidingWindow | FixedWindow | TokenBucket
+Window = SlidingWindow | FixedWindow | RefilledBucket
 WINDOWS: dict[str, type[Window]] = {
     "sliding": SlidingWindow,
     "fixed": FixedWindow,
-    "bucket": TokenBucket,
+    "bucket": RefilledBucket,
 }
 
 

@@ -33,7 +33,7 @@ def status_of(*, failure_is_final: bool = False, **task: Any) -> RequestStatus:
 def test_the_activitys_id_is_read_from_json_in_a_string() -> None:
     message = '{"Status": "Success", "Message": {"Id": "c2d4e6f8"}}'
     found = status_of(Status="Success", StatusReason="done", Message=message, RequestBody="{}")
-    assert (found.state, found.final, found.activity_id) == ("succeeded", True, "c2d4e6f8")
+    assert (found.state, found.is_final, found.activity_id) == ("succeeded", True, "c2d4e6f8")
     assert found.request_id == REQUEST_ID
     assert found.status_reason == "done"
     assert found.message == message
@@ -78,7 +78,7 @@ def test_each_status_is_pending_succeeded_or_failed_and_final_or_not(
     task: dict[str, object], *, failure_is_final: bool, state: str, final: bool
 ) -> None:
     found = status_of(failure_is_final=failure_is_final, **task)
-    assert (found.state, found.final) == (state, final)
+    assert (found.state, found.is_final) == (state, final)
 
 
 def test_the_repr_of_a_status_has_no_request_body_and_no_message() -> None:

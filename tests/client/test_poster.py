@@ -84,7 +84,7 @@ async def test_a_queued_request_is_pending_and_counted_in_the_metrics() -> None:
         async with AsyncActivityPoster(sandbox.account()) as poster:
             ids = await poster.post_many(activity(201, activity_note=str(n)) for n in range(5))
             status = await poster.status(ids[-1])
-            assert (status.state, status.final, status.status) == ("pending", False, "In-Queue")
+            assert (status.state, status.is_final, status.status) == ("pending", False, "In-Queue")
             metrics = await poster.metrics()
             assert metrics.pending_messages >= 4
             assert metrics.max_delay_in_seconds >= 0

@@ -27,7 +27,7 @@ from support import KEYS, LeadSquared, account, activity, fullest, within
 from leadpost import (
     AsyncActivityPoster,
     Bucket,
-    OpenableBucket,
+    ManagedBucket,
     OutboxError,
     OutboxUnavailable,
 )
@@ -226,10 +226,10 @@ async def test_without_a_name_a_bucket_says_that_other_keys_do_not_share_it(
     assert "not shared with other access keys, as the account has no name" in caplog.text
 
 
-async def test_it_is_an_openable_bucket_and_shows_no_key(store_url: str) -> None:
+async def test_it_is_a_managed_bucket_and_shows_no_key(store_url: str) -> None:
     of = SharedTokenBucket(store_url)
     assert isinstance(of, Bucket)
-    assert isinstance(of, OpenableBucket)
+    assert isinstance(of, ManagedBucket)
     await of.open(account())
     shown = repr(of)
     await until_known(of, f"bucket = '{account().id}'")

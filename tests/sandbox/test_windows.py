@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leadpost.sandbox.windows import FixedWindow, SlidingWindow, TokenBucket, fullest_window
+from leadpost.sandbox.windows import FixedWindow, RefilledBucket, SlidingWindow, fullest_window
 
 # Quarters are exact in binary, so "exactly a period apart" does occur.
 times = st.lists(st.integers(0, 400).map(lambda quarters: quarters / 4), max_size=60)
@@ -53,7 +53,7 @@ def test_fixed_allows_the_first_arrivals_of_each_window(
 def test_bucket_allows_exactly_its_size_and_refill(
     arrivals: list[float], period: float, limit: int
 ) -> None:
-    bucket = TokenBucket(limit, period)
+    bucket = RefilledBucket(limit, period)
     taken: list[float] = []
 
     def fits(time: float) -> bool:
@@ -73,7 +73,7 @@ def test_bucket_allows_exactly_its_size_and_refill(
 
 
 def test_a_bucket_refilled_in_many_small_steps_is_full_on_time() -> None:
-    bucket = TokenBucket(1, 1.0)
+    bucket = RefilledBucket(1, 1.0)
     assert bucket.take(0.0)
     assert not any(bucket.take(step / 10) for step in range(1, 10))
     assert bucket.take(1.0)

@@ -110,7 +110,7 @@ async def queries(poster: AsyncActivityPoster) -> None:
     assert_type(status, RequestStatus)
     assert_type(await poster.wait("…", timeout=None), RequestStatus)
     assert_type(status.activity_id, str | None)
-    assert_type(status.final, bool)
+    assert_type(status.is_final, bool)
     assert_type(await poster.metrics(), QueueMetrics)
     assert_type(await poster.activity_types(), list[ActivityType])
     kind = await poster.activity_type(201)

@@ -63,7 +63,7 @@ async def _record(poster: AsyncActivityPoster, request_id: str) -> dict[str, Any
     return {
         "request_id": request_id,
         "state": status.state if status else "unknown",
-        "final": status.final if status else False,
+        "is_final": status.is_final if status else False,
         "status": status.status if status else None,
         "status_reason": status.status_reason if status else None,
         "activity_id": status.activity_id if status else None,
@@ -76,7 +76,7 @@ def _line(record: dict[str, Any]) -> str:
         record["status"],
         record["activity_id"] and f"activity {record['activity_id']}",
         record["status_reason"] if record["state"] == "failed" else None,
-        record["error"] or (None if record["final"] else "may still change"),
+        record["error"] or (None if record["is_final"] else "may still change"),
     )
     said = ", ".join(part for part in parts if part)
     return f"{record['request_id']}  {record['state']:9}  {said}"

@@ -63,12 +63,12 @@ def test_status_as_json(sandbox: Sandbox) -> None:
     assert succeeded == {
         "request_id": SUCCEEDED,
         "state": "succeeded",
-        "final": True,
+        "is_final": True,
         "status": "Success",
         "status_reason": "Request was successfully completed",
         "error": None,
     }
-    assert (unknown["state"], unknown["final"], unknown["status"]) == ("unknown", False, None)
+    assert (unknown["state"], unknown["is_final"], unknown["status"]) == ("unknown", False, None)
 
 
 def test_status_of_one_that_is_not_final() -> None:

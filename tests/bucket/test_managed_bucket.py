@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from support import LeadSquared, account, activity
 
-from leadpost import Account, AsyncActivityPoster, OpenableBucket, OpenBucket, Priority, TokenBucket
+from leadpost import Account, AsyncActivityPoster, ManagedBucket, OpenBucket, Priority, TokenBucket
 
 
 class Noting:
@@ -38,10 +38,10 @@ class Noting:
             self.done.append("given back")
 
 
-def test_only_a_bucket_that_can_be_opened_is_openable() -> None:
-    assert isinstance(Noting(), OpenableBucket)
-    assert not isinstance(TokenBucket(), OpenableBucket)
-    assert not isinstance(OpenBucket(), OpenableBucket)
+def test_only_a_bucket_that_can_be_opened_is_managed() -> None:
+    assert isinstance(Noting(), ManagedBucket)
+    assert not isinstance(TokenBucket(), ManagedBucket)
+    assert not isinstance(OpenBucket(), ManagedBucket)
 
 
 async def test_the_poster_opens_it_for_its_account_and_closes_it_at_the_end() -> None:
