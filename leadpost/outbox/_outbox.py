@@ -217,14 +217,10 @@ class Outbox(StoredEntries):
         """
         if not outage_timeout >= 0:
             raise ValueError(f"outage_timeout: found {outage_timeout}, wanted zero or more")
-        await self._keys.check_poster(poster, self._store)
+        store = Store(self._database, poster.retry.max_time, account=self.account)
+        await self._keys.check_poster(poster, store)
         worker = Worker(
-            Store(self._database, poster.retry.max_time, account=self.account),
-            poster,
-            self._news,
-            drains=True,
-            batch=batch,
-            outage_timeout=outage_timeout,
+            store, poster, self._news, drains=True, batch=batch, outage_timeout=outage_timeout
         )
         return await worker.drain()
 

@@ -166,6 +166,37 @@ async def test_an_entry_whose_call_was_not_sent_stays_pending(
     assert (await states(outbox), leadsquared.requests) == (["pending"], [])
 
 
+async def test_an_entry_whose_claim_was_cut_off_stays_pending(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its COMMIT is done, but the worker does not know that yet: nothing was sent."""
+    monkeypatch.setattr(_worker, "GRACE", 0.05)
+    write, committed = outbox._database.write, asyncio.Event()
+
+    async def answer_late(work: Any, *args: Any) -> Any:
+        done = await write(work, *args)
+        if isinstance(done, Claim):
+            committed.set()
+            await asyncio.Event().wait()
+        return done
+
+    monkeypatch.setattr(outbox._database, "write", answer_late)
+    leadsquared = LeadSquared()
+    await outbox.put(activity(1))
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared)))
+    async with within(10):
+        await committed.wait()
+        assert await states(outbox) == ["sending"]
+        draining.cancel()
+        await asyncio.wait([draining])
+    assert draining.cancelled()
+    assert (await states(outbox), leadsquared.requests) == (["pending"], [])
+
+
+def test_a_worker_that_is_stopped_ends_within_8_s() -> None:
+    assert _worker.GRACE + 2 * _worker._RECORDING <= 8.0
+
+
 async def claimed(outbox: Outbox, call_id: str = "call") -> Claim:
     """Claim an entry, as a worker does before it is frozen."""
     claim = partial(_calls.claim, call_id=call_id, call_time=40.0)
