@@ -211,7 +211,7 @@ class Outbox(StoredEntries):
             Unauthorized, NotFound: the keys are rejected, or the URL is wrong; entries that were
                 not sent remain pending.
             ConnectionFailed: no call of this drain was answered, and connections failed for 5 s:
-                the host may be wrong.
+                the host may be wrong. Or those for its last entry failed for `outage_timeout`.
             OutageTimeout: an outage lasted longer.
             ValueError: `outage_timeout` is negative.
         """

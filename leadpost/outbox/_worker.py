@@ -130,12 +130,10 @@ class Worker:
         self._batch = batch
         self._outage_timeout = outage_timeout
         self._began = loop.time()
-        # The end.
         self._is_over = asyncio.Event()
         self._failure: BaseException | None = None  # the first one
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._cut_off: asyncio.Future[None] = loop.create_future()
-        # Calls.
         self._calls = set[asyncio.Task[None]]()
         self._host = Reachability(f"the host {poster.account.host}")
         self._others_succeed = False  # whether one has, since the last failure
@@ -169,8 +167,6 @@ class Worker:
             beside.append(self._upkeep.prune(keep))
         await self._work(*beside)
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
-
-    # Its end.
 
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
@@ -345,7 +341,9 @@ class Worker:
             self._upkeep.reached[state] += 1
 
     def _is_unreachable(self, error: LeadpostError) -> bool:
-        """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
-        is_long = self._host.unreachable_for >= _UNREACHABLE
-        is_new = self._drains and not self._host.was_reached
-        return isinstance(error, ConnectionFailed) and is_long and is_new
+        """Whether a drain can wait no longer for its host."""
+        patience = _UNREACHABLE  # it may be wrong
+        if self._host.was_reached:  # an outage has its own end, but a single entry makes none
+            patience = inf if self._poster.is_away else max(patience, self._outage_timeout)
+        is_long = self._host.unreachable_for >= patience
+        return isinstance(error, ConnectionFailed) and self._drains and is_long
