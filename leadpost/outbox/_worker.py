@@ -305,7 +305,8 @@ class Worker:
     # Recording.
 
     async def _record_failure(self, call: _Call, claim: Claim, error: Exception) -> None:
-        if not isinstance(error, LeadpostError):  # from a bucket, or from a hook of the client's
+        # From a bucket, the database, or a hook of the client's: it says nothing about the entry.
+        if not isinstance(error, LeadpostError) or isinstance(error, OutboxError):
             kind = DeliveryUncertain if call.is_sent else NotSent
             error = kind(f"{type(error).__name__} ended the worker")
         if isinstance(error, ConnectionFailed):
