@@ -75,8 +75,8 @@ async def test_an_error_of_a_bucket_ends_the_run(
     leadsquared = LeadSquared()
     for posting in (outbox.drain, outbox.run):
         async with within(10):
+            bucket = Broken(error("the bucket's"), late=late)
             with pytest.raises(error, match="the bucket's"):
-                bucket = Broken(error("the bucket's"), late=late)
                 await posting(poster(leadsquared, bucket=bucket))
     counts = await outbox.counts()
     # An entry that was about to be sent is uncertain, which is the safe side.
