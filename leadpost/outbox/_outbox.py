@@ -211,20 +211,16 @@ class Outbox(StoredEntries):
             Unauthorized, NotFound: the keys are rejected, or the URL is wrong; entries that were
                 not sent remain pending.
             ConnectionFailed: no call of this drain was answered, and connections failed for 5 s:
-                the host may be wrong.
+                the host may be wrong. Or those for its last entry failed for `outage_timeout`.
             OutageTimeout: an outage lasted longer.
             ValueError: `outage_timeout` is negative.
         """
         if not outage_timeout >= 0:
             raise ValueError(f"outage_timeout: found {outage_timeout}, wanted zero or more")
-        await self._keys.check_poster(poster, self._store)
+        store = Store(self._database, poster.retry.max_time, account=self.account)
+        await self._keys.check_poster(poster, store)
         worker = Worker(
-            Store(self._database, poster.retry.max_time, account=self.account),
-            poster,
-            self._news,
-            drains=True,
-            batch=batch,
-            outage_timeout=outage_timeout,
+            store, poster, self._news, drains=True, batch=batch, outage_timeout=outage_timeout
         )
         return await worker.drain()
 

@@ -53,10 +53,10 @@ from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._sql import Transaction
 
-GRACE = 7.0
-"""Seconds that a cancelled worker waits for calls in flight: a container has 10 s in total."""
+GRACE = 6.0
+"""Seconds that a cancelled worker waits for calls in flight: it ends within 8 s."""
 _RECORDING = 1.0
-"""Further seconds in which the results of these calls are recorded."""
+"""Further seconds to record their results, and then again for a database that hangs to cancel."""
 _CLAIM_LASTS = 10.0
 """Seconds after its claim in which a call must be sent."""
 _POLL = 0.5
@@ -130,12 +130,10 @@ class Worker:
         self._batch = batch
         self._outage_timeout = outage_timeout
         self._began = loop.time()
-        # The end.
         self._is_over = asyncio.Event()
         self._failure: BaseException | None = None  # the first one
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._cut_off: asyncio.Future[None] = loop.create_future()
-        # Calls.
         self._calls = set[asyncio.Task[None]]()
         self._host = Reachability(f"the host {poster.account.host}")
         self._others_succeed = False  # whether one has, since the last failure
@@ -146,6 +144,7 @@ class Worker:
         """Post until nothing is pending; see `Outbox.drain`."""
         await self._upkeep.once()
         await self._work()
+        await self._upkeep.once()  # it shows when the last call ended
         return self._upkeep.reached
 
     async def run(
@@ -168,8 +167,6 @@ class Worker:
             beside.append(self._upkeep.prune(keep))
         await self._work(*beside)
         raise AssertionError("a worker runs until something is raised")  # pragma: no cover
-
-    # Its end.
 
     async def _work(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Post, and do the rest `beside` it, until one of them ends, or this is cancelled."""
@@ -269,8 +266,8 @@ class Worker:
         except NothingToSend:
             await asyncio.sleep(_LOCKED)
         except Exception as error:
-            if call.claimed.done():
-                await self._record_failure(call, error)
+            if call.claim is not None:  # even if it is not known whether that was committed
+                await self._record_failure(call, call.claim, error)
             concerns_all = isinstance(error, OutageTimeout | OutboxError | Unauthorized | NotFound)
             if concerns_all or not isinstance(error, LeadpostError) or self._is_unreachable(error):
                 raise
@@ -278,7 +275,7 @@ class Worker:
             self._host.answered()
             self._others_succeed = True
             result = Result("accepted", request_id=request_id, due_in=_FIRST_QUERY)
-            await self._record(call, result)
+            await self._record(call, call.claimed.result(), result)
 
     async def _claim(self, call: _Call) -> Item:
         """Claim the next entry, once there is a token for it."""
@@ -307,8 +304,9 @@ class Worker:
 
     # Recording.
 
-    async def _record_failure(self, call: _Call, error: Exception) -> None:
-        if not isinstance(error, LeadpostError):  # from a bucket, or from a hook of the client's
+    async def _record_failure(self, call: _Call, claim: Claim, error: Exception) -> None:
+        # From a bucket, the database, or a hook of the client's: it says nothing about the entry.
+        if not isinstance(error, LeadpostError) or isinstance(error, OutboxError):
             kind = DeliveryUncertain if call.is_sent else NotSent
             error = kind(f"{type(error).__name__} ended the worker")
         if isinstance(error, ConnectionFailed):
@@ -317,7 +315,7 @@ class Worker:
             self._host.answered()
         result = result_of(
             error,
-            call.claimed.result(),
+            claim,
             self._poster.retry,
             retries_uncertain=self._poster.on_uncertain == "retry",
             is_away=self._poster.is_away,
@@ -325,11 +323,11 @@ class Worker:
         )
         if isinstance(error, ServerError | DeliveryUncertain):
             self._others_succeed = False
-        await self._record(call, result)
+        await self._record(call, claim, result)
 
-    async def _record(self, call: _Call, result: Result) -> None:
+    async def _record(self, call: _Call, claim: Claim, result: Result) -> None:
         """Record the result of a call, as soon as the database can be reached."""
-        claim, state = call.claimed.result(), result.state
+        state = result.state
         what = f"entry {claim.id}: {state} {result.request_id or ''}".rstrip()
         if call.is_sent:
             self._upkeep.called_at = boot_time()
@@ -338,13 +336,15 @@ class Worker:
         except BaseException:  # a cancellation too
             _log.error("outbox: not recorded, as the database failed: %s", what)
             raise
-        if not recorded:
+        if not recorded and call.is_sent:
             _log.warning("outbox: ignored, as the entry has changed since: %s", what)
-        elif state != "pending":
+        elif recorded and state != "pending":
             self._upkeep.reached[state] += 1
 
     def _is_unreachable(self, error: LeadpostError) -> bool:
-        """Whether a drain has reached nothing for `_UNREACHABLE`: the host may be wrong."""
-        is_long = self._host.unreachable_for >= _UNREACHABLE
-        is_new = self._drains and not self._host.was_reached
-        return isinstance(error, ConnectionFailed) and is_long and is_new
+        """Whether a drain can wait no longer for its host."""
+        patience = _UNREACHABLE  # it may be wrong
+        if self._host.was_reached:  # an outage has its own end, but a single entry makes none
+            patience = inf if self._poster.is_away else max(patience, self._outage_timeout)
+        is_long = self._host.unreachable_for >= patience
+        return isinstance(error, ConnectionFailed) and self._drains and is_long

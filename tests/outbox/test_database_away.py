@@ -66,12 +66,18 @@ def test_what_cannot_be_reached_is_logged_at_first_each_minute_and_at_last(
     ]
 
 
-async def test_a_run_waits_for_an_unreachable_database_at_its_start(outbox: Outbox) -> None:
-    async with working(outbox.run(poster(LeadSquared()))):
-        with away(outbox):
-            await asyncio.sleep(0.1)
-        await outbox.put(activity(1))
-        await until_accepted(outbox, 1)
+@pytest.mark.parametrize("how", ["run", "drain"])
+async def test_a_worker_waits_for_an_unreachable_database_at_its_start(
+    outbox: Outbox, how: str
+) -> None:
+    await outbox.put(activity(1))
+    with away(outbox):
+        working_off = asyncio.create_task(getattr(outbox, how)(poster(LeadSquared())))
+        await asyncio.sleep(0.1)
+    await until_accepted(outbox, 1)
+    working_off.cancel()
+    await asyncio.wait([working_off])
+    assert working_off.cancelled() or working_off.result() == {"accepted": 1}
 
 
 async def test_a_run_waits_for_a_lost_database_and_loses_no_request_id(

@@ -65,6 +65,12 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     assert not (await outbox.health()).is_working
 
 
+async def test_health_shows_when_the_last_call_of_a_short_drain_ended(outbox: Outbox) -> None:
+    await outbox.put(activity(1))
+    assert await outbox.drain(poster(LeadSquared())) == {"accepted": 1}
+    assert (await outbox.health()).called_at is not None
+
+
 async def test_health_shows_that_the_only_entry_cannot_reach_its_host(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,27 @@ async def test_a_drain_waits_for_the_end_of_an_outage_if_a_call_was_answered_bef
     assert ("answers posts again" in caplog.text) is (number > 1)
 
 
+async def test_a_drain_does_not_wait_for_ever_for_the_host_of_its_only_entry(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One activity makes no outage, however long its host cannot be reached."""
+    monkeypatch.setattr(_worker, "_UNREACHABLE", 0.02)
+
+    async def unreachable(_: httpx.Request) -> httpx.Response:
+        raise lost()
+
+    leadsquared = LeadSquared(answers(httpx.Response(429), then=unreachable))
+    posting = poster(leadsquared, bucket=TokenBucket(3, period=0.01))
+    loop = asyncio.get_running_loop()
+    await outbox.put(activity(1))
+    began = loop.time()
+    async with within(10):
+        with pytest.raises(ConnectionFailed, match="no route"):
+            await outbox.drain(posting, outage_timeout=0.5)
+    assert loop.time() - began >= 0.5
+    assert await states(outbox) == ["pending"]
+
+
 async def test_a_long_outage_ends_a_drain(outbox: Outbox) -> None:
     async def fail(_: httpx.Request) -> httpx.Response:
         return httpx.Response(500)

@@ -12,7 +12,7 @@ import pytest
 from outbox_support import changed, held_until, poster, states, until
 from support import LeadSquared, accept, activity, answers, number_in, within
 
-from leadpost import AsyncActivityPoster, ConnectionFailed, ServerError, TokenBucket
+from leadpost import AsyncActivityPoster, ConnectionFailed, OutboxError, ServerError, TokenBucket
 from leadpost.outbox import Outbox, _verifier, _worker
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._calls import Claim, Result
@@ -164,6 +164,56 @@ async def test_an_entry_whose_call_was_not_sent_stays_pending(
     await asyncio.wait([draining], timeout=30)
     assert draining.cancelled()
     assert (await states(outbox), leadsquared.requests) == (["pending"], [])
+
+
+async def test_an_entry_whose_claim_was_cut_off_stays_pending(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its COMMIT is done, but the worker does not know that yet: nothing was sent."""
+    monkeypatch.setattr(_worker, "GRACE", 0.05)
+    write, committed = outbox._database.write, asyncio.Event()
+
+    async def answer_late(work: Any, *args: Any) -> Any:
+        done = await write(work, *args)
+        if isinstance(done, Claim):
+            committed.set()
+            await asyncio.Event().wait()
+        return done
+
+    monkeypatch.setattr(outbox._database, "write", answer_late)
+    leadsquared = LeadSquared()
+    await outbox.put(activity(1))
+    draining = asyncio.create_task(outbox.drain(poster(leadsquared)))
+    async with within(10):
+        await committed.wait()
+        assert await states(outbox) == ["sending"]
+        draining.cancel()
+        await asyncio.wait([draining])
+    assert draining.cancelled()
+    assert (await states(outbox), leadsquared.requests) == (["pending"], [])
+
+
+async def test_an_entry_stays_pending_if_its_claim_was_the_last_that_the_database_did(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = outbox._database.write
+
+    async def break_after_claim(work: Any, *args: Any) -> Any:
+        done = await write(work, *args)
+        if isinstance(done, Claim):
+            raise OutboxError("the file is damaged")
+        return done
+
+    monkeypatch.setattr(outbox._database, "write", break_after_claim)
+    leadsquared = LeadSquared()
+    await outbox.put(activity(1))
+    with pytest.raises(OutboxError, match="damaged"):
+        await outbox.drain(poster(leadsquared))
+    assert (await states(outbox), leadsquared.requests) == (["pending"], [])
+
+
+def test_a_worker_that_is_stopped_ends_within_8_s() -> None:
+    assert _worker.GRACE + 2 * _worker._RECORDING <= 8.0
 
 
 async def claimed(outbox: Outbox, call_id: str = "call") -> Claim:
