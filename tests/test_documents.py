@@ -149,7 +149,7 @@ def test_the_shown_runs_are_real(example: Example, tmp_path: Path) -> None:
     write_csv(tmp_path / "calls.csv", rows)
     lines: list[str] = []
     output = tmp_path / "output"
-    own = {"LEADPOST_OUTBOX": "leadpost.db", "HOME": str(tmp_path)}
+    own = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
     with Sandbox(pace=1000) as sandbox:
         for line in example.code.splitlines():
             if line.startswith("$ "):

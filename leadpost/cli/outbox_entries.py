@@ -93,7 +93,8 @@ async def retry(
     typer.echo(f"{count:,} pending again")
     left = len(set(ids)) - count if ids else 0
     if left:
-        typer.echo(f"{left:,} unchanged: unknown, or not {' or '.join(states)}", err=True)
+        others = "" if "uncertain" in states else "; uncertain ones need --yes"
+        typer.echo(f"{left:,} unchanged: unknown, or not {' or '.join(states)}{others}", err=True)
     return not left
 
 

@@ -50,7 +50,6 @@ def asked(
     query: Callable[[AsyncActivityPoster], Awaitable[T]],
     env_file: Path | None,
     outbox: str | None,
-    limit: int = LIMIT,
     *,
     sync: bool = False,
     verbose: bool,
@@ -62,14 +61,13 @@ def asked(
         query: Makes its calls with a poster.
         env_file: See `read_account`.
         outbox: The outbox with the shared bucket.
-        limit: Calls per 5 s.
         sync: Whether the query goes to the host of the synchronous API.
         verbose: Whether to log.
     """
     account, url = read_account(env_file), url_of(outbox)
 
     async def answer() -> T:
-        async with querying(account, url, limit, sync=sync) as poster:
+        async with querying(account, url, sync=sync) as poster:
             return await query(poster)
 
     with logged(Console(stderr=True), verbose=verbose):

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from leadpost import AsyncActivityPoster, RequestStatus
-from leadpost.bucket import LIMIT
 from leadpost.cli import options
 from leadpost.cli.exits import Exit
 from leadpost.cli.queries import asked
@@ -16,7 +15,6 @@ from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, Une
 def status(
     request_ids: Annotated[list[str], typer.Argument(metavar="REQUEST_ID", help="RequestIDs.")],
     *,
-    limit: options.Limit = LIMIT,
     outbox: options.OutboxUrl = None,
     env_file: options.EnvFile = None,
     as_json: options.Json = False,
@@ -41,7 +39,7 @@ def status(
                 typer.echo(_line(found[-1]))
 
     try:
-        asked(ask, env_file, outbox, limit, verbose=verbose)
+        asked(ask, env_file, outbox, verbose=verbose)
     finally:
         # What was answered is printed even after Ctrl-C or an error.
         if as_json:

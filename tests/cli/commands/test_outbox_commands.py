@@ -178,7 +178,12 @@ def test_the_entries_of_a_file_or_of_a_batch_with_a_name_of_its_own(desk: Desk) 
     [
         (["--state", "rejected"], 2, "1 pending again\n", ""),
         (["--state", "uncertain", "--yes"], 2, "1 pending again\n", ""),
-        (["--id", "2", "--id", "3"], 2, "1 pending again\n", "failed or rejected\n"),
+        (
+            ["--id", "2", "--id", "3"],
+            2,
+            "1 pending again\n",
+            "rejected; uncertain ones need --yes\n",
+        ),
         (["--id", "2", "--id", "3", "--yes"], 3, "2 pending again\n", ""),
         (["--id", "1"], 1, "0 pending again\n", "1 unchanged: unknown, or not failed"),
         (["calls.csv", "--state", "rejected"], 1, "0 pending again\n", ""),

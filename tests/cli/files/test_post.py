@@ -471,7 +471,7 @@ def test_a_results_file_whose_name_a_folder_has_is_named(desk: Desk, calls: Path
     code, said = desk.post(calls)
     assert code == 1
     assert (
-        f"{results} could not be written: Is a directory. Rename the folder of that name, then:"
+        f"{results} could not be written: Is a directory. Correct that, then:"
         f" leadpost results {calls}\n"
     ) in said
     assert "3 accepted, not yet processed" in said

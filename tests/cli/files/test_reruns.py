@@ -144,7 +144,8 @@ def test_skipped_rows_that_may_be_uncertain_elsewhere_are_pointed_out(
     assert code == 1
     assert "1 accepted, not yet processed, 1 skipped as posted before, 1 uncertain" in said
     assert f"leadpost reconcile {other}" in said
-    assert [row["message"] for row in desk.results(other)].count("uncertain in calls.csv") == 1
+    messages = [row["message"] for row in desk.results(other)]
+    assert messages.count("uncertain in batch calls.csv") == 1
     assert desk.run("reconcile", "--settle", "0s").exit_code == 0
     assert "uncertain" not in desk.post(other, "--duplicates", "skip")[1]
 
@@ -157,7 +158,7 @@ def test_a_skipped_row_that_failed_elsewhere_is_not_settled(desk: Desk, calls: P
     assert code == 1
     assert "1 failed" in said
     (row,) = desk.results(other)
-    assert (row["state"], row["message"]) == ("failed", "failed in calls.csv")
+    assert (row["state"], row["message"]) == ("failed", "failed in batch calls.csv")
 
 
 def test_a_file_without_rows(desk: Desk, calls: Path) -> None:

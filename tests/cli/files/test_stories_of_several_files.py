@@ -59,7 +59,7 @@ def test_18_files_that_overlap_on_purpose(desk: Desk, calls: Path) -> None:
     other = write_csv(desk.folder / "other.csv", rows(0, 1, 2))
     code, said = desk.post(other)
     assert code == 2
-    assert "2 rows were posted before, in calls.csv" in said
+    assert "2 rows were posted before, in batch calls.csv" in said
     desk.stopped_after(1, other, "--duplicates", "post")
     assert desk.post(other, "--duplicates", "post")[0] == 0
     assert desk.notes() == notes(0, 0, 1, 1, 2)
@@ -78,7 +78,7 @@ def test_19_unsent_rows_go_with_a_file_that_is_renamed(desk: Desk, calls: Path, 
         new.write_bytes(calls.read_bytes())
     code, said = desk.post(new)
     assert code == 2
-    assert "1 row was posted before, in calls.csv" in said
+    assert "1 row was posted before, in batch calls.csv" in said
     assert "2 unsent rows of another file: moved here" in said
     assert desk.post(new, "--duplicates", "skip")[0] == 0
     assert desk.notes() == notes(0, 1, 2)
@@ -106,7 +106,7 @@ def test_19_an_edit_is_seen_under_another_file_name(desk: Desk, calls: Path) -> 
     assert code == 2
     assert "1 row looks like an edit of a posted one, 1 is new" in said
     assert "ActivityNote Note 0 → edited (line 2) in 1 row" in said
-    assert "2 rows were posted before, in calls.csv" in said
+    assert "2 rows were posted before, in batch calls.csv" in said
     assert desk.post(renamed, "--duplicates", "skip")[0] == 0
     assert desk.notes() == notes(0, 1, 2, 3)
 
@@ -168,7 +168,7 @@ def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
     desk.environment |= keys_of(desk.sandbox)
     code, said = desk.post(calls)
     assert code == 2
-    assert "2 rows were posted before, in calls.csv, 2 of them with other keys" in said
+    assert "2 rows were posted before, in batch calls.csv, 2 of them with other keys" in said
     assert desk.post(calls, "--duplicates", "post")[0] == 0
     assert desk.notes() == notes(0, 0, 1, 1)
 
@@ -228,7 +228,7 @@ def test_25_the_same_data_in_another_format_are_the_same_activities(desk: Desk) 
     (desk.folder / "calls.json").write_text(json.dumps(values))
     code, said = desk.post(desk.folder / "calls.json")
     assert code == 2
-    assert "2 rows were posted before, in calls.xlsx" in said
+    assert "2 rows were posted before, in batch calls.xlsx" in said
     assert desk.notes() == notes(0, 1)
 
 

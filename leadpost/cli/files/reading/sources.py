@@ -127,10 +127,15 @@ class Table:
         }
         try:
             payload = with_lead(payload, known)
+            Activity.from_payload(payload)
         except Invalid as error:
             return None, [*problems, Problem("lead", *error.args)]
-        wrong = checked(payload)
-        return None if wrong else payload, [*problems, *wrong]
+        except InvalidActivity as error:
+            for each in error.problems:
+                heading, cell = self.columns.heading_of(each.field), values.get(each.field, "")
+                problems.append(Problem(heading, cell, f"is not {each.wanted}"))
+            return None, problems
+        return payload, problems
 
     def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
         """Return the values of a row by their targets, and the problems of its cells."""
@@ -190,7 +195,7 @@ class Json:
             payload = {**own, "Activity": activity}
         else:
             payload, problems = self._activity(own)
-        if problems := problems or checked(payload):
+        if problems := problems or _refused(payload):
             return Row(line, own, None, cells_digest(own), item, key, tuple(problems))
         return Row(line, own, payload, activity_digest(payload), item, key)
 
@@ -243,8 +248,8 @@ def _unrounded(cell: str) -> str:
     return cell
 
 
-def checked(payload: Mapping[str, Any]) -> list[Problem]:
-    """Return what the client itself would refuse; a table's payload is right by its making."""
+def _refused(payload: Mapping[str, Any]) -> list[Problem]:
+    """Return what the client itself would refuse."""
     try:
         Activity.from_payload(payload)
     except InvalidActivity as error:

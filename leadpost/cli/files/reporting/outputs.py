@@ -43,9 +43,9 @@ def result_of(row: Row, known: Any) -> RowResult:
     if row.decision == "edit":
         return RowResult("skipped", reason="looks like an edit of a posted row")
     if row.decision == "elsewhere" and known.state in {"accepted", "succeeded"}:
-        return RowResult("skipped", reason=f"posted before, in {known.name}")
+        return RowResult("skipped", reason=f"posted before, in batch {known.name}")
     if row.decision == "elsewhere":
-        return RowResult(known.state, known.error_type, f"{known.state} in {known.name}")
+        return RowResult(known.state, known.error_type, f"{known.state} in batch {known.name}")
     if row.decision == "invalid" or (known and known.state == "invalid"):
         reason = "; ".join(map(str, row.problems)) or known.reason
         return RowResult("invalid", InvalidActivity.__name__, reason, known is not None)

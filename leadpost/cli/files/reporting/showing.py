@@ -227,7 +227,7 @@ def duplicate_lines(found: Comparison, differences: Sequence[Difference]) -> lis
     if elsewhere:
         rows, names = number_of(elsewhere, "row was", "rows were"), sorted(plan.batches)[:5]
         keys = f", {plan.other_keys:,} of them with other keys" if plan.other_keys else ""
-        lines.append(f"{rows} posted before, in {', '.join(names)}{keys}")
+        lines.append(f"{rows} posted before, in batch {', '.join(names)}{keys}")
     return lines
 
 
@@ -294,7 +294,7 @@ def _nothing_new(found: Comparison) -> str:
 def _next_steps(outputs: Outputs, file: str) -> list[str]:
     """Return the command that says more of what was posted: uncertain rows come first."""
     if outputs.counts["uncertain"]:
-        return [f"Look for uncertain ones on their leads: leadpost reconcile {file}"]
+        return [f"Look for uncertain ones on their leads, again in 12 h: leadpost reconcile {file}"]
     if outputs.counts["accepted"]:
         return [f"See what reaches the leads: leadpost verify {file}"]
     return []

@@ -39,8 +39,8 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
         await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
         await execute_many(
             connection,
-            "UPDATE leadpost_rows SET digest_sent = :digest_sent, ended = NULL, entry ="
-            " (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
+            "UPDATE leadpost_rows SET digest_sent = :digest_sent, ended = NULL, reason = NULL,"
+            " entry = (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
             " WHERE id = :id",
             [
                 {
