@@ -301,7 +301,7 @@ class Outbox(StoredEntries):
         Look once for each `uncertain` entry among the activities of its lead.
 
         If one has the same type, note and date-time, shows no other value in a posted field, was
-        created since the call and belongs to no other entry, the entry becomes `accepted`, with the
+        created since the call and belongs to no other entry, the entry becomes `succeeded`, with the
         activity's id. If there is none after `settle`, the entry becomes `pending` again. Otherwise
         it stays `uncertain`, with the reason in its message.
 

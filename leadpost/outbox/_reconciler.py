@@ -152,7 +152,7 @@ class Reconciler:
             # A match proves that it arrived, and nothing of the lead's means "not yet". Before
             # anything else is concluded, the lead is asked: edited activities are not in the
             # window of their posting, and LeadSquared's paging of windows is not documented.
-            if verdict.state == "accepted" or verdict.note == NOT_YET:
+            if verdict.state == "succeeded" or verdict.note == NOT_YET:
                 return verdict
         has = await self._activities(entry.lead, entry.event)
         return await self._judge(entry, entry.lead, entry.activity, has)
@@ -180,7 +180,7 @@ class Reconciler:
             rivals = sum(is_rival(loaded(other), activity, alike) for other in others)
             if len(alike) > rivals:
                 activity_id = None if rivals else alike[-1].activity_id
-                return Verdict("accepted", "the lead has it", activity_id)
+                return Verdict("succeeded", "the lead has it", activity_id)
             why = "the lead has such an activity, which may be that of another entry"
             return Verdict("uncertain", why)
         other = "the lead has another activity of its type and time"

@@ -111,8 +111,6 @@ class Verifier:
 
     async def _ask(self, entry: AcceptedEntry) -> Verdict | None:
         """Return LeadSquared's answer about an entry, None if it is not final."""
-        if entry.request_id is None:  # reconciling found the activity itself
-            return Verdict("succeeded", "the lead has it")
         await self._before_query()
         try:
             status = await self._poster.status(entry.request_id)

@@ -81,7 +81,7 @@ async def test_an_entry_that_arrived_is_accepted_with_the_id_of_its_activity(
     outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
     sandbox = await make_uncertain("cut-after", noted(1), noted(2))
-    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 2}
+    assert await reconciled(outbox, sandbox, NOW) == {"succeeded": 2}
     found = [entry async for entry in outbox.entries()]
     assert len({entry.activity_id for entry in found}) == 2
     async with poster_to(sandbox) as posting, within(20):
@@ -109,7 +109,7 @@ async def test_the_same_activity_twice_is_matched_once_each(
     outbox: Outbox, make_uncertain: MakeUncertain
 ) -> None:
     sandbox = await make_uncertain("cut-after", noted(1), noted(1))
-    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 2}
+    assert await reconciled(outbox, sandbox, NOW) == {"succeeded": 2}
     found = [entry.activity_id async for entry in outbox.entries()]
     assert len(set(found)) == 2
 
@@ -205,7 +205,7 @@ async def test_as_many_activities_as_entries_prove_that_all_arrived(
 ) -> None:
     sandbox = await make_uncertain("cut-after", noted(1))
     await posted(outbox, sandbox, noted(1))
-    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
+    assert await reconciled(outbox, sandbox, NOW) == {"succeeded": 1}
     async with poster_to(sandbox) as posting, within(20):
         assert await outbox.verify(posting) == {"succeeded": 2}
 
@@ -247,7 +247,7 @@ async def test_an_entry_of_long_ago_does_not_count(
     await posted(outbox, sandbox, noted(1, fields={"mx_Custom_1": "long ago"}))
     long_ago = sa.update(table).where(table.c.id == 2).values(sent_at=time.time() - 30 * 86400)
     await outbox._database.write(lambda connection: connection.execute(long_ago))
-    assert await reconciled(outbox, sandbox, NOW) == {"accepted": 1}
+    assert await reconciled(outbox, sandbox, NOW) == {"succeeded": 1}
 
 
 async def test_a_lead_is_read_once_for_all_its_entries(outbox: Outbox) -> None:
@@ -308,8 +308,8 @@ async def test_an_entry_that_is_settled_meanwhile_is_left_alone(
         patched.setattr(Store, "read", then_settle)
         async with poster_to(sandbox) as posting:
             found = await outbox.reconcile(posting, settle=NOW, on_progress=on_progress)
-    assert found == {"accepted": 1}
-    assert await states(outbox) == ["accepted", "succeeded"]
+    assert found == {"succeeded": 1}
+    assert await states(outbox) == ["succeeded", "succeeded"]
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -355,11 +355,11 @@ async def test_an_activity_found_for_two_entries_at_once_is_matched_once(outbox:
     """Two processes that reconcile have both found it free, before either has recorded that."""
     first, second = await outbox.put(noted(1)), await outbox.put(noted(1))
     await changed(outbox, state="uncertain")
-    found = Verdict("accepted", "the lead has it", "a1")
+    found = Verdict("succeeded", "the lead has it", "a1")
     for entry in (first, second):
         uncertain = UncertainEntry(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
         await outbox._store.write(_settling.settle, uncertain, "uncertain", found)
-    assert await states(outbox) == ["accepted", "uncertain"]
+    assert await states(outbox) == ["succeeded", "uncertain"]
 
 
 async def test_an_outage_ends_reconciling(outbox: Outbox) -> None:

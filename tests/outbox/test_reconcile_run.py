@@ -95,7 +95,7 @@ async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
     async with poster_to(sandbox) as posting:
         every = timedelta(hours=1)
         async with working(outbox.run(posting, verify=False, reconcile_every=every)):
-            await until(outbox, accepted=1)
+            await until(outbox, succeeded=1)
     assert not failures
 
 

@@ -91,8 +91,8 @@ async def test_many_leads_are_read_by_a_window_of_time_where_the_account_allows_
         with Sandbox(limit=None, pace=1000) as sandbox:
             await sent(sandbox, *posts[:480])
             tally, calls = await reconciled(outbox, sandbox)
-        found = [entry async for entry in outbox.entries("accepted")]
-    assert tally == {"accepted": 480, "pending": 20}
+        found = [entry async for entry in outbox.entries("succeeded")]
+    assert tally == {"succeeded": 480, "pending": 20}
     assert calls == (1 + 400 if refuses else 1 + 20)
     assert len({entry.activity_id for entry in found}) == 480
     assert sorted(entry.id for entry in found) == list(range(1, 481))
@@ -116,7 +116,7 @@ async def test_leads_are_read_one_by_one_where_windows_cannot_be_read(
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts[:3])
         tally, _ = await reconciled(outbox, sandbox)
-    assert tally == {"accepted": 3, "pending": 2}
+    assert tally == {"succeeded": 3, "pending": 2}
 
 
 async def test_a_lead_is_asked_before_what_its_window_lacks_is_sent_again(
@@ -134,7 +134,7 @@ async def test_a_lead_is_asked_before_what_its_window_lacks_is_sent_again(
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts[:4])
         tally, calls = await reconciled(outbox, sandbox)
-    assert tally == {"accepted": 4, "pending": 1}
+    assert tally == {"succeeded": 4, "pending": 1}
     assert calls == 1 + 5
 
 
@@ -157,7 +157,7 @@ async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts)
         tally, calls = await reconciled(outbox, sandbox)
-    assert tally == {"accepted": 4}
+    assert tally == {"succeeded": 4}
     assert calls == 1 + 4
 
 
@@ -179,9 +179,9 @@ async def test_one_activity_in_a_window_is_never_matched_twice(outbox: Outbox) -
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *alike[:2], *others)
         tally, calls = await reconciled(outbox, sandbox)
-    assert tally == {"accepted": 4, "pending": 1}
+    assert tally == {"succeeded": 4, "pending": 1}
     assert calls == 1 + 1
-    found = [entry.activity_id async for entry in outbox.entries("accepted")]
+    found = [entry.activity_id async for entry in outbox.entries("succeeded")]
     assert len(set(found)) == 4
 
 
@@ -203,7 +203,7 @@ async def test_an_entry_of_long_ago_does_not_keep_the_others_from_a_window(
     with Sandbox(limit=None, pace=1000) as sandbox:
         await sent(sandbox, *posts)
         tally, calls = await reconciled(outbox, sandbox)
-    assert tally == {"accepted": 30}
+    assert tally == {"succeeded": 30}
     assert calls == 1 + 1
     assert [round(span.total_seconds() / 3600) for span in spans] == [24 + 12 + 24]
 
@@ -218,7 +218,7 @@ async def test_activities_that_differ_only_in_a_field_are_told_apart(outbox: Out
         await sent(sandbox, tuesday)
         assert (await reconciled(outbox, sandbox))[0] == {"uncertain": 1}
         await sent(sandbox, monday)
-        assert (await reconciled(outbox, sandbox))[0] == {"accepted": 1}
+        assert (await reconciled(outbox, sandbox))[0] == {"succeeded": 1}
         async with poster_to(sandbox) as posting:
             has = await posting.lead_activities(str(UUID(int=1)), 201)
     ids = {("Monday" in one.texts): one.activity_id for one in has}

@@ -60,9 +60,9 @@ def reconcile(
         opening = querying(account, url, limit, sync=True)
         async with opening as poster, counting(console, progress):
             found = await opened.reconcile(poster, settle=age, on_progress=on_progress)
-        return {state: found[state] for state in ("accepted", "pending", "uncertain")}
+        return {state: found[state] for state in ("succeeded", "pending", "uncertain")}
 
-    words = "{accepted:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
+    words = "{succeeded:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
     query = Query(reconciling, f"{words} uncertain", left="uncertain")
     with logged(console, verbose=verbose):
         made = make_query(query, file, url, account, console, batch=batch, as_json=as_json)

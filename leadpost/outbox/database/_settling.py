@@ -21,7 +21,7 @@ class AcceptedEntry:
 
     id: int
     call_id: str | None  # of its latest call
-    request_id: str | None  # None if reconciling found the activity itself
+    request_id: str
 
 
 @frozen
@@ -70,7 +70,7 @@ async def claim_accepted(
             WHERE account = :account AND state = 'accepted' AND due_at <= {{now}} {of_batch(batch)}
             ORDER BY due_at LIMIT 1 {{or_skipped}}
         )
-        RETURNING id, call_id, request_id
+        RETURNING id, call_id, coalesce(request_id, '')
         """,
         batch=batch,
     )

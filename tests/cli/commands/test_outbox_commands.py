@@ -373,7 +373,7 @@ def test_uncertain_entries_are_reconciled(desk: Desk) -> None:
         "See which: leadpost outbox list --state uncertain\n"
     )
     found = desk.run("reconcile", "--settle", "0s", "--json")
-    wanted = {"accepted": 0, "pending": 1, "uncertain": 0}
+    wanted = {"succeeded": 0, "pending": 1, "uncertain": 0}
     assert (found.exit_code, json.loads(found.stdout)) == (0, wanted)
     assert desk.post(path)[0] == 0
     assert desk.notes() == ["Note 0", "Note 1"]

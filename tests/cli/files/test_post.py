@@ -200,7 +200,7 @@ def test_first_posts_some_rows_and_the_next_run_goes_on(desk: Desk, calls: Path)
     assert code == 0
     assert "2 new, 1 left for the next run" in said
     assert desk.notes() == ["Note 0", "Note 1"]
-    assert desk.states(calls) == ["accepted", "accepted", "not_sent"]
+    assert desk.states(calls) == ["accepted", "not_sent", "succeeded"]
     assert desk.post(calls)[0] == 0
     assert desk.notes() == ["Note 0", "Note 1", "Note 2"]
 
@@ -345,9 +345,9 @@ def test_what_is_uncertain_is_in_the_results_and_in_no_file_to_post(
     assert "a second time" not in said
     assert len(desk.sandbox.posted()) == 2
     assert desk.run("reconcile", calls).exit_code == 1
-    assert sorted(desk.states(calls)) == ["accepted", "accepted", "uncertain"]
+    assert sorted(desk.states(calls)) == ["accepted", "succeeded", "uncertain"]
     assert desk.run("reconcile", calls, "--settle", "0s").exit_code == 1
-    assert sorted(desk.states(calls)) == ["accepted", "accepted", "not_sent"]
+    assert sorted(desk.states(calls)) == ["accepted", "not_sent", "succeeded"]
     assert desk.post(calls)[0] == 0
     assert desk.notes() == ["Note 0", "Note 1", "Note 2"]
 
