@@ -181,11 +181,11 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None
     now = http_date(headers.get("Date", "")) or now
     try:
         seconds = float(value)
+        if seconds >= _UNIX_TIME:
+            seconds = seconds / (1000 if seconds >= _UNIX_MILLISECONDS else 1) - now.timestamp()
     except ValueError:
         moment = http_date(value)
         seconds = math.nan if moment is None else (moment - now).total_seconds()
-    if seconds >= _UNIX_TIME:
-        seconds = seconds / (1000 if seconds >= _UNIX_MILLISECONDS else 1) - now.timestamp()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
