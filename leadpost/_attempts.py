@@ -10,8 +10,9 @@ from typing import Any
 from attrs import define, field, frozen
 from tenacity import AsyncRetrying, RetryCallState
 
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._retry import RetryPolicy
-from leadpost.bucket import LONGEST_RETRY_AFTER, Priority
+from leadpost.bucket import Priority
 from leadpost.errors import (
     DeliveryUncertain,
     LeadpostError,

@@ -23,7 +23,7 @@ from math import inf
 
 from attrs import define, field
 
-from leadpost.bucket import LONGEST_RETRY_AFTER
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,

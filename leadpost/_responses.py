@@ -224,17 +224,11 @@ def decoded(body: bytes, encoding: str, largest: int) -> bytes:
 
 def raise_for_error(response: ApiResponse, *, changes: bool) -> None:
     """
-    Raise the error that an answer means, if any.
+    Raise the error that an answer means, if any; see "What every outcome means" in the README.
 
-    Args:
-        response: The answer.
-        changes: Whether the call changes something, and is uncertain if the answer does not say
-            what happened.
-
-    Raises:
-        LeadpostError: see "What every outcome means" in the README. The rules are from
-            LeadSquared's page and from answers that users have seen (a rate limit as 403 or 200, an
-            `MX…` exception as 500).
+    A call that `changes` something is uncertain if the answer does not say what happened. The rules
+    are from LeadSquared's page and from answers that users have seen (a rate limit as 403 or 200,
+    an `MX…` exception as 500).
     """
     kind = _error_kind(response, changes=changes)
     if kind is RateLimited:

@@ -24,20 +24,6 @@ from leadpost._bucket_parts import LONGEST_RETRY_AFTER, Brakes, Use, Waiter, Wai
 from leadpost._refusals import uses
 from leadpost.hooks import Hook, Hooks
 
-__all__ = [
-    "CALL_TIMEOUT",
-    "LIMIT",
-    "LONGEST_RETRY_AFTER",
-    "PERIOD",
-    "Bucket",
-    "BucketStatistics",
-    "OpenBucket",
-    "OpenableBucket",
-    "Priority",
-    "TokenBucket",
-    "check_rate",
-]
-
 LIMIT = 25
 """Calls in `PERIOD` that LeadSquared allows: "exceeded the limit of 25 in 5 second(s)"."""
 PERIOD = 5.0

@@ -69,11 +69,8 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
     """
     Read an answer of the Status API.
 
-    Args:
-        response: The answer.
-        request_id: The RequestID in the query.
-        failure_is_final: Whether `FAILURE` is final. With an `MX…` reason it always is, because
-            LeadSquared never retries such a request.
+    `failure_is_final` is the account's. With an `MX…` reason a failure always is, because
+    LeadSquared never retries such a request.
     """
     raise_for_error(response, changes=False)
     task = get(response.json, "TaskStatus")
