@@ -240,12 +240,11 @@ def _log_unseen(outcome: Outcome) -> None:
 
 async def numbered(source: Source) -> AsyncGenerator[tuple[int, Item]]:
     """Number the activities of an iterable or an async iterable."""
-    index = 0
     if isinstance(source, AsyncIterable):
+        index = 0
         async for activity in source:
             yield index, activity
             index += 1
     else:
-        for activity in source:
-            yield index, activity
-            index += 1
+        for numbered_activity in enumerate(source):
+            yield numbered_activity

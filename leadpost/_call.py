@@ -101,8 +101,7 @@ class Sender:
         """
         Make attempts at a call until one succeeds or the call is given up.
 
-        Raises:
-            LeadpostError: the outcome of the attempts; `NotSent` if none was made.
+        Raises the outcome of all attempts; `NotSent` if none was made.
         """
         name = call.name if isinstance(call, Call) else "post"
         availability = self.availability.get(name)

@@ -200,13 +200,9 @@ def http_date(value: str) -> datetime | None:
 
 def decoded(body: bytes, encoding: str, largest: int) -> bytes:
     """
-    Return a body without its content encoding; empty if it cannot be read.
+    Return a body without its content encoding; empty if it decodes to more than `largest` bytes.
 
-    Args:
-        body: The body as it came.
-        encoding: The Content-Encoding header. leadpost asks for none, but a proxy may compress all
-            the same.
-        largest: Bytes; what decodes to more is taken to be unreadable.
+    leadpost asks for no encoding, but a proxy may compress all the same.
     """
     match encoding.strip().lower():
         case "" | "identity":

@@ -190,12 +190,7 @@ Event = Waiting | Sent | Answered | Retried | Ended | Paused | Resized
 
 
 class Hooks:
-    """
-    The hooks of one poster or bucket: calls each with an event. An error in one affects no post.
-
-    Raises:
-        TypeError: a hook is an async function, whose coroutine nobody would await.
-    """
+    """The hooks of one poster or bucket: calls each with an event. An error affects no post."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)

@@ -99,16 +99,12 @@ def leadpost_poster(
     period: float = _options(request).get("period", PERIOD)
     scale = period / PERIOD
     usual = leadpost.RetryPolicy()
+    waits = ("max_time", "initial_wait", "max_wait", "jitter")
     return leadpost.AsyncActivityPoster(
         leadpost_account,
         client=client,
         bucket=leadpost.TokenBucket(period=period),
-        retry=leadpost.RetryPolicy(
-            max_time=usual.max_time * scale,
-            initial_wait=usual.initial_wait * scale,
-            max_wait=usual.max_wait * scale,
-            jitter=usual.jitter * scale,
-        ),
+        retry=leadpost.RetryPolicy(**{name: getattr(usual, name) * scale for name in waits}),
     )
 
 

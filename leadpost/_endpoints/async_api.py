@@ -37,10 +37,8 @@ def read_request_id(response: ApiResponse) -> str:
     """
     Return the RequestID of an accepted post.
 
-    Success is a 2xx with a RequestID, nothing less: a 200 can carry `"Status": "Error"`.
-
-    Raises:
-        LeadpostError: `DeliveryUncertain` if the answer does not say.
+    Success is a 2xx with a RequestID, nothing less: a 200 can carry `"Status": "Error"`. An answer
+    that does not say is `DeliveryUncertain`.
     """
     return read_posted(response, get(response.json, "RequestID"))
 

@@ -53,12 +53,7 @@ def post_sync(account: Account, item: Item) -> Call[str]:
 
 
 def read_activity_id(response: ApiResponse) -> str:
-    """
-    Return the activity's id after a synchronous post, from `{"Message": {"Id": …}, …}`.
-
-    Raises:
-        LeadpostError: `DeliveryUncertain` if the answer does not say.
-    """
+    """Return the activity's id after a synchronous post, from `{"Message": {"Id": …}, …}`."""
     return read_posted(response, get(get(response.json, "Message"), "Id"))
 
 
@@ -241,13 +236,7 @@ def read_user(response: ApiResponse) -> User:
 
 @frozen
 class Page:
-    """
-    One page of activities.
-
-    Attributes:
-        record_count: LeadSquared's `RecordCount`: the number of activities on all pages.
-        activities: The activities on this page.
-    """
+    """One page of activities, and LeadSquared's `RecordCount`: their number on all pages."""
 
     record_count: int
     activities: tuple[LeadActivity, ...]
