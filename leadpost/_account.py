@@ -24,26 +24,7 @@ REGIONS: Mapping[str, str] = {
 }
 """Region to the code in its host names. Documented async hosts: India, USA and Singapore."""
 
-_VARIABLES: Mapping[str, str] = {
-    "name": "LEADPOST_ACCOUNT",
-    "region": "LEADPOST_REGION",
-    "host": "LEADPOST_HOST",
-    "sync_host": "LEADPOST_SYNC_HOST",
-    "access_key": "LEADPOST_ACCESS_KEY",
-    "secret_key": "LEADPOST_SECRET_KEY",
-    "api_key": "LEADPOST_API_KEY",
-    "keys_in": "LEADPOST_KEYS_IN",
-    "submit_path": "LEADPOST_SUBMIT_PATH",
-    "status_path": "LEADPOST_STATUS_PATH",
-    "metrics_path": "LEADPOST_METRICS_PATH",
-    "createcustom_path": "LEADPOST_CREATECUSTOM_PATH",
-    "createcustom_status_path": "LEADPOST_CREATECUSTOM_STATUS_PATH",
-    "createcustom_metrics_path": "LEADPOST_CREATECUSTOM_METRICS_PATH",
-}
-_SWITCHES: Mapping[str, str] = {
-    "keys_for_status": "LEADPOST_KEYS_FOR_STATUS",
-    "failure_is_final": "LEADPOST_FAILURE_IS_FINAL",
-}
+_SWITCHES = ("keys_for_status", "failure_is_final")
 STATUS_PATHS = (
     *("status_path", "metrics_path"),
     *("createcustom_status_path", "createcustom_metrics_path"),
@@ -53,6 +34,7 @@ _PATHS = ("submit_path", "createcustom_path", *STATUS_PATHS)
 _HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"[\w.-]{1,100}")
 _KEYS = ("access_key", "secret_key", "api_key")
+_TEXTS = ("name", "region", "host", "sync_host", *_KEYS, "keys_in", *_PATHS)
 
 
 @frozen(kw_only=True, repr=False)
@@ -119,16 +101,16 @@ class Account:
         _check_keys({name: getattr(self, name) for name in _KEYS})
         if self.name and not _NAME.fullmatch(self.name):
             raise ConfigurationError(
-                f"name ({_VARIABLES['name']}): use up to 100 letters, digits, dots and hyphens"
+                f"name ({_variable('name')}): use up to 100 letters, digits, dots and hyphens"
             )
         if self.keys_in not in {"query", "headers"}:
             raise ConfigurationError(
-                f"keys_in ({_VARIABLES['keys_in']}): found {self.keys_in!r},"
+                f"keys_in ({_variable('keys_in')}): found {self.keys_in!r},"
                 " wanted 'query' or 'headers'"
             )
         for name in _PATHS:
             path = getattr(self, name)
-            wanted = f"{name} ({_VARIABLES[name]}): found {path[:80]!r}, wanted a path such as /a/b"
+            wanted = f"{name} ({_variable(name)}): found {path[:80]!r}, wanted a path such as /a/b"
             if not path.startswith("/"):
                 raise ConfigurationError(wanted)
             try:
@@ -155,11 +137,13 @@ class Account:
             ConfigurationError: naming the variable that is missing or wrong.
         """
         environ = os.environ if environ is None else environ
-        given: dict[str, Any] = {n: environ[v] for n, v in _VARIABLES.items() if environ.get(v)}
-        for name, variable in _SWITCHES.items():
-            switch = environ.get(variable, "").lower()
+        given: dict[str, Any] = {
+            name: text for name in _TEXTS if (text := environ.get(_variable(name)))
+        }
+        for name in _SWITCHES:
+            switch = environ.get(_variable(name), "").lower()
             if switch not in {"", "true", "false"}:
-                raise ConfigurationError(f"{variable}: wanted 'true' or 'false'")
+                raise ConfigurationError(f"{_variable(name)}: wanted 'true' or 'false'")
             given[name] = switch == "true"
         return cls(**given)
 
@@ -203,7 +187,7 @@ class Account:
             return self._urls[path]
         if not self.sync_host:
             raise ConfigurationError(
-                f"sync_host ({_VARIABLES['sync_host']}) is missing: this call goes to the"
+                f"sync_host ({_variable('sync_host')}) is missing: this call goes to the"
                 f" synchronous API, whose host cannot be derived from {self.host}"
             )
         return httpx.URL(self.sync_host + path)
@@ -211,7 +195,7 @@ class Account:
     def settings_of(self, path: str) -> str:
         """Return the settings that make up the URL of a path: attributes and their variables."""
         names = (path, "host") if path in self._urls else ("sync_host",)
-        return " and ".join(f"{name} ({_VARIABLES[name]})" for name in names)
+        return " and ".join(f"{name} ({_variable(name)})" for name in names)
 
 
 def plain_http_hint(account: Account) -> str:
@@ -220,6 +204,11 @@ def plain_http_hint(account: Account) -> str:
         return ""
     plain = account.host.replace("https://", "http://", 1)
     return f"; if this server speaks plain HTTP, set the host to {plain}"
+
+
+def _variable(name: str) -> str:
+    """Return the environment variable of an argument."""
+    return "LEADPOST_" + ("ACCOUNT" if name == "name" else name.upper())
 
 
 def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
@@ -252,7 +241,7 @@ def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
 
 def _url(name: str, host: str) -> str:
     text = host if "://" in host else f"https://{host}"
-    where = f"{name} ({_VARIABLES[name]})"
+    where = f"{name} ({_variable(name)})"
     wanted = "a host such as asyncapi-in21.leadsquared.com"
     try:
         parts = urlsplit(text)
@@ -291,13 +280,13 @@ def _check_keys(keys: Mapping[str, object]) -> None:
     """Raise for keys that are missing or that no header can carry, without showing them."""
     missing = [name for name, key in keys.items() if not isinstance(key, str) or not key]
     if missing:
-        names, variables = " and ".join(missing), " and ".join(_VARIABLES[name] for name in missing)
+        names, variables = " and ".join(missing), " and ".join(_variable(name) for name in missing)
         these = "is missing: give it" if len(missing) == 1 else "are missing: give them"
         raise ConfigurationError(f"{names} {these}, or set {variables}")
     for name, key in keys.items():
         text = str(key)
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ConfigurationError(
-                f"{name} ({_VARIABLES[name]}): contains a space or a character that is not"
+                f"{name} ({_variable(name)}): contains a space or a character that is not"
                 " printable ASCII; copy the key again"
             )

@@ -10,8 +10,9 @@ from typing import Any
 from attrs import define, field, frozen
 from tenacity import AsyncRetrying, RetryCallState
 
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._retry import RetryPolicy
-from leadpost.bucket import LONGEST_RETRY_AFTER, Priority
+from leadpost.bucket import Priority
 from leadpost.errors import (
     DeliveryUncertain,
     LeadpostError,
@@ -72,16 +73,10 @@ class Terms:
 @define(eq=False)
 class Attempt:
     """
-    How far one attempt has come.
+    How far one attempt has come, and the result or error of its call.
 
-    Attributes:
-        task: The task that makes it, None before that and once its caller has the outcome.
-        has_token: Whether it has its token.
-        is_sent: Whether its request was sent.
-        status: The HTTP status of its answer, None without one.
-        has_succeeded: Whether its call has succeeded.
-        result: The result of its call, once that has succeeded; it may be None.
-        error: The error of its call, once that has failed.
+    The `task` that makes it is None before that, and once its caller has the outcome. The `result`
+    of a call that has succeeded may be None.
     """
 
     task: asyncio.Task[None] | None = None
@@ -98,15 +93,9 @@ class Attempts:
     """
     The attempts of one operation, the rules for tenacity, and the news for hooks and the log.
 
-    Args:
-        operation: The operation.
-        terms: Its conditions.
-        policy: How long to keep trying.
+    Attributes:
         retryable: The errors after which another attempt may follow.
         is_away: Whether LeadSquared is away now, so that a failure does not count.
-        hooks: The poster's hooks.
-
-    Attributes:
         attempt: The last attempt that began.
         made: Number of attempts that had a token and something to send.
         last_error: The last error that was retried, None without one. The loss of a token does not

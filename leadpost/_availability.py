@@ -23,7 +23,7 @@ from math import inf
 
 from attrs import define, field
 
-from leadpost.bucket import LONGEST_RETRY_AFTER
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,
@@ -120,14 +120,10 @@ class Outage:
 @define(eq=False)
 class Turn:
     """
-    One attempt to post.
+    One attempt to post: whether it was allowed to send, and whether it waited during an outage.
 
-    Attributes:
-        activity_hash: A number that identifies the activity.
-        sends: Whether it was allowed to send.
-        waited: Whether it had to wait for the end of an outage, or for its trial.
-        answers: The number of proper answers to other posts when it was sent.
-        news: Set when it should look again whether it may be tried.
+    `answers` is the number of proper answers to other posts when it was sent; `news` is set when it
+    should look again whether it may be tried.
     """
 
     activity_hash: int
@@ -175,13 +171,8 @@ class Availability:
         An error that passes through is the result. Without one the post was answered, provided that
         `may_send` returned True.
 
-        Args:
-            activity_hash: A number that identifies the activity.
-            until: Given the event loop's time at which the outage began, the time at which to stop
-                waiting; None to wait for its end.
-
-        Raises:
-            OutageTimeout: that time came first.
+        `until` returns when to raise `OutageTimeout` instead of waiting any longer, given the event
+        loop's time at which the outage began; without it, this waits for the end of the outage.
         """
         turn = Turn(activity_hash)
         try:

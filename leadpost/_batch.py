@@ -23,6 +23,7 @@ from leadpost.errors import (
     State,
     Unauthorized,
     Unavailable,
+    described,
 )
 from leadpost.hooks import Ended, Event, Sent
 
@@ -99,27 +100,32 @@ class Batch:
             while (outcome := await self._outcomes.get()) is not None:
                 states[outcome.state] += 1
                 yield outcome
-            await tasks[0]
+            if isinstance(self._failure, asyncio.CancelledError):
+                # The caller is not cancelled: it must not look so, and lose the outcomes.
+                raise RuntimeError("the source cancelled a worker") from self._failure  # noqa: TRY004
+            if self._failure is not None:
+                raise self._failure
         finally:
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            _log.info("batch ended: %s", counts or "nothing was posted")
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            if not self._outcomes.empty() and (unseen := self._outcomes.get_nowait()):
-                _log_unseen(unseen)
-            await self._source.aclose()
-            counts = ", ".join(f"{count} {state}" for state, count in states.items())
-            _log.info("batch ended: %s", counts or "nothing was posted")
 
     async def _run(self) -> None:
-        workers = (self._work() for _ in range(WORKERS))
-        ends = await asyncio.gather(*workers, return_exceptions=True)
-        await self._outcomes.put(None)
-        error = self._failure or next((end for end in ends if end is not None), None)
-        if isinstance(error, asyncio.CancelledError):
-            # The caller is not cancelled: it must not look so, and lose the outcomes.
-            raise RuntimeError("the source cancelled a worker of the batch") from error  # noqa: TRY004
-        if error is not None:
-            raise error
+        # This task ends by itself: the caller may be cancelled again while it waits for that, as
+        # anyio's scopes do.
+        try:
+            workers = (self._work() for _ in range(WORKERS))
+            ends = await asyncio.gather(*workers, return_exceptions=True)
+            self._failure = self._failure or next((end for end in ends if end is not None), None)
+            await self._outcomes.put(None)
+        except asyncio.CancelledError:  # the caller has left
+            if not self._outcomes.empty() and (unseen := self._outcomes.get_nowait()):
+                _log_unseen(unseen)
+            raise
+        finally:
+            await self._source.aclose()
 
     async def _work(self) -> None:
         try:
@@ -225,18 +231,20 @@ class Batch:
 
 
 def _log_unseen(outcome: Outcome) -> None:
-    if outcome.request_id is not None:
-        _log.warning("batch left early: accepted, RequestID %s", outcome.request_id)
+    if outcome.state in {"accepted", "uncertain"}:  # others have changed nothing
+        what = f"RequestID {outcome.request_id}" if outcome.request_id else described(outcome.error)
+        _log.warning(
+            "post (index %d): batch left early: %s, %s", outcome.index, outcome.state, what
+        )
 
 
 async def numbered(source: Source) -> AsyncGenerator[tuple[int, Item]]:
     """Number the activities of an iterable or an async iterable."""
-    index = 0
     if isinstance(source, AsyncIterable):
+        index = 0
         async for activity in source:
             yield index, activity
             index += 1
     else:
-        for activity in source:
-            yield index, activity
-            index += 1
+        for numbered_activity in enumerate(source):
+            yield numbered_activity

@@ -97,24 +97,20 @@ class Sender:
         self._in_flight: dict[asyncio.Task[Any], Attempt] = {}
         self._is_closed = False
 
-    def is_away(self, name: str) -> bool:
-        """Whether LeadSquared is away for calls of that name."""
-        return name in self.availability and self.availability[name].is_away
-
     async def send(self, call: Call[T] | Choice[T], terms: Terms = SINGLE) -> T:
         """
         Make attempts at a call until one succeeds or the call is given up.
 
-        Raises:
-            LeadpostError: the outcome of the attempts; `NotSent` if none was made.
+        Raises the outcome of all attempts; `NotSent` if none was made.
         """
         name = call.name if isinstance(call, Call) else "post"
+        availability = self.availability.get(name)
         attempts = Attempts(
             Operation(name, terms.index),
             terms,
             self._policy,
             self._retryable if terms.is_retried else (),
-            partial(self.is_away, name),
+            lambda: availability is not None and availability.is_away,
             self._hooks,
         )
         error: BaseException | None = None

@@ -96,34 +96,17 @@ def invalid(error: InvalidActivity) -> tuple[Finding, ...]:
 
 def findings(
     activity: Activity, definition: ActivityType | LeadpostError, *, options: bool = False
-) -> tuple[Finding, ...]:
+) -> Iterator[Finding]:
     """
-    Check an activity.
-
-    Args:
-        activity: The activity.
-        definition: Its type, or the error of reading it.
-        options: Whether to check dropdowns.
+    Yield the problems of an activity of a type, or of a type that could not be read.
 
     The items of a nested set are not checked, as LeadSquared does not list them.
     """
-    return (
-        *_note_findings(activity.activity_note),
-        *_type_findings(activity, definition, options=options),
-    )
-
-
-def _note_findings(note: str | None) -> Iterator[Finding]:
+    note, code = activity.activity_note, activity.activity_event
     if note is not None and len(note) > LONGEST_NOTE:
         longest = "LeadSquared may cut or reject more than 2,000"
         message = f"is too long; it has {len(note)} characters, and {longest}"
         yield Finding("long_note", "warning", "ActivityNote", message)
-
-
-def _type_findings(
-    activity: Activity, definition: ActivityType | LeadpostError, *, options: bool
-) -> Iterator[Finding]:
-    code = activity.activity_event
     if isinstance(definition, LeadpostError):
         if isinstance(definition, ApplicationError) and definition.exception_type in _UNKNOWN_TYPE:
             message = f"the account has no activity type {code}, or has deactivated it"
@@ -138,7 +121,7 @@ def _type_findings(
         yield Finding("unchecked", "warning", "Fields", message)
         return
     known = {field.schema_name: field for field in definition.fields}
-    given = {_NOTE: activity.activity_note, **activity.fields}
+    given = {_NOTE: note, **activity.fields}
     for name, item in activity.fields.items():
         if name in known:
             yield from _value_findings(known[name], item, options=options)

@@ -69,7 +69,7 @@ class AsyncActivityPoster(Queries):
     Raises:
         ConfigurationError: a proxy or TLS variable of the environment cannot be used; or the bucket
             would exceed LeadSquared's limit, as its period is that of a sandbox.
-        TypeError: a hook is not callable, or is a coroutine function.
+        TypeError: a hook is a coroutine function.
         ValueError: `on_uncertain` or `call_timeout` is invalid.
     """
 
@@ -297,19 +297,10 @@ async def post_once(
     poster: AsyncActivityPoster, draw: Callable[[], Awaitable[Item]], terms: Terms
 ) -> str:
     """
-    Make one attempt to post, for a queue that has its own retries: for `leadpost.outbox`.
+    Make one attempt to post, for `leadpost.outbox`, which has its own retries.
 
-    Args:
-        poster: The poster.
-        draw: Called when there is a token; returns the activity. It may raise `NothingToSend`; the
-            token then remains unused.
-        terms: The conditions of the call.
-
-    Returns:
-        The RequestID.
-
-    Raises:
-        LeadpostError: as `AsyncActivityPoster.post`, after this one attempt.
+    `draw` is called once there is a token, and returns the activity. It may raise `NothingToSend`;
+    the token then remains unused.
     """
 
     async def drawn() -> Call[str]:

@@ -153,7 +153,8 @@ class Queries:
                 code = activity.activity_event
                 if code not in types:
                     types[code] = await self._definition(code, options=options)
-                yield Checked(index, item, findings(activity, types[code], options=options))
+                found = tuple(findings(activity, types[code], options=options))
+                yield Checked(index, item, found)
 
     async def _definition(self, code: int, *, options: bool) -> ActivityType | LeadpostError:
         """Return an activity type, or the error; without options if reading those fails."""

@@ -181,11 +181,11 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None
     now = http_date(headers.get("Date", "")) or now
     try:
         seconds = float(value)
+        if seconds >= _UNIX_TIME:
+            seconds = seconds / (1000 if seconds >= _UNIX_MILLISECONDS else 1) - now.timestamp()
     except ValueError:
         moment = http_date(value)
         seconds = math.nan if moment is None else (moment - now).total_seconds()
-    if seconds >= _UNIX_TIME:
-        seconds = seconds / (1000 if seconds >= _UNIX_MILLISECONDS else 1) - now.timestamp()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
@@ -200,13 +200,9 @@ def http_date(value: str) -> datetime | None:
 
 def decoded(body: bytes, encoding: str, largest: int) -> bytes:
     """
-    Return a body without its content encoding; empty if it cannot be read.
+    Return a body without its content encoding; empty if it decodes to more than `largest` bytes.
 
-    Args:
-        body: The body as it came.
-        encoding: The Content-Encoding header. leadpost asks for none, but a proxy may compress all
-            the same.
-        largest: Bytes; what decodes to more is taken to be unreadable.
+    leadpost asks for no encoding, but a proxy may compress all the same.
     """
     match encoding.strip().lower():
         case "" | "identity":
@@ -224,17 +220,11 @@ def decoded(body: bytes, encoding: str, largest: int) -> bytes:
 
 def raise_for_error(response: ApiResponse, *, changes: bool) -> None:
     """
-    Raise the error that an answer means, if any.
+    Raise the error that an answer means, if any; see "What every outcome means" in the README.
 
-    Args:
-        response: The answer.
-        changes: Whether the call changes something, and is uncertain if the answer does not say
-            what happened.
-
-    Raises:
-        LeadpostError: see "What every outcome means" in the README. The rules are from
-            LeadSquared's page and from answers that users have seen (a rate limit as 403 or 200, an
-            `MX…` exception as 500).
+    A call that `changes` something is uncertain if the answer does not say what happened. The rules
+    are from LeadSquared's page and from answers that users have seen (a rate limit as 403 or 200,
+    an `MX…` exception as 500).
     """
     kind = _error_kind(response, changes=changes)
     if kind is RateLimited:

@@ -167,13 +167,16 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             before_send()
             return extensions
 
-        async def trace(event: str, info: Mapping[str, Any]) -> None:  # httpcore awaits it
+        async def trace(event: str, info: dict[str, Any]) -> None:  # httpcore awaits it
             # Not the CONNECT to a proxy: it sends nothing to LeadSquared. Other tasks run between
             # headers and body, so a process can be frozen there; a post arrives with its body.
             if event.endswith(("send_request_headers.started", "send_request_body.started")) and (
                 info["request"].method != b"CONNECT"
             ):
                 before_send()
+            if not event.endswith(".started"):
+                # What httpcore logs next, at DEBUG: a server may quote the keys in its headers.
+                info.clear()
 
         return {**extensions, "trace": trace}
 

@@ -24,20 +24,6 @@ from leadpost._bucket_parts import LONGEST_RETRY_AFTER, Brakes, Use, Waiter, Wai
 from leadpost._refusals import uses
 from leadpost.hooks import Hook, Hooks
 
-__all__ = [
-    "CALL_TIMEOUT",
-    "LIMIT",
-    "LONGEST_RETRY_AFTER",
-    "PERIOD",
-    "Bucket",
-    "BucketStatistics",
-    "ManagedBucket",
-    "OpenBucket",
-    "Priority",
-    "TokenBucket",
-    "check_rate",
-]
-
 LIMIT = 25
 """Calls in `PERIOD` that LeadSquared allows: "exceeded the limit of 25 in 5 second(s)"."""
 PERIOD = 5.0
@@ -320,13 +306,7 @@ class TokenBucket:
 
 @define(eq=False)
 class _Use(Use):
-    """
-    The use of a token by one call.
-
-    Attributes:
-        loop: The event loop of the call.
-        arrived_before: The time by which the token's last call had arrived.
-    """
+    """The use of a token by one call; by `arrived_before`, the token's last call had arrived."""
 
     loop: asyncio.AbstractEventLoop
     arrived_before: float
@@ -337,15 +317,7 @@ class _Use(Use):
 
 
 def check_rate(limit: int, period: float) -> int:
-    """
-    Check that a bucket's limit is within LeadSquared's, and that its period is a time.
-
-    Returns:
-        The most calls that it lets through in any 5 s: more than 25 only with a shorter period.
-
-    Raises:
-        ValueError: one of them cannot be right.
-    """
+    """Return the most calls that a bucket lets through in any 5 s; raise if a number is wrong."""
     if not 1 <= limit <= LIMIT:
         raise ValueError(f"limit: found {limit}, wanted 1 to {LIMIT}, LeadSquared's limit")
     if not 0 < period < inf:

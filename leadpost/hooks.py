@@ -190,21 +190,13 @@ Event = Waiting | Sent | Answered | Retried | Ended | Paused | Resized
 
 
 class Hooks:
-    """
-    The hooks of one poster or bucket: calls each with an event. An error in one affects no post.
-
-    Raises:
-        TypeError: a hook is not callable, or is an async function.
-    """
+    """The hooks of one poster or bucket: calls each with an event. An error affects no post."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
         self._failed = set[int]()
-        given: tuple[object, ...] = self._hooks
-        for hook in given:
-            if not callable(hook) or iscoroutinefunction(hook):
-                found = "an async function" if callable(hook) else type(hook).__name__
-                raise TypeError(f"hooks: found {found}, wanted plain functions of one argument")
+        if any(map(iscoroutinefunction, self._hooks)):
+            raise TypeError("hooks: found an async function, wanted plain functions")
 
     def __call__(self, event: Event) -> None:
         for number, hook in enumerate(self._hooks):

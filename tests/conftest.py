@@ -172,9 +172,9 @@ def calls(desk: Desk) -> Path:
 
 
 @pytest.fixture
-def log_above_the_transport() -> Iterator[StringIO]:
-    """All logs of any level, except those of httpcore, which quotes what a server sent."""
-    with logged(lambda record: not record.name.startswith("httpcore")) as log:
+def everything_logged() -> Iterator[StringIO]:
+    """All logs of any level, those of httpx and httpcore included."""
+    with logged(lambda _: True) as log:
         yield log
 
 

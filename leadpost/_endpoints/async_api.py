@@ -37,10 +37,8 @@ def read_request_id(response: ApiResponse) -> str:
     """
     Return the RequestID of an accepted post.
 
-    Success is a 2xx with a RequestID, nothing less: a 200 can carry `"Status": "Error"`.
-
-    Raises:
-        LeadpostError: `DeliveryUncertain` if the answer does not say.
+    Success is a 2xx with a RequestID, nothing less: a 200 can carry `"Status": "Error"`. An answer
+    that does not say is `DeliveryUncertain`.
     """
     return read_posted(response, get(response.json, "RequestID"))
 
@@ -69,11 +67,8 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
     """
     Read an answer of the Status API.
 
-    Args:
-        response: The answer.
-        request_id: The RequestID in the query.
-        failure_is_final: Whether `FAILURE` is final. With an `MX…` reason it always is, because
-            LeadSquared never retries such a request.
+    `failure_is_final` is the account's. With an `MX…` reason a failure always is, because
+    LeadSquared never retries such a request.
     """
     raise_for_error(response, changes=False)
     task = get(response.json, "TaskStatus")

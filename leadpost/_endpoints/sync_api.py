@@ -53,12 +53,7 @@ def post_sync(account: Account, item: Item) -> Call[str]:
 
 
 def read_activity_id(response: ApiResponse) -> str:
-    """
-    Return the activity's id after a synchronous post, from `{"Message": {"Id": …}, …}`.
-
-    Raises:
-        LeadpostError: `DeliveryUncertain` if the answer does not say.
-    """
+    """Return the activity's id after a synchronous post, from `{"Message": {"Id": …}, …}`."""
     return read_posted(response, get(get(response.json, "Message"), "Id"))
 
 
@@ -241,13 +236,7 @@ def read_user(response: ApiResponse) -> User:
 
 @frozen
 class Page:
-    """
-    One page of activities.
-
-    Attributes:
-        record_count: LeadSquared's `RecordCount`: the number of activities on all pages.
-        activities: The activities on this page.
-    """
+    """One page of activities, and LeadSquared's `RecordCount`: their number on all pages."""
 
     record_count: int
     activities: tuple[LeadActivity, ...]
@@ -263,22 +252,10 @@ def lead_activities(account: Account, lead_id: str, code: int, page: int) -> Cal
         account,
         "lead_activities",
         f"{_ACTIVITIES}/Retrieve",
-        partial(read_lead_activities, lead_id=lead_id),
+        partial(read_page, name="ProspectActivities", lead_id=lead_id),
         params={"leadId": lead_id},
         content=json.dumps(query).encode(),
     )
-
-
-def read_lead_activities(response: ApiResponse, lead_id: str | None = None) -> Page:
-    """
-    Read one page of a lead's activities, in the shape of LeadSquared's page "Get Activities of a
-    Lead": `{"RecordCount": n, "ProspectActivities": [{"Id", "EventCode", "CreatedOn", "Data"}]}`.
-
-    Raises:
-        LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an omitted activity
-            would look like one that never arrived.
-    """
-    return _read_page(response, "ProspectActivities", lead_id=lead_id)
 
 
 def activities_between(
@@ -302,38 +279,36 @@ def activities_between(
         account,
         "activities_between",
         f"{_ACTIVITIES}/CustomActivity/RetrieveByActivityEvent",
-        partial(read_activities_between, code=code),
+        partial(read_page, name="List", code=code),
         content=json.dumps(query).encode(),
     )
 
 
-def read_activities_between(response: ApiResponse, code: int) -> Page:
+def read_page(
+    response: ApiResponse, name: str, *, lead_id: str | None = None, code: int | None = None
+) -> Page:
     """
-    Read one page of such activities: `{"RecordCount": n, "List": [{"ProspectActivityId",
-    "RelatedProspectId", "ActivityEvent_Note", "mx_Custom_1", …}]}`.
+    Read a page of activities: `{"RecordCount": n, name: [{"Id", "EventCode", "CreatedOn", …}]}`.
+
+    The activities in a span of time have `ProspectActivityId`, `RelatedProspectId` and
+    `ActivityEvent`. Rows without a lead or a type get those of the query.
 
     Raises:
-        LeadpostError: as `read_lead_activities`.
+        LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an omitted activity
+            would look like one that never arrived.
     """
-    return _read_page(response, "List", event=code)
-
-
-def _read_page(
-    response: ApiResponse, name: str, *, lead_id: str | None = None, event: int | None = None
-) -> Page:
-    """Read a page. Rows without a lead or a type get those of the query."""
     raise_for_error(response, changes=False)
     found = get(response.json, name)
     if not is_list(found) or response.says_error:
         unexpected(response, name)
     return Page(
         record_count=int(number(response, "RecordCount")),
-        activities=tuple(_lead_activity(response, row, lead_id, event) for row in found),
+        activities=tuple(_lead_activity(response, row, lead_id, code) for row in found),
     )
 
 
 def _lead_activity(
-    response: ApiResponse, raw: object, lead_id: str | None, event: int | None
+    response: ApiResponse, raw: object, lead_id: str | None, code: int | None
 ) -> LeadActivity:
     activity_id = text(get(raw, "Id")) or text(get(raw, "ProspectActivityId"))
     if activity_id is None:
@@ -341,7 +316,7 @@ def _lead_activity(
     return LeadActivity(
         activity_id=activity_id,
         lead_id=text(get(raw, "RelatedProspectId")) or lead_id,
-        event=code_in(get(raw, "EventCode")) or code_in(get(raw, "ActivityEvent")) or event,
+        event=code_in(get(raw, "EventCode")) or code_in(get(raw, "ActivityEvent")) or code,
         created_on=moment(get(raw, "CreatedOn")),
         modified_on=moment(get(raw, "ModifiedOn")),
         texts=frozenset(texts_in(raw)),

@@ -75,12 +75,7 @@ def host_in(value: object) -> str | None:
 
 
 def number(response: ApiResponse, name: str) -> float:
-    """
-    Return the finite number of that name in an answer.
-
-    Raises:
-        LeadpostError: there is none.
-    """
+    """Return the finite number of that name in an answer."""
     value = get(response.json, name)
     try:
         found = float(cast("float", value))

@@ -301,9 +301,9 @@ class Outbox(StoredEntries):
         Look once for each `uncertain` entry among the activities of its lead.
 
         If one has the same type, note and date-time, shows no other value in a posted field, was
-        created since the call and belongs to no other entry, the entry becomes `succeeded`, with the
-        activity's id. If there is none after `settle`, the entry becomes `pending` again. Otherwise
-        it stays `uncertain`, with the reason in its message.
+        created since the call and belongs to no other entry, the entry becomes `succeeded`, with
+        the activity's id. If there is none after `settle`, the entry becomes `pending` again.
+        Otherwise it stays `uncertain`, with the reason in its message.
 
         The leads are read by windows of time where that takes fewer calls and the account allows
         it. An activity on a `Lead` without an id stays uncertain.

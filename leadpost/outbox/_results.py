@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._retry import RetryPolicy
-from leadpost.bucket import LONGEST_RETRY_AFTER
 from leadpost.errors import (
     ConnectionFailed,
     DeliveryUncertain,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from batch_support import numbered, poster_to, refuse
@@ -14,6 +16,7 @@ from support import (
     LeadSquared,
     VirtualLoop,
     accept,
+    accepted,
     account,
     activity,
     answers,
@@ -385,17 +388,40 @@ async def test_a_stop_after_rejected_keys_changes_nothing() -> None:
 
 
 @virtual
-async def test_of_a_batch_that_is_left_only_unseen_request_ids_are_logged(
+async def test_of_a_batch_that_is_left_all_unseen_that_may_have_arrived_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(number_in(request))
-        return httpx.Response(400) if number_in(request) == 2 else await accept(request)
+        number = number_in(request)
+        await asyncio.sleep(number)
+        return httpx.Response({2: 400, 3: 502}[number]) if number in {2, 3} else accepted(number)
 
     async with poster_to(LeadSquared(answer), bucket=OpenBucket()) as poster:
-        stream = poster.post_stream(numbered(3))
+        stream = poster.post_stream(numbered(4))
         assert (await anext(stream)).request_id == "r1"
         await asyncio.sleep(10)
         await stream.aclose()
     left = [message for message in caplog.messages if "left early" in message]
-    assert left == ["batch left early: accepted, RequestID r3"]
+    assert left == [
+        "post (index 2): batch left early: uncertain, HTTP 502, DeliveryUncertain",
+        "post (index 3): batch left early: accepted, RequestID r4",
+    ]
+
+
+@pytest.mark.usefixtures("nothing_unhandled")
+async def test_a_caller_cancelled_again_and_again_loses_no_outcome(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = list[str | None]()
+    async with poster_to(LeadSquared(), bucket=OpenBucket()) as poster:
+        with anyio.CancelScope() as scope:
+            async with aclosing(poster.post_stream(numbered(3))) as stream:
+                async for outcome in stream:
+                    seen.append(outcome.request_id)
+                    await asyncio.sleep(0.05)  # the second outcome is queued, the third waits
+                    scope.cancel()
+                    await asyncio.sleep(0)  # raises, like every wait in the scope from now on
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+    assert seen == ["r1"]
+    assert {f"RequestID r{n}" in caplog.text for n in (2, 3)} == {True}

@@ -256,15 +256,13 @@ async def test_no_error_of_a_hook_costs_a_request_id(error: type[BaseException])
 async def _awaited(_: Event) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("hook", "found"), [("private", "str"), (object(), "object"), (_awaited, "an async function")]
-)
-def test_a_hook_must_be_a_plain_function(hook: Any, found: str) -> None:
-    message = f"^hooks: found {found}, wanted plain functions of one argument$"
+def test_a_hook_must_be_a_plain_function() -> None:
+    hooks: Any = [_awaited]
+    message = "^hooks: found an async function, wanted plain functions$"
     with pytest.raises(TypeError, match=message):
-        AsyncActivityPoster(account(), hooks=[hook])
+        AsyncActivityPoster(account(), hooks=hooks)
     with pytest.raises(TypeError, match=message):
-        TokenBucket(hooks=[hook])
+        TokenBucket(hooks=hooks)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -23,7 +23,7 @@ from leadpost import (
     TokenBucket,
     UnexpectedAnswer,
 )
-from leadpost._endpoints.sync_api import read_lead_activities
+from leadpost._endpoints.sync_api import read_page
 from leadpost._responses import ApiResponse
 from leadpost.sandbox import Faults, Sandbox
 
@@ -176,7 +176,7 @@ def test_fewer_activities_than_counted_is_an_error(
 
 
 def read(body: object, status: int = 200) -> Any:
-    return read_lead_activities(ApiResponse(status, json.dumps(body).encode()))
+    return read_page(ApiResponse(status, json.dumps(body).encode()), "ProspectActivities")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_texts_are_found_in_any_shape_of_data(data: object, texts: set[str]) -> 
 def test_texts_are_found_at_any_depth() -> None:
     deep = '{"a":' * 900 + '"n"' + "}" * 900
     body = f'{{"RecordCount": 1, "ProspectActivities": [{{"Id": "x", "Data": {deep}}}]}}'
-    (found,) = read_lead_activities(ApiResponse(200, body.encode())).activities
+    (found,) = read_page(ApiResponse(200, body.encode()), "ProspectActivities").activities
     assert found.texts == {"x", "n"}
 
 

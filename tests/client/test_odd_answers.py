@@ -223,7 +223,7 @@ async def test_cookies_are_neither_kept_nor_sent(*, injected: bool) -> None:
 
 @pytest.mark.parametrize("status", [200, 302, 400, 503])
 async def test_a_reason_phrase_that_quotes_the_url_is_in_no_log(
-    log_above_the_transport: io.StringIO, status: int
+    everything_logged: io.StringIO, status: int
 ) -> None:
     async def quote(connection: Connection) -> None:
         url = (await connection.request()).head.split()[1].decode()
@@ -238,7 +238,7 @@ async def test_a_reason_phrase_that_quotes_the_url_is_in_no_log(
             with pytest.raises(LeadpostError) as caught:
                 await poster.post(activity())
             assert not any(secret in str(caught.value) for secret in ("%24", *KEYS))
-    log = log_above_the_transport.getvalue()
+    log = everything_logged.getvalue()
     assert f'"HTTP/1.1 {status} ' in log  # httpx did log
     assert "cannot serve" not in log
     assert not any(secret in log for secret in ("%24", *KEYS))

@@ -232,6 +232,12 @@ def test_a_retry_after_that_can_only_be_unix_time_is_one(unit: int) -> None:
     assert parse_retry_after(headers, NOW + timedelta(days=1)) == 0
 
 
+@pytest.mark.parametrize("year", [2027, 2070, 2100, 9999])
+def test_a_retry_after_on_a_day_far_ahead_is_a_long_wait(year: int) -> None:
+    headers = {"Retry-After": f"Fri, 31 Dec {year} 23:59:59 GMT"}
+    assert (parse_retry_after(headers, NOW) or 0) > timedelta(days=300).total_seconds()
+
+
 @given(st.text(), st.text())
 def test_no_header_breaks_the_reading(value: str, date: str) -> None:
     seconds = parse_retry_after({"Retry-After": value, "Date": date}, NOW)

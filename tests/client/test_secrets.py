@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from raw_server import Connection, RawServer
-from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY, logged
+from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
 
 from leadpost import (
     Account,
@@ -62,12 +62,6 @@ def shown_by(error: BaseException | None) -> Iterator[str]:
         shown = traceback.TracebackException(type(error), error, below, capture_locals=True)
         yield "".join(shown.format())
         error = error.__cause__ or error.__context__
-
-
-@pytest.fixture
-def everything_logged() -> Iterator[io.StringIO]:
-    with logged(lambda _: True) as log:
-        yield log
 
 
 class KeyedSandbox(Sandbox):
@@ -200,9 +194,18 @@ async def test_no_key_shows_if_a_call_is_uncertain(
 
 
 @pytest.mark.parametrize("keys_in", ["query", "headers"])
-@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Echo: ",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+)
 async def test_no_key_shows_if_a_server_echoes_the_request(
-    log_above_the_transport: io.StringIO, before: bytes, keys_in: Any
+    everything_logged: io.StringIO, before: bytes, keys_in: Any
 ) -> None:
     async def echo(connection: Connection) -> None:
         request = await connection.request()
@@ -215,7 +218,7 @@ async def test_no_key_shows_if_a_server_echoes_the_request(
     ):
         with pytest.raises(DeliveryUncertain) as caught:
             await poster.post(Activity(LEAD, 201))
-    assert_without([*shown_by(caught.value), log_above_the_transport.getvalue()], HIDDEN_KEYS)
+    assert_without([*shown_by(caught.value), everything_logged.getvalue()], HIDDEN_KEYS)
 
 
 async def test_no_key_shows_if_a_transport_raises_its_own_error() -> None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from attrs import asdict, frozen
 
+from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._refusals import Size
-from leadpost.bucket import LONGEST_RETRY_AFTER
 from leadpost.errors import OutboxError
 from leadpost.outbox.database._sql import Transaction
 
