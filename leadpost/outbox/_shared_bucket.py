@@ -24,6 +24,7 @@ from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reachability import Reachability
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import Database, Store, _tokens
 from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._tokens import Row
@@ -112,7 +113,7 @@ class SharedTokenBucket:
         store = Store(self._database, bucket=name)
         await self._database.open()
         try:
-            row = await store.write(_tokens.create, self._limit, self._period)
+            row = await store.write(_tokens.create, self._period)
         except BaseException:
             await self._database.aclose()
             raise
@@ -171,6 +172,7 @@ class _Use(Use):
     Attributes:
         hold: Seconds from the use of the token until it is back if this process dies.
         id: The random id of the reservation in the table.
+        rest: Seconds for which tokens had to rest when it was reserved.
         back_at: When the token may be used.
         ends_by: When its call must have ended.
         is_taken: Whether a caller has it.
@@ -180,6 +182,7 @@ class _Use(Use):
 
     hold: float
     id: str = field(factory=lambda: uuid4().hex)
+    rest: float = 0.0
     back_at: float = inf
     ends_by: float = 0.0
     is_taken: bool = False
@@ -219,20 +222,28 @@ class _Share:
         self._error: Exception | None = None  # for all callers, once no more are served
         self._longest_call = 0.0
         self._took_at = -inf
+        self._look_at = -inf  # for a token, if none rested last time
         self._news = asyncio.Event()  # for the task that uses the database
         self._reachability = Reachability(f"bucket: the database {store.database.name}")
         if row.version:
             brakes.adopt(row.size, boot_time())
         self._serving = asyncio.create_task(self._serve())
+        self._serving.add_done_callback(self._stop)
 
     async def end(self) -> None:
         """Write how calls ended, unless the database does not answer."""
         self._fail(RuntimeError("the SharedTokenBucket is closed"))
         self._news.set()
-        await asyncio.wait([self._serving], timeout=_CLOSE)
-        if self._serving.cancel() or self._ended:
-            _log.warning("bucket: the database did not answer; the last tokens return late")
-        await asyncio.wait([self._serving], timeout=_CLOSE)
+        try:
+            await until_done([self._serving], _CLOSE)
+        finally:
+            if self._serving.cancel() or self._ended:
+                _log.warning("bucket: the database did not answer; the last tokens return late")
+            await until_done([self._serving], _CLOSE)
+
+    def _stop(self, _: asyncio.Task[None]) -> None:
+        if self._error is None:
+            self._fail(RuntimeError("the task of the SharedTokenBucket was cancelled"))
 
     def _fail(self, error: Exception) -> None:
         self._error = error
@@ -275,12 +286,11 @@ class _Share:
         while self._error is None or self._ended:
             try:
                 await self._write_ended()
-                pause_end = self.brakes.paused_until
-                is_paused = boot_time() < pause_end
-                if self._is_wanted and not is_paused:
+                look_at = max(self._look_at, self.brakes.paused_until)
+                if self._is_wanted and boot_time() >= look_at:
                     await self._serve_one()
                 elif self._error is None:
-                    await self._wait(pause_end if is_paused else inf)
+                    await self._wait(look_at if self._is_wanted else inf)
             except OutboxError as error:
                 self._reachability.failed(error)
                 if not isinstance(error, OutboxUnavailable):
@@ -292,23 +302,21 @@ class _Share:
 
     async def _serve_one(self) -> None:
         """Reserve a token, wait until it is back, and offer it to the caller who is then first."""
-        look_again_at = boot_time() + _LOOK_AGAIN
+        begun_at = boot_time()
         use = await self._reserve()
         if use is None:
-            while self._is_wanted and not self._ended and boot_time() < look_again_at:
-                await self._wait(look_again_at)
+            self._look_at = begun_at + _LOOK_AGAIN
             return
         try:
-            while self._is_wanted and boot_time() < use.back_at:
-                await self._write_ended()
-                await self._wait(use.back_at)
-            if boot_time() > look_again_at:  # meanwhile a pause may have begun elsewhere
+            await self._wait_for_token(use.back_at - _LOOK_AGAIN)
+            if boot_time() > begun_at + _LOOK_AGAIN:  # meanwhile a pause may have begun elsewhere
                 row = await self._store.read(_tokens.read_row)
                 if row.pause is not None and row.trial_id != use.id:
                     return
+            await self._wait_for_token(use.back_at)
             if boot_time() < self.brakes.paused_until:
                 return
-            use_by = use.back_at + _USE_WITHIN
+            use_by = use.ends_by - self._longest_call
             self._offered = use
             self.waiters.wake_first()
             while self._is_wanted and self._offered is use and boot_time() < use_by:
@@ -317,6 +325,12 @@ class _Share:
             self._offered = None
             if not use.is_taken:
                 self._ended.append(use)
+
+    async def _wait_for_token(self, until: float) -> None:
+        """Wait until a time, while callers wait too, and write how calls end."""
+        while self._is_wanted and boot_time() < until:
+            await self._write_ended()
+            await self._wait(until)
 
     @property
     def _is_wanted(self) -> bool:
@@ -332,26 +346,32 @@ class _Share:
 
     async def _reserve(self) -> _Use | None:
         """Reserve the token that is back first; return None if there is none."""
-        before, rule = boot_time(), self.brakes.rule
+        rule = self.brakes.rule
         ends_within = _USE_WITHIN + self._longest_call
         use = _Use(hold=ends_within + rule.rest)
-        try:
-            row, wait = await self._store.write(
-                _tokens.reserve,
+
+        async def reserve(transaction: Transaction) -> tuple[Row, float | None]:
+            before = boot_time()  # here, so that the wait for SQLite's lock does not count
+            row, wait = await _tokens.reserve(
+                transaction,
                 use.id,
                 limit=rule.limit,
                 hold=use.hold,
                 leaves_last=before - self._took_at < rule.period,
             )
+            if wait is not None:
+                use.rest = row.size.rest
+                use.back_at = boot_time() + wait
+                use.ends_by = before + wait + ends_within
+            return row, wait
+
+        try:
+            row, wait = await self._store.write(reserve)
         except OutboxError:
             self._ended.append(use)  # it may have been reserved
             raise
         self._adopt(row)
-        if wait is None:
-            return None
-        use.back_at = boot_time() + wait
-        use.ends_by = before + wait + ends_within
-        return use
+        return None if wait is None else use
 
     async def _write_ended(self) -> None:
         """Write how calls have ended, and the size of the bucket if it was changed here."""
@@ -367,7 +387,7 @@ class _Share:
                     await _tokens.put_back(transaction, use.id, use.hold)
                 else:
                     longer = 0.0 if use.is_answered else use.call_timeout
-                    await _tokens.let_rest(transaction, use.id, longer)
+                    await _tokens.let_rest(transaction, use.id, use.rest, longer)
             for use in ended:
                 await _tokens.end_trial(transaction, use.id, was_sent=use.sent_at is not None)
             if pause := max((use.asked_pause for use in ended), default=0.0):
@@ -378,6 +398,7 @@ class _Share:
             return await _tokens.read_row(transaction)
 
         row = await self._store.write(write)
+        self._look_at = -inf
         del self._ended[: len(ended)]
         self._written_changes = changes
         self._adopt(row)

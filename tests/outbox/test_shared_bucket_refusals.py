@@ -54,6 +54,21 @@ async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
     assert fullest(later, 1.0) <= 5
 
 
+async def test_calls_in_flight_rest_as_long_as_before_a_shorter_rest_was_named(
+    store_url: str,
+) -> None:
+    period = 3.0
+    async with opened(store_url, period=period) as of, AsyncExitStack() as stack, within(300):
+        for _ in range(24):
+            await stack.enter_async_context(calling(of))
+        await end_with(of, RateLimited("5 in 1 s", status=429, limit=(5, 1)))
+        await until_known(of, "rest = 1.0")
+        await stack.aclose()
+        ended = time.monotonic()
+        await take(of, arrivals := [])
+    assert arrivals[0] - ended >= period - 0.01  # 25 calls have arrived just now
+
+
 async def test_a_longer_rest_applies_to_tokens_that_were_back_before_it(store_url: str) -> None:
     async with opened(store_url) as one, within(300):
         arrivals: list[float] = []

@@ -15,7 +15,7 @@ from __future__ import annotations
 from attrs import asdict, frozen
 
 from leadpost._refusals import Size
-from leadpost.bucket import LONGEST_RETRY_AFTER
+from leadpost.bucket import LIMIT, LONGEST_RETRY_AFTER
 from leadpost.errors import OutboxError
 from leadpost.outbox.database._sql import Transaction
 
@@ -43,9 +43,9 @@ class Row:
         return self.pause is not None and 0 < self.pause <= LONGEST_RETRY_AFTER
 
 
-async def create(transaction: Transaction, limit: int, period: float) -> Row:
+async def create(transaction: Transaction, period: float) -> Row:
     """
-    Insert the rows that are missing.
+    Insert the rows that are missing. A lower limit is a process's own, see `reserve`.
 
     Raises:
         OutboxError: the bucket has another period.
@@ -54,12 +54,12 @@ async def create(transaction: Transaction, limit: int, period: float) -> Row:
         INSERT INTO leadpost_buckets (bucket, period, version, tokens, most, rest, grow_at)
         VALUES (:bucket, :period, 0, :limit, :limit, :period, 0) ON CONFLICT (bucket) DO NOTHING
     """
-    await transaction.execute(insert, period=period, limit=limit)
+    await transaction.execute(insert, period=period, limit=LIMIT)
     insert = """
         INSERT INTO leadpost_tokens (bucket, number, back_at, set_at)
         VALUES (:bucket, :number, 0, 0) ON CONFLICT (bucket, number) DO NOTHING
     """
-    rows = [{"number": number} for number in range(limit)]
+    rows = [{"number": number} for number in range(LIMIT)]
     await transaction.execute_many(insert, rows)
     query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
     found = float((await transaction.execute(query)).scalar_one())
@@ -172,16 +172,21 @@ async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
     await transaction.execute(update, use_id=use_id, hold=hold)
 
 
-async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None:
-    """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
+async def let_rest(transaction: Transaction, use_id: str, rest: float, longer: float) -> None:
+    """
+    Let a token rest from now on, and `longer` seconds more, if it is still ours.
+
+    If the bucket's rest has become shorter than `rest` since it was reserved, `rest` counts: with
+    fewer tokens that rest for a shorter time, the others' calls of just now still count too.
+    """
     update = """
         UPDATE leadpost_tokens
         SET back_at = {now} + :longer
-                + (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket),
+                + {greatest}(:rest, (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket)),
             use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await transaction.execute(update, use_id=use_id, longer=longer)
+    await transaction.execute(update, use_id=use_id, rest=rest, longer=longer)
 
 
 async def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) -> None:
