@@ -172,7 +172,6 @@ class _Use(Use):
     Attributes:
         hold: Seconds from the use of the token until it is back if this process dies.
         id: The random id of the reservation in the table.
-        rest: Seconds for which tokens had to rest when it was reserved.
         back_at: When the token may be used.
         ends_by: When its call must have ended.
         is_taken: Whether a caller has it.
@@ -182,7 +181,6 @@ class _Use(Use):
 
     hold: float
     id: str = field(factory=lambda: uuid4().hex)
-    rest: float = 0.0
     back_at: float = inf
     ends_by: float = 0.0
     is_taken: bool = False
@@ -352,17 +350,12 @@ class _Share:
 
         async def reserve(transaction: Transaction) -> tuple[Row, float | None]:
             before = boot_time()  # here, so that the wait for SQLite's lock does not count
+            leaves_last = before - self._took_at < rule.period
             row, wait = await _tokens.reserve(
-                transaction,
-                use.id,
-                limit=rule.limit,
-                hold=use.hold,
-                leaves_last=before - self._took_at < rule.period,
+                transaction, use.id, limit=rule.limit, hold=use.hold, leaves_last=leaves_last
             )
             if wait is not None:
-                use.rest = row.size.rest
-                use.back_at = boot_time() + wait
-                use.ends_by = before + wait + ends_within
+                use.back_at, use.ends_by = boot_time() + wait, before + wait + ends_within
             return row, wait
 
         try:
@@ -387,14 +380,13 @@ class _Share:
                     await _tokens.put_back(transaction, use.id, use.hold)
                 else:
                     longer = 0.0 if use.is_answered else use.call_timeout
-                    await _tokens.let_rest(transaction, use.id, use.rest, longer)
+                    await _tokens.let_rest(transaction, use.id, longer)
             for use in ended:
                 await _tokens.end_trial(transaction, use.id, was_sent=use.sent_at is not None)
             if pause := max((use.asked_pause for use in ended), default=0.0):
                 await _tokens.pause(transaction, pause)
             if changes != self._written_changes:
-                size, left = brakes.rule.size(now), brakes.paused_until - now
-                await _tokens.resize(transaction, self._row, size, left)
+                await _tokens.resize(transaction, self._row, brakes.rule.size(now))
             return await _tokens.read_row(transaction)
 
         row = await self._store.write(write)

@@ -19,6 +19,7 @@ from shared_bucket_support import (
     opened,
     store,
     take,
+    until_in_use,
     until_known,
 )
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -109,6 +110,7 @@ async def test_a_slow_database_costs_time_but_no_call(
         return done
 
     await take(shared, [])
+    await until_in_use(shared, 0)
     monkeypatch.setattr(shared._database, "write", slow)
     async with within(300), shared.token() as begin:
         begin()

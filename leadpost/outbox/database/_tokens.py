@@ -37,11 +37,6 @@ class Row:
     pause: float | None
     trial_id: str | None
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether no call may be made. No pause is longer, unless the clock has jumped back."""
-        return self.pause is not None and 0 < self.pause <= LONGEST_RETRY_AFTER
-
 
 async def create(transaction: Transaction, period: float) -> Row:
     """
@@ -102,13 +97,20 @@ async def reserve(
         pause. If the pause is over, its call is the trial.
     """
     row = await read_row(transaction)
-    if row.is_paused:
-        return row, None
+    if row.pause is not None and 0 < row.pause <= LONGEST_RETRY_AFTER:
+        return row, None  # if the pause seems longer, the clock has jumped back
     # Tokens that rest for longer, after a call without an answer, would be waited for too long.
+    # If tokens rest for less than the period, each may be used several times in it: not before
+    # the last calls of the tokens that are no longer used are a period old.
     resting = """
         FROM leadpost_tokens
         WHERE bucket = :bucket AND number < :tokens
             AND (back_at <= {now} OR use_id IS NULL AND back_at <= {now} + :rest)
+            AND NOT EXISTS (
+                SELECT 1 FROM leadpost_buckets b JOIN leadpost_tokens t ON t.bucket = b.bucket
+                WHERE b.bucket = :bucket AND b.rest < b.period
+                    AND t.number >= b.tokens AND t.back_at > {now}
+            )
     """
     update = f"""
         UPDATE leadpost_tokens
@@ -172,21 +174,18 @@ async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
     await transaction.execute(update, use_id=use_id, hold=hold)
 
 
-async def let_rest(transaction: Transaction, use_id: str, rest: float, longer: float) -> None:
-    """
-    Let a token rest from now on, and `longer` seconds more, if it is still ours.
-
-    If the bucket's rest has become shorter than `rest` since it was reserved, `rest` counts: with
-    fewer tokens that rest for a shorter time, the others' calls of just now still count too.
-    """
+async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None:
+    """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
     update = """
         UPDATE leadpost_tokens
-        SET back_at = {now} + :longer
-                + {greatest}(:rest, (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket)),
+        SET back_at = {now} + :longer + (
+                SELECT CASE WHEN number < tokens THEN rest ELSE period END
+                FROM leadpost_buckets b WHERE b.bucket = :bucket
+            ),
             use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await transaction.execute(update, use_id=use_id, rest=rest, longer=longer)
+    await transaction.execute(update, use_id=use_id, longer=longer)
 
 
 async def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) -> None:
@@ -211,9 +210,9 @@ async def pause(transaction: Transaction, seconds: float) -> None:
     await transaction.execute(update, seconds=seconds)
 
 
-async def resize(transaction: Transaction, before: Row, size: Size, seconds: float) -> None:
+async def resize(transaction: Transaction, before: Row, size: Size) -> None:
     """
-    Change the size, unless another process has changed it since `before`; pause for some seconds.
+    Change the size, unless another process has changed it since `before`.
 
     After a change to a smaller size, tokens rest once more: LeadSquared counts the calls of the
     last period, whichever tokens they used.
@@ -226,6 +225,4 @@ async def resize(transaction: Transaction, before: Row, size: Size, seconds: flo
     """
     await transaction.execute(update, version=before.version, **asdict(size))
     if size.tokens < before.size.tokens or size.rest > before.size.rest:
-        seconds = max(seconds, size.rest)
-    if seconds > 0:
-        await pause(transaction, seconds)
+        await pause(transaction, size.rest)
