@@ -88,11 +88,10 @@ class SharedTokenBucket:
 
     def __repr__(self) -> str:
         share = self._share
-        name = share.name if share is not None else self.name or "the account"
-        how = "not open"
-        if share is not None:
-            how = f"{share.in_use} in use here, {len(share.waiters)} waiting here"
-        return f"<SharedTokenBucket of {name} in {self._database.name}: {how}>"
+        if share is None:
+            return f"<SharedTokenBucket in {self._database.name}: not open>"
+        state = f"{share.in_use} in use here, {len(share.waiters)} waiting here"
+        return f"<SharedTokenBucket of {share.name} in {self._database.name}: {state}>"
 
     async def open(self, account: Account) -> None:
         """
@@ -150,9 +149,7 @@ class SharedTokenBucket:
         """
         share = self._share
         if share is None:
-            raise RuntimeError(
-                "this SharedTokenBucket is not open: use its poster with `async with`"
-            )
+            raise RuntimeError("this bucket is not open: use its poster with `async with`")
         if priority is Priority.LONG_BATCH:
             await share.brakes.pacer.acquire()
             priority = Priority.BATCH
@@ -226,7 +223,8 @@ class _Share:
         if row.version:
             brakes.adopt(row.size, boot_time())
         self._serving = asyncio.create_task(self._serve())
-        self._serving.add_done_callback(self._stop)
+        cancelled = RuntimeError("the task of the SharedTokenBucket was cancelled")
+        self._serving.add_done_callback(lambda _: self._fail(self._error or cancelled))
 
     async def end(self) -> None:
         """Write how calls ended, unless the database does not answer."""
@@ -238,10 +236,6 @@ class _Share:
             if self._serving.cancel() or self._ended:
                 _log.warning("bucket: the database did not answer; the last tokens return late")
             await until_done([self._serving], _CLOSE)
-
-    def _stop(self, _: asyncio.Task[None]) -> None:
-        if self._error is None:
-            self._fail(RuntimeError("the task of the SharedTokenBucket was cancelled"))
 
     def _fail(self, error: Exception) -> None:
         self._error = error
@@ -284,11 +278,11 @@ class _Share:
         while self._error is None or self._ended:
             try:
                 await self._write_ended()
-                look_at = max(self._look_at, self.brakes.paused_until)
-                if self._is_wanted and boot_time() >= look_at:
+                look_at = max(self._look_at, self.brakes.paused_until) if self._is_wanted else inf
+                if boot_time() >= look_at:
                     await self._serve_one()
                 elif self._error is None:
-                    await self._wait(look_at if self._is_wanted else inf)
+                    await self._wait(look_at)
             except OutboxError as error:
                 self._reachability.failed(error)
                 if not isinstance(error, OutboxUnavailable):

@@ -54,8 +54,7 @@ async def create(transaction: Transaction, period: float) -> Row:
         INSERT INTO leadpost_tokens (bucket, number, back_at, set_at)
         VALUES (:bucket, :number, 0, 0) ON CONFLICT (bucket, number) DO NOTHING
     """
-    rows = [{"number": number} for number in range(LIMIT)]
-    await transaction.execute_many(insert, rows)
+    await transaction.execute_many(insert, [{"number": number} for number in range(LIMIT)])
     query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
     found = float((await transaction.execute(query)).scalar_one())
     if found != period:
@@ -83,25 +82,18 @@ async def reserve(
     """
     Reserve the token that is back first, of those that rest or whose process has died.
 
-    In one statement: a SELECT followed by an UPDATE would hand a token out twice.
-
-    Args:
-        transaction: A transaction of its own.
-        use_id: A new random id.
-        limit: The most tokens to use.
-        hold: Seconds from the use of the token until it is back if this process dies.
-        leaves_last: Whether to leave the last resting token to other processes.
+    In one statement: a SELECT followed by an UPDATE would hand a token out twice. If a pause is
+    over, its use is the trial. If this process dies, it is back `hold` seconds after its use.
 
     Returns:
-        The bucket's row, and seconds until the token may be used: None if there is none, or in a
-        pause. If the pause is over, its call is the trial.
+        The bucket's row, and seconds until the token may be used, None if there is none.
     """
     row = await read_row(transaction)
     if row.pause is not None and 0 < row.pause <= LONGEST_RETRY_AFTER:
         return row, None  # if the pause seems longer, the clock has jumped back
     # Tokens that rest for longer, after a call without an answer, would be waited for too long.
-    # If tokens rest for less than the period, each may be used several times in it: not before
-    # the last calls of the tokens that are no longer used are a period old.
+    # Where tokens are used several times in a period, the calls of those that no longer are used
+    # must be a period old.
     resting = """
         FROM leadpost_tokens
         WHERE bucket = :bucket AND number < :tokens
@@ -180,8 +172,7 @@ async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None
         UPDATE leadpost_tokens
         SET back_at = {now} + :longer + (
                 SELECT CASE WHEN number < tokens THEN rest ELSE period END
-                FROM leadpost_buckets b WHERE b.bucket = :bucket
-            ),
+                FROM leadpost_buckets b WHERE b.bucket = :bucket),
             use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
