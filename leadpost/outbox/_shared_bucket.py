@@ -24,6 +24,7 @@ from leadpost.errors import OutboxError, OutboxUnavailable, TokenLost
 from leadpost.hooks import Hook, Hooks
 from leadpost.outbox._clock import boot_time
 from leadpost.outbox._reachability import Reachability
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import Database, Store, _tokens
 from leadpost.outbox.database._sql import Transaction
 from leadpost.outbox.database._tokens import Row
@@ -87,11 +88,10 @@ class SharedTokenBucket:
 
     def __repr__(self) -> str:
         share = self._share
-        name = share.name if share is not None else self.name or "the account"
-        how = "not open"
-        if share is not None:
-            how = f"{share.in_use} in use here, {len(share.waiters)} waiting here"
-        return f"<SharedTokenBucket of {name} in {self._database.name}: {how}>"
+        if share is None:
+            return f"<SharedTokenBucket in {self._database.name}: not open>"
+        state = f"{share.in_use} in use here, {len(share.waiters)} waiting here"
+        return f"<SharedTokenBucket of {share.name} in {self._database.name}: {state}>"
 
     async def open(self, account: Account) -> None:
         """
@@ -112,7 +112,7 @@ class SharedTokenBucket:
         store = Store(self._database, bucket=name)
         await self._database.open()
         try:
-            row = await store.write(_tokens.create, self._limit, self._period)
+            row = await store.write(_tokens.create, self._period)
         except BaseException:
             await self._database.aclose()
             raise
@@ -149,9 +149,7 @@ class SharedTokenBucket:
         """
         share = self._share
         if share is None:
-            raise RuntimeError(
-                "this SharedTokenBucket is not open: use its poster with `async with`"
-            )
+            raise RuntimeError("this bucket is not open: use its poster with `async with`")
         if priority is Priority.LONG_BATCH:
             await share.brakes.pacer.acquire()
             priority = Priority.BATCH
@@ -219,20 +217,25 @@ class _Share:
         self._error: Exception | None = None  # for all callers, once no more are served
         self._longest_call = 0.0
         self._took_at = -inf
+        self._look_at = -inf  # for a token, if none rested last time
         self._news = asyncio.Event()  # for the task that uses the database
         self._reachability = Reachability(f"bucket: the database {store.database.name}")
         if row.version:
             brakes.adopt(row.size, boot_time())
         self._serving = asyncio.create_task(self._serve())
+        cancelled = RuntimeError("the task of the SharedTokenBucket was cancelled")
+        self._serving.add_done_callback(lambda _: self._fail(self._error or cancelled))
 
     async def end(self) -> None:
         """Write how calls ended, unless the database does not answer."""
         self._fail(RuntimeError("the SharedTokenBucket is closed"))
         self._news.set()
-        await asyncio.wait([self._serving], timeout=_CLOSE)
-        if self._serving.cancel() or self._ended:
-            _log.warning("bucket: the database did not answer; the last tokens return late")
-        await asyncio.wait([self._serving], timeout=_CLOSE)
+        try:
+            await until_done([self._serving], _CLOSE)
+        finally:
+            if self._serving.cancel() or self._ended:
+                _log.warning("bucket: the database did not answer; the last tokens return late")
+            await until_done([self._serving], _CLOSE)
 
     def _fail(self, error: Exception) -> None:
         self._error = error
@@ -275,12 +278,11 @@ class _Share:
         while self._error is None or self._ended:
             try:
                 await self._write_ended()
-                pause_end = self.brakes.paused_until
-                is_paused = boot_time() < pause_end
-                if self._is_wanted and not is_paused:
+                look_at = max(self._look_at, self.brakes.paused_until) if self._is_wanted else inf
+                if boot_time() >= look_at:
                     await self._serve_one()
                 elif self._error is None:
-                    await self._wait(pause_end if is_paused else inf)
+                    await self._wait(look_at)
             except OutboxError as error:
                 self._reachability.failed(error)
                 if not isinstance(error, OutboxUnavailable):
@@ -292,23 +294,21 @@ class _Share:
 
     async def _serve_one(self) -> None:
         """Reserve a token, wait until it is back, and offer it to the caller who is then first."""
-        look_again_at = boot_time() + _LOOK_AGAIN
+        begun_at = boot_time()
         use = await self._reserve()
         if use is None:
-            while self._is_wanted and not self._ended and boot_time() < look_again_at:
-                await self._wait(look_again_at)
+            self._look_at = begun_at + _LOOK_AGAIN
             return
         try:
-            while self._is_wanted and boot_time() < use.back_at:
-                await self._write_ended()
-                await self._wait(use.back_at)
-            if boot_time() > look_again_at:  # meanwhile a pause may have begun elsewhere
+            await self._wait_for_token(use.back_at - _LOOK_AGAIN)
+            if boot_time() > begun_at + _LOOK_AGAIN:  # meanwhile a pause may have begun elsewhere
                 row = await self._store.read(_tokens.read_row)
                 if row.pause is not None and row.trial_id != use.id:
                     return
+            await self._wait_for_token(use.back_at)
             if boot_time() < self.brakes.paused_until:
                 return
-            use_by = use.back_at + _USE_WITHIN
+            use_by = use.ends_by - self._longest_call
             self._offered = use
             self.waiters.wake_first()
             while self._is_wanted and self._offered is use and boot_time() < use_by:
@@ -317,6 +317,12 @@ class _Share:
             self._offered = None
             if not use.is_taken:
                 self._ended.append(use)
+
+    async def _wait_for_token(self, until: float) -> None:
+        """Wait until a time, while callers wait too, and write how calls end."""
+        while self._is_wanted and boot_time() < until:
+            await self._write_ended()
+            await self._wait(until)
 
     @property
     def _is_wanted(self) -> bool:
@@ -332,26 +338,27 @@ class _Share:
 
     async def _reserve(self) -> _Use | None:
         """Reserve the token that is back first; return None if there is none."""
-        before, rule = boot_time(), self.brakes.rule
+        rule = self.brakes.rule
         ends_within = _USE_WITHIN + self._longest_call
         use = _Use(hold=ends_within + rule.rest)
-        try:
-            row, wait = await self._store.write(
-                _tokens.reserve,
-                use.id,
-                limit=rule.limit,
-                hold=use.hold,
-                leaves_last=before - self._took_at < rule.period,
+
+        async def reserve(transaction: Transaction) -> tuple[Row, float | None]:
+            before = boot_time()  # here, so that the wait for SQLite's lock does not count
+            leaves_last = before - self._took_at < rule.period
+            row, wait = await _tokens.reserve(
+                transaction, use.id, limit=rule.limit, hold=use.hold, leaves_last=leaves_last
             )
+            if wait is not None:
+                use.back_at, use.ends_by = boot_time() + wait, before + wait + ends_within
+            return row, wait
+
+        try:
+            row, wait = await self._store.write(reserve)
         except OutboxError:
             self._ended.append(use)  # it may have been reserved
             raise
         self._adopt(row)
-        if wait is None:
-            return None
-        use.back_at = boot_time() + wait
-        use.ends_by = before + wait + ends_within
-        return use
+        return None if wait is None else use
 
     async def _write_ended(self) -> None:
         """Write how calls have ended, and the size of the bucket if it was changed here."""
@@ -373,11 +380,11 @@ class _Share:
             if pause := max((use.asked_pause for use in ended), default=0.0):
                 await _tokens.pause(transaction, pause)
             if changes != self._written_changes:
-                size, left = brakes.rule.size(now), brakes.paused_until - now
-                await _tokens.resize(transaction, self._row, size, left)
+                await _tokens.resize(transaction, self._row, brakes.rule.size(now))
             return await _tokens.read_row(transaction)
 
         row = await self._store.write(write)
+        self._look_at = -inf
         del self._ended[: len(ended)]
         self._written_changes = changes
         self._adopt(row)

@@ -148,6 +148,23 @@ async def test_a_waiting_process_makes_at_most_5_transactions_a_second(store_url
     assert begun[9] - begun[0] >= 9 / 5
 
 
+async def test_callers_that_come_and_go_cause_no_more_transactions(store_url: str) -> None:
+    async with opened(store_url, limit=1, period=60.0) as of, calling(of), within(300):
+        with transactions() as begun:
+            while len(begun) < 6:
+                waiter = asyncio.create_task(take(of, []))
+                await asyncio.sleep(0.01)
+                await end(waiter)
+    assert begun[5] - begun[0] >= 5 / 5
+
+
+async def test_a_lower_limit_is_that_of_its_process_alone(store_url: str) -> None:
+    async with opened(store_url, limit=2, period=60.0):
+        pass
+    async with opened(store_url, period=60.0) as of, AsyncExitStack() as stack, within(50):
+        await all_tokens(of, stack, 24)
+
+
 async def test_a_waiting_process_looks_again_when_a_call_of_its_own_ends(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

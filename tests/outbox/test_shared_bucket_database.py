@@ -19,6 +19,7 @@ from shared_bucket_support import (
     opened,
     store,
     take,
+    until_in_use,
     until_known,
 )
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -93,6 +94,28 @@ async def test_a_token_whose_reservation_was_not_confirmed_is_not_lost(
             pass
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_slow_database_costs_time_but_no_call(
+    shared: SharedTokenBucket, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    write = shared._database.write
+
+    async def slow(work: Any) -> Any:
+        monkeypatch.setattr(shared._database, "write", write)
+        if when == "before":  # as if another process kept SQLite locked
+            await asyncio.sleep(1.2)
+        done = await write(work)
+        if when == "after":
+            await asyncio.sleep(1.2)
+        return done
+
+    await take(shared, [])
+    await until_in_use(shared, 0)
+    monkeypatch.setattr(shared._database, "write", slow)
+    async with within(300), shared.token() as begin:
+        begin()
+
+
 async def full(_: object) -> None:
     raise OutboxError("the disk is full")
 
@@ -141,6 +164,35 @@ async def test_closing_gives_up_on_an_unreachable_database(
     async with within(300), opened(store_url) as of, calling(of):
         monkeypatch.setattr(of._database, "write", gone)
     assert "the last tokens return late" in caplog.text
+
+
+async def test_a_cancelled_close_leaves_no_task(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(_: object) -> None:
+        await asyncio.sleep(600)
+
+    of = bucket(store_url)
+    await of.open(account())
+    before = asyncio.all_tasks()
+    async with within(300), calling(of):
+        monkeypatch.setattr(of._database, "write", hangs)
+    closing = asyncio.create_task(of.aclose())
+    await asyncio.sleep(0.1)
+    await end(closing)
+    assert closing.cancelled()
+    assert asyncio.all_tasks() < before
+
+
+async def test_callers_do_not_wait_for_a_bucket_whose_task_was_cancelled(
+    shared: SharedTokenBucket,
+) -> None:
+    # As by a shutdown that cancels all tasks of the event loop.
+    assert shared._share is not None
+    shared._share._serving.cancel()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the task of the SharedTokenBucket was cancelled"):
+            await take(shared, [])
 
 
 async def test_closing_does_not_wait_long_for_a_hanging_database(

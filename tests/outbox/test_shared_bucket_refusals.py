@@ -13,6 +13,7 @@ import pytest
 from attrs import evolve
 from shared_bucket_support import (
     PERIOD,
+    all_tokens,
     bucket,
     calling,
     end_unsent,
@@ -52,6 +53,30 @@ async def test_a_limit_named_in_a_refusal_applies_to_all_and_to_earlier_calls(
             await asyncio.gather(*(take(opened_later, later) for _ in range(6)))
     assert later[0] - arrivals[-4] >= 1.0 - 0.01
     assert fullest(later, 1.0) <= 5
+
+
+async def test_no_token_is_used_twice_in_a_period_while_others_of_before_a_named_limit_count(
+    store_url: str,
+) -> None:
+    period = 2.0
+    async with (
+        opened(store_url, period=period) as of,
+        AsyncExitStack() as slow,
+        within(300),
+    ):
+        async with AsyncExitStack() as quick:
+            await all_tokens(of, quick, 5)
+            await all_tokens(of, slow, 19)
+        await end_with(of, RateLimited("5 in 1 s", status=429, limit=(5, 1)))
+        await until_known(of, "rest = 1.0")
+        arrivals: list[float] = []
+        waiting = [asyncio.create_task(take(of, arrivals)) for _ in range(6)]
+        await asyncio.sleep(period + 0.5)
+        assert not arrivals  # with these, 30 calls might arrive in a period
+        await slow.aclose()
+        ended = time.monotonic()
+        await asyncio.wait(waiting)
+    assert arrivals[0] - ended >= period - 0.01
 
 
 async def test_a_longer_rest_applies_to_tokens_that_were_back_before_it(store_url: str) -> None:
@@ -99,7 +124,7 @@ async def test_if_two_processes_change_the_size_at_once_one_wins(store_url: str)
         # What was decided by an older size changes nothing.
         row = await store(one).read(_tokens.read_row)
         older, size = evolve(row, version=row.version - 1), evolve(row.size, tokens=3)
-        await store(one).write(_tokens.resize, older, size, 0.0)
+        await store(one).write(_tokens.resize, older, size)
         assert (await store(one).read(_tokens.read_row)).version == row.version
     assert sizes in ([(10, 1.0)] * 2, [(25, 1.25)] * 2)
 

@@ -16,6 +16,7 @@ from attrs import asdict, frozen
 
 from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._refusals import Size
+from leadpost.bucket import LIMIT
 from leadpost.errors import OutboxError
 from leadpost.outbox.database._sql import Transaction
 
@@ -37,15 +38,10 @@ class Row:
     pause: float | None
     trial_id: str | None
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether no call may be made. No pause is longer, unless the clock has jumped back."""
-        return self.pause is not None and 0 < self.pause <= LONGEST_RETRY_AFTER
 
-
-async def create(transaction: Transaction, limit: int, period: float) -> Row:
+async def create(transaction: Transaction, period: float) -> Row:
     """
-    Insert the rows that are missing.
+    Insert the rows that are missing. A lower limit is a process's own, see `reserve`.
 
     Raises:
         OutboxError: the bucket has another period.
@@ -54,13 +50,12 @@ async def create(transaction: Transaction, limit: int, period: float) -> Row:
         INSERT INTO leadpost_buckets (bucket, period, version, tokens, most, rest, grow_at)
         VALUES (:bucket, :period, 0, :limit, :limit, :period, 0) ON CONFLICT (bucket) DO NOTHING
     """
-    await transaction.execute(insert, period=period, limit=limit)
+    await transaction.execute(insert, period=period, limit=LIMIT)
     insert = """
         INSERT INTO leadpost_tokens (bucket, number, back_at, set_at)
         VALUES (:bucket, :number, 0, 0) ON CONFLICT (bucket, number) DO NOTHING
     """
-    rows = [{"number": number} for number in range(limit)]
-    await transaction.execute_many(insert, rows)
+    await transaction.execute_many(insert, [{"number": number} for number in range(LIMIT)])
     query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
     found = float((await transaction.execute(query)).scalar_one())
     if found != period:
@@ -88,27 +83,27 @@ async def reserve(
     """
     Reserve the token that is back first, of those that rest or whose process has died.
 
-    In one statement: a SELECT followed by an UPDATE would hand a token out twice.
-
-    Args:
-        transaction: A transaction of its own.
-        use_id: A new random id.
-        limit: The most tokens to use.
-        hold: Seconds from the use of the token until it is back if this process dies.
-        leaves_last: Whether to leave the last resting token to other processes.
+    In one statement: a SELECT followed by an UPDATE would hand a token out twice. If a pause is
+    over, its use is the trial. If this process dies, it is back `hold` seconds after its use.
 
     Returns:
-        The bucket's row, and seconds until the token may be used: None if there is none, or in a
-        pause. If the pause is over, its call is the trial.
+        The bucket's row, and seconds until the token may be used, None if there is none.
     """
     row = await read_row(transaction)
-    if row.is_paused:
-        return row, None
+    if row.pause is not None and 0 < row.pause <= LONGEST_RETRY_AFTER:
+        return row, None  # if the pause seems longer, the clock has jumped back
     # Tokens that rest for longer, after a call without an answer, would be waited for too long.
+    # Where tokens are used several times in a period, the calls of those that no longer are used
+    # must be a period old.
     resting = """
         FROM leadpost_tokens
         WHERE bucket = :bucket AND number < :tokens
             AND (back_at <= {now} OR use_id IS NULL AND back_at <= {now} + :rest)
+            AND NOT EXISTS (
+                SELECT 1 FROM leadpost_buckets b JOIN leadpost_tokens t ON t.bucket = b.bucket
+                WHERE b.bucket = :bucket AND b.rest < b.period
+                    AND t.number >= b.tokens AND t.back_at > {now}
+            )
     """
     update = f"""
         UPDATE leadpost_tokens
@@ -176,8 +171,9 @@ async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None
     """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
     update = """
         UPDATE leadpost_tokens
-        SET back_at = {now} + :longer
-                + (SELECT rest FROM leadpost_buckets WHERE bucket = :bucket),
+        SET back_at = {now} + :longer + (
+                SELECT CASE WHEN number < tokens THEN rest ELSE period END
+                FROM leadpost_buckets b WHERE b.bucket = :bucket),
             use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
@@ -206,9 +202,9 @@ async def pause(transaction: Transaction, seconds: float) -> None:
     await transaction.execute(update, seconds=seconds)
 
 
-async def resize(transaction: Transaction, before: Row, size: Size, seconds: float) -> None:
+async def resize(transaction: Transaction, before: Row, size: Size) -> None:
     """
-    Change the size, unless another process has changed it since `before`; pause for some seconds.
+    Change the size, unless another process has changed it since `before`.
 
     After a change to a smaller size, tokens rest once more: LeadSquared counts the calls of the
     last period, whichever tokens they used.
@@ -221,6 +217,4 @@ async def resize(transaction: Transaction, before: Row, size: Size, seconds: flo
     """
     await transaction.execute(update, version=before.version, **asdict(size))
     if size.tokens < before.size.tokens or size.rest > before.size.rest:
-        seconds = max(seconds, size.rest)
-    if seconds > 0:
-        await pause(transaction, seconds)
+        await pause(transaction, size.rest)
