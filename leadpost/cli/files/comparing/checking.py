@@ -148,8 +148,8 @@ class Checks:
             row.problems += (Problem(source.columns.heading_of(target), *error.args),)
             rows.write([row])
             return {}
-        if isinstance(lead := activity.lead, Lead):
-            self.updates += lead.key not in self.leads.created
+        if isinstance(activity.lead, Lead):
+            self.updates += activity.lead.key not in self.leads.created
         payload = activity.to_payload()
         if not row.problems:
             row.digest_sent = activity_digest(payload)

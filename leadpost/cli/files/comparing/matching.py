@@ -44,18 +44,17 @@ def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
     """
     return f"""
     UPDATE file SET {column} = pair.id FROM (
-        SELECT n, id FROM (
-            SELECT n, {equal}, row_number() OVER (PARTITION BY {equal} ORDER BY n) AS nth
-            FROM file WHERE {rows} AND {equal} IN ( -- most rows need not be sorted
-                SELECT {equal} FROM earlier WHERE {earlier} AND {_LEFT}
-            )
-        ) JOIN (
-            SELECT id, {equal}, row_number() OVER (
+        SELECT max(n) AS n, max(id) AS id FROM (
+            SELECT {equal}, n, NULL AS id,
+                row_number() OVER (PARTITION BY {equal} ORDER BY n) AS nth
+            FROM file WHERE {rows} AND EXISTS (SELECT 1 FROM earlier WHERE {earlier} AND {_LEFT})
+            UNION ALL
+            SELECT {equal}, NULL, id, row_number() OVER (
                 PARTITION BY {equal}
                 ORDER BY instr('posted pending rejected failed invalid', kind), id
-            ) AS nth
-            FROM earlier WHERE {earlier} AND {_LEFT}
-        ) USING ({equal}, nth)
+            )
+            FROM earlier WHERE EXISTS (SELECT 1 FROM file WHERE {rows}) AND {earlier} AND {_LEFT}
+        ) GROUP BY {equal}, nth HAVING count(*) = 2 -- a row, and an earlier one
     ) AS pair WHERE pair.n = file.n
     """
 
