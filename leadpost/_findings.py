@@ -96,14 +96,9 @@ def invalid(error: InvalidActivity) -> tuple[Finding, ...]:
 
 class TypeCheck:
     """
-    The check of activities of one type.
+    The check of activities of one type; of dropdowns too with `options`.
 
     The items of a nested set are not checked, as LeadSquared does not list them.
-
-    Args:
-        code: The type's code.
-        definition: The type, or the error of reading it.
-        options: Whether to check dropdowns.
     """
 
     def __init__(

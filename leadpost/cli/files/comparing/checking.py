@@ -98,8 +98,9 @@ class Checks:
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
             async for row in _open(rows):
-                lead = _lead_of(row)
-                if lead is not None and self.leads.looks_up(lead):
+                payload = row.payload or {}
+                lead = Activity.from_payload(payload).lead if "LeadDetails" in payload else None
+                if isinstance(lead, Lead) and self.leads.looks_up(lead):
                     leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
         if self.poster is None:
@@ -160,8 +161,7 @@ class Checks:
         # Rows are valid already, so that `AsyncActivityPoster.check` would do that work again.
         read_type = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
         async for row in _open(rows):
-            payload = self._settled(source, rows, row)
-            if not payload:
+            if not (payload := self._settled(source, rows, row)):
                 continue
             activity = payload["Activity"] if "LeadDetails" in payload else payload
             code = activity["ActivityEvent"]
@@ -188,14 +188,6 @@ async def _open(rows: Rows) -> AsyncGenerator[Row]:
         yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard
-
-
-def _lead_of(row: Row) -> Lead | None:
-    """Return the lead of a row that says more than its id."""
-    if "LeadDetails" not in (row.payload or {}):
-        return None
-    lead = Activity.from_payload(row.payload or {}).lead
-    return lead if isinstance(lead, Lead) else None
 
 
 def _codes_by_name(types: Iterable[ActivityType]) -> dict[str, list[int]]:

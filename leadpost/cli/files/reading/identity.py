@@ -87,11 +87,8 @@ def _canonical(value: object) -> object:
     if isinstance(value, str):
         return _text(value)
     if is_mapping(value):
-        return [
-            (name, part)
-            for name in sorted(value)
-            if (part := _canonical(value[name])) or part is False
-        ]
+        pairs = [(name, _canonical(value[name])) for name in sorted(value)]
+        return [(name, part) for name, part in pairs if part or part is False]
     if is_list(value):
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or value is None:
