@@ -94,43 +94,61 @@ def invalid(error: InvalidActivity) -> tuple[Finding, ...]:
     )
 
 
-def findings(
-    activity: Activity, definition: ActivityType | LeadpostError, *, options: bool = False
-) -> Iterator[Finding]:
+class TypeCheck:
     """
-    Yield the problems of an activity of a type, or of a type that could not be read.
+    The check of activities of one type; of dropdowns too with `options`.
 
     The items of a nested set are not checked, as LeadSquared does not list them.
     """
-    note, code = activity.activity_note, activity.activity_event
+
+    def __init__(
+        self, code: int, definition: ActivityType | LeadpostError, *, options: bool = False
+    ) -> None:
+        self._code = code
+        self._options = options
+        # The same for each activity; nothing else can be checked then.
+        self._of_type = tuple(_type_findings(code, definition))
+        fields = () if isinstance(definition, LeadpostError) else definition.fields
+        self._known = {field.schema_name: field for field in fields}
+        self._mandatory = [name for name, field in self._known.items() if field.is_mandatory]
+
+    def findings(self, note: str | None, fields: Mapping[str, Any]) -> tuple[Finding, ...]:
+        """Check an activity with this note and these fields, as `Activity` has them."""
+        of_fields = () if self._of_type else self._field_findings(note, fields)
+        return (*_note_findings(note), *self._of_type, *of_fields)
+
+    def _field_findings(self, note: str | None, fields: Mapping[str, Any]) -> Iterator[Finding]:
+        for name, item in fields.items():
+            if field := self._known.get(name):
+                yield from _value_findings(field, item, options=self._options)
+            elif name not in _EVERYWHERE:
+                message = _no_such_field(name, self._code, self._known)
+                yield Finding("unknown_field", "error", name, message)
+        for name in self._mandatory:
+            if _is_empty(_value(fields.get(name, note if name == _NOTE else None))):
+                message = f"is mandatory for activity type {self._code}"
+                yield Finding("missing_field", "error", name, message)
+
+
+def _note_findings(note: str | None) -> Iterator[Finding]:
     if note is not None and len(note) > LONGEST_NOTE:
         longest = "LeadSquared may cut or reject more than 2,000"
         message = f"is too long; it has {len(note)} characters, and {longest}"
         yield Finding("long_note", "warning", "ActivityNote", message)
-    if isinstance(definition, LeadpostError):
-        if isinstance(definition, ApplicationError) and definition.exception_type in _UNKNOWN_TYPE:
-            message = f"the account has no activity type {code}, or has deactivated it"
-            yield Finding("unknown_type", "error", "ActivityEvent", message)
-        else:
-            status = f", HTTP {definition.status}" if definition.status else ""
-            message = f"type {code} could not be read: {type(definition).__name__}{status}"
-            yield Finding("unchecked", "warning", "ActivityEvent", message)
-        return
-    if not definition.fields:
-        message = f"LeadSquared's answer does not contain the fields of type {code}"
-        yield Finding("unchecked", "warning", "Fields", message)
-        return
-    known = {field.schema_name: field for field in definition.fields}
-    given = {_NOTE: note, **activity.fields}
-    for name, item in activity.fields.items():
-        if name in known:
-            yield from _value_findings(known[name], item, options=options)
-        elif name not in _EVERYWHERE:
-            yield Finding("unknown_field", "error", name, _no_such_field(name, code, known))
-    for name, field in known.items():
-        if field.is_mandatory and _is_empty(_value(given.get(name))):
-            message = f"is mandatory for activity type {code}"
-            yield Finding("missing_field", "error", name, message)
+
+
+def _type_findings(code: int, definition: ActivityType | LeadpostError) -> Iterator[Finding]:
+    if not isinstance(definition, LeadpostError):
+        if not definition.fields:
+            message = f"LeadSquared's answer does not contain the fields of type {code}"
+            yield Finding("unchecked", "warning", "Fields", message)
+    elif isinstance(definition, ApplicationError) and definition.exception_type in _UNKNOWN_TYPE:
+        message = f"the account has no activity type {code}, or has deactivated it"
+        yield Finding("unknown_type", "error", "ActivityEvent", message)
+    else:
+        status = f", HTTP {definition.status}" if definition.status else ""
+        message = f"type {code} could not be read: {type(definition).__name__}{status}"
+        yield Finding("unchecked", "warning", "ActivityEvent", message)
 
 
 def _no_such_field(name: str, code: int, known: Mapping[str, ActivityField]) -> str:

@@ -203,7 +203,7 @@ class Activity:
         lead: str | Lead | None = payload.get("RelatedProspectId")
         if "LeadDetails" in payload:
             lead, payload = _read_lead_and_activity(payload)
-        fields, problems = _read_items("Fields", payload.get("Fields"))
+        fields, problems = read_items("Fields", payload.get("Fields"))
         try:
             activity = cls(
                 lead,
@@ -302,7 +302,7 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
     if "RelatedProspectId" in activity or len(payload) > len(("LeadDetails", "Activity")):
         found = "a RelatedProspectId or another key beside it"
         raise InvalidActivity.of([Problem("LeadDetails", found, "LeadDetails and Activity only")])
-    items, problems = _read_items("LeadDetails", payload["LeadDetails"])
+    items, problems = read_items("LeadDetails", payload["LeadDetails"])
     details: dict[str, Any] = {}
     for attribute, item in items.items():
         details[attribute] = item.get("Value") if is_mapping(item) else item
@@ -316,7 +316,7 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
     return Lead(name, details.pop(name), details), activity
 
 
-def _read_items(where: str, items: object) -> tuple[dict[str, Any], list[Problem]]:
+def read_items(where: str, items: object) -> tuple[dict[str, Any], list[Problem]]:
     """Return LeadSquared's list of items as a mapping, and its problems."""
     if items is None:
         return {}, []

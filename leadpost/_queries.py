@@ -17,7 +17,7 @@ from leadpost._answers import ActivityType, LeadActivity, QueueMetrics, RequestS
 from leadpost._batch import Source, numbered
 from leadpost._call import Sender
 from leadpost._endpoints import async_api, sync_api
-from leadpost._findings import Checked, findings, invalid
+from leadpost._findings import Checked, TypeCheck, invalid
 from leadpost._models import Activity
 from leadpost._outcomes import StatusTimeout
 from leadpost.errors import (
@@ -142,7 +142,7 @@ class Queries:
             One `Checked` for each activity, in the order of the input. If a definition cannot be
             read, a finding says that this part was not checked.
         """
-        types: dict[int, ActivityType | LeadpostError] = {}
+        checks: dict[int, TypeCheck] = {}
         async with aclosing(numbered(activities)) as items:
             async for index, item in items:
                 try:
@@ -151,23 +151,23 @@ class Queries:
                     yield Checked(index, item, invalid(error))
                     continue
                 code = activity.activity_event
-                if code not in types:
-                    types[code] = await self._definition(code, options=options)
-                found = tuple(findings(activity, types[code], options=options))
+                if code not in checks:
+                    checks[code] = await self._type_check(code, options=options)
+                found = checks[code].findings(activity.activity_note, activity.fields)
                 yield Checked(index, item, found)
 
-    async def _definition(self, code: int, *, options: bool) -> ActivityType | LeadpostError:
-        """Return an activity type, or the error; without options if reading those fails."""
+    async def _type_check(self, code: int, *, options: bool) -> TypeCheck:
+        """Read an activity type to check against; without options if reading those fails."""
         try:
             definition = await self.activity_type(code)
         except LeadpostError as error:
-            return error
+            return TypeCheck(code, error)
         if options:
             try:
-                return await self._with_options(definition, code)
+                definition = await self._with_options(definition, code)
             except LeadpostError as error:
                 _log.warning("no options of activity type %d: %s", code, type(error).__name__)
-        return definition
+        return TypeCheck(code, definition, options=options)
 
     async def find_lead(self, schema_name: str, value: str) -> str | None:
         """

@@ -21,7 +21,7 @@ from leadpost import (
     TokenBucket,
 )
 from leadpost._endpoints.sync_api import read_activity_type, read_dropdown_options
-from leadpost._findings import findings
+from leadpost._findings import TypeCheck
 from leadpost._responses import ApiResponse
 from leadpost.errors import ApplicationError, ServerError, UnexpectedAnswer
 from leadpost.sandbox import Answer, Sandbox
@@ -109,8 +109,7 @@ def test_a_type_may_have_the_note_among_its_fields(note: str | None, kinds: list
     field = {"SchemaName": "ActivityEvent_Note", "DataType": "String", "IsMandatory": True}
     body = json.dumps({"Name": "Call", "Fields": [field]}).encode()
     definition = read_activity_type(ApiResponse(200, body), CALL)
-    item = activity(CALL, activity_note=note)
-    assert [finding.kind for finding in findings(item, definition)] == kinds
+    assert [finding.kind for finding in TypeCheck(CALL, definition).findings(note, {})] == kinds
 
 
 @pytest.mark.parametrize("value", [True, "1", "Yes"])
@@ -118,7 +117,7 @@ def test_a_boolean_is_not_checked_as_its_form_is_not_known(value: object) -> Non
     field = {"SchemaName": "mx_Custom_1", "DataType": "Boolean"}
     body = json.dumps({"Name": "Call", "Fields": [field]}).encode()
     definition = read_activity_type(ApiResponse(200, body), CALL)
-    assert not list(findings(activity(CALL, fields={"mx_Custom_1": value}), definition))
+    assert TypeCheck(CALL, definition).findings(None, {"mx_Custom_1": value}) == ()
 
 
 @pytest.mark.parametrize("code", [208, 999])
@@ -253,7 +252,7 @@ async def test_without_its_options_the_rest_of_an_activity_is_checked(
 
 def test_a_type_without_fields_in_the_answer_cannot_be_checked() -> None:
     definition = read_activity_type(ApiResponse(200, b'{"Name": "Call"}'), CALL)
-    (finding,) = findings(call(), definition)
+    (finding,) = TypeCheck(CALL, definition).findings(None, VALID)
     assert (finding.kind, finding.field) == ("unchecked", "Fields")
 
 
@@ -262,7 +261,7 @@ def test_another_exception_does_not_mean_an_unknown_type() -> None:
         ApplicationError("x", exception_type="MXInvalidInputException"),
         ServerError("x", exception_type=None),
     ):
-        assert next(findings(call(), error)).kind == "unchecked"
+        assert TypeCheck(CALL, error).findings(None, VALID)[0].kind == "unchecked"
 
 
 # The account's definitions of types.

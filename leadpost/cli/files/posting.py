@@ -168,6 +168,7 @@ class _Run:
         if plan.withdrawn:
             rows = number_of(plan.withdrawn, "unsent row")
             say(self._console, f"{rows} gone from the file: withdrawn, and not sent")
+        found.matching.number()
         sender = Sender(found, account, ledger, batch, self._console, self._stop)
         await sender.send()
         if self._stop.signal is not None:

@@ -69,6 +69,7 @@ def decided(
     matching.know(earlier)
     matching.match(first)
     plan = matching.decide(first)
+    matching.number()
     return plan, [each.decision for each in rows.read()]
 
 

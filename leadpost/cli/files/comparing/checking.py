@@ -5,17 +5,17 @@ Each lead and each activity type is asked for once. All of these calls only read
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from itertools import starmap
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from attrs import define, field
 from rich.console import Console
 
 from leadpost import Activity, ActivityType, AsyncActivityPoster, Lead
-from leadpost._findings import Finding
+from leadpost._findings import Finding, TypeCheck
+from leadpost._models import read_items
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming
 from leadpost.cli.console import at_best, counting, number_of, say
@@ -59,7 +59,8 @@ class Checks:
     # What was found and makes no row invalid, by column and kind.
     warnings: ProblemGroups = field(factory=ProblemGroups)
     unmade: set[str] = field(factory=set[str])  # why something could not be checked
-    codes: set[int] = field(factory=set[int])  # the activity types that rows were checked against
+    # By their codes, the activity types that rows were checked against.
+    types: dict[int, TypeCheck] = field(factory=dict[int, TypeCheck])
     to_find: int = 0
     updates: int = 0  # how many rows change their lead
     _learned: set[str] = field(init=False, factory=set[str])
@@ -97,8 +98,9 @@ class Checks:
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
             async for row in _open(rows):
-                lead = _lead_of(row)
-                if lead is not None and self.leads.looks_up(lead):
+                payload = row.payload or {}
+                lead = Activity.from_payload(payload).lead if "LeadDetails" in payload else None
+                if isinstance(lead, Lead) and self.leads.looks_up(lead):
                     leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
         if self.poster is None:
@@ -132,11 +134,13 @@ class Checks:
                 for part in parts_of([*leads.items()], LIMIT):
                     await asyncio.gather(*starmap(find, part))
 
-    def _settled(self, source: Source, rows: Rows, row: Row) -> Activity | None:
+    def _settled(self, source: Source, rows: Rows, row: Row) -> Mapping[str, Any]:
         """Return what a row sends; refuse it if that is nothing, for want of a lead."""
-        activity = Activity.from_payload(row.payload or {})
-        if not isinstance(lead := activity.lead, Lead):
-            return activity
+        payload = row.payload or {}
+        if "LeadDetails" not in payload:
+            return payload
+        activity = Activity.from_payload(payload)
+        lead = cast("Lead", activity.lead)
         try:
             activity = self.leads.settled(activity)
         except Invalid as error:
@@ -144,30 +148,29 @@ class Checks:
             target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
             row.problems += (Problem(source.columns.heading_of(target), *error.args),)
             rows.write([row])
-            return None
-        if isinstance(lead := activity.lead, Lead):
-            self.updates += lead.key not in self.leads.created
+            return {}
+        if isinstance(activity.lead, Lead):
+            self.updates += activity.lead.key not in self.leads.created
+        payload = activity.to_payload()
         if not row.problems:
-            row.digest_sent = activity_digest(activity.to_payload())
+            row.digest_sent = activity_digest(payload)
             rows.write([row])
-        return activity
+        return payload
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
-        drawn = deque[Row]()
-
-        async def activities() -> AsyncGenerator[Activity]:
-            async for row in _open(rows):
-                if activity := self._settled(source, rows, row):
-                    drawn.append(row)
-                    yield activity
-
-        async for checked in poster.check(activities(), options=self.mode == "strict"):
-            row = drawn.popleft()
-            activity = cast("Activity", checked.activity)
-            self.codes.add(activity.activity_event)
+        # Rows are valid already, so that `AsyncActivityPoster.check` would do that work again.
+        read_type = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+        async for row in _open(rows):
+            if not (payload := self._settled(source, rows, row)):
+                continue
+            activity = payload["Activity"] if "LeadDetails" in payload else payload
+            code = activity["ActivityEvent"]
+            if code not in self.types:
+                self.types[code] = await read_type(code, options=self.mode == "strict")
+            fields, _ = read_items("Fields", activity.get("Fields"))
             problems: list[Problem] = []
-            for finding in checked.findings:
-                problem = _problem_of(finding, activity, source)
+            for finding in self.types[code].findings(activity.get("ActivityNote"), fields):
+                problem = _problem_of(finding, payload, source)
                 if finding.kind == "unchecked":
                     self.unmade.add(str(finding))
                 elif self.mode == "strict" or finding.kind in _ALWAYS:
@@ -187,14 +190,6 @@ async def _open(rows: Rows) -> AsyncGenerator[Row]:
             await asyncio.sleep(0)  # a signal is heard
 
 
-def _lead_of(row: Row) -> Lead | None:
-    """Return the lead of a row that says more than its id."""
-    if "LeadDetails" not in (row.payload or {}):
-        return None
-    lead = Activity.from_payload(row.payload or {}).lead
-    return lead if isinstance(lead, Lead) else None
-
-
 def _codes_by_name(types: Iterable[ActivityType]) -> dict[str, list[int]]:
     codes: dict[str, list[int]] = {}
     for each in types:
@@ -203,10 +198,10 @@ def _codes_by_name(types: Iterable[ActivityType]) -> dict[str, list[int]]:
     return codes
 
 
-def _problem_of(finding: Finding, activity: Activity, source: Source) -> Problem:
+def _problem_of(finding: Finding, payload: Mapping[str, Any], source: Source) -> Problem:
     """Return a finding as a problem: the same words for the same kind."""
     what, _, remedy = finding.message.partition("; ")
-    value = parts_of_activity(activity.to_payload()).get(finding.field) or ""
+    value = parts_of_activity(payload).get(finding.field) or ""
     if finding.kind in {"unknown_type", "unknown_field"}:
         value = ""  # it is not what is wrong
     column = source.columns.heading_of(finding.field)

@@ -47,6 +47,7 @@ class Comparison:
     source: Source
     reading: Reading
     are_rejects: bool
+    matching: Matching  # its rows and those of earlier runs
     plan: Plan  # its rows, and what a run would do with them
     checks: Checks  # what the account was asked about them
     ledger: Ledger | None  # what is known of earlier runs; None to look at the file alone
@@ -124,6 +125,7 @@ async def compared(
         source=source,
         reading=reading,
         are_rejects=bool(own),
+        matching=matching,
         plan=plan,
         checks=checks,
         ledger=ledger,

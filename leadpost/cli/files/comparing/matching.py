@@ -44,18 +44,17 @@ def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
     """
     return f"""
     UPDATE file SET {column} = pair.id FROM (
-        SELECT n, id FROM (
-            SELECT n, {equal}, row_number() OVER (PARTITION BY {equal} ORDER BY n) AS nth
-            FROM file WHERE {rows} AND {equal} IN ( -- most rows need not be sorted
-                SELECT {equal} FROM earlier WHERE {earlier} AND {_LEFT}
-            )
-        ) JOIN (
-            SELECT id, {equal}, row_number() OVER (
+        SELECT max(n) AS n, max(id) AS id FROM (
+            SELECT {equal}, n, NULL AS id,
+                row_number() OVER (PARTITION BY {equal} ORDER BY n) AS nth
+            FROM file WHERE {rows} AND EXISTS (SELECT 1 FROM earlier WHERE {earlier} AND {_LEFT})
+            UNION ALL
+            SELECT {equal}, NULL, id, row_number() OVER (
                 PARTITION BY {equal}
                 ORDER BY instr('posted pending rejected failed invalid', kind), id
-            ) AS nth
-            FROM earlier WHERE {earlier} AND {_LEFT}
-        ) USING ({equal}, nth)
+            )
+            FROM earlier WHERE EXISTS (SELECT 1 FROM file WHERE {rows}) AND {earlier} AND {_LEFT}
+        ) GROUP BY {equal}, nth HAVING count(*) = 2 -- a row, and an earlier one
     ) AS pair WHERE pair.n = file.n
     """
 
@@ -153,20 +152,20 @@ _STEPS = (
         for part in ("lead", "posts")
     ),
     f"""
-    UPDATE file SET decision = 'later' FROM (
-        SELECT n, row_number() OVER (ORDER BY n) AS nth FROM file WHERE decision IN {SENT}
-    ) AS sent WHERE sent.n = file.n AND (is_later OR nth > :first)
-    """,
-    f"""
-    UPDATE file SET number = found.number FROM (
-        SELECT n,
-            coalesce(top, 0) + row_number() OVER (PARTITION BY digest_read ORDER BY n) AS number
-        FROM file LEFT JOIN
-            (SELECT digest_read, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY digest_read)
-        USING (digest_read) WHERE known IS NULL
-    ) AS found WHERE found.n = file.n
+    UPDATE file SET decision = 'later' WHERE decision IN {SENT} AND (
+        n >= (SELECT n FROM file WHERE decision IN {SENT} ORDER BY n LIMIT 1 OFFSET :first)
+        OR is_later
+    )
     """,
 )
+_NUMBERS = f"""
+UPDATE file SET number = found.number FROM (
+    SELECT n, coalesce(top, 0) + row_number() OVER (PARTITION BY digest_read ORDER BY n) AS number
+    FROM file LEFT JOIN
+        (SELECT digest_read, max(number) AS top FROM earlier WHERE {_OWN} GROUP BY digest_read)
+    USING (digest_read) WHERE known IS NULL
+) AS found WHERE found.n = file.n
+"""
 
 
 class Matching:
@@ -253,6 +252,10 @@ class Matching:
             " WHERE decision = 'invalid' AND earlier.digest_read IS NOT file.digest_read"
         )
         return plan
+
+    def number(self) -> None:
+        """Number the new rows, see `Row.number`, once it is decided to send some."""
+        self._all(_NUMBERS)
 
     def _all(self, query: str) -> sqlite3.Cursor:
         return self._rows.database.execute(query, self._values)

@@ -103,8 +103,8 @@ def _leads(found: Comparison) -> list[str]:
 
 def _checked(found: Comparison) -> list[str]:
     checks = found.checks
-    types = "activity type" if len(checks.codes) == 1 else "activity types"
-    codes = ", ".join(map(str, sorted(checks.codes)))
+    types = "activity type" if len(checks.types) == 1 else "activity types"
+    codes = ", ".join(map(str, sorted(checks.types)))
     lines = [f"against {types} {codes}"] if codes else []
     if checks.updates:
         one, many = "row to change its lead", "rows to change their leads"
