@@ -20,8 +20,8 @@ from types import ModuleType
 
 import processes
 import pytest
-from cli_support import run, start, until
-from files_support import cells, keys_of, write_csv
+from cli_support import start, until
+from files_support import cells, imported, keys_of, run, write_csv
 from processes import ENVIRONMENT, Process
 from rich.console import Console
 
@@ -322,6 +322,7 @@ def test_the_command_says_what_to_install(
 
 
 def test_a_command_says_what_to_install_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported.cache_clear()
     for name in ("leadpost.cli.commands.work", "leadpost.outbox"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
