@@ -106,7 +106,7 @@ class Desk:
         self.folder = folder
         self.sandbox = sandbox
         self.environment = {"COLUMNS": "200", "NO_COLOR": "1", **keys_of(sandbox)}
-        # The checks make calls before any post; test_reach.py is about them.
+        # The checks make calls before any post; test_account_check.py is about them.
         self.environment["LEADPOST_ACCOUNT_CHECK"] = "off"
 
     @property
@@ -122,6 +122,10 @@ class Desk:
         """Post a file, and return the exit code and the output."""
         done = self.run("post", path, "--timezone", "UTC", *args, **environment)
         return done.exit_code, done.output
+
+    def files(self) -> list[str]:
+        """Return the names of all files on the desk, sorted."""
+        return sorted(path.name for path in self.folder.iterdir())
 
     def notes(self) -> list[str]:
         """Return the notes of all activities that the sandbox has accepted, sorted."""
