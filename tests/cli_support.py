@@ -18,10 +18,8 @@ from typing import Any
 import processes
 from files_support import lead
 from processes import Process
-from typer.testing import CliRunner, Result
 
 from leadpost import Account
-from leadpost.cli.app import app
 from leadpost.outbox import Outbox
 
 LONG = 60.0
@@ -41,17 +39,6 @@ def payload(number: int) -> dict[str, Any]:
 
 def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def run(*args: object, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(
-        app,
-        [str(arg) for arg in args],
-        input=stdin,
-        env={"COLUMNS": "100", "NO_COLOR": "1", **(env or {})},
-        prog_name="leadpost",
-    )
 
 
 def start(args: Sequence[object], env: Mapping[str, str], directory: Path) -> Process:

@@ -10,8 +10,11 @@ import sys
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 from uuid import uuid4
 
 import asyncpg
@@ -34,6 +37,12 @@ settings.load_profile("slow")
 # directory only those that it needs; and no test needs any.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+
+# httpcore tries this import several times a call, and a search of the whole path that finds nothing
+# takes a sixth of the CPU time of tests with sockets.
+if not find_spec("sniffio"):
+    sys.modules["sniffio"] = cast("ModuleType", None)
 
 
 def pytest_configure() -> None:

@@ -9,6 +9,7 @@ program, this writes the Python ones to a folder, for a type checker:
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -65,6 +66,37 @@ def examples(*languages: str) -> list[Example]:
         for (place, language), codes in blocks.items()
         if language in languages
     ]
+
+
+def logged_messages() -> dict[str, str]:
+    """Return each message that is logged as a warning or an error, `…` for values: its level."""
+    found: dict[str, str] = {}
+    for path in (ROOT / "leadpost").rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                found |= logged_by(function)
+    return found
+
+
+def logged_by(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
+    nodes = list(ast.walk(function))
+    values = {
+        ast.unparse(node.targets[0]): node.value for node in nodes if isinstance(node, ast.Assign)
+    }
+    found: dict[str, str] = {}
+    for node in nodes:
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        logger, method = ast.unparse(node.func.value), node.func.attr
+        if logger != "_log" and not logger.startswith("logging.getLogger("):
+            continue
+        arguments = [values.get(ast.unparse(argument), argument) for argument in node.args]
+        level = ast.unparse(arguments.pop(0)) if method == "log" else method.upper()
+        named = re.search("WARNING|ERROR|EXCEPTION|CRITICAL", level)
+        if named:
+            text = ast.literal_eval(arguments[0])
+            found[re.sub(r"%[\d.]*[a-z]", "…", text)] = named[0]
+    return found
 
 
 def main(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from uuid import NAMESPACE_URL, uuid5
 from typer.testing import CliRunner, Result
 
 from leadpost.bucket import OpenBucket
-from leadpost.cli.app import app
+from leadpost.cli import app as the_app
 from leadpost.sandbox import Sandbox
+
+# A process of a user builds its command once; one of the tests runs hundreds.
+imported = cache(the_app._imported)
+the_app._imported = imported
 
 HEADER = ("RelatedProspectId", "ActivityEvent", "ActivityNote", "ActivityDateTime", "mx_Custom_1")
 
@@ -76,6 +81,19 @@ def keys_of(sandbox: Sandbox) -> dict[str, str]:
     }
 
 
+def run(
+    *args: object, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None
+) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(
+        the_app.app,
+        [str(arg) for arg in args],
+        input=stdin,
+        env={"COLUMNS": "100", "NO_COLOR": "1", **(env or {})},
+        prog_name="leadpost",
+    )
+
+
 def open_bucket(*_: object, **__: object) -> OpenBucket:
     """Return a bucket without a limit, instead of the one that all runs share."""
     return OpenBucket()
@@ -88,7 +106,7 @@ class Desk:
         self.folder = folder
         self.sandbox = sandbox
         self.environment = {"COLUMNS": "200", "NO_COLOR": "1", **keys_of(sandbox)}
-        # The checks make calls before any post; test_reach.py is about them.
+        # The checks make calls before any post; test_account_check.py is about them.
         self.environment["LEADPOST_ACCOUNT_CHECK"] = "off"
 
     @property
@@ -98,18 +116,16 @@ class Desk:
 
     def run(self, *args: object, stdin: str | None = None, **environment: str) -> Result:
         """Run the command in this process."""
-        return CliRunner().invoke(
-            app,
-            [str(arg) for arg in args],
-            input=stdin,
-            env={**self.environment, **environment},
-            prog_name="leadpost",
-        )
+        return run(*args, env={**self.environment, **environment}, stdin=stdin)
 
     def post(self, path: Path, *args: object, **environment: str) -> tuple[int, str]:
         """Post a file, and return the exit code and the output."""
         done = self.run("post", path, "--timezone", "UTC", *args, **environment)
         return done.exit_code, done.output
+
+    def files(self) -> list[str]:
+        """Return the names of all files on the desk, sorted."""
+        return sorted(path.name for path in self.folder.iterdir())
 
     def notes(self) -> list[str]:
         """Return the notes of all activities that the sandbox has accepted, sorted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import processes
 import pytest
 import sqlalchemy as sa
 from cli_support import LONG, put, until, url_of
-from documents import DOCUMENTS, ROOT, Example, anchor_of, examples, text_of
+from documents import DOCUMENTS, ROOT, Example, anchor_of, examples, logged_messages, text_of
 from files_support import cells, keys_of, write_csv
 from packaging.requirements import Requirement
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -270,37 +269,6 @@ def test_the_documents_name_the_dependencies() -> None:
 
 def test_no_dependency_has_an_upper_bound() -> None:
     assert not re.findall(r"\"[\w-]+(?:\[[\w,]+\])?[^\"]*[<~][^\"]*\"", text_of("pyproject.toml"))
-
-
-def logged_messages() -> dict[str, str]:
-    """Return each message that is logged as a warning or an error, `…` for values: its level."""
-    found: dict[str, str] = {}
-    for path in Path(leadpost.__file__).parent.rglob("*.py"):
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                found |= logged_by(function)
-    return found
-
-
-def logged_by(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
-    nodes = list(ast.walk(function))
-    values = {
-        ast.unparse(node.targets[0]): node.value for node in nodes if isinstance(node, ast.Assign)
-    }
-    found: dict[str, str] = {}
-    for node in nodes:
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        logger, method = ast.unparse(node.func.value), node.func.attr
-        if logger != "_log" and not logger.startswith("logging.getLogger("):
-            continue
-        arguments = [values.get(ast.unparse(argument), argument) for argument in node.args]
-        level = ast.unparse(arguments.pop(0)) if method == "log" else method.upper()
-        named = re.search("WARNING|ERROR|EXCEPTION|CRITICAL", level)
-        if named:
-            text = ast.literal_eval(arguments[0])
-            found[re.sub(r"%[\d.]*[a-z]", "…", text)] = named[0]
-    return found
 
 
 def test_the_table_of_messages_has_every_warning_and_error_and_no_other() -> None:

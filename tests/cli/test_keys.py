@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_support import run, texts_of
-from files_support import cells, keys_of, open_bucket, write_csv
+from cli_support import texts_of
+from files_support import cells, keys_of, open_bucket, run, write_csv
 from support import ACCESS_KEY, API_KEY, KEYS, SECRET_KEY
 
 from leadpost import ConfigurationError

@@ -5,135 +5,22 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support import (
-    KEYS,
-    LEAD,
-    LeadSquared,
-    account,
-    activity,
-    answers,
-    run_virtual,
-    virtual,
-    within,
-)
+from otel_support import NOTE, VALUE, Telemetry, post, poster, used
+from support import KEYS, LEAD, LeadSquared, account, activity, answers, virtual
 
 import leadpost.otel
-from leadpost import (
-    Activity,
-    AsyncActivityPoster,
-    DeliveryUncertain,
-    NotSent,
-    OutboxError,
-    OutboxUnavailable,
-    RetryPolicy,
-    TokenBucket,
-)
+from leadpost import Activity, AsyncActivityPoster, DeliveryUncertain, NotSent, TokenBucket
 from leadpost._attempts import Terms
 from leadpost._poster import post_once
 from leadpost._retry import NothingToSend
 from leadpost.hooks import Ended, Event, Hook, Resized
-from leadpost.otel import OpenTelemetryHook
-from leadpost.outbox import STATES, Outbox
-
-NOTE = "Frau Özdemir asked to be called back"
-VALUE = "jo.doe@example.com"
-
-
-class Started(SpanProcessor):
-    """Records spans as they begin, whether they end or not."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        del parent_context
-        self.names.append(span.name)
-
-
-class Telemetry:
-    """A hook whose spans and metrics stay in memory."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.reader = InMemoryMetricReader()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self._started = Started()
-        self.tracers.add_span_processor(self._started)
-        self.meters = MeterProvider([self.reader])
-        self.hook = OpenTelemetryHook(self.tracers, self.meters)
-        self._found: dict[str, dict[tuple[Any, ...], Any]] = {}
-
-    @property
-    def started(self) -> list[str]:
-        return self._started.names
-
-    @property
-    def spans(self) -> tuple[ReadableSpan, ...]:
-        return self.exporter.get_finished_spans()
-
-    def metrics(self) -> dict[str, dict[tuple[Any, ...], Any]]:
-        """Return the values of each metric by attributes; count and sum for a histogram."""
-        data = self.reader.get_metrics_data()
-        found = self._found  # older SDKs report a gauge only when it was set again
-        for resource in data.resource_metrics if data else ():
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    points: Any = metric.data.data_points
-                    found[f"{metric.name} {metric.unit}"] = {
-                        tuple(dict[str, Any](point.attributes).values()): (
-                            point.value if hasattr(point, "value") else (point.count, point.sum)
-                        )
-                        for point in points
-                    }
-        return found
-
-    def everything(self) -> str:
-        data = self.reader.get_metrics_data()
-        return "\n".join([*(span.to_json() for span in self.spans), data.to_json() if data else ""])
-
-
-@asynccontextmanager
-async def poster(
-    leadsquared: LeadSquared, telemetry: Telemetry, **options: Any
-) -> AsyncGenerator[AsyncActivityPoster]:
-    options.setdefault("retry", RetryPolicy(initial_wait=1.0, jitter=0.0))
-    client = leadsquared.client()
-    async with AsyncActivityPoster(
-        account(), client=client, hooks=[telemetry.hook], **options
-    ) as opened:
-        yield opened
-
-
-def used(
-    use: Callable[[AsyncActivityPoster], Awaitable[Any]], leadsquared: LeadSquared, **options: Any
-) -> Telemetry:
-    """Use a poster on a virtual clock, and return what was exported."""
-    telemetry = Telemetry()
-
-    async def main() -> None:
-        async with poster(leadsquared, telemetry, **options) as opened:
-            await use(opened)
-
-    run_virtual(main())
-    return telemetry
-
-
-async def post(poster: AsyncActivityPoster) -> str:
-    return await poster.post(activity(201, activity_note=NOTE, fields={"mx_Custom_1": VALUE}))
 
 
 def test_a_post_is_a_span_with_its_attempts_as_events() -> None:
@@ -296,59 +183,6 @@ def test_activities_that_a_batch_did_not_begin_are_counted_without_a_span() -> N
         ("rejected", "Unauthorized"): 1,
         ("not_sent", "NotSent"): 1,
     }
-
-
-@pytest.fixture
-async def outbox(store_url: str) -> AsyncIterator[Outbox]:
-    async with Outbox(store_url, "acme") as opened:
-        yield opened
-
-
-async def test_an_outbox_is_observed_until_cancelled(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    telemetry = Telemetry()
-
-    async def until(condition: Callable[[Any], bool]) -> None:
-        async with within(60):
-            while not condition(telemetry.metrics()):
-                await asyncio.sleep(0.01)
-
-    assert (await outbox.health()).oldest_pending is None
-    observing = asyncio.create_task(telemetry.hook.observe(outbox, every=0.01))
-    await until(lambda metrics: metrics.get("leadpost.outbox.oldest s") == {(): 0.0})
-    await outbox.put(activity(1))
-    await outbox.put(activity(2))
-    await until(lambda metrics: metrics["leadpost.outbox.entries {entry}"][("pending",)] == 2)
-    await until(lambda metrics: 0.0 < metrics["leadpost.outbox.oldest s"][()] < 10)
-    assert set(telemetry.metrics()["leadpost.outbox.entries {entry}"]) == {
-        (state,) for state in STATES
-    }
-
-    async def away() -> None:
-        raise OutboxUnavailable("the outbox is away")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(outbox, "health", away)
-        async with within(60):
-            while "could not be observed: the outbox is away" not in caplog.text:
-                await asyncio.sleep(0.01)
-    await outbox.put(activity(3))
-    await until(lambda metrics: metrics["leadpost.outbox.entries {entry}"][("pending",)] == 3)
-    observing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await observing
-
-
-async def test_an_unusable_outbox_ends_the_observation(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def broken() -> None:
-        raise OutboxError("no such table")
-
-    monkeypatch.setattr(outbox, "health", broken)
-    with pytest.raises(OutboxError, match="no such table"):
-        await Telemetry().hook.observe(outbox)
 
 
 def test_no_key_no_note_and_no_value_is_exported() -> None:

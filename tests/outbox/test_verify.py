@@ -231,7 +231,7 @@ async def test_an_activity_belongs_to_only_one_entry(outbox: Outbox, sandbox: Sa
     for number in (1, 2):
         settle = partial(
             _settling.settle,
-            of=_settling.AcceptedEntry(number, call_ids[number - 1], None),
+            of=_settling.AcceptedEntry(number, call_ids[number - 1], "r1"),
             before="accepted",
             verdict=_settling.Verdict("succeeded", activity_id="a1"),
         )
@@ -248,7 +248,7 @@ async def test_a_late_answer_does_not_apply_to_a_later_call(
     failed = _settling.Verdict("failed")
     settle = partial(_settling.settle, before="accepted", verdict=failed)
     for call_id, is_it in (("first", False), ("second", True)):
-        of = _settling.AcceptedEntry(1, call_id, None)
+        of = _settling.AcceptedEntry(1, call_id, "r1")
         assert await outbox._store.write(partial(settle, of=of)) == is_it
 
 

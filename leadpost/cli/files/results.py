@@ -128,6 +128,8 @@ def _remedy_of(error: OSError) -> str:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "Make room"
+        case errno.EISDIR:
+            return "Rename the folder of that name"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "Make its folder writable"
         case _:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import sqlite3
@@ -11,23 +10,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from cli_support import (
-    at_a_terminal,
-    put,
-    read_jsonl,
-    read_until,
-    start,
-    states_in,
-    until,
-    url_of,
-)
+from cli_support import at_a_terminal, put, read_jsonl, read_until, start, states_in, until, url_of
 from files_support import Desk, cells, keys_of, lead, write_csv
 
-from leadpost import Account, Activity, Lead
+from leadpost import Activity, Lead
 from leadpost.cli.options import span
 from leadpost.cli.outbox_url import outbox_option, shown_url
 from leadpost.cli.outbox_url import url_of as url_meant
-from leadpost.outbox import Outbox
 from leadpost.sandbox import Faults, Sandbox
 
 PASSWORD = "PASSWORD-0123456789"
@@ -308,31 +297,6 @@ def test_an_outbox_that_cannot_be_used_is_one_line_of_error(desk: Desk, command:
     assert [file.name for file in desk.folder.iterdir()] == ["text.db"]
 
 
-def test_accepted_entries_are_verified(desk: Desk) -> None:
-    file = write_csv(desk.folder / "calls.csv", [cells(0), cells(1, ActivityEvent="999")])
-    assert desk.post(file)[0] == 0
-    first = desk.run("verify")
-    assert first.exit_code == 1
-    assert first.stdout == (
-        "1 succeeded, 1 failed\nSee which: leadpost outbox list --state failed\n"
-    )
-    assert "MXInvalidActivityException" in desk.run("outbox", "list", "--state", "failed").stdout
-    again = desk.run("verify", "--json")
-    assert (again.exit_code, json.loads(again.stdout)) == (0, {"succeeded": 0, "failed": 0})
-
-
-def test_only_the_rows_of_a_file_are_asked_about(desk: Desk) -> None:
-    paths = [write_csv(desk.folder / f"{n}.csv", [cells(n)]) for n in range(2)]
-    for path in reversed(paths):
-        assert desk.post(path)[0] == 0
-    done = desk.run("verify", paths[0])
-    assert done.exit_code == 0, done.output
-    assert "1 on their leads" in done.output
-    assert desk.states(paths[0]) == ["succeeded"]
-    assert desk.run("results", paths[1]).exit_code == 0
-    assert desk.states(paths[1]) == ["accepted"]
-
-
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
@@ -359,51 +323,3 @@ def test_a_status_api_that_is_elsewhere_is_named(desk: Desk, outbox: Path) -> No
     result = desk.run("verify", "--outbox", outbox, LEADPOST_STATUS_PATH="/elsewhere")
     assert result.exit_code == 1
     assert "status_path (LEADPOST_STATUS_PATH)" in result.stderr
-
-
-def test_uncertain_entries_are_reconciled(desk: Desk) -> None:
-    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1)])
-    desk.sandbox.fail("cut-after", "504-before")
-    assert desk.post(path)[0] == 1
-    until(lambda: desk.sandbox.report().pending == 0)
-    result = desk.run("reconcile")
-    assert result.exit_code == 1
-    assert result.stdout == (
-        "1 arrived, 0 did not and will be posted again, 1 uncertain\n"
-        "See which: leadpost outbox list --state uncertain\n"
-    )
-    found = desk.run("reconcile", "--settle", "0s", "--json")
-    wanted = {"succeeded": 0, "pending": 1, "uncertain": 0}
-    assert (found.exit_code, json.loads(found.stdout)) == (0, wanted)
-    assert desk.post(path)[0] == 0
-    assert desk.notes() == ["Note 0", "Note 1"]
-    assert sum(bool(row["activity_id"]) for row in desk.results(path)) == 1
-
-
-def test_what_stays_uncertain_for_another_reason_is_listed_without_its_activity(
-    desk: Desk,
-) -> None:
-    path = desk.folder / "leadpost.db"
-    by_email = Activity(None, 201, "private words", extra={"EmailAddress": "a@example.com"})
-    asyncio.run(put_uncertain(path, by_email, desk.sandbox.account()))
-    assert desk.run("reconcile", "--outbox", path).exit_code == 1
-    listed = desk.run("outbox", "list", "--state", "uncertain", "--outbox", path)
-    assert "it names no lead" in listed.output
-    assert "private" not in listed.output
-
-
-async def put_uncertain(path: Path, activity: Activity, account: Account) -> None:
-    async with Outbox(url_of(path), account) as outbox:
-        await outbox.put(activity)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE leadpost_entries SET state = 'uncertain', sent_at = put_at")
-
-
-def test_two_sandboxes_in_one_outbox_are_told_apart(desk: Desk) -> None:
-    names = "calls.csv", "Calls.csv", "calls.csv2"
-    for place, name in enumerate(names):
-        file = write_csv(desk.folder / name, [cells(10 * place + n) for n in range(place + 1)])
-        assert desk.post(file)[0] == 0
-        assert len(desk.states(file)) == place + 1
-    with Sandbox(limit=None) as other:
-        assert desk.run("outbox", "list", **keys_of(other)).stdout.startswith("no entries\n")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cli_support import payload, run, until
-from files_support import keys_of
+from cli_support import payload, until
+from files_support import keys_of, run
 
 from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.sandbox import Answer, Faults, Sandbox, request_id_of

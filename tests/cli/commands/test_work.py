@@ -22,13 +22,12 @@ from cli_support import (
     payload,
     pressing,
     put,
-    run,
     start,
     states_in,
     until,
     url_of,
 )
-from files_support import keys_of
+from files_support import keys_of, run
 from processes import Process
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support import server_in

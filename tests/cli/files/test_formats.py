@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pytest
 from attrs import frozen
-from files_support import HEADER, cells, csv_text, lead, write_csv, write_xlsx
+from files_support import cells, csv_text
+from reading_support import INDIA, LEAD, WANTED, read, said_of
 
-from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading.opening import opened
-from leadpost.cli.files.reading.row import Row
-from leadpost.cli.files.reading.settings import Reading, pairs_of, zone_of
+from leadpost.cli.files.reading.settings import Reading
 
-INDIA = Reading(timezone="asia/kolkata")
-LEAD = lead(0)
-WANTED = {
-    "RelatedProspectId": LEAD,
-    "ActivityEvent": 201,
-    "ActivityNote": "Note 0",
-    "ActivityDateTime": "2026-11-28 08:30:07",
-    "Fields": [{"SchemaName": "mx_Custom_1", "Value": "value 0"}],
-}
 CSV = csv_text([cells(0)])
 BARE = f"RelatedProspectId,ActivityEvent\n{LEAD},201\n"
 BARE_WANTED = {"RelatedProspectId": LEAD, "ActivityEvent": 201}
@@ -344,22 +331,6 @@ CASES = [
 ]
 
 
-def read(path: Path, reading: Reading) -> list[Row]:
-    with opened(str(path)) as file:
-        source = file.source(reading)
-        return list(source.rows())
-
-
-def said_of(path: Path, reading: Reading) -> tuple[list[Any], str]:
-    """Return the activities, and what is said of the first thing that is wrong."""
-    try:
-        rows = read(path, reading)
-    except InputError as error:
-        return [], str(error).replace(f"{path.parent}/", "")
-    said = [f"{row.place}, {problem}" for row in rows for problem in row.problems]
-    return [row.payload for row in rows if not row.problems], "".join(said[:1])
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_file_is_posted_right_or_refused_with_the_remedy(tmp_path: Path, case: Case) -> None:
     path = tmp_path / case.file
@@ -368,113 +339,6 @@ def test_a_file_is_posted_right_or_refused_with_the_remedy(tmp_path: Path, case:
     posted, said = said_of(path, case.reading)
     assert said == case.said
     assert posted == ([case.posted] if case.posted else [])
-
-
-def test_a_workbook_as_openpyxl_writes_it(tmp_path: Path) -> None:
-    moment = datetime(2026, 11, 28, 14, 0, 7)  # noqa: DTZ001  as a sheet has it
-    row = [LEAD, 201.0, "Note 0", moment, "value 0"]
-    path = write_xlsx(tmp_path / "calls.xlsx", [HEADER, row, [], [LEAD, 201, 5, None, True]])
-    first, second = (row.payload for row in read(path, INDIA))
-    assert first == WANTED
-    assert second is not None
-    assert second["ActivityNote"] == "5"
-    assert second["Fields"] == [{"SchemaName": "mx_Custom_1", "Value": "TRUE"}]
-
-
-@pytest.mark.parametrize(
-    ("cell", "said"),
-    [
-        (
-            "#N/A",
-            (
-                "line 2, mx_a: #N/A is an error of the spreadsheet; correct the formula, or delete"
-                " the cell"
-            ),
-        ),
-        (
-            "#REF!",
-            (
-                "line 2, mx_a: #REF! is an error of the spreadsheet; correct the formula, or"
-                " delete the cell"
-            ),
-        ),
-        (
-            "=1+1",
-            (
-                "line 2, mx_a: #FORMULA! has no stored value; open the file in a spreadsheet and"
-                " save it"
-            ),
-        ),
-        (
-            9198123456781234,
-            "line 2, mx_a: 9.19812E+15 was shortened by a spreadsheet; format the column as text",
-        ),
-    ],
-)
-def test_a_cell_that_a_workbook_cannot_vouch_for_is_refused(
-    tmp_path: Path, cell: object, said: str
-) -> None:
-    header = ["RelatedProspectId", "ActivityEvent", "mx_a"]
-    path = write_xlsx(tmp_path / "calls.xlsx", [header, [LEAD, 201, cell], [LEAD, 201, "x"]])
-    posted, found = said_of(path, INDIA)
-    assert found == said
-    assert len(posted) == 1
-
-
-def test_rows_hidden_by_a_filter_are_refused_unless_they_are_wanted(tmp_path: Path) -> None:
-    rows = [["RelatedProspectId", "ActivityEvent"], *([lead(n), 201] for n in range(3))]
-    path = write_xlsx(tmp_path / "calls.xlsx", rows, hidden=[3, 9])
-    posted, said = said_of(path, Reading())
-    assert not posted
-    assert said == (
-        "calls.xlsx, sheet Sheet: 1 row is hidden, such as row 3. Show them (Data, Clear"
-        " filter), or read them with --include-hidden"
-    )
-    assert len(read(path, Reading(include_hidden=True))) == 3
-
-
-def test_the_first_sheet_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
-    book = openpyxl.Workbook()
-    for sheet, events in ((book["Sheet"], (201,)), (book.create_sheet("Old"), (202, 203))):
-        sheet.append(["RelatedProspectId", "ActivityEvent"])
-        for event in events:
-            sheet.append([LEAD, event])
-    path = tmp_path / "calls.xlsx"
-    book.save(path)
-    for reading, wanted in ((Reading(), [201]), (Reading(sheet="Old"), [202, 203])):
-        found = [row.payload["ActivityEvent"] for row in read(path, reading) if row.payload]
-        assert found == wanted
-    _, said = said_of(path, Reading(sheet="Calls"))
-    assert said == "calls.xlsx: it has no sheet 'Calls', only Sheet, Old"
-
-
-@pytest.mark.parametrize(
-    ("row", "refused"),
-    [
-        ([910000000000, 201, "x"], "RelatedProspectId: 910000000000"),
-        (["", 201, 919812000000], "Lead.Phone: 919812000000"),
-        (["", 201, 919812345678], ""),
-        (["", 201, "910000000000"], ""),
-    ],
-)
-def test_a_number_that_was_saved_as_it_was_shown_is_refused(
-    tmp_path: Path, row: list[object], refused: str
-) -> None:
-    """9.1E+11 in a workbook is 910000000000: its other digits are lost."""
-    path = tmp_path / "calls.xlsx"
-    write_xlsx(path, [["RelatedProspectId", "ActivityEvent", "Lead.Phone"], row])
-    why = "was probably shortened by a spreadsheet; enter it again, in a column that is formatted"
-    assert said_of(path, Reading())[1] == (refused and f"line 2, {refused} {why} as text")
-
-
-def test_a_date_of_a_workbook_needs_a_zone_too(tmp_path: Path) -> None:
-    moment = datetime(2026, 11, 28, 14, 5)  # noqa: DTZ001  as a sheet has it
-    rows = [["RelatedProspectId", "ActivityEvent", "Activity Date"], [LEAD, 201, moment]]
-    _, said = said_of(write_xlsx(tmp_path / "calls.xlsx", rows), Reading())
-    assert said == (
-        "line 2, Activity Date: 2026-11-28 14:05:00 has no time zone; name it, such as"
-        " --timezone Asia/Kolkata"
-    )
 
 
 @pytest.mark.parametrize(
@@ -488,35 +352,3 @@ def test_files_that_were_refused_without_need(tmp_path: Path, note: str, end: st
     (row,) = read(path, Reading())
     assert row.payload is not None
     assert row.payload["ActivityNote"] == note
-
-
-@pytest.mark.parametrize("name", ["Asia/Kolkata", "asia/KOLKATA", "+05:30", "+0530", "utc", "Z"])
-def test_zones_have_names_in_any_case_and_offsets(name: str) -> None:
-    moment = datetime(2026, 11, 28, tzinfo=zone_of(name))
-    assert moment.utcoffset() is not None
-
-
-def test_a_zone_that_there_is_not_is_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"--timezone: 'Bombay' is not a time zone; use a name such as"
-    ):
-        zone_of("Bombay")
-
-
-def test_options_are_stored_and_come_back(tmp_path: Path) -> None:
-    reading = Reading(
-        delimiter=";",
-        timezone="Asia/Kolkata",
-        date_formats=("%d/%m/%Y",),
-        columns=pairs_of("--map", ["A=B=mx_a"]),
-        constants=pairs_of("--set", ["mx_b=c=d"]),
-        ignored=("Agent",),
-    )
-    assert reading.columns == {"A=B": "mx_a"}
-    assert reading.constants == {"mx_b": "c=d"}
-    assert Reading.from_json(json.loads(json.dumps(reading.as_json()))) == reading
-    assert Reading(timezone="UTC").over(reading).timezone == "UTC"
-    assert Reading().over(reading.of_rejects()).delimiter is None
-    assert Reading().over(reading) == reading
-    assert Reading().over(reading.of_rejects()).date_formats == ("%d/%m/%Y",)
-    assert write_csv(tmp_path / "a.csv", [cells(0)]).exists()

@@ -10,28 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from files_support import Desk, cells, lead, new_workbook, read_csv, write_csv, write_xlsx
+from files_support import Desk, cells, new_workbook, write_csv, write_xlsx
+from reading_support import HEAD, LEAD, read
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading.cells import guessed_format
-from leadpost.cli.files.reading.opening import opened
 from leadpost.cli.files.reading.own_files import posted_by_results
-from leadpost.cli.files.reading.row import Row
-from leadpost.cli.files.reading.settings import Reading, pairs_of
-
-LEAD = lead(0)
-HEAD = "Lead Id,ActivityEvent"
-
-
-def read(path: Path, reading: Reading | None = None) -> list[Row]:
-    with opened(str(path)) as file:
-        return list(file.source(reading or Reading(timezone="UTC")).rows())
+from leadpost.cli.files.reading.settings import Reading
 
 
 def said(path: Path, content: str | bytes, reading: Reading | None = None) -> str:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     try:
-        rows = read(path, reading)
+        rows = read(path, reading or Reading(timezone="UTC"))
     except InputError as error:
         return str(error)
     return "; ".join(f"{row.place}, {problem}" for row in rows for problem in row.problems)
@@ -292,119 +282,12 @@ def test_without_the_extra_a_workbook_says_what_to_install(
         read(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "form"),
-    [
-        ("28/11/2026 14:05", "%d/%m/%Y %H:%M"),
-        ("11/28/2026 2:05 PM", "%m/%d/%Y %I:%M %p"),
-        ("28-Nov-26 14:05:06", "%d-%b-%y %H:%M:%S"),
-        ("28.11.2026", "%d.%m.%Y"),
-        ("31/02/2026 14:05", None),
-        ("yesterday", None),
-    ],
-)
-def test_a_date_format_is_guessed(text: str, form: str | None) -> None:
-    assert guessed_format(text) == form
-
-
-@pytest.mark.parametrize(
-    ("option", "text", "example"),
-    [
-        ("--map", "Agent", "--map 'Heading=ActivityNote'"),
-        ("--set", "=1", "--set ActivityEvent=201"),
-    ],
-)
-def test_an_option_without_a_value(option: str, text: str, example: str) -> None:
-    with pytest.raises(
-        InputError, match=f"{option}: '{text}' has no name and value; write {example}"
-    ):
-        pairs_of(option, [text])
-
-
-def test_options_as_they_are_typed() -> None:
-    reading = Reading(
-        include_hidden=True,
-        sheet="My calls",
-        timezone="UTC",
-        date_formats=("%d",),
-        columns={"A b": "mx_a"},
-        constants={"mx_b": "c d"},
-        ignored=("E",),
-        ignore_others=True,
-        send_empty=True,
-    )
-    assert reading.as_options() == (
-        "--sheet 'My calls' --timezone UTC --date-format %d --map 'A b=mx_a' --set 'mx_b=c d'"
-        " --ignore E --include-hidden --ignore-others --send-empty"
-    )
-
-
 def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.results.csv"
     path.write_text("line;state\n2;accepted\n3;skipped\n")
     assert posted_by_results(path) == 1
     path.write_bytes(b"\xff\xfe\xff")
     assert posted_by_results(path) == 0
-
-
-def test_a_row_with_too_many_cells_stays_as_it_is_in_rejects_of_rejects(desk: Desk) -> None:
-    path = desk.folder / "calls.csv"
-    path.write_text(f"{HEAD}\n{LEAD},201,rest\n{lead(1)},201\n")
-    assert desk.post(path, "--skip-invalid")[0] == 1
-    rejects = path.with_name("calls.csv.rejects.csv")
-    assert desk.post(rejects, "--skip-invalid")[0] == 1
-    assert path.with_name("calls.csv.rejects.2.csv").read_bytes() == rejects.read_bytes()
-
-
-def test_a_formula_without_a_value_is_refused_in_the_rejects_too(desk: Desk) -> None:
-    path = write_xlsx(desk.folder / "calls.xlsx", [[*HEAD.split(","), "Note"], [LEAD, 201, "=1+1"]])
-    assert desk.post(path, "--skip-invalid")[0] == 1
-    _, said = desk.post(path.with_name("calls.xlsx.rejects.csv"))
-    assert "Note: #FORMULA! has no stored value; open the file in a spreadsheet" in said
-    assert desk.notes() == []
-
-
-def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:
-    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1, ActivityEvent="x")])
-    assert desk.post(path, "--skip-invalid")[0] == 1
-    rejects = desk.folder / "calls.csv.rejects.csv"
-    (row,) = read_csv(rejects)
-    added = {"leadpost_reason": "", "leadpost_key": ""} | cells(5)
-    assert desk.post(write_csv(rejects, [row | cells(1), added]))[0] == 0
-    assert desk.notes() == ["Note 0", "Note 1", "Note 5"]
-
-
-def test_rejects_of_two_files_are_posted_one_by_one(desk: Desk) -> None:
-    rows: list[dict[str, str]] = []
-    for number, name in enumerate(("a.csv", "b.csv")):
-        path = write_csv(desk.folder / name, [cells(number, ActivityEvent="x")])
-        assert desk.post(path, "--skip-invalid")[0] == 1
-        rows += read_csv(desk.folder / f"{name}.rejects.csv")
-    code, text = desk.post(write_csv(desk.folder / "both.csv", rows))
-    assert code == 2
-    assert "both.csv: it has rows of a.csv and of b.csv. Save the rows of each in a file" in text
-
-
-def test_rejects_without_keys_whose_input_nobody_knows(desk: Desk) -> None:
-    row = {"leadpost_reason": "x"} | cells(0)
-    code, text = desk.post(write_csv(desk.folder / "fixed.csv", [row]))
-    assert code == 2
-    assert "it has the column leadpost_reason of a rejects file, but no leadpost_key" in text
-
-
-def test_a_refused_row_corrected_in_the_rejects_replaces_its_entry(desk: Desk) -> None:
-    path = write_csv(desk.folder / "calls.csv", [cells(0)])
-    desk.sandbox.fail("500-mx")
-    assert desk.post(path)[0] == 1
-    rejects = desk.folder / "calls.csv.rejects.csv"
-    (row,) = read_csv(rejects)
-    assert desk.post(write_csv(rejects, [row | cells(0, ActivityNote="fixed")]))[0] == 0
-    assert desk.notes() == ["fixed"]
-    assert desk.post(path)[0] == 0
-    assert desk.notes() == ["fixed"]
-    other = write_csv(desk.folder / "other.csv", [cells(0)])
-    assert desk.post(other)[0] == 0  # what counts as posted is what the entry is now
-    assert desk.post(write_csv(other, [cells(0, ActivityNote="fixed")]))[0] == 2
 
 
 def test_results_as_json(desk: Desk) -> None:

@@ -1,0 +1,124 @@
+"""Rejects: the rows to correct, in a file that can be posted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
+from reading_support import HEAD, LEAD
+
+
+@pytest.fixture
+def calls(desk: Desk) -> Path:
+    return write_csv(desk.folder / "calls.csv", [cells(n) for n in range(3)])
+
+
+def test_rejects_that_were_edited_meanwhile_are_kept(desk: Desk, calls: Path) -> None:
+    table = [cells(0), cells(1, ActivityEvent="x")]
+    write_csv(calls, table)
+    rejects = calls.with_name("calls.csv.rejects.csv")
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    untouched = rejects.read_bytes()
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    assert rejects.read_bytes() == untouched
+    rejects.write_bytes(untouched.replace(b",x,", b",20,"))
+    _, said = desk.post(calls, "--skip-invalid")
+    assert "calls.csv.rejects.2.csv" in said
+    assert b",20," in rejects.read_bytes()
+    assert calls.with_name("calls.csv.rejects.2.csv").read_bytes() == untouched
+    assert desk.post(write_csv(calls, [cells(0), cells(1)]))[0] == 0
+    assert desk.files() == ["calls.csv", "calls.csv.rejects.csv", "calls.csv.results.csv"]
+
+
+def test_rejects_of_json_are_json_lines(desk: Desk) -> None:
+    path = desk.folder / "calls.json"
+    good = {"RelatedProspectId": lead(0), "ActivityEvent": 201}
+    path.write_text(json.dumps([good, good | {"ActivityEvent": "x"}, {"mx_a": "text"}]))
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = path.with_name("calls.json.rejects.jsonl")
+    first, second = (json.loads(line) for line in rejects.read_text().splitlines())
+    assert first["leadpost_reason"].startswith("ActivityEvent: x is not")
+    assert first["ActivityEvent"] == "x"
+    assert second["mx_a"] == "text"
+    fixed = first | {"ActivityEvent": 201, "ActivityNote": "fixed"}
+    rejects.write_text(json.dumps(fixed) + "\n" + json.dumps(second) + "\n")
+    assert desk.post(rejects)[0] == 1
+    assert len(desk.notes()) == 2
+    assert desk.post(path)[0] == 1
+    assert desk.states(path) == ["accepted", "accepted", "invalid"]
+
+
+def test_rejects_of_a_workbook_are_csv_with_its_options(desk: Desk) -> None:
+    path = desk.folder / "calls.xlsx"
+    rows = [["Lead", "ActivityEvent"], [lead(0), 201], [lead(1), "x"]]
+    write_xlsx(path, rows, hidden=[2])
+    options = ("--map", "Lead=Lead Id", "--include-hidden", "--skip-invalid", "--sheet", "Sheet")
+    assert desk.post(path, *options)[0] == 1
+    rejects = path.with_name("calls.xlsx.rejects.csv")
+    assert [row["Lead"] for row in read_csv(rejects)] == [lead(1)]
+    rejects.write_bytes(rejects.read_bytes().replace(b",x", b",201"))
+    assert desk.run("post", rejects).exit_code == 0
+    assert desk.run("results", path).exit_code == 0
+    assert desk.states(path) == ["accepted", "accepted"]
+
+
+def test_a_row_with_too_many_cells_stays_as_it_is_in_rejects_of_rejects(desk: Desk) -> None:
+    path = desk.folder / "calls.csv"
+    path.write_text(f"{HEAD}\n{LEAD},201,rest\n{lead(1)},201\n")
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = path.with_name("calls.csv.rejects.csv")
+    assert desk.post(rejects, "--skip-invalid")[0] == 1
+    assert path.with_name("calls.csv.rejects.2.csv").read_bytes() == rejects.read_bytes()
+
+
+def test_a_formula_without_a_value_is_refused_in_the_rejects_too(desk: Desk) -> None:
+    path = write_xlsx(desk.folder / "calls.xlsx", [[*HEAD.split(","), "Note"], [LEAD, 201, "=1+1"]])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    _, said = desk.post(path.with_name("calls.xlsx.rejects.csv"))
+    assert "Note: #FORMULA! has no stored value; open the file in a spreadsheet" in said
+    assert desk.notes() == []
+
+
+def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0), cells(1, ActivityEvent="x")])
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = desk.folder / "calls.csv.rejects.csv"
+    (row,) = read_csv(rejects)
+    added = {"leadpost_reason": "", "leadpost_key": ""} | cells(5)
+    assert desk.post(write_csv(rejects, [row | cells(1), added]))[0] == 0
+    assert desk.notes() == ["Note 0", "Note 1", "Note 5"]
+
+
+def test_rejects_of_two_files_are_posted_one_by_one(desk: Desk) -> None:
+    rows: list[dict[str, str]] = []
+    for number, name in enumerate(("a.csv", "b.csv")):
+        path = write_csv(desk.folder / name, [cells(number, ActivityEvent="x")])
+        assert desk.post(path, "--skip-invalid")[0] == 1
+        rows += read_csv(desk.folder / f"{name}.rejects.csv")
+    code, text = desk.post(write_csv(desk.folder / "both.csv", rows))
+    assert code == 2
+    assert "both.csv: it has rows of a.csv and of b.csv. Save the rows of each in a file" in text
+
+
+def test_rejects_without_keys_whose_input_nobody_knows(desk: Desk) -> None:
+    row = {"leadpost_reason": "x"} | cells(0)
+    code, text = desk.post(write_csv(desk.folder / "fixed.csv", [row]))
+    assert code == 2
+    assert "it has the column leadpost_reason of a rejects file, but no leadpost_key" in text
+
+
+def test_a_refused_row_corrected_in_the_rejects_replaces_its_entry(desk: Desk) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(0)])
+    desk.sandbox.fail("500-mx")
+    assert desk.post(path)[0] == 1
+    rejects = desk.folder / "calls.csv.rejects.csv"
+    (row,) = read_csv(rejects)
+    assert desk.post(write_csv(rejects, [row | cells(0, ActivityNote="fixed")]))[0] == 0
+    assert desk.notes() == ["fixed"]
+    assert desk.post(path)[0] == 0
+    assert desk.notes() == ["fixed"]
+    other = write_csv(desk.folder / "other.csv", [cells(0)])
+    assert desk.post(other)[0] == 0  # what counts as posted is what the entry is now
+    assert desk.post(write_csv(other, [cells(0, ActivityNote="fixed")]))[0] == 2
