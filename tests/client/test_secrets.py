@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from raw_server import Connection, RawServer
-from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY
+from support import ACCESS_KEY, API_KEY, KEYS, LEAD, SECRET_KEY, now
 
 from leadpost import (
     Account,
@@ -158,11 +158,17 @@ async def test_no_key_shows_if_a_caller_leaves_and_its_call_is_cut_off(
     everything_logged: io.StringIO, head: bytes, keys_in: Any
 ) -> None:
     silent = Silent(head)
+
+    async def post_until_asked(poster: AsyncActivityPoster) -> None:
+        asked = asyncio.create_task(silent.asked.wait())
+        async with asyncio.timeout(None) as limit:
+            asked.add_done_callback(lambda _: limit.reschedule(now()))
+            await poster.post(Activity(LEAD, 201, NOTE))
+
     async with RawServer(silent) as server:
         poster = AsyncActivityPoster(account_at(server.url, keys_in))
         with pytest.raises(TimeoutError) as caught:
-            async with asyncio.timeout(0.3):
-                await poster.post(Activity(LEAD, 201, NOTE))
+            await post_until_asked(poster)
         assert not silent.left.is_set()
         await poster.aclose(grace=0)
         await silent.left.wait()
