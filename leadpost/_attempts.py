@@ -179,12 +179,13 @@ class Attempts:
     def note_end(self, error: BaseException | None) -> Ended:
         """Emit and return the end of the operation, with the error that its caller gets."""
         attempt = self.attempt
+        may_have_arrived = self.operation.is_post and attempt.is_sent and attempt.status is None
         state: State
         if attempt.has_succeeded:  # the caller may have left meanwhile
             state, error = "accepted", None
         elif isinstance(error, LeadpostError):
             state = error.state
-        elif self.uncertain_error is not None or (attempt.is_sent and attempt.status is None):
+        elif self.uncertain_error is not None or may_have_arrived:
             state = "uncertain"
         else:
             state = "failed" if attempt.is_sent or self.last_error is not None else "not_sent"

@@ -94,7 +94,7 @@ class Sender:
             ),
         }
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in_flight: dict[asyncio.Task[Any], Attempt] = {}
+        self._in_flight: dict[asyncio.Task[Any], Attempts] = {}
         self._is_closed = False
 
     async def send(self, call: Call[T] | Choice[T], terms: Terms = SINGLE) -> T:
@@ -149,7 +149,7 @@ class Sender:
         if self._is_closed or terms.are_over:
             raise self._early_end_error(attempts)
         task = attempt.task = asyncio.create_task(self._attempt(call, attempts))
-        self._in_flight[task] = attempt
+        self._in_flight[task] = attempts
         task.add_done_callback(self._forget)
         ends: list[asyncio.Future[Any]] = [task]
         if terms.cut_off is not None:
@@ -325,11 +325,11 @@ class Sender:
         self._in_flight.clear()  # they ended with their loop
 
     async def aclose(self, grace: float) -> None:
-        """Wait for the calls in flight, but not longer than `grace` seconds, and close."""
+        """Wait for the posts in flight, but not longer than `grace` seconds, and close."""
         self._enter_loop()
         self._is_closed = True
-        for task, attempt in self._in_flight.items():
-            if not attempt.is_sent:
+        for task, attempts in self._in_flight.items():
+            if not attempts.attempt.is_sent or not attempts.operation.is_post:
                 task.cancel()
         try:
             if self._in_flight:

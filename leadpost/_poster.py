@@ -128,11 +128,11 @@ class AsyncActivityPoster(Queries):
 
     async def aclose(self, grace: float = GRACE) -> None:
         """
-        Wait for calls in flight, then close connections and bucket, but no `client` of your own.
+        Wait for posts in flight, then close connections and bucket, but no `client` of your own.
 
         Args:
-            grace: Seconds to wait at most. A call that is then cut off may still arrive: a post
-                raises `DeliveryUncertain`, and the call's token rests accordingly.
+            grace: Seconds to wait at most. A post that is then cut off may still arrive: it raises
+                `DeliveryUncertain`. Queries are cut off at once. The tokens rest accordingly.
         """
         try:
             await self._sender.aclose(grace)

@@ -152,6 +152,7 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
     return redact
 
 
+@cache
 def _spellings(character: str) -> str:
     code = ord(character)
     named = "|".join(name for name, text in html5.items() if text == character and ";" in name)

@@ -230,11 +230,26 @@ async def test_a_query_whose_caller_left_finishes_too(
 
     async with poster_to(LeadSquared(answer, there=1.0), hooks=[events.append]) as poster:
         await time_out(poster.metrics(), 0.5)
+        await asyncio.sleep(1)
     (end,) = ended(events)
     assert (end.operation.name, end.state) == ("metrics", "accepted")
     (said,) = (r for r in caplog.records if "its caller had left" in r.message)
     assert said.message == "metrics: its caller had left before it ended: accepted"
     assert said.levelno == logging.DEBUG
+
+
+@virtual
+async def test_a_query_whose_caller_left_is_cut_off_by_closing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "leadpost")
+    events: list[Event] = []
+    async with poster_to(LeadSquared(there=100.0), hooks=[events.append]) as poster:
+        await time_out(poster.metrics(), 0.5)
+    assert now() == pytest.approx(0.5)
+    (end,) = ended(events)
+    assert (end.operation.name, end.state) == ("metrics", "failed")
+    assert "its caller had left before it ended: failed (CancelledError)" in caplog.text
 
 
 @virtual
