@@ -58,7 +58,7 @@ class AsyncActivityPoster(Queries):
             them sees a key, and the poster never closes it. By default the poster makes one that
             suits this API.
         bucket: The limit; by default a `TokenBucket`, 25 calls per 5 s, which gets the `hooks` too.
-            Pass a bucket of your own its hooks yourself. An `ManagedBucket` is opened when the
+            Pass a bucket of your own its hooks yourself. A `ManagedBucket` is opened when the
             poster is entered, and closed with it.
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
