@@ -96,7 +96,13 @@ async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
     caplog.set_level(logging.INFO, "leadpost")
     monkeypatch.setattr("leadpost._refusals.PATIENCE", 1)
     arrivals: list[float] = []
-    async with opened(store_url) as one, opened(store_url) as other, within(300):
+    until_larger: list[int] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Resized) and event.tokens > max(event.before, 13):
+            until_larger.append(len(arrivals))
+
+    async with opened(store_url) as one, opened(store_url, hooks=[note]) as other, within(300):
         refusal = RateLimited("429", status=429)
         await asyncio.gather(*(end_with(one, refusal) for _ in range(20)))
         await asyncio.gather(*(take(other, arrivals) for _ in range(40)))
@@ -104,7 +110,9 @@ async def test_too_many_refusals_shrink_the_bucket_for_all_and_it_grows_back(
     assert "bucket: 11 tokens, was 25: as another process decided" in caplog.text
     grown = [r.message for r in caplog.records if r.message.startswith("bucket: 13 tokens, was 11")]
     assert 1 <= len(grown) <= 2  # by one of them, or by both at the same moment
-    assert fullest(arrivals[:20], PERIOD) <= 13
+    first = arrivals[: until_larger[0]]  # a busy machine makes few calls until it grows further
+    assert first
+    assert fullest(first, PERIOD) <= 13
 
 
 async def test_if_two_processes_change_the_size_at_once_one_wins(store_url: str) -> None:
