@@ -1,7 +1,8 @@
 """The account, from the environment and an env file; never from options, which `ps` shows."""
 
 import os
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +14,15 @@ from leadpost.cli.outbox_url import folder
 from leadpost.errors import ConfigurationError, ConnectionFailed
 
 _DEFAULT = Path(".env")
-_SYNC_HOST = "LEADPOST_SYNC_HOST"
-_KEYS = ("LEADPOST_ACCESS_KEY", "LEADPOST_SECRET_KEY", "LEADPOST_API_KEY")
-_WHERE = ("LEADPOST_HOST", "LEADPOST_REGION", _SYNC_HOST)
+KEYS = {
+    "LEADPOST_ACCESS_KEY": "AccessKey",
+    "LEADPOST_SECRET_KEY": "SecretKey",
+    "LEADPOST_API_KEY": "x-api-key",
+}
+"""The keys, and what LeadSquared calls them."""
+_NAMES = {**KEYS, "LEADPOST_HOST": "async host", "LEADPOST_REGION": "region"}
+_WHERE = ("LEADPOST_HOST", "LEADPOST_REGION", "LEADPOST_SYNC_HOST")
+_SETTING = re.compile(r"\w+ \((LEADPOST_\w+)\)|(LEADPOST_\w+)")
 
 
 def keys_path() -> Path:
@@ -35,12 +42,12 @@ def read_account(env_file: Path | None) -> Account:
         ConfigurationError: a variable is missing or wrong; the message names it.
         InputError: the file cannot be read.
     """
-    path = env_file or (_DEFAULT if _DEFAULT.is_file() else keys_path())
+    path = _file_read(env_file)
     if env_file is None and not path.is_file():
-        if not any(os.environ.get(name) for name in (*_WHERE, *_KEYS)):
+        if not any(os.environ.get(name) for name in (*_WHERE, *KEYS)):
             raise ConfigurationError(
                 "no keys yet. Enter them: leadpost setup. Or set LEADPOST_REGION and"
-                f" {', '.join(_KEYS)}"
+                f" {', '.join(KEYS)}"
             )
         return Account.from_env(os.environ)
     try:
@@ -51,36 +58,51 @@ def read_account(env_file: Path | None) -> Account:
     return Account.from_env(merged({k: v for k, v in values.items() if v}, os.environ))
 
 
+def _file_read(env_file: Path | None) -> Path:
+    return env_file or (_DEFAULT if _DEFAULT.is_file() else keys_path())
+
+
+def variables_read(env_file: Path | None) -> Collection[str]:
+    """Return the variables of the account, without those that only `leadpost setup` has set."""
+    return os.environ if _file_read(env_file) == keys_path() else _NAMES
+
+
+def in_words(text: str, variables: Collection[str] = ()) -> str:
+    """
+    Name keys and host as `leadpost setup` does; beside those of `variables`, show the variable.
+
+    >>> in_words("api_key (LEADPOST_API_KEY): copy the key again")
+    'x-api-key: copy the key again'
+    >>> in_words("set LEADPOST_HOST or LEADPOST_SYNC_HOST", {"LEADPOST_HOST"})
+    'set async host (LEADPOST_HOST) or LEADPOST_SYNC_HOST'
+    """
+
+    def name(found: re.Match[str]) -> str:
+        variable = found[1] or found[2]
+        beside = f" ({variable})" if variable in variables else ""
+        return _NAMES[variable] + beside if variable in _NAMES else found[0]
+
+    return _SETTING.sub(name, text)
+
+
 def read_account_if_any(env_file: Path | None) -> Account | None:
     """Read the account as `read_account` does; return None if no key is set at all."""
     try:
         return read_account(env_file)
     except ConfigurationError:
-        if env_file is None and not any(os.environ.get(name) for name in _KEYS):
+        if env_file is None and not any(os.environ.get(name) for name in KEYS):
             return None
         raise
 
 
-def where_to_look(account: Account, *, sync: bool = False) -> str:
-    """
-    Name the host that was called, and its settings, as it may be the wrong one.
-
-    Args:
-        account: The account.
-        sync: Whether the host of the synchronous API was called.
-    """
-    if sync:
-        return f"(at {account.sync_host}: see LEADPOST_HOST or LEADPOST_REGION, and {_SYNC_HOST})"
-    return f"(at {account.host}: see LEADPOST_HOST or LEADPOST_REGION)"
-
-
 @contextmanager
 def naming(account: Account, *, sync: bool = False) -> Generator[None]:
-    """Add `where_to_look` to the error of a failed connection."""
+    """Name the host in the error of a failed connection, as it may be the wrong one."""
     try:
         yield
     except ConnectionFailed as error:
-        error.add_note(where_to_look(account, sync=sync))
+        host = account.sync_host if sync else account.host
+        error.add_note(f"(at {host}: see leadpost doctor)")
         raise
 
 

@@ -69,6 +69,6 @@ def text_of_error(error: Exception) -> str:
     if lacks_room(error):
         return "no room for temporary files: make room, or name another folder in TMPDIR"
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return ". ".join([f"{error.filename}: {error.strerror}", *getattr(error, "__notes__", [])])
     then = "; then run the same command again" if isinstance(error, DiskFull) else ""
     return " ".join([str(error), *getattr(error, "__notes__", [])]) + then

@@ -39,7 +39,8 @@ async def show_status(outbox: Outbox, batch: str | None, *, as_json: bool) -> No
         is_first = state == "pending" and health.oldest_pending is not None
         age = f"   the oldest for {spoken(health.oldest_pending or 0)}" if is_first else ""
         typer.echo(f"{state:10}{count:9,}{age}")
-    typer.echo(f"worker     {'' if health.is_working else 'not '}seen in the last minute")
+    found = "a" if health.is_working else "not now: no"
+    typer.echo(f"posting    {found} run or worker was seen in the last minute")
     if health.away_since is not None:
         typer.echo(f"outage     LeadSquared is away since {at_time(health.away_since)}")
     if counts["pending"]:

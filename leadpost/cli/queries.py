@@ -30,12 +30,7 @@ async def querying(
     """
     Open a poster for queries only: one in flight is cut off when this is left, as by Ctrl-C.
 
-    Args:
-        account: Whose keys to use.
-        url: The outbox with the shared bucket.
-        limit: Calls per 5 s.
-        sync: Whether the queries go to the host of the synchronous API.
-        retry: When to retry; by default as the poster does.
+    With `sync`, they go to the host of the synchronous API.
     """
     bucket = SharedTokenBucket(url, limit=limit)
     async with AsyncActivityPoster(account, bucket=bucket, retry=retry) as poster:
@@ -54,16 +49,7 @@ def asked(
     sync: bool = False,
     verbose: bool,
 ) -> T:
-    """
-    Run a query and return its result.
-
-    Args:
-        query: Makes its calls with a poster.
-        env_file: See `read_account`.
-        outbox: The outbox with the shared bucket.
-        sync: Whether the query goes to the host of the synchronous API.
-        verbose: Whether to log.
-    """
+    """Run a query, see `querying`, and return its result."""
     account, url = read_account(env_file), url_of(outbox)
 
     async def answer() -> T:

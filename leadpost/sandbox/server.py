@@ -34,7 +34,12 @@ class Server(ThreadingTCPServer):
         delay: Callable[[], float],
         idle_timeout: Callable[[], float],
     ) -> None:
-        super().__init__(("127.0.0.1", port), _Connection)
+        try:
+            super().__init__(("127.0.0.1", port), _Connection)
+        except OSError as error:
+            error.filename = f"port {port}"
+            error.add_note("Stop what uses it, or choose another port, or 0 for a free one")
+            raise
         self.gateway = gateway
         self.delay = delay
         self.idle_timeout = idle_timeout

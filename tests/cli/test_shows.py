@@ -275,4 +275,7 @@ def test_a_port_that_is_taken() -> None:
         port = sandbox.url.rpartition(":")[2]
         result = run("sandbox", "--port", port)
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: [Errno")
+    assert result.stderr == (
+        f"error: port {port}: Address already in use. Stop what uses it, or choose another port, or"
+        " 0 for a free one\n"
+    )

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster, RetryPolicy, errors
 from leadpost.cli import options
-from leadpost.cli.account import read_account
+from leadpost.cli.account import in_words, read_account, variables_read
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit, exit_of
 from leadpost.cli.outbox_url import url_of
@@ -62,7 +62,7 @@ async def _hosts(poster: AsyncActivityPoster) -> Line:
     if account.is_loopback or user.async_host == host:
         return Line("ok", f"{host}, {user.sync_host}")
     meaning = f"the account is at {user.sync_host}, so its async host should be {user.async_host}"
-    remedy = f"set LEADPOST_HOST={user.async_host}, without LEADPOST_REGION"
+    remedy = f"set LEADPOST_HOST to {user.async_host}, in place of a region"
     if user.sync_host == sync_host:
         return Line("unknown", meaning, remedy)
     return Line("failed", meaning, remedy, Exit.SOME_NOT)
@@ -88,7 +88,7 @@ async def _shapes(poster: AsyncActivityPoster) -> Line:
     return Line("ok", f"leads, activities and {len(codes)} activity types can be read")
 
 
-_OWN_KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or LEADPOST_REGION, or activate the user"
+_OWN_KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or the host, or activate the user"
 _EITHER_WAY = [("keys_in", "query"), ("keys_in", "headers")]
 _TOO = [("keys_for_status", True)]
 _metrics = AsyncActivityPoster.metrics
@@ -133,7 +133,7 @@ async def _made(check: Check, account: Account, url: str) -> Line:
         case Line():
             return answer
         case errors.ConnectionFailed():
-            remedy = "check LEADPOST_REGION, LEADPOST_HOST, LEADPOST_SYNC_HOST, and your network"
+            remedy = "check LEADPOST_REGION or LEADPOST_HOST, any LEADPOST_SYNC_HOST, your network"
         case errors.Unauthorized() if check.keys:
             remedy = f"correct {check.keys}"
         case errors.Unauthorized() | errors.NotFound() | errors.UnexpectedAnswer():
@@ -164,16 +164,17 @@ def _variable(setting: str) -> str:
     return f"LEADPOST_{setting.upper()}" if setting else ""
 
 
-def show(found: Sequence[Line], *, as_json: bool = False) -> Exit:
-    """Print what was found, and return the highest exit code."""
+def show(found: Sequence[Line], variables: Collection[str], *, as_json: bool = False) -> Exit:
+    """Print what was found, see `in_words`, and return the highest exit code."""
     if as_json:
         typer.echo(json.dumps([asdict(line) for line in found]))
     for place, each in enumerate(() if as_json else found, 1):
         verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
-        setting = f" ({each.setting})" if each.setting else ""
-        typer.echo(f"{verdict}  {each.name:25}  {' '.join(each.meaning.split())[:300]}{setting}")
+        setting = f" ({each.setting})" if each.setting and each.verdict == "unknown" else ""
+        meaning = in_words(" ".join(each.meaning.split())[:300], variables)
+        typer.echo(f"{verdict}  {each.name:25}  {meaning}{setting}")
         if each.remedy and each.remedy not in [later.remedy for later in found[place:]]:
-            typer.echo(f"{'':36}→ {each.remedy}")
+            typer.echo(f"{'':36}→ {in_words(each.remedy, variables)}")
     return max((line.exit_code for line in found), default=Exit.ALL_ACCEPTED)
 
 
@@ -187,8 +188,7 @@ def doctor(
     """
     Check keys, hosts and paths, and say which setting to change; post nothing.
 
-    Each assumption about LeadSquared is a line. The exit code is 0 if no check failed, 3 if keys
-    are rejected, 75 if a host cannot be reached, else 1.
+    The exit code is 0 if no check failed, 3 if keys are rejected, 75 without a connection, else 1.
 
     Examples:
     - `leadpost doctor`
@@ -197,4 +197,4 @@ def doctor(
     account = read_account(env_file)
     with logged(Console(stderr=True), verbose=verbose):
         found = asyncio.run(diagnose(account, outbox))
-    raise typer.Exit(show(found, as_json=as_json))
+    raise typer.Exit(show(found, variables_read(env_file), as_json=as_json))

@@ -14,7 +14,8 @@ from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.files.comparing.ledger import Ledger
-from leadpost.cli.outbox_url import existing
+from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.outbox_url import existing, url_of
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
 
@@ -47,7 +48,7 @@ def status(
     as_json: options.Json = False,
 ) -> None:
     """
-    Show counts by state, the oldest pending entry, and whether a worker was seen.
+    Show counts by state, the oldest pending entry, and whether a run or a worker is posting.
 
     Examples:
     - `leadpost outbox status`
@@ -55,8 +56,9 @@ def status(
     """
 
     async def show(opened: Outbox) -> None:
+        name = await _batch(opened, "status", file, batch, outbox)
         while True:
-            await outbox_entries.show_status(opened, _batch(file, batch), as_json=as_json)
+            await outbox_entries.show_status(opened, name, as_json=as_json)
             if not watch:
                 return
             await asyncio.sleep(1)
@@ -83,12 +85,12 @@ def list_(
     - `leadpost outbox list calls.csv --json`
     """
     states: list[State] = [state] if state else []
-    name = _batch(file, batch)
-    _with_outbox(
-        outbox,
-        _owner(env_file),
-        lambda opened: outbox_entries.show_entries(opened, states, name, as_json=as_json),
-    )
+
+    async def show(opened: Outbox) -> None:
+        name = await _batch(opened, "list", file, batch, outbox)
+        await outbox_entries.show_entries(opened, states, name, as_json=as_json)
+
+    _with_outbox(outbox, _owner(env_file), show)
 
 
 @app.command()
@@ -121,12 +123,12 @@ def retry(
     states: list[Retried] = [state] if state else ["failed", "rejected"]
     if yes and not state:
         states.append("uncertain")
-    name = _batch(file, batch)
-    _with_outbox(
-        outbox,
-        _owner(env_file),
-        lambda opened: outbox_entries.retry(opened, states, ids, name),
-    )
+
+    async def retrying(opened: Outbox) -> bool:
+        name = await _batch(opened, "retry", file, batch, outbox)
+        return await outbox_entries.retry(opened, states, ids, name)
+
+    _with_outbox(outbox, _owner(env_file), retrying)
 
 
 @app.command()
@@ -233,9 +235,16 @@ def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]
     typer.echo(ddl(dialect))
 
 
-def _batch(file: str | None, batch: str | None) -> str | None:
+async def _batch(
+    opened: Outbox, command: str, file: str | None, batch: str | None, outbox: str | None
+) -> str | None:
     """Return the batch of a file's rows, or the one that was named; None for all entries."""
-    return batch or (Path(file).name if file else None)
+    if file is None:
+        return batch
+    name = batch or Path(file).name
+    options = Options(command=f"outbox {command}", path=file, url=url_of(outbox))
+    await (await Ledger(opened, "").open()).batch_for(options, name)
+    return name
 
 
 def _owner(env_file: Path | None) -> Account | str:

@@ -63,7 +63,7 @@ def reconcile(
         return {state: found[state] for state in ("succeeded", "pending", "uncertain")}
 
     words = "{succeeded:,} arrived, {pending:,} did not and will be posted again, {uncertain:,}"
-    query = Query(reconciling, f"{words} uncertain", left="uncertain")
+    query = Query("reconcile", reconciling, f"{words} uncertain", left="uncertain")
     with logged(console, verbose=verbose):
         made = make_query(query, file, url, account, console, batch=batch, as_json=as_json)
         raise typer.Exit(asyncio.run(made))

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 
 import typer
@@ -11,16 +10,11 @@ from rich.console import Console
 from leadpost import Account
 from leadpost._account import REGIONS
 from leadpost.cli import options
-from leadpost.cli.account import keys_path
+from leadpost.cli.account import KEYS, in_words, keys_path
 from leadpost.cli.commands.doctor import diagnose, show
-from leadpost.cli.console import logged
+from leadpost.cli.console import is_interactive, logged
 from leadpost.cli.exits import Exit, InputError
-
-_PROMPTS = {
-    "LEADPOST_ACCESS_KEY": "AccessKey (hidden)",
-    "LEADPOST_SECRET_KEY": "SecretKey (hidden)",
-    "LEADPOST_API_KEY": "x-api-key of the Async API (hidden)",
-}
+from leadpost.errors import ConfigurationError
 
 
 def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False) -> None:
@@ -36,7 +30,7 @@ def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False)
     - `leadpost setup`
     - `leadpost setup && leadpost post calls.csv --dry-run`
     """
-    if not is_terminal():
+    if not is_interactive():
         raise InputError(
             "setup needs a terminal; without one, set the variables LEADPOST_… in the environment"
         )
@@ -46,21 +40,20 @@ def setup(*, outbox: options.OutboxUrl = None, verbose: options.Verbose = False)
     prompt = f"Region ({', '.join(REGIONS)}) or async host"
     where = typer.prompt(prompt, value_proc=_region_or_host, err=True)
     variables = {"LEADPOST_REGION" if where in REGIONS else "LEADPOST_HOST": where}
-    for name, label in _PROMPTS.items():
-        variables[name] = typer.prompt(label, hide_input=True, err=True).strip()
+    for name, label in KEYS.items():
+        variables[name] = typer.prompt(f"{label} (hidden)", hide_input=True, err=True).strip()
+    try:
+        account = Account.from_env(variables)
+    except ConfigurationError as error:
+        raise InputError(in_words(str(error))) from None
     with logged(Console(stderr=True), verbose=verbose):
-        found = asyncio.run(diagnose(Account.from_env(variables), outbox))
-    code = show(found)
+        found = asyncio.run(diagnose(account, outbox))
+    code = show(found, variables=())
     if code and not typer.confirm("A check failed. Save these keys anyway?", err=True):
         typer.echo("Nothing was written", err=True)
         raise typer.Exit(code)
     write_keys(path, variables)
     typer.echo(f"Written to {path}. Next: leadpost post FILE --dry-run")
-
-
-def is_terminal() -> bool:
-    """Whether somebody can be asked."""
-    return sys.stdin.isatty()
 
 
 def _region_or_host(text: str) -> str:
@@ -77,10 +70,9 @@ def _region_or_host(text: str) -> str:
 
 def write_keys(path: Path, variables: dict[str, str]) -> None:
     """Write variables to a new file that nobody else can ever read."""
-    # In single quotes nothing is expanded, but a single quote would end them.
-    if bad := [name for name, value in variables.items() if "'" in value or "\n" in value]:
-        raise InputError(f"{', '.join(bad)}: a key contains no quotation marks; copy it again")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(f"{name}='{value}'\n" for name, value in variables.items())
+        for name, value in variables.items():
+            quoted = value.replace("\\", r"\\").replace("'", r"\'")
+            file.write(f"{name}='{quoted}'\n")  # in single quotes nothing is expanded

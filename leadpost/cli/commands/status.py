@@ -1,13 +1,16 @@
 """`leadpost status`: what became of requests."""
 
 import json
+import os
+import shlex
 from typing import Annotated, Any
 
 import typer
 
 from leadpost import AsyncActivityPoster, RequestStatus
 from leadpost.cli import options
-from leadpost.cli.exits import Exit
+from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.outbox_url import outbox_option, url_of
 from leadpost.cli.queries import asked
 from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
 
@@ -31,6 +34,9 @@ def status(
     - `leadpost status 3661d7b1-93e8-5ba9-9356-b61e0cab2edb --json`
     """
     found: list[dict[str, Any]] = []
+    for file in filter(os.path.isfile, request_ids):
+        verify = f"leadpost verify {shlex.quote(file)}{outbox_option(url_of(outbox))}"
+        raise InputError(f"{file} is a file, not a RequestID. To ask about its rows: {verify}")
 
     async def ask(poster: AsyncActivityPoster) -> None:
         for request_id in request_ids:

@@ -54,7 +54,7 @@ def verify(
             await opened.verify(poster, batch=name)
         return await found()
 
-    query = Query(verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
+    query = Query("verify", verifying, "{succeeded:,} succeeded, {failed:,} failed", left="failed")
     with logged(console, verbose=verbose):
         made = make_query(query, file, url, account, console, batch=batch, as_json=as_json)
         raise typer.Exit(asyncio.run(made))

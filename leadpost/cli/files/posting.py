@@ -10,7 +10,6 @@ from attrs import define
 from rich.console import Console
 
 from leadpost import Account
-from leadpost.cli.account import where_to_look
 from leadpost.cli.console import is_interactive, number_of, say
 from leadpost.cli.exits import Exit, exit_of
 from leadpost.cli.files.comparing.comparison import Comparison, Difference, compared, differences
@@ -29,12 +28,7 @@ from leadpost.cli.files.results import echo_json, report, write_outputs
 from leadpost.cli.files.sending import entries
 from leadpost.cli.files.sending.sender import Sender
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
-from leadpost.errors import (
-    ConnectionFailed,
-    LeadpostError,
-    NotFound,
-    Unauthorized,
-)
+from leadpost.errors import ConnectionFailed, LeadpostError, NotFound, Unauthorized
 
 
 async def post_file(options: Options, account: Account | None, console: Console) -> Exit:
@@ -210,7 +204,7 @@ def _said_of(error: LeadpostError, account: Account) -> str:
         case NotFound():
             return f"The URL is wrong; nothing more was sent: {error}"
         case ConnectionFailed():
-            return f"No connection: {error} {where_to_look(account)}"
+            return f"No connection: {error} (at {account.host}: see leadpost doctor)"
         case _:  # OutageTimeout
             what = str(error).removesuffix("; nothing was sent")
             return f"{what}; nothing more was sent. Run the same command again later"

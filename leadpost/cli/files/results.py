@@ -27,6 +27,7 @@ from leadpost.outbox import Outbox
 class Query:
     """A query about entries, before their results are shown."""
 
+    command: str
     # Makes its calls, given the outbox and the name of a batch, None for all entries; returns the
     # number of entries that reached each state.
     make: Callable[[Outbox, str | None], Awaitable[Mapping[str, int]]]
@@ -45,34 +46,29 @@ async def show_results(
     query: Query | None = None,
 ) -> Exit:
     """
-    Write and print the results of a file that was posted before.
-
-    Args:
-        file: The file.
-        url: The outbox.
-        account: Whose rows.
-        console: Where to show that it is read.
-        batch: The name of its batch.
-        as_json: Whether standard output gets JSON.
-        query: What to ask LeadSquared first.
+    Make a query, if any; then write and print the results of a file that was posted before.
 
     Returns:
         0 if all rows were accepted, 1 if some were not.
 
     Raises:
-        InputError: the file cannot be used, or was never posted.
+        InputError: the file cannot be used, was never posted, or in another batch.
     """
+    command = query.command if query else "results"
     options = Options(
-        path=file, url=url, batch=batch, as_json=as_json, only_results=True, reads_as_before=True
+        command=command, path=file, url=url, batch=batch, as_json=as_json, reads_as_before=True
     )
     async with AsyncExitStack() as stack:
         found = await compared(options, account, console, stack)
-        ledger = cast("Ledger", found.ledger)  # there is an account
+        plan, ledger = found.plan, cast("Ledger", found.ledger)  # there is an account
+        has_none = plan.counts["elsewhere"] == len(plan.rows) and not plan.other_keys
+        if has_none and len(plan.batches) == 1:
+            raise options.in_another_batch(found.name, *plan.batches)
         if query is not None:
             await query.make(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
         report(found, outputs)
-        is_fine = outputs.accepted == len(found.plan.rows) and not outputs.has_failed
+        is_fine = outputs.accepted == len(plan.rows) and not outputs.has_failed
         return Exit.ALL_ACCEPTED if is_fine else Exit.SOME_NOT
 
 

@@ -46,7 +46,7 @@ def test_the_status_of_an_outbox(desk: Desk, outbox: Path) -> None:
     assert lines[0].startswith("pending           1   the oldest for ")
     assert lines[2] == "accepted          1"
     assert lines[-2:] == [
-        "worker     not seen in the last minute",
+        "posting    not now: no run or worker was seen in the last minute",
         "time left  0 s at 25 calls per 5 s",
     ]
     shown = desk.run("outbox", "status", "--json", LEADPOST_OUTBOX=url_of(outbox)).stdout
@@ -156,7 +156,10 @@ def test_the_entries_of_a_file_or_of_a_batch_with_a_name_of_its_own(desk: Desk) 
         assert lead(number) in listed
         assert lead(1 - number) not in listed
     assert "accepted          1" in desk.run("outbox", "status", "a.csv").stdout
-    assert desk.run("outbox", "list", "c.csv").stdout == "no entries\n"
+    for command in (["list"], ["status"], ["retry", "--state", "failed"]):
+        done = desk.run("outbox", *command, "c.csv")
+        never = "error: c.csv was never posted from this outbox (batch c.csv)\n"
+        assert (done.exit_code, done.stderr) == (2, never)
     retry = ("outbox", "retry", "--state", "rejected")
     assert desk.run(*retry, "--batch", "day 2").stdout == "0 pending again\n"
     assert desk.run(*retry, "--batch", "day 1").stdout == "1 pending again\n"
@@ -175,7 +178,7 @@ def test_the_entries_of_a_file_or_of_a_batch_with_a_name_of_its_own(desk: Desk) 
         ),
         (["--id", "2", "--id", "3", "--yes"], 3, "2 pending again\n", ""),
         (["--id", "1"], 1, "0 pending again\n", "1 unchanged: unknown, or not failed"),
-        (["calls.csv", "--state", "rejected"], 1, "0 pending again\n", ""),
+        (["--batch", "x", "--state", "rejected"], 1, "0 pending again\n", ""),
     ],
 )
 def test_entries_are_retried(  # noqa: PLR0917  a table's columns

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,16 @@ def test_status_of_one_that_is_not_final() -> None:
         result = run("status", request_id, env=keys_of(sandbox))
     assert result.exit_code == 1
     assert result.stdout == f"{request_id}  pending    In-Queue, may still change\n"
+
+
+def test_status_of_a_file_names_the_command_for_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "my calls.csv"
+    path.touch()
+    result = run("status", path, env=keys_of(sandbox))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"is a file, not a RequestID. To ask about its rows: leadpost verify '{path}'\n" in (
+        result.stderr
+    )
 
 
 def test_status_wants_ids() -> None:

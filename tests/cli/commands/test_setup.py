@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from documents import ROOT
 from files_support import Desk, cells, write_csv
 
 from leadpost.cli.account import keys_path, read_account
 from leadpost.cli.commands.doctor import Line
+from leadpost.cli.outbox_url import _own
 
 
 @pytest.fixture(autouse=True)
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leadpost.cli.commands.setup.is_terminal", lambda: True)
+    monkeypatch.setattr("leadpost.cli.commands.setup.is_interactive", lambda: True)
     for name in ("HOST", "ACCESS_KEY", "SECRET_KEY", "API_KEY"):
         monkeypatch.delenv(f"LEADPOST_{name}", raising=False)
 
@@ -51,9 +53,9 @@ def test_keys_are_checked_and_written(bare: Desk) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("access", "correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY"),
-        ("secret", "correct LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY"),
-        ("api", "correct LEADPOST_API_KEY"),
+        ("access", "→ correct AccessKey and SecretKey, or the host, or activate the user\n"),
+        ("secret", "→ correct AccessKey and SecretKey, or the host, or activate the user\n"),
+        ("api", "→ correct x-api-key\n"),
     ],
 )
 def test_rejected_keys_are_named_and_not_written(bare: Desk, wrong: str, said: str) -> None:
@@ -61,9 +63,21 @@ def test_rejected_keys_are_named_and_not_written(bare: Desk, wrong: str, said: s
     assert done.exit_code == 3
     assert len([line for line in done.stdout.splitlines() if line.startswith("failed")]) == 1
     assert said in done.stdout
+    assert "LEADPOST_" not in done.output
     assert "Nothing was written" in done.stderr
     assert "wrong-key" not in done.output
     assert not keys_path().exists()
+
+
+def test_keys_are_named_by_their_variables_only_if_these_were_the_source(bare: Desk) -> None:
+    wrong = {"access": "wrong-key-0123", "secret": "wrong-key-4567"}
+    assert bare.run("setup", stdin=answers(bare, **wrong) + "y\n").exit_code == 0
+    assert "correct AccessKey and SecretKey, or" in bare.run("doctor").stdout
+    said = bare.run("doctor", LEADPOST_SECRET_KEY="wrong-key-8901").stdout
+    assert "correct AccessKey and SecretKey (LEADPOST_SECRET_KEY), or" in said
+    (bare.folder / ".env").write_text(keys_path().read_text())
+    said = bare.run("doctor").stdout
+    assert "correct AccessKey (LEADPOST_ACCESS_KEY) and SecretKey (LEADPOST_SECRET_KEY), or" in said
 
 
 def test_what_is_neither_a_region_nor_a_host_is_asked_for_again(bare: Desk) -> None:
@@ -91,13 +105,18 @@ def test_keys_that_cannot_be_checked_are_written_if_wanted(
     assert keys_path().exists() is written
 
 
-@pytest.mark.parametrize("key", ["two words", "it's"])
-def test_a_malformed_key_is_refused(bare: Desk, key: str) -> None:
-    done = bare.run("setup", stdin=answers(bare, api=key) + "y\n")
+def test_a_malformed_key_is_refused(bare: Desk) -> None:
+    done = bare.run("setup", stdin=answers(bare, api="two words") + "y\n")
     assert done.exit_code == 2
-    assert "LEADPOST_API_KEY" in done.stderr
-    assert key not in done.output
+    assert "error: x-api-key: contains a space or a character" in done.stderr
+    assert "two words" not in done.output
     assert not keys_path().exists()
+
+
+def test_any_key_is_read_as_it_was_written(bare: Desk) -> None:
+    key = "it's-$x-\\'-\\"
+    assert bare.run("setup", stdin=answers(bare, api=key) + "y\n").exit_code == 0
+    assert read_account(None).api_key == key
 
 
 def test_a_region_may_be_entered_in_any_case(bare: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +128,20 @@ def test_a_region_may_be_entered_in_any_case(bare: Desk, monkeypatch: pytest.Mon
     assert read_account(None).host == "https://asyncapi-in21.leadsquared.com"
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_the_readme_says_where_the_keys_and_the_outbox_are(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", "~")
+    section = (ROOT / "leadpost/cli/README.md").read_text().split("\n## Keys\n")[1]
+    assert f"`{keys_path().parent}`" in section
+    assert f"`{keys_path().name}`, and `{_own().rpartition('/')[2]}` is beside" in section
+
+
 def test_elsewhere_it_asks_nothing(bare: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leadpost.cli.commands.setup.is_terminal", lambda: False)
+    monkeypatch.setattr("leadpost.cli.commands.setup.is_interactive", lambda: False)
     done = bare.run("setup")
     assert done.exit_code == 2
     assert "setup needs a terminal" in done.stderr

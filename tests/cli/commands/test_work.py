@@ -77,7 +77,7 @@ def test_a_worker_posts_and_verifies_until_it_is_stopped(
             put(url_of(path), 0, 1, account=sandbox.account())  # the first one is known
             until(lambda: states_in(path)["succeeded"] == 2)
             shown = run("outbox", "status", "--outbox", path, env=keys_of(sandbox)).stdout
-            assert "worker     seen in the last minute" in shown
+            assert "posting    a run or worker was seen in the last minute" in shown
             process.send_signal(number)
             assert process.wait() == code
     assert [accepted.request_id for accepted in sandbox.accepted] == [

@@ -44,7 +44,7 @@ def test_a_host_that_is_not_there_is_named(desk: Desk, calls: Path) -> None:
     code, said = desk.post(calls, LEADPOST_HOST="http://127.0.0.1:9")
     assert code == 75
     assert "No connection: " in said
-    assert "see LEADPOST_HOST or LEADPOST_REGION" in said
+    assert "(at http://127.0.0.1:9: see leadpost doctor)" in said
 
 
 def test_an_outage_is_waited_for_and_then_ends_the_run_with_75(

@@ -93,4 +93,4 @@ def test_without_a_connection_nothing_is_sent(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", [by_email(0), row(1, RelatedProspectId=lead(1))])
     code, said = desk.post(path, LEADPOST_SYNC_HOST="http://127.0.0.1:9")
     assert (code, desk.notes()) == (75, [])
-    assert "LEADPOST_SYNC_HOST" in said
+    assert "(at http://127.0.0.1:9: see leadpost doctor)" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -211,7 +212,7 @@ CASES = [
         "two headings for one parameter",
         f"Lead Id,ActivityEvent,Note,Notes\n{LEAD},201,a,b\n",
         said="calls.csv: 'Note' and 'Notes' are both ActivityNote; leave one out with --ignore"
-        " 'Notes'",
+        " Notes",
     ),
     Case(
         "a heading twice",
@@ -219,18 +220,25 @@ CASES = [
         said="calls.csv: the heading 'mx_a' occurs twice; rename or delete one",
     ),
     Case(
-        "an unknown heading",
-        with_field("Ann", "Agent"),
-        said="calls.csv: 1 column is unknown: Agent. Send one with --map 'Agent=mx_Custom_1', leave"
-        " it out with --ignore 'Agent', or leave out all unknown ones with --ignore-others",
+        "unknown headings, and what to do with each",
+        "Lead Id,Activity Event,Agent,E-mail,Phone No.,Branch,Called by\n",
+        said="calls.csv: 5 columns are unknown. To send such a column:\n"
+        "  --map Agent=SCHEMANAME  --map E-mail=Lead.EmailAddress\n"
+        "  --map 'Phone No.=Lead.Phone'  --map Branch=SCHEMANAME\n"
+        "  --map 'Called by=SCHEMANAME'\n"
+        "To leave it out:\n"
+        "  --ignore Agent  --ignore E-mail  --ignore 'Phone No.'  --ignore Branch\n"
+        "  --ignore 'Called by'\n"
+        "To leave out all that are unknown: --ignore-others",
     ),
     *(
         Case(
             f"an unknown heading like {heading}",
             f"RelatedProspectId,ActivityEvent,Agent,{heading}\n{LEAD},201,Ann,x\n",
-            said=f"calls.csv: 2 columns are unknown: Agent, {heading}. Send one with --map"
-            f" '{heading}={target}', leave it out with --ignore '{heading}', or leave out all"
-            " unknown ones with --ignore-others",
+            said="calls.csv: 2 columns are unknown. To send such a column:\n"
+            f"  --map Agent=SCHEMANAME  --map {quote(f'{heading}={target}')}\n"
+            f"To leave it out:\n  --ignore Agent  --ignore {quote(heading)}\n"
+            "To leave out all that are unknown: --ignore-others",
         )
         for heading, target in {
             "Email": "Lead.EmailAddress",

@@ -85,7 +85,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             f"{HEAD},ActivityNotess,Agent\n{LEAD},201,1,2\n",
             Reading(),
-            "a.csv: 2 columns are unknown: ActivityNotess, Agent. Send one with --map 'Act",
+            "a.csv: 2 columns are unknown. To send such a column:\n  --map ActivityNotess=",
         ),
         ("\n\n", Reading(), "a.csv: the file is empty"),
     ],
@@ -121,7 +121,7 @@ def test_a_tab_can_be_named(tmp_path: Path, delimiter: str) -> None:
             json.dumps([{"RelatedProspectId": LEAD, "ActivityEvent": 201, "Fields": 1}]).encode(),
             "line 1, item 1, Fields: found a value of type int, wanted a list of items",
         ),
-        ("a.xlsx", b"text", "a.xlsx: 1 column is unknown: text. Send one with"),
+        ("a.xlsx", b"text", "a.xlsx: 1 column is unknown. To send such"),
         ("a.xlsx", b"PK\x03\x04rest", "a.xlsx: cannot be read as a workbook"),
     ],
 )
@@ -341,4 +341,4 @@ def test_a_heading_with_an_apostrophe_is_quoted_for_the_shell(desk: Desk) -> Non
     path = write_csv(desk.folder / "a.csv", [cells(0) | {"Agent's name": "Ada"}])
     code, said = desk.post(path)
     assert code == 2
-    assert r"leave it out with --ignore 'Agent'\''s name'" in said
+    assert """  --ignore 'Agent'"'"'s name'\n""" in said

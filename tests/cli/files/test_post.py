@@ -204,6 +204,8 @@ def test_results_of_a_file_that_was_never_posted(desk: Desk, calls: Path) -> Non
     done = desk.run("results", other)
     assert done.exit_code == 2
     assert "was never posted from this outbox (batch other.csv)" in done.output
+    done = desk.run("results", calls, LEADPOST_ACCOUNT="acme")  # whose rows these are not
+    assert "was never posted from this outbox (batch calls.csv)" in done.output
     done = desk.run("results", calls, "--outbox", "missing.db")
     assert "there is no such outbox" in done.output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from files_support import (
     HEADER,
     Desk,
@@ -99,11 +100,37 @@ def test_the_commands_to_paste_name_the_batch(desk: Desk, calls: Path) -> None:
     code, said = desk.post(calls, "--skip-invalid", "--batch", "day 1")
     assert code == 1
     assert f"leadpost verify {calls} --batch 'day 1'" in said
-    assert desk.run("results", calls).exit_code == 2
     assert desk.run("results", calls, "--batch", "day 1").exit_code == 1
     write_csv(calls, [cells(0), cells(1)])
     said = desk.run("results", calls, "--batch", "day 1").output
     assert f"1 row left. To post them: leadpost post {calls} --batch 'day 1'" in said
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["new", "of another day"])
+@pytest.mark.parametrize(
+    "command", ["verify", "results", "reconcile", "outbox list", "outbox status", "outbox retry"]
+)
+def test_a_file_that_was_posted_in_another_batch_is_not_looked_at_without_its_name(
+    desk: Desk, calls: Path, command: str, *, is_known: bool
+) -> None:
+    if is_known:
+        posted(desk, calls, 0)
+    write_csv(calls, rows(1, 2))
+    for batch in ("day 1", "day 2"):
+        assert desk.post(calls, "--batch", batch, "--duplicates", "post")[0] == 0
+        write_csv(calls, rows(3, 4))
+    results, calls_made = desk.states(calls), desk.sandbox.report().arrivals
+    option = ["--state", "failed"] if command == "outbox retry" else []
+    done = desk.run(*command.split(), calls, *option)
+    if is_known and command.startswith("outbox"):  # about the entries of that batch, and says so
+        assert done.exit_code == 0
+    else:
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"error: {calls} was last posted in batch day 2, not in calls.csv. To look there:"
+            f" leadpost {command} {calls} --batch 'day 2'\n"
+        )
+    assert (desk.states(calls), desk.sandbox.report().arrivals) == (results, calls_made)
 
 
 def test_the_commands_to_paste_name_the_outbox(desk: Desk, calls: Path) -> None:

@@ -53,8 +53,6 @@ class Checks:
     leads: Leads = field(factory=Leads)
     console: Console = field(factory=lambda: Console(stderr=True))  # where to say how long it takes
     limit: int = LIMIT
-    # Whether nothing is going to be sent, so that no lead and no check is asked for.
-    only_results: bool = False
     facts: AccountFacts = field(factory=AccountFacts)
     # What was found and makes no row invalid, by column and kind.
     warnings: ProblemGroups = field(factory=ProblemGroups)
@@ -93,8 +91,6 @@ class Checks:
         Raises:
             LeadpostError: no lead can be looked up, as without a connection.
         """
-        if self.only_results:
-            return
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
             async for row in _open(rows):

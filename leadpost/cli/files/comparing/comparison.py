@@ -67,13 +67,7 @@ async def compared(
     options: Options, account: Account | None, console: Console, stack: AsyncExitStack
 ) -> Comparison:
     """
-    Read a file, and compare it with what is known.
-
-    Args:
-        options: The file, and how to read and post it.
-        account: Whose outbox it is compared with, and who is asked; None to read the file alone.
-        console: Where to say what takes time.
-        stack: Keeps all that is open.
+    Read a file, and compare it with what is known; without an account, read it alone.
 
     Raises:
         InputError: the file cannot be used, or is not what the outbox and the files beside it say.
@@ -97,15 +91,11 @@ async def compared(
         leads=Leads(options.create_leads, options.update_leads),
         console=Console(quiet=True) if options.quiet else console,
         limit=options.limit,
-        only_results=options.only_results,
     )
     reading = await _reading(options, ledger, checks)
     own, keys = file.own_columns(reading)
     name = await _name(options, ledger, own, keys)
-    batch = await ledger.batch(name) if ledger else None
-    if options.only_results and batch is None:
-        path = options.path
-        raise InputError(f"{path} was never posted from this outbox (batch {name})")
+    batch = await ledger.batch_for(options, name) if ledger else None
     if batch is not None and own:
         reading = reading.over(batch.reading.of_rejects())
     source = await _read(file, reading, rows, checks)
@@ -114,7 +104,8 @@ async def compared(
         async for part in ledger.of_batch(name):
             matching.know(part)
     matching.match(options.first)
-    await checks.settle(source, rows)
+    if options.command == "post":
+        await checks.settle(source, rows)
     if ledger:
         await _look_elsewhere(rows, ledger, matching)
     plan = matching.decide(options.first)
@@ -143,7 +134,7 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
     if options.reads_as_before and ledger:
         stored = await ledger.batch(options.batch or name_of_file(options.path))
         if stored is not None:
-            if (before := stored.reading.as_options()) and not options.only_results:
+            if (before := stored.reading.as_options()) and options.command == "post":
                 replace = "options on the command line replace these"
                 say(checks.console, f"Read as before: {before} ({replace})")
             return stored.reading.over(options.reading)
@@ -195,7 +186,9 @@ async def _check_results(found: Comparison, ledger: Ledger) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
     path = Path(found.options.path)
     results = results_of(path)
-    if found.options.path == STDIN or not results.is_file() or await ledger.knows_file(path.name):
+    if found.options.path == STDIN or not results.is_file():
+        return
+    if await ledger.batches_of_file(path.name):
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(

@@ -36,10 +36,7 @@ class Leads:
 
     def settled(self, activity: Activity) -> Activity:
         """
-        Return an activity as it is posted.
-
-        Args:
-            activity: An activity of a `Lead`.
+        Return an activity of a `Lead` as it is posted.
 
         Raises:
             Invalid: its lead was not found, and is not to be created.

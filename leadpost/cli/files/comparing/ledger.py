@@ -8,12 +8,15 @@ A row is known by its digests for good; its entry, which may be pruned, by its k
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from leadpost.cli.exits import InputError
+from leadpost.cli.files.comparing.options import Options
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
@@ -114,13 +117,7 @@ class Batch:
 
 
 class Ledger:
-    """
-    The batches and rows of one account.
-
-    Args:
-        outbox: The outbox of the account, open.
-        host: The account's host: what was posted there with other keys is known too.
-    """
+    """The batches and rows of one account; of its host, also what was posted with other keys."""
 
     def __init__(self, outbox: Outbox, host: str) -> None:
         self.outbox = outbox
@@ -171,9 +168,25 @@ class Ledger:
         )
         return cast("Batch", await self.batch(name))
 
-    async def knows_file(self, file: str) -> bool:
-        """Whether a file of that name was posted by anyone."""
-        return bool(await self._all("SELECT 1 FROM leadpost_batches WHERE file = :file", file=file))
+    async def batches_of_file(self, file: str) -> list[sa.Row[Any]]:
+        """Return name and account of each batch of a file of that name, the last posted first."""
+        query = "SELECT name, account FROM leadpost_batches WHERE file = :file"
+        return await self._all(f"{query} ORDER BY coalesce(posted_at, 0) DESC, id DESC", file=file)
+
+    async def batch_for(self, options: Options, name: str) -> Batch | None:
+        """
+        Return the batch of that name; None if it is new, and the command posts it.
+
+        Raises:
+            InputError: the file was never posted, or in another batch, which the text names.
+        """
+        batch = await self.batch(name)
+        if batch or options.command == "post":
+            return batch
+        for other in await self.batches_of_file(Path(options.path).name):
+            if other.account == self.outbox.account:
+                raise options.in_another_batch(name, other.name)
+        raise InputError(f"{options.path} was never posted from this outbox (batch {name})")
 
     async def record_outputs(self, batch: Batch, outputs: Mapping[str, str]) -> None:
         """Record which rejects files were written, with the digests of their contents."""

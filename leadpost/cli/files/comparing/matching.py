@@ -172,11 +172,7 @@ class Matching:
     """
     Compares rows with those of earlier runs.
 
-    Args:
-        rows: The rows of the file.
-        batch: The name of its batch.
-        are_rejects: Whether it is a rejects file: it has only some of the rows, so that those that
-            are not in it are not gone.
+    Rejects have only some rows of their batch, so that those that they lack are not gone.
     """
 
     def __init__(self, rows: Rows, batch: str, *, are_rejects: bool) -> None:
@@ -196,12 +192,7 @@ class Matching:
         return [name for (name,) in self._all(query)]
 
     def match(self, first: int | None = None) -> None:
-        """
-        Find rows about which the account need not be asked: what becomes of them is known.
-
-        Args:
-            first: How many rows are sent at most: those after them are left for later.
-        """
+        """Find rows about which the account need not be asked: what becomes of them is known."""
         if first is None and not self._all("SELECT EXISTS (SELECT 1 FROM earlier)").fetchone()[0]:
             return
         self.decide(first)
@@ -210,12 +201,7 @@ class Matching:
         self._all(f"UPDATE file SET decision = NULL WHERE decision NOT IN {decided}")
 
     def decide(self, first: int | None = None) -> Plan:
-        """
-        Decide what to do with each row.
-
-        Args:
-            first: How many rows are sent at most.
-        """
+        """Decide what to do with each row; at most `first` are sent, the others later."""
         self._values["first"] = len(self._rows) if first is None else first
         # What was decided before the account was asked stays.
         self._all(

@@ -1,18 +1,22 @@
-"""How to post a file."""
+"""How to post a file, or to look at what became of it."""
 
+import shlex
 from datetime import timedelta
 from typing import Literal
 
 from attrs import field, frozen
 
 from leadpost.bucket import LIMIT
+from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.settings import Reading
+from leadpost.cli.outbox_url import outbox_option
 
 
 @frozen(kw_only=True)
 class Options:
-    """How to post a file."""
+    """How to post a file, or to look at what became of it."""
 
+    command: str = "post"  # any other only looks
     path: str  # the file, or `-`
     url: str
     reading: Reading = field(factory=Reading)
@@ -27,7 +31,6 @@ class Options:
     first: int | None = None  # how many rows to send at most
     skip_invalid: bool = False  # whether the valid rows are posted although others are invalid
     dry_run: bool = False
-    only_results: bool = False  # whether to report what became of the rows, and post nothing
     yes: bool = False
     wait: timedelta = timedelta(minutes=5)  # how long to wait while LeadSquared is away
     limit: int = LIMIT
@@ -35,3 +38,15 @@ class Options:
     on_uncertain: Literal["raise", "retry"] = "raise"
     as_json: bool = False  # whether standard output gets JSON
     quiet: bool = False  # whether the plan and the progress are left out
+
+    def arguments(self, batch: str | None) -> str:
+        """Return the file as a command takes it, with batch and outbox if it has to name them."""
+        named = f" --batch {shlex.quote(batch)}" if batch else ""
+        return f"{shlex.quote(self.path)}{named}{outbox_option(self.url)}"
+
+    def in_another_batch(self, name: str, other: str) -> InputError:
+        """Return the error for a file whose rows are not in the batch of that name."""
+        return InputError(
+            f"{self.path} was last posted in batch {other}, not in {name}. To look there:"
+            f" leadpost {self.command} {self.arguments(other)}"
+        )

@@ -126,14 +126,7 @@ def key_of_name(name: str) -> str:
 
 
 class Moments:
-    """
-    Reads date-times.
-
-    Args:
-        reading: The zone and the formats.
-        facts: What is known of the account.
-        naive_is_utc: Whether LeadSquared's form is UTC where there is no zone, as in its JSON.
-    """
+    """Reads date-times; LeadSquared's form may be UTC where there is no zone, as in its JSON."""
 
     def __init__(self, reading: Reading, facts: AccountFacts, *, naive_is_utc: bool) -> None:
         self._facts = facts
@@ -204,9 +197,7 @@ def guessed_format(text: str, first: str | None = None) -> str | None:
     """
     Return the `strptime` format that a date-time is probably written in, day before month.
 
-    Args:
-        text: The date-time.
-        first: What is tried before all others: the format of other cells.
+    `first`, the format of other cells, is tried before all others.
 
     >>> guessed_format("28/11/2026 14:05"), guessed_format("11/28/2026 2:05 PM")
     ('%d/%m/%Y %H:%M', '%m/%d/%Y %I:%M %p')

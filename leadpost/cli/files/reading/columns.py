@@ -1,7 +1,8 @@
 """Which column goes where: the parameters and their other names, SchemaNames, and the options."""
 
 import re
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Sequence
 
 from attrs import frozen
 
@@ -36,6 +37,7 @@ _ABOUT_LEADS = {
     "company": "Company",
 }
 """What people call columns about leads: it is suggested only, as an activity may have such too."""
+_WIDTH = 76
 _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
 
@@ -80,7 +82,7 @@ def columns_of(name: str, header: Sequence[str], reading: Reading) -> Columns:
         elif target in sent:
             raise InputError(
                 f"{name}: {sent[target][1]!r} and {heading!r} are both {target}; leave one out"
-                f" with --ignore {_quoted(heading)}"
+                f" with --ignore {shlex.quote(heading)}"
             )
         else:
             sent[target] = place, heading, target
@@ -147,15 +149,24 @@ def _check_needed(name: str, targets: Collection[str]) -> None:
 
 
 def _unknown(name: str, headings: Sequence[str]) -> str:
-    likely = {heading: target for heading in headings if (target := _likely_target(heading))}
-    first = next(iter(likely), headings[0])
-    target = likely.get(first, "mx_Custom_1")
     those = number_of(len(headings), "column is", "columns are")
+    pairs = [f"{heading}={_likely_target(heading) or 'SCHEMANAME'}" for heading in headings]
     return (
-        f"{name}: {those} unknown: {', '.join(headings)}. Send one with"
-        f" --map {_quoted(f'{first}={target}')}, leave it out with"
-        f" --ignore {_quoted(first)}, or leave out all unknown ones with --ignore-others"
+        f"{name}: {those} unknown. To send such a column:{_lines('--map', pairs)}\n"
+        f"To leave it out:{_lines('--ignore', headings)}\n"
+        "To leave out all that are unknown: --ignore-others"
     )
+
+
+def _lines(option: str, values: Iterable[str]) -> str:
+    """Return an option with each of the values, as many on a line as fit."""
+    lines = [""]
+    for value in values:
+        text = f"  {option} {shlex.quote(value)}"
+        if lines == [""] or len(lines[-1] + text) > _WIDTH:
+            lines.append("")
+        lines[-1] += text
+    return "\n".join(lines)
 
 
 def _likely_target(heading: str) -> str | None:
@@ -169,8 +180,3 @@ def _likely_target(heading: str) -> str | None:
     if about_lead := _ABOUT_LEADS.get(re.sub("(id|address|number|no)$", "", plain)):
         return COLUMN + about_lead
     return parameter_like(heading)
-
-
-def _quoted(text: str) -> str:
-    """Return a text in quotes for the shell, whether it needs them or not."""
-    return "'" + text.replace("'", "'\\''") + "'"

@@ -21,9 +21,6 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     """
     Return what is the same for the same activity, however a file writes it.
 
-    Args:
-        payload: The activity in LeadSquared's shape.
-
     Returns:
         32 letters for what is posted, then those for the lead: if its id is not known, a question
         mark and the first letter of what finds it come first.

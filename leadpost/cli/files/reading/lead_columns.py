@@ -17,9 +17,7 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
     """
     Return an activity in LeadSquared's shape for one whose lead's id need not be known.
 
-    Args:
-        activity: The activity, with `RelatedProspectId` if that is known.
-        known: SchemaName to value of what else is known of the lead.
+    `known` is SchemaName to value of what else is known of the lead.
 
     Raises:
         Invalid: nothing finds the lead.

@@ -21,6 +21,7 @@ from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, UTF8_WITH
 from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import InvalidActivity
+from leadpost.outbox._reconciler import NOT_YET
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
 
@@ -66,6 +67,8 @@ class Outputs:
     counts: Counter[str] = field(factory=Counter[str])
     to_fix: int = 0  # how many of them are in the rejects
     left: int = 0  # how many of them the next run sends
+    uncertain: int = 0  # how many of them are to be looked for on their leads
+    later: int = 0  # how many of these may still arrive, according to the last look
     rejects: Path | None = None  # the file that has these, None without any
     are_written: bool = False
     has_failed: bool = False  # for another reason than that a program has one open
@@ -128,7 +131,7 @@ class Outputs:
     async def count(self, plan: Plan, ledger: Ledger) -> None:
         """Count what became of the rows, without files."""
         self.counts.clear()
-        self.to_fix = self.left = 0
+        self.to_fix = self.left = self.uncertain = self.later = 0
         async for row, known in _with_known(plan, ledger):
             self._counted(row, known)
 
@@ -136,8 +139,11 @@ class Outputs:
         what = result_of(row, known)
         self.counts[what.state] += 1
         self.to_fix += what.is_to_fix
-        if not what.is_to_fix and row.decision != "elsewhere":
-            self.left += what.state in {"not_sent", "rejected", "failed", "invalid"}
+        if what.state == "uncertain" and known.kind != "pending":
+            self.uncertain += 1
+            self.later += (known.reason or NOT_YET).startswith(NOT_YET)
+        elif not what.is_to_fix and row.decision != "elsewhere":
+            self.left += what.state not in {"accepted", "succeeded", "skipped"}
         return what
 
     def _rejects_path(self, suffix: str) -> Path:

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +14,6 @@ from leadpost import Account
 from leadpost.cli.console import at_best, at_time, duration, number_of, spoken
 from leadpost.cli.files.comparing.comparison import Comparison, Difference, name_of_file
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
-from leadpost.cli.files.reading.opening import STDIN
 from leadpost.cli.files.reading.row import DUPLICATES, SENT, ProblemGroup, shortened
 from leadpost.cli.files.reporting.outputs import Outputs
 from leadpost.cli.outbox_url import outbox_option, shown_url
@@ -237,20 +235,16 @@ def done_lines(
     """
     Say what is done, and what to do next.
 
-    Args:
-        found: The file.
-        outputs: What became of its rows.
-        seconds: How long the run took; None if it only looked.
-        has_failed: Whether it ended by an error, which says how to resume it.
+    A run has `seconds`; if it ended by an error, that says how to resume it.
     """
     counts, plan = outputs.counts, found.plan
-    path, file = _quoted(found.options.path), arguments(found)
+    path, file = shlex.quote(found.options.path), arguments(found)
     if not plan.rows:
         return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
-        lines = [_nothing_new(found), *_next_steps(outputs, file)]
+        lines = [_nothing_new(found), *_next_steps(found, outputs)]
         if not counts["uncertain"]:
-            again = _quoted(f"{found.name} again")
+            again = shlex.quote(f"{found.name} again")
             command = f"leadpost post {path} --batch {again} --duplicates post"
             command += f"{outbox_option(found.options.url)} {found.reading.as_options()}"
             lines.append(f"To post them a second time: {command}".rstrip())
@@ -272,16 +266,16 @@ def done_lines(
         said += f" ({number_of(plan.sent, 'row')} in {spoken(seconds)})"
     lines = [said]
     if outputs.are_written:
-        lines.append(f"Results: {_quoted(outputs.results)}")
+        lines.append(f"Results: {shlex.quote(str(outputs.results))}")
     if outputs.rejects:
-        rejects, rows = _quoted(outputs.rejects), number_of(outputs.to_fix, "row")
+        rejects, rows = shlex.quote(str(outputs.rejects)), number_of(outputs.to_fix, "row")
         command = f"leadpost post {rejects}{outbox_option(found.options.url)}"
         lines.append(f"{rows} to fix. Edit {rejects}, then: {command}")
     if outputs.left and not has_failed:
         again = "Run the same command again"
         how = f"To post them: leadpost post {file}" if seconds is None else again
         lines.append(f"{number_of(outputs.left, 'row')} left. {how}")
-    return lines + _next_steps(outputs, file)
+    return lines + _next_steps(found, outputs)
 
 
 def _nothing_new(found: Comparison) -> str:
@@ -291,13 +285,22 @@ def _nothing_new(found: Comparison) -> str:
     return f"{rows} posted{when}, nothing new"
 
 
-def _next_steps(outputs: Outputs, file: str) -> list[str]:
+def _next_steps(found: Comparison, outputs: Outputs) -> list[str]:
     """Return the command that says more of what was posted: uncertain rows come first."""
-    if outputs.counts["uncertain"]:
-        return [f"Look for uncertain ones on their leads, again in 12 h: leadpost reconcile {file}"]
-    if outputs.counts["accepted"]:
-        return [f"See what reaches the leads: leadpost verify {file}"]
-    return []
+    file, later = arguments(found), outputs.later
+    if outputs.uncertain and found.options.command != "reconcile":
+        return [f"Look for uncertain ones on their leads: leadpost reconcile {file}"]
+    lines: list[str] = []
+    if later:
+        lines.append(f"{later:,} may still arrive. Look again in 12 h: leadpost reconcile {file}")
+    if unclear := outputs.uncertain - later:
+        listing = f"leadpost outbox list --state uncertain{outbox_option(found.options.url)}"
+        lines.append(f"{unclear:,} could not be settled. See why: {listing}")
+        arrived, retry = "leadpost outbox arrived --id N", "leadpost outbox retry --id N --yes"
+        lines.append(f"If one is on its lead: {arrived}; if not: {retry}")
+    if not lines and outputs.counts["accepted"]:
+        lines.append(f"See what reaches the leads: leadpost verify {file}")
+    return lines
 
 
 def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None) -> dict[str, Any]:
@@ -316,11 +319,5 @@ def done_json(found: Comparison, outputs: Outputs, seconds: float | None = None)
 
 def arguments(found: Comparison) -> str:
     """Return the file as a command takes it, with batch and outbox where it has to name them."""
-    path, outbox = found.options.path, outbox_option(found.options.url)
-    if found.are_rejects or found.name == name_of_file(path):
-        return _quoted(path) + outbox
-    return f"{_quoted(path)} --batch {_quoted(found.name)}{outbox}"
-
-
-def _quoted(path: str | Path) -> str:
-    return "-" if path == STDIN else shlex.quote(str(path))
+    is_default = found.are_rejects or found.name == name_of_file(found.options.path)
+    return found.options.arguments(None if is_default else found.name)
