@@ -24,7 +24,7 @@ import pytest
 
 from leadpost import Activity
 
-POSTS = [Activity(f"00727844-51aa-11e2-9e64-{n:012}", 201) for n in range(60)]
+POSTS = [Activity(f"00727844-51aa-11e2-9e64-{n:012}", 201) for n in range(30)]  # a busy machine has 6 s
 
 
 MARK
@@ -36,13 +36,13 @@ async def test_many_posts_keep_the_limit_and_faults_are_overcome(
     async with leadpost_poster:
         await asyncio.gather(*map(leadpost_poster.post, POSTS))
     report = leadpost_sandbox.report()
-    assert (report.accepted, report.duplicates, report.arrivals) == (60, 0, 63)
+    assert (report.accepted, report.duplicates, report.arrivals) == (30, 0, 33)
     assert report.fullest_window <= 25
 
 
 @pytest.mark.leadpost(fast=True, faults={"500": 0.1}, seed=1)
 def test_without_an_event_loop_every_lead_is_posted_once(leadpost_poster, leadpost_sandbox):
-    assert len(asyncio.run(leadpost_poster.post_many(POSTS))) == 60
+    assert len(asyncio.run(leadpost_poster.post_many(POSTS))) == 30
     posted = Counter(post["RelatedProspectId"] for post in leadpost_sandbox.posted())
     assert posted == dict.fromkeys((post.related_prospect_id for post in POSTS), 1)
     assert leadpost_sandbox.report().faults["500"] > 0
