@@ -24,7 +24,7 @@ import pytest
 
 from leadpost import Activity
 
-POSTS = [Activity(f"00727844-51aa-11e2-9e64-{n:012}", 201) for n in range(30)]  # a busy machine has 6 s
+POSTS = [Activity(f"00727844-51aa-11e2-9e64-{n:012}", 201) for n in range(30)]
 
 
 MARK
