@@ -46,7 +46,7 @@ def test_a_key_that_is_typed_is_not_shown(tmp_path: Path) -> None:
         for answer, label in (
             (sandbox.url, "AccessKey (hidden): "),  # the blank comes once input is hidden
             (sandbox.access_key, "SecretKey (hidden): "),
-            (sandbox.secret_key, "Async API (hidden): "),
+            (sandbox.secret_key, "x-api-key (hidden): "),
         ):
             os.write(leader, f"{answer}\n".encode())
             shown += read_until(leader, label)
