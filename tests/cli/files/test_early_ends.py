@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from files_support import Desk, cells, keys_of, write_csv
@@ -151,7 +153,20 @@ def test_results_that_cannot_be_written_leave_those_before(  # noqa: PLR0917  a 
 
 
 def test_temporary_files_of_a_killed_run_are_removed(desk: Desk, calls: Path) -> None:
-    left = calls.with_name("calls.csv.results.csv.abc.tmp")
-    left.write_text("left")
-    assert desk.post(calls)[0] == 0
-    assert not left.exists()
+    """But not those that another run is writing now, of the same user or of another."""
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    ids = ("abc", killed.pid, os.getpid(), 1)
+    left = [calls.with_name(f"calls.csv.results.csv.{id_}.x.tmp") for id_ in ids]
+    for path in left:
+        path.write_text("left")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "kill", kill_as_another_user)
+        assert desk.post(calls)[0] == 0
+    assert [path.exists() for path in left] == [False, False, True, True]
+
+
+def kill_as_another_user(process_id: int, number: int, kill: Any = os.kill) -> None:
+    if process_id == 1:
+        raise PermissionError
+    kill(process_id, number)

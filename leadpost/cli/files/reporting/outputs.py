@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, contextmanager
@@ -187,15 +189,16 @@ def replacing(path: Path, encoding: str) -> Generator[IO[Any]]:
     Write a text file under another name, and put it in its place when it is complete.
 
     It may hold personal data, so that no other user may read it, from the beginning. What a run
-    that was killed has left is removed.
+    that was killed has left is removed; its name has the run's process id.
     """
     for left in path.parent.iterdir():
-        if left.name.startswith(f"{path.name}.") and left.suffix == ".tmp":
+        name, _, rest = left.name.partition(f"{path.name}.")
+        if not name and left.suffix == ".tmp" and not _is_running(rest.partition(".")[0]):
             left.unlink(missing_ok=True)
     with NamedTemporaryFile(
         "w",
         dir=path.parent,
-        prefix=f"{path.name}.",
+        prefix=f"{path.name}.{os.getpid()}.",
         suffix=".tmp",
         delete=False,
         encoding=encoding,
@@ -209,3 +212,16 @@ def replacing(path: Path, encoding: str) -> Generator[IO[Any]]:
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
+
+
+def _is_running(process_id: str) -> bool:
+    """Whether a process may still be writing its files."""
+    if sys.platform == "win32":  # pragma: no cover  where nobody can delete an open file
+        return False
+    try:
+        os.kill(int(process_id), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
