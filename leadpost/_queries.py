@@ -219,7 +219,7 @@ class Queries:
         found: dict[str, LeadActivity] = {}
         # LeadSquared's page has both 0 and 1 for the first page. Where it is 1, page 0 is empty or
         # the same; that nothing in these two is new does not make them the last.
-        for number in count():
+        for number in count():  # pragma: no branch
             call = sync_api.lead_activities(self.account, lead_id, code, number)
             page = await self._sender.send(call)
             known = len(found)
@@ -259,7 +259,7 @@ class Queries:
 
         found: dict[str, LeadActivity] = {}
         wanted = 0
-        for number in count(1):
+        for number in count(1):  # pragma: no branch
             call = sync_api.activities_between(self.account, code, start, end, number)
             page = await self._sender.send(call)
             known = len(found)

@@ -50,11 +50,10 @@ class _Group(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):  # the latter by Ctrl-C or Ctrl-D at a question
             typer.echo("interrupted", err=True)
             raise typer.Exit(Exit.INTERRUPTED) from None
-        except BrokenPipeError:
-            raise  # `leadpost types | head`: typer ends it quietly
         except (leadpost.LeadpostError, InputError, OSError, sqlite3.OperationalError) as error:
-            if isinstance(error, sqlite3.Error) and not lacks_room(error):
-                raise  # a mistake of ours
+            is_mistake = isinstance(error, sqlite3.Error) and not lacks_room(error)  # of ours
+            if is_mistake or isinstance(error, BrokenPipeError):
+                raise  # the latter is `leadpost types | head`, which typer ends quietly
             typer.echo(f"error: {text_of_error(error)}", err=True)
             raise typer.Exit(exit_of(error)) from None
 

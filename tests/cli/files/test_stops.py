@@ -23,7 +23,6 @@ from sqlalchemy.engine import Engine
 
 from leadpost.cli.signals import Stop, on_signals
 from leadpost.errors import OutboxError
-from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls
 from leadpost.sandbox import Faults, Sandbox
 
@@ -174,13 +173,16 @@ def test_two_runs_of_a_file_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OutboxError("gone"), TypeError("a mistake")])
+@pytest.mark.parametrize(
+    "where", ["leadpost.outbox.Outbox.drain", "leadpost.cli.files.sending.entries.put"]
+)
 def test_a_run_whose_outbox_fails_says_so(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
     async def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(Outbox, "drain", failing)
+    monkeypatch.setattr(where, failing)
     path = write_csv(desk.folder / "calls.csv", [cells(0)])
     done = desk.run("post", path, "--timezone", "UTC", "--quiet")
     if isinstance(error, OutboxError):
