@@ -36,6 +36,12 @@ def sent(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [dict(posted) for posted in sandbox.posted()]
 
 
+def changed(sandbox: Sandbox) -> tuple[int, int]:
+    """Return how many leads were created, and how many updated."""
+    report = sandbox.report()
+    return report.leads_created, report.leads_updated
+
+
 def leads_of(sandbox: Sandbox) -> list[str]:
     return [str(posted.get("RelatedProspectId")) for posted in sandbox.posted()]
 

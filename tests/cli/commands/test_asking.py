@@ -78,25 +78,27 @@ def test_what_to_do_about_uncertain_rows_is_said_in_each_case(desk: Desk) -> Non
     bare = cells(1, ActivityNote="", ActivityDateTime="")  # nothing to recognize it by
     path = write_csv(desk.folder / "calls.csv", [cells(0), bare])
     desk.sandbox.fail("504-before", "cut-after")
-    code, said = desk.post(path)
-    look = f"leadpost reconcile {path}"
+    own = "--outbox", desk.folder / "own.db"
+    named = f" --outbox {own[1]}"
+    code, said = desk.post(path, *own)
+    look = f"leadpost reconcile {path}{named}"
     assert (code, said.splitlines()[-1]) == (1, f"Look for uncertain ones on their leads: {look}")
     until(lambda: desk.sandbox.report().pending == 0)
-    said = desk.run("reconcile", path).stdout
+    said = desk.run("reconcile", path, *own).stdout
     assert said.endswith(
         f"\n1 may still arrive. Look again in 12 h: {look}\n"
-        "1 could not be settled. See why: leadpost outbox list --state uncertain\n"
-        "If one is on its lead: leadpost outbox arrived --id N; if not: leadpost outbox retry"
-        " --id N --yes\n"
+        "1 could not be settled. See why: leadpost outbox list --state uncertain"
+        f"{named}\nIf one is on its lead: leadpost outbox arrived --id N{named}\n"
+        f"If it is not: leadpost outbox retry --id N --yes{named}\n"
     )
-    listed = desk.run("outbox", "list", "--state", "uncertain").stdout
+    listed = desk.run("outbox", "list", "--state", "uncertain", *own).stdout
     assert "has no note or date-time to compare" in listed
-    assert desk.run("outbox", "arrived", "--id", "2").exit_code == 0
-    assert desk.run("outbox", "retry", "--id", "1", "--yes").exit_code == 0
-    said = desk.run("results", path).stdout
-    assert f"1 row left. To post them: leadpost post {path}" in said
+    assert desk.run("outbox", "arrived", "--id", "2", *own).exit_code == 0
+    assert desk.run("outbox", "retry", "--id", "1", "--yes", *own).exit_code == 0
+    said = desk.run("results", path, *own).stdout
+    assert f"1 row left. To post them: leadpost post {path}{named}" in said
     assert "reconcile" not in said
-    assert desk.post(path)[0] == 0
+    assert desk.post(path, *own)[0] == 0
 
 
 async def put_uncertain(path: Path, activity: Activity, account: Account) -> None:

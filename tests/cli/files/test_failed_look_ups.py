@@ -6,19 +6,14 @@ import json
 
 import pytest
 from files_support import Desk, lead, read_csv, write_csv
-from reach_support import ADA, by_email, leads_of, row
+from reach_support import ADA, by_email, changed, leads_of, row
 
-from leadpost.sandbox import Answer, Sandbox
+from leadpost.sandbox import Answer
 
 
 @pytest.fixture(autouse=True)
 def checked(desk: Desk) -> None:
     del desk.environment["LEADPOST_ACCOUNT_CHECK"]
-
-
-def changed(sandbox: Sandbox) -> tuple[int, int]:
-    report = sandbox.report()
-    return report.leads_created, report.leads_updated
 
 
 @pytest.mark.parametrize("args", [(), ("--create-leads", "--update-leads")])

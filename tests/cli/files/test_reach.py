@@ -8,19 +8,12 @@ from pathlib import Path
 import pytest
 from cli_support import until
 from files_support import Desk, lead, read_csv, write_csv
-from reach_support import ADA, BOB, by_email, leads_of, plan, row, sent
-
-from leadpost.sandbox import Sandbox
+from reach_support import ADA, BOB, by_email, changed, leads_of, plan, row, sent
 
 
 @pytest.fixture(autouse=True)
 def checked(desk: Desk) -> None:
     del desk.environment["LEADPOST_ACCOUNT_CHECK"]
-
-
-def changed(sandbox: Sandbox) -> tuple[int, int]:
-    report = sandbox.report()
-    return report.leads_created, report.leads_updated
 
 
 def test_all_problems_are_found_even_if_no_time_zone_is_named(desk: Desk) -> None:

@@ -294,10 +294,11 @@ def _next_steps(found: Comparison, outputs: Outputs) -> list[str]:
     if later:
         lines.append(f"{later:,} may still arrive. Look again in 12 h: leadpost reconcile {file}")
     if unclear := outputs.uncertain - later:
-        listing = f"leadpost outbox list --state uncertain{outbox_option(found.options.url)}"
+        outbox = outbox_option(found.options.url)
+        listing = f"leadpost outbox list --state uncertain{outbox}"
         lines.append(f"{unclear:,} could not be settled. See why: {listing}")
-        arrived, retry = "leadpost outbox arrived --id N", "leadpost outbox retry --id N --yes"
-        lines.append(f"If one is on its lead: {arrived}; if not: {retry}")
+        lines.append(f"If one is on its lead: leadpost outbox arrived --id N{outbox}")
+        lines.append(f"If it is not: leadpost outbox retry --id N --yes{outbox}")
     if not lines and outputs.counts["accepted"]:
         lines.append(f"See what reaches the leads: leadpost verify {file}")
     return lines
