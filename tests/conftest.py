@@ -92,8 +92,8 @@ def postgresql() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="leadpost-") as folder, server_in(folder):
         url = f"postgresql+asyncpg://postgres@/postgres?host={folder}"
         # Its data need not survive the machine: creating a database takes a third of the time.
-        for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
-            run(_administer(sa.make_url(url), statement))
+        off = ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        run(_administer(sa.make_url(url), *off))
         yield url
 
 
@@ -110,9 +110,9 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.fixture
-def postgresql_url(postgresql: str) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database."""
+@pytest.fixture(scope="session")
+def postgresql_database(postgresql: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database for this process: creating one takes 0.2 s of CPU time."""
     server = sa.make_url(postgresql)
     name = f"leadpost_{uuid4().hex}"
     run(_administer(server, f"CREATE DATABASE {name}"))
@@ -120,10 +120,38 @@ def postgresql_url(postgresql: str) -> Iterator[str]:
     run(_administer(server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-async def _administer(server: sa.URL, statement: str) -> None:
+@pytest.fixture
+def postgresql_url(postgresql: str, postgresql_database: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    yield postgresql_database
+    database = sa.make_url(postgresql_database)
+    # From outside, as its own settings may not allow it.
+    run(_administer(sa.make_url(postgresql), f"ALTER DATABASE {database.database} RESET ALL"))
+    run(_administer(database, *_EMPTY))
+
+
+_EMPTY = (
+    """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+    """,
+    """
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT nspname FROM pg_namespace
+            WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+        LOOP EXECUTE format('DROP SCHEMA %I CASCADE', name); END LOOP;
+    END $$
+    """,
+    "CREATE SCHEMA public",
+    "GRANT USAGE ON SCHEMA public TO PUBLIC",  # as in a new database
+)
+
+
+async def _administer(server: sa.URL, *statements: str) -> None:
     url = server.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await asyncpg.connect(url)
-    await connection.execute(statement)
+    for statement in statements:
+        await connection.execute(statement)
     await connection.close()
 
 
