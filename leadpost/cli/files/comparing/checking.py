@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from itertools import starmap
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from attrs import define, field
 from rich.console import Console
 
-from leadpost import Activity, ActivityType, AsyncActivityPoster, Lead
+from leadpost import ActivityType, AsyncActivityPoster
 from leadpost._findings import Finding, TypeCheck
-from leadpost._models import read_items
+from leadpost._validation import name_of
 from leadpost.bucket import LIMIT
 from leadpost.cli.account import naming
 from leadpost.cli.console import at_best, counting, number_of, say
@@ -25,7 +25,7 @@ from leadpost.cli.files.comparing.ledger import PART, parts_of
 from leadpost.cli.files.comparing.plan import READ, Rows
 from leadpost.cli.files.reading.cells import AccountFacts, Invalid, key_of_name
 from leadpost.cli.files.reading.identity import activity_digest
-from leadpost.cli.files.reading.lead_columns import COLUMN, parts_of_activity
+from leadpost.cli.files.reading.lead_columns import activity_of, column_of_lead, parts_of_activity
 from leadpost.cli.files.reading.row import Problem, ProblemGroups, Row, count_problems
 from leadpost.cli.files.reading.settings import zone_of
 from leadpost.cli.files.reading.sources import Source
@@ -94,9 +94,7 @@ class Checks:
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
             async for row in _open(rows):
-                payload = row.payload or {}
-                lead = Activity.from_payload(payload).lead if "LeadDetails" in payload else None
-                if isinstance(lead, Lead) and self.leads.looks_up(lead):
+                if lead := self.leads.to_find(row.payload or {}):
                     leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
         if self.poster is None:
@@ -132,22 +130,17 @@ class Checks:
 
     def _settled(self, source: Source, rows: Rows, row: Row) -> Mapping[str, Any]:
         """Return what a row sends; refuse it if that is nothing, for want of a lead."""
-        payload = row.payload or {}
-        if "LeadDetails" not in payload:
-            return payload
-        activity = Activity.from_payload(payload)
-        lead = cast("Lead", activity.lead)
+        read = row.payload or {}
         try:
-            activity = self.leads.settled(activity)
+            payload = self.leads.settled(read)
         except Invalid as error:
-            by_id = lead.schema_name == "ProspectID"
-            target = "RelatedProspectId" if by_id else COLUMN + lead.schema_name
-            row.problems += (Problem(source.columns.heading_of(target), *error.args),)
+            heading = source.columns.heading_of(column_of_lead(read))
+            row.problems += (Problem(heading, *error.args),)
             rows.write([row])
             return {}
-        if isinstance(activity.lead, Lead):
-            self.updates += activity.lead.key not in self.leads.created
-        payload = activity.to_payload()
+        if payload is read:
+            return payload
+        self.updates += self.leads.changes(payload)
         if not row.problems:
             row.digest_sent = activity_digest(payload)
             rows.write([row])
@@ -159,11 +152,11 @@ class Checks:
         async for row in _open(rows):
             if not (payload := self._settled(source, rows, row)):
                 continue
-            activity = payload["Activity"] if "LeadDetails" in payload else payload
+            activity = activity_of(payload)
             code = activity["ActivityEvent"]
             if code not in self.types:
                 self.types[code] = await read_type(code, options=self.mode == "strict")
-            fields, _ = read_items("Fields", activity.get("Fields"))
+            fields = {str(name_of(item)): item for item in activity.get("Fields") or ()}
             problems: list[Problem] = []
             for finding in self.types[code].findings(activity.get("ActivityNote"), fields):
                 problem = _problem_of(finding, payload, source)

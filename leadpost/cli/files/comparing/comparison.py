@@ -10,7 +10,7 @@ from typing import Any
 from attrs import define
 from rich.console import Console
 
-from leadpost import Account, Activity, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
+from leadpost import Account, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
 from leadpost.cli.console import counting, number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.checking import Checks
@@ -55,10 +55,8 @@ class Comparison:
 
     def activity(self, row: Row) -> Mapping[str, Any]:
         """Return what a valid row sends; nothing if its lead was not looked up."""
-        if row.payload is None or "LeadDetails" not in row.payload:
-            return row.payload or {}
         try:
-            return self.checks.leads.settled(Activity.from_payload(row.payload)).to_payload()
+            return self.checks.leads.settled(row.payload or {})
         except Invalid:
             return {}
 

@@ -5,13 +5,14 @@ Without --create-leads and --update-leads, no lead is created or changed: an act
 the id of the lead that was found.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from attrs import define, evolve, field
 
 from leadpost import Activity, Lead
 from leadpost.cli.files.reading.cells import Invalid
-from leadpost.cli.files.reading.lead_columns import FINDS, ID
+from leadpost.cli.files.reading.lead_columns import FINDS, ID, is_by_id
 from leadpost.errors import AmbiguousLead, LeadpostError
 
 Key = tuple[str, str]
@@ -28,32 +29,49 @@ class Leads:
     # SchemaName to value of each lead that is to be created.
     created: dict[Key, Lead] = field(factory=dict[Key, Lead])
 
-    def looks_up(self, lead: Lead) -> bool:
-        """Whether to look a lead up: one with an id too, if a post would create a missing one."""
+    def to_find(self, payload: Mapping[str, Any]) -> Lead | None:
+        """Return the lead of an activity if it is to be looked up, otherwise None."""
+        if is_by_id(payload):
+            return None
+        lead = cast("Lead", Activity.from_payload(payload).lead)
+        return lead if self._looks_up(lead) else None
+
+    def _looks_up(self, lead: Lead) -> bool:
+        # One with an id too, if a post would create a missing one.
         if lead.schema_name == ID:
             return self.updates and bool(lead.attributes)
         return lead.schema_name in FINDS
 
-    def settled(self, activity: Activity) -> Activity:
+    def settled(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         """
-        Return an activity of a `Lead` as it is posted.
+        Return an activity as it is posted: the same one if it has its lead's id only.
 
         Raises:
             Invalid: its lead was not found, and is not to be created.
         """
+        if is_by_id(payload):
+            return payload
+        activity = Activity.from_payload(payload)
         lead = cast("Lead", activity.lead)
         lead_id = self._id_of(lead)
         if lead_id is None:
             # Every row of a new lead has the attributes of its first one: none changes another's.
             first = self.created.setdefault(lead.key, lead)
-            return evolve(activity, lead=lead if self.updates else first)
-        if self.updates and lead.attributes:
-            return evolve(activity, lead=Lead(ID, lead_id, lead.attributes))
-        return evolve(activity, lead=lead_id)
+            posted: Lead | str = lead if self.updates else first
+        elif self.updates and lead.attributes:
+            posted = Lead(ID, lead_id, lead.attributes)
+        else:
+            posted = lead_id
+        return evolve(activity, lead=posted).to_payload()
+
+    def changes(self, settled: Mapping[str, Any]) -> bool:
+        """Whether an activity as it is posted changes a lead that is there already."""
+        lead = None if is_by_id(settled) else Activity.from_payload(settled).lead
+        return isinstance(lead, Lead) and lead.key not in self.created
 
     def _id_of(self, lead: Lead) -> str | None:
         """Return the lead's id, None if it is to be created."""
-        if not self.looks_up(lead):
+        if not self._looks_up(lead):
             if lead.schema_name == ID:
                 return lead.value
             what = f"cannot be looked up by {lead.schema_name}"  # in JSON only

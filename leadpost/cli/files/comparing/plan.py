@@ -103,7 +103,8 @@ class Rows:
             for last, content, problems, *state in found:
                 row = Row(*pickle.loads(content))  # noqa: S301  our own
                 row.n = last
-                row.problems = tuple(Problem(*each) for each in json.loads(problems or "[]"))
+                if problems:
+                    row.problems = tuple(Problem(*each) for each in json.loads(problems))
                 row.digest_sent, row.decision, row.known, row.number = state[:4]
                 row.elsewhere, row.edited = state[4:]
                 yield row

@@ -8,7 +8,7 @@ from typing import Any
 
 from leadpost._models import lead_key
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.reading.lead_columns import details_of
+from leadpost.cli.files.reading.lead_columns import activity_of, details_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
@@ -30,7 +30,7 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     not known, what finds it counts, and not what it is changed to: that is no other activity.
     """
     details = details_of(payload)
-    activity: Mapping[str, Any] = payload["Activity"] if details else payload
+    activity = activity_of(payload)
     parts = {name: value for name, value in activity.items() if name not in _APART}
     for item in activity.get("Fields") or ():
         parts[f"Fields.{name_of(item)}"] = _value(item)
@@ -84,8 +84,11 @@ def _canonical(value: object) -> object:
     if isinstance(value, str):
         return _text(value)
     if is_mapping(value):
-        pairs = [(name, _canonical(value[name])) for name in sorted(value)]
-        return [(name, part) for name, part in pairs if part or part is False]
+        return [
+            (name, part)
+            for name in sorted(value)
+            if (part := _canonical(value[name])) or part is False
+        ]
     if is_list(value):
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or value is None:

@@ -35,12 +35,28 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
     return {"LeadDetails": items, "Activity": activity}
 
 
+def is_by_id(payload: Mapping[str, Any]) -> bool:
+    """Whether an activity has its lead's id, and not what else is known of the lead."""
+    return "LeadDetails" not in payload
+
+
+def activity_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of an activity, without what is known of its lead instead of its id."""
+    return payload if is_by_id(payload) else payload["Activity"]
+
+
 def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of the lead instead of its id, by SchemaName; `SearchBy` too."""
     items = payload.get("LeadDetails")
     if not is_list(items):
         return {}
     return {str(name_of(item)): item.get("Value") for item in items if is_mapping(item)}
+
+
+def column_of_lead(payload: Mapping[str, Any]) -> str:
+    """Return what finds the lead of an activity, by its name in a file."""
+    finds = details_of(payload).get("SearchBy", ID)
+    return "RelatedProspectId" if finds == ID else f"{COLUMN}{finds}"
 
 
 def lead_of(payload: Mapping[str, Any]) -> str:
@@ -54,7 +70,7 @@ def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, fields and what is known of the lead, by their names in a file."""
     details = details_of(payload)
     parts = {COLUMN + name: value for name, value in details.items() if name != "SearchBy"}
-    activity: Mapping[str, Any] = payload["Activity"] if details else payload
+    activity = activity_of(payload)
     parts |= {name: value for name, value in activity.items() if name != "Fields"}
     fields = activity.get("Fields")
     items = fields if is_list(fields) else []
