@@ -37,7 +37,7 @@ def group(name: str) -> tuple[str, ...]:
 def tests(session: nox.Session) -> None:
     """Run the tests against the wheel, not the checkout, on each Python that is installed."""
     session.install(EVERYTHING, *group("tests"))
-    session.run("python", "-m", "pytest", "-n", "8", *session.posargs, env=WHEEL)
+    session.run("python", "-m", "pytest", "-n", "6", *session.posargs, env=WHEEL)
 
 
 @nox.session(python=PYTHONS[0])
@@ -49,7 +49,7 @@ def min_versions(session: nox.Session) -> None:
     session.install(*(need.replace(">=", "==") for need in others))
     session.install("--no-deps", ".")
     session.run("python", "-m", "pip", "check")
-    session.run("python", "-m", "pytest", "-n", "8", *session.posargs, env=WHEEL)
+    session.run("python", "-m", "pytest", "-n", "6", *session.posargs, env=WHEEL)
 
 
 @nox.session
@@ -90,7 +90,7 @@ def coverage(session: nox.Session) -> None:
     """Run the tests, and require that they run every line and branch."""
     session.install("-e", EVERYTHING, *group("tests"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-n", "8", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-n", "6", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -99,7 +99,7 @@ def coverage(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the examples of the documents, and check their links and figures."""
     session.install("-e", EVERYTHING, *group("tests"))
-    session.run("python", "-m", "pytest", "-n", "8", "tests/test_documents.py")
+    session.run("python", "-m", "pytest", "-n", "6", "tests/test_documents.py")
 
 
 @nox.session
