@@ -48,13 +48,6 @@ def note_wait(event: Event) -> None:
         waits.append(event.waited)
 
 
-def cancel_some(event: Event) -> None:
-    """Cancel a tenth of the single posts in flight."""
-    task = single_post.get()
-    if task is not None and isinstance(event, Sent) and random.random() < 0.1:
-        asyncio.get_running_loop().call_later(random.uniform(0, 0.3), task.cancel)
-
-
 async def measure(low: float, high: float, window: str, posts: int) -> dict[str, Any]:
     with Sandbox(delay=(low, high), window=window) as sandbox:
         async with AsyncActivityPoster(sandbox.account(), hooks=[note_wait]) as poster:
@@ -84,6 +77,13 @@ async def measure_cancelled(low: float, high: float, window: str, posts: int) ->
         single_post.set(asyncio.current_task())
         await poster.post(activity)
 
+    def cancel_some(event: Event) -> None:
+        # A fifth of them, about half of which have ended by then.
+        task = single_post.get()
+        if task is not None and isinstance(event, Sent) and random.random() < 0.2:
+            delay = random.uniform(0, low + high)
+            asyncio.get_running_loop().call_later(delay, task.cancel)
+
     with Sandbox(delay=(low, high), window=window) as sandbox:
         async with AsyncActivityPoster(sandbox.account(), hooks=[cancel_some]) as poster:
             calls = (post(poster, activity) for activity in activities(posts))
@@ -110,7 +110,7 @@ async def main() -> None:
         ),
     )
     show("long_run", f"{chosen.posts} posts in one batch", rows, save=not chosen.no_save)
-    title = f"{chosen.singles} posts, some cancelled"
+    title = f"{chosen.singles} posts, about a tenth of them cancelled in flight"
     show("cancelled", title, cancelled, save=not chosen.no_save)
 
 

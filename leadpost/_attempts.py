@@ -113,6 +113,7 @@ class Attempts:
     made: int = 0
     last_error: LeadpostError | None = None
     uncertain_error: DeliveryUncertain | None = None
+    _ends: list[asyncio.Future[None]] = field(factory=list[asyncio.Future[None]])  # end its waits
     _deadline: float | None = None  # for the next attempt; None as long as its time has not started
     _failures: int = 0
 
@@ -134,8 +135,13 @@ class Attempts:
             left = min(left, self.terms.token_timeout)
         return left
 
-    def begin(self) -> None:
-        """Start the time of a single call; that of one of many starts with its token."""
+    def begin(self, closing: asyncio.Future[None]) -> None:
+        """
+        Start the time of a single call; that of one of many starts with its token.
+
+        Once `closing` is done, no other attempt is waited for.
+        """
+        self._ends = [end for end in (closing, self.terms.stopped) if end is not None]
         if not self.terms.is_one_of_many:
             self._start_time()
 
@@ -235,10 +241,7 @@ class Attempts:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        if self.terms.stopped is None:
-            await asyncio.sleep(seconds)
-        else:
-            await asyncio.wait([self.terms.stopped], timeout=seconds)
+        await asyncio.wait(self._ends, timeout=seconds)
 
     def _retry(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None

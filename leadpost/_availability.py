@@ -38,8 +38,11 @@ LONGEST_PAUSE = 30.0
 """The most seconds between two trials that leave nothing uncertain."""
 LONGEST_UNCERTAIN_PAUSE = 300.0
 """The most seconds between two trials, if they leave their posts uncertain."""
-FIRST_BLIND_TRIAL = 16
-"""Unanswered queries after which a post is tried all the same; a power of 2."""
+FIRST_BLIND_TRIAL = 8
+"""
+Unanswered queries after which a post is tried all the same; a power of 2. They take 150 s, so that
+this happens while batches still wait.
+"""
 _LOG_EVERY = 60.0
 
 Probe = Callable[[], Awaitable[bool]]
@@ -91,7 +94,7 @@ class Outage:
         Record that the query before a trial was not answered; return whether to try all the same.
 
         The path of the query may be wrong, and then no query is ever answered. So a post is tried
-        after 16 of them (some six minutes), 32, 64, and so on.
+        after 8 of them, 16, 32, and so on.
         """
         self.unanswered += 1
         if self.unanswered >= FIRST_BLIND_TRIAL and self.unanswered.bit_count() == 1:

@@ -174,7 +174,7 @@ class Batch:
             elif isinstance(event, Ended):
                 state = event.state
 
-        is_long = max(self._size, 2 * self._count) >= LONG
+        is_long = (self._size or 2 * self._count) >= LONG
         terms = Terms(
             index=index,
             priority=Priority.LONG_BATCH if is_long else Priority.BATCH,

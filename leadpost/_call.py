@@ -94,6 +94,7 @@ class Sender:
             ),
         }
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Future[None]  # of this loop
         self._in_flight: dict[asyncio.Task[Any], Attempts] = {}
         self._is_closed = False
 
@@ -119,7 +120,7 @@ class Sender:
                 what = "this poster" if self._is_closed else "the client of this poster"
                 raise RuntimeError(f"{what} is closed")  # noqa: TRY301  so that `Ended` is emitted
             self._enter_loop()
-            attempts.begin()
+            attempts.begin(self._closing)
             async for attempt_manager in attempts.retrying():  # pragma: no branch
                 with attempt_manager:
                     return await self._guarded(call, attempts)
@@ -322,12 +323,15 @@ class Sender:
             for availability in self.availability.values():
                 availability.leave_loop()
         self._loop = loop
+        self._closing = loop.create_future()
         self._in_flight.clear()  # they ended with their loop
 
     async def aclose(self, grace: float) -> None:
         """Wait for the posts in flight, but not longer than `grace` seconds, and close."""
         self._enter_loop()
         self._is_closed = True
+        if not self._closing.done():
+            self._closing.set_result(None)
         for task, attempts in self._in_flight.items():
             if not attempts.attempt.is_sent or not attempts.operation.is_post:
                 task.cancel()

@@ -175,7 +175,8 @@ class Refusals:
         tokens, rest = tokens_within((self.limit, self.period), (calls, seconds))
         self._named_until, self._most, self.rest = now + NAMED_FOR, tokens, rest
         reason = f"LeadSquared names a limit of {calls} calls in {seconds} s"
-        return self._restart(now, tokens, reason)
+        # It may have been cut to fewer, and a refusal is no reason for more.
+        return self._restart(now, min(self.tokens, tokens), reason)
 
     def _restart(self, now: float, tokens: int, reason: str, pause: float = 0.0) -> Change:
         before, self.tokens = self.tokens, tokens

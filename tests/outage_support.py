@@ -58,7 +58,7 @@ class Outage(LeadSquared):
 
     Attributes:
         metrics: How the Metrics API answers: `down` for like the posts, `up` for always well, and
-            `404` or `500` for never, as if its path were wrong.
+            `404`, `500` or `other JSON` for never, as if its path were wrong.
         probes: When metrics were asked for.
         failed_at: When posts failed.
         taken: How often each activity was taken, with an answer that said so or without.
@@ -69,7 +69,7 @@ class Outage(LeadSquared):
         fault: Fault,
         begins: float = 0.0,
         ends: float = 1e9,
-        metrics: Literal["down", "up", "404", "500"] = "down",
+        metrics: Literal["down", "up", "404", "500", "other JSON"] = "down",
         **ways: float,
     ) -> None:
         super().__init__(self._answer, **ways)
@@ -89,6 +89,8 @@ class Outage(LeadSquared):
             self.probes.append(now())
             if self.metrics in {"404", "500"}:
                 return httpx.Response(int(self.metrics))
+            if self.metrics == "other JSON":
+                return httpx.Response(200, json=[])
             if is_down and self.metrics == "down":
                 return await self._fail()
             return httpx.Response(200, json=METRICS)

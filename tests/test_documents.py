@@ -362,6 +362,26 @@ def test_each_figure_is_a_measured_one(document: str, figure: str) -> None:
     assert figure in " ".join(text_of(document).split())
 
 
+def test_the_saved_results_reach_the_goals() -> None:
+    for row in measured("long_run"):
+        assert row["refused"] == 0
+        assert row["fullest 5 s"] <= 25
+        assert row["share of the ceiling"] >= 0.97
+        assert row["99 of 100 after, s"] <= 1.2
+    assert all(row["refused"] == 0 and row["fullest 5 s"] <= 25 for row in measured("cancelled"))
+    assert measured("overhead")[0]["CPU, ratio to the bare client"] <= 1.6
+    assert measured("imports")[0]["ratio"] <= 1.3
+    stream = measured("memory")[0]
+    assert stream["memory grew by, MiB"] <= 30
+    assert stream["heartbeat late at most, ms"] <= 50
+    for row in measured("shared_limit"):
+        assert row["refused"] == 0
+        assert row["fullest 5 s"] <= 25
+        if row["what"].startswith("8 processes"):
+            assert row["to one process alone"] >= 0.95
+            assert row["least, as a share of its share"] >= 0.5
+
+
 def test_the_figures_about_refusals_are_those_of_the_trial() -> None:
     for row in measured("refusals"):
         if row["client"] == "leadpost":

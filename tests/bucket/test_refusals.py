@@ -176,6 +176,19 @@ def test_a_named_limit_is_tried_again_after_an_hour_and_holds_if_it_is_named_aga
     assert named.tokens == 10
 
 
+def test_a_refusal_that_names_a_limit_above_the_size_does_not_enlarge_it() -> None:
+    cut = rule()
+    for at in range(10):
+        answer(cut, 20, at=10.0 * at)
+    before = cut.tokens
+    assert before < 10
+    cut.record(100.0, 100.0, refused=True, named=(10, 5))
+    assert cut.tokens == before
+    for second in range(101, 1000):
+        cut.tick(float(second))
+    assert cut.tokens == 10
+
+
 def test_refusals_below_a_named_limit_shrink_it_further_and_it_grows_back_to_it() -> None:
     named = rule()
     named.record(1.0, 1.0, refused=True, named=(10, 5))

@@ -152,6 +152,7 @@ async def test_a_small_batch_gets_through_beside_a_long_one() -> None:
     [
         pytest.param(numbered_list(LONG), 0, id="long"),
         pytest.param(numbered(LONG), LONG // 2 + WORKERS, id="of unknown length"),
+        # All leave as fast as tokens allow: nothing is evenly spaced.
         pytest.param(numbered_list(LONG - 1), LONG, id="shorter"),
     ],
 )
@@ -169,7 +170,7 @@ async def test_a_long_batch_leaves_evenly_spaced_so_a_single_post_finds_a_token_
         await batch
     even, before = leadsquared.arrivals[even_from:], leadsquared.arrivals[:even_from]
     assert not even or fullest(even, 1.0) <= 7
-    assert not before or fullest(before, 1.0) == 25
+    assert not before or fullest(before[-200:], 1.0) == 25
 
 
 @virtual

@@ -81,6 +81,7 @@ async def test_closing_ends_a_post_that_waits_to_be_retried_with_its_last_error(
     await poster.aclose()
     with pytest.raises(ServerError):
         await post
+    assert now() == pytest.approx(1)
     assert leadsquared.numbers == [1]
 
 

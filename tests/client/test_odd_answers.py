@@ -83,11 +83,15 @@ def cut(status: int, body: bytes = b'{"Status": "Err', **headers: str) -> bytes:
         (200, DeliveryUncertain),
     ],
 )
-@pytest.mark.parametrize("body", [b"", b'{"Status": "Err'])
-async def test_a_status_line_counts_even_if_the_body_is_cut(
-    status: int, kind: type[LeadpostError], body: bytes
+@pytest.mark.parametrize("fault", ["no body", "half a body", "wrong compression"])
+async def test_a_status_line_counts_even_if_the_body_is_cut_or_unreadable(
+    status: int, kind: type[LeadpostError], fault: str
 ) -> None:
-    error = await error_from(cut(status, body))
+    error = await error_from(
+        answer(status, b"not gzip", {"Content-Encoding": "gzip"})
+        if fault == "wrong compression"
+        else cut(status, b"" if fault == "no body" else b'{"Status": "Err')
+    )
     assert type(error) is kind
     assert error.status == status
 

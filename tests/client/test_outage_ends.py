@@ -33,13 +33,17 @@ from leadpost import (
     NotSent,
     OpenBucket,
     RetryPolicy,
+    TokenBucket,
 )
 from leadpost._availability import Availability
 
 
 @pytest.mark.parametrize(
     ("use", "metrics"),
-    [("post_many", "down"), *(("post_stream", metrics) for metrics in ("down", "up", "404"))],
+    [
+        ("post_many", "down"),
+        *(("post_stream", metrics) for metrics in ("down", "up", "404", "500", "other JSON")),
+    ],
 )
 @each_fault
 @virtual
@@ -60,6 +64,23 @@ async def test_an_outage_of_30_s_in_a_batch_loses_and_duplicates_nothing(
     assert {outcome.index + 1 for outcome in outcomes if outcome.state == "accepted"} <= set(
         leadsquared.taken
     )
+
+
+@virtual
+async def test_each_poster_leaves_at_most_five_more_uncertain() -> None:
+    leadsquared = Outage(httpx.Response(502), begins=12, ends=42, there=0.1, back=0.1)
+    bucket = TokenBucket()
+    async with (
+        poster_to(leadsquared, bucket=bucket) as one,
+        poster_to(leadsquared, bucket=bucket) as other,
+    ):
+        batches = [outcomes_of("post_stream", poster, 100) for poster in (one, other)]
+        found = [outcome for outcomes in await asyncio.gather(*batches) for outcome in outcomes]
+    states = Counter(outcome.state for outcome in found)
+    assert states["accepted"] + states["uncertain"] == 200
+    known_at = leadsquared.failed_at[2]
+    in_flight = sum(12 <= at <= known_at + leadsquared.there for at in leadsquared.posted_at)
+    assert states["uncertain"] <= in_flight + 2 * 5
 
 
 @virtual
