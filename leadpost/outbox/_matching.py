@@ -69,6 +69,7 @@ def is_rival(
         activity: The uncertain activity.
         candidates: Activities of the lead that may be the uncertain one.
     """
+    other = other.get("Activity", other) if is_mapping(other) else None  # one with its lead
     return (
         is_mapping(other)
         and str(other.get("ActivityEvent")) == str(activity.get("ActivityEvent"))

@@ -306,7 +306,7 @@ class Outbox(StoredEntries):
         Otherwise it stays `uncertain`, with the reason in its message.
 
         The leads are read by windows of time where that takes fewer calls and the account allows
-        it. An activity on a `Lead` without an id stays uncertain.
+        it. An activity on a `Lead` that is not found by its id stays uncertain.
 
         Args:
             poster: The poster for the queries; its account must have a `sync_host`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from attrs import define, field
 
 from leadpost._answers import LeadActivity
 from leadpost._availability import FAILURES_IN_A_ROW
-from leadpost._poster import AsyncActivityPoster
+from leadpost._queries import Queries
 from leadpost._validation import is_mapping
 from leadpost.errors import (
     LeadpostError,
@@ -34,7 +34,6 @@ from leadpost.outbox._matching import (
     words,
 )
 from leadpost.outbox._reachability import described
-from leadpost.outbox._verifier import at_once
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._settling import UncertainEntry, Verdict
@@ -67,9 +66,8 @@ class Reconciler:
     """Looks for uncertain entries among the activities of their leads."""
 
     _store: Store
-    _poster: AsyncActivityPoster
+    _queries: Queries
     _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
-    _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
     _unread: int = field(default=0, init=False)  # leads in a row that could not be read
     # What the last lead has of each type, or why that cannot be read.
     _read: _Read = field(factory=_Read, init=False)
@@ -122,9 +120,8 @@ class Reconciler:
             leads = len({entry.lead for entry in window.entries})
             if leads <= 2:
                 continue
-            await self._before_query()
             try:
-                activities = await self._poster.activities_between(
+                activities = await self._queries.activities_between(
                     window.event, window.start, window.end, most_calls=min(leads - 1, MOST_CALLS)
                 )
             except (Rejected, Unavailable, UnexpectedAnswer) as error:
@@ -202,9 +199,8 @@ class Reconciler:
         return has
 
     async def _ask(self, lead: str, event: int) -> list[LeadActivity] | str:
-        await self._before_query()
         try:
-            found = await self._poster.lead_activities(lead, event)
+            found = await self._queries.lead_activities(lead, event)
         except (Unauthorized, NotFound):
             raise
         except (Rejected, UnexpectedAnswer, ServerError) as error:

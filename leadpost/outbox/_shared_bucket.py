@@ -33,6 +33,8 @@ _LOOK_AGAIN = 0.25
 """Seconds until the next look, if no token rests."""
 _USE_WITHIN = 1.0
 """Seconds in which a reserved token must be used once it is back."""
+_SLOWEST = 10.0
+"""Seconds that a reservation may take."""
 _RETRY = 0.5
 """Seconds between two attempts while the database is unreachable."""
 _CLOSE = 1.0
@@ -216,6 +218,7 @@ class _Share:
         self._ended: list[_Use] = []  # to be written
         self._error: Exception | None = None  # for all callers, once no more are served
         self._longest_call = 0.0
+        self._took = 0.0  # how long the last reservation took, in seconds
         self._took_at = -inf
         self._look_at = -inf  # for a token, if none rested last time
         self._news = asyncio.Event()  # for the task that uses the database
@@ -339,7 +342,8 @@ class _Share:
     async def _reserve(self) -> _Use | None:
         """Reserve the token that is back first; return None if there is none."""
         rule = self.brakes.rule
-        ends_within = _USE_WITHIN + self._longest_call
+        # A slow database must leave time for the use of the token.
+        ends_within = _USE_WITHIN + min(self._took, _SLOWEST) + self._longest_call
         use = _Use(hold=ends_within + rule.rest)
 
         async def reserve(transaction: Transaction) -> tuple[Row, float | None]:
@@ -352,11 +356,14 @@ class _Share:
                 use.back_at, use.ends_by = boot_time() + wait, before + wait + ends_within
             return row, wait
 
+        began = boot_time()
         try:
             row, wait = await self._store.write(reserve)
         except OutboxError:
             self._ended.append(use)  # it may have been reserved
             raise
+        finally:
+            self._took = boot_time() - began
         self._adopt(row)
         return None if wait is None else use
 

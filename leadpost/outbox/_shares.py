@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
 
 from attrs import define
+
+from leadpost._call import Sender
+from leadpost._endpoints.call import Call
+from leadpost._poster import AsyncActivityPoster
+from leadpost._queries import Queries
+
+T = TypeVar("T")
 
 _POLL = 0.05
 
@@ -36,3 +44,24 @@ class Shares:
         self.queries += 1
         while 4 * self.queries > self.posts > 0 and not self._is_away():  # noqa: ASYNC110  # rare, and nothing else would need an event
             await asyncio.sleep(_POLL)
+
+
+class SharedQueries(Queries):
+    """A poster's queries; each of their calls waits for its share first."""
+
+    def __init__(
+        self, poster: AsyncActivityPoster, before_call: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.account = poster.account
+        sender = poster._sender  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+        self._sender = cast("Sender", _WaitingSender(sender, before_call))
+
+
+@define
+class _WaitingSender:
+    _sender: Sender
+    _before_call: Callable[[], Awaitable[None]]
+
+    async def send(self, call: Call[T]) -> T:
+        await self._before_call()
+        return await self._sender.send(call)

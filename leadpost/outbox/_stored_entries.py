@@ -10,7 +10,7 @@ from leadpost._models import Item
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import json_of
 from leadpost.outbox.database import Database, Store, _edits, _entries
-from leadpost.outbox.database._entries import PART, parts
+from leadpost.outbox.database._entries import PART
 
 SEEN_WITHIN = 60.0
 """Seconds after its last sign of life until a worker counts as dead."""
@@ -101,14 +101,7 @@ class StoredEntries:
             raise ValueError(
                 f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
             )
-        done = 0
-        for part in [None] if ids is None else parts(ids):
-            last = 0
-            while found := await self._store.write(
-                _edits.retry, states=states, ids=part, after=last
-            ):
-                done += len(found)
-                last = found[-1]
+        done = await self._store.write(_edits.retry, states=states, ids=ids)
         self._news.set()
         return done
 
@@ -137,10 +130,14 @@ class StoredEntries:
         Returns:
             The number of changed entries.
         """
-        return sum([await self._store.write(_edits.arrived, part) for part in parts(ids)])
+        return await self._store.write(_edits.arrived, ids)
 
     async def prune(self, older_than: timedelta) -> int:
-        """Delete entries that finished longer ago than `older_than`, and return their number."""
+        """
+        Delete entries that finished longer ago than `older_than`, and return their number.
+
+        It deletes 500 at a time, so that nobody waits; what is deleted stays so if this raises.
+        """
         if older_than < timedelta(0):
             raise ValueError(f"older_than: found {older_than}, wanted a time of zero or more")
         done = 0

@@ -45,6 +45,7 @@ class Upkeep:
     _is_drain: bool = field(kw_only=True, alias="is_drain")
     reached: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
     called_at: float | None = field(default=None, init=False)
+    _began_at: float = field(factory=boot_time, init=False)
     _reported: Counter[EntryState] = field(factory=Counter[EntryState], init=False)
 
     async def run(self) -> None:
@@ -60,17 +61,14 @@ class Upkeep:
     async def once(self) -> None:
         """Show that the worker is alive, and expire calls without a record."""
         if expired := await self._store.write(self._statements):
-            self.reached["uncertain"] += expired
-            _log.warning(
-                "outbox: %d entries are uncertain: their worker ended before recording the calls",
-                expired,
-            )
+            self.reached["uncertain"] += expired  # their workers ended before recording the calls
 
     async def _statements(self, transaction: Transaction) -> int:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host.unreachable_for or None
         called_ago = None if self.called_at is None else boot_time() - self.called_at
-        await _calls.be_seen(transaction, away_for, called_ago)
+        known_ago = boot_time() - (self.called_at or self._began_at)
+        await _calls.be_seen(transaction, away_for, called_ago, known_ago)
         expired = await _calls.expire(transaction)
         await _calls.sum_up(transaction)
         return expired

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 from attrs import define, field
 
-from leadpost._poster import AsyncActivityPoster
+from leadpost._queries import Queries
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.errors import (
     LeadpostError,
@@ -39,18 +38,13 @@ _SHARE = 5
 _log = logging.getLogger("leadpost")
 
 
-async def at_once() -> None:
-    """Make a query without waiting."""
-
-
 @define
 class Verifier:
     """Asks the Status API about accepted entries, in the order in which they are due."""
 
     _store: Store
-    _poster: AsyncActivityPoster
+    _queries: Queries
     _reached: Counter[EntryState] = field(factory=Counter[EntryState])  # by the verified entries
-    _before_query: Callable[[], Awaitable[None]] = at_once  # waits until a query may be made
     _batch: str | None = field(default=None, alias="batch")  # ask only about its entries
     _status_api: Reachability = field(factory=lambda: Reachability("the Status API"), init=False)
 
@@ -111,9 +105,8 @@ class Verifier:
 
     async def _ask(self, entry: AcceptedEntry) -> Verdict | None:
         """Return LeadSquared's answer about an entry, None if it is not final."""
-        await self._before_query()
         try:
-            status = await self._poster.status(entry.request_id)
+            status = await self._queries.status(entry.request_id)
         except (Unauthorized, NotFound):
             raise
         except Rejected as error:

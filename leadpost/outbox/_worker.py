@@ -44,7 +44,7 @@ from leadpost.outbox._entry import EntryState
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._results import result_of
-from leadpost.outbox._shares import Shares
+from leadpost.outbox._shares import SharedQueries, Shares
 from leadpost.outbox._upkeep import Upkeep
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._waiting import until_done
@@ -156,12 +156,12 @@ class Worker:
         await self._upkeep.report_others()
         await self._upkeep.once()
         beside = list[Coroutine[Any, Any, None]]()
-        before_query = self._shares.before_query
+        queries = SharedQueries(self._poster, self._shares.before_query)
         if verifies:
-            verifier = Verifier(self._store, self._poster, self._upkeep.reached, before_query)
+            verifier = Verifier(self._store, queries, self._upkeep.reached)
             beside.append(verifier.run())
         if reconcile_every is not None:
-            reconciler = Reconciler(self._store, self._poster, SETTLE, before_query)
+            reconciler = Reconciler(self._store, queries, SETTLE)
             beside.append(reconciler.run(reconcile_every))
         if keep is not None:
             beside.append(self._upkeep.prune(keep))

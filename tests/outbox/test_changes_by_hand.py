@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -14,9 +15,9 @@ import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, held_until, poster, states
 from support import LeadSquared, activity, answers, within
 
-from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, TokenBucket
+from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, OutboxError, TokenBucket
 from leadpost.outbox import Outbox
-from leadpost.outbox.database import _calls, _edits
+from leadpost.outbox.database import _calls, _edits, _entries
 from leadpost.outbox.database._calls import Result
 from leadpost.outbox.database._sql import Transaction
 
@@ -65,6 +66,30 @@ async def test_only_old_finished_entries_are_deleted(outbox: Outbox) -> None:
     assert list(rows.scalars()) == [left.id]
 
 
+async def test_what_raises_has_made_no_entry_pending_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outbox.put_many(map(activity, range(1, 502)))
+    await changed(outbox, state="uncertain")
+    add_changes = _entries.add_changes
+
+    async def lost_after_the_first(transaction: Transaction, *args: Any) -> int:
+        monkeypatch.setattr(_edits, "add_changes", fail)
+        return await add_changes(transaction, *args)
+
+    async def fail(*_: Any) -> int:
+        raise OutboxError("lost")
+
+    for change in (partial(outbox.retry, "uncertain"), partial(outbox.arrived, range(1, 502))):
+        first = lost_after_the_first if change.func == outbox.retry else fail
+        monkeypatch.setattr(_edits, "add_changes", first)
+        with pytest.raises(OutboxError, match="lost"):
+            await change()
+        assert (await outbox.counts())["uncertain"] == 501
+    monkeypatch.setattr(_edits, "add_changes", add_changes)
+    assert await outbox.arrived(range(1, 502)) == 501
+
+
 async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str) -> None:
     retried, both_tried = asyncio.Event(), asyncio.Event()
     async with Outbox(postgresql_url, ACME) as outbox:
@@ -72,7 +97,7 @@ async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str
         await outbox.drain(poster(refused(1)))
 
         async def slowly(transaction: Transaction) -> None:
-            await _edits.retry(transaction, states=["rejected"], ids=None, after=0)
+            await _edits.retry(transaction, states=["rejected"], ids=None)
             retried.set()
             await both_tried.wait()
 

@@ -342,7 +342,15 @@ def test_an_untrusted_certificate_is_a_permanent_failure() -> None:
     assert not isinstance(error, OutboxUnavailable)
 
 
-@pytest.mark.parametrize("wrong", [{"activity": "Smith, no JSON"}, {"state": "Smith"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"activity": "Smith, no JSON"},
+        {"activity": "{'Name': 'Smith'}"},  # Python's, and JSON5
+        {"activity": '["Smith",]'},
+        {"state": "Smith"},
+    ],
+)
 async def test_no_value_of_a_statement_is_shown(
     store_url: str, caplog: pytest.LogCaptureFixture, wrong: dict[str, str]
 ) -> None:

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 from database_support import execute, name_of, numbers, plain_postgresql, setting
+from outbox_support import working
 from support import LeadSquared, account, activity, within
 
 from leadpost import AsyncActivityPoster, OpenBucket
-from leadpost.outbox import Outbox, _worker
+from leadpost.outbox import Outbox, SharedTokenBucket, _worker
 from leadpost.outbox.database import Database
 
 
@@ -95,13 +96,26 @@ async def kill_backends(url: str) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_process_has_at_most_its_number_of_connections(postgresql_url: str) -> None:
-    async with Outbox(postgresql_url, account(), connections=3) as outbox, within(20):
+@pytest.mark.parametrize(("options", "most"), [({"connections": 3}, 4), ({}, 5)])
+async def test_a_process_has_at_most_its_number_of_connections(
+    postgresql_url: str, options: dict[str, int], most: int
+) -> None:
+    """By default five, with one of a shared bucket."""
+    bucket = SharedTokenBucket(postgresql_url)
+    posting = AsyncActivityPoster(account(), client=LeadSquared().client(), bucket=bucket)
+    async with (
+        within(20),
+        Outbox(postgresql_url, account(), **options) as outbox,
+        posting,
+        working(outbox.run(posting)),
+    ):
         await asyncio.gather(
             *(outbox.put(activity(number)) for number in range(1, 30)),
             *(outbox.counts() for _ in range(30)),
         )
-        assert len(await backends(postgresql_url)) == 3
+        while not (await outbox.counts())["accepted"]:
+            await asyncio.sleep(0.01)
+        assert len(await backends(postgresql_url)) == most
     while await backends(postgresql_url):
         await asyncio.sleep(0.01)
 

@@ -29,6 +29,7 @@ from support import LEAD, LeadSquared, answers, within
 
 from leadpost import (
     Activity,
+    Lead,
     LeadActivity,
     ServerError,
     Unauthorized,
@@ -126,6 +127,32 @@ async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
     async with poster_to(sandbox) as posting, within(20):
         await outbox.verify(posting)
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
+
+
+@pytest.mark.parametrize("name", ["EmailAddress", "ProspectID"])
+@pytest.mark.parametrize("fault", ["ok", "cut-after"])
+async def test_an_entry_that_does_not_name_its_leads_id_may_have_posted_on_any_lead(
+    outbox: Outbox, make_uncertain: MakeUncertain, name: str, fault: str
+) -> None:
+    sandbox = await make_uncertain("cut-before", noted(1))
+    value = "ada@example.com" if name == "EmailAddress" else LEAD
+    sandbox.add_lead(ProspectID=LEAD, EmailAddress="ada@example.com")
+    sandbox.fail(fault)
+    await outbox.put(Activity(Lead.find_or_create(name, value), 201, "note 1", WHEN))
+    async with poster_to(sandbox) as posting:
+        await outbox.drain(posting)
+    await asyncio.sleep(0.05)  # the sandbox's queue
+    assert len(sandbox.accepted) == 1
+    await reconciled(outbox, sandbox, NOW)
+    assert (await states(outbox))[0] == "uncertain"
+
+
+async def test_an_entry_on_a_lead_that_is_found_by_its_id_is_looked_for(
+    outbox: Outbox, make_uncertain: MakeUncertain
+) -> None:
+    on_lead = Activity(Lead.find_or_create("ProspectID", LEAD), 201, "note 1", WHEN)
+    sandbox = await make_uncertain("cut-after", on_lead)
+    assert await reconciled(outbox, sandbox, NOW) == {"succeeded": 1}
 
 
 async def test_without_note_and_date_time_a_similar_activity_proves_nothing(

@@ -33,6 +33,7 @@ from leadpost import (
     ServerError,
     Unauthorized,
 )
+from leadpost._queries import Queries
 from leadpost.outbox import Outbox, _reconciler
 from leadpost.outbox.database import _settling
 from leadpost.outbox.database._sql import Transaction
@@ -55,7 +56,7 @@ async def test_reconciling_that_fails_is_logged_and_the_run_continues(
 
     await outbox.put(noted(1))
     await changed(outbox, state="uncertain")
-    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", refuse)
+    monkeypatch.setattr(Queries, "lead_activities", refuse)
     every = timedelta(seconds=0.05)
     worker = outbox.run(poster(LeadSquared()), verify=False, reconcile_every=every)
     async with working(worker) as running:
@@ -81,7 +82,7 @@ async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
 ) -> None:
     monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
     monkeypatch.setattr(_reconciler, "_RETRY", 0.02)
-    read, failures = AsyncActivityPoster.lead_activities, [ServerError("no", status=503)] * 3
+    read, failures = Queries.lead_activities, [ServerError("no", status=503)] * 3
 
     async def fail_at_first(*args: Any) -> list[LeadActivity]:
         if failures:
@@ -90,7 +91,7 @@ async def test_reconciling_that_failed_is_tried_again_before_it_is_due(
 
     await posted(outbox, sandbox, noted(1))
     await changed(outbox, state="uncertain")
-    monkeypatch.setattr(AsyncActivityPoster, "lead_activities", fail_at_first)
+    monkeypatch.setattr(Queries, "lead_activities", fail_at_first)
     monkeypatch.setattr(_reconciler, "FAILURES_IN_A_ROW", 1)
     async with poster_to(sandbox) as posting:
         every = timedelta(hours=1)

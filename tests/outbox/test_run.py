@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count, repeat
 from typing import Any
 
 import httpx
@@ -23,7 +25,7 @@ from outbox_support import (
     until_true,
     working,
 )
-from support import LeadSquared, accept, activity, answers, within
+from support import LEAD, LeadSquared, accept, activity, answers, within
 
 from leadpost import (
     Activity,
@@ -31,6 +33,7 @@ from leadpost import (
     TokenBucket,
 )
 from leadpost.outbox import Outbox, _upkeep, _verifier, _worker
+from leadpost.outbox.database import _calls
 from leadpost.sandbox import Sandbox
 
 
@@ -63,6 +66,19 @@ async def test_health_has_counts_oldest_entry_worker_and_outage(
     later = sa.text("UPDATE leadpost_accounts SET worker_seen_at = worker_seen_at - 61")
     await executed(outbox, later)
     assert not (await outbox.health()).is_working
+
+
+async def test_a_worker_without_calls_ends_no_outage_of_another(outbox: Outbox) -> None:
+    async def be_seen(away_for: float | None, known_ago: float) -> bool:
+        seen = partial(_calls.be_seen, away_for=away_for, called_ago=None, known_ago=known_ago)
+        await outbox._store.write(seen)
+        return (await outbox.health()).away_since is not None
+
+    await outbox.drain(poster(LeadSquared()))
+    assert await be_seen(30.0, 100.0)
+    assert await be_seen(None, 40.0)
+    assert await be_seen(None, 31.0)
+    assert not await be_seen(None, 29.0)
 
 
 async def test_health_shows_when_the_last_call_of_a_short_drain_ended(outbox: Outbox) -> None:
@@ -245,9 +261,11 @@ async def test_times_of_a_run_must_be_above_zero(outbox: Outbox, time: timedelta
             await outbox.drain(poster(LeadSquared()), outage_timeout=time.total_seconds())
 
 
-async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox) -> None:
+@pytest.mark.parametrize("by", ["windows", "leads"])
+async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox, by: str) -> None:
     """While entries are pending, posts have four fifths of them."""
     order: list[str] = []
+    pages = count(1)
 
     async def answer(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0.01)
@@ -255,11 +273,17 @@ async def test_reconciling_leaves_posts_most_tokens(outbox: Outbox) -> None:
             order.append("post")
             return await accept(request)
         order.append("query")
-        return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+        if by == "leads":
+            return httpx.Response(200, json={"RecordCount": 0, "ProspectActivities": []})
+        page = next(pages)  # always another one
+        ids = range(1000 * page, 1000 * page + 1000)
+        rows = [{"ProspectActivityId": str(n), "RelatedProspectId": LEAD} for n in ids]
+        return httpx.Response(200, json={"RecordCount": 1000, "List": rows})
 
     leads = [f"3f0c1d52-7a54-4c1e-9b5a-{number:012x}" for number in range(60)]
-    # Of many types, so that windows of time take no fewer calls.
-    await outbox.put_many(Activity(lead, 300 + n, "n", WHEN) for n, lead in enumerate(leads))
+    # If they are of many types, windows of time take no fewer calls.
+    types = range(300, 360) if by == "leads" else repeat(300)
+    await outbox.put_many(map(Activity, leads, types, repeat("n"), repeat(WHEN)))
     await changed(outbox, state="uncertain")
     await outbox.put_many(map(activity, range(1, 201)))
     posting = poster(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from database_support import execute
 from shared_bucket_support import (
     PERIOD,
     bucket,
@@ -62,6 +63,24 @@ async def test_callers_wait_for_an_unreachable_database_and_do_not_hasten_the_at
     assert logged[0].endswith("cannot be reached: the server is away")
     assert "can be reached again, after " in logged[1]
     assert len(logged) == 2
+
+
+_SLOW = """
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(1.2); RETURN NULL; END
+    $$;
+    CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON leadpost_tokens
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()
+"""
+
+
+async def test_calls_get_through_though_each_commit_takes_longer_than_a_token_is_offered(
+    postgresql_url: str,
+) -> None:
+    async with opened(postgresql_url) as of, within(60):
+        await execute(postgresql_url, _SLOW)
+        for _ in range(2):
+            await take(of, [])
 
 
 async def test_the_end_of_a_call_is_written_when_the_database_is_back(

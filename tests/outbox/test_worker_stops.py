@@ -13,7 +13,7 @@ from outbox_support import changed, held_until, poster, states, until
 from support import LeadSquared, accept, activity, answers, number_in, within
 
 from leadpost import AsyncActivityPoster, ConnectionFailed, OutboxError, ServerError, TokenBucket
-from leadpost.outbox import Outbox, _verifier, _worker
+from leadpost.outbox import EntryState, Outbox, _verifier, _worker
 from leadpost.outbox.database import Store, _calls
 from leadpost.outbox.database._calls import Claim, Result
 
@@ -276,14 +276,18 @@ async def test_a_late_record_is_ignored_after_another_call(outbox: Outbox) -> No
     assert await outbox.history(1) == before
 
 
+@pytest.mark.parametrize("result", ["accepted", "pending", "rejected", "failed", "uncertain"])
 @pytest.mark.parametrize("state", ["accepted", "succeeded", "failed", "rejected"])
-async def test_a_late_record_changes_no_final_state(outbox: Outbox, state: str) -> None:
+async def test_a_late_record_changes_no_final_state(
+    outbox: Outbox, state: str, result: EntryState
+) -> None:
     await outbox.put(activity(1))
     call = await claimed(outbox)
     await changed(outbox, state=state)
-    record = partial(_calls.record, of=call, result=Result("uncertain"))
-    assert not await outbox._store.write(record)
+    record = partial(_calls.record, of=call, result=Result(result, request_id="late"))
+    assert await outbox._store.write(record) == (result == state)  # it is recorded already
     assert await states(outbox) == [state]
+    assert [entry.request_id async for entry in outbox.entries()] == [None]
 
 
 async def test_a_late_record_is_logged_with_its_request_id(

@@ -172,20 +172,27 @@ async def expire(transaction: Transaction) -> int:
 
 
 async def be_seen(
-    transaction: Transaction, away_for: float | None, called_ago: float | None
+    transaction: Transaction, away_for: float | None, called_ago: float | None, known_ago: float
 ) -> None:
     """
     Record that a worker of the account is alive.
 
     `away_for` are the seconds for which LeadSquared has been away, `called_ago` those since its
-    last call.
+    last call, `known_ago` those since it last knew anything about LeadSquared: a worker that makes
+    no calls does not end another's outage.
     """
     await transaction.execute(
         """
-        UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = {now} - :away_for
+        UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = CASE
+            WHEN :is_away THEN {now} - :away_for
+            WHEN away_since < {now} - :known_ago THEN NULL
+            ELSE away_since
+        END
         WHERE account = :account
         """,
-        away_for=away_for,
+        is_away=away_for is not None,
+        away_for=away_for or 0.0,
+        known_ago=known_ago,
     )
     if called_ago is not None:
         await transaction.execute(

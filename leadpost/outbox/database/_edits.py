@@ -19,17 +19,25 @@ _AGAIN = """
 
 
 async def retry(
+    transaction: Transaction, *, states: Sequence[EntryState], ids: Sequence[int] | None
+) -> int:
+    """Make entries in these states pending again, of `ids` or of all; return their number."""
+    done = 0
+    for part in [None] if ids is None else parts(ids):
+        last = 0
+        while found := await _retry(transaction, states=states, ids=part, after=last):
+            done += len(found)
+            last = found[-1]
+    return done
+
+
+async def _retry(
     transaction: Transaction,
     *,
     states: Sequence[EntryState],
     ids: Sequence[int] | None,
     after: int,
 ) -> list[int]:
-    """
-    Make the first 500 entries in these states pending again, and return their ids.
-
-    Only entries with an id above `after`, and in `ids` (at most 500), unless that is None.
-    """
     found = await transaction.execute(
         f"""
         SELECT id FROM leadpost_entries
@@ -96,14 +104,15 @@ async def _replace(transaction: Transaction, part: Mapping[str, str]) -> None:
 
 
 async def arrived(transaction: Transaction, ids: Sequence[int]) -> int:
-    """Make uncertain ones of at most 500 entries `succeeded`, and return their number."""
+    """Make those that are uncertain `succeeded`, and return their number."""
     update = """
         UPDATE leadpost_entries
         SET state = 'succeeded', changed_at = {now}, error_type = NULL, message = NULL
         WHERE account = :account AND id IN :ids AND state = 'uncertain' RETURNING id
     """
-    found = await transaction.execute(update, ids=list(ids))
-    return await add_changes(transaction, found.scalars(), "succeeded", "seen on the lead")
+    found = [await transaction.execute(update, ids=part) for part in parts(ids)]
+    arrived = [entry for part in found for entry in part.scalars()]
+    return await add_changes(transaction, arrived, "succeeded", "seen on the lead")
 
 
 async def register(transaction: Transaction, fingerprint: str) -> str | None:

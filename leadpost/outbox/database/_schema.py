@@ -31,7 +31,7 @@ CREATE TABLE leadpost_entries (
     id {entry_id},
     account TEXT NOT NULL,
     key TEXT,
-    activity TEXT NOT NULL, -- LeadSquared's JSON
+    activity TEXT NOT NULL{is_json}, -- LeadSquared's JSON
     priority INTEGER DEFAULT 0 NOT NULL,
     state TEXT DEFAULT 'pending' NOT NULL CONSTRAINT leadpost_entries_state CHECK (state IN
         ('pending', 'sending', 'accepted', 'succeeded', 'failed', 'rejected', 'uncertain')),
@@ -127,6 +127,7 @@ _SQLITE_WORDS = {
     "entry_id": "INTEGER PRIMARY KEY AUTOINCREMENT",  # or else ids of pruned entries are reused
     "id": "INTEGER PRIMARY KEY",
     "part": "INTEGER DEFAULT 0",
+    "is_json": " CHECK (json_valid(activity))",  # json_extract takes JSON5 too
     "lead": "lower(json_extract(activity, '$.RelatedProspectId'))",
     "batch": "CASE WHEN instr(key, '/') > 0 THEN substr(key, 1, instr(key, '/') - 1) END",
 }
@@ -135,6 +136,7 @@ _POSTGRESQL_WORDS = {
     "entry_id": "BIGSERIAL PRIMARY KEY",
     "id": "BIGSERIAL PRIMARY KEY",
     "part": "BIGINT GENERATED ALWAYS AS IDENTITY",
+    "is_json": "",  # the cast below refuses anything else
     # JSON may contain the NUL character, PostgreSQL's text may not.
     "lead": r"lower(CAST(replace(activity, '\u0000', '\u0001') AS json) ->> 'RelatedProspectId')",
     "batch": "CASE WHEN strpos(key, '/') > 0 THEN split_part(key, '/', 1) END",

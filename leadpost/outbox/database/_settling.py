@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
 
+from leadpost._models import Activity, Lead
 from leadpost._validation import is_mapping
+from leadpost.errors import InvalidActivity
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database._entries import add_changes, loaded, moment, of_batch, parts
 from leadpost.outbox.database._sql import Transaction, storable
@@ -31,7 +34,8 @@ class UncertainEntry:
     id: int
     call_id: str | None  # of its latest call
     lead: str | None  # the lead's id in lower case, None if the entry names none
-    activity: Any = field(repr=False)  # any JSON value, if plain SQL inserted it
+    # Its parameters, without what else it knows of its lead; any JSON value, if plain SQL put it.
+    activity: Any = field(repr=False)
     sent_at: datetime  # when its call was made
     age: float  # seconds since then
 
@@ -119,20 +123,35 @@ async def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
         ) AS uncertain ORDER BY id
     """
     return [
-        UncertainEntry(id_, call_id, lead, loaded(activity), moment(sent_at), age)
+        UncertainEntry(id_, call_id, *_parts(lead, loaded(activity)), moment(sent_at), age)
         for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query)
     ]
+
+
+def _parts(lead: str | None, activity: Any) -> tuple[str | None, Any]:
+    """Return the lead's id, which a `Lead` may contain too, and the parameters of an activity."""
+    if lead is None and is_mapping(activity):
+        with suppress(InvalidActivity):
+            known = Activity.from_payload(activity).lead
+            if isinstance(known, Lead) and known.schema_name == "ProspectID":
+                lead = known.value.lower()
+            activity = activity.get("Activity", activity)
+    return lead, activity
 
 
 async def others_of(
     transaction: Transaction, entry_id: int, lead: str, since: datetime
 ) -> list[str]:
-    """Return the activities that other entries posted on a lead and that are not matched yet."""
+    """
+    Return the activities that other entries may have posted on a lead and that are not matched yet.
+
+    An entry that does not name its lead's id may have posted on any lead.
+    """
     query = """
         SELECT activity FROM leadpost_entries
-        WHERE account = :account AND id <> :id AND lead = :lead
-            AND state IN ('sending', 'accepted', 'succeeded')
-            AND activity_id IS NULL AND sent_at >= :since
+        WHERE account = :account AND id <> :id AND activity_id IS NULL AND sent_at >= :since
+            AND (lead = :lead AND state IN ('sending', 'accepted', 'succeeded')
+                OR lead IS NULL AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
     """
     values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
     return list((await transaction.execute(query, **values)).scalars())

@@ -90,7 +90,8 @@ async def reserve(
         The bucket's row, and seconds until the token may be used, None if there is none.
     """
     row = await read_row(transaction)
-    if row.pause is not None and 0 < row.pause <= LONGEST_RETRY_AFTER:
+    longest = max(LONGEST_RETRY_AFTER, row.size.rest)
+    if row.pause is not None and 0 < row.pause <= longest:
         return row, None  # if the pause seems longer, the clock has jumped back
     # Tokens that rest for longer, after a call without an answer, would be waited for too long.
     # Where tokens are used several times in a period, the calls of those that no longer are used
@@ -124,22 +125,27 @@ async def reserve(
     wait: float | None = reserved.scalar()
     if wait is None:
         await _follow_clock(transaction)
-    elif row.pause is not None and not await _begin_trial(transaction, use_id, wait + hold):
+    elif row.pause is not None and not await _begin_trial(
+        transaction, use_id, min(wait + hold, longest), longest
+    ):
         await put_back(transaction, use_id, hold)
         wait = None
     return row, wait
 
 
-async def _begin_trial(transaction: Transaction, use_id: str, seconds: float) -> bool:
-    """Make a use the trial, for some seconds at most, unless another process has just done so."""
+async def _begin_trial(
+    transaction: Transaction, use_id: str, seconds: float, longest: float
+) -> bool:
+    """
+    Make a use the trial, for some seconds at most, unless another process has just done so.
+
+    `longest` are the seconds that a pause lasts at most.
+    """
     update = """
         UPDATE leadpost_buckets SET paused_until = {now} + :seconds, trial_id = :use_id
         WHERE bucket = :bucket AND paused_until NOT BETWEEN {now} AND {now} + :longest
     """
-    longest = LONGEST_RETRY_AFTER
-    begun = await transaction.execute(
-        update, use_id=use_id, seconds=min(seconds, longest), longest=longest
-    )
+    begun = await transaction.execute(update, use_id=use_id, seconds=seconds, longest=longest)
     return begun.rowcount == 1
 
 
