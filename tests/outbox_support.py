@@ -96,7 +96,7 @@ async def until_accepted(outbox: Outbox, number: int) -> None:
 
 async def until_true(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds."""
-    async with within(30):
+    async with within(120):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -68,12 +68,19 @@ async def end_with(
     of: SharedTokenBucket,
     error: Exception,
     *,
+    begun: asyncio.Event | None = None,
     when: asyncio.Event | None = None,
     call_timeout: float = 1.0,
 ) -> None:
-    """Make a call that ends with an error, at once or when an event is set."""
+    """
+    Make a call that ends with an error, at once or when an event is set.
+
+    Once it has begun, `begun` is set.
+    """
     with suppress(type(error)):
         async with calling(of, call_timeout=call_timeout):
+            if begun is not None:
+                begun.set()
             if when is not None:
                 await when.wait()
             raise error

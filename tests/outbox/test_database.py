@@ -84,7 +84,7 @@ async def test_opening_does_not_wait_for_others_writes(store_url: str) -> None:
     await (await outbox_of(store_url)).aclose()
     async with (
         uncommitted(store_url),
-        lasting_at_most(0.5),
+        lasting_at_most(2.5),
         Outbox(store_url, account()) as outbox,
     ):
         assert await outbox.find(["call-1"])
@@ -97,7 +97,7 @@ async def test_opening_does_not_wait_for_writes_to_a_file_with_a_rollback_journa
     with plain_sqlite(sqlite_url) as other:
         other.execute("PRAGMA journal_mode = DELETE")
         other.execute("BEGIN IMMEDIATE")
-        async with lasting_at_most(0.8), Outbox(sqlite_url, account()) as outbox:
+        async with lasting_at_most(2.5), Outbox(sqlite_url, account()) as outbox:
             assert await outbox.find(["call-1"])
 
 

@@ -296,8 +296,9 @@ async def test_a_process_uses_no_reserved_token_in_a_pause_of_its_own(
     begun: list[float] = []
     times: list[float] = []
     async with opened(store_url, limit=3) as of, within(300):
-        refused = asyncio.create_task(end_with(of, refusal, when=is_over))
-        await until_in_use(of, 1)
+        in_flight = asyncio.Event()
+        refused = asyncio.create_task(end_with(of, refusal, begun=in_flight, when=is_over))
+        await in_flight.wait()
         share, write = of._share, of._database.write
         assert share is not None
         wake_first = share.waiters.wake_first
