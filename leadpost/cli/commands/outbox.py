@@ -15,6 +15,7 @@ from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.files.comparing.ledger import Ledger
 from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.sending.entries import withdraw
 from leadpost.cli.outbox_url import existing, url_of
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
@@ -204,8 +205,12 @@ def adopt(
 
     async def adopting(opened: Outbox) -> None:
         ledger = await Ledger(opened, own.host).open()
+        repeated = await ledger.repeated(previous)
+        withdrawn = len(repeated) - await withdraw(ledger, repeated)
+        await ledger.adopt(previous)  # first, so that no entry is without its row
         count = await opened.adopt(previous)
-        await ledger.adopt(previous)
+        if withdrawn:
+            typer.echo(f"unsent entries withdrawn, as your account has the same: {withdrawn:,}")
         typer.echo(f"entries of {previous} that now belong to {opened.account}: {count:,}")
 
     _with_outbox(outbox, own, adopting)

@@ -198,11 +198,31 @@ class Ledger:
         statement = "UPDATE leadpost_batches SET posted_at = {now} WHERE id = :id"
         await self._do(statement, id=batch.id)
 
+    async def repeated(self, previous: str) -> list[int]:
+        """Return the numbers of another account's unsent rows that this account has too."""
+        query = f"""
+            SELECT known.id FROM {_ROWS} WHERE batch.account = :previous
+            AND batch.account <> :account AND state = 'pending' AND digest_sent IN (
+                SELECT own.digest_sent FROM leadpost_rows AS own JOIN leadpost_batches AS owned
+                ON owned.id = own.batch WHERE owned.account = :account AND own.number IS NOT NULL
+            )
+            """
+        return [row.id for row in await self._all(query, previous=previous)]
+
     async def adopt(self, previous: str) -> None:
-        """Transfer the batches of another account, except those whose names are taken."""
+        """Transfer the batches of another account; to one of the same name, its rows are added."""
         await self._do(
             "UPDATE leadpost_batches SET account = :account WHERE account = :previous"
             " AND name NOT IN (SELECT name FROM leadpost_batches WHERE account = :account)",
+            previous=previous,
+        )
+        await self._do(
+            "UPDATE leadpost_rows SET batch = own.id, number = number + (SELECT"
+            " coalesce(max(number), 0) FROM leadpost_rows AS other WHERE other.batch = own.id"
+            " AND other.digest_read = leadpost_rows.digest_read)"
+            " FROM leadpost_batches AS theirs, leadpost_batches AS own"
+            " WHERE theirs.account = :previous AND theirs.id = leadpost_rows.batch"
+            " AND own.account = :account AND own.name = theirs.name AND own.id <> theirs.id",
             previous=previous,
         )
 
