@@ -127,7 +127,7 @@ class _Run:
                 )
         answer = answer.strip().lower()
         if answer == "post":
-            plan.post_duplicates()
+            self._found.plan = self._found.matching.decide(self._options.first, asks=False)
         if answer in {"post", "skip"}:
             return None
         return (

@@ -63,12 +63,15 @@ def decided(
     *,
     are_rejects: bool = False,
     first: int | None = None,
+    posts_duplicates: bool = False,
 ) -> tuple[Plan, list[Decision | None]]:
     rows.add(read)
     matching = Matching(rows, BATCH, are_rejects=are_rejects)
     matching.know(earlier)
     matching.match(first)
     plan = matching.decide(first)
+    if posts_duplicates:
+        plan = matching.decide(first, asks=False)
     matching.number()
     return plan, [each.decision for each in rows.read()]
 
@@ -123,8 +126,36 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     assert decisions == ["edit", "posted", "new", "new"]
     assert (plan.duplicates, plan.sent) == (1, 2)
     assert [each.edited for each in rows.read()] == [1, None, None, None]
-    plan.post_duplicates()
-    assert [each.decision for each in rows.read()] == ["new", "posted", "new", "new"]
+
+
+def test_a_row_that_was_put_is_compared_as_what_it_sends(rows: Rows) -> None:
+    """Its lead is not looked up again."""
+    earlier = [
+        known(1, "by address", "pending", sent="a"),
+        known(2, "by phone", sent="a", has_other_keys=True),
+    ]
+    assert decided(rows, [row("by address")], earlier)[1] == ["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("posts_duplicates", "wanted", "unsent"),
+    [
+        (False, ["edit", "elsewhere", "new", "new", "new"], [2]),
+        (True, ["new", "pending", "new", "later", "later"], [4]),
+    ],
+)
+def test_what_is_withdrawn_depends_on_whether_possible_duplicates_are_posted(
+    rows: Rows, *, posts_duplicates: bool, wanted: list[Decision], unsent: list[int]
+) -> None:
+    read = [row("new", "x"), row("b"), row("c"), row("d"), row("e")]
+    earlier = [
+        known(1, "old", lead="x"),
+        known(2, "b", "pending"),
+        known(3, "b", has_other_keys=True),
+        known(4, "new", "pending", lead="x", batch="other.csv"),
+    ]
+    plan, decisions = decided(rows, read, earlier, first=3, posts_duplicates=posts_duplicates)
+    assert (decisions, plan.unsent) == (wanted, unsent)
 
 
 @pytest.mark.parametrize(

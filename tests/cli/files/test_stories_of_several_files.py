@@ -177,6 +177,25 @@ def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
     assert desk.notes() == notes(0, 0, 1, 1)
 
 
+@pytest.mark.parametrize(("answer", "more"), [("skip", []), ("post", [0, 1])])
+def test_22_what_a_colleague_has_posted_since_a_run_was_stopped_is_found(
+    desk: Desk, calls: Path, colleague: dict[str, str], answer: str, more: list[int]
+) -> None:
+    mine = dict(desk.environment)
+    desk.stopped_after(0, write_csv(calls, rows(0, 1)))
+    desk.environment |= colleague
+    posted(desk, calls, 0, 1)
+    desk.environment = mine
+    code, said = desk.post(calls)
+    assert code == 2
+    assert "2 rows were posted before, in batch calls.csv, 2 of them with other keys" in said
+    for _ in range(2):
+        assert desk.post(calls, "--duplicates", answer)[0] == 0
+        assert desk.notes() == notes(0, 1, *more)
+        assert desk.states(calls) == ["accepted" if more else "skipped"] * 2
+    assert "pending           0" in desk.run("outbox", "status").stdout
+
+
 def test_22_the_unsent_rows_of_former_keys_are_adopted_without_those_posted_since(
     desk: Desk, calls: Path, colleague: dict[str, str], store_url: str
 ) -> None:
