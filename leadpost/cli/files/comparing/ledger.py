@@ -7,7 +7,7 @@ A row is known by its digests for good; its entry, which may be pruned, by its k
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -272,17 +272,22 @@ class Ledger:
                 statement = "UPDATE leadpost_rows SET is_gone = :is_gone WHERE id IN :ids"
                 await self._do(statement, is_gone=is_gone, ids=[*part])
 
+    async def prune(self, older_than: timedelta) -> int:
+        """Delete entries as `Outbox.prune` does, without forgetting what became of rows."""
+        await self.record_ended()
+        return await self.outbox.prune(older_than)
+
     async def record_ended(self, batch: Batch | None = None) -> None:
         """Record which rows were rejected or failed: of a batch, or of all before pruning."""
         if batch is None and not await self.database.read(_are_there):
             return
-        has_ended = "state IN ('rejected', 'failed')"
+        ended = f"CASE WHEN state IN ('rejected', 'failed') THEN {_KIND} END"
         name = "" if batch is None else " AND name = :name"
         await self._do(
-            f"UPDATE leadpost_rows SET ended = CASE WHEN {has_ended} THEN {_KIND} END"
+            f"UPDATE leadpost_rows SET ended = {ended}"
             " FROM leadpost_entries AS entry WHERE entry.id = leadpost_rows.entry"
             f" AND batch IN (SELECT id FROM leadpost_batches WHERE account = :account{name})"
-            f" AND ({has_ended} OR ended IS NOT NULL)",
+            f" AND coalesce(ended, '') <> coalesce({ended}, '')",
             **({} if batch is None else {"name": batch.name}),
         )
 
