@@ -122,7 +122,7 @@ async def compared(
     )
     if batch and own and KEY not in own:
         _refuse_changed(found, batch)
-    if ledger and batch is None and not plan.moved and not plan.batches:
+    if account and batch is None and not plan.moved and not plan.batches:
         await _check_results(found, ledger)
     return found
 
@@ -180,13 +180,13 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
         )
 
 
-async def _check_results(found: Comparison, ledger: Ledger) -> None:
+async def _check_results(found: Comparison, ledger: Ledger | None) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
     path = Path(found.options.path)
     results = results_of(path)
     if found.options.path == STDIN or not results.is_file():
         return
-    if await ledger.batches_of_file(path.name):
+    if ledger and await ledger.batches_of_file(path.name):
         return
     if posted := await asyncio.to_thread(posted_by_results, results):
         raise InputError(
