@@ -45,7 +45,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             f"{HEAD},Activity Date\n{LEAD},201,0001-01-01 00:00\n",
             Reading(timezone="+05:30"),
-            "line 2, Activity Date: 0001-01-01 00:00 is out of range",
+            "line 2, Activity Date: 0001-01-01 00:00 is out of range; correct it",
         ),
         (
             f"{HEAD},Activity Date\n{LEAD},201,soon\n",

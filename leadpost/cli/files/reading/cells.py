@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import product
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ def key_of_name(name: str) -> str:
 
 
 class Moments:
-    """Reads date-times; LeadSquared's form may be UTC where there is no zone, as in its JSON."""
+    """Reads date-times; those in LeadSquared's form may be UTC, as in its JSON."""
 
     def __init__(self, reading: Reading, facts: AccountFacts, *, naive_is_utc: bool) -> None:
         self._facts = facts
@@ -149,15 +149,16 @@ class Moments:
                 offset = self._offset(moment, text)
             return (moment - offset).isoformat(" ", "seconds")[:_LENGTH]  # without an offset
         except OverflowError:
-            raise Invalid(text, "is out of range") from None
+            raise Invalid(text, "is out of range", "correct it") from None
 
     def _parsed(self, text: str) -> datetime:
         if found := _ISO.fullmatch(text):
             day, clock, offset = found.groups()
+            default = "Z" if self._naive_is_utc and text[len(day)] == " " else ""
             try:
-                return datetime.fromisoformat(f"{day}T{clock}{(offset or '').upper()}")
+                return datetime.fromisoformat(f"{day}T{clock}{(offset or default).upper()}")
             except ValueError:
-                raise Invalid(text, _NO_SUCH_DATE) from None
+                raise Invalid(text, _NO_SUCH_DATE, "correct it") from None
         for form in self._formats:
             with suppress(ValueError):
                 return datetime.strptime(text, form)  # noqa: DTZ007  the zone comes after
@@ -166,14 +167,12 @@ class Moments:
             remedy = f"add --date-format '{self._guess}'"
             raise Invalid(text, "is not in the form 2026-11-28 14:05", remedy)
         if _LIKE_A_DATE.fullmatch(text):
-            raise Invalid(text, _NO_SUCH_DATE)
+            raise Invalid(text, _NO_SUCH_DATE, "correct it")
         remedy = "write it as 2026-11-28 14:05, or add --date-format"
         raise Invalid(text, "is not a date-time", remedy)
 
     def _offset(self, moment: datetime, text: str) -> timedelta:
         zone = self._zone
-        if zone is None and self._naive_is_utc and "t" not in text.lower():
-            zone = UTC
         if zone is None:
             self._facts.wanted.add("time_zone")
             remedy = "name it, such as --timezone Asia/Kolkata"
@@ -184,7 +183,8 @@ class Moments:
         if zone.utcoffset(moment - _DAY) != zone.utcoffset(moment + _DAY):  # clocks are changed
             after = zone.utcoffset(moment.replace(fold=1)) or timedelta()
         if before < after:
-            raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
+            what = f"does not exist in {zone}, where clocks went forward"
+            raise Invalid(text, what, "correct it, or add the offset")
         if before > after:
             what = f"occurs twice in {zone}, where clocks went back"
             both = (moment.replace(tzinfo=timezone(offset)) for offset in (before, after))
