@@ -337,7 +337,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
     planned = row("a")
     planned.digest_sent, planned.number = planned.digest_read, 1
     async with Outbox(store_url, "acme") as outbox:
-        ledger = await Ledger(outbox, "host").open()
+        ledger = Ledger(outbox, "host")
         batch = await ledger.begin(BATCH, BATCH, Reading())
         activity = {"RelatedProspectId": lead(0), "ActivityEvent": 201}
         await entries.put(ledger, batch, [(planned, activity)])
@@ -353,7 +353,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         became = result_of(planned, of_row)
         assert (became.state, became.is_to_fix) == (word, is_to_fix)
 
-        await ledger.record_ended(batch)
+        await ledger.record_ended()
         delete = "DELETE FROM leadpost_entries"
         await outbox.database.write(lambda own: execute(own, delete))
         (found,) = await ledger.of_digests([digest_of("a")])

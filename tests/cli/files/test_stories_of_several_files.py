@@ -237,6 +237,16 @@ def test_23_another_time_zone_is_shown_and_asked_about(desk: Desk, calls: Path) 
     assert desk.notes() == notes(0, 1, 2)
 
 
+def test_23_another_column_is_shown_and_asked_about(desk: Desk, calls: Path) -> None:
+    table = [{**row, "X": f"x{n}"} for n, row in enumerate(rows(0, 1))]
+    write_csv(calls, table)
+    assert desk.post(calls, "--map", "X=mx_b")[0] == 0
+    code, said = desk.post(calls, "--map", "X=mx_a")
+    assert code == 2
+    assert "  mx_b x0 →  (line 2) in 2 rows, and mx_a\n" in said
+    assert desk.notes() == notes(0, 1)
+
+
 def test_24_the_same_leads_with_another_event_are_asked_about_once(desk: Desk, calls: Path) -> None:
     posted(desk, calls, 0, 1)
     again = ("--set", "ActivityEvent=202")
