@@ -54,7 +54,7 @@ def lead_id(cell: str) -> str:
         text = text[1:-1].strip()
     if found := _GUID.fullmatch(text):
         return "-".join(found.groups())
-    refuse_rounded(cell)
+    unrounded(cell)
     raise Invalid(cell, "is not a lead's id, such as 00727844-51aa-11e2-9e64-12314004ac6b")
 
 
@@ -64,18 +64,20 @@ class Rounded(str):
     __slots__ = ()
 
 
-def refuse_shortened(cell: str) -> None:
-    """Refuse a number that a spreadsheet has written as 9.19812E+11: its digits are lost."""
+def unshortened(cell: str) -> str:
+    """Return a cell; refuse a number that a spreadsheet has written as 9.19812E+11."""
     if "e" in cell.lower() and _SHORTENED.fullmatch(cell.strip()):
         raise Invalid(cell.strip(), "was shortened by a spreadsheet", "format the column as text")
+    return cell
 
 
-def refuse_rounded(cell: str) -> None:
-    """Refuse a number whose last digits are lost, or probably so."""
-    refuse_shortened(cell)
+def unrounded(cell: str) -> str:
+    """Return a cell; refuse a number whose last digits are lost, or probably so."""
+    unshortened(cell)
     if isinstance(cell, Rounded):
         what = "was probably shortened by a spreadsheet"
         raise Invalid(cell, what, "enter it again, in a column that is formatted as text")
+    return cell
 
 
 def _bare(cell: str) -> str:
@@ -106,7 +108,7 @@ class AccountFacts:
         text = _bare(cell)
         if (found := _CODE.fullmatch(text)) and int(found[1]) > 0:
             return int(found[1])
-        refuse_shortened(text)
+        unshortened(text)
         remedy = ""
         if any(map(str.isalpha, text)):
             self.wanted.add("codes")
