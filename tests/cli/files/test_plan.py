@@ -249,12 +249,14 @@ def test_what_was_posted_elsewhere_is_a_possible_duplicate_and_what_was_not_move
         known(5, "a", batch="other.csv"),
         known(6, "c", batch="mine.csv", has_other_keys=True),
         known(7, "b", "pending", batch="other.csv"),
-        known(8, "b", "pending", batch="mine.csv", has_other_keys=True),
+        known(8, "d", "pending", batch="other.csv"),
+        known(9, "d", "pending", batch="mine.csv", has_other_keys=True),
     ]
-    plan, decisions = decided(rows, [row("a"), row("b"), row("b"), row("c")], earlier)
-    assert decisions == ["elsewhere", "new", "new", "elsewhere"]
+    read = [row(name) for name in ("a", "b", "b", "c", "d")]
+    plan, decisions = decided(rows, read, earlier)
+    assert decisions == ["elsewhere", "new", "new", "elsewhere", "elsewhere"]
     assert sorted(plan.batches) == ["mine.csv", "other.csv"]
-    assert (plan.unsent, plan.moved, plan.other_keys) == ([7], 1, 1)
+    assert (plan.unsent, plan.moved, plan.other_keys) == ([7], 1, 2)
     assert [each.number for each in rows.of("new")] == [1, 2]
 
 

@@ -173,7 +173,7 @@ def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
     desk.environment |= colleague
     code, said = desk.post(calls)
     assert code == 2
-    assert "2 rows were posted before, in batch calls.csv, 2 of them with other keys" in said
+    assert "2 of them with other keys" in said
     assert desk.post(calls, "--duplicates", "post")[0] == 0
     assert desk.notes() == notes(0, 0, 1, 1)
 
@@ -184,12 +184,13 @@ def test_22_what_a_colleague_has_posted_since_a_run_was_stopped_is_found(
 ) -> None:
     mine = dict(desk.environment)
     desk.stopped_after(0, write_csv(calls, rows(0, 1)))
-    desk.environment |= colleague
-    posted(desk, calls, 0, 1)
-    desk.environment = mine
-    code, said = desk.post(calls)
-    assert code == 2
-    assert "2 rows were posted before, in batch calls.csv, 2 of them with other keys" in said
+    for keys in (colleague, mine):
+        desk.environment |= keys
+        code, said = desk.post(calls)
+        assert code == 2
+        assert "2 rows were posted before or put to be posted, in batch calls.csv" in said
+        if keys == colleague:
+            assert desk.post(calls, "--duplicates", "post")[0] == 0
     for _ in range(2):
         assert desk.post(calls, "--duplicates", answer)[0] == 0
         assert desk.notes() == notes(0, 1, *more)

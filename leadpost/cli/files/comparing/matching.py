@@ -82,10 +82,12 @@ _STEPS = (
     *(
         f"""
         UPDATE file SET elsewhere = other.id FROM (
-            SELECT {theirs} AS digest, max(id) AS id FROM earlier
-            WHERE kind IN ('posted', 'failed') AND NOT ({_OWN}) GROUP BY {theirs}
+            SELECT {theirs} AS digest, has_other_keys, max(id) AS id FROM earlier
+            WHERE (kind IN ('posted', 'failed') OR kind = 'pending' AND has_other_keys)
+                AND NOT ({_OWN}) GROUP BY {theirs}, has_other_keys
         ) AS other
-        WHERE other.digest = file.{mine} AND moved IS NULL AND elsewhere IS NULL
+        WHERE other.digest = file.{mine} AND (moved IS NULL OR has_other_keys)
+            AND elsewhere IS NULL
         """
         for mine, theirs in (
             ("digest_sent", "digest_sent"),
