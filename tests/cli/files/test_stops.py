@@ -196,6 +196,7 @@ def test_a_run_whose_outbox_fails_says_so(
     ("command", "where"),
     [
         ("post", "leadpost.cli.files.posting.compared"),
+        ("post", "leadpost.cli.files.posting.write_outputs"),
         ("work", "leadpost.outbox.Outbox.run"),
     ],
 )
@@ -208,7 +209,7 @@ def test_a_cancellation_without_a_signal_is_no_success(
     monkeypatch.setattr(where, cancelled)
     path = write_csv(desk.folder / "calls.csv", [cells(0)])
     with pytest.raises(asyncio.CancelledError):
-        desk.run(command, *([path] if command == "post" else []))
+        desk.run(command, *([path, "--timezone", "UTC"] if command == "post" else []))
 
 
 @pytest.mark.parametrize("pages", [20, 120])
