@@ -85,7 +85,8 @@ Timezone = Annotated[
     typer.Option(
         envvar=TIMEZONE,
         metavar="ZONE",
-        help="Time zone of date-times without an offset: Asia/Kolkata, +05:30, UTC.",
+        help="Time zone of date-times without an offset: Asia/Kolkata, +05:30, UTC. In JSON, those"
+        " in LeadSquared's form are UTC anyway.",
     ),
 ]
 DateFormat = Annotated[

@@ -1,5 +1,6 @@
 """Where the keys come from, and that they go nowhere else."""
 
+import io
 import json
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_no_key_stands_anywhere_and_no_personal_text_in_the_log(
     for key in keys:
         assert key not in shown
         assert key not in texts_of(tmp_path)
+
+
+def test_texts_of_an_invalid_row_are_in_no_log(
+    tmp_path: Path, everything_logged: io.StringIO
+) -> None:
+    rows = [cells(0), cells(1, ActivityNote="PERSONAL", ActivityDateTime="PRIVATE")]
+    path = write_csv(tmp_path / "leads.csv", rows)
+    with Sandbox() as sandbox:
+        options = ("-v", "--timezone", "UTC", "--account-check", "off", "--skip-invalid")
+        done = run("post", path, *options, env=keys_of(sandbox))
+        assert (done.exit_code, len(sandbox.accepted)) == (1, 1)
+    assert "PRIVATE is not a date-time" in done.output
+    assert "PERSONAL" in path.with_name("leads.csv.rejects.csv").read_text()
+    assert "leadpost" in everything_logged.getvalue()
+    for text in ("PERSONAL", "PRIVATE"):
+        assert text not in everything_logged.getvalue()
 
 
 def test_what_setup_wrote_is_read_where_nothing_else_is(

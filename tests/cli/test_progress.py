@@ -4,7 +4,7 @@ import asyncio
 import io
 import logging
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
@@ -92,6 +92,7 @@ def test_it_is_known_whether_calls_are_being_made_or_paused() -> None:
 def test_a_bar_on_a_terminal_is_readable(width: int) -> None:
     console, screen = terminal(width)
     progress = progress_of(Clock(), calls=25, accepted=99, rejected=1)
+    end = datetime.now(UTC) + timedelta(seconds=progress.seconds_left)
     progress.waits_for = "LeadSquared away since 14:03: waiting"
     with shown(progress, console, quiet=False) as changed:
         changed()
@@ -103,6 +104,7 @@ def test_a_bar_on_a_terminal_is_readable(width: int) -> None:
     ):
         assert part in text
     assert "LeadSquared away since 14:03" in text
+    assert any(f"left, until {at_time(at)}" in text for at in (end, end + timedelta(seconds=60)))
     last = [line for line in text.splitlines() if "accepted" in line][-1]
     assert len(last.rstrip()) <= width
 

@@ -13,8 +13,10 @@ from leadpost import Account
 from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
-from leadpost.cli.files.comparing.ledger import Ledger
+from leadpost.cli.files.comparing.ledger import Ledger, statements
 from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.reading.own_files import input_of
+from leadpost.cli.files.sending.entries import withdraw
 from leadpost.cli.outbox_url import existing, url_of
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
@@ -178,8 +180,7 @@ def prune(
     age = options.span(older_than)
 
     async def deleting(opened: Outbox) -> None:
-        await Ledger(opened, "").record_ended()  # while the entries still say so
-        typer.echo(f"entries deleted: {await opened.prune(age):,}")
+        typer.echo(f"entries deleted: {await Ledger(opened, '').prune(age):,}")
 
     _with_outbox(outbox, _owner(env_file), deleting)
 
@@ -203,9 +204,13 @@ def adopt(
     own = read_account(env_file)
 
     async def adopting(opened: Outbox) -> None:
-        ledger = await Ledger(opened, own.host).open()
+        ledger = Ledger(opened, own.host)
+        repeated = await ledger.repeated(previous)
+        withdrawn = len(repeated) - await withdraw(ledger, repeated)
+        await ledger.adopt(previous)  # first, so that no entry is without its row
         count = await opened.adopt(previous)
-        await ledger.adopt(previous)
+        if withdrawn:
+            typer.echo(f"unsent entries withdrawn, as your account has the same: {withdrawn:,}")
         typer.echo(f"entries of {previous} that now belong to {opened.account}: {count:,}")
 
     _with_outbox(outbox, own, adopting)
@@ -226,13 +231,14 @@ def account_(*, env_file: options.EnvFile = None) -> None:
 @app.command()
 def schema(dialect: Annotated[Literal["sqlite", "postgresql"], typer.Argument()]) -> None:
     """
-    Print the SQL that creates the tables, for your own migrations.
+    Print the SQL that creates the tables, those for files included, for your own migrations.
 
     Examples:
     - `leadpost outbox schema postgresql`
     - `leadpost outbox schema sqlite`
     """
-    typer.echo(ddl(dialect))
+    own = [f"{statement};\n\n" for statement in statements(dialect)]
+    typer.echo(ddl(dialect) + "".join(own))
 
 
 async def _batch(
@@ -241,9 +247,11 @@ async def _batch(
     """Return the batch of a file's rows, or the one that was named; None for all entries."""
     if file is None:
         return batch
-    name = batch or Path(file).name
+    ledger, name = Ledger(opened, ""), batch or Path(file).name
+    if batch is None and await ledger.batch(name) is None:
+        name = input_of(name)
     options = Options(command=f"outbox {command}", path=file, url=url_of(outbox))
-    await (await Ledger(opened, "").open()).batch_for(options, name)
+    await ledger.batch_for(options, name)
     return name
 
 

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Annotated, TypeVar
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from leadpost.cli import options
 from leadpost.cli.account import read_account
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
+from leadpost.cli.files.comparing.ledger import Ledger
 from leadpost.cli.outbox_url import url_of
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import OutboxError, OutboxUnavailable
@@ -24,11 +26,13 @@ from leadpost.outbox import Outbox, SharedTokenBucket
 from leadpost.outbox._reachability import Reachability
 
 T = TypeVar("T")
+_log = logging.getLogger("leadpost")
 
 _LATEST_END = 9.5
 """Seconds from the signal to the end of the process: service managers allow about 10."""
 _RETRY = 1.0
 """Seconds between attempts to reach the database."""
+_PRUNE_EVERY = 600.0
 
 
 def work(
@@ -57,11 +61,12 @@ def work(
     """
     account = read_account(env_file)
     with logged(Console(stderr=True, force_terminal=False), verbose=True):
-        working = _work(url_of(outbox), account, limit, verify=verify, keep=keep)
-        raise typer.Exit(asyncio.run(working))
+        age = options.span(keep) if keep else None
+        posting = _run(url_of(outbox), account, limit, verify=verify, keep=age)
+        raise typer.Exit(asyncio.run(_work(posting)))
 
 
-async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> Exit:
+async def _work(posting: Coroutine[Any, Any, None]) -> Exit:
     """Post until a signal comes; then end, even if the database hangs."""
     stop = Stop()
     loop = asyncio.get_running_loop()
@@ -71,7 +76,7 @@ async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: s
             loop.call_later(_LATEST_END, _exit)
         stop(number)
 
-    running = asyncio.create_task(_run(url, account, limit, verify=verify, keep=keep))
+    running = asyncio.create_task(posting)
     with on_signals(end), stop.cancelling(running):
         await asyncio.wait([running])
     error = None if running.cancelled() else running.exception()
@@ -84,7 +89,9 @@ async def _work(url: str, account: Account, limit: int, *, verify: bool, keep: s
     return Exit.ALL_ACCEPTED if stop.signal is signal.SIGTERM else exit_of_signal(stop.signal)
 
 
-async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: str | None) -> None:
+async def _run(
+    url: str, account: Account, limit: int, *, verify: bool, keep: timedelta | None
+) -> None:
     """Post from the outbox, once its database can be reached."""
     outbox = Outbox(url, account)
     reachability = Reachability(f"the outbox {outbox.database.name}")
@@ -103,14 +110,27 @@ async def _run(url: str, account: Account, limit: int, *, verify: bool, keep: st
             lambda: AsyncActivityPoster(account, bucket=SharedTokenBucket(url, limit=limit))
         )
         reachability.answered()
+        pruning = asyncio.create_task(_prune(outbox, keep))
         try:
-            await outbox.run(poster, verify=verify, keep=options.span(keep) if keep else None)
+            await outbox.run(poster, verify=verify)
         finally:
+            pruning.cancel()
+            await asyncio.wait([pruning])
             await poster.aclose(grace=0)  # its calls were waited for
+
+
+async def _prune(outbox: Outbox, keep: timedelta | None) -> None:
+    """Delete old entries until cancelled; what became of the rows of files stays known."""
+    while keep:
+        try:
+            await Ledger(outbox, "").prune(keep)
+        except OutboxError as error:
+            _log.warning("outbox: old entries could not be deleted: %s", error)
+        await asyncio.sleep(min(keep.total_seconds(), _PRUNE_EVERY))
 
 
 def _exit() -> None:
     """End this process at once; what was not recorded becomes uncertain."""
-    logging.getLogger("leadpost").error("outbox: the database does not answer; ending without it")
+    _log.error("outbox: the database does not answer; ending without it")
     logging.shutdown()
     os._exit(Exit.SOME_NOT)

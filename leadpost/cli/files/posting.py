@@ -127,7 +127,7 @@ class _Run:
                 )
         answer = answer.strip().lower()
         if answer == "post":
-            plan.post_duplicates()
+            self._found.plan = self._found.matching.decide(self._options.first, asks=False)
         if answer in {"post", "skip"}:
             return None
         return (
@@ -164,15 +164,18 @@ class _Run:
             say(self._console, f"{rows} gone from the file: withdrawn, and not sent")
         found.matching.number()
         sender = Sender(found, account, ledger, batch, self._console, self._stop)
-        await sender.send()
-        if self._stop.signal is not None:
+        try:
+            await sender.send()
+            outputs = await write_outputs(found, ledger, self._console)
+        except asyncio.CancelledError:
+            if self._stop.signal is None:
+                raise
             say(
                 self._console,
                 "Stopped. To resume, run the same command again. What was done so far: leadpost"
                 f" results {arguments(found)}",
             )
             return exit_of_signal(self._stop.signal)
-        outputs = await write_outputs(found, ledger, self._console)
         if sender.error is not None:
             say(self._console, _said_of(sender.error, account))
         elif sender.has_given_up:

@@ -1,6 +1,5 @@
 """`leadpost results`, `verify` and `reconcile`: what became of the rows of a file, or of all."""
 
-import errno
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -109,27 +108,15 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
         # Windows refuses to replace a file that a spreadsheet has open.
         is_open = isinstance(error, PermissionError) and os.access(outputs.results.parent, os.W_OK)
         outputs.has_failed = not is_open
-        remedy = "Close it" if is_open else _remedy_of(error)
+        remedy = "Close it" if is_open else "Fix that"
         say(
             console,
             f"{outputs.results} could not be written: {error.strerror}. {remedy}, then:"
             f" leadpost results {arguments(found)}",
         )
-    await ledger.record_ended(batch)
+    await ledger.record_ended()
     await ledger.record_outputs(batch, outputs.written)
     return outputs
-
-
-def _remedy_of(error: OSError) -> str:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "Make room"
-        case errno.EISDIR:
-            return "Rename the folder of that name"
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "Make its folder writable"
-        case _:
-            return "Correct that"
 
 
 def report(

@@ -158,11 +158,34 @@ def test_the_entries_of_a_file_or_of_a_batch_with_a_name_of_its_own(desk: Desk) 
     assert "accepted          1" in desk.run("outbox", "status", "a.csv").stdout
     for command in (["list"], ["status"], ["retry", "--state", "failed"]):
         done = desk.run("outbox", *command, "c.csv")
-        never = "error: c.csv was never posted from this outbox (batch c.csv)\n"
+        never = "error: c.csv was never posted from this outbox (batch c.csv). If it had another"
+        never += f" name: leadpost outbox {command[0]} c.csv --batch OLDNAME\n"
         assert (done.exit_code, done.stderr) == (2, never)
     retry = ("outbox", "retry", "--state", "rejected")
     assert desk.run(*retry, "--batch", "day 2").stdout == "0 pending again\n"
     assert desk.run(*retry, "--batch", "day 1").stdout == "1 pending again\n"
+
+
+def test_the_entries_of_the_file_that_rejects_came_from(desk: Desk, calls: Path) -> None:
+    rejects = calls.with_name("calls.csv.rejects.csv")
+    for number, path in enumerate((calls, rejects)):  # what has that name itself comes first
+        assert desk.post(write_csv(path, [cells(number)]))[0] == 0
+        assert lead(number) in desk.run("outbox", "list", rejects).stdout
+
+
+def test_a_look_at_an_outbox_of_no_files_creates_no_tables(desk: Desk, outbox: Path) -> None:
+    """So that a role that may only read can look."""
+    write_csv(desk.folder / "a.csv", [cells(0)])
+    env = {"LEADPOST_OUTBOX": str(outbox)}
+    for command in ("outbox list", "outbox status", "outbox retry --id 1", "results", "verify"):
+        done = desk.run(*command.split(), "a.csv", **env)
+        assert (done.exit_code, "a.csv was never posted" in done.stderr) == (2, True)
+    assert desk.post(desk.folder / "a.csv", "--dry-run", **env)[0] == 0
+    assert desk.run("outbox", "adopt", "somebody", **env).exit_code == 0
+    assert desk.run("outbox", "prune", "--older-than", "1d", **env).exit_code == 0
+    with closing(sqlite3.connect(outbox)) as database:
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    assert not names & {"leadpost_batches", "leadpost_rows"}
 
 
 @pytest.mark.parametrize(
@@ -234,9 +257,17 @@ def test_entries_and_files_of_former_keys_are_adopted(desk: Desk) -> None:
     assert (code, "2 rows were posted" in said) == (0, True)
 
 
-def test_the_schema_is_printed(desk: Desk) -> None:
-    for dialect in ("sqlite", "postgresql"):
-        assert "CREATE TABLE leadpost_entries" in desk.run("outbox", "schema", dialect).stdout
+def test_the_schema_is_printed_and_is_all_that_files_need(desk: Desk, calls: Path) -> None:
+    printed = {d: desk.run("outbox", "schema", d).stdout for d in ("sqlite", "postgresql")}
+    for text in printed.values():
+        assert "CREATE TABLE leadpost_entries" in text
+        assert "CREATE TABLE IF NOT EXISTS leadpost_rows" in text
+    with closing(sqlite3.connect("own.db")) as database, database:
+        database.executescript(printed["sqlite"])
+        before = database.execute("SELECT name, sql FROM sqlite_master").fetchall()
+    assert desk.post(write_csv(calls, [cells(0)]), "--outbox", "own.db")[0] == 0
+    with closing(sqlite3.connect("own.db")) as database:
+        assert database.execute("SELECT name, sql FROM sqlite_master").fetchall() == before
 
 
 @pytest.mark.parametrize("text", ["30", "d", "1w", "-1d", "1.5h"])

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,12 @@ from cli_support import (
     until,
     url_of,
 )
-from files_support import keys_of, run
+from files_support import Desk, cells, keys_of, read_csv, rejects_of, run, write_csv
 from processes import Process
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support import server_in
 
-from leadpost.errors import OutboxUnavailable
+from leadpost.errors import OutboxError, OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
 from leadpost.sandbox import Faults, Sandbox, request_id_of
@@ -109,6 +110,29 @@ def test_a_worker_in_this_process(tmp_path: Path, number: signal.Signals, code: 
         result = run("work", "--no-verify", "--keep", "1d", "--outbox", path, env=keys_of(sandbox))
         thread.join()
     assert result.exit_code == code
+
+
+def test_a_worker_deletes_old_entries_and_what_became_of_rows_stays_known(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    delete, failures = Outbox.prune, [OutboxError("the disk is full")]
+
+    async def prune(self: Outbox, older_than: timedelta) -> int:
+        if failures:
+            raise failures.pop()
+        return await delete(self, older_than)
+
+    monkeypatch.setattr(Outbox, "prune", prune)
+    write_csv(calls, [cells(0), cells(1, ActivityEvent="999")])
+    assert desk.post(calls)[0] == 0
+    assert desk.run("verify").exit_code == 1
+    thread = pressing(lambda: not states_in(desk.outbox), signal.SIGTERM)
+    assert desk.run("work", "--keep", "1s").exit_code == 0
+    thread.join()
+    assert "old entries could not be deleted: the disk is full" in caplog.text
+    assert desk.run("results", calls).exit_code == 1
+    assert desk.states(calls) == ["accepted", "failed"]
+    assert len(read_csv(rejects_of(calls))) == 1
 
 
 @pytest.mark.parametrize(

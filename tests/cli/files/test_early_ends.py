@@ -111,7 +111,7 @@ def test_a_results_file_whose_name_a_folder_has_is_named(desk: Desk, calls: Path
     code, said = desk.post(calls)
     assert code == 1
     assert (
-        f"{results} could not be written: Is a directory. Rename the folder of that name, then:"
+        f"{results} could not be written: Is a directory. Fix that, then:"
         f" leadpost results {calls}\n"
     ) in said
     assert "3 accepted, not yet processed" in said
@@ -127,9 +127,7 @@ def test_a_results_file_whose_name_a_folder_has_is_named(desk: Desk, calls: Path
     ("number", "said", "code"),
     [
         (errno.EACCES, "Permission denied. Close it, then: ", 0),  # as Windows says it
-        (errno.ENOSPC, "No space left on device. Make room, then: ", 1),
-        (errno.EROFS, "Read-only file system. Make its folder writable, then: ", 1),
-        (errno.EIO, "Input/output error. Correct that, then: ", 1),
+        (errno.ENOSPC, "No space left on device. Fix that, then: ", 1),
     ],
 )
 def test_results_that_cannot_be_written_leave_those_before(  # noqa: PLR0917  a table's columns

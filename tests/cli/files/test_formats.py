@@ -31,6 +31,9 @@ class Case:
     file: str = "calls.csv"
 
 
+UTC = BARE_WANTED | {"ActivityDateTime": "2026-11-28 14:05:07"}
+
+
 def noted(note: str) -> dict[str, Any]:
     return BARE_WANTED | {"ActivityNote": note}
 
@@ -175,13 +178,15 @@ CASES = [
     Case(
         "a day that there is not",
         dated("2026-02-30 14:05"),
-        said="line 2, ActivityDateTime: 2026-02-30 14:05 is a day or time that does not exist",
+        said="line 2, ActivityDateTime: 2026-02-30 14:05 is a day or time that does not exist;"
+        " correct it",
     ),
     Case(
         "a day that there is not, in another format",
         dated("31/02/2026 14:05"),
         Reading(timezone="UTC", date_formats=("%d/%m/%Y %H:%M",)),
-        said="line 2, ActivityDateTime: 31/02/2026 14:05 is a day or time that does not exist",
+        said="line 2, ActivityDateTime: 31/02/2026 14:05 is a day or time that does not exist;"
+        " correct it",
     ),
     Case(
         "a day without a time",
@@ -194,7 +199,7 @@ CASES = [
         dated("2026-03-29 02:30"),
         Reading(timezone="Europe/Berlin"),
         said="line 2, ActivityDateTime: 2026-03-29 02:30 does not exist in Europe/Berlin, where"
-        " clocks went forward",
+        " clocks went forward; correct it, or add the offset",
     ),
     Case(
         "a time that the zone has twice",
@@ -298,6 +303,20 @@ CASES = [
         said="calls.xls: an old or protected workbook; save it as .xlsx without a password",
     ),
     Case("a JSON array", json.dumps([WANTED]), Reading(), posted=WANTED, file="calls.json"),
+    Case("UTC in JSON", json.dumps([UTC]), posted=UTC, file="calls.json"),
+    Case(
+        "JSON with a T, as LeadSquared does not write it",
+        json.dumps([UTC | {"ActivityDateTime": "2026-11-28T14:05:07"}]),
+        posted=at("2026-11-28 08:35:07"),
+        file="calls.json",
+    ),
+    Case(
+        "JSON in another date format",
+        json.dumps([UTC | {"ActivityDateTime": "28/11/2026 14:05"}]),
+        Reading(timezone="Asia/Kolkata", date_formats=("%d/%m/%Y %H:%M",)),
+        posted=at("2026-11-28 08:35:00"),
+        file="calls.json",
+    ),
     Case("JSON lines", json.dumps(WANTED) + "\n\n", Reading(), posted=WANTED, file="calls.jsonl"),
     Case(
         "JSON over several lines",

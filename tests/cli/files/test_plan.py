@@ -63,12 +63,15 @@ def decided(
     *,
     are_rejects: bool = False,
     first: int | None = None,
+    posts_duplicates: bool = False,
 ) -> tuple[Plan, list[Decision | None]]:
     rows.add(read)
     matching = Matching(rows, BATCH, are_rejects=are_rejects)
     matching.know(earlier)
     matching.match(first)
     plan = matching.decide(first)
+    if posts_duplicates:
+        plan = matching.decide(first, asks=False)
     matching.number()
     return plan, [each.decision for each in rows.read()]
 
@@ -123,8 +126,36 @@ def test_an_edit_is_a_new_row_for_a_lead_of_which_a_posted_row_is_gone(rows: Row
     assert decisions == ["edit", "posted", "new", "new"]
     assert (plan.duplicates, plan.sent) == (1, 2)
     assert [each.edited for each in rows.read()] == [1, None, None, None]
-    plan.post_duplicates()
-    assert [each.decision for each in rows.read()] == ["new", "posted", "new", "new"]
+
+
+def test_a_row_that_was_put_is_compared_as_what_it_sends(rows: Rows) -> None:
+    """Its lead is not looked up again."""
+    earlier = [
+        known(1, "by address", "pending", sent="a"),
+        known(2, "by phone", sent="a", has_other_keys=True),
+    ]
+    assert decided(rows, [row("by address")], earlier)[1] == ["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("posts_duplicates", "wanted", "unsent"),
+    [
+        (False, ["edit", "elsewhere", "new", "new", "new"], [2]),
+        (True, ["new", "pending", "new", "later", "later"], [4]),
+    ],
+)
+def test_what_is_withdrawn_depends_on_whether_possible_duplicates_are_posted(
+    rows: Rows, *, posts_duplicates: bool, wanted: list[Decision], unsent: list[int]
+) -> None:
+    read = [row("new", "x"), row("b"), row("c"), row("d"), row("e")]
+    earlier = [
+        known(1, "old", lead="x"),
+        known(2, "b", "pending"),
+        known(3, "b", has_other_keys=True),
+        known(4, "new", "pending", lead="x", batch="other.csv"),
+    ]
+    plan, decisions = decided(rows, read, earlier, first=3, posts_duplicates=posts_duplicates)
+    assert (decisions, plan.unsent) == (wanted, unsent)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +249,14 @@ def test_what_was_posted_elsewhere_is_a_possible_duplicate_and_what_was_not_move
         known(5, "a", batch="other.csv"),
         known(6, "c", batch="mine.csv", has_other_keys=True),
         known(7, "b", "pending", batch="other.csv"),
-        known(8, "b", "pending", batch="mine.csv", has_other_keys=True),
+        known(8, "d", "pending", batch="other.csv"),
+        known(9, "d", "pending", batch="mine.csv", has_other_keys=True),
     ]
-    plan, decisions = decided(rows, [row("a"), row("b"), row("b"), row("c")], earlier)
-    assert decisions == ["elsewhere", "new", "new", "elsewhere"]
+    read = [row(name) for name in ("a", "b", "b", "c", "d")]
+    plan, decisions = decided(rows, read, earlier)
+    assert decisions == ["elsewhere", "new", "new", "elsewhere", "elsewhere"]
     assert sorted(plan.batches) == ["mine.csv", "other.csv"]
-    assert (plan.unsent, plan.moved, plan.other_keys) == ([7], 1, 1)
+    assert (plan.unsent, plan.moved, plan.other_keys) == ([7], 1, 2)
     assert [each.number for each in rows.of("new")] == [1, 2]
 
 
@@ -306,7 +339,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
     planned = row("a")
     planned.digest_sent, planned.number = planned.digest_read, 1
     async with Outbox(store_url, "acme") as outbox:
-        ledger = await Ledger(outbox, "host").open()
+        ledger = Ledger(outbox, "host")
         batch = await ledger.begin(BATCH, BATCH, Reading())
         activity = {"RelatedProspectId": lead(0), "ActivityEvent": 201}
         await entries.put(ledger, batch, [(planned, activity)])
@@ -322,7 +355,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         became = result_of(planned, of_row)
         assert (became.state, became.is_to_fix) == (word, is_to_fix)
 
-        await ledger.record_ended(batch)
+        await ledger.record_ended()
         delete = "DELETE FROM leadpost_entries"
         await outbox.database.write(lambda own: execute(own, delete))
         (found,) = await ledger.of_digests([digest_of("a")])

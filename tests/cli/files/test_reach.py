@@ -206,9 +206,8 @@ def test_a_row_of_a_created_lead_is_a_possible_duplicate_once_it_has_the_leads_i
     assert desk.post(path, "--create-leads")[0] == 0
     until(lambda: len(desk.sandbox.leads) == 2)
     ids = {who["EmailAddress"]: str(who["ProspectID"]) for who in desk.sandbox.leads}
-    write_csv(
-        path, [row(0, RelatedProspectId=ids[ADA]), by_email(1, "bob@example.com"), by_email(2)]
-    )
+    table = [row(0, RelatedProspectId=ids[ADA]), by_email(1, "bob@example.com")]
+    write_csv(path, [*table, row(2, RelatedProspectId=lead(2))])
     code, said = desk.post(path)
     assert (code, len(desk.notes())) == (2, 2), said
     assert "1 row looks like an edit of a posted one, 1 is new" in said
@@ -344,8 +343,18 @@ def test_a_lead_that_was_not_found_can_be_created_later(desk: Desk) -> None:
     assert (len(desk.notes()), changed(desk.sandbox)) == (1, (1, 0))
 
 
+def test_an_edit_is_seen_once_the_lead_that_was_created_is_found(desk: Desk) -> None:
+    path = write_csv(desk.folder / "a.csv", [by_email(0)])
+    assert desk.post(path, "--create-leads")[0] == 0
+    write_csv(path, [by_email(0, ActivityNote="edited"), by_email(1, "bob@example.com")])
+    code, said = desk.post(path, "--create-leads")
+    assert code == 2
+    assert "1 row looks like an edit of a posted one, 1 is new" in said
+
+
 def test_a_daily_file_that_says_the_same_of_new_leads_is_not_asked_about(desk: Desk) -> None:
     same = {"ActivityNote": "Called", "ActivityDateTime": ""}
+    desk.sandbox.add_lead(EmailAddress="dan@example.com")
     path = desk.folder / "new.csv"
     for day, names in enumerate((("ada", "bob"), ("eve", "dan"))):
         write_csv(path, [by_email(0, f"{name}@example.com", **same) for name in names])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
 from reading_support import HEAD, LEAD
+
+from leadpost.cli.files.sending import entries
 
 
 @pytest.fixture
@@ -30,6 +33,25 @@ def test_rejects_that_were_edited_meanwhile_are_kept(desk: Desk, calls: Path) ->
     assert calls.with_name("calls.csv.rejects.2.csv").read_bytes() == untouched
     assert desk.post(write_csv(calls, [cells(0), cells(1)]))[0] == 0
     assert desk.files() == ["calls.csv", "calls.csv.rejects.csv", "calls.csv.results.csv"]
+
+
+def test_lines_and_rejects_are_those_of_the_file_as_it_was_read(
+    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(calls, [cells(0), cells(1, ActivityEvent="x"), cells(2)])
+    put = entries.put
+
+    async def overwriting(*args: Any) -> None:
+        write_csv(calls, [cells(9), cells(0)])
+        await put(*args)
+
+    monkeypatch.setattr(entries, "put", overwriting)
+    assert desk.post(calls, "--skip-invalid")[0] == 1
+    found = [(row["line"], row["lead"], row["state"]) for row in desk.results(calls)]
+    states = ("accepted", "invalid", "accepted")
+    assert found == [(str(n + 2), lead(n), state) for n, state in enumerate(states)]
+    (rejected,) = read_csv(calls.with_name("calls.csv.rejects.csv"))
+    assert rejected["RelatedProspectId"] == lead(1)
 
 
 def test_rejects_of_json_are_json_lines(desk: Desk) -> None:

@@ -21,6 +21,7 @@ from processes import ENVIRONMENT, Process
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from leadpost.cli.files.comparing.ledger import Ledger
 from leadpost.cli.signals import Stop, on_signals
 from leadpost.errors import OutboxError
 from leadpost.outbox.database import _calls
@@ -155,7 +156,7 @@ def test_a_call_that_never_ends_does_not_keep_a_run_for_more_than_8_seconds(
         began = time.monotonic()
         process.terminate()
         assert process.wait() == 143
-        assert time.monotonic() - began < 30  # 8 s, on a machine with nothing else to do
+        assert time.monotonic() - began < 20  # a call times out after 30 s
 
 
 def test_two_runs_of_a_file_share_the_work(tmp_path: Path) -> None:
@@ -195,6 +196,7 @@ def test_a_run_whose_outbox_fails_says_so(
     ("command", "where"),
     [
         ("post", "leadpost.cli.files.posting.compared"),
+        ("post", "leadpost.cli.files.posting.write_outputs"),
         ("work", "leadpost.outbox.Outbox.run"),
     ],
 )
@@ -207,7 +209,7 @@ def test_a_cancellation_without_a_signal_is_no_success(
     monkeypatch.setattr(where, cancelled)
     path = write_csv(desk.folder / "calls.csv", [cells(0)])
     with pytest.raises(asyncio.CancelledError):
-        desk.run(command, *([path] if command == "post" else []))
+        desk.run(command, *([path, "--timezone", "UTC"] if command == "post" else []))
 
 
 @pytest.mark.parametrize("pages", [20, 120])
@@ -270,6 +272,25 @@ def test_ctrl_c_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPa
     done = desk.run("post", path, "--timezone", "UTC")
     assert (done.exit_code, done.stderr) == (130, "Stopped: nothing was sent\n")
     assert desk.notes() == []
+
+
+def test_ctrl_c_while_the_results_are_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_csv(desk.folder / "calls.csv", [cells(n) for n in range(600)])
+    done = desk.run("post", path, "--timezone", "UTC", "--quiet", "--first", "1")
+    results = path.with_name("calls.csv.results.csv").read_bytes()
+    states = Ledger.states
+
+    async def pressing(*args: Any) -> Any:
+        assert len(desk.files()) == 4  # a new one of each kind, and its name
+        os.kill(os.getpid(), signal.SIGINT)
+        return await states(*args)
+
+    monkeypatch.setattr(Ledger, "states", pressing)
+    done = desk.run("post", path, "--timezone", "UTC", "--quiet", "--first", "1")
+    assert (done.exit_code, len(desk.notes())) == (130, 2)
+    assert "Stopped. To resume, run the same command again." in done.stderr
+    assert desk.files() == ["calls.csv", "calls.csv.results.csv"]
+    assert path.with_name("calls.csv.results.csv").read_bytes() == results
 
 
 async def test_signals_reach_the_event_loop_and_earlier_handlers_return() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from files_support import (
     Desk,
+    bad,
     cells,
     lead,
     notes,
@@ -196,9 +197,20 @@ def test_8_rejects_without_their_keys(desk: Desk, calls: Path) -> None:
     code, said = desk.post(write_csv(rejects_of(calls), [row | cells(1)]))
     assert code == 2
     assert "line 2 was changed, and the column leadpost_key is missing" in said
-    assert "leadpost results calls.csv" in said
+    assert f"Write the rejects again: leadpost results {calls}\n" in said
     del row["leadpost_reason"]
     assert desk.post(write_csv(desk.folder / "new.csv", [row | cells(1)]))[0] == 0
+
+
+def test_8_how_to_get_the_rejects_anew_names_file_and_batch(desk: Desk) -> None:
+    calls = desk.folder / "my calls.csv"
+    write_csv(calls, [cells(0), bad(1)])
+    assert desk.post(calls, "--skip-invalid", "--batch", "day 1")[0] == 1
+    row = cells(1) | {"leadpost_reason": "changed"}
+    code, said = desk.post(write_csv(rejects_of(calls), [row]), "--batch", "day 1")
+    assert code == 2
+    command = shlex.split(said.partition("Write the rejects again: leadpost ")[2])
+    assert command == ["results", str(calls), "--batch", "day 1"]
 
 
 def test_8_rejects_whose_keys_were_emptied(desk: Desk, calls: Path) -> None:

@@ -13,7 +13,6 @@ from files_support import (
     HEADER,
     Desk,
     cells,
-    keys_of,
     lead,
     notes,
     posted,
@@ -145,32 +144,75 @@ def test_20_a_row_that_may_have_arrived_and_is_deleted_is_not_sent_again(
 
 def test_21_results_beside_the_file_say_more_than_the_outbox(desk: Desk, calls: Path) -> None:
     posted(desk, calls, 0, 1, 2)
-    code, said = desk.post(calls, "--outbox", "another.db")
-    assert code == 2
-    assert "calls.csv.results.csv counts 3 rows of it as posted, but this outbox has none" in said
+    for options in (("--dry-run",), ()):
+        code, said = desk.post(calls, "--outbox", "another.db", *options)
+        assert code == 2
+        assert "calls.csv.results.csv counts 3 rows of it as posted, but this outbox has" in said
     assert desk.notes() == notes(0, 1, 2)
     calls.with_name("calls.csv.results.csv").write_text("line,state\n2,invalid\n")
     code, said = desk.post(calls, "--outbox", "another.db")
     assert (code, len(desk.notes())) == (0, 6), said
 
 
-def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
-    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    posted(desk, calls, 0, 1)
-    desk.sandbox.access_key = "u$rANOTHER"
-    taken = {"accessKey": "u$rsandbox-access", "secretKey": "sandbox-secret"}
+@pytest.fixture
+def colleague(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The keys of a colleague, or new ones; the sandbox takes these too."""
+    taken = {"accessKey": desk.sandbox.access_key, "secretKey": desk.sandbox.secret_key}
 
     def key(_: object, name: str) -> str:
         return taken[name]
 
     monkeypatch.setattr("leadpost.sandbox.gateway._key", key)
-    desk.environment |= keys_of(desk.sandbox)
+    return {"LEADPOST_ACCESS_KEY": "u$rANOTHER"}
+
+
+def test_22_what_was_posted_with_other_keys_of_the_same_host_is_found(
+    desk: Desk, calls: Path, colleague: dict[str, str]
+) -> None:
+    posted(desk, calls, 0, 1)
+    desk.environment |= colleague
     code, said = desk.post(calls)
     assert code == 2
-    assert "2 rows were posted before, in batch calls.csv, 2 of them with other keys" in said
+    assert "2 of them with other keys" in said
     assert desk.post(calls, "--duplicates", "post")[0] == 0
     assert desk.notes() == notes(0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(("answer", "more"), [("skip", []), ("post", [0, 1])])
+def test_22_what_a_colleague_has_posted_since_a_run_was_stopped_is_found(
+    desk: Desk, calls: Path, colleague: dict[str, str], answer: str, more: list[int]
+) -> None:
+    mine = dict(desk.environment)
+    desk.stopped_after(0, write_csv(calls, rows(0, 1)))
+    for keys in (colleague, mine):
+        desk.environment |= keys
+        code, said = desk.post(calls)
+        assert code == 2
+        assert "2 rows were posted before or put to be posted, in batch calls.csv" in said
+        if keys == colleague:
+            assert desk.post(calls, "--duplicates", "post")[0] == 0
+    for _ in range(2):
+        assert desk.post(calls, "--duplicates", answer)[0] == 0
+        assert desk.notes() == notes(0, 1, *more)
+        assert desk.states(calls) == ["accepted" if more else "skipped"] * 2
+    assert "pending           0" in desk.run("outbox", "status").stdout
+
+
+def test_22_the_unsent_rows_of_former_keys_are_adopted_without_those_posted_since(
+    desk: Desk, calls: Path, colleague: dict[str, str], store_url: str
+) -> None:
+    desk.environment["LEADPOST_OUTBOX"] = store_url
+    posted(desk, calls, 5)
+    desk.stopped_after(0, write_csv(calls, rows(5, 0, 0, 1, 2, 3)))
+    former = desk.run("outbox", "account").stdout.strip()
+    assert desk.run("outbox", "adopt", former).stdout.count("\n") == 1  # nothing is withdrawn
+    desk.environment |= colleague
+    assert desk.post(write_csv(calls, rows(5, 1, 2)), "--duplicates", "post")[0] == 0
+    done = desk.run("outbox", "adopt", former)
+    assert done.stdout.startswith("unsent entries withdrawn, as your account has the same: 2\n")
+    for _ in range(2):
+        code, said = desk.post(write_csv(calls, rows(5, 5, 0, 0, 1, 2, 4)))
+        assert (code, desk.notes()) == (0, notes(5, 5, 0, 0, 1, 2, 4)), said
 
 
 def test_23_another_time_zone_is_shown_and_asked_about(desk: Desk, calls: Path) -> None:
@@ -194,6 +236,16 @@ def test_23_another_time_zone_is_shown_and_asked_about(desk: Desk, calls: Path) 
     assert "3 rows were posted" in done.output
     assert desk.run("post", calls, "--timezone", "+05:30").exit_code == 0
     assert desk.notes() == notes(0, 1, 2)
+
+
+def test_23_another_column_is_shown_and_asked_about(desk: Desk, calls: Path) -> None:
+    table = [{**row, "X": f"x{n}"} for n, row in enumerate(rows(0, 1))]
+    write_csv(calls, table)
+    assert desk.post(calls, "--map", "X=mx_b")[0] == 0
+    code, said = desk.post(calls, "--map", "X=mx_a")
+    assert code == 2
+    assert "  mx_b x0 →  (line 2) in 2 rows, and mx_a\n" in said
+    assert desk.notes() == notes(0, 1)
 
 
 def test_24_the_same_leads_with_another_event_are_asked_about_once(desk: Desk, calls: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attrs import define
+from attrs import define, evolve
 from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
@@ -23,11 +23,11 @@ from leadpost.cli.files.reading.cells import Invalid
 from leadpost.cli.files.reading.identity import is_whole_key
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
 from leadpost.cli.files.reading.opening import STDIN, Opened, opened
-from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, posted_by_results, results_of
+from leadpost.cli.files.reading.own_files import KEY, REASON, input_of, posted_rows, results_of
 from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.reading.sources import Source
-from leadpost.cli.outbox_url import is_missing, outbox_option
+from leadpost.cli.outbox_url import is_missing
 from leadpost.outbox import Outbox, SharedTokenBucket
 
 _PATIENCE = RetryPolicy(max_attempts=3, max_time=60.0)
@@ -78,7 +78,7 @@ async def compared(
         bucket: Bucket = TokenBucket(options.limit)
         if not (options.dry_run and is_missing(options.url)):  # a dry run leaves no outbox behind
             outbox = await stack.enter_async_context(Outbox(options.url, account))
-            ledger = await Ledger(outbox, account.host).open()
+            ledger = Ledger(outbox, account.host)
             bucket = SharedTokenBucket(options.url, limit=options.limit)
         poster = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
         await stack.enter_async_context(poster)
@@ -122,7 +122,7 @@ async def compared(
     )
     if batch and own and KEY not in own:
         _refuse_changed(found, batch)
-    if ledger and batch is None and not plan.moved and not plan.batches:
+    if account and batch is None and not plan.moved and not plan.batches:
         await _check_results(found, ledger)
     return found
 
@@ -172,23 +172,25 @@ async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> Non
 
 def _refuse_changed(found: Comparison, batch: Batch) -> None:
     """Refuse rejects without keys that were changed."""
+    file = evolve(found.options, path=str(Path(found.options.path).with_name(batch.file)))
+    name = None if batch.name == batch.file else batch.name
     for row in found.plan.rows.read("known IS NULL"):
         raise InputError(
             f"{found.source.name}: line {row.line} was changed, and the column {KEY} is"
             " missing or empty, so it is unknown which row it is. Write the rejects again:"
-            f" leadpost results {batch.file}{outbox_option(found.options.url)}"
+            f" leadpost results {file.arguments(name)}"
         )
 
 
-async def _check_results(found: Comparison, ledger: Ledger) -> None:
+async def _check_results(found: Comparison, ledger: Ledger | None) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
     path = Path(found.options.path)
     results = results_of(path)
     if found.options.path == STDIN or not results.is_file():
         return
-    if await ledger.batches_of_file(path.name):
+    if ledger and await ledger.batches_of_file(path.name):
         return
-    if posted := await asyncio.to_thread(posted_by_results, results):
+    if posted := await asyncio.to_thread(posted_rows, results):
         raise InputError(
             f"{results} counts {number_of(posted, 'row')} of it as posted, but this outbox"
             " has none of them."
@@ -214,8 +216,8 @@ async def _name(
         return name
     if KEY in own:
         return await _batch_of(file, keys, ledger) or name
-    if options.batch is None and (of_rejects := REJECTS.fullmatch(file)):
-        name = of_rejects[1]
+    if options.batch is None:
+        name = input_of(file)
     if await ledger.batch(name) is None:
         raise InputError(
             f"{file}: it has the column {REASON} of a rejects file, but no {KEY}. {_ANEW}"

@@ -7,9 +7,10 @@ A row is known by its digests for good; its entry, which may be pruned, by its k
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from inspect import cleandoc
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 from attrs import frozen
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.reading.own_files import input_of
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
@@ -27,7 +29,7 @@ PART = 500
 _PAGE = 5000
 """Rows that are read at once."""
 
-TABLES = (
+_TABLES = (
     """
     CREATE TABLE IF NOT EXISTS leadpost_batches (
         id {id},
@@ -123,14 +125,17 @@ class Ledger:
         self.outbox = outbox
         self.database = outbox.database
         self._always = {"account": outbox.account, "host": host}
+        self._has_tables = False
 
-    async def open(self) -> Self:
-        """Create the tables, if they are missing."""
-        if not await self.database.read(_are_there):
-            await self.database.write(_create)
-        return self
+    async def _exists(self) -> bool:
+        """Whether there are the tables: only a run that posts creates them."""
+        self._has_tables = self._has_tables or await self.database.read(_are_there)
+        return self._has_tables
 
     async def _all(self, query: str, **values: Any) -> list[sa.Row[Any]]:
+        if not await self._exists():
+            return []
+
         async def work(connection: AsyncConnection) -> list[sa.Row[Any]]:
             return list((await execute(connection, query, **values, **self._always)).all())
 
@@ -138,7 +143,8 @@ class Ledger:
 
     async def _do(self, statement: str, **values: Any) -> None:
         values |= self._always
-        await self.database.write(lambda own: execute(own, statement, **values), within=None)
+        if await self._exists():
+            await self.database.write(lambda own: execute(own, statement, **values), within=None)
 
     # Batches.
 
@@ -157,7 +163,9 @@ class Ledger:
         return Batch(row.id, row.name, row.file, reading, json.loads(row.outputs), at)
 
     async def begin(self, name: str, file: str, reading: Reading) -> Batch:
-        """Create a batch, or record how it is read now."""
+        """Create a batch, and the tables, or record how it is read now."""
+        if not await self._exists():
+            await self.database.write(_create)
         await self._do(
             "INSERT INTO leadpost_batches (account, host, name, file, reading, outputs)"
             " VALUES (:account, :host, :name, :file, :reading, '{{}}') ON CONFLICT (account, name)"
@@ -183,10 +191,13 @@ class Ledger:
         batch = await self.batch(name)
         if batch or options.command == "post":
             return batch
-        for other in await self.batches_of_file(Path(options.path).name):
+        for other in await self.batches_of_file(input_of(Path(options.path).name)):
             if other.account == self.outbox.account:
                 raise options.in_another_batch(name, other.name)
-        raise InputError(f"{options.path} was never posted from this outbox (batch {name})")
+        raise InputError(
+            f"{options.path} was never posted from this outbox (batch {name}). If it had another"
+            f" name: leadpost {options.command} {options.arguments('OLDNAME')}"
+        )
 
     async def record_outputs(self, batch: Batch, outputs: Mapping[str, str]) -> None:
         """Record which rejects files were written, with the digests of their contents."""
@@ -198,11 +209,31 @@ class Ledger:
         statement = "UPDATE leadpost_batches SET posted_at = {now} WHERE id = :id"
         await self._do(statement, id=batch.id)
 
+    async def repeated(self, previous: str) -> list[int]:
+        """Return the numbers of another account's unsent rows that this account has too."""
+        query = f"""
+            SELECT known.id FROM {_ROWS} WHERE batch.account = :previous
+            AND batch.account <> :account AND state = 'pending' AND digest_sent IN (
+                SELECT own.digest_sent FROM leadpost_rows AS own JOIN leadpost_batches AS owned
+                ON owned.id = own.batch WHERE owned.account = :account AND own.number IS NOT NULL
+            )
+            """
+        return [row.id for row in await self._all(query, previous=previous)]
+
     async def adopt(self, previous: str) -> None:
-        """Transfer the batches of another account, except those whose names are taken."""
+        """Transfer the batches of another account; to one of the same name, its rows are added."""
         await self._do(
             "UPDATE leadpost_batches SET account = :account WHERE account = :previous"
             " AND name NOT IN (SELECT name FROM leadpost_batches WHERE account = :account)",
+            previous=previous,
+        )
+        await self._do(
+            "UPDATE leadpost_rows SET batch = own.id, number = number + (SELECT"
+            " coalesce(max(number), 0) FROM leadpost_rows AS other WHERE other.batch = own.id"
+            " AND other.digest_read = leadpost_rows.digest_read)"
+            " FROM leadpost_batches AS theirs, leadpost_batches AS own"
+            " WHERE theirs.account = :previous AND theirs.id = leadpost_rows.batch"
+            " AND own.account = :account AND own.name = theirs.name AND own.id <> theirs.id",
             previous=previous,
         )
 
@@ -252,18 +283,19 @@ class Ledger:
                 statement = "UPDATE leadpost_rows SET is_gone = :is_gone WHERE id IN :ids"
                 await self._do(statement, is_gone=is_gone, ids=[*part])
 
-    async def record_ended(self, batch: Batch | None = None) -> None:
-        """Record which rows were rejected or failed: of a batch, or of all before pruning."""
-        if batch is None and not await self.database.read(_are_there):
-            return
-        has_ended = "state IN ('rejected', 'failed')"
-        name = "" if batch is None else " AND name = :name"
+    async def prune(self, older_than: timedelta) -> int:
+        """Delete entries as `Outbox.prune` does, without forgetting what became of rows."""
+        await self.record_ended()
+        return await self.outbox.prune(older_than)
+
+    async def record_ended(self) -> None:
+        """Record which rows were rejected or failed, as long as their entries say so."""
+        ended = f"CASE WHEN state IN ('rejected', 'failed') THEN {_KIND} END"
         await self._do(
-            f"UPDATE leadpost_rows SET ended = CASE WHEN {has_ended} THEN {_KIND} END"
+            f"UPDATE leadpost_rows SET ended = {ended}"
             " FROM leadpost_entries AS entry WHERE entry.id = leadpost_rows.entry"
-            f" AND batch IN (SELECT id FROM leadpost_batches WHERE account = :account{name})"
-            f" AND ({has_ended} OR ended IS NOT NULL)",
-            **({} if batch is None else {"name": batch.name}),
+            " AND batch IN (SELECT id FROM leadpost_batches WHERE account = :account)"
+            f" AND coalesce(ended, '') <> coalesce({ended}, '')"
         )
 
 
@@ -277,10 +309,15 @@ async def _are_there(connection: AsyncConnection) -> bool:
 
 
 async def _create(connection: AsyncConnection) -> None:
-    id_ = "INTEGER PRIMARY KEY"
-    if connection.dialect.name == "postgresql":
-        id_ = "BIGSERIAL PRIMARY KEY"
+    dialect = connection.dialect.name
+    if dialect == "postgresql":
         # Two processes that create them at once would collide; the number is leadpost's own.
         await execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
-    for statement in TABLES:
-        await connection.exec_driver_sql(statement.format(id=id_))
+    for statement in statements(dialect):
+        await connection.exec_driver_sql(statement)
+
+
+def statements(dialect: str) -> list[str]:
+    """Return the statements that create the tables."""
+    id_ = "BIGSERIAL PRIMARY KEY" if dialect == "postgresql" else "INTEGER PRIMARY KEY"
+    return [cleandoc(statement.format(id=id_)) for statement in _TABLES]

@@ -9,23 +9,19 @@ import sqlite3
 from collections.abc import Iterable
 
 from leadpost.cli.files.comparing.ledger import Known
-from leadpost.cli.files.comparing.plan import Plan, Rows
+from leadpost.cli.files.comparing.plan import DIGEST_PARTS, Plan, Rows
 from leadpost.cli.files.reading.row import SENT
 
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE earlier (
     id INTEGER PRIMARY KEY, batch, has_other_keys, row_key, digest_read, digest_sent, number,
     is_gone, -- from its file, when that was posted last
     kind,
-    posts AS (substr(digest_sent, 1, 32)), -- see `activity_digest`
-    lead AS (substr(digest_sent, 33))
+    {DIGEST_PARTS}
 );
 CREATE INDEX earlier_row_key ON earlier (row_key);
-CREATE TABLE gone (
-    id INTEGER PRIMARY KEY, lead, posts,
-    known_by, -- `?E` or `?P` if its lead was created
-    had_no_lead -- in its file, as it was invalid
-);
+CREATE TABLE gone (id INTEGER PRIMARY KEY, lead, given, posts, known_by);
+CREATE INDEX gone_posts ON gone (posts);
 """
 _OWN = "batch = :batch AND NOT has_other_keys"
 _POSTED = f"SELECT digest_sent FROM earlier WHERE kind = 'posted' AND {_OWN}"
@@ -86,10 +82,12 @@ _STEPS = (
     *(
         f"""
         UPDATE file SET elsewhere = other.id FROM (
-            SELECT {theirs} AS digest, max(id) AS id FROM earlier
-            WHERE kind IN ('posted', 'failed') AND NOT ({_OWN}) GROUP BY {theirs}
+            SELECT {theirs} AS digest, has_other_keys, max(id) AS id FROM earlier
+            WHERE (kind IN ('posted', 'failed') OR kind = 'pending' AND has_other_keys)
+                AND NOT ({_OWN}) GROUP BY {theirs}, has_other_keys
         ) AS other
-        WHERE other.digest = file.{mine} AND moved IS NULL AND elsewhere IS NULL
+        WHERE other.digest = file.{mine} AND (moved IS NULL OR has_other_keys)
+            AND elsewhere IS NULL
         """
         for mine, theirs in (
             ("digest_sent", "digest_sent"),
@@ -100,7 +98,7 @@ _STEPS = (
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
-    INSERT INTO gone SELECT id, lead, posts, substr(lead, 1, 2), length(digest_read) = 32
+    INSERT INTO gone SELECT id, lead, given, posts, known_by
     FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
@@ -117,30 +115,36 @@ _STEPS = (
         WHEN kind = 'pending' AND NOT is_corrected THEN 'pending'
         WHEN kind = 'failed' AND NOT :are_rejects THEN 'failed'
         WHEN problems IS NOT NULL THEN 'invalid'
-        WHEN keyed IS NOT NULL AND file.known IS NULL THEN 'edit'
-        WHEN elsewhere IS NOT NULL THEN 'elsewhere'
-        WHEN kind IN ('rejected', 'failed') AND NOT is_corrected THEN 'again'
-        WHEN lead IN (SELECT lead FROM gone) THEN 'edit'
-        WHEN had_no_lead AND posts IN (SELECT posts FROM gone) THEN 'edit'
-        WHEN posts IN (SELECT posts FROM gone WHERE had_no_lead) THEN 'edit'
-        -- A lead that was created can only be compared with one that is given in the same way, and
-        -- another address may be a correction, unless several rows say the same.
-        WHEN known_by <> '?E' AND posts IN (SELECT posts FROM gone WHERE known_by = '?E')
-            THEN 'edit'
-        WHEN known_by <> '?P' AND posts IN (SELECT posts FROM gone WHERE known_by = '?P')
-            THEN 'edit'
-        WHEN posts IN (
-            SELECT posts FROM gone WHERE known_by LIKE '?%' GROUP BY posts HAVING count(*) = 1
-        ) THEN 'edit'
-        WHEN is_corrected THEN 'corrected'
-        WHEN file.known IS NOT NULL THEN 'again'
+        WHEN kind = 'invalid' OR is_corrected THEN 'corrected'
+        WHEN kind IN ('rejected', 'failed') THEN 'again'
         ELSE 'new'
     END
     FROM (
         SELECT n, kind, coalesce(known = keyed, 0) AND earlier.digest_sent IS NOT file.digest_sent
-            AS is_corrected, coalesce(length(earlier.digest_read) = 32, 0) AS had_no_lead
+            AS is_corrected
         FROM file LEFT JOIN earlier ON id = known
     ) AS found WHERE found.n = file.n
+    """,
+    # An edit has the lead of a row that is gone, or the rest of it, and a lead that cannot be
+    # compared. Another address for a lead that was created may be a correction, unless several
+    # rows say the same.
+    f"""
+    UPDATE file SET decision = CASE WHEN elsewhere IS NULL THEN 'edit' ELSE 'elsewhere' END
+    WHERE :asks AND decision IN {SENT} AND (
+        elsewhere IS NOT NULL OR keyed IS NOT NULL AND known IS NULL
+        OR decision IN ('new', 'corrected') AND (
+            lead IN (SELECT lead FROM gone) OR given IN (SELECT given FROM gone)
+            OR EXISTS (
+                SELECT 1 FROM gone WHERE gone.posts = file.posts AND (
+                    gone.known_by <> file.known_by OR gone.known_by IS NULL
+                    OR known IN (SELECT id FROM earlier WHERE known_by IS NULL)
+                )
+            )
+            OR posts IN (
+                SELECT posts FROM gone WHERE lead LIKE '?%' GROUP BY posts HAVING count(*) = 1
+            )
+        )
+    )
     """,
     *(
         _pair(
@@ -149,7 +153,7 @@ _STEPS = (
             rows="decision = 'edit' AND edited IS NULL",
             earlier="id IN (SELECT id FROM gone)",
         )
-        for part in ("lead", "posts")
+        for part in ("lead", "given", "posts")
     ),
     f"""
     UPDATE file SET decision = 'later' WHERE decision IN {SENT} AND (
@@ -199,10 +203,13 @@ class Matching:
         self._all("UPDATE file SET is_later = true WHERE decision = 'later'")
         decided = "('posted', 'pending', 'failed', 'later')"
         self._all(f"UPDATE file SET decision = NULL WHERE decision NOT IN {decided}")
+        # What was put is sent as it is, and may have been posted elsewhere since.
+        query = "SELECT digest_sent FROM earlier WHERE id = known"
+        self._all(f"UPDATE file SET digest_sent = ({query}) WHERE decision = 'pending'")
 
-    def decide(self, first: int | None = None) -> Plan:
-        """Decide what to do with each row; at most `first` are sent, the others later."""
-        self._values["first"] = len(self._rows) if first is None else first
+    def decide(self, first: int | None = None, *, asks: bool = True) -> Plan:
+        """Decide about each row: at most `first` are sent; if it `asks`, no possible duplicates."""
+        self._values |= {"first": len(self._rows) if first is None else first, "asks": asks}
         # What was decided before the account was asked stays.
         self._all(
             "UPDATE file SET keyed = NULL, known = NULL, moved = NULL, elsewhere = NULL,"
@@ -214,7 +221,8 @@ class Matching:
             self._all(step)
         plan = Plan(self._rows)
         query = "SELECT id FROM file JOIN earlier ON id = known WHERE kind = 'pending'"
-        plan.unsent += [id_ for (id_,) in self._all(f"{query} AND decision = 'later'")]
+        left = f"{query} AND decision IN ('elsewhere', 'edit', 'later')"
+        plan.unsent += [id_ for (id_,) in self._all(left)]
         query = f"SELECT id, kind FROM earlier WHERE {_OWN} AND {_LEFT}"
         if self._values["are_rejects"]:
             plan.waiting = sum(kind == "pending" for _, kind in self._all(query))

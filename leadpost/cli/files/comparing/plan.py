@@ -24,7 +24,13 @@ from leadpost.cli.files.reading.row import (
 _PAGE = 500
 """Rows that are read at once."""
 
-_TABLE = """
+DIGEST_PARTS = """
+    posts AS (substr(digest_sent, 1, 32)), -- see `activity_digest`
+    lead AS (substr(digest_sent, 33)),
+    given AS (nullif(substr(digest_read, 33), '')), -- the lead as it is in the file; NULL without
+    known_by AS (substr(given, 1, 2 * (given LIKE '?%'))) -- `?E`, `?P`, or '' for an id
+"""
+_TABLE = f"""
 PRAGMA journal_mode = OFF; -- nobody needs it after a crash
 CREATE TABLE file (
     n INTEGER PRIMARY KEY,
@@ -37,16 +43,14 @@ CREATE TABLE file (
     edited, -- a posted one that is gone from the file, and that it may be an edit of
     decision, number,
     is_later, -- whether it is left for a later run
-    posts AS (substr(digest_sent, 1, 32)), -- see `activity_digest`
-    lead AS (substr(digest_sent, 33)),
-    known_by AS (substr(digest_read, 33, 2)) -- `?E` and `?P` for leads without an id in the file
+    {DIGEST_PARTS}
 );
 CREATE TABLE content (n INTEGER PRIMARY KEY, row); -- apart, as it is much, and never changes
 """
-OPEN = "decision IS NULL AND problems IS NULL"
+OPEN = "(decision IS NULL AND problems IS NULL OR decision = 'pending')"
 """Rows that may be sent, as far as is known."""
 READ = "decision IS NULL AND is_read"
-"""These, and those that lack only a time zone."""
+"""Rows that the account is asked about: they may lack a time zone."""
 
 
 class Rows:
@@ -175,14 +179,6 @@ class Plan:
     def duplicates(self) -> int:
         """How many rows are possible duplicates."""
         return sum(self.counts[decision] for decision in DUPLICATES)
-
-    def post_duplicates(self) -> None:
-        """Have possible duplicates posted too."""
-        self.rows.database.execute(
-            "UPDATE file SET decision = CASE WHEN known IS NULL THEN 'new' ELSE 'corrected' END"
-            f" WHERE decision IN {_in(DUPLICATES)}"
-        )
-        self.counts = self.rows.counts()
 
     def problem_groups(self) -> list[ProblemGroup]:
         """Return the problems of invalid rows by kind, in the order of their first rows."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import product
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ def lead_id(cell: str) -> str:
         text = text[1:-1].strip()
     if found := _GUID.fullmatch(text):
         return "-".join(found.groups())
-    refuse_rounded(cell)
+    unrounded(cell)
     raise Invalid(cell, "is not a lead's id, such as 00727844-51aa-11e2-9e64-12314004ac6b")
 
 
@@ -64,18 +64,20 @@ class Rounded(str):
     __slots__ = ()
 
 
-def refuse_shortened(cell: str) -> None:
-    """Refuse a number that a spreadsheet has written as 9.19812E+11: its digits are lost."""
+def unshortened(cell: str) -> str:
+    """Return a cell; refuse a number that a spreadsheet has written as 9.19812E+11."""
     if "e" in cell.lower() and _SHORTENED.fullmatch(cell.strip()):
         raise Invalid(cell.strip(), "was shortened by a spreadsheet", "format the column as text")
+    return cell
 
 
-def refuse_rounded(cell: str) -> None:
-    """Refuse a number whose last digits are lost, or probably so."""
-    refuse_shortened(cell)
+def unrounded(cell: str) -> str:
+    """Return a cell; refuse a number whose last digits are lost, or probably so."""
+    unshortened(cell)
     if isinstance(cell, Rounded):
         what = "was probably shortened by a spreadsheet"
         raise Invalid(cell, what, "enter it again, in a column that is formatted as text")
+    return cell
 
 
 def _bare(cell: str) -> str:
@@ -106,7 +108,7 @@ class AccountFacts:
         text = _bare(cell)
         if (found := _CODE.fullmatch(text)) and int(found[1]) > 0:
             return int(found[1])
-        refuse_shortened(text)
+        unshortened(text)
         remedy = ""
         if any(map(str.isalpha, text)):
             self.wanted.add("codes")
@@ -126,7 +128,7 @@ def key_of_name(name: str) -> str:
 
 
 class Moments:
-    """Reads date-times; LeadSquared's form may be UTC where there is no zone, as in its JSON."""
+    """Reads date-times; those in LeadSquared's form may be UTC, as in its JSON."""
 
     def __init__(self, reading: Reading, facts: AccountFacts, *, naive_is_utc: bool) -> None:
         self._facts = facts
@@ -149,15 +151,16 @@ class Moments:
                 offset = self._offset(moment, text)
             return (moment - offset).isoformat(" ", "seconds")[:_LENGTH]  # without an offset
         except OverflowError:
-            raise Invalid(text, "is out of range") from None
+            raise Invalid(text, "is out of range", "correct it") from None
 
     def _parsed(self, text: str) -> datetime:
         if found := _ISO.fullmatch(text):
             day, clock, offset = found.groups()
+            default = "Z" if self._naive_is_utc and text[len(day)] == " " else ""
             try:
-                return datetime.fromisoformat(f"{day}T{clock}{(offset or '').upper()}")
+                return datetime.fromisoformat(f"{day}T{clock}{(offset or default).upper()}")
             except ValueError:
-                raise Invalid(text, _NO_SUCH_DATE) from None
+                raise Invalid(text, _NO_SUCH_DATE, "correct it") from None
         for form in self._formats:
             with suppress(ValueError):
                 return datetime.strptime(text, form)  # noqa: DTZ007  the zone comes after
@@ -166,14 +169,12 @@ class Moments:
             remedy = f"add --date-format '{self._guess}'"
             raise Invalid(text, "is not in the form 2026-11-28 14:05", remedy)
         if _LIKE_A_DATE.fullmatch(text):
-            raise Invalid(text, _NO_SUCH_DATE)
+            raise Invalid(text, _NO_SUCH_DATE, "correct it")
         remedy = "write it as 2026-11-28 14:05, or add --date-format"
         raise Invalid(text, "is not a date-time", remedy)
 
     def _offset(self, moment: datetime, text: str) -> timedelta:
         zone = self._zone
-        if zone is None and self._naive_is_utc and "t" not in text.lower():
-            zone = UTC
         if zone is None:
             self._facts.wanted.add("time_zone")
             remedy = "name it, such as --timezone Asia/Kolkata"
@@ -184,7 +185,8 @@ class Moments:
         if zone.utcoffset(moment - _DAY) != zone.utcoffset(moment + _DAY):  # clocks are changed
             after = zone.utcoffset(moment.replace(fold=1)) or timedelta()
         if before < after:
-            raise Invalid(text, f"does not exist in {zone}, where clocks went forward")
+            what = f"does not exist in {zone}, where clocks went forward"
+            raise Invalid(text, what, "correct it, or add the offset")
         if before > after:
             what = f"occurs twice in {zone}, where clocks went back"
             both = (moment.replace(tzinfo=timezone(offset)) for offset in (before, after))

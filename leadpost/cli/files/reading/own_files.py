@@ -10,10 +10,15 @@ REASON = "leadpost_reason"
 KEY = "leadpost_key"
 """The column of a rejects file that says which row it is. It is never posted."""
 OWN = frozenset((REASON, KEY))
-REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
-"""What rejects files are called; the group is the name of the input."""
+_REJECTS = re.compile(r"(.+)\.rejects(?:\.\d+)?\.\w+")
 UTF8_WITH_BOM = "utf-8-sig"
 """So that Excel reads it as UTF-8."""
+
+
+def input_of(name: str) -> str:
+    """Return the name of the file that rejects came from; the name of any other file as it is."""
+    found = _REJECTS.fullmatch(name)
+    return found[1] if found else name
 
 
 def results_of(path: Path) -> Path:
@@ -21,7 +26,7 @@ def results_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.results.csv")
 
 
-def posted_by_results(path: Path) -> int:
+def posted_rows(path: Path) -> int:
     """Count the rows that a results file says were posted; 0 if it is none."""
     posted = ("accepted", "succeeded", "uncertain")
     with (

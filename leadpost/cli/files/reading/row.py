@@ -23,8 +23,8 @@ Decision = Literal[
 What a run decides about a row. It sends those that are `new`, `pending` (in the outbox already),
 `again` (rejected before) or `corrected` (in a rejects file). It does not send those that are
 `posted`, `failed`, `invalid` or `later` (after `--first`). The others are possible duplicates:
-`elsewhere` (posted in another batch, or with other keys), `edit` (it looks like a posted row that
-was edited).
+`elsewhere` (posted in another batch, or put with other keys), `edit` (it looks like a posted row
+that was edited).
 """
 DUPLICATES: tuple[Decision, ...] = ("elsewhere", "edit")
 SENT: tuple[Decision, ...] = ("new", "pending", "again", "corrected")

@@ -15,8 +15,8 @@ from leadpost.cli.files.reading.cells import (
     Invalid,
     Moments,
     lead_id,
-    refuse_rounded,
-    refuse_shortened,
+    unrounded,
+    unshortened,
 )
 from leadpost.cli.files.reading.columns import (
     PARAMETERS,
@@ -74,7 +74,7 @@ class Table:
         cells = [*columns.sent, *((n, f"--set {target}", target) for n, target in constants)]
         self._fields = [target for *_, target in cells if is_field(target)]
         readers = _readers_of(reading, facts, naive_is_utc=False) | {"ActivityNote": str}
-        self._cells = [(*cell, readers.get(cell[2], _unshortened)) for cell in cells]
+        self._cells = [(*cell, readers.get(cell[2], unshortened)) for cell in cells]
 
     def rows(self) -> Iterator[Row]:
         """
@@ -231,21 +231,11 @@ def _readers_of(
     """Return what reads each parameter that is no text."""
     moments = Moments(reading, facts, naive_is_utc=naive_is_utc)
     return {
-        **dict.fromkeys(_NUMBERS, _unrounded),
+        **dict.fromkeys(_NUMBERS, unrounded),
         "RelatedProspectId": lead_id,
         "ActivityEvent": facts.event_code,
         "ActivityDateTime": moments.utc,
     }
-
-
-def _unshortened(cell: str) -> str:
-    refuse_shortened(cell)
-    return cell
-
-
-def _unrounded(cell: str) -> str:
-    refuse_rounded(cell)
-    return cell
 
 
 def _refused(payload: Mapping[str, Any]) -> list[Problem]:

@@ -19,7 +19,7 @@ from leadpost.cli.files.comparing.comparison import Comparison
 from leadpost.cli.files.comparing.ledger import PART, Ledger
 from leadpost.cli.files.comparing.plan import Plan
 from leadpost.cli.files.reading.opening import STDIN
-from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, UTF8_WITH_BOM, results_of
+from leadpost.cli.files.reading.own_files import KEY, REASON, UTF8_WITH_BOM, input_of, results_of
 from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import InvalidActivity
@@ -150,11 +150,9 @@ class Outputs:
 
     def _rejects_path(self, suffix: str) -> Path:
         """Return the first name that is free, or whose file is as leadpost wrote it."""
-        of_rejects = REJECTS.fullmatch(self.base.name)
-        name = of_rejects[1] if of_rejects else self.base.name
         for number in count(1):
             infix = "" if number == 1 else f".{number}"
-            path = self.base.with_name(f"{name}.rejects{infix}.{suffix}")
+            path = self.base.with_name(f"{input_of(self.base.name)}.rejects{infix}.{suffix}")
             if path == self.base:
                 continue
             if not path.exists() or (

@@ -225,7 +225,8 @@ def duplicate_lines(found: Comparison, differences: Sequence[Difference]) -> lis
     if elsewhere:
         rows, names = number_of(elsewhere, "row was", "rows were"), sorted(plan.batches)[:5]
         keys = f", {plan.other_keys:,} of them with other keys" if plan.other_keys else ""
-        lines.append(f"{rows} posted before, in batch {', '.join(names)}{keys}")
+        put = " or put to be posted" if plan.other_keys else ""
+        lines.append(f"{rows} posted before{put}, in batch {', '.join(names)}{keys}")
     return lines
 
 

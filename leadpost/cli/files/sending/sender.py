@@ -65,6 +65,7 @@ class Sender:
         Put the rows, and post until none is left, the keys are rejected, or a signal comes.
 
         Raises:
+            CancelledError: a signal came; the answers to the calls in flight were waited for.
             OutboxError: the outbox failed.
         """
         if not self._found.plan.sent:
@@ -100,6 +101,8 @@ class Sender:
                 self.error = error
             elif error is not None:
                 raise error
+        if self._stop.signal is not None:
+            raise asyncio.CancelledError
 
     async def _counts(self) -> Mapping[EntryState, int]:
         return await self._ledger.outbox.counts(self._batch.name)
