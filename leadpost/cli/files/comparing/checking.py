@@ -132,16 +132,13 @@ class Checks:
         """Return what a row sends; refuse it if that is nothing, for want of a lead."""
         read = row.payload or {}
         try:
-            payload = self.leads.settled(read)
+            payload = self.leads.settled(row)
         except Invalid as error:
             heading = source.columns.heading_of(column_of_lead(read))
             row.problems += (Problem(heading, *error.args),)
             rows.write([row])
             return {}
-        if payload is read:
-            return payload
-        self.updates += self.leads.changes(payload)
-        if not row.problems:
+        if payload is not read and not row.problems:
             row.digest_sent = activity_digest(payload)
             rows.write([row])
         return payload
