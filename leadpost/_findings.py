@@ -105,6 +105,7 @@ class TypeCheck:
         self, code: int, definition: ActivityType | LeadpostError, *, options: bool = False
     ) -> None:
         self._code = code
+        self.definition = definition  # or why there is none
         self._options = options
         # The same for each activity; nothing else can be checked then.
         self._of_type = tuple(_type_findings(code, definition))

@@ -14,6 +14,7 @@ from attrs import evolve
 
 from leadpost._account import Account
 from leadpost._answers import ActivityType, LeadActivity, QueueMetrics, RequestStatus, User
+from leadpost._availability import queries_fail
 from leadpost._batch import Source, numbered
 from leadpost._call import Sender
 from leadpost._endpoints import async_api, sync_api
@@ -150,24 +151,27 @@ class Queries:
                 except InvalidActivity as error:
                     yield Checked(index, item, invalid(error))
                     continue
-                code = activity.activity_event
-                if code not in checks:
-                    checks[code] = await self._type_check(code, options=options)
-                found = checks[code].findings(activity.activity_note, activity.fields)
+                check = await self._type_check(checks, activity.activity_event, options=options)
+                found = check.findings(activity.activity_note, activity.fields)
                 yield Checked(index, item, found)
 
-    async def _type_check(self, code: int, *, options: bool) -> TypeCheck:
-        """Read an activity type to check against; without options if reading those fails."""
-        try:
-            definition = await self.activity_type(code)
-        except LeadpostError as error:
-            return TypeCheck(code, error)
-        if options:
+    async def _type_check(
+        self, checks: dict[int, TypeCheck], code: int, *, options: bool
+    ) -> TypeCheck:
+        """Return the check of a type; read that if need be, without options if those fail."""
+        if code not in checks:
+            read = [check.definition for check in checks.values()]
             try:
-                definition = await self._with_options(definition, code)
+                definition = read[-1] if queries_fail(read) else await self.activity_type(code)
             except LeadpostError as error:
-                _log.warning("no options of activity type %d: %s", code, type(error).__name__)
-        return TypeCheck(code, definition, options=options)
+                definition = error
+            if options and isinstance(definition, ActivityType):
+                try:
+                    definition = await self._with_options(definition, code)
+                except LeadpostError as error:
+                    _log.warning("no options of activity type %d: %s", code, type(error).__name__)
+            checks[code] = TypeCheck(code, definition, options=options)
+        return checks[code]
 
     async def find_lead(self, schema_name: str, value: str) -> str | None:
         """

@@ -361,8 +361,10 @@ def test_json_in_the_shape_of_createcustom_is_looked_up_too(desk: Desk) -> None:
     assert (leads_of(desk.sandbox), changed(desk.sandbox)) == ([ada], (0, 0))
 
 
-def test_json_that_finds_its_lead_by_something_else_is_refused(desk: Desk) -> None:
-    code, said = desk.post(as_json(desk.folder / "a.jsonl", "FirstName"), "--create-leads")
+@pytest.mark.parametrize("mode", ["off", "warn"])
+def test_json_that_finds_its_lead_by_something_else_is_refused(desk: Desk, mode: str) -> None:
+    path = as_json(desk.folder / "a.jsonl", "FirstName")
+    code, said = desk.post(path, "--create-leads", "--account-check", mode)
     assert (code, desk.notes(), changed(desk.sandbox)) == (2, [], (0, 0))
     assert "Other cannot be looked up by FirstName; use EmailAddress or Phone" in said
 

@@ -14,6 +14,7 @@ from attrs import define, field
 from rich.console import Console
 
 from leadpost import ActivityType, AsyncActivityPoster
+from leadpost._availability import queries_fail
 from leadpost._findings import Finding, TypeCheck
 from leadpost._validation import name_of
 from leadpost.bucket import LIMIT
@@ -26,21 +27,21 @@ from leadpost.cli.files.comparing.plan import READ, Rows
 from leadpost.cli.files.reading.cells import AccountFacts, Invalid, key_of_name
 from leadpost.cli.files.reading.identity import activity_digest
 from leadpost.cli.files.reading.lead_columns import activity_of, column_of_lead, parts_of_activity
-from leadpost.cli.files.reading.row import Problem, ProblemGroups, Row, count_problems
+from leadpost.cli.files.reading.row import SENT, Problem, ProblemGroups, Row, count_problems
 from leadpost.cli.files.reading.settings import zone_of
 from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
     LeadpostError,
-    OutageTimeout,
+    NotFound,
     Unauthorized,
 )
 
 Mode = Literal["off", "warn", "strict"]
 _ALWAYS = {"invalid", "unknown_type", "unknown_field"}
 """The kinds of findings that make a row invalid even if the others are warnings."""
-_HOPELESS = (ConfigurationError, ConnectionFailed, OutageTimeout, Unauthorized)
+_HOPELESS = (ConfigurationError, ConnectionFailed, NotFound, Unauthorized)
 """Errors that the next call would have too."""
 
 
@@ -89,11 +90,11 @@ class Checks:
         Look up leads, and check rows that the outbox may have to get.
 
         Raises:
-            LeadpostError: no lead can be looked up, as without a connection.
+            LeadpostError: no lead can be looked up, as without a connection or in an outage.
         """
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
-            async for row in _open(rows):
+            async for row in _drawn(rows):
                 if lead := self.leads.to_find(row.payload or {}):
                     leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
@@ -101,11 +102,16 @@ class Checks:
             return
         if leads:
             await self._find(self.poster, leads)
-        if self.mode != "off":
-            await self._check(self.poster, source, rows)
-        elif source.columns.are_of_leads:
-            async for row in _open(rows):
-                self._settled(source, rows, row)
+        if self.mode != "off" or source.columns.are_of_leads:
+            async with counting(self.console, self._checked):
+                await self._check(self.poster, source, rows)
+
+    async def settle_decided(self, rows: Rows) -> None:
+        """Find out which leads rows create, and count rows that change theirs, once decided."""
+        async for row in _drawn(rows, "true" if self.leads.found else "false"):
+            with suppress(Invalid):
+                is_change = self.leads.changes(self.leads.settled(row))
+                self.updates += is_change and row.decision in SENT
 
     async def _find(self, poster: AsyncActivityPoster, leads: Mapping[Key, str]) -> None:
         found = self.leads.found
@@ -119,6 +125,10 @@ class Checks:
                 raise
             except LeadpostError as error:
                 found[key] = error
+                if queries_fail(found.values()):
+                    why = "in three look-ups in a row, so nothing was sent"
+                    error.add_note(f"({why}; run the same command again later)")
+                    raise
 
         async def state() -> str:
             return f"{len(found):,} of {count} looked up"
@@ -143,19 +153,22 @@ class Checks:
             rows.write([row])
         return payload
 
+    async def _checked(self) -> str:
+        return f"Checking rows: {number_of(len(self.types), 'activity type')} read"
+
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
         # Rows are valid already, so that `AsyncActivityPoster.check` would do that work again.
-        read_type = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        async for row in _open(rows):
-            if not (payload := self._settled(source, rows, row)):
+        type_check = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+        async for row in _drawn(rows):
+            payload = self._settled(source, rows, row)
+            if not payload or self.mode == "off":
                 continue
             activity = activity_of(payload)
-            code = activity["ActivityEvent"]
-            if code not in self.types:
-                self.types[code] = await read_type(code, options=self.mode == "strict")
+            code, options = activity["ActivityEvent"], self.mode == "strict"
+            check = await type_check(self.types, code, options=options)
             fields = {str(name_of(item)): item for item in activity.get("Fields") or ()}
             problems: list[Problem] = []
-            for finding in self.types[code].findings(activity.get("ActivityNote"), fields):
+            for finding in check.findings(activity.get("ActivityNote"), fields):
                 problem = _problem_of(finding, payload, source)
                 if finding.kind == "unchecked":
                     self.unmade.add(str(finding))
@@ -168,9 +181,9 @@ class Checks:
                 rows.write([row])
 
 
-async def _open(rows: Rows) -> AsyncGenerator[Row]:
-    """Yield the rows that may be sent, once a time zone is named."""
-    for number, row in enumerate(rows.read(READ)):
+async def _drawn(rows: Rows, where: str = READ) -> AsyncGenerator[Row]:
+    """Yield rows, by default those that may be sent, once a time zone is named."""
+    for number, row in enumerate(rows.read(where)):
         yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard

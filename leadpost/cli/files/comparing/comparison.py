@@ -24,7 +24,7 @@ from leadpost.cli.files.reading.identity import is_whole_key
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
 from leadpost.cli.files.reading.opening import STDIN, Opened, opened
 from leadpost.cli.files.reading.own_files import KEY, REASON, REJECTS, posted_by_results, results_of
-from leadpost.cli.files.reading.row import SENT, Row
+from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.reading.sources import Source
 from leadpost.cli.outbox_url import is_missing, outbox_option
@@ -107,6 +107,7 @@ async def compared(
     if ledger:
         await _look_elsewhere(rows, ledger, matching)
     plan = matching.decide(options.first)
+    await checks.settle_decided(rows)
     found = Comparison(
         options=options,
         account=account,
@@ -120,8 +121,6 @@ async def compared(
         ledger=ledger,
         batch=batch,
     )
-    if checks.to_find:
-        await _count_leads(found)
     if batch and own and KEY not in own:
         _refuse_changed(found, batch)
     if ledger and batch is None and not plan.moved and not plan.batches:
@@ -170,16 +169,6 @@ async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> Non
     for batch in matching.other_batches:
         async for known in ledger.of_batch(batch):
             matching.know(known)
-
-
-async def _count_leads(found: Comparison) -> None:
-    """Find out which leads the rows create, in the order of the file, and how many they change."""
-    checks = found.checks
-    for number, row in enumerate(found.plan.rows.of("posted", *SENT)):
-        activity = found.activity(row)
-        checks.updates += row.decision in SENT and checks.leads.changes(activity)
-        if number % PART == 0:
-            await asyncio.sleep(0)  # a signal is heard
 
 
 def _refuse_changed(found: Comparison, batch: Batch) -> None:
