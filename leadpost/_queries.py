@@ -115,19 +115,20 @@ class Queries:
 
         Args:
             code: Its code, as in `Activity.activity_event`.
-            options: Whether to read the options of its dropdowns too, with a call for each.
+            options: Whether to read the options of its dropdowns too, with a call for each. If one
+                fails, that is logged, and the options that are missing stay None.
         """
         found = await self._sender.send(sync_api.activity_type(self.account, code))
-        return await self._with_options(found, code) if options else found
-
-    async def _with_options(self, definition: ActivityType, code: int) -> ActivityType:
-        fields = list(definition.fields)
-        for place, field in enumerate(fields):
-            if field.is_dropdown:
-                call = sync_api.dropdown_options(self.account, code, field.schema_name)
-                known = await self._sender.send(call)
-                fields[place] = evolve(field, options=known)
-        return evolve(definition, fields=tuple(fields))
+        fields = list(found.fields)
+        try:
+            for place, field in enumerate(fields):
+                if options and field.is_dropdown:
+                    call = sync_api.dropdown_options(self.account, code, field.schema_name)
+                    known = await self._sender.send(call)
+                    fields[place] = evolve(field, options=known)
+        except LeadpostError as error:
+            _log.warning("no options of activity type %d: %s", code, type(error).__name__)
+        return evolve(found, fields=tuple(fields))
 
     async def check(self, activities: Source, *, options: bool = False) -> AsyncGenerator[Checked]:
         """
@@ -158,19 +159,15 @@ class Queries:
     async def _type_check(
         self, checks: dict[int, TypeCheck], code: int, *, options: bool
     ) -> TypeCheck:
-        """Return the check of a type; read that if need be, without options if those fail."""
+        """Return the check of a type, which is read with its first activity."""
         if code not in checks:
             read = [check.definition for check in checks.values()]
             try:
-                definition = read[-1] if queries_fail(read) else await self.activity_type(code)
+                fails = queries_fail(read)
+                found = read[-1] if fails else await self.activity_type(code, options=options)
             except LeadpostError as error:
-                definition = error
-            if options and isinstance(definition, ActivityType):
-                try:
-                    definition = await self._with_options(definition, code)
-                except LeadpostError as error:
-                    _log.warning("no options of activity type %d: %s", code, type(error).__name__)
-            checks[code] = TypeCheck(code, definition, options=options)
+                found = error
+            checks[code] = TypeCheck(code, found, options=options)
         return checks[code]
 
     async def find_lead(self, schema_name: str, value: str) -> str | None:
