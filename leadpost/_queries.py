@@ -142,7 +142,8 @@ class Queries:
 
         Yields:
             One `Checked` for each activity, in the order of the input. If a definition cannot be
-            read, a finding says that this part was not checked.
+            read, a finding says that this part was not checked. After three in a row, no others
+            are asked for.
         """
         checks: dict[int, TypeCheck] = {}
         async with aclosing(numbered(activities)) as items:
