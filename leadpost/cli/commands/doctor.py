@@ -24,12 +24,9 @@ from leadpost.cli.verdicts import Line, show
 
 Call = Callable[[AsyncActivityPoster], Awaitable[object]]
 _ONCE = RetryPolicy(max_attempts=1, max_time=30)
-_WORDS = {"query": "accepted in the query", "headers": "accepted in headers"} | {
-    False: "not needed",
-    True: "needed",
-}
+_WORDS: dict[object, str] = {False: "not needed", True: "needed"}
+_WORDS |= {"query": "accepted in the query", "headers": "accepted in headers"}
 _REPORT = "report this line to leadpost's authors"
-
 
 _HOW = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
 _POSTED = Line("unknown", "only posting shows it", _HOW)
@@ -131,8 +128,7 @@ async def _made(check: Check, account: Account, url: str) -> Line:
     answer = await _answer(check.call, account, url, **replaced)
     if isinstance(answer, Line):
         return answer
-    better = ""
-    # What is on may not be needed.
+    better = ""  # what is on may not be needed
     if value is True or isinstance(answer, errors.Rejected | errors.UnexpectedAnswer):
         for other in {*check.others} - {value}:
             again = await _answer(check.call, account, url, **{check.setting: other})

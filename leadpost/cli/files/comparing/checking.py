@@ -76,8 +76,7 @@ class Checks:
                 facts.codes = _codes_by_name(await self.poster.activity_types())
                 facts.no_name = "no activity type has that name"
             except LeadpostError as error:
-                why = type(error).__name__
-                facts.no_name = f"the names of types could not be read: {why}"
+                facts.no_name = f"the names of types could not be read: {type(error).__name__}"
         if "time_zone" in wanted:
             with suppress(LeadpostError, InputError):  # then the message goes without it
                 zone = (await self.poster.user()).time_zone or ""
@@ -138,47 +137,45 @@ class Checks:
                 for part in parts_of([*leads.items()], LIMIT):
                     await asyncio.gather(*starmap(find, part))
 
-    def _settled(self, source: Source, rows: Rows, row: Row) -> Mapping[str, Any]:
-        """Return what a row sends; refuse it if that is nothing, for want of a lead."""
-        read = row.payload or {}
-        try:
-            payload = self.leads.settled(row)
-        except Invalid as error:
-            heading = source.columns.heading_of(column_of_lead(read))
-            row.problems += (Problem(heading, *error.args),)
-            rows.write([row])
-            return {}
-        if payload is not read and not row.problems:
-            row.digest_sent = activity_digest(payload)
-            rows.write([row])
-        return payload
-
     async def _checked(self) -> str:
         return f"Checking rows: {number_of(len(self.types), 'activity type')} read"
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
+        """Refuse rows that have no lead or, unless that is off, contradict their types."""
+        async for row in _drawn(rows):
+            before = row.digest_sent, row.problems
+            try:
+                payload = self.leads.settled(row)
+            except Invalid as error:
+                heading = source.columns.heading_of(column_of_lead(row.payload or {}))
+                row.problems += (Problem(heading, *error.args),)
+            else:
+                if payload is not row.payload and not row.problems:
+                    row.digest_sent = activity_digest(payload)
+                if self.mode != "off":
+                    row.problems += await self._problems(poster, source, payload, row.place)
+            if (row.digest_sent, row.problems) != before:
+                rows.write([row])
+
+    async def _problems(
+        self, poster: AsyncActivityPoster, source: Source, payload: Mapping[str, Any], place: str
+    ) -> tuple[Problem, ...]:
+        """Return the findings that refuse an activity, and keep the others."""
         # Rows are valid already, so that `AsyncActivityPoster.check` would do that work again.
         type_check = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        async for row in _drawn(rows):
-            payload = self._settled(source, rows, row)
-            if not payload or self.mode == "off":
-                continue
-            activity = activity_of(payload)
-            code, options = activity["ActivityEvent"], self.mode == "strict"
-            check = await type_check(self.types, code, options=options)
-            fields = {str(name_of(item)): item for item in activity.get("Fields") or ()}
-            problems: list[Problem] = []
-            for finding in check.findings(activity.get("ActivityNote"), fields):
-                problem = _problem_of(finding, payload, source)
-                if finding.kind == "unchecked":
-                    self.unmade.add(str(finding))
-                elif self.mode == "strict" or finding.kind in _ALWAYS:
-                    problems.append(problem)
-                else:
-                    count_problems(self.warnings, [problem], row.place)
-            if problems:
-                row.problems += tuple(problems)
-                rows.write([row])
+        activity, is_strict = activity_of(payload), self.mode == "strict"
+        check = await type_check(self.types, activity["ActivityEvent"], options=is_strict)
+        fields = {str(name_of(item)): item for item in activity.get("Fields") or ()}
+        problems: list[Problem] = []
+        for finding in check.findings(activity.get("ActivityNote"), fields):
+            problem = _problem_of(finding, payload, source)
+            if finding.kind == "unchecked":
+                self.unmade.add(str(finding))
+            elif is_strict or finding.kind in _ALWAYS:
+                problems.append(problem)
+            else:
+                count_problems(self.warnings, [problem], place)
+        return tuple(problems)
 
 
 async def _drawn(rows: Rows, where: str = READ) -> AsyncGenerator[Row]:
