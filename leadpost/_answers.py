@@ -69,7 +69,7 @@ class ActivityField:
         is_dropdown: Whether its value is one of several options.
         is_multiple: Whether its value may be several options, separated by semicolons.
         allows_others: Whether values other than the options are valid too.
-        options: The options of a dropdown, None if they were not requested.
+        options: The options of a dropdown, None if they were not requested or could not be read.
         raw: The whole field, unchanged. Not in the repr.
     """
 

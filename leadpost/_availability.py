@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Reversible
 from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from math import inf
 
 from attrs import define, field
@@ -30,6 +31,7 @@ from leadpost.errors import (
     LeadpostError,
     OutageTimeout,
     ServerError,
+    Unavailable,
     described,
 )
 
@@ -49,6 +51,12 @@ Probe = Callable[[], Awaitable[bool]]
 """Makes a call that changes nothing: False if there was no proper answer."""
 
 _log = logging.getLogger("leadpost")
+
+
+def queries_fail(results: Reversible[object]) -> bool:
+    """Whether the last three queries failed, with retries: the next one would too."""
+    last = islice(reversed(results), FAILURES_IN_A_ROW)
+    return sum(isinstance(result, Unavailable) for result in last) == FAILURES_IN_A_ROW
 
 
 @define

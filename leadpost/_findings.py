@@ -11,10 +11,11 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from leadpost._answers import ActivityField, ActivityType
 from leadpost._models import Activity
+from leadpost._responses import get
 from leadpost._validation import is_list, is_mapping, python_value
 from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
 
@@ -75,12 +76,12 @@ class Checked:
 
     Attributes:
         index: Its place in the input, from 0.
-        activity: The input itself.
+        activity: The input itself. Not in the repr.
         findings: Its problems; empty if there are none.
     """
 
     index: int
-    activity: Activity | Mapping[str, Any]
+    activity: Activity | Mapping[str, Any] = field(repr=False)
     findings: tuple[Finding, ...]
 
 
@@ -105,6 +106,7 @@ class TypeCheck:
         self, code: int, definition: ActivityType | LeadpostError, *, options: bool = False
     ) -> None:
         self._code = code
+        self.definition = definition  # or why there is none
         self._options = options
         # The same for each activity; nothing else can be checked then.
         self._of_type = tuple(_type_findings(code, definition))
@@ -139,7 +141,7 @@ def _note_findings(note: str | None) -> Iterator[Finding]:
 
 def _type_findings(code: int, definition: ActivityType | LeadpostError) -> Iterator[Finding]:
     if not isinstance(definition, LeadpostError):
-        if not definition.fields:
+        if not definition.fields and get(definition.raw, "Fields") != []:
             message = f"LeadSquared's answer does not contain the fields of type {code}"
             yield Finding("unchecked", "warning", "Fields", message)
     elif isinstance(definition, ApplicationError) and definition.exception_type in _UNKNOWN_TYPE:

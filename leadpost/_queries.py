@@ -14,6 +14,7 @@ from attrs import evolve
 
 from leadpost._account import Account
 from leadpost._answers import ActivityType, LeadActivity, QueueMetrics, RequestStatus, User
+from leadpost._availability import queries_fail
 from leadpost._batch import Source, numbered
 from leadpost._call import Sender
 from leadpost._endpoints import async_api, sync_api
@@ -114,19 +115,20 @@ class Queries:
 
         Args:
             code: Its code, as in `Activity.activity_event`.
-            options: Whether to read the options of its dropdowns too, with a call for each.
+            options: Whether to read the options of its dropdowns too, with a call for each. If one
+                fails, that is logged, and the options that are missing stay None.
         """
         found = await self._sender.send(sync_api.activity_type(self.account, code))
-        return await self._with_options(found, code) if options else found
-
-    async def _with_options(self, definition: ActivityType, code: int) -> ActivityType:
-        fields = list(definition.fields)
-        for place, field in enumerate(fields):
-            if field.is_dropdown:
-                call = sync_api.dropdown_options(self.account, code, field.schema_name)
-                known = await self._sender.send(call)
-                fields[place] = evolve(field, options=known)
-        return evolve(definition, fields=tuple(fields))
+        fields = list(found.fields)
+        try:
+            for place, field in enumerate(fields):
+                if options and field.is_dropdown:
+                    call = sync_api.dropdown_options(self.account, code, field.schema_name)
+                    known = await self._sender.send(call)
+                    fields[place] = evolve(field, options=known)
+        except LeadpostError as error:
+            _log.warning("no options of activity type %d: %s", code, type(error).__name__)
+        return evolve(found, fields=tuple(fields))
 
     async def check(self, activities: Source, *, options: bool = False) -> AsyncGenerator[Checked]:
         """
@@ -140,7 +142,8 @@ class Queries:
 
         Yields:
             One `Checked` for each activity, in the order of the input. If a definition cannot be
-            read, a finding says that this part was not checked.
+            read, a finding says that this part was not checked. After three in a row, no others
+            are asked for.
         """
         checks: dict[int, TypeCheck] = {}
         async with aclosing(numbered(activities)) as items:
@@ -150,24 +153,23 @@ class Queries:
                 except InvalidActivity as error:
                     yield Checked(index, item, invalid(error))
                     continue
-                code = activity.activity_event
-                if code not in checks:
-                    checks[code] = await self._type_check(code, options=options)
-                found = checks[code].findings(activity.activity_note, activity.fields)
+                check = await self._type_check(checks, activity.activity_event, options=options)
+                found = check.findings(activity.activity_note, activity.fields)
                 yield Checked(index, item, found)
 
-    async def _type_check(self, code: int, *, options: bool) -> TypeCheck:
-        """Read an activity type to check against; without options if reading those fails."""
-        try:
-            definition = await self.activity_type(code)
-        except LeadpostError as error:
-            return TypeCheck(code, error)
-        if options:
+    async def _type_check(
+        self, checks: dict[int, TypeCheck], code: int, *, options: bool
+    ) -> TypeCheck:
+        """Return the check of a type, which is read with its first activity."""
+        if code not in checks:
+            read = [check.definition for check in checks.values()]
             try:
-                definition = await self._with_options(definition, code)
+                fails = queries_fail(read)
+                found = read[-1] if fails else await self.activity_type(code, options=options)
             except LeadpostError as error:
-                _log.warning("no options of activity type %d: %s", code, type(error).__name__)
-        return TypeCheck(code, definition, options=options)
+                found = error
+            checks[code] = TypeCheck(code, found, options=options)
+        return checks[code]
 
     async def find_lead(self, schema_name: str, value: str) -> str | None:
         """

@@ -5,13 +5,13 @@ from enum import IntEnum
 
 from leadpost.errors import (
     ConfigurationError,
-    ConnectionFailed,
     DiskFull,
     InvalidActivity,
     LeadpostError,
     OutageTimeout,
     OutboxError,
     Unauthorized,
+    Unavailable,
 )
 
 
@@ -56,7 +56,7 @@ def exit_of(error: Exception) -> Exit:
             return Exit.SOME_NOT
         case ConfigurationError() | InvalidActivity() | OutboxError():
             return Exit.BAD_INPUT
-        case OutageTimeout() | ConnectionFailed():
+        case OutageTimeout() | Unavailable():
             return Exit.AWAY
         case LeadpostError():
             return Exit.SOME_NOT

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from email.message import Message
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -12,6 +13,11 @@ from leadpost.sandbox.leads import Leads
 from leadpost.sandbox.queue import Accepted, Queue, created
 
 _CUSTOM = "/activity/createcustom"
+_LOOK_UPS = {
+    "Leads.GetByEmailaddress": ("EmailAddress", "emailaddress"),
+    "RetrieveLeadByPhoneNumber": ("Phone", "phone"),
+    "Leads.GetById": ("ProspectID", "id"),
+}
 
 
 @frozen
@@ -53,7 +59,7 @@ class Endpoints:
     ) -> None:
         self._queue = queue
         self._leads = leads
-        activities, of_leads = "/v2/ProspectActivity.svc", "/v2/LeadManagement.svc"
+        activities = "/v2/ProspectActivity.svc"
         posts = {"/activity/create": self._submit, _CUSTOM: self._submit_custom}
         queries = {
             status_path: self._status,
@@ -72,10 +78,11 @@ class Endpoints:
             ("POST", f"{activities}/CustomActivity/RetrieveByActivityEvent"): Endpoint(
                 self._retrieve_by_event
             ),
-            ("GET", f"{of_leads}/Leads.GetByEmailaddress"): Endpoint(self._leads_by_email),
-            ("GET", f"{of_leads}/RetrieveLeadByPhoneNumber"): Endpoint(self._leads_by_phone),
-            ("GET", f"{of_leads}/Leads.GetById"): Endpoint(self._leads_by_id),
-            ("GET", f"{activities}/ActivityTypes.Get"): Endpoint(_types),
+            **{
+                ("GET", f"/v2/LeadManagement.svc/{name}"): Endpoint(partial(self._leads_by, *by))
+                for name, by in _LOOK_UPS.items()
+            },
+            ("GET", f"{activities}/ActivityTypes.Get"): Endpoint(lambda _: activity_types.listed()),
             ("GET", f"{activities}/CustomActivity/GetActivitySetting"): Endpoint(_type_details),
             ("POST", f"{activities}/ActivityField/Dropdown/Options/Get"): Endpoint(_options),
             ("GET", "/v2/Authentication.svc/UserByAccessKey.Get"): Endpoint(_user),
@@ -123,23 +130,13 @@ class Endpoints:
     def _retrieve_by_event(self, call: Call) -> dict[str, Any]:
         return self._queue.activities_between(checks.read_span(call.content()), call.time)
 
-    def _leads_by_email(self, call: Call) -> list[dict[str, Any]]:
-        return self._leads.find("EmailAddress", call.parameter("emailaddress"))
-
-    def _leads_by_phone(self, call: Call) -> list[dict[str, Any]]:
-        return self._leads.find("Phone", call.parameter("phone"))
-
-    def _leads_by_id(self, call: Call) -> list[dict[str, Any]]:
-        return self._leads.find("ProspectID", call.parameter("id"))
+    def _leads_by(self, name: str, parameter: str, call: Call) -> list[dict[str, Any]]:
+        return self._leads.find(name, call.parameter(parameter))
 
 
 def _accepted(accepted: Accepted) -> dict[str, Any]:
     status = "Request accepted. Please use below request id to check the status"
     return {"Status": status, "RequestID": accepted.request_id}
-
-
-def _types(_: Call) -> list[dict[str, Any]]:
-    return activity_types.listed()
 
 
 def _type_details(call: Call) -> dict[str, Any]:

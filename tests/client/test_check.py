@@ -159,6 +159,13 @@ async def test_an_activity_on_a_lead_is_checked_like_any_other(sandbox: Sandbox)
     assert sandbox.leads == []
 
 
+async def test_the_repr_shows_nothing_of_the_activity(sandbox: Sandbox) -> None:
+    (one,) = await checked(
+        sandbox, call(mx_Custom_5="secret").to_payload() | {"ActivityNote": "secret"}
+    )
+    assert repr(one) == "Checked(index=0, findings=())"
+
+
 async def test_an_invalid_activity_is_found_too(sandbox: Sandbox) -> None:
     payload = {"RelatedProspectId": "jo", "ActivityEvent": "x"}
     assert await found(sandbox, payload) == [
@@ -254,6 +261,29 @@ def test_a_type_without_fields_in_the_answer_cannot_be_checked() -> None:
     definition = read_activity_type(ApiResponse(200, b'{"Name": "Call"}'), CALL)
     (finding,) = TypeCheck(CALL, definition).findings(None, VALID)
     assert (finding.kind, finding.field) == ("unchecked", "Fields")
+
+
+@pytest.mark.parametrize("name", ["Fields", "fields"])
+def test_a_type_may_have_no_fields(name: str) -> None:
+    body = json.dumps({"Name": "Call", name: []}).encode()
+    check = TypeCheck(CALL, read_activity_type(ApiResponse(200, body), CALL))
+    assert check.findings(None, {}) == ()
+    assert [finding.kind for finding in check.findings(None, VALID)] == ["unknown_field"]
+
+
+def test_a_type_whose_fields_cannot_be_read_cannot_be_checked() -> None:
+    body = b'{"Name": "Call", "Fields": [{"Key": "mx_Custom_1"}]}'
+    definition = read_activity_type(ApiResponse(200, body), CALL)
+    (finding,) = TypeCheck(CALL, definition).findings(None, VALID)
+    assert (finding.kind, finding.field) == ("unchecked", "Fields")
+
+
+async def test_after_three_failures_in_a_row_no_other_type_is_asked_for(sandbox: Sandbox) -> None:
+    sandbox.fail("503", "ok", *["503"] * 3)
+    found = await checked(sandbox, *(activity(code) for code in (201, *range(300, 306))))
+    kinds = [finding.kind for one in found for finding in one.findings]
+    assert kinds == ["unchecked", "unknown_type", *["unchecked"] * 5]
+    assert sandbox.report().arrivals == 1 + 1 + 3
 
 
 def test_another_exception_does_not_mean_an_unknown_type() -> None:

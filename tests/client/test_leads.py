@@ -16,12 +16,14 @@ from leadpost import (
     Activity,
     AsyncActivityPoster,
     BadRequest,
+    DeliveryUncertain,
     InvalidActivity,
     Lead,
     NotFound,
     OpenBucket,
     RetryPolicy,
     ServerError,
+    TokenBucket,
     Unauthorized,
 )
 from leadpost.outbox import Outbox
@@ -232,6 +234,33 @@ async def test_an_outbox_posts_and_verifies_them_like_any_other(
     assert sorted(map(json.dumps, sandbox.posted())) == sorted(
         json.dumps(post.to_payload()) for post in posts
     )
+
+
+@pytest.mark.parametrize("fault", ["503", "429"])
+async def test_a_post_on_a_lead_is_retried_like_any_other(sandbox: Sandbox, fault: str) -> None:
+    sandbox.fail(fault, "ok")
+    async with poster_to(sandbox) as poster:
+        request_id = await poster.post(Activity(ADA, 201))
+    assert [accepted.request_id for accepted in sandbox.accepted] == [request_id]
+    assert len(sandbox.arrival_times) == 2
+
+
+@pytest.mark.parametrize(("fault", "arrived"), [("cut-after", 1), ("cut-before", 0)])
+async def test_a_post_on_a_lead_that_may_have_arrived_is_not_repeated(
+    sandbox: Sandbox, fault: str, arrived: int
+) -> None:
+    sandbox.fail(fault)
+    async with poster_to(sandbox) as poster:
+        with pytest.raises(DeliveryUncertain):
+            await poster.post(Activity(ADA, 201))
+    assert (len(sandbox.accepted), len(sandbox.arrival_times)) == (arrived, 1)
+
+
+async def test_a_post_on_a_lead_takes_a_token(sandbox: Sandbox) -> None:
+    bucket = TokenBucket()
+    async with AsyncActivityPoster(sandbox.account(), bucket=bucket) as poster:
+        await poster.post_many([Activity(ADA, 201)] * 3)
+        assert bucket.statistics().resting == 3
 
 
 def test_the_endpoint_is_chosen_by_the_activity_and_its_path_is_a_setting() -> None:

@@ -1,46 +1,37 @@
 """`leadpost doctor`: what works with this account, and which setting to change for the rest."""
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import typer
-from attrs import asdict, evolve, frozen
+from attrs import evolve, frozen
 from rich.console import Console
 
-from leadpost import Account, AsyncActivityPoster, RetryPolicy, errors
+from leadpost import Account, Activity, AsyncActivityPoster, RetryPolicy, errors
 from leadpost.cli import options
-from leadpost.cli.account import in_words, read_account, variables_read
+from leadpost.cli.account import read_account, variables_read
 from leadpost.cli.console import logged
-from leadpost.cli.exits import Exit, exit_of
+from leadpost.cli.exits import Exit, InputError, exit_of
+from leadpost.cli.files.reading.settings import zone_of
 from leadpost.cli.outbox_url import url_of
 from leadpost.cli.queries import querying
+from leadpost.cli.verdicts import Line, show
 
 Call = Callable[[AsyncActivityPoster], Awaitable[object]]
 _ONCE = RetryPolicy(max_attempts=1, max_time=30)
-_WORDS = {"query": "accepted in the query", "headers": "accepted in headers", False: "not needed"}
-_COLOURS = {"ok": "green", "failed": "red", "unknown": "yellow"}
-
-
-@frozen
-class Line:
-    """A line: `ok`, `failed` or `unknown`, what that means, and what to do."""
-
-    verdict: Literal["ok", "failed", "unknown"]
-    meaning: str
-    remedy: str = ""
-    exit_code: Exit = Exit.ALL_ACCEPTED
-    name: str = ""  # of the check
-    setting: str = ""  # the variable that changes it, "" if there is none
-
+_WORDS: dict[object, str] = {False: "not needed", True: "needed"}
+_WORDS |= {"query": "accepted in the query", "headers": "accepted in headers"}
+_REPORT = "report this line to leadpost's authors"
 
 _HOW = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
-_UNSEEN = Line("unknown", "only posting shows it", _HOW)
+_POSTED = Line("unknown", "only posting shows it", _HOW)
+_REFUSED = Line("unknown", "only refused calls show it", "lower --limit if calls are refused")
+_WRONG = Line("unknown", "only an UnexpectedAnswer shows it to be wrong", "report such an error")
 
 
 @frozen
@@ -49,10 +40,11 @@ class Check:
 
     name: str
     setting: str = ""  # the attribute of the account, "" if there is none
-    call: Call | None = None  # returns a line, or anything else if the setting is right
+    # Returns a line, or anything else if the setting is right; a line if there is no such call.
+    call: Call | Line = _POSTED
     path: str = ""  # the attribute to change if there is no such path, by default the setting
     keys: str = ""  # the variables to correct if the keys are rejected
-    others: Sequence[tuple[str, object]] = ()  # settings with which the call may work
+    others: Sequence[object] = ()  # values of the setting with which the call may work
     replaces: str = ""  # the attribute that has the value of the setting in this call
 
 
@@ -69,9 +61,11 @@ async def _hosts(poster: AsyncActivityPoster) -> Line:
 
 
 async def _time_zone(poster: AsyncActivityPoster) -> Line:
-    if zone := (await poster.user()).time_zone:
+    zone = (await poster.user()).time_zone or ""
+    with suppress(InputError):
+        zone_of(zone)
         return Line("ok", zone, f"for date-times of files without an offset: --timezone {zone}")
-    return Line("unknown", "not in LeadSquared's answer", "name it: --timezone")
+    return Line("unknown", zone or "not in LeadSquared's answer", "name it: --timezone")
 
 
 async def _status(poster: AsyncActivityPoster) -> None:
@@ -85,12 +79,15 @@ async def _shapes(poster: AsyncActivityPoster) -> Line:
     for code in codes[:1]:
         await poster.activity_type(code)
         await poster.activities_between(code, datetime.now(UTC), datetime.now(UTC))
+    unknown = poster.check([Activity(str(uuid4()), max(codes, default=0) + 1)])
+    if [finding.kind async for one in unknown for finding in one.findings] != ["unknown_type"]:
+        return Line("unknown", "an unknown activity type is not told from another error", _REPORT)
     return Line("ok", f"leads, activities and {len(codes)} activity types can be read")
 
 
 _OWN_KEYS = "LEADPOST_ACCESS_KEY and LEADPOST_SECRET_KEY, or the host, or activate the user"
-_EITHER_WAY = [("keys_in", "query"), ("keys_in", "headers")]
-_TOO = [("keys_for_status", True)]
+_EITHER_WAY = ("query", "headers")
+_TOO = (True, False)
 _metrics = AsyncActivityPoster.metrics
 
 CHECKS = (
@@ -99,15 +96,16 @@ CHECKS = (
     Check("time zone", "", _time_zone, "sync_host"),
     Check("keys for status", "keys_for_status", _metrics, "metrics_path", "LEADPOST_API_KEY", _TOO),
     Check("metrics path", "metrics_path", _metrics),
-    Check("status path", "status_path", _status, others=[("status_path", "/activity/status")]),
+    Check("status path", "status_path", _status, others=["/activity/status"]),
     Check("createcustom status", "createcustom_status_path", _status, replaces="status_path"),
     Check("createcustom metrics", "createcustom_metrics_path", lambda p: p.metrics("createcustom")),
     Check("sync host", "sync_host", AsyncActivityPoster.activity_types),
     Check("sync answers", "", _shapes),
     Check("submit path", "submit_path"),
     Check("status FAILURE", "failure_is_final"),
-    *map(Check, ("limit of queries", "limit of the account", "field values", "parameters")),
-    *map(Check, ("nested sets", "activity id", "gateway answers", "lead look-ups", "pages")),
+    *map(Check, ("field values", "parameters", "nested sets", "activity id", "gateway answers")),
+    *(Check(name, call=_REFUSED) for name in ("limit of queries", "limit of the account")),
+    *(Check(name, call=_WRONG) for name in ("lead look-ups", "pages")),
 )
 
 
@@ -123,32 +121,39 @@ async def diagnose(account: Account, outbox: str | None) -> list[Line]:
 
 
 async def _made(check: Check, account: Account, url: str) -> Line:
+    if isinstance(check.call, Line):
+        return check.call
     value = getattr(account, check.setting, "")
     replaced = {check.replaces: value} if check.replaces else {}
-    if check.call is None:
-        return _UNSEEN
     answer = await _answer(check.call, account, url, **replaced)
+    if isinstance(answer, Line):
+        return answer
+    better = ""  # what is on may not be needed
+    if value is True or isinstance(answer, errors.Rejected | errors.UnexpectedAnswer):
+        for other in {*check.others} - {value}:
+            again = await _answer(check.call, account, url, **{check.setting: other})
+            if not isinstance(again, errors.LeadpostError):
+                better = f"set {_variable(check.setting)}={str(other).lower()}"
+    if isinstance(answer, errors.LeadpostError):
+        return _failed(check, answer, better)
+    return Line("ok", "sent, but not needed" if better else _WORDS.get(value, value), better)
+
+
+def _failed(check: Check, error: errors.LeadpostError, better: str) -> Line:
+    """Return the line for a call that failed; `better` is a setting with which it works."""
     setting = _variable(check.path or check.setting)
-    match answer:
-        case Line():
-            return answer
+    match error:
         case errors.ConnectionFailed():
             remedy = "check LEADPOST_REGION or LEADPOST_HOST, any LEADPOST_SYNC_HOST, your network"
         case errors.Unauthorized() if check.keys:
             remedy = f"correct {check.keys}"
         case errors.Unauthorized() | errors.NotFound() | errors.UnexpectedAnswer():
-            remedy = f"set {setting}" if setting else "report this line to leadpost's authors"
-        case errors.LeadpostError():
-            needs_host = isinstance(answer, errors.ConfigurationError)
-            remedy = "set LEADPOST_SYNC_HOST" if needs_host else "try again later"
-            return Line("unknown", str(answer), remedy)
+            remedy = f"set {setting}" if setting else _REPORT
+        case errors.ConfigurationError():
+            return Line("unknown", str(error), "set LEADPOST_SYNC_HOST")
         case _:
-            return Line("ok", _WORDS.get(value, value))
-    for name, other in check.others:
-        again = await _answer(check.call, account, url, **{name: other})
-        if not isinstance(again, errors.LeadpostError):
-            remedy = f"set {_variable(name)}={str(other).lower()}"
-    return Line("failed", str(answer), remedy, exit_of(answer))
+            return Line("unknown", str(error), "try again later")
+    return Line("failed", str(error), better or remedy, exit_of(error))
 
 
 async def _answer(call: Call, account: Account, url: str, **changes: Any) -> object:
@@ -162,20 +167,6 @@ async def _answer(call: Call, account: Account, url: str, **changes: Any) -> obj
 
 def _variable(setting: str) -> str:
     return f"LEADPOST_{setting.upper()}" if setting else ""
-
-
-def show(found: Sequence[Line], variables: Collection[str], *, as_json: bool = False) -> Exit:
-    """Print what was found, see `in_words`, and return the highest exit code."""
-    if as_json:
-        typer.echo(json.dumps([asdict(line) for line in found]))
-    for place, each in enumerate(() if as_json else found, 1):
-        verdict = typer.style(f"{each.verdict:7}", fg=_COLOURS[each.verdict])
-        setting = f" ({each.setting})" if each.setting and each.verdict == "unknown" else ""
-        meaning = in_words(" ".join(each.meaning.split())[:300], variables)
-        typer.echo(f"{verdict}  {each.name:25}  {meaning}{setting}")
-        if each.remedy and each.remedy not in [later.remedy for later in found[place:]]:
-            typer.echo(f"{'':36}→ {in_words(each.remedy, variables)}")
-    return max((line.exit_code for line in found), default=Exit.ALL_ACCEPTED)
 
 
 def doctor(

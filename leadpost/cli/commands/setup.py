@@ -11,9 +11,10 @@ from leadpost import Account
 from leadpost._account import REGIONS
 from leadpost.cli import options
 from leadpost.cli.account import KEYS, in_words, keys_path
-from leadpost.cli.commands.doctor import diagnose, show
+from leadpost.cli.commands.doctor import diagnose
 from leadpost.cli.console import is_interactive, logged
 from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.verdicts import show
 from leadpost.errors import ConfigurationError
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from leadpost import AsyncActivityPoster, RequestStatus
+from leadpost import AsyncActivityPoster
 from leadpost.cli import options
 from leadpost.cli.exits import Exit, InputError
 from leadpost.cli.outbox_url import outbox_option, url_of
 from leadpost.cli.queries import asked
-from leadpost.errors import LeadpostError, NotFound, Rejected, Unauthorized, UnexpectedAnswer
+from leadpost.errors import NotFound, Rejected, Unauthorized, UnexpectedAnswer
 
 
 def status(
@@ -56,23 +56,15 @@ def status(
 
 async def _record(poster: AsyncActivityPoster, request_id: str) -> dict[str, Any]:
     """Return the status of a request; an unknown RequestID does not stop the others."""
-    status: RequestStatus | None = None
-    error: LeadpostError | None = None
+    names = ("request_id", "state", "is_final", "status", "status_reason", "activity_id", "error")
     try:
         status = await poster.status(request_id)
     except (Unauthorized, NotFound):
         raise
-    except (Rejected, UnexpectedAnswer) as rejection:
-        error = rejection
-    return {
-        "request_id": request_id,
-        "state": status.state if status else "unknown",
-        "is_final": status.is_final if status else False,
-        "status": status.status if status else None,
-        "status_reason": status.status_reason if status else None,
-        "activity_id": status.activity_id if status else None,
-        "error": str(error) if error else None,
-    }
+    except (Rejected, UnexpectedAnswer) as error:
+        unknown = {"request_id": request_id, "state": "unknown", "is_final": False}
+        return dict.fromkeys(names) | unknown | {"error": str(error)}
+    return {name: getattr(status, name, None) for name in names} | {"request_id": request_id}
 
 
 def _line(record: dict[str, Any]) -> str:

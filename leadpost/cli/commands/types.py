@@ -16,7 +16,7 @@ from leadpost.cli import options
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.columns import PARAMETERS, known_target
 from leadpost.cli.queries import asked
-from leadpost.errors import ApplicationError, Rejected, UnexpectedAnswer
+from leadpost.errors import ApplicationError
 
 
 def types(
@@ -48,7 +48,7 @@ def types(
             await _list(poster, as_json=as_json)
             return
         try:
-            kind = await _read(poster, code, options=not as_csv)
+            kind = await poster.activity_type(code, options=not as_csv)
         except ApplicationError as error:
             error.add_note("(see all: leadpost types)")
             raise
@@ -83,18 +83,6 @@ def _template(kind: ActivityType) -> None:
         and field.data_type != "CustomObjectSet"  # no cell holds one
     ]
     csv.writer(sys.stdout).writerow([*PARAMETERS, *fields])
-
-
-async def _read(poster: AsyncActivityPoster, code: int, *, options: bool) -> ActivityType:
-    """Return an activity type; without the options of dropdowns if they cannot be read."""
-    try:
-        return await poster.activity_type(code, options=options)
-    except (Rejected, UnexpectedAnswer) as error:
-        if not options:
-            raise
-        kind = await poster.activity_type(code)  # raises too if it is not for the options
-        typer.echo(f"The options of dropdowns could not be read: {error}", err=True)
-        return kind
 
 
 def _one(kind: ActivityType, *, as_json: bool) -> None:

@@ -11,9 +11,11 @@ from documents import ROOT
 from files_support import Desk
 
 from leadpost import Account, AsyncActivityPoster, User
-from leadpost.cli.commands.doctor import CHECKS, Check, Line
+from leadpost.cli.commands.doctor import CHECKS, Check
+from leadpost.cli.verdicts import Line
 from leadpost.sandbox import Answer, Sandbox
-from leadpost.sandbox.endpoints import Call
+from leadpost.sandbox.answers import invalid
+from leadpost.sandbox.endpoints import Call, Endpoint, Endpoints
 
 
 def doctor(desk: Desk, *args: object, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -38,13 +40,13 @@ def test_all_is_well_and_nothing_is_posted(desk: Desk) -> None:
         ("ok", "sync answers"),
         ("unknown", "submit path"),
         ("unknown", "status FAILURE"),
-        ("unknown", "limit of queries"),
-        ("unknown", "limit of the account"),
         ("unknown", "field values"),
         ("unknown", "parameters"),
         ("unknown", "nested sets"),
         ("unknown", "activity id"),
         ("unknown", "gateway answers"),
+        ("unknown", "limit of queries"),
+        ("unknown", "limit of the account"),
         ("unknown", "lead look-ups"),
         ("unknown", "pages"),
     ]
@@ -52,6 +54,19 @@ def test_all_is_well_and_nothing_is_posted(desk: Desk) -> None:
     assert "submit path                only posting shows it (LEADPOST_SUBMIT_PATH)" in done.stdout
     assert "→ for date-times of files without an offset: --timezone Asia/Kolkata" in done.stdout
     assert desk.notes() == []
+
+
+def test_the_user_is_asked_for_first(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[str] = []
+    find = Endpoints.find
+
+    def noted(self: Endpoints, call: Call) -> Endpoint | Answer:
+        paths.append(call.path)
+        return find(self, call)
+
+    monkeypatch.setattr(Endpoints, "find", noted)
+    assert desk.run("doctor").exit_code == 0
+    assert paths[0] == "/v2/Authentication.svc/UserByAccessKey.Get"
 
 
 def test_each_assumption_is_one_line_with_its_setting(desk: Desk) -> None:
@@ -80,7 +95,7 @@ async def test_the_right_hosts_are_named(
         return User("api-in21.leadsquared.com", "Asia/Kolkata", {})
 
     monkeypatch.setattr(AsyncActivityPoster, "user", user)
-    assert CHECKS[1].call is not None
+    assert callable(CHECKS[1].call)
     found = await CHECKS[1].call(AsyncActivityPoster(account))
     assert isinstance(found, Line)
     assert found.verdict == verdict
@@ -125,7 +140,17 @@ def test_an_account_that_wants_keys_with_status_calls_is_found(desk: Desk) -> No
         assert code == 3
         assert found["keys for status"]["remedy"] == "set LEADPOST_KEYS_FOR_STATUS=true"
         environment = {"LEADPOST_HOST": sandbox.url, "LEADPOST_KEYS_FOR_STATUS": "true"}
-        assert doctor(desk, **environment)[0] == 0
+        done = desk.run("doctor", **environment)
+    assert done.exit_code == 0, done.output
+    assert "ok       keys for status            needed\n" in done.stdout
+    assert "LEADPOST_KEYS_FOR_STATUS" not in done.stdout
+
+
+def test_an_account_that_does_not_want_keys_with_status_calls_is_found(desk: Desk) -> None:
+    done = desk.run("doctor", LEADPOST_KEYS_FOR_STATUS="true")
+    assert done.exit_code == 0, done.output
+    assert "ok       keys for status            sent, but not needed\n" in done.stdout
+    assert "→ set LEADPOST_KEYS_FOR_STATUS=false\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -202,13 +227,23 @@ def test_an_unknown_synchronous_host_is_asked_for(
     assert found["keys"]["remedy"] == "set LEADPOST_SYNC_HOST"
 
 
-def test_a_time_zone_that_leadsquared_does_not_name(desk: Desk) -> None:
-    user = {"LSQCommonServiceURLs": {"api": "https://api-in21.leadsquared.com/v2/"}}
+@pytest.mark.parametrize(
+    ("zone", "meaning"),
+    [
+        ({}, "not in LeadSquared's answer"),
+        ({"TimeZone": "India Standard Time"}, "India Standard Time"),
+    ],
+)
+def test_a_time_zone_that_post_would_not_accept(
+    desk: Desk, zone: dict[str, str], meaning: str
+) -> None:
+    user = {"LSQCommonServiceURLs": {"api": "https://api-in21.leadsquared.com/v2/"}} | zone
     answer = Answer(200, json.dumps(user), {"content-type": "application/json"})
     desk.sandbox.fail("ok", "ok", answer)
     code, found = doctor(desk)
     assert code == 0
     assert found["time zone"]["verdict"] == "unknown"
+    assert found["time zone"]["meaning"] == meaning
     assert found["time zone"]["remedy"] == "name it: --timezone"
 
 
@@ -237,6 +272,27 @@ def test_an_answer_of_an_unknown_shape_is_reported(desk: Desk) -> None:
     assert code == 1
     assert found["sync answers"]["verdict"] == "failed"
     assert found["sync answers"]["remedy"] == "report this line to leadpost's authors"
+
+
+def test_an_unknown_type_that_is_another_error_is_reported(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other() -> Answer:
+        return invalid("no such type")
+
+    monkeypatch.setattr("leadpost.sandbox.endpoints.unknown_activity", other)
+    code, found = doctor(desk)
+    assert code == 0
+    assert found["sync answers"]["verdict"] == "unknown"
+    assert found["sync answers"]["meaning"].startswith("an unknown activity type is not told")
+
+
+def test_what_no_post_shows_says_what_does(desk: Desk) -> None:
+    _, found = doctor(desk)
+    for name in ("limit of queries", "limit of the account"):
+        assert found[name]["meaning"] == "only refused calls show it"
+    for name in ("lead look-ups", "pages"):
+        assert found[name]["meaning"] == "only an UnexpectedAnswer shows it to be wrong"
 
 
 def test_what_only_a_post_shows_names_the_command(desk: Desk) -> None:

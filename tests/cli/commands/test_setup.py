@@ -7,8 +7,8 @@ from documents import ROOT
 from files_support import Desk, cells, write_csv
 
 from leadpost.cli.account import keys_path, read_account
-from leadpost.cli.commands.doctor import Line
 from leadpost.cli.outbox_url import _own
+from leadpost.cli.verdicts import Line
 
 
 @pytest.fixture(autouse=True)

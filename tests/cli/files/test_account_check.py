@@ -36,11 +36,13 @@ def test_in_warn_only_unknown_types_and_fields_are_invalid(desk: Desk) -> None:
     rows = [
         row(0, RelatedProspectId=lead(0), mx_Custom_2="many"),
         row(1, RelatedProspectId=lead(1), mx_Custom_2="few", mx_Custom_5="x" * 60),
-        row(2, RelatedProspectId=lead(2), mx_Custom_1="Bussy"),
+        row(2, RelatedProspectId=lead(2), mx_Custom_1="Bussy", ActivityNote="n" * 1900),
     ]
     path = write_csv(desk.folder / "a.csv", rows)
     code, said = desk.post(path)
     assert (code, len(desk.notes())) == (0, 3)
+    assert "warning: line 4, ActivityNote: nnn" in said
+    assert "is too long; it has 1900 characters, and LeadSquared may cut or reject more" in said
     assert (
         'warning: mx_Custom_2: 2 rows, such as line 2 "many" is not a number such as 12.5' in said
     )
@@ -57,6 +59,12 @@ def test_each_activity_type_is_asked_for_once(desk: Desk) -> None:
     path = write_csv(desk.folder / "a.csv", rows)
     code, found = plan(desk, path)
     assert (code, found["send"], desk.sandbox.report().arrivals) == (0, 1200, 2)
+
+
+def test_strict_asks_for_each_dropdown_once(desk: Desk) -> None:
+    rows = [row(n, RelatedProspectId=lead(n), mx_Custom_1="Busy") for n in range(3)]
+    code, _ = plan(desk, write_csv(desk.folder / "a.csv", rows), "--account-check", "strict")
+    assert (code, desk.sandbox.report().arrivals) == (0, 1 + 3)
 
 
 def test_off_asks_nothing(desk: Desk) -> None:
@@ -90,12 +98,20 @@ def test_activity_types_by_name(desk: Desk) -> None:
     assert len(desk.notes()) == 3
     assert desk.run("results", path).exit_code == 0
     assert desk.states(path) == ["accepted"] * 3
-    code, _ = desk.post(path, "--set", "ActivityEvent=Phone Call", "--batch", "b", "--dry-run")
-    assert code == 2  # possible duplicates: the same activities
     rows = [row(9, RelatedProspectId=lead(9), ActivityEvent="Call")]
     code, said = desk.post(write_csv(desk.folder / "b.csv", rows))
     assert code == 2
     assert "Call is not a positive whole number such as 201; no activity type has that name" in said
+
+
+def test_an_activity_type_for_all_rows_by_name(desk: Desk) -> None:
+    rows = [row(n, RelatedProspectId=lead(n)) for n in range(3)]
+    for each in rows:
+        del each["ActivityEvent"]
+    path = write_csv(desk.folder / "a.csv", rows)
+    code, said = desk.post(path, "--set", "ActivityEvent=Phone Call")
+    assert code == 0, said
+    assert [posted["ActivityEvent"] for posted in sent(desk.sandbox)] == [210] * 3
 
 
 @pytest.mark.parametrize(
@@ -160,11 +176,11 @@ def test_options_that_cannot_be_read_leave_the_rest_of_a_type(desk: Desk) -> Non
     done = desk.run("types", 210)
     assert done.exit_code == 0
     assert "mx_Custom_5" in done.stdout
-    assert "The options of dropdowns could not be read" in done.stderr
+    assert "warning: no options of activity type 210: NotFound" in done.stderr
     desk.sandbox.fail(Answer(404, "", {}))
     template = desk.run("types", 210, "--csv")
     assert template.exit_code == 1
-    assert "options of dropdowns" not in template.stderr
+    assert "no options" not in template.stderr
 
 
 def test_a_template_can_be_filled_and_posted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from files_support import Desk, lead, read_csv, write_csv
 from reach_support import ADA, by_email, changed, leads_of, row
 
+from leadpost import RetryPolicy
 from leadpost.sandbox import Answer
 
 
@@ -66,15 +67,41 @@ def test_a_look_up_that_fails_in_any_way_creates_nothing(
 
 
 @pytest.mark.parametrize(
-    ("faults", "ended"), [(["cut-before"] * 3, 75), (["keys-refused"], 3)], ids=["cut", "keys"]
+    ("faults", "ended"),
+    [(["cut-before"] * 3, 75), (["keys-refused"], 3), ([Answer(404, "", {})], 1)],
+    ids=["cut", "keys", "404"],
 )
 def test_a_look_up_that_the_next_would_fail_like_ends_the_run(
-    desk: Desk, faults: list[str], ended: int
+    desk: Desk, faults: list[str | Answer], ended: int
 ) -> None:
     path = write_csv(desk.folder / "a.csv", [by_email(0), row(1, RelatedProspectId=lead(1))])
     desk.sandbox.fail(*faults)
     code, _ = desk.post(path, "--skip-invalid", "--create-leads")
     assert (code, desk.notes(), changed(desk.sandbox)) == (ended, [], (0, 0))
+
+
+def test_look_ups_end_when_leadsquared_is_away(desk: Desk) -> None:
+    people = [by_email(n, f"p{n}@example.com") for n in range(100)]
+    path = write_csv(desk.folder / "a.csv", [*people, row(1, RelatedProspectId=lead(1))])
+    desk.sandbox.fail(*["503"] * 400)
+    code, said = desk.post(path, "--skip-invalid")
+    assert (code, desk.notes()) == (75, []), said
+    assert "503: Service Unavailable (in three look-ups in a row, so nothing was sent; " in said
+    assert desk.sandbox.report().arrivals <= 3 * 25
+    assert desk.files() == ["a.csv"]
+
+
+def test_types_are_not_asked_for_once_three_could_not_be_read(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = RetryPolicy(max_attempts=1)
+    monkeypatch.setattr("leadpost.cli.files.comparing.comparison._PATIENCE", once)
+    rows = [row(n, RelatedProspectId=lead(n), ActivityEvent=str(300 + n)) for n in range(9)]
+    path = write_csv(desk.folder / "a.csv", rows)
+    desk.sandbox.fail(*["503"] * 3)
+    code, said = desk.post(path)
+    assert (code, len(desk.notes()), desk.sandbox.report().arrivals) == (0, 9, 3 + 9)
+    assert "not checked: ActivityEvent: type 308 could not be read: ServerError, HTTP 503" in said
 
 
 def test_a_look_up_that_is_refused_for_the_limit_is_repeated(desk: Desk) -> None:

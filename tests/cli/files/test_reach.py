@@ -10,6 +10,9 @@ from cli_support import until
 from files_support import Desk, lead, read_csv, write_csv
 from reach_support import ADA, BOB, by_email, changed, leads_of, plan, row, sent
 
+from leadpost.cli.files.reading.lead_columns import details_of
+from leadpost.sandbox import Sandbox
+
 
 @pytest.fixture(autouse=True)
 def checked(desk: Desk) -> None:
@@ -199,6 +202,52 @@ def test_leads_are_created_only_if_wanted_and_none_is_changed(desk: Desk) -> Non
     assert len(desk.notes()) == 3
 
 
+def test_a_row_that_is_not_sent_creates_no_lead_and_gives_it_no_data(desk: Desk) -> None:
+    ada = desk.sandbox.add_lead(EmailAddress=ADA)
+    new = "new@example.com"
+    rows = [
+        by_email(0, new, Lead_FirstName="Wrong", ActivityEvent="208"),
+        by_email(1, new, Lead_FirstName="Right"),
+        by_email(2, new, Lead_FirstName="Later"),
+        by_email(3, "none@example.com", ActivityEvent="208"),
+        row(4, RelatedProspectId=ada, Lead_FirstName="Wrong", ActivityEvent="208"),
+        row(5, RelatedProspectId=ada, Lead_FirstName="Augusta"),
+    ]
+    path = write_csv(desk.folder / "a.csv", rows)
+    wanted = ("--create-leads", "--skip-invalid")
+    for update, updated in (([], 0), (["--update-leads"], 1)):
+        _, found = plan(desk, path, *wanted, *update)
+        assert found["leads"] == {"created": [new], "updated": updated}
+    code, said = desk.post(path, *wanted)
+    assert code == 1
+    assert f"1 to create: {new} " in said
+    assert [who.get("FirstName") for who in desk.sandbox.leads] == [None, "Right"]
+
+
+def test_a_possible_duplicate_creates_its_lead_only_if_it_is_posted(desk: Desk) -> None:
+    first = write_csv(desk.folder / "a.csv", [by_email(n) for n in range(2)])
+    assert desk.post(first, "--create-leads")[0] == 0
+    rows = [by_email(0, Lead_FirstName="Ada"), by_email(1, Lead_FirstName="Augusta")]
+    path = write_csv(desk.folder / "b.csv", rows)
+    with Sandbox(limit=None) as other:  # the same account, before its queue has created the lead
+        desk.environment["LEADPOST_SYNC_HOST"] = other.url
+        assert plan(desk, path, "--create-leads")[1]["leads"]["created"] == []
+        assert desk.post(path, "--create-leads", "--duplicates", "post")[0] == 0
+    assert [details_of(posted).get("FirstName") for posted in sent(desk.sandbox)] == [
+        *(None, None),
+        *("Ada", "Ada"),
+    ]
+
+
+def test_a_run_that_is_resumed_gives_a_new_lead_the_same_data(desk: Desk) -> None:
+    rows = [by_email(0, Lead_FirstName="Ada"), by_email(1, Lead_FirstName="Augusta")]
+    path = write_csv(desk.folder / "a.csv", rows)
+    assert desk.post(path, "--create-leads", "--first", "1")[0] == 0
+    with Sandbox(limit=None) as other:  # the same account, before its queue has created the lead
+        assert desk.post(path, "--create-leads", LEADPOST_SYNC_HOST=other.url)[0] == 0
+    assert [details_of(posted)["FirstName"] for posted in sent(desk.sandbox)] == ["Ada", "Ada"]
+
+
 def test_a_row_of_a_created_lead_is_a_possible_duplicate_once_it_has_the_leads_id(
     desk: Desk,
 ) -> None:
@@ -311,8 +360,10 @@ def test_json_in_the_shape_of_createcustom_is_looked_up_too(desk: Desk) -> None:
     assert (leads_of(desk.sandbox), changed(desk.sandbox)) == ([ada], (0, 0))
 
 
-def test_json_that_finds_its_lead_by_something_else_is_refused(desk: Desk) -> None:
-    code, said = desk.post(as_json(desk.folder / "a.jsonl", "FirstName"), "--create-leads")
+@pytest.mark.parametrize("mode", ["off", "warn"])
+def test_json_that_finds_its_lead_by_something_else_is_refused(desk: Desk, mode: str) -> None:
+    path = as_json(desk.folder / "a.jsonl", "FirstName")
+    code, said = desk.post(path, "--create-leads", "--account-check", mode)
     assert (code, desk.notes(), changed(desk.sandbox)) == (2, [], (0, 0))
     assert "Other cannot be looked up by FirstName; use EmailAddress or Phone" in said
 

@@ -14,6 +14,7 @@ from attrs import define, field
 from rich.console import Console
 
 from leadpost import ActivityType, AsyncActivityPoster
+from leadpost._availability import queries_fail
 from leadpost._findings import Finding, TypeCheck
 from leadpost._validation import name_of
 from leadpost.bucket import LIMIT
@@ -26,21 +27,21 @@ from leadpost.cli.files.comparing.plan import READ, Rows
 from leadpost.cli.files.reading.cells import AccountFacts, Invalid, key_of_name
 from leadpost.cli.files.reading.identity import activity_digest
 from leadpost.cli.files.reading.lead_columns import activity_of, column_of_lead, parts_of_activity
-from leadpost.cli.files.reading.row import Problem, ProblemGroups, Row, count_problems
+from leadpost.cli.files.reading.row import SENT, Problem, ProblemGroups, Row, count_problems
 from leadpost.cli.files.reading.settings import zone_of
 from leadpost.cli.files.reading.sources import Source
 from leadpost.errors import (
     ConfigurationError,
     ConnectionFailed,
     LeadpostError,
-    OutageTimeout,
+    NotFound,
     Unauthorized,
 )
 
 Mode = Literal["off", "warn", "strict"]
 _ALWAYS = {"invalid", "unknown_type", "unknown_field"}
 """The kinds of findings that make a row invalid even if the others are warnings."""
-_HOPELESS = (ConfigurationError, ConnectionFailed, OutageTimeout, Unauthorized)
+_HOPELESS = (ConfigurationError, ConnectionFailed, NotFound, Unauthorized)
 """Errors that the next call would have too."""
 
 
@@ -75,8 +76,7 @@ class Checks:
                 facts.codes = _codes_by_name(await self.poster.activity_types())
                 facts.no_name = "no activity type has that name"
             except LeadpostError as error:
-                why = type(error).__name__
-                facts.no_name = f"the names of types could not be read: {why}"
+                facts.no_name = f"the names of types could not be read: {type(error).__name__}"
         if "time_zone" in wanted:
             with suppress(LeadpostError, InputError):  # then the message goes without it
                 zone = (await self.poster.user()).time_zone or ""
@@ -89,11 +89,11 @@ class Checks:
         Look up leads, and check rows that the outbox may have to get.
 
         Raises:
-            LeadpostError: no lead can be looked up, as without a connection.
+            LeadpostError: no lead can be looked up, as without a connection or in an outage.
         """
         leads: dict[Key, str] = {}
         if source.columns.are_of_leads:
-            async for row in _open(rows):
+            async for row in _drawn(rows):
                 if lead := self.leads.to_find(row.payload or {}):
                     leads.setdefault(lead.key, lead.value)
         self.to_find = len(leads)
@@ -101,11 +101,16 @@ class Checks:
             return
         if leads:
             await self._find(self.poster, leads)
-        if self.mode != "off":
-            await self._check(self.poster, source, rows)
-        elif source.columns.are_of_leads:
-            async for row in _open(rows):
-                self._settled(source, rows, row)
+        if self.mode != "off" or source.columns.are_of_leads:
+            async with counting(self.console, self._checked):
+                await self._check(self.poster, source, rows)
+
+    async def settle_decided(self, rows: Rows) -> None:
+        """Find out which leads rows create, and count rows that change theirs, once decided."""
+        async for row in _drawn(rows, "true" if self.leads.found else "false"):
+            with suppress(Invalid):
+                is_change = self.leads.changes(self.leads.settled(row))
+                self.updates += is_change and row.decision in SENT
 
     async def _find(self, poster: AsyncActivityPoster, leads: Mapping[Key, str]) -> None:
         found = self.leads.found
@@ -119,6 +124,10 @@ class Checks:
                 raise
             except LeadpostError as error:
                 found[key] = error
+                if queries_fail(found.values()):
+                    why = "in three look-ups in a row, so nothing was sent"
+                    error.add_note(f"({why}; run the same command again later)")
+                    raise
 
         async def state() -> str:
             return f"{len(found):,} of {count} looked up"
@@ -128,52 +137,50 @@ class Checks:
                 for part in parts_of([*leads.items()], LIMIT):
                     await asyncio.gather(*starmap(find, part))
 
-    def _settled(self, source: Source, rows: Rows, row: Row) -> Mapping[str, Any]:
-        """Return what a row sends; refuse it if that is nothing, for want of a lead."""
-        read = row.payload or {}
-        try:
-            payload = self.leads.settled(read)
-        except Invalid as error:
-            heading = source.columns.heading_of(column_of_lead(read))
-            row.problems += (Problem(heading, *error.args),)
-            rows.write([row])
-            return {}
-        if payload is read:
-            return payload
-        self.updates += self.leads.changes(payload)
-        if not row.problems:
-            row.digest_sent = activity_digest(payload)
-            rows.write([row])
-        return payload
+    async def _checked(self) -> str:
+        return f"Checking rows: {number_of(len(self.types), 'activity type')} read"
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
-        # Rows are valid already, so that `AsyncActivityPoster.check` would do that work again.
-        read_type = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        async for row in _open(rows):
-            if not (payload := self._settled(source, rows, row)):
-                continue
-            activity = activity_of(payload)
-            code = activity["ActivityEvent"]
-            if code not in self.types:
-                self.types[code] = await read_type(code, options=self.mode == "strict")
-            fields = {str(name_of(item)): item for item in activity.get("Fields") or ()}
-            problems: list[Problem] = []
-            for finding in self.types[code].findings(activity.get("ActivityNote"), fields):
-                problem = _problem_of(finding, payload, source)
-                if finding.kind == "unchecked":
-                    self.unmade.add(str(finding))
-                elif self.mode == "strict" or finding.kind in _ALWAYS:
-                    problems.append(problem)
-                else:
-                    count_problems(self.warnings, [problem], row.place)
-            if problems:
-                row.problems += tuple(problems)
+        """Refuse rows that have no lead or, unless that is off, contradict their types."""
+        async for row in _drawn(rows):
+            before = row.digest_sent, row.problems
+            try:
+                payload = self.leads.settled(row)
+            except Invalid as error:
+                heading = source.columns.heading_of(column_of_lead(row.payload or {}))
+                row.problems += (Problem(heading, *error.args),)
+            else:
+                if payload is not row.payload and not row.problems:
+                    row.digest_sent = activity_digest(payload)
+                if self.mode != "off":
+                    row.problems += await self._problems(poster, source, payload, row.place)
+            if (row.digest_sent, row.problems) != before:
                 rows.write([row])
 
+    async def _problems(
+        self, poster: AsyncActivityPoster, source: Source, payload: Mapping[str, Any], place: str
+    ) -> tuple[Problem, ...]:
+        """Return the findings that refuse an activity, and keep the others."""
+        # Rows are valid already, so that `AsyncActivityPoster.check` would do that work again.
+        type_check = poster._type_check  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+        activity, is_strict = activity_of(payload), self.mode == "strict"
+        check = await type_check(self.types, activity["ActivityEvent"], options=is_strict)
+        fields = {str(name_of(item)): item for item in activity.get("Fields") or ()}
+        problems: list[Problem] = []
+        for finding in check.findings(activity.get("ActivityNote"), fields):
+            problem = _problem_of(finding, payload, source)
+            if finding.kind == "unchecked":
+                self.unmade.add(str(finding))
+            elif is_strict or finding.kind in _ALWAYS:
+                problems.append(problem)
+            else:
+                count_problems(self.warnings, [problem], place)
+        return tuple(problems)
 
-async def _open(rows: Rows) -> AsyncGenerator[Row]:
-    """Yield the rows that may be sent, once a time zone is named."""
-    for number, row in enumerate(rows.read(READ)):
+
+async def _drawn(rows: Rows, where: str = READ) -> AsyncGenerator[Row]:
+    """Yield rows, by default those that may be sent, once a time zone is named."""
+    for number, row in enumerate(rows.read(where)):
         yield row
         if number % PART == 0:
             await asyncio.sleep(0)  # a signal is heard

@@ -56,7 +56,7 @@ class Comparison:
     def activity(self, row: Row) -> Mapping[str, Any]:
         """Return what a valid row sends; nothing if its lead was not looked up."""
         try:
-            return self.checks.leads.settled(row.payload or {})
+            return self.checks.leads.settled(row)
         except Invalid:
             return {}
 
@@ -107,6 +107,7 @@ async def compared(
     if ledger:
         await _look_elsewhere(rows, ledger, matching)
     plan = matching.decide(options.first)
+    await checks.settle_decided(rows)
     found = Comparison(
         options=options,
         account=account,

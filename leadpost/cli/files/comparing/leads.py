@@ -13,9 +13,12 @@ from attrs import define, evolve, field
 from leadpost import Activity, Lead
 from leadpost.cli.files.reading.cells import Invalid
 from leadpost.cli.files.reading.lead_columns import FINDS, ID, is_by_id
+from leadpost.cli.files.reading.row import SENT, Row
 from leadpost.errors import AmbiguousLead, LeadpostError
 
 Key = tuple[str, str]
+_CREATING = ("posted", *SENT)
+"""Rows that create leads. LeadSquared's queue may not have processed a posted one yet."""
 
 
 @define
@@ -26,7 +29,7 @@ class Leads:
     updates: bool = False  # whether leads that are found get the further columns
     # The id of each that was looked up, None where there is none, or the error instead.
     found: dict[Key, str | LeadpostError | None] = field(factory=dict[Key, Any])
-    # SchemaName to value of each lead that is to be created.
+    # Each lead that rows create, with the attributes of the first of them.
     created: dict[Key, Lead] = field(factory=dict[Key, Lead])
 
     def to_find(self, payload: Mapping[str, Any]) -> Lead | None:
@@ -42,13 +45,14 @@ class Leads:
             return self.updates and bool(lead.attributes)
         return lead.schema_name in FINDS
 
-    def settled(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    def settled(self, row: Row) -> Mapping[str, Any]:
         """
-        Return an activity as it is posted: the same one if it has its lead's id only.
+        Return the activity of a row as it is posted: the same one if it has its lead's id only.
 
         Raises:
             Invalid: its lead was not found, and is not to be created.
         """
+        payload = row.payload or {}
         if is_by_id(payload):
             return payload
         activity = Activity.from_payload(payload)
@@ -56,8 +60,9 @@ class Leads:
         lead_id = self._id_of(lead)
         if lead_id is None:
             # Every row of a new lead has the attributes of its first one: none changes another's.
-            first = self.created.setdefault(lead.key, lead)
-            posted: Lead | str = lead if self.updates else first
+            if row.decision in _CREATING:
+                self.created.setdefault(lead.key, lead)
+            posted: Lead | str = lead if self.updates else self.created.get(lead.key, lead)
         elif self.updates and lead.attributes:
             posted = Lead(ID, lead_id, lead.attributes)
         else:
