@@ -306,10 +306,12 @@ def test_an_outbox_that_cannot_be_used_is_one_line_of_error(desk: Desk, command:
         ("verify", "0 of 1 accepted activities succeeded or failed"),
         ("reconcile", "looked for 0 of 0 uncertain activities"),
         ("post --account-check off leads.csv", "0 of 1 lead looked up"),
+        ("post --account-check warn calls.csv", "Checking rows: 0 activity types read"),
     ],
 )
 def test_a_terminal_shows_how_far_it_is(desk: Desk, outbox: Path, command: str, shown: str) -> None:
     (desk.folder / "leads.csv").write_text("Lead.EmailAddress,ActivityEvent\na@example.com,201\n")
+    (desk.folder / "calls.csv").write_text(f"LeadId,ActivityEvent\n{lead(0)},201\n")
     with Sandbox(faults=Faults(script=["slow"] * 20, slow=600)) as slow:
         variables = keys_of(slow) | {
             "LEADPOST_OUTBOX": str(outbox),
