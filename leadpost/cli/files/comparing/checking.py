@@ -135,7 +135,10 @@ class Checks:
         with naming(poster.account, sync=True):
             async with counting(self.console, state):
                 for part in parts_of([*leads.items()], LIMIT):
-                    await asyncio.gather(*starmap(find, part))
+                    # Those in flight end before the first error is raised, and the poster closed.
+                    ends = await asyncio.gather(*starmap(find, part), return_exceptions=True)
+                    for error in filter(None, ends):
+                        raise error
 
     async def _checked(self) -> str:
         return f"Checking rows: {number_of(len(self.types), 'activity type')} read"
