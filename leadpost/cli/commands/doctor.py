@@ -24,8 +24,10 @@ from leadpost.cli.verdicts import Line, show
 
 Call = Callable[[AsyncActivityPoster], Awaitable[object]]
 _ONCE = RetryPolicy(max_attempts=1, max_time=30)
-_WORDS: dict[object, str] = {False: "not needed", True: "needed"}
-_WORDS |= {"query": "accepted in the query", "headers": "accepted in headers"}
+_WORDS: dict[object, str] = {
+    **{False: "not needed", True: "needed"},
+    **{"query": "accepted in the query", "headers": "accepted in headers"},
+}
 _REPORT = "report this line to leadpost's authors"
 
 _HOW = "on a lead made for that: leadpost post FILE --first 1, then leadpost verify FILE"
@@ -136,7 +138,7 @@ async def _made(check: Check, account: Account, url: str) -> Line:
                 better = f"set {_variable(check.setting)}={str(other).lower()}"
     if isinstance(answer, errors.LeadpostError):
         return _failed(check, answer, better)
-    return Line("ok", "sent, but not needed" if better else _WORDS.get(value, value), better)
+    return Line("ok", "sent, but not needed" if better else _WORDS.get(value, str(value)), better)
 
 
 def _failed(check: Check, error: errors.LeadpostError, better: str) -> Line:
