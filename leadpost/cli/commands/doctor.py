@@ -25,8 +25,10 @@ from leadpost.cli.verdicts import Line, show
 Call = Callable[[AsyncActivityPoster], Awaitable[object]]
 _ONCE = RetryPolicy(max_attempts=1, max_time=30)
 _WORDS: dict[object, str] = {
-    **{False: "not needed", True: "needed"},
-    **{"query": "accepted in the query", "headers": "accepted in headers"},
+    False: "not needed",
+    True: "needed",
+    "query": "accepted in the query",
+    "headers": "accepted in headers",
 }
 _REPORT = "report this line to leadpost's authors"
 
