@@ -46,8 +46,10 @@ if not find_spec("sniffio"):
 
 
 def pytest_configure() -> None:
-    # A shell makes its background jobs ignore Ctrl-C, and their child processes inherit that.
+    # A shell makes its background jobs ignore Ctrl-C, and nohup makes them ignore SIGHUP; their
+    # child processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
