@@ -161,6 +161,37 @@ async def test_leads_are_asked_where_the_rows_of_a_window_do_not_suffice(
     assert calls == 1 + 4
 
 
+async def test_a_window_is_not_read_for_two_leads(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("a window takes no fewer calls")
+
+    monkeypatch.setattr(Queue, "activities_between", unexpected)
+    posts = [on_lead(number % 2 + 1, f"call {number}") for number in range(6)]
+    await outbox.put_many(posts)
+    await make_all_uncertain(outbox)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *posts)
+        assert await reconciled(outbox, sandbox) == ({"succeeded": 6}, 2)
+
+
+async def test_leads_are_read_one_by_one_where_a_window_has_too_many_activities(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def many(*_: object) -> dict[str, Any]:
+        rows = [{"ProspectActivityId": str(n), "RelatedProspectId": "x"} for n in range(1000)]
+        return {"RecordCount": 5000, "List": rows}
+
+    monkeypatch.setattr(Queue, "activities_between", many)
+    posts = [on_lead(number) for number in range(1, 5)]
+    await outbox.put_many(posts)
+    await make_all_uncertain(outbox)
+    with Sandbox(limit=None, pace=1000) as sandbox:
+        await sent(sandbox, *posts)
+        assert await reconciled(outbox, sandbox) == ({"succeeded": 4}, 1 + 4)
+
+
 async def test_entries_that_may_still_arrive_cost_no_call_beside_the_window(outbox: Outbox) -> None:
     await outbox.put_many(on_lead(number) for number in range(1, 11))
     await make_all_uncertain(outbox, timedelta(minutes=1))
