@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support import run
 
 import leadpost
+from leadpost.cli.files.comparing.ledger import statements as of_files
 from leadpost.errors import State
 from leadpost.outbox.database import ddl
 from leadpost.sandbox import Faults, Sandbox
@@ -213,8 +214,8 @@ def test_each_sql_example_runs(example: Example, postgresql_url: str) -> None:
     async def execute() -> None:
         engine = create_async_engine(postgresql_url)
         async with engine.connect() as connection:  # rolled back, as roles belong to all databases
-            statements = ["CREATE ROLE worker", *ddl("postgresql").split(";\n\n")]
-            for statement in [*statements, *example.code.split(";\n")]:
+            tables = [*ddl("postgresql").split(";\n\n"), *of_files("postgresql")]
+            for statement in ["CREATE ROLE worker", *tables, *example.code.split(";\n")]:
                 if statement.strip():
                     await connection.exec_driver_sql(statement)
             counted = await connection.execute(sa.text("SELECT count(*) FROM leadpost_entries"))
