@@ -37,8 +37,8 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
 """The faults in the sandbox of an example."""
 LOGS = {"leadpost/README.md#outages"}
 """Examples that show what is logged."""
-UNTIL_STOPPED = {"work": 130, "sandbox": 0, "outbox": 0}
-"""Commands that run until Ctrl-C, and their exit codes then."""
+UNTIL_STOPPED = {"work": 130, "sandbox": 0, "--watch": 0}
+"""Words of commands that run until Ctrl-C, and the exit codes then."""
 FOR_A_FRESH_MACHINE = "python3 -m venv "
 """The start of the README's two commands; `.ci/run` and `nox -s demo` run them."""
 
@@ -116,7 +116,7 @@ def commands() -> list[str]:
 def test_each_command_runs(line: str, tmp_path: Path) -> None:
     """Commands that run until stopped are stopped once they have printed something."""
     words = line.split()[1:]
-    stopped = UNTIL_STOPPED.get(words[0])
+    stopped = next((code for word, code in UNTIL_STOPPED.items() if word in words), None)
     output = tmp_path / "output"
     with Sandbox(pace=1000) as sandbox, output.open("w") as file:
         put(url_of(tmp_path / "leadpost.db"), 0, account=sandbox.account())
