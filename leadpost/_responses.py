@@ -158,7 +158,7 @@ def _spellings(character: str) -> str:
     named = "|".join(name for name, text in html5.items() if text == character and ";" in name)
     entity = rf"\#0{{0,8}}{code};|\#x0{{0,8}}{code:x};" + (f"|{named}" if named else "")
     # Text in JSON in JSON, HTML in JSON, HTML in HTML: each level adds backslashes or ampersands.
-    # Entities come first, or else of `\\u0026amp;` only the part before `amp;` is taken for `&`.
+    # Entities come first, or else of `\u0026amp;` only the part before `amp;` is taken for `&`.
     return (
         rf"(?:(?:&|\\{{1,8}}u0026)(?:amp;){{0,8}}(?:{entity})"
         rf"|%(?:25){{0,8}}{code:02x}|\\{{1,8}}(?:u00|x){code:02x}|\\{{0,8}}{re.escape(character)})"
