@@ -78,7 +78,7 @@ async def measure_cancelled(low: float, high: float, window: str, posts: int) ->
         await poster.post(activity)
 
     def cancel_some(event: Event) -> None:
-        # A fifth of them, about half of which have ended by then.
+        # A fifth of the calls, most of them in flight.
         task = single_post.get()
         if task is not None and isinstance(event, Sent) and random.random() < 0.2:
             delay = random.uniform(0, low + high)
@@ -110,7 +110,7 @@ async def main() -> None:
         ),
     )
     show("long_run", f"{chosen.posts} posts in one batch", rows, save=not chosen.no_save)
-    title = f"{chosen.singles} posts, about a tenth of them cancelled in flight"
+    title = f"{chosen.singles} posts, a fifth of them cancelled in flight"
     show("cancelled", title, cancelled, save=not chosen.no_save)
 
 

@@ -8,7 +8,6 @@ definitions come from `AsyncActivityPoster.activity_type`.
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -16,7 +15,7 @@ from attrs import field, frozen
 from leadpost._answers import ActivityField, ActivityType
 from leadpost._models import Activity
 from leadpost._responses import get
-from leadpost._validation import is_list, is_mapping, python_value
+from leadpost._validation import is_list, is_mapping, nearest, python_value
 from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
 
 LONGEST_NOTE = 1800
@@ -155,8 +154,8 @@ def _type_findings(code: int, definition: ActivityType | LeadpostError) -> Itera
 
 def _no_such_field(name: str, code: int, known: Mapping[str, ActivityField]) -> str:
     spellings = {known_name.lower(): known_name for known_name in known}
-    nearest = get_close_matches(name.lower(), spellings, n=1)
-    hint = f"; did you mean {spellings[nearest[0]]}?" if nearest else ""
+    similar = nearest(name.lower(), spellings)
+    hint = f"; did you mean {spellings[similar]}?" if similar else ""
     return f"activity type {code} has no such field{hint}"
 
 
@@ -191,8 +190,8 @@ def _option_findings(field: ActivityField, text: str) -> Iterator[Finding]:
     chosen = [part.strip() for part in text.split(";")] if field.is_multiple else [text]
     wrong = [part for part in chosen if part and part not in field.options]
     if wrong:
-        nearest = get_close_matches(wrong[0], field.options, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        similar = nearest(wrong[0], field.options)
+        hint = f"; did you mean {similar!r}?" if similar else ""
         message = f"is not among its {len(field.options)} options{hint}"
         yield Finding("not_an_option", "error", field.schema_name, message)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, cached_property
-from html.entities import html5
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -154,6 +153,8 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
 
 @cache
 def _spellings(character: str) -> str:
+    from html.entities import html5  # noqa: PLC0415  2,200 names, when the first poster is made
+
     code = ord(character)
     named = "|".join(name for name, text in html5.items() if text == character and ";" in name)
     entity = rf"\#0{{0,8}}{code};|\#x0{{0,8}}{code:x};" + (f"|{named}" if named else "")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, TypeGuard
 
@@ -72,8 +71,15 @@ def parameter_like(name: str) -> str | None:
     ('ActivityNote', None)
     """
     plain = re.sub(r"[\W_]", "", name).lower()
-    similar = get_close_matches(plain, _LOWERCASE, n=1, cutoff=_SIMILAR)
-    return _LOWERCASE[similar[0]] if similar else None
+    similar = nearest(plain, _LOWERCASE, _SIMILAR)
+    return _LOWERCASE[similar] if similar else None
+
+
+def nearest(text: str, known: Iterable[str], least: float = 0.6) -> str | None:
+    """Return the most similar of the known texts, None if no ratio of difflib's is that high."""
+    from difflib import get_close_matches  # noqa: PLC0415  only for what is wrong
+
+    return next(iter(get_close_matches(text, list(known), n=1, cutoff=least)), None)
 
 
 def name_of(item: object) -> str | None:

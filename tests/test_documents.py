@@ -375,6 +375,10 @@ def test_the_saved_results_reach_the_goals() -> None:
     stream = measured("memory")[0]
     assert stream["memory grew by, MiB"] <= 30
     assert stream["heartbeat late at most, ms"] <= 50
+    seconds = {row["what"]: row["s"] for row in measured("files")}
+    assert seconds["checked"] <= 15
+    assert max(seconds["first call"], seconds["again, all posted"]) <= 30
+    assert max(row["MB"] for row in measured("files")) <= 150
     for row in measured("shared_limit"):
         assert row["refused"] == 0
         assert row["fullest 5 s"] <= 25
