@@ -18,6 +18,7 @@ from support import LeadSquared, account, activity, within
 
 from leadpost import AsyncActivityPoster, OpenBucket, OutboxError, OutboxUnavailable
 from leadpost import outbox as outbox_package
+from leadpost.cli.files.comparing.ledger import statements as of_files
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import ddl
 
@@ -32,8 +33,10 @@ async def role(url: str, *grants: str) -> AsyncGenerator[str]:
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         *(f"GRANT {grant} TO {name}" for grant in grants),
     )
-    yield changed(url, username=name)
-    await execute(url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+    try:
+        yield changed(url, username=name)
+    finally:
+        await execute(url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
 
 async def test_a_read_only_role_can_read_everything(postgresql_url: str) -> None:
@@ -74,7 +77,7 @@ def shown(language: str, beginning: str) -> str:
 async def test_a_role_with_the_grants_of_the_readme_can_do_a_workers_work(
     postgresql_url: str,
 ) -> None:
-    await execute(postgresql_url, ddl("postgresql"))
+    await execute(postgresql_url, ddl("postgresql"), *of_files("postgresql"))
     async with role(postgresql_url) as url:
         name = str(sa.make_url(url).username)
         await execute(postgresql_url, shown("sql", "GRANT").replace("TO worker", f"TO {name}"))
