@@ -85,7 +85,7 @@ async def _shapes(poster: AsyncActivityPoster) -> Line:
         await poster.activities_between(code, datetime.now(UTC), datetime.now(UTC))
     unknown = poster.check([Activity(str(uuid4()), max(codes, default=0) + 1)])
     if [finding.kind async for one in unknown for finding in one.findings] != ["unknown_type"]:
-        return Line("unknown", "an unknown activity type is not told from another error", _REPORT)
+        return Line("unknown", "an unknown activity type looks like any other error", _REPORT)
     return Line("ok", f"leads, activities and {len(codes)} activity types can be read")
 
 

@@ -284,7 +284,7 @@ def test_an_unknown_type_that_is_another_error_is_reported(
     code, found = doctor(desk)
     assert code == 0
     assert found["sync answers"]["verdict"] == "unknown"
-    assert found["sync answers"]["meaning"].startswith("an unknown activity type is not told")
+    assert found["sync answers"]["meaning"].startswith("an unknown activity type looks like")
 
 
 def test_what_no_post_shows_says_what_does(desk: Desk) -> None:
