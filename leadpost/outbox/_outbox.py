@@ -94,7 +94,11 @@ class Outbox(StoredEntries):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to the database."""
+        """
+        Close the connections to the database.
+
+        Other calls have 0.75 s to end; then they are cancelled, and raise `OutboxUnavailable`.
+        """
         await self._database.aclose()
 
     # Putting.

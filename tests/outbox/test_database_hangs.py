@@ -310,7 +310,40 @@ async def test_work_that_cannot_be_stopped_is_left_behind(store_url: str) -> Non
         await database.write(deaf, within=0.1)
     assert await database.read(answer) == 1
     await database.aclose()
-    assert not database._left_behind
+    assert not database._running
+
+
+async def test_closing_waits_for_calls_and_cuts_them_off_then(store_url: str) -> None:
+    begun = asyncio.Event()
+
+    async def lasting(connection: AsyncConnection, seconds: float) -> int:
+        begun.set()
+        await asyncio.sleep(seconds)
+        return await answer(connection)
+
+    async def call(database: Database, seconds: float) -> asyncio.Task[int]:
+        begun.clear()
+        working = asyncio.create_task(database.write(lambda c: lasting(c, seconds), within=None))
+        await begun.wait()
+        return working
+
+    database = Database(store_url, connections=1)
+    await database.open()
+    short = await call(database, 0.1)
+    await database.aclose()
+    assert short.done()
+    assert await short == 1
+
+    await database.open()
+    long = await call(database, 30)
+    waiting = asyncio.create_task(database.read(answer))  # for the only connection
+    await asyncio.sleep(0.01)
+    async with lasting_at_most(2.2):
+        await database.aclose()
+        for task in (long, waiting):
+            with pytest.raises(OutboxUnavailable, match="it was closed meanwhile"):
+                await task
+    assert not database._open
 
 
 async def answer(connection: AsyncConnection) -> int:

@@ -70,7 +70,7 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._writes = asyncio.Lock()
         self._open, self._threads = set[Connection](), set[Thread]()
-        self._left_behind = set[asyncio.Task[Any]]()
+        self._running = set[asyncio.Task[Any]]()
         self.name = self._url.name
         self.is_sqlite = self._url.path is not None
 
@@ -99,7 +99,7 @@ class Database:
             raise
 
     async def aclose(self) -> None:
-        """Close the connections; cut those on which the database does not answer."""
+        """Close the connections; after 0.75 s, cut those that are in use or do not answer."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
@@ -109,7 +109,7 @@ class Database:
                 await self._run(self._dispose(engine), within=2 * _ROLLBACK_WAIT)
                 hangs = False
         finally:
-            if hangs or self._left_behind:
+            if hangs or self._running:
                 for connection in list(self._open):
                     connection.terminate()
             # aiosqlite's threads call the event loop at their end: wait, or it may be closed first.
@@ -118,8 +118,13 @@ class Database:
                 await asyncio.sleep(0.001)
 
     async def _dispose(self, engine: AsyncEngine) -> None:
-        if self._left_behind:  # they could not return their connections afterwards
-            await asyncio.wait(self._left_behind, timeout=_ROLLBACK_WAIT)
+        # A connection that is returned afterwards would stay open.
+        if others := self._running - {asyncio.current_task()}:
+            _, unfinished = await asyncio.wait(others, timeout=_ROLLBACK_WAIT)
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                await asyncio.wait(unfinished, timeout=_ROLLBACK_WAIT / 3)
         await engine.dispose()
 
     async def write(self, work: Work[T], within: float | None = LONGEST_WAIT) -> T:
@@ -193,6 +198,8 @@ class Database:
     async def _run(self, work: Coroutine[Any, Any, T], within: float | None) -> T:
         """Run `work` in a task, which is left behind if the database does not let it end."""
         task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         ended = False
         try:
             ended = bool((await asyncio.wait([task], timeout=within))[0])
@@ -200,7 +207,8 @@ class Database:
             if not ended:
                 await self._cancel(task)
         if not task.done() or task.cancelled():
-            raise OutboxUnavailable(f"{self.name}: no answer within {within:g} s")
+            what = "it was closed meanwhile" if ended else f"no answer within {within:g} s"
+            raise OutboxUnavailable(f"{self.name}: {what}")
         failure = task.exception()
         if isinstance(failure, FAILURES):
             # Not `from failure`, nor within an `except`: that shows statements and their values.
@@ -210,8 +218,6 @@ class Database:
     async def _cancel(self, task: asyncio.Task[Any]) -> None:
         """Roll a transaction back; if that takes too long, leave it to end by itself."""
         task.cancel()
-        self._left_behind.add(task)
-        task.add_done_callback(self._left_behind.discard)
         # Or else asyncio would log its exception.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         await until_done([task], _ROLLBACK_WAIT)
