@@ -94,7 +94,19 @@ def test_the_format_of_the_file_does_not_matter(tmp_path: Path, wanted: str) -> 
     assert digest(tmp_path / "calls.jsonl", json.dumps(activity), Reading()) == wanted
 
 
-def test_a_digest_ends_with_the_lead(tmp_path: Path) -> None:
+def test_a_digest_ends_with_the_seconds(tmp_path: Path) -> None:
+    def at(time: str) -> str:
+        activity = {"ActivityEvent": 201, "RelatedProspectId": lead(0), "ActivityDateTime": time}
+        return digest(tmp_path / "calls.json", json.dumps(activity), Reading())
+
+    wanted = at("2026-11-28 08:35:20")
+    assert wanted.endswith("20")
+    assert at("2026-11-28 08:35:00") == f"{wanted[:-2]}00"
+    assert at("2026-11-28 08:36:20")[:-2] != wanted[:-2] != at("")[:-2]
+    assert at("").endswith("--")
+
+
+def test_a_digest_has_the_lead(tmp_path: Path) -> None:
     """With a question mark first, if its id is not known."""
 
     def of(**lead: object) -> str:

@@ -27,8 +27,8 @@ def rows() -> Iterator[Rows]:
 
 
 def digest_of(name: str, lead: str = "") -> str:
-    """Return 32 letters, and those for the lead; a row that cannot be read has no lead."""
-    return f"{name:32}" + ("" if name == "bad" else lead or name)
+    """Return 32 letters, those for the lead, which an unreadable row lacks, and no seconds."""
+    return f"{name:32}" + ("" if name == "bad" else lead or name) + "--"
 
 
 def row(name: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:

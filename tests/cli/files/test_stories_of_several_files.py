@@ -284,6 +284,23 @@ def test_25_the_same_data_in_another_format_are_the_same_activities(desk: Desk) 
     assert desk.notes() == notes(0, 1)
 
 
+def test_25_an_export_without_the_seconds_is_asked_about(desk: Desk) -> None:
+    table = [[row[name] for name in HEADER] for row in rows(0, 1, 2)]
+    assert desk.post(write_xlsx(desk.folder / "calls.xlsx", [HEADER, *table]))[0] == 0
+    shortened = [
+        row | {"ActivityDateTime": row["ActivityDateTime"][:-3]}
+        for row in (cells(0, ActivityNote="edited"), *rows(1, 2, 3))
+    ]
+    export = write_csv(desk.folder / "export.csv", shortened)
+    code, said = desk.post(export)
+    assert code == 2
+    assert "3 rows look like edits of posted ones, 1 is new" in said
+    lost = "2026-11-28 14:01:07 UTC → 2026-11-28 14:01:00 UTC"
+    assert f"ActivityDateTime {lost} (line 3) in 2 rows" in said
+    assert desk.post(export, "--duplicates", "skip")[0] == 0
+    assert desk.notes() == notes(0, 1, 2, 3)
+
+
 def test_26_an_ignored_helper_column_has_no_effect(desk: Desk, calls: Path) -> None:
     posted(desk, calls, 0, 1)
     table = [row | {"Checked": "yes"} for row in rows(0, 1)]

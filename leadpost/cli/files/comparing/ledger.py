@@ -29,6 +29,7 @@ PART = 500
 _PAGE = 5000
 """Rows that are read at once."""
 
+_MINUTE = "substr(digest_sent, 1, length(digest_sent) - 2)"  # all but the seconds
 _TABLES = (
     """
     CREATE TABLE IF NOT EXISTS leadpost_batches (
@@ -60,7 +61,7 @@ _TABLES = (
     """,
     # A batch is read in the order of putting.
     "CREATE INDEX IF NOT EXISTS leadpost_rows_batch ON leadpost_rows (batch, id)",
-    "CREATE INDEX IF NOT EXISTS leadpost_rows_digest_sent ON leadpost_rows (digest_sent)",
+    f"CREATE INDEX IF NOT EXISTS leadpost_rows_minute ON leadpost_rows ({_MINUTE})",
 )
 Kind = Literal["posted", "pending", "rejected", "failed", "invalid", "withdrawn"]
 """
@@ -251,9 +252,13 @@ class Ledger:
             last = found[-1].id
 
     async def of_digests(self, digests: Sequence[str]) -> Sequence[Known]:
-        """Return the rows that send one of at most 500 activities, of all batches at this host."""
-        query = f"{_KNOWN} WHERE batch.host = :host AND digest_sent IN :digests"
-        return await self._all(query, digests=[*digests])
+        """
+        Return the rows that send one of at most 500 activities, of all batches at this host.
+
+        They may differ in the seconds of their times.
+        """
+        query = f"{_KNOWN} WHERE batch.host = :host AND {_MINUTE} IN :minutes"
+        return await self._all(query, minutes=[digest[:-2] for digest in digests])
 
     async def batches_of(self, row_keys: Sequence[str]) -> dict[str, str]:
         """Return the batch of each of at most 500 keys of a rejects file, without unknown ones."""

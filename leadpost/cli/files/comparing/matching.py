@@ -95,18 +95,17 @@ _STEPS = (
             ("digest_read", "digest_read"),
         )
     ),
-    # A batch that has most of its rows in this file is the same file under another name. Rejects
-    # have only some rows of a file: what is gone from that was recorded when it was posted.
+    # A batch that has most of its rows in this file is the same file under another name, perhaps
+    # without the seconds. Rejects have only some rows of a file: what is gone from that was
+    # recorded when it was posted.
     f"""
     INSERT INTO gone SELECT id, lead, given, posts, known_by
     FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
-        ELSE batch = :batch OR batch IN (
-            SELECT batch FROM earlier LEFT JOIN (SELECT DISTINCT elsewhere FROM file)
-                ON elsewhere = id
-            WHERE kind = 'posted' AND NOT has_other_keys
-            GROUP BY batch HAVING 2 * count(elsewhere) > count(*)
+        ELSE batch = :batch OR minute IN (SELECT minute FROM file) OR batch IN (
+            SELECT batch FROM earlier WHERE kind = 'posted' AND NOT has_other_keys GROUP BY batch
+            HAVING 2 * sum(minute IN (SELECT minute FROM file)) > count(*)
         ) END
     """,
     """

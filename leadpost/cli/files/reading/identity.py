@@ -14,6 +14,8 @@ _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
 _LENGTH = 12
 _LEAD_ID = "RelatedProspectId"
+_TIME = "ActivityDateTime"
+_NO_SECONDS = "--"
 _APART = (_LEAD_ID, "Fields")
 
 
@@ -22,8 +24,9 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     Return what is the same for the same activity, however a file writes it.
 
     Returns:
-        32 letters for what is posted, then those for the lead: if its id is not known, a question
-        mark and the first letter of what finds it come first.
+        32 letters for what is posted, up to the minute; then those for the lead: if its id is not
+        known, a question mark and the first letter of what finds it come first; then the seconds,
+        two digits, which spreadsheets drop, or `--`.
 
     The order of fields, the case of the lead's id, blanks around texts, their line ends and their
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
@@ -34,6 +37,8 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     parts = {name: value for name, value in activity.items() if name not in _APART}
     for item in activity.get("Fields") or ():
         parts[f"Fields.{name_of(item)}"] = _value(item)
+    time = str(parts.get(_TIME) or "").strip()
+    parts[_TIME], seconds = time[:16] + time[19:], time[17:19]  # YYYY-MM-DD HH:MM:SS
     posted = _digest(_canonical(parts))
     if details:
         lead = lead_key(details["SearchBy"], details[details["SearchBy"]])
@@ -42,12 +47,12 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     else:
         lead = lead_key("EmailAddress", activity.get("EmailAddress", ""))
     known_by = "" if lead[0] == "ProspectID" else f"?{lead[0][0]}"
-    return posted + known_by + _digest(lead, 8)
+    return posted + known_by + _digest(lead, 8) + (seconds or _NO_SECONDS)
 
 
 def cells_digest(cells: object) -> str:
     """Return the same for a row that is no activity, from its cells by heading, or its JSON."""
-    return _digest(("cells", _canonical(cells)))
+    return _digest(("cells", _canonical(cells))) + _NO_SECONDS
 
 
 def new_key() -> str:
