@@ -48,10 +48,12 @@ class FailingLeadSquared(LeadSquared):
             return httpx.Response(200, json={"TaskStatus": {"Status": "Pending"}})
         if request.method == "GET":  # the query before a trial
             return await self._fail() if self.is_down else httpx.Response(200, json=METRICS)
+        if self.is_uncertain:  # before it waits: the call may time out meanwhile
+            self.taken[number_in(request)] += 1
         self.in_flight += 1
         await self.answers.wait()
         self.in_flight -= 1
-        if not self.is_down or self.is_uncertain:
+        if not (self.is_down or self.is_uncertain):
             self.taken[number_in(request)] += 1
         return await self._fail() if self.is_down else await accept(request)
 
