@@ -180,7 +180,7 @@ def prune(
     age = options.span(older_than)
 
     async def deleting(opened: Outbox) -> None:
-        typer.echo(f"entries deleted: {await Ledger(opened, '').prune(age):,}")
+        typer.echo(f"entries deleted: {await opened.prune(age):,}")
 
     _with_outbox(outbox, _owner(env_file), deleting)
 

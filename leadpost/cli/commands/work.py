@@ -18,7 +18,6 @@ from leadpost.cli import options
 from leadpost.cli.account import read_account
 from leadpost.cli.console import logged
 from leadpost.cli.exits import Exit
-from leadpost.cli.files.comparing.ledger import Ledger
 from leadpost.cli.outbox_url import url_of
 from leadpost.cli.signals import Stop, exit_of_signal, on_signals
 from leadpost.errors import OutboxError, OutboxUnavailable
@@ -32,7 +31,6 @@ _LATEST_END = 9.5
 """Seconds from the signal to the end of the process: service managers allow about 10."""
 _RETRY = 1.0
 """Seconds between attempts to reach the database."""
-_PRUNE_EVERY = 600.0
 
 
 def work(
@@ -110,23 +108,10 @@ async def _run(
             lambda: AsyncActivityPoster(account, bucket=SharedTokenBucket(url, limit=limit))
         )
         reachability.answered()
-        pruning = asyncio.create_task(_prune(outbox, keep))
         try:
-            await outbox.run(poster, verify=verify)
+            await outbox.run(poster, verify=verify, keep=keep)
         finally:
-            pruning.cancel()
-            await asyncio.wait([pruning])
             await poster.aclose(grace=0)  # its calls were waited for
-
-
-async def _prune(outbox: Outbox, keep: timedelta | None) -> None:
-    """Delete old entries until cancelled; what became of the rows of files stays known."""
-    while keep:
-        try:
-            await Ledger(outbox, "").prune(keep)
-        except OutboxError as error:
-            _log.warning("outbox: old entries could not be deleted: %s", error)
-        await asyncio.sleep(min(keep.total_seconds(), _PRUNE_EVERY))
 
 
 def _exit() -> None:

@@ -114,7 +114,6 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
             f"{outputs.results} could not be written: {error.strerror}. {remedy}, then:"
             f" leadpost results {arguments(found)}",
         )
-    await ledger.record_ended()
     await ledger.record_outputs(batch, outputs.written)
     return outputs
 

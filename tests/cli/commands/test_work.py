@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from processes import Process
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support import server_in
 
-from leadpost.errors import OutboxError, OutboxUnavailable
+from leadpost.errors import OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
 from leadpost.sandbox import Faults, Sandbox, request_id_of
@@ -113,23 +112,14 @@ def test_a_worker_in_this_process(tmp_path: Path, number: signal.Signals, code: 
 
 
 def test_a_worker_deletes_old_entries_and_what_became_of_rows_stays_known(
-    desk: Desk, calls: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    desk: Desk, calls: Path
 ) -> None:
-    delete, failures = Outbox.prune, [OutboxError("the disk is full")]
-
-    async def prune(self: Outbox, older_than: timedelta) -> int:
-        if failures:
-            raise failures.pop()
-        return await delete(self, older_than)
-
-    monkeypatch.setattr(Outbox, "prune", prune)
     write_csv(calls, [cells(0), cells(1, ActivityEvent="999")])
     assert desk.post(calls)[0] == 0
     assert desk.run("verify").exit_code == 1
     thread = pressing(lambda: not states_in(desk.outbox), signal.SIGTERM)
     assert desk.run("work", "--keep", "1s").exit_code == 0
     thread.join()
-    assert "old entries could not be deleted: the disk is full" in caplog.text
     assert desk.run("results", calls).exit_code == 1
     assert desk.states(calls) == ["accepted", "failed"]
     assert len(read_csv(rejects_of(calls))) == 1

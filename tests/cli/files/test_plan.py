@@ -355,7 +355,6 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         became = result_of(planned, of_row)
         assert (became.state, became.is_to_fix) == (word, is_to_fix)
 
-        await ledger.record_ended()
         delete = "DELETE FROM leadpost_entries"
         await outbox.database.write(lambda own: execute(own, delete))
         (found,) = await ledger.of_digests([digest_of("a")])

@@ -7,7 +7,7 @@ A row is known by its digests for good; its entry, which may be pruned, by its k
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -53,7 +53,7 @@ _TABLES = (
         number INTEGER, -- among those of the same digest_read, from 1; NULL once it is withdrawn
         digest_sent TEXT, -- of what its entry sends; NULL without an entry
         reason TEXT, -- why it is invalid, without what stands in its cells
-        ended TEXT, -- its kind if it was rejected or failed, for when its entry is pruned
+        ended TEXT, -- its kind if it was rejected or failed, once its entry is pruned
         entry BIGINT, -- which outlives the entry when that is pruned
         is_gone INTEGER NOT NULL DEFAULT 0, -- 1 if its file, when posted last, did not have it
         UNIQUE (batch, digest_read, number)
@@ -63,6 +63,31 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS leadpost_rows_batch ON leadpost_rows (batch, id)",
     f"CREATE INDEX IF NOT EXISTS leadpost_rows_minute ON leadpost_rows ({_MINUTE})",
 )
+_ENDED = """
+UPDATE leadpost_rows SET ended =
+    CASE WHEN OLD.state = 'failed' AND OLD.request_id IS NOT NULL THEN 'failed' ELSE 'rejected' END
+    WHERE entry = OLD.id AND row_key =
+"""
+_TRIGGER = """
+TRIGGER leadpost_rows_ended BEFORE DELETE ON leadpost_entries
+FOR EACH ROW WHEN (OLD.state IN ('rejected', 'failed'))
+"""
+_TRIGGERS = {
+    "sqlite": [
+        f"""
+        CREATE {_TRIGGER.replace("leadpost_rows", "IF NOT EXISTS leadpost_rows")}
+        BEGIN {_ENDED} substr(OLD.key, instr(OLD.key, '/') + 1); END
+        """
+    ],
+    "postgresql": [
+        f"""
+        CREATE OR REPLACE FUNCTION leadpost_row_ended() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+        BEGIN {_ENDED} split_part(OLD.key, '/', 2); RETURN OLD; END $$
+        """,
+        f"CREATE OR REPLACE {_TRIGGER} EXECUTE FUNCTION leadpost_row_ended()",
+    ],
+}
 Kind = Literal["posted", "pending", "rejected", "failed", "invalid", "withdrawn"]
 """
 What is known of a row of an earlier run: `posted` (accepted, or uncertain), `pending` (not sent
@@ -288,21 +313,6 @@ class Ledger:
                 statement = "UPDATE leadpost_rows SET is_gone = :is_gone WHERE id IN :ids"
                 await self._do(statement, is_gone=is_gone, ids=[*part])
 
-    async def prune(self, older_than: timedelta) -> int:
-        """Delete entries as `Outbox.prune` does, without forgetting what became of rows."""
-        await self.record_ended()
-        return await self.outbox.prune(older_than)
-
-    async def record_ended(self) -> None:
-        """Record which rows were rejected or failed, as long as their entries say so."""
-        ended = f"CASE WHEN state IN ('rejected', 'failed') THEN {_KIND} END"
-        await self._do(
-            f"UPDATE leadpost_rows SET ended = {ended}"
-            " FROM leadpost_entries AS entry WHERE entry.id = leadpost_rows.entry"
-            " AND batch IN (SELECT id FROM leadpost_batches WHERE account = :account)"
-            f" AND coalesce(ended, '') <> coalesce({ended}, '')"
-        )
-
 
 def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:
     """Cut a sequence into parts."""
@@ -325,4 +335,5 @@ async def _create(connection: AsyncConnection) -> None:
 def statements(dialect: str) -> list[str]:
     """Return the statements that create the tables."""
     id_ = "BIGSERIAL PRIMARY KEY" if dialect == "postgresql" else "INTEGER PRIMARY KEY"
-    return [cleandoc(statement.format(id=id_)) for statement in _TABLES]
+    tables = [statement.format(id=id_) for statement in _TABLES]
+    return [cleandoc(statement) for statement in (*tables, *_TRIGGERS[dialect])]
