@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from math import inf
 from pathlib import Path
 from threading import Thread
@@ -103,13 +103,12 @@ class Database:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        hangs = True
+        closing = asyncio.create_task(self._dispose(engine))
         try:
-            with suppress(OutboxUnavailable):
-                await self._run(self._dispose(engine), within=2 * _ROLLBACK_WAIT)
-                hangs = False
+            # Even if cancelled meanwhile: SQLAlchemy would log that as an error, with a traceback.
+            await until_done([closing], 2 * _ROLLBACK_WAIT)
         finally:
-            if hangs or self._running:
+            if closing.cancel() or self._running:
                 for connection in list(self._open):
                     connection.terminate()
             # aiosqlite's threads call the event loop at their end: wait, or it may be closed first.
@@ -119,12 +118,10 @@ class Database:
 
     async def _dispose(self, engine: AsyncEngine) -> None:
         # A connection that is returned afterwards would stay open.
-        if others := self._running - {asyncio.current_task()}:
-            _, unfinished = await asyncio.wait(others, timeout=_ROLLBACK_WAIT)
-            for task in unfinished:
-                task.cancel()
-            if unfinished:
-                await asyncio.wait(unfinished, timeout=_ROLLBACK_WAIT / 3)
+        await until_done(self._running, _ROLLBACK_WAIT)
+        for task in self._running:
+            task.cancel()
+        await until_done(self._running, _ROLLBACK_WAIT / 3)
         await engine.dispose()
 
     async def write(self, work: Work[T], within: float | None = LONGEST_WAIT) -> T:
