@@ -1,5 +1,5 @@
 """
-What does a limit shared by many processes cost, and is it fair?
+What does a shared bucket cost, and is it fair?
 
 Over real sockets against a strict sandbox in another process (sliding window, 0.02-0.15 s each
 way), on SQLite and on a new PostgreSQL, compared with one process and the in-memory bucket in the

@@ -1,5 +1,5 @@
 """
-Post activities to LeadSquared through its Async API: nothing lost, nothing twice, within its limit.
+Post activities to LeadSquared through its Async API, within its limit and never twice unasked.
 
     account = Account.from_env()
     async with AsyncActivityPoster(account) as poster:

@@ -14,7 +14,7 @@ class RequestStatus:
 
     Attributes:
         request_id: The RequestID.
-        state: `pending`, `succeeded` or `failed`.
+        state: `pending`, `succeeded` or `failed`, in LeadSquared's queue.
         is_final: Whether the state can no longer change.
         status: LeadSquared's term: `In-Queue`, `Success`, `FAILURE`, `ERROR`, …
         status_reason: LeadSquared's reason, None without one. The account's keys are removed; it

@@ -61,18 +61,7 @@ class OpenTelemetryHook:
     """
     Turns events into spans and metrics, for any number of posters and buckets.
 
-    Each use of the poster is a span of kind CLIENT, named `leadpost post` (`leadpost status`, …),
-    a child of the caller's current span. Its attempts are the span events `leadpost.waiting`,
-    `leadpost.sent`, `leadpost.answered` and `leadpost.retried`. The metrics:
-
-        leadpost.posts           {post}   counter, by leadpost.state and error.type
-        leadpost.token.wait      s        histogram, one value for each attempt
-        leadpost.tokens.waiting  {call}   calls that wait for a token
-        leadpost.tokens.in_use   {token}  tokens of calls in flight
-        leadpost.tokens.limit    {token}  gauge, set whenever a bucket changes its size
-        leadpost.bucket.pauses   {pause}  counter
-        leadpost.outbox.entries  {entry}  gauge, by leadpost.state   (needs `observe`)
-        leadpost.outbox.oldest   s        gauge, age of the oldest pending entry, 0 without one
+    "Hooks and OpenTelemetry" in leadpost/README.md lists them all.
 
     Args:
         tracer_provider: Creates the tracer; the global one by default.

@@ -26,6 +26,7 @@ from support import run
 import leadpost
 from leadpost.cli.files.comparing.ledger import statements as of_files
 from leadpost.errors import State
+from leadpost.hooks import Answered, Retried, Sent, Waiting
 from leadpost.outbox.database import ddl
 from leadpost.sandbox import Faults, Sandbox
 
@@ -284,6 +285,15 @@ def test_the_table_of_messages_has_every_warning_and_error_and_no_other() -> Non
         parts = [part for part, _ in shown if part in message]
         found.append((max(parts, key=len, default=f"no row: {message}"), level))
     assert sorted(found) == sorted(shown)
+
+
+def test_the_table_of_opentelemetry_has_every_name() -> None:
+    section = text_of("leadpost/README.md").split("\n## Hooks and OpenTelemetry\n")[1]
+    table = "\n".join(re.findall(r"^\|.*", section.split("\n## ")[0], re.MULTILINE))
+    named = r"leadpost\.[a-z_.]+|http\.[a-z_.]+|error\.type"
+    events = {f"leadpost.{event.__name__.lower()}" for event in (Waiting, Sent, Answered, Retried)}
+    written = re.findall(rf'"({named})"', text_of("leadpost/otel.py"))
+    assert set(re.findall(f"`({named})`", table)) == {*written, *events}
 
 
 def test_the_table_of_outcomes_has_every_state_and_the_errors_of_each() -> None:

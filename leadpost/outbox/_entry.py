@@ -23,9 +23,9 @@ class Entry:
         key: The caller's name for it, None without one.
         priority: Entries with a higher priority are sent sooner.
         state: `pending` (to be sent), `sending` (a call is in flight), `accepted` (in LeadSquared's
-            queue, under the RequestID), `succeeded` (on the lead), `failed` (not on the lead),
-            `rejected` (LeadSquared found it wrong, and would again), `uncertain` (may have
-            arrived).
+            queue, under the RequestID), `succeeded` (on the lead), `failed` (given up; or, with a
+            `request_id`, failed by LeadSquared's queue), `rejected` (invalid, or LeadSquared found
+            it wrong, and would again), `uncertain` (may have arrived).
         activity: The activity in LeadSquared's JSON shape. If plain SQL inserted it, it may be any
             JSON value.
         put_at: When it was put.
