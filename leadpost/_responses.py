@@ -251,9 +251,10 @@ def _error_kind(response: ApiResponse, *, changes: bool) -> type[LeadpostError] 
         return Unauthorized
     if status == 400:
         return BadRequest
+    if response.succeeded and changes:
+        return None  # with an exception and an id it contradicts itself: the reader decides
     if exception.startswith("MX") or get(response.json, "IsMXException") is True:
-        # A 2xx with an exception and an id contradicts itself: the reader decides.
-        return None if response.succeeded and changes else ApplicationError
+        return ApplicationError
     if response.succeeded:
         return None
     if status in _STATUSES:
