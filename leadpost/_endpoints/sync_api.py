@@ -23,9 +23,9 @@ from leadpost._endpoints.values import (
     texts_in,
     unexpected,
 )
-from leadpost._models import Item, Lead, lead_key, leadsquared_datetime
+from leadpost._models import Item, Lead, lead_key
 from leadpost._responses import ApiResponse, get
-from leadpost._validation import is_list, is_mapping
+from leadpost._validation import is_list, is_mapping, leadsquared_datetime
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
 
 _ROWS = 25
