@@ -303,7 +303,7 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
     return Lead(name, details.pop(name), details), activity
 
 
-def _read_item(item: Mapping[str, Any]) -> object:
+def _read_item(item: Payload) -> object:
     value = item.get("Value")
     if item.keys() == {"SchemaName", "Value"} and not is_mapping(value) and not is_list(value):
         return value

@@ -73,10 +73,7 @@ class ApiResponse:
     @cached_property
     def json(self) -> object:
         """The body's JSON value, None if it is not JSON."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
+        return json_in(self.body)
 
     @property
     def succeeded(self) -> bool:
@@ -287,6 +284,14 @@ def error_of(kind: type[_E], response: ApiResponse, why: str = "", **details: An
         retry_after=response.retry_after,
         **details,
     )
+
+
+def json_in(text: str | bytes) -> object:
+    """Return the JSON value of a text, None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def get(value: object, name: str) -> object:

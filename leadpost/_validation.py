@@ -95,9 +95,9 @@ def name_of(item: object) -> str | None:
     return name if isinstance(name, str) and name.strip() else None
 
 
-def by_name(where: str, items: object) -> tuple[dict[str, Mapping[str, Any]], list[Problem]]:
+def by_name(where: str, items: object) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     """Return LeadSquared's list of field items by their names, and its problems."""
-    named: dict[str, Mapping[str, Any]] = {}
+    named: dict[str, dict[str, Any]] = {}
     if items is None:
         return named, []
     if not is_list(items):

@@ -8,9 +8,9 @@ from typing import Literal
 
 from leadpost._answers import QueueMetrics, RequestStatus
 from leadpost._endpoints.call import Call
-from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected, unpacked
+from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected
 from leadpost._models import Activity, Item, Lead
-from leadpost._responses import ApiResponse, error_of, get
+from leadpost._responses import ApiResponse, error_of, get, json_in
 from leadpost.errors import ApplicationError, DeliveryUncertain, Rejected
 
 
@@ -72,6 +72,7 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
     if not isinstance(word, str):
         unexpected(response, "TaskStatus.Status")
     reason, message = get(task, "StatusReason"), get(task, "Message")
+    unpacked = json_in(message) if isinstance(message, str) else message
     state: Literal["pending", "succeeded", "failed"] = "pending"  # an unknown word means this too
     is_final = False
     match word.strip().lower():
@@ -90,7 +91,7 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
         is_final=is_final,
         status=response.displayed(word) or word,
         status_reason=response.displayed(text(reason)),
-        activity_id=response.displayed(text(get(get(unpacked(message), "Message"), "Id"))),
+        activity_id=response.displayed(text(get(get(unpacked, "Message"), "Id"))),
         message=message,
         request_body=get(task, "RequestBody"),
         raw=mapping(response.json),
