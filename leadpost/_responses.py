@@ -41,10 +41,8 @@ _UNIX_TIME = 1e9
 """A Retry-After from here on is no number of seconds (that would be 31 years) but Unix time."""
 _UNIX_MILLISECONDS = 1e11
 _STATUSES: Mapping[int, type[LeadpostError]] = {
-    404: NotFound,
-    405: NotFound,
+    **dict.fromkeys((*range(300, 400), 404, 405, 410), NotFound),
     407: ConnectionFailed,  # a proxy's answer: nothing reached LeadSquared
-    410: NotFound,
     # "Not now": nothing was accepted, and it says nothing about the activity.
     **dict.fromkeys((421, 423, 425, 500, 503), ServerError),
 }
@@ -256,8 +254,6 @@ def _error_kind(response: ApiResponse, *, changes: bool) -> type[LeadpostError] 
         return None
     if status in _STATUSES:
         return _STATUSES[status]
-    if 300 <= status < 400:
-        return NotFound
     if 400 <= status < 500 and status != 408:
         return Rejected
     return DeliveryUncertain if changes else ServerError
