@@ -110,6 +110,10 @@ class Sender:
 
         Raises the outcome of all attempts; `NotSent` if none was made.
         """
+        if self._is_closed or self._plain_client.is_closed:
+            what = "this poster" if self._is_closed else "the client of this poster"
+            raise RuntimeError(f"{what} is closed")
+        self._enter_loop()
         name = "post"
         if isinstance(call, Call):
             name = call.name
@@ -122,14 +126,10 @@ class Sender:
             self._retryable if terms.is_retried else (),
             lambda: availability is not None and availability.is_away,
             self._hooks,
+            self._closing,
         )
         error: BaseException | None = None
         try:
-            if self._is_closed or self._plain_client.is_closed:
-                what = "this poster" if self._is_closed else "the client of this poster"
-                raise RuntimeError(f"{what} is closed")  # noqa: TRY301  so that `Ended` is emitted
-            self._enter_loop()
-            attempts.begin(self._closing)
             async for attempt_manager in attempts.retrying():  # pragma: no branch
                 with attempt_manager:
                     return await self._guarded(call, attempts)
