@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, date, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -108,6 +109,13 @@ def test_a_list_is_a_nested_set_and_a_mapping_a_whole_item() -> None:
     assert made.to_payload()["Fields"] == [
         {"SchemaName": "mx_Custom_3", "Value": "", "Fields": nested},
         whole,
+    ]
+
+
+def test_any_mapping_will_do() -> None:
+    item = MappingProxyType({"SchemaName": "Status", "Value": MappingProxyType({"a": 1})})
+    assert Activity(LEAD, 207, extra={"Other": [item]}).to_payload()["Other"] == [
+        {"SchemaName": "Status", "Value": {"a": 1}}
     ]
 
 
