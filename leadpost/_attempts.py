@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from attrs import define, field, frozen
@@ -115,7 +116,7 @@ class Attempts:
     made: int = 0
     last_error: LeadpostError | None = None
     uncertain_error: DeliveryUncertain | None = None
-    _deadline: float | None = None  # for the next attempt; None as long as its time has not started
+    _deadline: float = inf  # for the next attempt
     _failures: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -133,7 +134,7 @@ class Attempts:
     @property
     def time_for_token(self) -> float | None:
         """Seconds in which the next attempt has to get its token, None for no end."""
-        if self.terms.is_one_of_many or self._deadline is None:
+        if self.terms.is_one_of_many:
             return None
         left = max(self._deadline - asyncio.get_running_loop().time(), 0.0)
         if self.terms.token_timeout is not None and not self.made:
@@ -143,7 +144,7 @@ class Attempts:
     def count(self, *, waited: bool) -> None:
         """Count an attempt that is about to send, and that may have `waited` during an outage."""
         self.made += 1
-        if self.terms.is_one_of_many and (waited or self._deadline is None):
+        if self.terms.is_one_of_many and (waited or self._deadline == inf):
             self._start_time()
 
     def _start_time(self) -> None:
@@ -262,9 +263,7 @@ class Attempts:
 
     def _stop(self, state: RetryCallState) -> bool:
         late = asyncio.get_running_loop().time() + state.upcoming_sleep
-        return self._failures >= self.policy.max_attempts or (
-            self._deadline is not None and late > self._deadline
-        )
+        return self._failures >= self.policy.max_attempts or late > self._deadline
 
 
 def failure_of(task: asyncio.Task[Any]) -> BaseException | None:
