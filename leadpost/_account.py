@@ -238,7 +238,7 @@ def _url(name: str, host: str) -> str:
     wanted = "wanted a host such as asyncapi-in21.leadsquared.com"
     try:
         url = httpx.URL(host if "://" in host else f"https://{host}")
-        hostname = url.host  # which decodes an `xn--` name (IDNA), or raises
+        hostname = url.raw_host.decode() if url.host else ""  # `host` raises for a bad `xn--` name
     except (httpx.InvalidURL, UnicodeError):
         raise _wrong(name, f"found an invalid host name or port, {wanted}") from None
     if url.userinfo or url.query or url.fragment or url.path.strip("/"):

@@ -253,7 +253,7 @@ def _proxy_problem() -> str:
         except (httpx.InvalidURL, ValueError):
             url = httpx.URL()
         # httpx accepts a port that no socket can have.
-        if not url.host or (url.port is not None and not 0 < url.port < 2**16):
+        if not url.raw_host or (url.port is not None and not 0 < url.port < 2**16):
             return f"{variable}: wanted a proxy URL such as http://proxy.example.com:3128"
         if url.scheme.startswith("socks") and find_spec("socksio") is None:
             return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"

@@ -41,6 +41,8 @@ def test_a_region_names_both_hosts(region: str, host: str, sync_host: str) -> No
         ("asyncapi-in21.leadsquared.com", "https://asyncapi-in21.leadsquared.com", "api-in21"),
         ("https://asyncapi.leadsquared.com/", "https://asyncapi.leadsquared.com", "https://api."),
         ("proxy.example.com:8443", "https://proxy.example.com:8443", ""),
+        ("xn--bcher-kva.example.com", "https://xn--bcher-kva.example.com", ""),
+        ("b\u00fccher.example.com", "https://xn--bcher-kva.example.com", ""),
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("http://localhost:8000", "http://localhost:8000", "http://localhost:8000"),
         ("http://[::1]:8000", "http://[::1]:8000", "http://[::1]:8000"),
