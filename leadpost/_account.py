@@ -4,12 +4,12 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 import httpx
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 from leadpost.errors import ConfigurationError
 
@@ -24,7 +24,6 @@ REGIONS: Mapping[str, str] = {
 }
 """Region to the code in its host names. Documented async hosts: India, USA and Singapore."""
 
-_SWITCHES = ("keys_for_status", "failure_is_final")
 STATUS_PATHS = (
     *("status_path", "metrics_path"),
     *("createcustom_status_path", "createcustom_metrics_path"),
@@ -34,7 +33,6 @@ _PATHS = ("submit_path", "createcustom_path", *STATUS_PATHS)
 _HOSTNAME = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"[\w.-]{1,100}")
 _KEYS = ("access_key", "secret_key", "api_key")
-_TEXTS = ("name", "region", "host", "sync_host", *_KEYS, "keys_in", *_PATHS)
 
 
 @frozen(kw_only=True, repr=False)
@@ -100,23 +98,15 @@ class Account:
         object.__setattr__(self, "sync_host", sync_host)
         _check_keys({name: getattr(self, name) for name in _KEYS})
         if self.name and not _NAME.fullmatch(self.name):
-            raise ConfigurationError(
-                f"name ({_variable('name')}): use up to 100 letters, digits, dots and hyphens"
-            )
+            raise _wrong("name", "use up to 100 letters, digits, dots and hyphens")
         if self.keys_in not in {"query", "headers"}:
-            raise ConfigurationError(
-                f"keys_in ({_variable('keys_in')}): found {self.keys_in!r},"
-                " wanted 'query' or 'headers'"
-            )
+            raise _wrong("keys_in", f"found {self.keys_in!r}, wanted 'query' or 'headers'")
         for name in _PATHS:
-            path = getattr(self, name)
-            wanted = f"{name} ({_variable(name)}): found {path[:80]!r}, wanted a path such as /a/b"
-            if not path.startswith("/"):
-                raise ConfigurationError(wanted)
-            try:
+            path: str = getattr(self, name)
+            with suppress(httpx.InvalidURL):
                 self._urls[name] = httpx.URL(self.host + path)  # once, as every call needs it
-            except httpx.InvalidURL:
-                raise ConfigurationError(wanted) from None
+            if name not in self._urls or not path.startswith("/"):
+                raise _wrong(name, f"found {path[:80]!r}, wanted a path such as /a/b")
 
     def __repr__(self) -> str:
         return f"<Account at {self.host}, keys in {self.keys_in}>"
@@ -137,14 +127,17 @@ class Account:
             ConfigurationError: naming the variable that is missing or wrong.
         """
         environ = os.environ if environ is None else environ
-        given: dict[str, Any] = {
-            name: text for name in _TEXTS if (text := environ.get(_variable(name)))
-        }
-        for name in _SWITCHES:
-            switch = environ.get(_variable(name), "").lower()
-            if switch not in {"", "true", "false"}:
-                raise ConfigurationError(f"{_variable(name)}: wanted 'true' or 'false'")
-            given[name] = switch == "true"
+        given: dict[str, Any] = {}
+        for argument in fields(cls):
+            variable = _variable(argument.name)
+            if not argument.init or not (text := environ.get(variable)):
+                continue
+            if isinstance(argument.default, bool):
+                if text.lower() not in {"true", "false"}:
+                    raise ConfigurationError(f"{variable}: wanted 'true' or 'false'")
+                given[argument.name] = text.lower() == "true"
+            else:
+                given[argument.name] = text
         return cls(**given)
 
     @property
@@ -170,7 +163,7 @@ class Account:
     @property
     def is_loopback(self) -> bool:
         """Whether the host is this machine."""
-        return _is_loopback(urlsplit(self.host).hostname or "")
+        return _is_loopback(self.host)
 
     def url(self, path: str) -> httpx.URL:
         """
@@ -211,6 +204,10 @@ def _variable(name: str) -> str:
     return "LEADPOST_" + ("ACCOUNT" if name == "name" else name.upper())
 
 
+def _wrong(name: str, problem: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} ({_variable(name)}): {problem}")
+
+
 def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
     """Return the async and the sync host as URLs without a path."""
     if region is not None:
@@ -219,10 +216,8 @@ def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
                 "host and region: set LEADPOST_HOST or LEADPOST_REGION, not both"
             )
         if region.lower() not in REGIONS:
-            raise ConfigurationError(
-                f"region (LEADPOST_REGION): found {region!r}, wanted one of {', '.join(REGIONS)};"
-                " or set the host (LEADPOST_HOST)"
-            )
+            wanted = f"wanted one of {', '.join(REGIONS)}; or set the host (LEADPOST_HOST)"
+            raise _wrong("region", f"found {region!r}, {wanted}")
         code = REGIONS[region.lower()]
         host = f"asyncapi{code}.leadsquared.com"
         sync_host = sync_host or f"api{code}.leadsquared.com"
@@ -236,40 +231,31 @@ def _hosts(host: str, region: str | None, sync_host: str) -> tuple[str, str]:
         return host, _url("sync_host", sync_host)
     if "://asyncapi" in host:
         return host, host.replace("://asyncapi", "://api", 1)
-    return host, host if _is_loopback(urlsplit(host).hostname or "") else ""
+    return host, host if _is_loopback(host) else ""
 
 
 def _url(name: str, host: str) -> str:
-    text = host if "://" in host else f"https://{host}"
-    where = f"{name} ({_variable(name)})"
-    wanted = "a host such as asyncapi-in21.leadsquared.com"
+    wanted = "wanted a host such as asyncapi-in21.leadsquared.com"
     try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{where}: {error}; wanted {wanted}") from None
-    hostname = parts.hostname or ""
-    if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
-        raise ConfigurationError(f"{where}: found a user, path or query, wanted only {wanted}")
-    if not _HOSTNAME.fullmatch(hostname):
-        raise ConfigurationError(f"{where}: found no host, wanted {wanted}")
-    if parts.scheme not in {"https", "http"}:
-        raise ConfigurationError(f"{where}: found scheme {parts.scheme!r}, wanted https")
-    if parts.scheme == "http" and not _is_loopback(hostname):
-        raise ConfigurationError(
-            f"{where}: found http://{hostname}, wanted https: the keys would be sent unencrypted"
-            " (plain http is for loopback only)"
-        )
-    bracketed = f"[{hostname}]" if ":" in hostname else hostname
-    url = f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
-    try:
-        httpx.URL(url).host  # noqa: B018  which decodes an `xn--` name (IDNA), or raises
+        url = httpx.URL(host if "://" in host else f"https://{host}")
+        hostname = url.raw_host.decode() if url.host else ""  # `host` raises for a bad `xn--` name
     except (httpx.InvalidURL, UnicodeError):
-        raise ConfigurationError(f"{where}: found an invalid host name, wanted {wanted}") from None
-    return url
+        raise _wrong(name, f"found an invalid host name or port, {wanted}") from None
+    if url.userinfo or url.query or url.fragment or url.path.strip("/"):
+        raise _wrong(name, f"found a user, path or query, {wanted} alone")
+    if not _HOSTNAME.fullmatch(hostname) or not 0 < (url.port or 1) < 2**16:
+        raise _wrong(name, f"found an invalid host name or port, {wanted}")
+    if url.scheme not in {"https", "http"}:
+        raise _wrong(name, f"found scheme {url.scheme!r}, wanted https")
+    origin = f"{url.scheme}://{url.netloc.decode()}"
+    if url.scheme == "http" and not _is_loopback(origin):
+        why = "the keys would be sent unencrypted (plain http is for loopback only)"
+        raise _wrong(name, f"found {origin}, wanted https: {why}")
+    return origin
 
 
-def _is_loopback(hostname: str) -> bool:
+def _is_loopback(url: str) -> bool:
+    hostname = httpx.URL(url).host
     try:
         return ip_address(hostname).is_loopback
     except ValueError:
@@ -286,7 +272,5 @@ def _check_keys(keys: Mapping[str, object]) -> None:
     for name, key in keys.items():
         text = str(key)
         if not text.isascii() or not text.isprintable() or " " in text:
-            raise ConfigurationError(
-                f"{name} ({_variable(name)}): contains a space or a character that is not"
-                " printable ASCII; copy the key again"
-            )
+            problem = "contains a space or a character that is not printable ASCII"
+            raise _wrong(name, f"{problem}; copy the key again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from attrs import define, field, frozen
@@ -96,6 +97,7 @@ class Attempts:
     Attributes:
         retryable: The errors after which another attempt may follow.
         is_away: Whether LeadSquared is away now, so that a failure does not count.
+        closing: Once it is done, no other attempt is waited for.
         attempt: The last attempt that began.
         made: Number of attempts that had a token and something to send.
         last_error: The last error that was retried, None without one. The loss of a token does not
@@ -109,13 +111,17 @@ class Attempts:
     retryable: tuple[type[LeadpostError], ...]
     is_away: Callable[[], bool]
     hooks: Callable[[Event], None]
+    closing: asyncio.Future[None]
     attempt: Attempt = field(factory=Attempt)
     made: int = 0
     last_error: LeadpostError | None = None
     uncertain_error: DeliveryUncertain | None = None
-    _ends: list[asyncio.Future[None]] = field(factory=list[asyncio.Future[None]])  # end its waits
-    _deadline: float | None = None  # for the next attempt; None as long as its time has not started
+    _deadline: float = inf  # for the next attempt
     _failures: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.terms.is_one_of_many:  # else its time starts with its token
+            self._start_time()
 
     @property
     def priority(self) -> Priority:
@@ -128,27 +134,17 @@ class Attempts:
     @property
     def time_for_token(self) -> float | None:
         """Seconds in which the next attempt has to get its token, None for no end."""
-        if self.terms.is_one_of_many or self._deadline is None:
+        if self.terms.is_one_of_many:
             return None
         left = max(self._deadline - asyncio.get_running_loop().time(), 0.0)
         if self.terms.token_timeout is not None and not self.made:
             left = min(left, self.terms.token_timeout)
         return left
 
-    def begin(self, closing: asyncio.Future[None]) -> None:
-        """
-        Start the time of a single call; that of one of many starts with its token.
-
-        Once `closing` is done, no other attempt is waited for.
-        """
-        self._ends = [end for end in (closing, self.terms.stopped) if end is not None]
-        if not self.terms.is_one_of_many:
-            self._start_time()
-
     def count(self, *, waited: bool) -> None:
         """Count an attempt that is about to send, and that may have `waited` during an outage."""
         self.made += 1
-        if self.terms.is_one_of_many and (waited or self._deadline is None):
+        if self.terms.is_one_of_many and (waited or self._deadline == inf):
             self._start_time()
 
     def _start_time(self) -> None:
@@ -241,7 +237,8 @@ class Attempts:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        await asyncio.wait(self._ends, timeout=seconds)
+        ends = [end for end in (self.closing, self.terms.stopped) if end is not None]
+        await asyncio.wait(ends, timeout=seconds)
 
     def _retry(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
@@ -266,9 +263,7 @@ class Attempts:
 
     def _stop(self, state: RetryCallState) -> bool:
         late = asyncio.get_running_loop().time() + state.upcoming_sleep
-        return self._failures >= self.policy.max_attempts or (
-            self._deadline is not None and late > self._deadline
-        )
+        return self._failures >= self.policy.max_attempts or late > self._deadline
 
 
 def failure_of(task: asyncio.Task[Any]) -> BaseException | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left, insort
 from collections.abc import Generator
 from contextlib import contextmanager
-from heapq import heappop, heappush
 from itertools import count
 from math import inf
+from operator import attrgetter
 
 from aiolimiter import AsyncLimiter
 from attrs import define, field
@@ -23,7 +24,7 @@ LONGEST_RETRY_AFTER = 60.0
 _log = logging.getLogger("leadpost")
 
 
-@define(order=True)
+@define(eq=False)
 class Waiter:
     """
     A caller that waits.
@@ -33,42 +34,41 @@ class Waiter:
         number: Its place among those of one priority.
         news: Set when the caller should look again.
         error: Raised by the caller instead of waiting any longer.
-        is_over: Whether the caller no longer waits.
     """
 
     priority: int
     number: int
-    news: asyncio.Event = field(factory=asyncio.Event, order=False)
-    error: Exception | None = field(default=None, order=False)
-    is_over: bool = field(default=False, order=False)
+    news: asyncio.Event = field(factory=asyncio.Event)
+    error: Exception | None = None
+
+
+_ORDER = attrgetter("priority", "number")
 
 
 class Waiters:
     """Waiting callers, by priority, then in order of arrival."""
 
     def __init__(self) -> None:
-        self._heap: list[Waiter] = []  # waiters that are over are dropped at its top
+        self._line: list[Waiter] = []  # sorted
         self._numbers = count()
 
     def __len__(self) -> int:
-        return sum(not waiter.is_over for waiter in self._heap)
+        return len(self._line)
 
     @property
     def first(self) -> Waiter | None:
         """The caller that is served next."""
-        while self._heap and self._heap[0].is_over:
-            heappop(self._heap)
-        return self._heap[0] if self._heap else None
+        return self._line[0] if self._line else None
 
     def join(self, priority: int) -> Waiter:
         """Begin to wait."""
         waiter = Waiter(priority, next(self._numbers))
-        heappush(self._heap, waiter)
+        insort(self._line, waiter, key=_ORDER)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """End a wait, whether it was served or not."""
-        waiter.is_over = True
+        del self._line[bisect_left(self._line, _ORDER(waiter), key=_ORDER)]
         self.wake_first()
 
     def wake_first(self) -> None:
@@ -78,10 +78,9 @@ class Waiters:
 
     def fail(self, error: Exception) -> None:
         """Raise an error in every caller that waits."""
-        while (first := self.first) is not None:
-            first.error = error
-            first.is_over = True
-            first.news.set()
+        for waiter in self._line:
+            waiter.error = error
+            waiter.news.set()
 
 
 @define(kw_only=True)

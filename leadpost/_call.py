@@ -23,7 +23,13 @@ from leadpost._attempts import Attempt, Attempts, Terms, failure_of
 from leadpost._availability import Availability, Turn
 from leadpost._endpoints import async_api, sync_api
 from leadpost._endpoints.call import Call, Choice
-from leadpost._responses import ApiResponse, no_answer, parse_retry_after, redactor
+from leadpost._responses import (
+    ApiResponse,
+    no_answer,
+    parse_retry_after,
+    raise_for_error,
+    redactor,
+)
 from leadpost._retry import RETRYABLE, RetryPolicy
 from leadpost._transport import (
     BEFORE_SEND,
@@ -88,9 +94,9 @@ class Sender:
         self._redact = redactor(account.secrets)
         # Queries are made even while LeadSquared does not answer posts.
         self.availability = {
-            "post": Availability(account.host, partial(self._probe, async_api.metrics)),
+            "post": Availability(account.host, partial(self._probe, async_api.metrics())),
             "post_sync": Availability(
-                account.sync_host, partial(self._probe, sync_api.activity_types)
+                account.sync_host, partial(self._probe, sync_api.activity_types())
             ),
         }
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,7 +110,14 @@ class Sender:
 
         Raises the outcome of all attempts; `NotSent` if none was made.
         """
-        name = call.name if isinstance(call, Call) else "post"
+        if self._is_closed or self._plain_client.is_closed:
+            what = "this poster" if self._is_closed else "the client of this poster"
+            raise RuntimeError(f"{what} is closed")
+        self._enter_loop()
+        name = "post"
+        if isinstance(call, Call):
+            name = call.name
+            self._account.url(call.path)  # an unknown host raises before anything waits
         availability = self.availability.get(name)
         attempts = Attempts(
             Operation(name, terms.index),
@@ -113,14 +126,10 @@ class Sender:
             self._retryable if terms.is_retried else (),
             lambda: availability is not None and availability.is_away,
             self._hooks,
+            self._closing,
         )
         error: BaseException | None = None
         try:
-            if self._is_closed or self._plain_client.is_closed:
-                what = "this poster" if self._is_closed else "the client of this poster"
-                raise RuntimeError(f"{what} is closed")  # noqa: TRY301  so that `Ended` is emitted
-            self._enter_loop()
-            attempts.begin(self._closing)
             async for attempt_manager in attempts.retrying():  # pragma: no branch
                 with attempt_manager:
                     return await self._guarded(call, attempts)
@@ -225,7 +234,8 @@ class Sender:
                 try:
                     response = await self._exchange(call, attempts, ends_at, check_token)
                     attempts.emit(Answered(operation, attempts.made, response.status))
-                    attempt.result = call.read(response)  # raises the error that the answer means
+                    raise_for_error(response, changes=operation.is_post)
+                    attempt.result = call.read(response)
                     attempt.has_succeeded = True
                 except LeadpostError as error:
                     attempt.error = error
@@ -252,9 +262,10 @@ class Sender:
             check_token()
             attempt.is_sent = True
 
+        url = self._account.url(call.path)
         request = self._client.build_request(
             call.method,
-            call.url,
+            url,
             content=call.content,
             extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: before_send},
         )
@@ -275,7 +286,7 @@ class Sender:
             response.content[:LARGEST_BODY],  # a mock's is of any length
             parse_retry_after(response.headers, datetime.now(UTC)),
             self._redact,
-            call.not_found_hint,
+            f"no such path at {url}: see {self._account.settings_of(call.path)}",
         )
 
     def _early_end_error(self, attempts: Attempts) -> LeadpostError:
@@ -291,12 +302,12 @@ class Sender:
             return self.availability[operation.name].timeout_error()
         return NotSent("no token came free in the time for this call; nothing was sent")
 
-    async def _probe(self, query: Callable[[Account], Call[T]]) -> bool:
+    async def _probe(self, query: Call[Any]) -> bool:
         """Make a call that changes nothing: False if there was no proper answer."""
         if self._plain_client.is_closed:
             return True  # the trial itself raises the error
         try:
-            await self.send(query(self._account), ONCE)
+            await self.send(query, ONCE)
         except (ConnectionFailed, ServerError, UnexpectedAnswer):
             return False
         except LeadpostError:

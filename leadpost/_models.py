@@ -13,12 +13,14 @@ from attrs import field, frozen
 from leadpost._validation import (
     PARAMETERS,
     activity_problems,
+    by_name,
     datetime_problems,
     is_list,
     is_mapping,
+    json_text,
     lead_id_problems,
     lead_problems,
-    name_of,
+    leadsquared_datetime,
     problem,
     python_value,
     to_utc,
@@ -203,14 +205,14 @@ class Activity:
         lead: str | Lead | None = payload.get("RelatedProspectId")
         if "LeadDetails" in payload:
             lead, payload = _read_lead_and_activity(payload)
-        fields, problems = read_items("Fields", payload.get("Fields"))
+        items, problems = by_name("Fields", payload.get("Fields"))
         try:
             activity = cls(
                 lead,
                 payload.get("ActivityEvent"),  # type: ignore[arg-type]  # checked by the class
                 payload.get("ActivityNote"),
                 payload.get("ActivityDateTime"),
-                fields,
+                {name: _read_item(item) for name, item in items.items()},
                 {name: payload[name] for name in payload if name not in PARAMETERS},
             )
         except InvalidActivity as error:
@@ -265,12 +267,6 @@ def _lead_details(lead: Lead) -> list[Payload]:
     return [{"Attribute": name, "Value": _jsonable(value)} for name, value in details.items()]
 
 
-def leadsquared_datetime(moment: datetime) -> str:
-    """Return an aware date-time in LeadSquared's form: `YYYY-MM-DD HH:MM:SS`, UTC."""
-    utc = moment.astimezone(UTC).replace(tzinfo=None)
-    return utc.isoformat(sep=" ", timespec="seconds")
-
-
 def _written_item(name: str, value: object) -> object:
     if isinstance(value, (str, int, float)):  # most values are, and the other checks are slow
         return {"SchemaName": name, "Value": value}
@@ -282,15 +278,7 @@ def _written_item(name: str, value: object) -> object:
 
 
 def _jsonable(value: object) -> object:
-    if isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, datetime):
-        return leadsquared_datetime(value)
-    if is_mapping(value):
-        return {name: _jsonable(item) for name, item in value.items()}
-    if is_list(value):
-        return [_jsonable(item) for item in value]
-    return python_value(value)
+    return value if isinstance(value, (str, int, float)) else json.loads(json_text(value))
 
 
 def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[str, Any]]:
@@ -302,11 +290,10 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
     if "RelatedProspectId" in activity or len(payload) > len(("LeadDetails", "Activity")):
         found = "a RelatedProspectId or another key beside it"
         raise InvalidActivity.of([Problem("LeadDetails", found, "LeadDetails and Activity only")])
-    items, problems = read_items("LeadDetails", payload["LeadDetails"])
-    details: dict[str, Any] = {}
+    items, problems = by_name("LeadDetails", payload["LeadDetails"])
+    details: dict[str, Any] = {attribute: item.get("Value") for attribute, item in items.items()}
     for attribute, item in items.items():
-        details[attribute] = item.get("Value") if is_mapping(item) else item
-        if is_mapping(item) and item.keys() - {"Attribute", "SchemaName", "Value"}:
+        if item.keys() - {"Attribute", "SchemaName", "Value"}:
             found, wanted = "an item with more than a Value", "a single value of the lead"
             problems.append(Problem(f"Lead.{attribute}", found, wanted))
     name = details.pop("SearchBy", None)
@@ -314,25 +301,6 @@ def _read_lead_and_activity(payload: Mapping[str, Any]) -> tuple[Lead, Mapping[s
         wanted = "a SearchBy that names another attribute"
         raise InvalidActivity.of(problems or [problem("LeadDetails", name, wanted)])
     return Lead(name, details.pop(name), details), activity
-
-
-def read_items(where: str, items: object) -> tuple[dict[str, Any], list[Problem]]:
-    """Return LeadSquared's list of items as a mapping, and its problems."""
-    if items is None:
-        return {}, []
-    if not is_list(items):
-        return {}, [problem(where, items, "a list of items with a name and a Value")]
-    values: dict[str, Any] = {}
-    problems: list[Problem] = []
-    for place, item in enumerate(items):
-        name = name_of(item)
-        if name is None:
-            problems.append(problem(f"{where}[{place}]", item, "an item with a SchemaName"))
-        elif name in values:
-            problems.append(Problem(name, "a duplicate SchemaName", "each SchemaName once"))
-        else:
-            values[name] = _read_item(item)
-    return values, problems
 
 
 def _read_item(item: Payload) -> object:

@@ -163,8 +163,8 @@ class AsyncActivityPoster(Queries):
             NotSent: there was no token in time; nothing was sent.
             OutageTimeout: the outage lasted too long; nothing was sent.
         """
-        call = async_api.post(self.account, activity)
-        return await self._sender.send(call, Terms(token_timeout=token_timeout))
+        terms = Terms(token_timeout=token_timeout)
+        return await self._sender.send(async_api.post(activity), terms)
 
     @property
     def is_away(self) -> bool:
@@ -190,7 +190,7 @@ class AsyncActivityPoster(Queries):
             LeadpostError: as `post`.
             ConfigurationError: the account's `sync_host` is missing.
         """
-        return await self._sender.send(sync_api.post_sync(self.account, activity))
+        return await self._sender.send(sync_api.post_sync(activity))
 
     @overload
     async def post_many(
@@ -285,7 +285,7 @@ class AsyncActivityPoster(Queries):
             found = type(activities).__name__
             raise TypeError(f"activities: found one {found}, wanted an iterable of activities")
         return Batch(
-            lambda item, terms: self._sender.send(async_api.post(self.account, item), terms),
+            lambda item, terms: self._sender.send(async_api.post(item), terms),
             activities,
             max_time=self.retry.max_time,
             outage_timeout=outage_timeout,
@@ -304,7 +304,7 @@ async def post_once(
     """
 
     async def drawn() -> Call[str]:
-        return async_api.post(poster.account, await draw())
+        return async_api.post(await draw())
 
     sender = poster._sender  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # see above
     return await sender.send(drawn, evolve(terms, is_retried=False))

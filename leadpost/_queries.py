@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain, count, repeat
 from typing import Literal
 
@@ -54,15 +55,17 @@ class Queries:
         Args:
             request_id: The RequestID that `post` returned.
         """
+        status = partial(
+            async_api.status, request_id, failure_is_final=self.account.failure_is_final
+        )
         try:
-            return await self._sender.send(async_api.status(self.account, request_id))
+            return await self._sender.send(status())
         except (Rejected, UnexpectedAnswer) as error:
             # It may be from a post on a `Lead`, which the other path knows, or this one too.
             if isinstance(error, Unauthorized):
                 raise
-            other = async_api.status(self.account, request_id, "createcustom_status_path")
             with suppress(Rejected, UnexpectedAnswer):
-                return await self._sender.send(other)
+                return await self._sender.send(status(path="createcustom_status_path"))
             raise
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
@@ -103,11 +106,11 @@ class Queries:
             endpoint: `create`, or `createcustom` for the queue of posts on a `Lead`.
         """
         path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
-        return await self._sender.send(async_api.metrics(self.account, path))
+        return await self._sender.send(async_api.metrics(path))
 
     async def activity_types(self) -> list[ActivityType]:
         """List the activity types, without their fields, from the synchronous API."""
-        return await self._sender.send(sync_api.activity_types(self.account))
+        return await self._sender.send(sync_api.activity_types())
 
     async def activity_type(self, code: int, *, options: bool = False) -> ActivityType:
         """
@@ -118,12 +121,12 @@ class Queries:
             options: Whether to read the options of its dropdowns too, with a call for each. If one
                 fails, that is logged, and the options that are missing stay None.
         """
-        found = await self._sender.send(sync_api.activity_type(self.account, code))
+        found = await self._sender.send(sync_api.activity_type(code))
         fields = list(found.fields)
         try:
             for place, field in enumerate(fields):
                 if options and field.is_dropdown:
-                    call = sync_api.dropdown_options(self.account, code, field.schema_name)
+                    call = sync_api.dropdown_options(code, field.schema_name)
                     known = await self._sender.send(call)
                     fields[place] = evolve(field, options=known)
         except LeadpostError as error:
@@ -189,7 +192,7 @@ class Queries:
             ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """
-        return await self._sender.send(sync_api.find_lead(self.account, schema_name, value))
+        return await self._sender.send(sync_api.find_lead(schema_name, value))
 
     async def user(self) -> User:
         """
@@ -200,7 +203,7 @@ class Queries:
         Raises:
             Unauthorized: LeadSquared does not know the keys, or the user is deactivated.
         """
-        return await self._sender.send(sync_api.user(self.account))
+        return await self._sender.send(sync_api.user())
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
@@ -222,7 +225,7 @@ class Queries:
         # LeadSquared's page has both 0 and 1 for the first page. Where it is 1, page 0 is empty or
         # the same; that nothing in these two is new does not make them the last.
         for number in count():  # pragma: no branch
-            call = sync_api.lead_activities(self.account, lead_id, code, number)
+            call = sync_api.lead_activities(lead_id, code, number)
             page = await self._sender.send(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
@@ -262,7 +265,7 @@ class Queries:
         found: dict[str, LeadActivity] = {}
         wanted = 0
         for number in count(1):  # pragma: no branch
-            call = sync_api.activities_between(self.account, code, start, end, number)
+            call = sync_api.activities_between(code, start, end, number)
             page = await self._sender.send(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}

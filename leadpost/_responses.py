@@ -41,10 +41,8 @@ _UNIX_TIME = 1e9
 """A Retry-After from here on is no number of seconds (that would be 31 years) but Unix time."""
 _UNIX_MILLISECONDS = 1e11
 _STATUSES: Mapping[int, type[LeadpostError]] = {
-    404: NotFound,
-    405: NotFound,
+    **dict.fromkeys((*range(300, 400), 404, 405, 410), NotFound),
     407: ConnectionFailed,  # a proxy's answer: nothing reached LeadSquared
-    410: NotFound,
     # "Not now": nothing was accepted, and it says nothing about the activity.
     **dict.fromkeys((421, 423, 425, 500, 503), ServerError),
 }
@@ -73,10 +71,7 @@ class ApiResponse:
     @cached_property
     def json(self) -> object:
         """The body's JSON value, None if it is not JSON."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
+        return json_in(self.body)
 
     @property
     def succeeded(self) -> bool:
@@ -251,15 +246,14 @@ def _error_kind(response: ApiResponse, *, changes: bool) -> type[LeadpostError] 
         return Unauthorized
     if status == 400:
         return BadRequest
+    if response.succeeded and changes:
+        return None  # with an exception and an id it contradicts itself: the reader decides
     if exception.startswith("MX") or get(response.json, "IsMXException") is True:
-        # A 2xx with an exception and an id contradicts itself: the reader decides.
-        return None if response.succeeded and changes else ApplicationError
+        return ApplicationError
     if response.succeeded:
         return None
     if status in _STATUSES:
         return _STATUSES[status]
-    if 300 <= status < 400:
-        return NotFound
     if 400 <= status < 500 and status != 408:
         return Rejected
     return DeliveryUncertain if changes else ServerError
@@ -286,6 +280,14 @@ def error_of(kind: type[_E], response: ApiResponse, why: str = "", **details: An
         retry_after=response.retry_after,
         **details,
     )
+
+
+def json_in(text: str | bytes) -> object:
+    """Return the JSON value of a text, None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def get(value: object, name: str) -> object:

@@ -19,7 +19,6 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any, cast
-from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
@@ -86,13 +85,12 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         self._redact = redactor(account.secrets)
         self._async_origin = _origin(httpx.URL(account.host))
         self._api_key = [(b"x-api-key", account.api_key.encode())]
-        self._query = ""
-        self._keys: list[tuple[bytes, bytes]] = []
+        self._key_params: dict[str, str] = {}
+        self._key_headers: list[tuple[bytes, bytes]] = []
         if account.keys_in == "query":
-            keys = {"accessKey": account.access_key, "secretKey": account.secret_key}
-            self._query = urlencode(keys, quote_via=quote, safe="")
+            self._key_params = {"accessKey": account.access_key, "secretKey": account.secret_key}
         else:
-            self._keys = [
+            self._key_headers = [
                 (b"x-LSQ-AccessKey", account.access_key.encode()),
                 (b"x-LSQ-SecretKey", account.secret_key.encode()),
             ]
@@ -101,7 +99,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             self._without_keys = frozenset(map(account.url, STATUS_PATHS))
         # Nearly all calls use this URL, so it is built once.
         self._submit_url = account.url("submit_path")
-        self._keyed_submit_url = self._with_keys(self._submit_url)
+        self._keyed_submit_url = self._submit_url.copy_merge_params(self._key_params)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response: httpx.Response | None = None
@@ -144,11 +142,11 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         params: Mapping[str, str] | None = extensions.pop(PARAMS, None)
         url = request.url.copy_merge_params(params) if params else request.url
         if url == self._submit_url:
-            headers += self._keys
+            headers += self._key_headers
             url = self._keyed_submit_url
         elif url.copy_with(query=None) not in self._without_keys:
-            headers += self._keys
-            url = self._with_keys(url)
+            headers += self._key_headers
+            url = url.copy_merge_params(self._key_params)
         return httpx.Request(
             request.method,
             url,
@@ -156,9 +154,6 @@ class KeyedTransport(httpx.AsyncBaseTransport):
             stream=request.stream,
             extensions=self._extensions(extensions),
         )
-
-    def _with_keys(self, url: httpx.URL) -> httpx.URL:
-        return httpx.URL(f"{url}{'&' if url.query else '?'}{self._query}") if self._query else url
 
     def _extensions(self, extensions: dict[str, Any]) -> dict[str, Any]:
         """Call `BEFORE_SEND` at the last moments before sending that the transport reveals."""
@@ -253,16 +248,14 @@ def _proxy_problem() -> str:
     """Name a variable that httpx cannot use, without its value; return nothing if there is none."""
     for variable in _variables(_PROXIES):
         proxy = os.environ[variable]
-        url = proxy if "://" in proxy else f"http://{proxy}"
         try:
-            uses_socks = httpx.Proxy(url).url.scheme.startswith("socks")
-            parts = urlsplit(url)  # httpx accepts a port that no socket can have
-            is_usable = (parts.hostname or "").strip() and parts.port != 0
+            url = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}").url
         except (httpx.InvalidURL, ValueError):
-            is_usable = uses_socks = False
-        if not is_usable:
+            url = httpx.URL()
+        # httpx accepts a port that no socket can have.
+        if not url.raw_host or (url.port is not None and not 0 < url.port < 2**16):
             return f"{variable}: wanted a proxy URL such as http://proxy.example.com:3128"
-        if uses_socks and find_spec("socksio") is None:
+        if url.scheme.startswith("socks") and find_spec("socksio") is None:
             return f"{variable}: a SOCKS proxy needs another package: pip install 'httpx[socks]'"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +29,6 @@ _FINDS_LEADS = {
     "ProspectID": (_GUID, _WANTED_GUID),
 }
 """The form of a value that finds a lead: a typo in it would create another lead."""
-_MAX_DEPTH = 20
-_SURROGATE = ("text with half a surrogate pair", "text that UTF-8 can hold")
 _WANTED_DATETIME = (
     "a date-time with a time zone, or text 'YYYY-MM-DD HH:MM:SS' in UTC, or ISO 8601 with an offset"
 )
@@ -62,6 +61,12 @@ def to_utc(moment: datetime) -> datetime:
     return datetime.combine(moment.date(), moment.timetz()).astimezone(UTC)
 
 
+def leadsquared_datetime(moment: datetime) -> str:
+    """Return an aware date-time in LeadSquared's form: `YYYY-MM-DD HH:MM:SS`, UTC."""
+    utc = moment.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(sep=" ", timespec="seconds")
+
+
 @lru_cache
 def parameter_like(name: str) -> str | None:
     """
@@ -90,13 +95,32 @@ def name_of(item: object) -> str | None:
     return name if isinstance(name, str) and name.strip() else None
 
 
+def by_name(where: str, items: object) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Return LeadSquared's list of field items by their names, and its problems."""
+    named: dict[str, dict[str, Any]] = {}
+    if items is None:
+        return named, []
+    if not is_list(items):
+        return named, [problem(where, items, "a list of items with a name and a Value")]
+    problems: list[Problem] = []
+    for place, item in enumerate(items):
+        name = name_of(item)
+        if name is None:
+            problems.append(problem(f"{where}[{place}]", item, "an item with a SchemaName"))
+        elif name in named:
+            problems.append(Problem(f"{where}[{place}]", f"a second {name!r}", "each name once"))
+        else:
+            named[name] = item
+    return named, problems
+
+
 def activity_problems(
     *, event: object, note: object, moment: object, fields: object, extra: object
 ) -> Iterator[Problem]:
     """Yield every problem of an activity with these parts, except those of its lead."""
     yield from _event_problems(event)
     if isinstance(note, str):
-        yield from _text_problems("ActivityNote", note)
+        yield from _json_problems("ActivityNote", note)
     elif note is not None:
         yield problem("ActivityNote", note, "text")
     if moment is not None:
@@ -125,7 +149,7 @@ def lead_problems(name: object, value: object, attributes: object) -> Iterator[P
     if not isinstance(value, str) or not form.fullmatch(value):
         yield problem(f"Lead.{name}", value, wanted)
     else:
-        yield from _text_problems(f"Lead.{name}", value)
+        yield from _json_problems(f"Lead.{name}", value)
     if not is_mapping(attributes):
         yield problem("Lead", attributes, "a mapping of SchemaName to value")
         return
@@ -138,14 +162,14 @@ def lead_problems(name: object, value: object, attributes: object) -> Iterator[P
         elif item is None or (isinstance(item, str) and not item.strip()):
             wanted = "a value, or no such attribute: an empty value would erase the lead's"
             yield problem(where, item, wanted)
-        elif isinstance(item, str):
-            yield from _text_problems(where, item)
+        elif is_mapping(item) or is_list(item):
+            yield problem(where, item, "a single value")
         else:
-            yield from _leaf_problems(where, python_value(item))
+            yield from _json_problems(where, item)
 
 
 def _is_filled(name: object) -> TypeGuard[str]:
-    return isinstance(name, str) and bool(name.strip()) and _is_encodable(name)
+    return isinstance(name, str) and bool(name.strip()) and not any(_json_problems("", name))
 
 
 def _event_problems(event: object) -> Iterator[Problem]:
@@ -179,15 +203,11 @@ def _field_problems(fields: object) -> Iterator[Problem]:
         yield problem("fields", fields, "a mapping of SchemaName to value")
         return
     for name, value in fields.items():
-        if not isinstance(name, str) or not name.strip():
+        if not _is_filled(name):
             yield problem("fields", name, "a SchemaName such as mx_Custom_1")
-        elif not _is_encodable(name):
-            yield Problem("fields", *_SURROGATE)
-        elif not isinstance(value, str):
+        elif not isinstance(value, str) or not value.isascii():  # most values are such texts
             yield from _item_problems(name, value)
             yield from _json_problems(name, value)
-        elif not _is_encodable(value):
-            yield Problem(name, *_SURROGATE)
 
 
 def _item_problems(name: str, value: object) -> Iterator[Problem]:
@@ -204,19 +224,7 @@ def _item_problems(name: str, value: object) -> Iterator[Problem]:
                 yield Problem(name, f"a mapping as {part}", _WANTED_SET)
         value = value.get("Fields")
     if is_list(value):
-        yield from _nested_problems(name, value)
-
-
-def _nested_problems(where: str, items: list[Any] | tuple[Any, ...]) -> Iterator[Problem]:
-    seen = set[str]()
-    for place, item in enumerate(items):
-        name = name_of(item)
-        if name is None:
-            yield problem(f"{where}[{place}]", item, "an item with a SchemaName")
-        elif name in seen:
-            yield Problem(f"{where}[{place}]", "a duplicate SchemaName", "each SchemaName once")
-        else:
-            seen.add(name)
+        yield from by_name(name, value)[1]
 
 
 def _extra_problems(extra: object) -> Iterator[Problem]:
@@ -224,10 +232,8 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
         yield problem("extra", extra, "a mapping of further parameters")
         return
     for name, value in extra.items():
-        if not isinstance(name, str) or not name.strip():
+        if not _is_filled(name):
             yield problem("extra", name, "the name of a parameter")
-        elif not _is_encodable(name):
-            yield Problem("extra", *_SURROGATE)
         elif name in PARAMETERS:
             yield Problem(name, "it in extra", "the attribute of that name")
         elif meant := parameter_like(name):
@@ -238,53 +244,36 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
             yield from _json_problems(name, value)
 
 
-def _json_problems(where: str, value: object, depth: int = 0) -> Iterator[Problem]:
-    """Yield the problems of a value that JSON cannot hold, at any depth."""
-    if isinstance(value, str):
-        yield from _text_problems(where, value)
-    elif not is_mapping(value) and not is_list(value):
-        yield from _leaf_problems(where, python_value(value))
-    elif depth == _MAX_DEPTH:
-        yield Problem(where, f"more than {_MAX_DEPTH} levels", "less nesting")
-    elif is_mapping(value):
-        for name, item in value.items():
-            if isinstance(name, str):
-                yield from _text_problems(where, name)
-                yield from _json_problems(where, item, depth + 1)
-            else:
-                yield Problem(where, f"a key of type {type(name).__name__}", "text as keys")
-    else:
-        for item in value:
-            yield from _json_problems(where, item, depth + 1)
-
-
-def _leaf_problems(where: str, value: object) -> Iterator[Problem]:
+def _json_problems(where: str, value: object) -> Iterator[Problem]:
+    """Yield the problem of a value that JSON cannot hold."""
     if isinstance(value, datetime):
         yield from datetime_problems(where, value)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            yield problem(where, value, "a finite number")
-    elif isinstance(value, int):
-        if value.bit_length() > 1024:
-            found = f"an integer of {value.bit_length()} bits"
-            yield Problem(where, found, "one of 1024 or fewer")
-    elif value is not None:
-        yield problem(where, value, "a value that JSON can hold, such as text")
+    elif not isinstance(value, str) or not value.isascii():
+        try:
+            json_text(value).encode()
+        except UnicodeEncodeError:
+            yield Problem(where, "text with half a surrogate pair", "text that UTF-8 can hold")
+        except (TypeError, ValueError, RecursionError) as error:
+            yield problem(where, python_value(value), f"a value that JSON can hold ({error})")
 
 
-def _text_problems(where: str, text: str) -> Iterator[Problem]:
-    if not _is_encodable(text):
-        yield Problem(where, *_SURROGATE)
+def json_text(value: object) -> str:
+    """Return a value as JSON; raise TypeError, ValueError or RecursionError if it cannot be."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_json_value)
 
 
-def _is_encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _json_value(value: object) -> object:
+    """Return what JSON can hold instead of a value that `json` does not know."""
+    if is_mapping(value):
+        return dict(value)
+    if isinstance(value, datetime):
+        for found in datetime_problems("a date-time", value):
+            raise ValueError(str(found))
+        return leadsquared_datetime(value)
+    known = python_value(value)
+    if known is value:
+        raise TypeError(f"no value of type {type(value).__name__}")
+    return known
 
 
 def problem(where: str, value: object, wanted: str) -> Problem:

@@ -6,21 +6,19 @@ import json
 from functools import partial
 from typing import Literal
 
-from leadpost._account import Account
 from leadpost._answers import QueueMetrics, RequestStatus
-from leadpost._endpoints.call import Call, build
-from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected, unpacked
+from leadpost._endpoints.call import Call
+from leadpost._endpoints.values import mapping, names_mx, number, text, unexpected
 from leadpost._models import Activity, Item, Lead
-from leadpost._responses import ApiResponse, error_of, get, raise_for_error
+from leadpost._responses import ApiResponse, error_of, get, json_in
 from leadpost.errors import ApplicationError, DeliveryUncertain, Rejected
 
 
-def post(account: Account, item: Item) -> Call[str]:
+def post(item: Item) -> Call[str]:
     """Build the call that posts an activity; its result is the RequestID."""
     activity = read_activity(item)
     path = "createcustom_path" if isinstance(activity.lead, Lead) else "submit_path"
-    body = written(activity)
-    return build(account, "post", path, read_request_id, content=body)
+    return Call("post", path, read_request_id, content=written(activity))
 
 
 def read_activity(item: Item) -> Activity:
@@ -44,23 +42,22 @@ def read_request_id(response: ApiResponse) -> str:
 
 
 def read_posted(response: ApiResponse, identifier: object) -> str:
-    """Return the identifier in the answer to a post, or raise the error that the answer means."""
+    """Return the identifier in a 2xx answer to a post, or raise the error that the answer means."""
     found = text(identifier)
-    if response.succeeded and found and not response.says_error:
+    if found and not response.says_error:
         return response.displayed(found) or found  # a server that echoes the request shows keys
-    raise_for_error(response, changes=True)
     if response.says_error and identifier is None:
         known = (response.exception_type or "").startswith("MX")
         raise error_of(ApplicationError if known else Rejected, response)
     raise error_of(DeliveryUncertain, response, "the answer cannot be read")
 
 
-def status(account: Account, request_id: str, path: str = "status_path") -> Call[RequestStatus]:
+def status(
+    request_id: str, *, failure_is_final: bool, path: str = "status_path"
+) -> Call[RequestStatus]:
     """Read the status of a request, at the path of the endpoint that accepted it."""
-    is_final = account.failure_is_final
-    read = partial(read_status, request_id=request_id, failure_is_final=is_final)
-    params = {"RequestID": request_id}
-    return build(account, "status", path, read, params=params)
+    read = partial(read_status, request_id=request_id, failure_is_final=failure_is_final)
+    return Call("status", path, read, {"RequestID": request_id})
 
 
 def read_status(response: ApiResponse, request_id: str, *, failure_is_final: bool) -> RequestStatus:
@@ -70,12 +67,12 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
     `failure_is_final` is the account's. With an `MX…` reason a failure always is, because
     LeadSquared never retries such a request.
     """
-    raise_for_error(response, changes=False)
     task = get(response.json, "TaskStatus")
     word = get(task, "Status")
     if not isinstance(word, str):
         unexpected(response, "TaskStatus.Status")
     reason, message = get(task, "StatusReason"), get(task, "Message")
+    unpacked = json_in(message) if isinstance(message, str) else message
     state: Literal["pending", "succeeded", "failed"] = "pending"  # an unknown word means this too
     is_final = False
     match word.strip().lower():
@@ -94,21 +91,20 @@ def read_status(response: ApiResponse, request_id: str, *, failure_is_final: boo
         is_final=is_final,
         status=response.displayed(word) or word,
         status_reason=response.displayed(text(reason)),
-        activity_id=response.displayed(text(get(get(unpacked(message), "Message"), "Id"))),
+        activity_id=response.displayed(text(get(get(unpacked, "Message"), "Id"))),
         message=message,
         request_body=get(task, "RequestBody"),
         raw=mapping(response.json),
     )
 
 
-def metrics(account: Account, path: str = "metrics_path") -> Call[QueueMetrics]:
+def metrics(path: str = "metrics_path") -> Call[QueueMetrics]:
     """Read the length and delay of an endpoint's queue."""
-    return build(account, "metrics", path, read_metrics)
+    return Call("metrics", path, read_metrics)
 
 
 def read_metrics(response: ApiResponse) -> QueueMetrics:
     """Read an answer of the Metrics API."""
-    raise_for_error(response, changes=False)
     return QueueMetrics(
         pending_messages=int(number(response, "PendingMessages")),
         max_delay_in_seconds=number(response, "MaxDelayInSeconds"),

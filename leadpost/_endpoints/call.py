@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, Literal, TypeVar, final
+from typing import Generic, Literal, TypeVar, final
 
-import httpx
 from attrs import field, frozen
 
-from leadpost._account import Account
 from leadpost._responses import ApiResponse
 
 T = TypeVar("T")
@@ -22,17 +20,15 @@ class Call(Generic[T]):
 
     Attributes:
         name: The poster's method, for hooks.
-        url: The URL, without keys.
-        read: Turns the answer into the result, or raises.
-        not_found_hint: For the error after a 404: the URL, and the settings that make it up.
+        path: As for `Account.url`.
+        read: Turns an answer that is no error by its status into the result, or raises.
         params: Parameters of the query string. Not in the repr: they may be personal data.
         content: The body, JSON; None for a GET. Not in the repr.
     """
 
     name: str
-    url: httpx.URL
+    path: str
     read: Callable[[ApiResponse], T]
-    not_found_hint: str
     params: Mapping[str, str] | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
 
@@ -43,12 +39,3 @@ class Call(Generic[T]):
 
 Choice = Callable[[], Awaitable[Call[T]]]
 """Returns the call of a post that is chosen once there is a token for it, or raises."""
-
-
-def build(
-    account: Account, name: str, path: str, read: Callable[[ApiResponse], T], **details: Any
-) -> Call[T]:
-    """Build a call of `path`: an attribute of the account, or a path of the synchronous API."""
-    url = account.url(path)
-    not_found_hint = f"no such path at {url}: see {account.settings_of(path)}"
-    return Call(name, url, read, not_found_hint, **details)

@@ -10,10 +10,9 @@ from typing import Any
 
 from attrs import frozen
 
-from leadpost._account import Account
 from leadpost._answers import ActivityField, ActivityType, LeadActivity, User
 from leadpost._endpoints.async_api import read_activity, read_posted, written
-from leadpost._endpoints.call import Call, build
+from leadpost._endpoints.call import Call
 from leadpost._endpoints.values import (
     code_in,
     host_in,
@@ -24,9 +23,9 @@ from leadpost._endpoints.values import (
     texts_in,
     unexpected,
 )
-from leadpost._models import Item, Lead, lead_key, leadsquared_datetime
-from leadpost._responses import ApiResponse, get, raise_for_error
-from leadpost._validation import is_list, is_mapping
+from leadpost._models import Item, Lead, lead_key
+from leadpost._responses import ApiResponse, get
+from leadpost._validation import is_list, is_mapping, leadsquared_datetime
 from leadpost.errors import AmbiguousLead, InvalidActivity, Problem
 
 _ROWS = 25
@@ -37,19 +36,14 @@ _ACTIVITIES = "/v2/ProspectActivity.svc"
 _LEADS = "/v2/LeadManagement.svc"
 
 
-def post_sync(account: Account, item: Item) -> Call[str]:
+def post_sync(item: Item) -> Call[str]:
     """Post an activity synchronously; the result is the activity's id."""
     activity = read_activity(item)
     if isinstance(activity.lead, Lead):
         wanted = "a lead's id: use post, or find_lead first"
         raise InvalidActivity.of([Problem("RelatedProspectId", "a lead to find or create", wanted)])
-    return build(
-        account,
-        "post_sync",
-        f"{_ACTIVITIES}/Create",
-        read_activity_id,
-        content=written(activity),
-    )
+    path = f"{_ACTIVITIES}/Create"
+    return Call("post_sync", path, read_activity_id, content=written(activity))
 
 
 def read_activity_id(response: ApiResponse) -> str:
@@ -60,15 +54,13 @@ def read_activity_id(response: ApiResponse) -> str:
 # The account's activity types.
 
 
-def activity_types(account: Account) -> Call[list[ActivityType]]:
+def activity_types() -> Call[list[ActivityType]]:
     """List the activity types, without their fields."""
-    path = f"{_ACTIVITIES}/ActivityTypes.Get"
-    return build(account, "activity_types", path, read_activity_types)
+    return Call("activity_types", f"{_ACTIVITIES}/ActivityTypes.Get", read_activity_types)
 
 
 def read_activity_types(response: ApiResponse) -> list[ActivityType]:
     """Read the list of activity types: an array, or an object that contains one."""
-    raise_for_error(response, changes=False)
     found = response.json
     if is_mapping(found):
         lists = [value for value in found.values() if is_list(value)]
@@ -78,20 +70,15 @@ def read_activity_types(response: ApiResponse) -> list[ActivityType]:
     return [_activity_type(kind) for kind in found if is_mapping(kind)]
 
 
-def activity_type(account: Account, code: int) -> Call[ActivityType]:
+def activity_type(code: int) -> Call[ActivityType]:
     """Read one activity type with its fields, without the options of dropdowns."""
-    return build(
-        account,
-        "activity_type",
-        f"{_ACTIVITIES}/CustomActivity/GetActivitySetting",
-        partial(read_activity_type, code=code),
-        params={"code": str(code)},
-    )
+    path = f"{_ACTIVITIES}/CustomActivity/GetActivitySetting"
+    read = partial(read_activity_type, code=code)
+    return Call("activity_type", path, read, {"code": str(code)})
 
 
 def read_activity_type(response: ApiResponse, code: int) -> ActivityType:
     """Read one activity type with its fields."""
-    raise_for_error(response, changes=False)
     found = response.json
     if not is_mapping(found) or response.says_error:
         unexpected(response, "activity type")
@@ -133,21 +120,15 @@ def _activity_field(raw: Mapping[str, Any]) -> ActivityField:
     )
 
 
-def dropdown_options(account: Account, code: int, schema_name: str) -> Call[tuple[str, ...]]:
+def dropdown_options(code: int, schema_name: str) -> Call[tuple[str, ...]]:
     """Read the options of a dropdown. A POST, but it changes nothing."""
     query = {"Parameter": {"SchemaName": schema_name, "ActivityEventCode": code}}
-    return build(
-        account,
-        "activity_type",
-        f"{_ACTIVITIES}/ActivityField/Dropdown/Options/Get",
-        read_dropdown_options,
-        content=json.dumps(query).encode(),
-    )
+    path = f"{_ACTIVITIES}/ActivityField/Dropdown/Options/Get"
+    return Call("activity_type", path, read_dropdown_options, content=json.dumps(query).encode())
 
 
 def read_dropdown_options(response: ApiResponse) -> tuple[str, ...]:
     """Read the options of a dropdown: `{"Options": […]}`, of texts or of objects with a `Value`."""
-    raise_for_error(response, changes=False)
     found = get(response.json, "Options")
     if not is_list(found) or response.says_error:
         unexpected(response, "Options")
@@ -167,7 +148,7 @@ _LOOK_UPS = {
 """SchemaName to path and parameter, and the fields among which LeadSquared looks."""
 
 
-def find_lead(account: Account, schema_name: str, value: str) -> Call[str | None]:
+def find_lead(schema_name: str, value: str) -> Call[str | None]:
     """
     Look up a lead; the result is its id, None if there is no such lead.
 
@@ -181,7 +162,7 @@ def find_lead(account: Account, schema_name: str, value: str) -> Call[str | None
     path, parameter, _ = _LOOK_UPS[schema_name]
     sent = lead.key[1] if schema_name == "Phone" else lead.value
     read = partial(read_lead, schema_name=schema_name, value=lead.value)
-    return build(account, "find_lead", path, read, params={parameter: sent})
+    return Call("find_lead", path, read, {parameter: sent})
 
 
 def read_lead(response: ApiResponse, schema_name: str, value: str) -> str | None:
@@ -192,7 +173,6 @@ def read_lead(response: ApiResponse, schema_name: str, value: str) -> str | None
         LeadpostError: `AmbiguousLead` if there are several; `UnexpectedAnswer` if it is another
             lead: an activity on that one would show it to the wrong people.
     """
-    raise_for_error(response, changes=False)
     if not is_list(response.json):
         unexpected(response, "list of leads")
     ids = {text(get(lead, "ProspectID")) for lead in response.json}
@@ -216,14 +196,13 @@ def _is_found_by(lead: Mapping[str, Any], schema_name: str, value: str) -> bool:
     return not shown or wanted in keys
 
 
-def user(account: Account) -> Call[User]:
+def user() -> Call[User]:
     """Read the user that the keys belong to."""
-    return build(account, "user", "/v2/Authentication.svc/UserByAccessKey.Get", read_user)
+    return Call("user", "/v2/Authentication.svc/UserByAccessKey.Get", read_user)
 
 
 def read_user(response: ApiResponse) -> User:
     """Read the user: `{"LSQCommonServiceURLs": {"api", "app"}, "TimeZone", "Role", "OrgId"}`."""
-    raise_for_error(response, changes=False)
     urls = get(response.json, "LSQCommonServiceURLs")
     sync_host = host_in(get(urls, "api"))
     if sync_host is None:
@@ -242,25 +221,18 @@ class Page:
     activities: tuple[LeadActivity, ...]
 
 
-def lead_activities(account: Account, lead_id: str, code: int, page: int) -> Call[Page]:
+def lead_activities(lead_id: str, code: int, page: int) -> Call[Page]:
     """Read one page of a lead's activities of one type. A POST, but it changes nothing."""
     query = {
         "Parameter": {"ActivityEvent": code},
         "Paging": {"Offset": str(page), "RowCount": str(_ROWS)},  # LeadSquared's name of a page
     }
-    return build(
-        account,
-        "lead_activities",
-        f"{_ACTIVITIES}/Retrieve",
-        partial(read_page, name="ProspectActivities", lead_id=lead_id),
-        params={"leadId": lead_id},
-        content=json.dumps(query).encode(),
-    )
+    read = partial(read_page, name="ProspectActivities", lead_id=lead_id)
+    content = json.dumps(query).encode()
+    return Call("lead_activities", f"{_ACTIVITIES}/Retrieve", read, {"leadId": lead_id}, content)
 
 
-def activities_between(
-    account: Account, code: int, start: datetime, end: datetime, page: int
-) -> Call[Page]:
+def activities_between(code: int, start: datetime, end: datetime, page: int) -> Call[Page]:
     """
     Read one page of the activities of one type that were modified in a span of time.
 
@@ -275,13 +247,9 @@ def activities_between(
         "Paging": {"PageIndex": page, "PageSize": LONG_PAGE},
         "Sorting": {"ColumnName": "ProspectActivityId", "Direction": 0},
     }
-    return build(
-        account,
-        "activities_between",
-        f"{_ACTIVITIES}/CustomActivity/RetrieveByActivityEvent",
-        partial(read_page, name="List", code=code),
-        content=json.dumps(query).encode(),
-    )
+    path = f"{_ACTIVITIES}/CustomActivity/RetrieveByActivityEvent"
+    read = partial(read_page, name="List", code=code)
+    return Call("activities_between", path, read, content=json.dumps(query).encode())
 
 
 def read_page(
@@ -297,7 +265,6 @@ def read_page(
         LeadpostError: `UnexpectedAnswer` if any part of it cannot be read: an omitted activity
             would look like one that never arrived.
     """
-    raise_for_error(response, changes=False)
     found = get(response.json, name)
     if not is_list(found) or response.says_error:
         unexpected(response, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -84,16 +83,6 @@ def number(response: ApiResponse, name: str) -> float:
     if not math.isfinite(found):
         unexpected(response, name)
     return found
-
-
-def unpacked(message: object) -> object:
-    """Return LeadSquared's `Message`, which is an object, or JSON in a string."""
-    if not isinstance(message, str):
-        return message
-    try:
-        return json.loads(message)
-    except (ValueError, RecursionError):
-        return None
 
 
 def names_mx(value: object) -> bool:

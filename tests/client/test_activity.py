@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, date, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -111,6 +112,13 @@ def test_a_list_is_a_nested_set_and_a_mapping_a_whole_item() -> None:
     ]
 
 
+def test_any_mapping_will_do() -> None:
+    item = MappingProxyType({"SchemaName": "Status", "Value": MappingProxyType({"a": 1})})
+    assert Activity(LEAD, 207, extra={"Other": [item]}).to_payload()["Other"] == [
+        {"SchemaName": "Status", "Value": {"a": 1}}
+    ]
+
+
 def test_a_payload_omits_none_and_empty_values() -> None:
     assert Activity(LEAD, 207).to_payload() == {"RelatedProspectId": LEAD, "ActivityEvent": 207}
 
@@ -149,7 +157,10 @@ def test_the_email_form_needs_an_address(email: object) -> None:
 
 
 def deep(levels: int) -> list[Any]:
-    return [deep(levels - 1)] if levels else []
+    found: list[Any] = []
+    for _ in range(levels):
+        found = [found]
+    return found
 
 
 NESTED_SET = 'a list of items: [{"SchemaName": "mx_CustomObject_1", "Value": …}]'
@@ -199,36 +210,47 @@ GUID = "wanted a GUID such as 00727844-51aa-11e2-9e64-12314004ac6b"
         ({"Fields": [{"SchemaName": "", "Value": "x"}]}, "Fields[0]: found a value of type dict"),
         (
             {"Fields": [{"SchemaName": "a", "Value": 1}, {"SchemaName": "a", "Value": 2}]},
-            "a: found a duplicate SchemaName, wanted each SchemaName once",
+            "Fields[1]: found a second 'a', wanted each name once",
         ),
         ({"Fields": [{"SchemaName": "a", "Value": math.nan}]}, "a: found the number nan, wanted"),
         ({"Fields": [{"SchemaName": "a", "Value": math.inf}]}, "a: found the number inf, wanted"),
         ({"Fields": [{"SchemaName": "a", "Value": "\ud800"}]}, "a: found text with half a surr"),
         ({"Fields": [{"SchemaName": "a", "Value": {1}}]}, "a: found a value of type set, wanted a"),
         ({"Fields": [{"SchemaName": "a", "Value": b"x"}]}, "a: found a value of type bytes"),
-        ({"Fields": [{"SchemaName": "a", "Value": 2**2000}]}, "a: found an integer of 2001 bits"),
+        ({"Fields": [{"SchemaName": "a", "Value": 10**5000}]}, "a: found a value of type int, wan"),
         (
-            {"Fields": [{"SchemaName": "a", "Value": [{1: 2}]}]},
-            "a: found a key of type int, wanted",
+            {"Fields": [{"SchemaName": "a", "Value": [{(1,): 2}]}]},
+            "a: found a value of type dict, wanted a value that JSON can hold (keys must be",
+        ),
+        (
+            {"Fields": [{"SchemaName": "a", "Value": [{"b": {1}}]}]},
+            "a: found a value of type dict, wanted a value that JSON can hold (no value of type",
+        ),
+        (
+            {"Other": [datetime(2025, 1, 1)]},  # noqa: DTZ001  # the mistake
+            "JSON can hold (a date-time: found a date-time without a time zone",
         ),
         ({"Fields": [{"SchemaName": "a", "Value": [{"\ud800": 2}]}]}, "a: found text with half"),
         (
             {"Fields": [{"SchemaName": "a", "Value": {"b": 1}}]},
             f"a: found a mapping as Value, wanted {NESTED_SET}",
         ),
-        ({"Fields": [{"SchemaName": "a", "Value": deep(30)}]}, "a: found more than 20 levels"),
+        (
+            {"Fields": [{"SchemaName": "a", "Value": deep(100_000)}]},
+            "a: found a value of type dict",
+        ),
         (
             {"Fields": [{"SchemaName": "a", "Value": "", "Fields": [{"Value": "x"}]}]},
             "a[0]: found a value of type dict, wanted an item with a SchemaName",
         ),
         (
             {"Fields": [{"SchemaName": "a", "Value": "", "Fields": [{"SchemaName": "b"}] * 2}]},
-            "a[1]: found a duplicate SchemaName, wanted each SchemaName once",
+            "a[1]: found a second 'b', wanted each name once",
         ),
-        ({"Fields": [{"SchemaName": "\ud800", "Value": 1}]}, "fields: found text with half a"),
-        ({"\ud800": 1}, "extra: found text with half a surrogate pair, wanted text that UTF-8"),
+        ({"Fields": [{"SchemaName": "\ud800", "Value": 1}]}, "fields: found text of the form"),
+        ({"\ud800": 1}, "extra: found text of the form '\\ud800', wanted the name of a parameter"),
         ({"ActivityEvent": -(10**5000)}, "ActivityEvent: found an integer of 16610 bits, wanted"),
-        ({"Other": math.nan}, "Other: found the number nan, wanted a finite number"),
+        ({"Other": math.nan}, "Other: found the number nan, wanted a value that JSON can"),
         ({" ": 1}, "extra: found empty text, wanted the name of a parameter"),
     ],
 )

@@ -16,7 +16,7 @@ from leadpost import (
 )
 from leadpost._endpoints.async_api import read_metrics, read_status
 from leadpost._endpoints.sync_api import read_activity_type, read_activity_types
-from leadpost._responses import ApiResponse, redactor
+from leadpost._responses import ApiResponse, raise_for_error, redactor
 
 REQUEST_ID = "b7a1c0de-1111-4222-8333-944455556666"
 
@@ -118,9 +118,9 @@ def test_an_answer_without_a_status_is_unexpected(body: object) -> None:
 def test_queries_raise_the_same_errors_as_posts() -> None:
     error = {"Status": "Error", "ExceptionType": "MXInvalidInputException"}
     with pytest.raises(ApplicationError):
-        read_metrics(answer(error))
+        raise_for_error(answer(error), changes=False)
     with pytest.raises(ServerError):  # a query changes nothing, so it is never uncertain
-        read_metrics(answer({}, 504))
+        raise_for_error(answer({}, 504), changes=False)
     with pytest.raises(Rejected):
         read_metrics(answer({"Status": "Failed", "Message": "no"}))
 

@@ -24,7 +24,7 @@ from leadpost import (
     UnexpectedAnswer,
 )
 from leadpost._endpoints.sync_api import read_page
-from leadpost._responses import ApiResponse
+from leadpost._responses import ApiResponse, raise_for_error
 from leadpost.sandbox import Faults, Sandbox
 
 RETRIEVE = "/v2/ProspectActivity.svc/Retrieve"
@@ -176,7 +176,9 @@ def test_fewer_activities_than_counted_is_an_error(
 
 
 def read(body: object, status: int = 200) -> Any:
-    return read_page(ApiResponse(status, json.dumps(body).encode()), "ProspectActivities")
+    response = ApiResponse(status, json.dumps(body).encode())
+    raise_for_error(response, changes=False)
+    return read_page(response, "ProspectActivities")
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"LeadDetails": DETAILS[1:]}, "LeadDetails"),
     ({"LeadDetails": [{"Attribute": "SearchBy", "Value": []}]}, "LeadDetails"),
     ({"LeadDetails": [*DETAILS, {"Attribute": "Phone"}]}, "Lead.Phone"),
-    ({"LeadDetails": DETAILS * 2}, "EmailAddress"),
+    ({"LeadDetails": DETAILS * 2}, "LeadDetails[3]"),
     (
         {"LeadDetails": [*DETAILS, {"Attribute": "mx_KYC", "Value": "x", "Fields": []}]},
         "Lead.mx_KYC",

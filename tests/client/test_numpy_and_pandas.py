@@ -159,7 +159,7 @@ def test_a_missing_value_is_invalid_as_a_key(name: str) -> None:
     [
         ("NA", "a: found a value of type NAType, wanted a value that JSON can hold"),
         ("NaT", "a: found a value of type NaTType, wanted a date-time with a time zone"),
-        ("numpy's NaN", "a: found the number nan, wanted a finite number"),
+        ("numpy's NaN", "a: found the number nan, wanted a value that JSON can hold"),
         ("array", "a: found a value of type ndarray, wanted a value that JSON can hold"),
         ("year 20000", "a: found a date-time that UTC cannot hold, wanted one in the years 1 to"),
     ],

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from support import KEYS, LeadSquared, account, activity, answers, run_virtual, virtual
 
 from leadpost import ApplicationError, AsyncActivityPoster, BadRequest
-from leadpost._endpoints.async_api import read_request_id
-from leadpost._responses import ApiResponse, redactor
+from leadpost._responses import ApiResponse, raise_for_error, redactor
 
 KEY = "u$r<\"&'/\\+=A0"
 """A key whose characters are spelled in other ways almost everywhere."""
@@ -119,7 +118,7 @@ def message_of(text: str) -> str:
         400, json.dumps({"ExceptionMessage": text}).encode(), redact=redactor(KEYS)
     )
     with pytest.raises(BadRequest) as caught:
-        read_request_id(response)
+        raise_for_error(response, changes=True)
     return caught.value.exception_message or ""
 
 

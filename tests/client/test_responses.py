@@ -28,7 +28,13 @@ from leadpost import (
 )
 from leadpost._endpoints.async_api import read_request_id
 from leadpost._endpoints.sync_api import read_activity_id
-from leadpost._responses import ApiResponse, decoded, parse_retry_after, redactor
+from leadpost._responses import (
+    ApiResponse,
+    decoded,
+    parse_retry_after,
+    raise_for_error,
+    redactor,
+)
 
 REQUEST_ID = "b7a1c0de-1111-4222-8333-944455556666"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -40,6 +46,12 @@ def answer(status: int, body: Any = b"", **details: Any) -> ApiResponse:
     return ApiResponse(status, content, **details)
 
 
+def posted(response: ApiResponse) -> str:
+    """Read the answer to a post."""
+    raise_for_error(response, changes=True)
+    return read_request_id(response)
+
+
 def mx(kind: str, message: str = "why") -> dict[str, str]:
     return {"Status": "Error", "ExceptionType": kind, "ExceptionMessage": message}
 
@@ -48,7 +60,7 @@ def mx(kind: str, message: str = "why") -> dict[str, str]:
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_a_2xx_with_a_request_id_in_any_case_is_success(name: str, status: int) -> None:
     body = {"Status": "Request accepted. Please use below request id", name: REQUEST_ID}
-    assert read_request_id(answer(status, body)) == REQUEST_ID
+    assert posted(answer(status, body)) == REQUEST_ID
 
 
 @pytest.mark.parametrize(
@@ -113,7 +125,7 @@ def test_a_2xx_with_a_request_id_in_any_case_is_success(name: str, status: int) 
 )
 def test_each_answer_raises_its_error(status: int, body: Any, kind: type[LeadpostError]) -> None:
     with pytest.raises(LeadpostError) as caught:
-        read_request_id(answer(status, body))
+        posted(answer(status, body))
     assert type(caught.value) is kind
     assert caught.value.status == status
 
@@ -123,7 +135,7 @@ def test_an_error_has_all_that_its_caller_needs() -> None:
         "MXAPIRateLimitExceededException", "API calls exceeded the limit of 10 in 5 second(s)"
     )
     with pytest.raises(RateLimited) as caught:
-        read_request_id(answer(429, body, retry_after=3.0))
+        posted(answer(429, body, retry_after=3.0))
     error = caught.value
     assert error.exception_type == "MXAPIRateLimitExceededException"
     assert error.exception_message == "API calls exceeded the limit of 10 in 5 second(s)"
@@ -149,7 +161,7 @@ def test_a_synchronous_post_returns_the_activitys_id() -> None:
 def test_a_key_does_not_change_what_an_answer_means() -> None:
     body = mx("MXAPIRateLimitExceededException", LIMIT_TEXT)
     with pytest.raises(RateLimited) as caught:
-        read_request_id(answer(403, body, redact=redactor(["Rate"])))
+        posted(answer(403, body, redact=redactor(["Rate"])))
     assert caught.value.exception_type == "MXAPI***LimitExceededException"
     assert caught.value.limit == (25, 5)
 
@@ -158,7 +170,7 @@ def test_a_key_does_not_change_what_an_answer_means() -> None:
 def test_a_wrong_url_names_what_was_called_and_where_it_is_set(status: int) -> None:
     setting = "no such path at http://x/y: see status_path"
     with pytest.raises(NotFound) as caught:
-        read_request_id(answer(status, {"Message": "gone"}, not_found_hint=setting))
+        posted(answer(status, {"Message": "gone"}, not_found_hint=setting))
     assert str(caught.value) == f"HTTP {status}, {setting}: gone"
 
 
@@ -246,4 +258,4 @@ def test_no_header_breaks_the_reading(value: str, date: str) -> None:
 
 def test_an_empty_exception_type_is_none() -> None:
     body = {"RequestID": REQUEST_ID, "ExceptionType": "", "ExceptionMessage": None}
-    assert read_request_id(answer(200, body)) == REQUEST_ID
+    assert posted(answer(200, body)) == REQUEST_ID
