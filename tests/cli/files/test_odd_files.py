@@ -85,7 +85,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             f"{HEAD},ActivityNotess,Agent\n{LEAD},201,1,2\n",
             Reading(),
-            "a.csv: 2 columns are unknown. To send such a column:\n  --map ActivityNotess=",
+            "a.csv: 2 columns are unknown. To send such a column: --map ActivityNotess=",
         ),
         ("\n\n", Reading(), "a.csv: the file is empty"),
     ],
