@@ -337,7 +337,7 @@ def test_an_outbox_that_cannot_be_used_is_one_line_of_error(desk: Desk, command:
         ("verify", "0 of 1 accepted activities succeeded or failed"),
         ("reconcile", "looked for 0 of 0 uncertain activities"),
         ("post --account-check off leads.csv", "0 of 1 lead looked up"),
-        ("post --account-check warn calls.csv", "Checking rows: 0 activity types read"),
+        ("post --account-check warn calls.csv", "Checking 1 row"),
     ],
 )
 def test_a_terminal_shows_how_far_it_is(desk: Desk, outbox: Path, command: str, shown: str) -> None:

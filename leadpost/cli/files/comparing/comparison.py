@@ -11,7 +11,7 @@ from attrs import define, evolve
 from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
-from leadpost.cli.console import counting, number_of, say
+from leadpost.cli.console import number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.checking import Checks
 from leadpost.cli.files.comparing.leads import Leads
@@ -142,13 +142,9 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
 
 async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> Source:
     """Read the rows of a file; again from the beginning, if the account was asked for a fact."""
-
-    async def state() -> str:
-        return f"Reading: {number_of(len(rows), 'row')}"
-
     source = file.source(reading, checks.facts)
     drawn = source.rows()
-    async with counting(checks.console, state):
+    with checks.console.status("Reading the file"):
         while part := list(islice(drawn, PART)):
             if await checks.learn():
                 rows.clear()
