@@ -100,11 +100,13 @@ async def make_query(
 
 async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
-    outputs, batch = Outputs.of(found), cast("Batch", found.batch)  # it was posted
+    batch = cast("Batch", found.batch)  # it was posted
+    outputs = Outputs(found.options.path, dict(batch.outputs))
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
-        await outputs.count(found.plan, ledger)
+        async for _ in outputs.counted(found.plan, ledger):
+            pass
         # Windows refuses to replace a file that a spreadsheet has open.
         is_open = isinstance(error, PermissionError) and os.access(outputs.results.parent, os.W_OK)
         outputs.has_failed = not is_open
