@@ -8,9 +8,6 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from rich.console import Console
-
-from leadpost.cli.console import say
 from leadpost.cli.exits import Exit
 
 
@@ -60,7 +57,7 @@ def on_signals(callback: Callable[[signal.Signals], object]) -> Generator[None]:
 
 
 @contextmanager
-def asking(console: Console) -> Generator[None]:
+def asking() -> Generator[None]:
     """
     Let a signal end the process while a person is asked, which blocks the event loop.
 
@@ -70,7 +67,7 @@ def asking(console: Console) -> Generator[None]:
     def end(number: int, frame: FrameType | None) -> NoReturn:
         del frame
         try:
-            say(console, "\nStopped: nothing was sent")
+            os.write(2, b"\nStopped: nothing was sent\n")
         finally:  # even if the terminal is gone
             os._exit(exit_of_signal(signal.Signals(number)))
 

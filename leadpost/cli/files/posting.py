@@ -118,7 +118,7 @@ class _Run:
         if not plan.duplicates:
             return None
         if not answer and is_interactive() and not self._options.yes:
-            with asking(self._console):
+            with asking():
                 answer = typer.prompt(
                     "Skip the possible duplicates, post them too, or stop? [skip/post/stop]",
                     default="stop",
@@ -142,7 +142,7 @@ class _Run:
         if not is_interactive():
             return "There is no terminal to ask at: add --yes to post"
         activities = number_of(count, "activity", "activities")
-        with asking(self._console):
+        with asking():
             agreed = typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True)
         return None if agreed else ""
 
