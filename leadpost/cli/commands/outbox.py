@@ -247,9 +247,8 @@ async def _batch(
     """Return the batch of a file's rows, or the one that was named; None for all entries."""
     if file is None:
         return batch
-    ledger, name = Ledger(opened, ""), batch or Path(file).name
-    if batch is None and await ledger.batch(name) is None:
-        name = input_of(name)
+    ledger = Ledger(opened, "")
+    name = batch or await ledger.last_batch(file) or input_of(Path(file).name)
     options = Options(command=f"outbox {command}", path=file, url=url_of(outbox))
     await ledger.batch_for(options, name)
     return name
