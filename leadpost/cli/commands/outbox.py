@@ -248,7 +248,9 @@ async def _batch(
     if file is None:
         return batch
     ledger = Ledger(opened, "")
-    name = batch or await ledger.last_batch(file) or input_of(Path(file).name)
+    own = Path(file).name
+    name = batch or await ledger.last_batch(own) or await ledger.last_batch(input_of(own))
+    name = name or input_of(own)
     options = Options(command=f"outbox {command}", path=file, url=url_of(outbox))
     await ledger.batch_for(options, name)
     return name

@@ -79,7 +79,8 @@ async def compared(
         if not (options.dry_run and is_missing(options.url)):  # a dry run leaves no outbox behind
             outbox = await stack.enter_async_context(Outbox(options.url, account))
             ledger = Ledger(outbox, account.host)
-            last = None if options.command == "post" else await ledger.last_batch(options.path)
+            file_name = Path(options.path).name
+            last = None if options.command == "post" else await ledger.last_batch(file_name)
             options = evolve(options, batch=options.batch or last)
             bucket = SharedTokenBucket(options.url, limit=options.limit)
         poster = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
