@@ -76,13 +76,16 @@ def read_until(leader: int, wanted: str) -> str:
     return shown.decode()
 
 
-def press_until(process: Process, leader: int, wanted: str) -> None:
-    """Press Ctrl-C until the terminal shows some text: one just as a question begins is lost."""
+def press_until(
+    process: Process, leader: int, wanted: str, number: signal.Signals = signal.SIGINT
+) -> str:
+    """Send a signal until the terminal shows some text: one just as a question begins is lost."""
     shown = b""
     while wanted.encode() not in shown:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         if select.select([leader], [], [], 0.5)[0]:
             shown += os.read(leader, 4096)
+    return shown.decode()
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -65,7 +65,7 @@ Batch = Annotated[
     typer.Option(
         metavar="NAME",
         help='Name of the rows\' batch, such as "$(date +%F)" for a daily file of the same name;'
-        " by default the file's name.",
+        " by default the file's name. Commands that look at a file take the last one.",
     ),
 ]
 Sheet = Annotated[

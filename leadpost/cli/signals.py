@@ -1,16 +1,14 @@
 """Ctrl-C, SIGTERM and a closed terminal as events, instead of an exception at any line."""
 
 import asyncio
+import os
 import signal
-import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from leadpost.cli.exits import Exit
-
-_ALARM: signal.Signals | None = getattr(signal, "SIGALRM", None)
 
 
 class Stop:
@@ -39,31 +37,6 @@ class Stop:
         finally:
             self._task = before
 
-    @contextmanager
-    def asking(self) -> Generator[None]:
-        """
-        End a question to a person at once when a signal comes.
-
-        A question blocks the event loop, and with it the callback of `on_signals`.
-
-        Raises:
-            CancelledError: a signal came.
-        """
-        is_over = False
-
-        def end(number: int, frame: FrameType | None) -> None:
-            del frame
-            if number != _ALARM:
-                self.signal = self.signal or signal.Signals(number)
-            if self.signal is not None and not is_over:
-                raise asyncio.CancelledError
-
-        with _handling(end), _repeating(end):
-            try:
-                yield
-            finally:
-                is_over = True
-
 
 def exit_of_signal(number: signal.Signals) -> Exit:
     """Return the exit code after a signal: 128 and its number, as in shells."""
@@ -84,6 +57,25 @@ def on_signals(callback: Callable[[signal.Signals], object]) -> Generator[None]:
 
 
 @contextmanager
+def asking() -> Generator[None]:
+    """
+    Let a signal end the process while a person is asked, which blocks the event loop.
+
+    Nothing is in flight then. An exception would not do: `input` swallows one as it begins.
+    """
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        try:
+            os.write(2, b"\nStopped: nothing was sent\n")
+        finally:  # even if the terminal is gone
+            os._exit(exit_of_signal(signal.Signals(number)))
+
+    with _handling(end):
+        yield
+
+
+@contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)
@@ -93,15 +85,4 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[Non
     with ExitStack() as undo:
         for number in numbers:
             undo.callback(signal.signal, number, signal.signal(number, handler))
-        yield
-
-
-@contextmanager
-def _repeating(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
-    """Call `handler` five times a second: what it raises as `input` begins is swallowed there."""
-    with ExitStack() as undo:
-        if sys.platform != "win32":  # pragma: no branch
-            undo.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, handler))
-            timer = signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
-            undo.callback(signal.setitimer, signal.ITIMER_REAL, *timer)
         yield

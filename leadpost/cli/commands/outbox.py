@@ -247,9 +247,10 @@ async def _batch(
     """Return the batch of a file's rows, or the one that was named; None for all entries."""
     if file is None:
         return batch
-    ledger, name = Ledger(opened, ""), batch or Path(file).name
-    if batch is None and await ledger.batch(name) is None:
-        name = input_of(name)
+    ledger = Ledger(opened, "")
+    own = Path(file).name
+    name = batch or await ledger.last_batch(own) or await ledger.last_batch(input_of(own))
+    name = name or input_of(own)
     options = Options(command=f"outbox {command}", path=file, url=url_of(outbox))
     await ledger.batch_for(options, name)
     return name

@@ -27,7 +27,7 @@ from leadpost.cli.files.reporting.showing import (
 from leadpost.cli.files.results import echo_json, report, write_outputs
 from leadpost.cli.files.sending import entries
 from leadpost.cli.files.sending.sender import Sender
-from leadpost.cli.signals import Stop, exit_of_signal, on_signals
+from leadpost.cli.signals import Stop, asking, exit_of_signal, on_signals
 from leadpost.errors import ConnectionFailed, LeadpostError, NotFound, Unauthorized
 
 
@@ -118,7 +118,7 @@ class _Run:
         if not plan.duplicates:
             return None
         if not answer and is_interactive() and not self._options.yes:
-            with self._stop.asking():
+            with asking():
                 answer = typer.prompt(
                     "Skip the possible duplicates, post them too, or stop? [skip/post/stop]",
                     default="stop",
@@ -142,7 +142,7 @@ class _Run:
         if not is_interactive():
             return "There is no terminal to ask at: add --yes to post"
         activities = number_of(count, "activity", "activities")
-        with self._stop.asking():
+        with asking():
             agreed = typer.confirm(f"Post {activities} to {account_shown(account)}?", err=True)
         return None if agreed else ""
 

@@ -51,7 +51,7 @@ async def show_results(
         0 if all rows were accepted, 1 if some were not.
 
     Raises:
-        InputError: the file cannot be used, was never posted, or in another batch.
+        InputError: the file cannot be used, or was never posted.
     """
     command = query.command if query else "results"
     options = Options(
@@ -60,9 +60,6 @@ async def show_results(
     async with AsyncExitStack() as stack:
         found = await compared(options, account, console, stack)
         plan, ledger = found.plan, cast("Ledger", found.ledger)  # there is an account
-        has_none = plan.counts["elsewhere"] == len(plan.rows) and not plan.other_keys
-        if has_none and len(plan.batches) == 1:
-            raise options.in_another_batch(found.name, *plan.batches)
         if query is not None:
             await query.make(ledger.outbox, found.name)
         outputs = await write_outputs(found, ledger, console)
@@ -100,11 +97,13 @@ async def make_query(
 
 async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> Outputs:
     """Write the results and the rejects; where that fails, say how to do it later."""
-    outputs, batch = Outputs.of(found), cast("Batch", found.batch)  # it was posted
+    batch = cast("Batch", found.batch)  # it was posted
+    outputs = Outputs(found.options.path, dict(batch.outputs))
     try:
         await outputs.write(found.source, found.plan, ledger)
     except OSError as error:
-        await outputs.count(found.plan, ledger)
+        async for _ in outputs.counted(found.plan, ledger):
+            pass
         # Windows refuses to replace a file that a spreadsheet has open.
         is_open = isinstance(error, PermissionError) and os.access(outputs.results.parent, os.W_OK)
         outputs.has_failed = not is_open

@@ -151,11 +151,11 @@ def test_the_entries_of_a_file_or_of_a_batch_with_a_name_of_its_own(desk: Desk) 
     desk.sandbox.fail("500-mx")
     write_csv(path, [cells(1)])
     assert desk.post(path, "--batch", "day 1")[0] == 1
-    for chosen, number in ((["a.csv"], 0), (["--batch", "day 1"], 1)):
+    for chosen, number in ((["a.csv"], 1), (["a.csv", "--batch", "a.csv"], 0)):
         listed = desk.run("outbox", "list", *chosen).stdout
         assert lead(number) in listed
         assert lead(1 - number) not in listed
-    assert "accepted          1" in desk.run("outbox", "status", "a.csv").stdout
+    assert "rejected          1" in desk.run("outbox", "status", "a.csv").stdout
     for command in (["list"], ["status"], ["retry", "--state", "failed"]):
         done = desk.run("outbox", *command, "c.csv")
         never = "error: c.csv was never posted from this outbox (batch c.csv). If it had another"
@@ -337,7 +337,7 @@ def test_an_outbox_that_cannot_be_used_is_one_line_of_error(desk: Desk, command:
         ("verify", "0 of 1 accepted activities succeeded or failed"),
         ("reconcile", "looked for 0 of 0 uncertain activities"),
         ("post --account-check off leads.csv", "0 of 1 lead looked up"),
-        ("post --account-check warn calls.csv", "Checking rows: 0 activity types read"),
+        ("post --account-check warn calls.csv", "Checking 1 row"),
     ],
 )
 def test_a_terminal_shows_how_far_it_is(desk: Desk, outbox: Path, command: str, shown: str) -> None:

@@ -227,22 +227,20 @@ CASES = [
     Case(
         "unknown headings, and what to do with each",
         "Lead Id,Activity Event,Agent,E-mail,Phone No.,Branch,Called by\n",
-        said="calls.csv: 5 columns are unknown. To send such a column:\n"
-        "  --map Agent=SCHEMANAME  --map E-mail=Lead.EmailAddress\n"
-        "  --map 'Phone No.=Lead.Phone'  --map Branch=SCHEMANAME\n"
-        "  --map 'Called by=SCHEMANAME'\n"
-        "To leave it out:\n"
-        "  --ignore Agent  --ignore E-mail  --ignore 'Phone No.'  --ignore Branch\n"
-        "  --ignore 'Called by'\n"
+        said="calls.csv: 5 columns are unknown. To send such a column: --map"
+        " Agent=SCHEMANAME --map E-mail=Lead.EmailAddress --map 'Phone No.=Lead.Phone' --map"
+        " Branch=SCHEMANAME --map 'Called by=SCHEMANAME'\n"
+        "To leave it out: --ignore Agent --ignore E-mail --ignore 'Phone No.' --ignore Branch"
+        " --ignore 'Called by'\n"
         "To leave out all that are unknown: --ignore-others",
     ),
     *(
         Case(
             f"an unknown heading like {heading}",
             f"RelatedProspectId,ActivityEvent,Agent,{heading}\n{LEAD},201,Ann,x\n",
-            said="calls.csv: 2 columns are unknown. To send such a column:\n"
-            f"  --map Agent=SCHEMANAME  --map {quote(f'{heading}={target}')}\n"
-            f"To leave it out:\n  --ignore Agent  --ignore {quote(heading)}\n"
+            said="calls.csv: 2 columns are unknown. To send such a column: --map"
+            f" Agent=SCHEMANAME --map {quote(f'{heading}={target}')}\n"
+            f"To leave it out: --ignore Agent --ignore {quote(heading)}\n"
             "To leave out all that are unknown: --ignore-others",
         )
         for heading, target in {

@@ -85,7 +85,7 @@ def said(path: Path, content: str | bytes, reading: Reading | None = None) -> st
         (
             f"{HEAD},ActivityNotess,Agent\n{LEAD},201,1,2\n",
             Reading(),
-            "a.csv: 2 columns are unknown. To send such a column:\n  --map ActivityNotess=",
+            "a.csv: 2 columns are unknown. To send such a column: --map ActivityNotess=",
         ),
         ("\n\n", Reading(), "a.csv: the file is empty"),
     ],
@@ -341,4 +341,4 @@ def test_a_heading_with_an_apostrophe_is_quoted_for_the_shell(desk: Desk) -> Non
     path = write_csv(desk.folder / "a.csv", [cells(0) | {"Agent's name": "Ada"}])
     code, said = desk.post(path)
     assert code == 2
-    assert """  --ignore 'Agent'"'"'s name'\n""" in said
+    assert """: --ignore 'Agent'"'"'s name'\n""" in said

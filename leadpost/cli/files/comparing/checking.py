@@ -102,7 +102,7 @@ class Checks:
         if leads:
             await self._find(self.poster, leads)
         if self.mode != "off" or source.columns.are_of_leads:
-            async with counting(self.console, self._checked):
+            with self.console.status(f"Checking {number_of(len(rows), 'row')}"):
                 await self._check(self.poster, source, rows)
 
     async def settle_decided(self, rows: Rows) -> None:
@@ -139,9 +139,6 @@ class Checks:
                     ends = await asyncio.gather(*starmap(find, part), return_exceptions=True)
                     for error in filter(None, ends):
                         raise error
-
-    async def _checked(self) -> str:
-        return f"Checking rows: {number_of(len(self.types), 'activity type')} read"
 
     async def _check(self, poster: AsyncActivityPoster, source: Source, rows: Rows) -> None:
         """Refuse rows that have no lead or, unless that is off, contradict their types."""

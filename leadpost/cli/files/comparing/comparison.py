@@ -11,7 +11,7 @@ from attrs import define, evolve
 from rich.console import Console
 
 from leadpost import Account, AsyncActivityPoster, Bucket, RetryPolicy, TokenBucket
-from leadpost.cli.console import counting, number_of, say
+from leadpost.cli.console import number_of, say
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.checking import Checks
 from leadpost.cli.files.comparing.leads import Leads
@@ -79,6 +79,9 @@ async def compared(
         if not (options.dry_run and is_missing(options.url)):  # a dry run leaves no outbox behind
             outbox = await stack.enter_async_context(Outbox(options.url, account))
             ledger = Ledger(outbox, account.host)
+            file_name = Path(options.path).name
+            last = None if options.command == "post" else await ledger.last_batch(file_name)
+            options = evolve(options, batch=options.batch or last)
             bucket = SharedTokenBucket(options.url, limit=options.limit)
         poster = AsyncActivityPoster(account, bucket=bucket, retry=_PATIENCE)
         await stack.enter_async_context(poster)
@@ -142,13 +145,9 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
 
 async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> Source:
     """Read the rows of a file; again from the beginning, if the account was asked for a fact."""
-
-    async def state() -> str:
-        return f"Reading: {number_of(len(rows), 'row')}"
-
     source = file.source(reading, checks.facts)
     drawn = source.rows()
-    async with counting(checks.console, state):
+    with checks.console.status("Reading the file"):
         while part := list(islice(drawn, PART)):
             if await checks.learn():
                 rows.clear()

@@ -9,7 +9,6 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from inspect import cleandoc
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import sqlalchemy as sa
@@ -18,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.options import Options
-from leadpost.cli.files.reading.own_files import input_of
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
@@ -207,19 +205,21 @@ class Ledger:
         query = "SELECT name, account FROM leadpost_batches WHERE file = :file"
         return await self._all(f"{query} ORDER BY coalesce(posted_at, 0) DESC, id DESC", file=file)
 
+    async def last_batch(self, file: str) -> str | None:
+        """Return the name of the batch that a file of that name was posted in last."""
+        found = await self.batches_of_file(file)
+        return next((each.name for each in found if each.account == self.outbox.account), None)
+
     async def batch_for(self, options: Options, name: str) -> Batch | None:
         """
         Return the batch of that name; None if it is new, and the command posts it.
 
         Raises:
-            InputError: the file was never posted, or in another batch, which the text names.
+            InputError: the file was never posted.
         """
         batch = await self.batch(name)
         if batch or options.command == "post":
             return batch
-        for other in await self.batches_of_file(input_of(Path(options.path).name)):
-            if other.account == self.outbox.account:
-                raise options.in_another_batch(name, other.name)
         raise InputError(
             f"{options.path} was never posted from this outbox (batch {name}). If it had another"
             f" name: leadpost {options.command} {options.arguments('OLDNAME')}"

@@ -7,7 +7,6 @@ from typing import Literal
 from attrs import field, frozen
 
 from leadpost.bucket import LIMIT
-from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.outbox_url import outbox_option
 
@@ -21,7 +20,7 @@ class Options:
     url: str
     reading: Reading = field(factory=Reading)
     reads_as_before: bool = False  # whether it is read as in the last run, if there was one
-    batch: str | None = None  # the name of its batch, None for that of the file
+    batch: str | None = None  # the name of its batch, None for that of the file, or the last one
     # What to do with possible duplicates, None to ask.
     duplicates: Literal["skip", "post"] | None = None
     # What to do with what the account finds wrong; see `Checks`.
@@ -43,10 +42,3 @@ class Options:
         """Return the file as a command takes it, with batch and outbox if it has to name them."""
         named = f" --batch {shlex.quote(batch)}" if batch else ""
         return f"{shlex.quote(self.path)}{named}{outbox_option(self.url)}"
-
-    def in_another_batch(self, name: str, other: str) -> InputError:
-        """Return the error for a file whose rows are not in the batch of that name."""
-        return InputError(
-            f"{self.path} was last posted in batch {other}, not in {name}. To look there:"
-            f" leadpost {self.command} {self.arguments(other)}"
-        )

@@ -37,7 +37,6 @@ _ABOUT_LEADS = {
     "company": "Company",
 }
 """What people call columns about leads: it is suggested only, as an activity may have such too."""
-_WIDTH = 76
 _OF_LEAD = re.compile(r"lead\.(\w+)", re.IGNORECASE)
 
 
@@ -152,21 +151,15 @@ def _unknown(name: str, headings: Sequence[str]) -> str:
     those = number_of(len(headings), "column is", "columns are")
     pairs = [f"{heading}={_likely_target(heading) or 'SCHEMANAME'}" for heading in headings]
     return (
-        f"{name}: {those} unknown. To send such a column:{_lines('--map', pairs)}\n"
-        f"To leave it out:{_lines('--ignore', headings)}\n"
+        f"{name}: {those} unknown. To send such a column: {_options('--map', pairs)}\n"
+        f"To leave it out: {_options('--ignore', headings)}\n"
         "To leave out all that are unknown: --ignore-others"
     )
 
 
-def _lines(option: str, values: Iterable[str]) -> str:
-    """Return an option with each of the values, as many on a line as fit."""
-    lines = [""]
-    for value in values:
-        text = f"  {option} {shlex.quote(value)}"
-        if lines == [""] or len(lines[-1] + text) > _WIDTH:
-            lines.append("")
-        lines[-1] += text
-    return "\n".join(lines)
+def _options(option: str, values: Iterable[str]) -> str:
+    """Return an option with each of the values, on a line to paste."""
+    return " ".join(f"{option} {shlex.quote(value)}" for value in values)
 
 
 def _likely_target(heading: str) -> str | None:

@@ -54,25 +54,21 @@ class Opened:
         Raises:
             InputError: the file cannot be used.
         """
-        names, keys = self._own_columns(reading)
-        if not any(text.strip() for _, text in keys):
-            names.discard(KEY)
-        return names, keys
-
-    def _own_columns(self, reading: Reading) -> tuple[set[str], list[tuple[int, str]]]:
+        names, keys = set[str](), list[tuple[int, str]]()
         if self._is_json():
-            names, keys = set[str](), list[tuple[int, str]]()
             for line, _, value in json_items(self._file, self._name, reading):
                 names |= value.keys() & OWN
                 if KEY in value:
                     keys.append((line, str(value[KEY])))
-            return names, keys
-        grid = self._grid(reading)
-        names = {*grid.header} & OWN
-        if KEY not in names:
-            return names, []
-        place = grid.header.index(KEY)
-        return names, [(line, cells[place]) for line, cells in grid.records if len(cells) > place]
+        else:
+            grid = self._grid(reading)
+            names |= {*grid.header} & OWN
+            if KEY in names:
+                place = grid.header.index(KEY)
+                keys += [(line, cells[place]) for line, cells in grid.records if len(cells) > place]
+        if not any(text.strip() for _, text in keys):
+            names.discard(KEY)
+        return names, keys
 
     def _is_json(self) -> bool:
         start = self._start().removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -11,11 +11,10 @@ from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from attrs import define, field, frozen
 
-from leadpost.cli.files.comparing.comparison import Comparison
 from leadpost.cli.files.comparing.ledger import PART, Ledger
 from leadpost.cli.files.comparing.plan import Plan
 from leadpost.cli.files.reading.opening import STDIN
@@ -26,6 +25,7 @@ from leadpost.errors import InvalidActivity
 from leadpost.outbox._reconciler import NOT_YET
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
+_DONE = ("accepted", "succeeded", "skipped")
 
 
 @frozen
@@ -75,15 +75,10 @@ class Outputs:
     are_written: bool = False
     has_failed: bool = False  # for another reason than that a program has one open
 
-    @classmethod
-    def of(cls, found: Comparison) -> Self:
-        """Return the files that belong to a compared one."""
-        return cls(found.options.path, dict(found.batch.outputs) if found.batch else {})
-
     @property
     def accepted(self) -> int:
         """How many rows need no more attention."""
-        return sum(self.counts[state] for state in ("accepted", "succeeded", "skipped"))
+        return sum(self.counts[state] for state in _DONE)
 
     @property
     def base(self) -> Path:
@@ -111,8 +106,7 @@ class Outputs:
             table = csv.writer(to_fix, delimiter=source.delimiter)
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
-            async for row, known in _with_known(plan, ledger):
-                what = self._counted(row, known)
+            async for row, known, what in self.counted(plan, ledger):
                 ids = (known.request_id, known.activity_id) if known else (None, None)
                 about = row.line, source.lead_of(row), what.state
                 results.writerow((*about, *ids, what.error, what.reason))
@@ -130,23 +124,27 @@ class Outputs:
             self.written.pop(rejects.name, None)
         self.are_written = True
 
-    async def count(self, plan: Plan, ledger: Ledger) -> None:
-        """Count what became of the rows, without files."""
+    async def counted(
+        self, plan: Plan, ledger: Ledger
+    ) -> AsyncGenerator[tuple[Row, Any, RowResult]]:
+        """Yield each row, what the ledger has of it, and what became of it; and count these."""
         self.counts.clear()
         self.to_fix = self.left = self.uncertain = self.later = 0
-        async for row, known in _with_known(plan, ledger):
-            self._counted(row, known)
-
-    def _counted(self, row: Row, known: Any) -> RowResult:
-        what = result_of(row, known)
-        self.counts[what.state] += 1
-        self.to_fix += what.is_to_fix
-        if what.state == "uncertain" and known.kind != "pending":
-            self.uncertain += 1
-            self.later += (known.reason or NOT_YET).startswith(NOT_YET)
-        elif not what.is_to_fix and row.decision != "elsewhere":
-            self.left += what.state not in {"accepted", "succeeded", "skipped"}
-        return what
+        drawn = plan.rows.read()
+        while part := list(islice(drawn, PART)):
+            ids = [row.elsewhere if row.decision == "elsewhere" else row.known for row in part]
+            states = await ledger.states([id_ for id_ in ids if id_])
+            for row, id_ in zip(part, ids, strict=True):
+                known = states.get(id_ or 0)
+                what = result_of(row, known)
+                self.counts[what.state] += 1
+                self.to_fix += what.is_to_fix
+                if known and what.state == "uncertain" and known.kind != "pending":
+                    self.uncertain += 1
+                    self.later += (known.reason or NOT_YET).startswith(NOT_YET)
+                elif not what.is_to_fix and row.decision != "elsewhere":
+                    self.left += what.state not in _DONE
+                yield row, known, what
 
     def _rejects_path(self, suffix: str) -> Path:
         """Return the first name that is free, or whose file is as leadpost wrote it."""
@@ -160,16 +158,6 @@ class Outputs:
             ):
                 return path
         raise AssertionError("numbers do not end")  # pragma: no cover
-
-
-async def _with_known(plan: Plan, ledger: Ledger) -> AsyncGenerator[tuple[Row, Any]]:
-    """Yield each row with what the ledger has of it, None if that is nothing."""
-    drawn = plan.rows.read()
-    while part := list(islice(drawn, PART)):
-        ids = [row.elsewhere if row.decision == "elsewhere" else row.known for row in part]
-        known = await ledger.states([id_ for id_ in ids if id_])
-        for row, id_ in zip(part, ids, strict=True):
-            yield row, known.get(id_ or 0)
 
 
 def digest_of(path: Path) -> str:
