@@ -137,7 +137,7 @@ def test_the_readme_says_where_the_keys_and_the_outbox_are(
     monkeypatch.setenv("HOME", "~")
     section = (ROOT / "leadpost/cli/README.md").read_text().split("\n## Keys\n")[1]
     assert f"`{keys_path().parent}`" in section
-    assert f"`{keys_path().name}`, and `{_own().rpartition('/')[2]}` is beside" in section
+    assert f"`{keys_path().name}`, beside `{_own().rpartition('/')[2]}`" in section
 
 
 def test_elsewhere_it_asks_nothing(bare: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
