@@ -80,10 +80,16 @@ class Rows:
         """Add the next rows of the file."""
         self.database.executemany(
             "INSERT INTO file (is_read, problems, digest_read, digest_sent, row_key)"
-            " VALUES (?1, ?2, ?3, ?3, ?4)",
+            " VALUES (?, ?, ?, ?, ?)",
             (
                 # sqlite3 takes longer for a bool.
-                (int(row.payload is not None), _json_of(row.problems), row.digest_read, row.key)
+                (
+                    int(row.payload is not None),
+                    _json_of(row.problems),
+                    row.digest_read,
+                    row.digest_read,
+                    row.key,
+                )
                 for row in rows
             ),
         )
