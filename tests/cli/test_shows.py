@@ -232,6 +232,18 @@ def test_the_sandbox_says_what_to_paste_and_what_it_saw(
     assert (tmp_path / "stderr").read_text() == ""
 
 
+def test_the_sandbox_reports_even_if_it_is_stopped_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(**_: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leadpost.cli.commands.sandbox.exports", stopped)
+    result = run("sandbox")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("# duplicates: 0, ")
+
+
 def test_the_sandbox_has_no_more_than_eight_options() -> None:
     assert len(inspect.signature(sandbox).parameters) <= 8
 

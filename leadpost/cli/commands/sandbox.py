@@ -81,11 +81,11 @@ def _serve(sandbox: Sandbox) -> None:
     """Run it until Ctrl-C or SIGTERM; print how to reach it and, at the end, a report."""
     with sandbox:
         keys = sandbox.account()
-        typer.echo(f"# The sandbox runs at {sandbox.url} until Ctrl-C. In another terminal:")
-        typer.echo(exports(LEADPOST_HOST=sandbox.url, LEADPOST_ACCESS_KEY=keys.access_key))
-        typer.echo(exports(LEADPOST_SECRET_KEY=keys.secret_key, LEADPOST_API_KEY=keys.api_key))
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
+            typer.echo(f"# The sandbox runs at {sandbox.url} until Ctrl-C. In another terminal:")
+            typer.echo(exports(LEADPOST_HOST=sandbox.url, LEADPOST_ACCESS_KEY=keys.access_key))
+            typer.echo(exports(LEADPOST_SECRET_KEY=keys.secret_key, LEADPOST_API_KEY=keys.api_key))
             sandbox.wait()
         report = sandbox.report()
     typer.echo(
