@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
-from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -69,7 +67,7 @@ class Database:
         self._durable = durable
         self._engine: AsyncEngine | None = None
         self._writes = asyncio.Lock()
-        self._open, self._threads = set[Connection](), set[Thread]()
+        self._open = set[Connection]()
         self._running = set[asyncio.Task[Any]]()
         self.name = self._url.name
         self.is_sqlite = self._url.path is not None
@@ -85,9 +83,9 @@ class Database:
             OutboxError: the database cannot be used, or has tables of another version.
         """
         # Here, not in __init__: connections belong to one event loop, and to one process.
-        self._open, self._threads = set[Connection](), set[Thread]()
+        self._open = set[Connection]()
         self._engine = create_engine(
-            self._url, self._connections, self._open, self._threads, durable=self._durable
+            self._url, self._connections, self._open, durable=self._durable
         )
         self._writes = asyncio.Lock()
         try:
@@ -111,10 +109,6 @@ class Database:
             if closing.cancel() or self._running:
                 for connection in list(self._open):
                     connection.terminate()
-            # aiosqlite's threads call the event loop at their end: wait, or it may be closed first.
-            ends_at = time.monotonic() + _ROLLBACK_WAIT
-            while any(map(Thread.is_alive, self._threads)) and time.monotonic() < ends_at:  # noqa: ASYNC110  nothing tells
-                await asyncio.sleep(0.001)
 
     async def _dispose(self, engine: AsyncEngine) -> None:
         # A connection that is returned afterwards would stay open.
