@@ -180,7 +180,9 @@ class Activity:
     @property
     def related_prospect_id(self) -> str | None:
         """The lead's id, None if it is not known."""
-        return self.lead if isinstance(self.lead, str) else None
+        if isinstance(self.lead, Lead):
+            return self.lead.value if self.lead.schema_name == "ProspectID" else None
+        return self.lead
 
     def __repr__(self) -> str:
         when = f", {self.activity_datetime:%Y-%m-%d %H:%M:%S}Z" if self.activity_datetime else ""
@@ -241,9 +243,14 @@ class Activity:
 
     def to_payload(self) -> Payload:
         """Return LeadSquared's JSON shape, without parameters that are None or empty."""
+        if isinstance(self.lead, Lead):
+            return {"LeadDetails": _lead_details(self.lead), "Activity": self.parameters()}
+        lead = {} if self.lead is None else {"RelatedProspectId": self.lead}
+        return {**lead, **self.parameters()}
+
+    def parameters(self) -> Payload:
+        """Return the same, but nothing of the lead."""
         payload: Payload = {}
-        if self.related_prospect_id is not None:
-            payload["RelatedProspectId"] = self.related_prospect_id
         payload["ActivityEvent"] = self.activity_event
         if self.activity_note is not None:
             payload["ActivityNote"] = self.activity_note
@@ -253,8 +260,6 @@ class Activity:
             payload["Fields"] = [_written_item(name, value) for name, value in self.fields.items()]
         for name, value in self.extra.items():
             payload[name] = _jsonable(value)
-        if isinstance(self.lead, Lead):
-            return {"LeadDetails": _lead_details(self.lead), "Activity": payload}
         return payload
 
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leadpost import Activity, InvalidActivity, Lead
+from leadpost._validation import is_mapping
 from leadpost.bucket import LIMIT, PERIOD
 from leadpost.cli.console import at_time, number_of, spoken
+from leadpost.cli.files.reading.lead_columns import lead_of
 from leadpost.outbox import Entry, EntryState, Outbox
 
 _PART = 500
@@ -136,11 +137,4 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 
 def _lead(entry: Entry) -> str:
-    """Return the lead's id, address or number."""
-    try:
-        activity = Activity.from_payload(entry.activity)
-    except InvalidActivity:  # put by SQL
-        return ""
-    if isinstance(activity.lead, Lead):
-        return activity.lead.value
-    return activity.lead or str(activity.extra.get("EmailAddress", ""))
+    return lead_of(entry.activity) if is_mapping(entry.activity) else ""  # put by SQL

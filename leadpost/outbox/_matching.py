@@ -65,11 +65,10 @@ def is_rival(
     Whether one of the candidates for an uncertain activity may belong to another entry.
 
     Args:
-        other: The activity of another entry of the same lead; plain SQL may have put any JSON.
+        other: The parameters of another entry of the same lead; plain SQL may have put any JSON.
         activity: The uncertain activity.
         candidates: Activities of the lead that may be the uncertain one.
     """
-    other = other.get("Activity", other) if is_mapping(other) else None  # one with its lead
     return (
         is_mapping(other)
         and str(other.get("ActivityEvent")) == str(activity.get("ActivityEvent"))

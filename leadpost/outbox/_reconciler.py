@@ -35,7 +35,6 @@ from leadpost.outbox._matching import (
 )
 from leadpost.outbox._reachability import described
 from leadpost.outbox.database import Store, _settling
-from leadpost.outbox.database._entries import loaded
 from leadpost.outbox.database._settling import UncertainEntry, Verdict
 
 SETTLE = timedelta(hours=12)
@@ -174,7 +173,7 @@ class Reconciler:
             return Verdict("uncertain", why)
         if alike:
             others = await self._store.read(_settling.others_of, entry.id, lead, since)
-            rivals = sum(is_rival(loaded(other), activity, alike) for other in others)
+            rivals = sum(is_rival(other, activity, alike) for other in others)
             if len(alike) > rivals:
                 activity_id = None if rivals else alike[-1].activity_id
                 return Verdict("succeeded", "the lead has it", activity_id)

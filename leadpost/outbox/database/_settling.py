@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
 
-from leadpost._models import Activity, Lead
+from leadpost._models import Activity
 from leadpost._validation import is_mapping
 from leadpost.errors import InvalidActivity
 from leadpost.outbox._entry import EntryState
@@ -122,28 +121,29 @@ async def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
             FROM leadpost_entries WHERE account = :account AND state = 'uncertain'
         ) AS uncertain ORDER BY id
     """
-    return [
-        UncertainEntry(id_, call_id, *_parts(lead, loaded(activity)), moment(sent_at), age)
-        for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query)
-    ]
+    found = list[UncertainEntry]()
+    for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query):
+        lead_id, parameters = _parts(loaded(activity))
+        lead_id = lead or lead_id
+        found.append(UncertainEntry(id_, call_id, lead_id, parameters, moment(sent_at), age))
+    return found
 
 
-def _parts(lead: str | None, activity: Any) -> tuple[str | None, Any]:
-    """Return the lead's id, which a `Lead` may contain too, and the parameters of an activity."""
-    if lead is None and is_mapping(activity):
-        with suppress(InvalidActivity):
-            known = Activity.from_payload(activity).lead
-            if isinstance(known, Lead) and known.schema_name == "ProspectID":
-                lead = known.value.lower()
-            activity = activity.get("Activity", activity)
-    return lead, activity
+def _parts(activity: Any) -> tuple[str | None, Any]:
+    """Return the lead's id, if it is known, and the parameters; plain SQL may put any JSON."""
+    try:
+        known = Activity.from_payload(activity)
+    except InvalidActivity:
+        return None, activity
+    lead_id = known.related_prospect_id
+    return lead_id and lead_id.lower(), known.parameters()
 
 
 async def others_of(
     transaction: Transaction, entry_id: int, lead: str, since: datetime
-) -> list[str]:
+) -> list[Any]:
     """
-    Return the activities that other entries may have posted on a lead and that are not matched yet.
+    Return what other entries may have posted on a lead and is not matched yet: their parameters.
 
     An entry that does not name its lead's id may have posted on any lead.
     """
@@ -154,7 +154,8 @@ async def others_of(
                 OR lead IS NULL AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
     """
     values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
-    return list((await transaction.execute(query, **values)).scalars())
+    found = (await transaction.execute(query, **values)).scalars()
+    return [_parts(loaded(activity))[1] for activity in found]
 
 
 async def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from leadpost._models import lead_key
 from leadpost._validation import is_list, is_mapping, name_of
-from leadpost.cli.files.reading.lead_columns import activity_of, details_of
+from leadpost.cli.files.reading.lead_columns import ID, activity_of, details_of
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWZ"
 """No vowels, so no words; no digits, so that a spreadsheet neither counts up nor reformats them."""
@@ -32,7 +32,6 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
     not known, what finds it counts, and not what it is changed to: that is no other activity.
     """
-    details = details_of(payload)
     activity = activity_of(payload)
     parts = {name: value for name, value in activity.items() if name not in _APART}
     for item in activity.get("Fields") or ():
@@ -40,13 +39,10 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     time = str(parts.get(_TIME) or "").strip()
     parts[_TIME], seconds = time[:16] + time[19:], time[17:19]  # YYYY-MM-DD HH:MM:SS
     posted = _digest(_canonical(parts))
-    if details:
-        lead = lead_key(details["SearchBy"], details[details["SearchBy"]])
-    elif activity.get(_LEAD_ID):
-        lead = lead_key("ProspectID", activity[_LEAD_ID])
-    else:
-        lead = lead_key("EmailAddress", activity.get("EmailAddress", ""))
-    known_by = "" if lead[0] == "ProspectID" else f"?{lead[0][0]}"
+    details = details_of(payload)
+    finds = details["SearchBy"]
+    lead = lead_key(finds, details[finds])
+    known_by = "" if finds == ID else f"?{finds[0]}"
     return posted + known_by + _digest(lead, 8) + (seconds or _NO_SECONDS)
 
 

@@ -46,32 +46,44 @@ def activity_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def details_of(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of the lead instead of its id, by SchemaName; `SearchBy` too."""
-    items = payload.get("LeadDetails")
-    if not is_list(items):
-        return {}
-    return {str(name_of(item)): item.get("Value") for item in items if is_mapping(item)}
+    """
+    Return what is known of the lead, by SchemaName; `SearchBy` names what finds it.
+
+    That is its id alone in most activities, and its address in the email form.
+    """
+    if details := _lead_details(payload):
+        return details
+    finds, value = ID, payload.get("RelatedProspectId")
+    if not value:
+        finds, value = "EmailAddress", payload.get("EmailAddress")
+    return {"SearchBy": finds, finds: value}
 
 
 def column_of_lead(payload: Mapping[str, Any]) -> str:
     """Return what finds the lead of an activity, by its name in a file."""
-    finds = details_of(payload).get("SearchBy", ID)
+    finds = details_of(payload)["SearchBy"]
     return "RelatedProspectId" if finds == ID else f"{COLUMN}{finds}"
 
 
 def lead_of(payload: Mapping[str, Any]) -> str:
     """Return the lead's id, or else what finds the lead; "" if an invalid activity has neither."""
-    if details := details_of(payload):
-        return str(details.get(details.get("SearchBy", ""), ""))
-    return str(payload.get("RelatedProspectId") or payload.get("EmailAddress") or "")
+    details = details_of(payload)
+    return str(details.get(str(details.get("SearchBy"))) or "")
 
 
 def parts_of_activity(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, fields and what is known of the lead, by their names in a file."""
-    details = details_of(payload)
+    details = _lead_details(payload)
     parts = {COLUMN + name: value for name, value in details.items() if name != "SearchBy"}
     activity = activity_of(payload)
     parts |= {name: value for name, value in activity.items() if name != "Fields"}
     fields = activity.get("Fields")
     items = fields if is_list(fields) else []
     return parts | {str(name_of(item)): item.get("Value") for item in items}
+
+
+def _lead_details(payload: Mapping[str, Any]) -> dict[str, Any]:
+    items = payload.get("LeadDetails")
+    if not is_list(items):
+        return {}
+    return {str(name_of(item)): item.get("Value") for item in items if is_mapping(item)}
