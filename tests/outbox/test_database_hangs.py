@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import anyio
@@ -342,6 +343,17 @@ async def test_closing_waits_for_calls_and_cuts_them_off_then(store_url: str) ->
     assert not database._open
 
 
+async def test_closing_while_the_file_is_locked(sqlite_url: str) -> None:
+    outbox = await outbox_of(sqlite_url)
+    with locked_file(sqlite_url):
+        puts = [asyncio.create_task(outbox.put(activity(2))) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await close_quickly(outbox)
+        for put in puts:
+            with pytest.raises(OutboxUnavailable, match="it was closed meanwhile"):
+                await put
+
+
 async def test_closing_that_is_cancelled_logs_no_error(
     store_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -355,6 +367,7 @@ async def test_closing_that_is_cancelled_logs_no_error(
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert not database._open
+    assert not any(map(Thread.is_alive, database._threads))
     assert not caplog.text
 
 

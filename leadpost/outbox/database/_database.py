@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
+from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -67,7 +69,7 @@ class Database:
         self._durable = durable
         self._engine: AsyncEngine | None = None
         self._writes = asyncio.Lock()
-        self._open = set[Connection]()
+        self._open, self._threads = set[Connection](), set[Thread]()
         self._running = set[asyncio.Task[Any]]()
         self.name = self._url.name
         self.is_sqlite = self._url.path is not None
@@ -83,9 +85,9 @@ class Database:
             OutboxError: the database cannot be used, or has tables of another version.
         """
         # Here, not in __init__: connections belong to one event loop, and to one process.
-        self._open = set[Connection]()
+        self._open, self._threads = set[Connection](), set[Thread]()
         self._engine = create_engine(
-            self._url, self._connections, self._open, durable=self._durable
+            self._url, self._connections, self._open, self._threads, durable=self._durable
         )
         self._writes = asyncio.Lock()
         try:
@@ -109,6 +111,10 @@ class Database:
             if closing.cancel() or self._running:
                 for connection in list(self._open):
                     connection.terminate()
+            # aiosqlite's threads call the event loop at their end: wait, or it may be closed first.
+            ends_at = time.monotonic() + _ROLLBACK_WAIT
+            while any(map(Thread.is_alive, self._threads)) and time.monotonic() < ends_at:  # noqa: ASYNC110  nothing tells
+                await asyncio.sleep(0.001)
 
     async def _dispose(self, engine: AsyncEngine) -> None:
         # A connection that is returned afterwards would stay open.
@@ -130,6 +136,7 @@ class Database:
             OutboxError: it was rolled back; but if the connection was lost, or this was cancelled,
                 during the COMMIT, it may have been committed.
         """
+        self._check_open()
         # SQLite's lock is not fair, this one is.
         async with self._writes if self.is_sqlite else nullcontext():
             return await self._run(self._transaction(work, within), within)
@@ -141,6 +148,7 @@ class Database:
         Raises:
             OutboxError: the database failed.
         """
+        self._check_open()
         return await self._run(self._transaction(work, LONGEST_WAIT, reads=True), LONGEST_WAIT)
 
     async def _transaction(self, work: Work[T], within: float | None, *, reads: bool = False) -> T:
@@ -149,7 +157,9 @@ class Database:
         ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
         while True:
             try:
-                async with self._opened().connect() as connection, connection.begin():
+                if self._engine is None:
+                    raise self._closed()
+                async with self._engine.connect() as connection, connection.begin():
                     await connection.exec_driver_sql(self._beginning(reads=reads))
                     return await work(connection)
             except FAILURES as failure:
@@ -181,10 +191,12 @@ class Database:
             )
         return f"SELECT {', '.join(local)}"
 
-    def _opened(self) -> AsyncEngine:
+    def _check_open(self) -> None:
         if self._engine is None:
             raise RuntimeError(f"{self!r} is not open: use it within `async with`")
-        return self._engine
+
+    def _closed(self) -> OutboxUnavailable:
+        return OutboxUnavailable(f"{self.name}: it was closed meanwhile")
 
     async def _run(self, work: Coroutine[Any, Any, T], within: float | None) -> T:
         """Run `work` in a task, which is left behind if the database does not let it end."""
@@ -198,8 +210,9 @@ class Database:
             if not ended:
                 await self._cancel(task)
         if not task.done() or task.cancelled():
-            what = "it was closed meanwhile" if ended else f"no answer within {within:g} s"
-            raise OutboxUnavailable(f"{self.name}: {what}")
+            if ended:
+                raise self._closed()
+            raise OutboxUnavailable(f"{self.name}: no answer within {within:g} s")
         failure = task.exception()
         if isinstance(failure, FAILURES):
             # Not `from failure`, nor within an `except`: that shows statements and their values.

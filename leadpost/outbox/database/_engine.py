@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import suppress
 from functools import partial
+from threading import Thread
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -22,13 +23,19 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic only in its stubs
 
 
 def create_engine(
-    url: DatabaseUrl, connections: int, opened: set[Connection], *, durable: bool
+    url: DatabaseUrl,
+    connections: int,
+    opened: set[Connection],
+    threads: set[Thread],
+    *,
+    durable: bool,
 ) -> AsyncEngine:
     """
     Return an engine without any connection yet.
 
-    Open connections to PostgreSQL are added to `opened`. If `durable`, SQLite waits for the disk on
-    every COMMIT; for PostgreSQL this is a setting of each transaction.
+    Open connections to PostgreSQL are added to `opened`, the threads of connections to SQLite to
+    `threads`. If `durable`, SQLite waits for the disk on every COMMIT; for PostgreSQL this is a
+    setting of each transaction.
     """
     options: dict[str, Any] = {
         "hide_parameters": True,
@@ -45,6 +52,7 @@ def create_engine(
         **options,
     )
     event.listen(engine.sync_engine, "connect", partial(_set_up, "FULL" if durable else "NORMAL"))
+    event.listen(engine.sync_engine, "connect", partial(_note_thread, threads))
     event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
@@ -71,6 +79,11 @@ def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, An
         pool_pre_ping=True,
         **options,
     )
+
+
+def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:
+    # Before version 0.22 of aiosqlite, the connection was the thread itself.
+    threads.add(getattr(connection.driver_connection, "_thread", connection.driver_connection))
 
 
 def _set_up(synchronous: str, connection: Any, _: object) -> None:
