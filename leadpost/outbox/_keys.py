@@ -7,13 +7,15 @@ from leadpost._poster import AsyncActivityPoster
 from leadpost.errors import OutboxError
 from leadpost.outbox._new_entries import id_of
 from leadpost.outbox.database import Store, _edits
+from leadpost.outbox.database._sql import Transaction
 
 
 class Keys:
     """
     The keys of an outbox's account, and those that its entries in the database belong to.
 
-    Only fingerprints are kept and stored.
+    Only fingerprints are kept and stored. Whoever puts or posts first with known keys registers
+    them. They are read again before anything is refused: others may have adopted the entries.
 
     Args:
         account: The account, or its id: then its keys are unknown until there is a poster.
@@ -24,13 +26,24 @@ class Keys:
         self._own = account.fingerprint if isinstance(account, Account) else None
         self._stored: str | None = None
 
-    async def read(self, store: Store) -> None:
-        """Read which keys the entries belong to."""
-        self._stored = await store.read(_edits.fingerprint_of)
+    async def check(self, store: Store) -> None:
+        """Register the account's keys; raise OutboxError if its entries belong to other ones."""
+        if self._own is not None and self._stored != self._own:
+            self._stored = await store.write(_edits.register, self._own)
+            self._compare()
 
-    def check(self) -> None:
-        """Raise OutboxError if the entries belong to other keys than the account's."""
-        if self._own and self._stored not in {None, self._own}:
+    async def check_within(self, transaction: Transaction) -> None:
+        """
+        As `check`, but in the caller's transaction, which it only reads.
+
+        Whoever puts in the same transaction must not wait for others, nor others for it.
+        """
+        if self._own is not None and self._stored != self._own:
+            self._stored = await _edits.fingerprint_of(transaction)
+            self._compare()
+
+    def _compare(self) -> None:
+        if self._stored not in {None, self._own}:
             raise OutboxError(
                 f"the entries of {self.account} belong to other keys. If its keys were changed,"
                 f" run: leadpost outbox adopt {self._stored}"
@@ -49,12 +62,9 @@ class Keys:
                 " Account to both"
             )
         self._own = poster.account.fingerprint
-        if self._stored is None:
-            self._stored = await store.write(_edits.register, self._own)
-        self.check()
+        await self.check(store)
 
     async def adopt(self, store: Store, previous: str) -> int:
         """Transfer entries to this account's keys; see `Outbox.adopt`."""
-        done = await store.write(_edits.adopt, self._own, previous)
-        await self.read(store)
-        return done
+        self._stored = None  # it is read again
+        return await store.write(_edits.adopt, self._own, previous)

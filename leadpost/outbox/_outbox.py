@@ -29,6 +29,7 @@ from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
 from leadpost.outbox.database import Database, Store, _calls, _putting
 from leadpost.outbox.database._engine import LONGEST_WAIT
+from leadpost.outbox.database._sql import Transaction
 
 RECONCILE_EVERY = timedelta(hours=1)
 
@@ -77,11 +78,6 @@ class Outbox(StoredEntries):
 
     async def __aenter__(self) -> Self:
         await self._database.open()
-        try:
-            await self._keys.read(self._store)
-        except BaseException:
-            await self._database.aclose()
-            raise
         self._news = asyncio.Event()
         return self
 
@@ -175,8 +171,8 @@ class Outbox(StoredEntries):
         connection: AnyAsync | None,
         within: float | None = LONGEST_WAIT,
     ) -> int:
-        self._keys.check()
         if connection is None:
+            await self._keys.check(self._store)
             done = await self._database.write(
                 lambda own: own.run_sync(put, self.account, what), within
             )
@@ -185,6 +181,7 @@ class Outbox(StoredEntries):
         own = connection
         if not isinstance(own, AsyncConnection):
             own = await own.connection()
+        await self._keys.check_within(Transaction(own, {"account": self.account}))
         return await own.run_sync(put, self.account, what)
 
     # Posting and verifying.
