@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 
 from attrs import frozen
@@ -37,10 +38,13 @@ def candidates(
     it.
     """
     since = sent_at - CLOCKS_DIFFER
+    # An older one may have been edited since. One with a date-time of its own shows that instead.
+    shows_creation = not activity.get("ActivityDateTime")
     return [
         one
         for one in has
         if may_be(one, activity, since)
+        and not (shows_creation and one.created_on is not None and one.created_on < since)
         and words(activity) <= set(map(_plain, one.texts))
         and _fields_agree(one, activity)
     ]
@@ -79,7 +83,7 @@ def is_rival(
 
 def words(activity: Mapping[str, Any]) -> set[str]:
     """Return what an activity is recognized by."""
-    texts = (_plain(activity.get(name) or "") for name in ("ActivityNote", "ActivityDateTime"))
+    texts = (_plain(str(activity.get(name) or "")) for name in ("ActivityNote", "ActivityDateTime"))
     return {text for text in texts if text}
 
 
@@ -116,9 +120,10 @@ def _normal(value: object) -> object:
     """Return a value as LeadSquared may write it: 12.50 is 12.5, and 10:30:00.000 is 10:30:00."""
     text = _plain(str(value)).lower()
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return moment(text) or text
+    return number if isfinite(number) else text
 
 
 def _plain(text: str) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from random import random
 from typing import Any
 
 from attrs import define, field
@@ -92,7 +93,9 @@ class Reconciler:
         self._unread = 0
         entries = await self._store.read(_settling.uncertain_entries)
         in_windows = await self._read_windows(entries)
-        entries.sort(key=lambda entry: entry.lead or "")  # to read each lead once
+        # Each lead is read once; in another order each time, as leads that always fail end this.
+        order = {entry.lead: random() for entry in entries}  # noqa: S311
+        entries.sort(key=lambda entry: order[entry.lead])
         for done, entry in enumerate(entries, 1):
             try:
                 verdict = await self._verdict(entry, in_windows.get(entry.id))
@@ -204,7 +207,7 @@ class Reconciler:
             raise
         except (Rejected, UnexpectedAnswer, ServerError) as error:
             # LeadSquared may fail for one lead. If it does for all, an outage is the reason.
-            self._unread += isinstance(error, ServerError)
+            self._unread = self._unread + 1 if isinstance(error, ServerError) else 0
             if self._unread == FAILURES_IN_A_ROW:
                 raise
             return f"the lead's activities cannot be read: {error}"

@@ -45,6 +45,25 @@ def test_which_activities_may_be_the_posted_one(
     assert timedelta(hours=12) == _reconciler.SETTLE
 
 
+@pytest.mark.parametrize(
+    ("own", "created", "is_one"),
+    [
+        (None, timedelta(days=-30), False),
+        (None, -timedelta(minutes=1), True),
+        (None, None, True),
+        (WHEN - timedelta(days=30), timedelta(days=-30), True),  # LeadSquared shows that instead
+    ],
+)
+def test_an_older_activity_that_was_edited_since_is_not_the_posted_one(
+    own: datetime | None, created: timedelta | None, *, is_one: bool
+) -> None:
+    posted = Activity(LEAD, 201, "Called back", own)
+    texts = frozenset({"Called back", "2026-10-02 10:30:00"})
+    made = None if created is None else WHEN + created
+    has = [LeadActivity("a1", LEAD, 201, made, WHEN, texts, {})]
+    assert candidates(posted.to_payload(), WHEN, has) == (has if is_one else [])
+
+
 def test_line_ends_and_blanks_make_no_difference() -> None:
     posted = Activity(LEAD, 201, "one\r\ntwo  three ").to_payload()
     has = [LeadActivity("a1", LEAD, 201, None, WHEN, frozenset({"one\ntwo three"}), {})]
@@ -63,6 +82,7 @@ def test_what_plain_sql_has_inserted_is_compared_as_far_as_it_goes() -> None:
     same = LeadActivity("a1", LEAD, 201, None, None, frozenset({"n"}), raw)
     assert candidates(payload, WHEN, [same]) == [same]
     assert not is_rival("n", payload, [same])
+    assert candidates(payload | {"ActivityNote": 5}, WHEN, [same]) == []
 
 
 def uncertain(number: int, lead: str | None, event: int | None, sent_at: float) -> UncertainEntry:
@@ -107,6 +127,8 @@ def row(activity_id: str, **fields: object) -> LeadActivity:
         (12.5, {"MX_Custom_1": "12.5000"}, True),
         (12.5, {"mx_Custom_1": "12"}, False),
         (True, {"mx_Custom_1": "1"}, True),
+        ("Nan", {"mx_Custom_1": "Nan"}, True),
+        ("Inf", {"mx_Custom_1": "Infinity"}, False),
         ("2026-11-01 10:30:00", {"mx_Custom_1": "2026-11-01 10:30:00.000"}, True),
     ],
 )
