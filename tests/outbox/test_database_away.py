@@ -337,3 +337,31 @@ async def test_a_claim_whose_commit_is_still_on_its_way_is_not_repeated(
         assert first is not None
         assert await outbox._store.read(_calls.is_claimed, first)
         assert await states(outbox) == ["sending", "pending"]
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_the_end_of_a_commit_on_its_way_is_waited_for(
+    postgresql_url: str, *, is_committed: bool
+) -> None:
+    """As when a standby must confirm it: until then, no other transaction sees the claim."""
+    async with Outbox(postgresql_url, ACME) as outbox, within(20):
+        await outbox.put(activity(1))
+        claims, ends = list[_calls.Claim | None](), asyncio.Event()
+
+        async def claim_slowly(transaction: Transaction) -> None:
+            claims.append(await _calls.claim(transaction, "call", 40.0))
+            await ends.wait()
+            if not is_committed:
+                raise OutboxUnavailable("the server stopped")
+
+        slow = asyncio.create_task(outbox._store.write(claim_slowly))
+        while not claims:
+            await asyncio.sleep(0.01)
+        assert claims[0] is not None
+        looking = asyncio.create_task(outbox._store.write(_calls.is_claimed, claims[0]))
+        await asyncio.sleep(0.3)
+        assert not looking.done()
+        ends.set()
+        await asyncio.wait([slow])
+        assert slow.exception() is None or not is_committed
+        assert await looking is is_committed

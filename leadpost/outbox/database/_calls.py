@@ -100,15 +100,20 @@ async def claim(
 
 
 async def is_claimed(transaction: Transaction, claim: Claim) -> bool:
-    """Whether a claim was committed, after the answer to the COMMIT was lost."""
-    # The entry is uncertain if the call has expired meanwhile.
-    query = """
-        SELECT 1 FROM leadpost_entries
-        WHERE account = :account AND state IN ('sending', 'uncertain')
-            AND id = :id AND call_id = :call_id
     """
-    found = await transaction.execute(query, id=claim.id, call_id=claim.call_id)
-    return found.one_or_none() is not None
+    Whether a claim was committed, after the answer to the COMMIT was lost.
+
+    Where that COMMIT may still be on its way, as to a standby, this waits for its end.
+    """
+    query = """
+        SELECT state, call_id FROM leadpost_entries
+        WHERE account = :account AND id = :id {locked}
+    """
+    entry = (await transaction.execute(query, id=claim.id)).one_or_none()
+    # It is uncertain if the call has expired meanwhile.
+    if entry is None or entry.call_id != claim.call_id:
+        return False
+    return entry.state in {"sending", "uncertain"}
 
 
 async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
