@@ -60,6 +60,30 @@ def test_a_missing_folder(tmp_path: Path) -> None:
         run(put(f"sqlite:///{tmp_path}/missing/store.db"))
 
 
+def test_no_file_descriptor_left(sqlite_url: str) -> None:
+    async def put_with_none_left() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with Outbox(sqlite_url, account()) as outbox:
+            await outbox.put(activity(1))
+            working = asyncio.create_task(outbox._database.read(lasting))  # the open connection
+            await asyncio.sleep(0.1)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                with fails("too many open files", passes=True):
+                    await outbox.put(activity(2))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            await working
+            await outbox.put(activity(2))
+
+    run(put_with_none_left())
+
+
+async def lasting(connection: AsyncConnection) -> None:
+    await execute(connection, "SELECT 1")
+    await asyncio.sleep(0.5)
+
+
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     with fails("the file cannot be opened", passes=False):
         run(put(f"sqlite:///{tmp_path}"))

@@ -56,7 +56,8 @@ async def test_settings_end_with_the_transaction(postgresql_url: str) -> None:
     )
     async with Outbox(postgresql_url, account(), connections=1) as outbox:
         await outbox.put(activity(1))
-        engine = outbox._database._opened()
+        engine = outbox._database._engine
+        assert engine is not None
         async with engine.connect() as connection:
             assert await setting("synchronous_commit")(connection) == "off"
 

@@ -39,6 +39,9 @@ _MAY_PASS = {
     "SQLITE_LOCKED": _LOCKED,
     "SQLITE_PROTOCOL": _LOCKED,
     "SQLITE_IOERR": "the disk cannot be read or written: is it failing?",
+    # The file was there, and could be read, when it was opened first.
+    "SQLITE_CANTOPEN": f"the file cannot be opened: too many open files? {MAY_WRITE}",
+    "SQLITE_NOMEM": "the process has no memory left",
     "08": "the connection was lost",
     "25006": "the server is read-only: a standby, or in a failover",
     "25P03": "the server ended a transaction that did nothing for too long",
@@ -53,7 +56,6 @@ _MAY_PASS = {
 _LASTING = {
     "SQLITE_READONLY": "the file or its folder is read-only: make both writable",
     "SQLITE_READONLY_DBMOVED": "the file was moved or deleted while it was open",
-    "SQLITE_CANTOPEN": f"the file cannot be opened: {MAY_WRITE}",
     "SQLITE_PERM": "this user may not open the file",
     "SQLITE_CORRUPT": "the file is damaged: `sqlite3 FILE .recover` saves what it can",
     "SQLITE_NOTADB": "the file is not a SQLite database: choose another name",

@@ -23,7 +23,6 @@ WORDS = {
         "now": "((julianday('now') - 2440587.5) * 86400.0)",
         "locked": "",
         "or_skipped": "",
-        "least": "min",
         "greatest": "max",
     },
     "postgresql": {
@@ -31,7 +30,6 @@ WORDS = {
         "now": "CAST(extract(epoch FROM statement_timestamp()) AS DOUBLE PRECISION)",
         "locked": "FOR UPDATE",
         "or_skipped": "FOR UPDATE SKIP LOCKED",
-        "least": "least",
         "greatest": "greatest",
     },
 }
