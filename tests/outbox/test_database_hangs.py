@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
+import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
-from threading import Thread
 from typing import Any
 
 import anyio
@@ -343,6 +345,33 @@ async def test_closing_waits_for_calls_and_cuts_them_off_then(store_url: str) ->
     assert not database._open
 
 
+def test_closing_waits_for_connections_that_were_being_made(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, begun = sqlite3.connect, threading.Event()
+
+    def connect_slowly(*args: Any, **settings: Any) -> sqlite3.Connection:
+        begun.set()
+        time.sleep(0.1)
+        connection: sqlite3.Connection = connect(*args, **settings)
+        return connection
+
+    async def cancel() -> None:
+        database = Database(sqlite_url)
+        await database.open()
+        monkeypatch.setattr(sqlite3, "connect", connect_slowly)
+        calls = [asyncio.create_task(database.read(answer)) for _ in range(3)]
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        await database.aclose()
+
+    # Or else a thread finds its loop closed, which pytest reports.
+    alone(cancel())
+
+
 async def test_closing_while_the_file_is_locked(sqlite_url: str) -> None:
     outbox = await outbox_of(sqlite_url)
     with locked_file(sqlite_url):
@@ -367,7 +396,7 @@ async def test_closing_that_is_cancelled_logs_no_error(
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert not database._open
-    assert not any(map(Thread.is_alive, database._threads))
+    assert not any(map(threading.Thread.is_alive, database._threads))
     assert not caplog.text
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from threading import Thread
 from typing import Any, TypeAlias
 
+import aiosqlite
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -46,13 +47,21 @@ def create_engine(
     }
     if url.path is None:
         return _postgresql(url, opened, options)
+
+    def connect(*args: Any, **settings: Any) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(*args, **settings, timeout=SQLITE_LOCK_WAIT)
+        # Before version 0.22, the connection was the thread itself.
+        thread: Any = getattr(connection, "_thread", connection)
+        thread.daemon = True  # as SQLAlchemy sets it: it must not keep the process from ending
+        threads.add(thread)  # not only once it is connected: that may be cancelled
+        return connection
+
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=url.path),
-        connect_args={"timeout": SQLITE_LOCK_WAIT},
+        connect_args={"async_creator_fn": connect},
         **options,
     )
     event.listen(engine.sync_engine, "connect", partial(_set_up, "FULL" if durable else "NORMAL"))
-    event.listen(engine.sync_engine, "connect", partial(_note_thread, threads))
     event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
@@ -79,11 +88,6 @@ def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, An
         pool_pre_ping=True,
         **options,
     )
-
-
-def _note_thread(threads: set[Thread], connection: Any, _: object) -> None:
-    # Before version 0.22 of aiosqlite, the connection was the thread itself.
-    threads.add(getattr(connection.driver_connection, "_thread", connection.driver_connection))
 
 
 def _set_up(synchronous: str, connection: Any, _: object) -> None:
