@@ -32,8 +32,8 @@ Tokens limit the number of connections, so the pool does not. Many servers close
 was idle for 5 s, just when a token returns, and a post on a closing connection becomes uncertain.
 So idle connections are dropped after 2 s: 5 s less the longest usual round trip.
 """
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-"""Seconds without a byte; `call_timeout` limits the whole call."""
+TIMEOUT = httpx.Timeout(None, connect=10.0)
+"""Nothing but connecting has a limit of its own: `call_timeout` limits the whole call."""
 PARAMS = "leadpost.params"
 """The request extension with the parameters of the query, which may be personal data."""
 ENDS_AT = "leadpost.ends_at"
