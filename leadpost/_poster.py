@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from math import inf
 from operator import attrgetter
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -63,7 +64,8 @@ class AsyncActivityPoster(Queries):
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
-        call_timeout: Seconds for one call, from its token to the last byte of the answer.
+        call_timeout: Seconds for one call, from its token to the last byte of the answer; finite,
+            as the token of a call without an answer rests that long.
         hooks: Functions that are called with each step of each call, see `leadpost.hooks`.
 
     Raises:
@@ -86,8 +88,9 @@ class AsyncActivityPoster(Queries):
     ) -> None:
         if on_uncertain not in {"raise", "retry"}:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
-        if not call_timeout > 0:
-            raise ValueError(f"call_timeout: found {call_timeout}, wanted seconds above 0")
+        if not 0 < call_timeout < inf:
+            wanted = "a finite number of seconds above 0"
+            raise ValueError(f"call_timeout: found {call_timeout}, wanted {wanted}")
         hooks = tuple(hooks)
         self.account = account
         self.bucket: Bucket = TokenBucket(hooks=hooks) if bucket is None else bucket
