@@ -36,6 +36,8 @@ TIMEOUT = httpx.Timeout(None, connect=10.0)
 """Nothing but connecting has a limit of its own: `call_timeout` limits the whole call."""
 PARAMS = "leadpost.params"
 """The request extension with the parameters of the query, which may be personal data."""
+LARGEST = "leadpost.largest"
+"""The request extension with the most bytes to read of the answer."""
 ENDS_AT = "leadpost.ends_at"
 """The request extension with the event loop's time at which the call ends, None for no limit."""
 BEFORE_SEND = "leadpost.before_send"
@@ -54,8 +56,6 @@ NEVER_SENT = (
     httpx.UnsupportedProtocol,
 )
 """Raised by httpx before anything of a request was sent."""
-LARGEST_BODY = 2**20
-"""The most bytes to read of an answer; LeadSquared's are far smaller."""
 
 _HEADERS = [
     (b"Content-Type", b"application/json"),
@@ -104,11 +104,12 @@ class KeyedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response: httpx.Response | None = None
         body = bytearray()
+        largest: int = request.extensions[LARGEST]
         try:
             async with asyncio.timeout_at(request.extensions.get(ENDS_AT)):
                 response = await self._transport.handle_async_request(self._keyed(request))
                 if not response.is_closed:  # a mock transport has already read it
-                    await _read(cast("httpx.AsyncByteStream", response.stream), body)
+                    await _read(cast("httpx.AsyncByteStream", response.stream), body, largest)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
             if type(error).__module__ == "socksio.exceptions":  # which httpx does not catch
                 raise httpx.ProxyError(f"SOCKS: {error}") from None
@@ -128,7 +129,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         # Without the reason phrase, in which a proxy may quote the URL.
         response.extensions = {"http_version": response.extensions.get("http_version", b"HTTP/1.1")}
         if not response.is_closed:
-            response.stream = httpx.ByteStream(decoded(bytes(body), encoding, LARGEST_BODY))
+            response.stream = httpx.ByteStream(decoded(bytes(body), encoding, largest))
             await response.aread()
         return response
 
@@ -138,6 +139,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         if _origin(request.url) == self._async_origin:
             headers += self._api_key
         extensions = dict(request.extensions)
+        del extensions[LARGEST]
         extensions.pop(ENDS_AT, None)
         params: Mapping[str, str] | None = extensions.pop(PARAMS, None)
         url = request.url.copy_merge_params(params) if params else request.url
@@ -176,12 +178,12 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         return {**extensions, "trace": trace}
 
 
-async def _read(stream: httpx.AsyncByteStream, body: bytearray) -> None:
-    """Read a body up to `LARGEST_BODY`."""
+async def _read(stream: httpx.AsyncByteStream, body: bytearray, largest: int) -> None:
+    """Read a body up to `largest` bytes."""
     try:
         async for chunk in stream:
-            body += chunk[: LARGEST_BODY - len(body)]
-            if len(body) == LARGEST_BODY:
+            body += chunk[: largest - len(body)]
+            if len(body) == largest:
                 return
     finally:
         await stream.aclose()
