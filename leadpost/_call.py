@@ -342,8 +342,8 @@ class Sender:
             if self._owns_client:
                 self._plain_client = new_client(self._account)
                 self._client = keyed(self._plain_client, self._account)
-            for availability in self.availability.values():
-                availability.leave_loop()
+        for availability in self.availability.values():
+            availability.enter_loop(loop)
         self._loop = loop
         self._closing = loop.create_future()
         self._in_flight.clear()  # they ended with their loop
