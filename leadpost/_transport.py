@@ -46,6 +46,11 @@ The request extension with a function to call right before anything of the reque
 its headers, and again before its body. It may raise to stop either.
 """
 
+
+class IllegalRequest(httpx.LocalProtocolError):
+    """HTTP/1.1 forbids the request, such as for a header of the client's."""
+
+
 BROKEN = (httpx.TransportError, ssl.SSLError, TimeoutError)
 """The errors of a broken connection: httpx passes on those of TLS after its handshake."""
 NEVER_SENT = (
@@ -54,6 +59,7 @@ NEVER_SENT = (
     httpx.PoolTimeout,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
+    IllegalRequest,
 )
 """Raised by httpx before anything of a request was sent."""
 
@@ -171,6 +177,13 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 info["request"].method != b"CONNECT"
             ):
                 before_send()
+            # HTTP/1.1 checks all headers before it sends the first. With HTTP/2, such an error may
+            # come later, and from what the server sent.
+            error = info.get("exception")
+            if event == "http11.send_request_headers.failed" and (
+                type(error).__name__ == "LocalProtocolError"
+            ):
+                raise IllegalRequest(str(error))
             if not event.endswith(".started"):
                 # What httpcore logs next, at DEBUG: a server may quote the keys in its headers.
                 info.clear()
