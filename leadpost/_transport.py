@@ -108,6 +108,8 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         self._keyed_submit_url = self._submit_url.copy_merge_params(self._key_params)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if BEFORE_SEND not in request.extensions:  # made by an Auth of the client: it gets no keys
+            return await self._transport.handle_async_request(request)
         response: httpx.Response | None = None
         body = bytearray()
         largest: int = request.extensions[LARGEST]

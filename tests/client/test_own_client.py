@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import httpx
 import pytest
-from raw_server import RawServer, answers
-from support import LeadSquared, account, activity
+from raw_server import RawServer, answer, answers
+from support import KEYS, LeadSquared, account, activity
 from support import answers as script
 
 from leadpost import (
@@ -43,3 +45,31 @@ async def test_another_violation_of_the_protocol_is_uncertain() -> None:
         poster = AsyncActivityPoster(account(), client=client, bucket=OpenBucket())
         with pytest.raises(DeliveryUncertain):
             await poster.post(activity())
+
+
+class TokenAuth(httpx.Auth):
+    """Gets a token from a server of its own before each request."""
+
+    requires_response_body = True
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        response = yield httpx.Request("GET", self._url)
+        request.headers["Authorization"] = f"Bearer {response.json()['token']}"
+        yield request
+
+
+async def test_a_request_of_the_clients_auth_goes_through_without_the_keys() -> None:
+    reply = answer(200, b'{"token": "t1"}')
+    async with RawServer(answers(reply)) as gateway, RawServer(answers()) as server:
+        auth = TokenAuth(f"{gateway.url}/token")
+        async with httpx.AsyncClient(auth=auth) as client:
+            made = account(host=server.url)
+            poster = AsyncActivityPoster(made, client=client, bucket=OpenBucket())
+            assert await poster.post(activity()) == "r1"
+    (asked,), (posted,) = gateway.requests, server.requests
+    assert asked.head.startswith(b"GET /token HTTP/1.1\r\n")
+    assert not any(key.encode() in asked.head for key in KEYS)
+    assert b"authorization: bearer t1\r\n" in posted.head.lower()
