@@ -121,7 +121,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
             if type(error).__module__ == "socksio.exceptions":  # which httpx does not catch
                 raise httpx.ProxyError(f"SOCKS: {error}") from None
-            if response is None or not isinstance(error, BROKEN):
+            if response is None or not isinstance(error, (*BROKEN, asyncio.CancelledError)):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a
                 # server echoes the request and that is not HTTP, the message quotes it.
@@ -129,7 +129,8 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if isinstance(error, httpx.TransportError):
                     error.args = (self._redact(str(error)),)
                 raise error.with_traceback(None) from None
-            # Or else the status line was read: it decides, even if the body is incomplete.
+            # Or else the status line was read: it decides, even if the body is incomplete. So it
+            # does if the call is cut off, which ends with this answer instead of CancelledError.
         encoding = response.headers.get("Content-Encoding", "")
         response.headers = httpx.Headers(
             [h for h in response.headers.raw if h[0].lower() not in _DROPPED_FROM_ANSWERS]
