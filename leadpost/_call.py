@@ -311,7 +311,7 @@ class Sender:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
             return self.availability[operation.name].timeout_error()
-        return NotSent("no token came free in the time for this call; nothing was sent")
+        return NotSent("no token became free in time; nothing was sent")
 
     async def _probe(self, query: Call[Any]) -> bool:
         """Make a call that changes nothing: False if there was no proper answer."""

@@ -135,7 +135,8 @@ class AsyncActivityPoster(Queries):
 
         Args:
             grace: Seconds to wait at most. A post that is then cut off may still arrive: it raises
-                `DeliveryUncertain`. Queries are cut off at once. The tokens rest accordingly.
+                `DeliveryUncertain`. Queries are cut off at once. Their tokens rest for
+                `call_timeout` + 5 s.
         """
         try:
             await self._sender.aclose(grace)
@@ -268,7 +269,8 @@ class AsyncActivityPoster(Queries):
         Args:
             activities: As for `post_many`.
             stop: Set it to end the batch early: calls in flight finish, retries are given up, and
-                no more activities are drawn.
+                no more activities are drawn. A source that is waiting gets `CancelledError`, and
+                should put back what it has taken.
             outage_timeout: As for `post_many`.
 
         Yields:
