@@ -160,6 +160,7 @@ class Availability:
         self._waiting: dict[Turn, None] = {}  # in the order in which they came
         self._trial: Turn | None = None
         self._logged_at = 0.0
+        self._loop: asyncio.AbstractEventLoop  # whose clock counts
 
     @property
     def is_away(self) -> bool:
@@ -170,7 +171,7 @@ class Availability:
     def away_for(self) -> float | None:
         """Seconds since the outage began, None without one."""
         since = self._outage.since
-        return None if since is None else asyncio.get_running_loop().time() - since
+        return None if since is None else self._loop.time() - since
 
     @asynccontextmanager
     async def turn(
@@ -213,11 +214,10 @@ class Availability:
         return turn.sends
 
     async def _wait(self, turn: Turn, until: Callable[[float], float] | None) -> None:
-        loop = asyncio.get_running_loop()
         self._waiting[turn] = None
         try:
             while (since := self._outage.since) is not None:
-                now = loop.time()
+                now = self._loop.time()
                 is_next = self._next() is turn
                 # Before the time limit is checked: otherwise posts with no time left would never
                 # be tried, and the outage could not end.
@@ -260,10 +260,10 @@ class Availability:
         """Make a query before a trial whose post could become uncertain."""
         if not self._outage.is_uncertain or await self._probe():
             return True
-        return self.is_away and self._outage.failed_probe(asyncio.get_running_loop().time())
+        return self.is_away and self._outage.failed_probe(self._loop.time())
 
     def _failed(self, turn: Turn, error: LeadpostError) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         was_away = self.is_away
         self._outage.failed_post(now, turn.activity_hash, error, trial=self._trial is turn)
         if self.is_away and not was_away:
@@ -283,13 +283,14 @@ class Availability:
             _log.warning(
                 "%s answers posts again, after %.0f s",
                 self._host,
-                asyncio.get_running_loop().time() - since,
+                self._loop.time() - since,
             )
             for waiting in self._waiting:
                 waiting.news.set()
 
-    def leave_loop(self) -> None:
-        """Forget who waits and who tries: their event loop is over."""
+    def enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Use this event loop, and forget who waits and who tries in the last one: it is over."""
+        self._loop = loop
         self._waiting.clear()
         self._trial = None
 

@@ -1,4 +1,4 @@
-"""A batch: a bounded set of workers, and an outcome for each activity."""
+"""A batch: one task draws, a bounded number of tasks post, and each activity has an outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import ExitStack
 from operator import length_hint
 
-from leadpost._attempts import Terms
+from leadpost._attempts import Terms, failure_of
 from leadpost._models import Item
 from leadpost._outcomes import Outcome
 from leadpost.bucket import Priority
@@ -30,8 +30,8 @@ from leadpost.hooks import Ended, Event, Sent
 Source = Iterable[Item] | AsyncIterable[Item]
 Post = Callable[[Item, Terms], Awaitable[str]]
 
-WORKERS = 50
-"""One for each token, and as many again for activities that wait to be retried."""
+MOST_AT_ONCE = 50
+"""Posts at once: one for each token, and as many again that wait to be retried."""
 LONG = 1000
 """A batch of this size is long; one of unknown size becomes long after half of it."""
 
@@ -42,9 +42,11 @@ class Batch:
     """
     Posts from one source, and draws activities from it only as fast as they are posted.
 
-    One worker at a time holds the lock: it draws an activity and waits for its first token. The
-    others are posting, or waiting to retry. So the batch has at most one untried activity in the
-    bucket's queue: retries, single posts and other batches get through.
+    The next activity is drawn once the last one has its first token. So the batch has at most one
+    untried activity in the bucket's queue: retries, single posts and other batches get through.
+
+    Everything of the source runs in one task, which does nothing else: a time-out or a task group
+    around a `yield` cancels the task that entered it, and that must not be one that posts.
 
     Args:
         post: Posts one activity on the given terms.
@@ -70,13 +72,15 @@ class Batch:
         self._max_time = max_time
         self._outage_timeout = outage_timeout
         self._stop = stop
-        self._draw_lock = asyncio.Lock()
+        self._free = asyncio.Semaphore(MOST_AT_ONCE)
+        self._untried = asyncio.Lock()
+        self._drawing: asyncio.Task[None]
+        self._posts = dict[asyncio.Task[None], None]()  # in the order in which they began
         self._outcomes = asyncio.Queue[Outcome | None](maxsize=1)
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._began = asyncio.get_running_loop().time()
         self._count = 0
         self._draws_more = True
-        self._draw_timeout: asyncio.Timeout | None = None
         self._failure: BaseException | None = None
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
@@ -88,11 +92,11 @@ class Batch:
         Raises:
             Exception: what the source, the bucket or a hook of the client raised, after the
                 outcomes of what was in flight. `RuntimeError` in place of a cancellation that is
-                not the caller's: a source is resumed by tasks of the batch, so it must not yield
-                within `asyncio.timeout` or a task group (PEP 789).
+                not the caller's, as of a source that yields within `asyncio.timeout` (PEP 789).
         """
         states = Counter[str]()
         _log.info("batch begins")
+        self._drawing = asyncio.create_task(self._draw())
         tasks = [asyncio.create_task(self._run())]
         if self._stop is not None:
             tasks.append(asyncio.create_task(self._stop_when_set(self._stop)))
@@ -102,7 +106,7 @@ class Batch:
                 yield outcome
             if isinstance(self._failure, asyncio.CancelledError):
                 # The caller is not cancelled: it must not look so, and lose the outcomes.
-                raise RuntimeError("the source cancelled a worker") from self._failure  # noqa: TRY004
+                raise RuntimeError("the source cancelled its task") from self._failure  # noqa: TRY004
             if self._failure is not None:
                 raise self._failure
         finally:
@@ -116,55 +120,55 @@ class Batch:
         # This task ends by itself: the caller may be cancelled again while it waits for that, as
         # anyio's scopes do.
         try:
-            workers = (self._work() for _ in range(WORKERS))
-            ends = await asyncio.gather(*workers, return_exceptions=True)
-            self._failure = self._failure or next((end for end in ends if end is not None), None)
+            await asyncio.wait([self._drawing])
+            error = failure_of(self._drawing)
+            if self._draws_more or not isinstance(error, asyncio.CancelledError):  # else a stop
+                self._failure = self._failure or error
+            if self._posts:
+                await asyncio.wait(self._posts)
             await self._outcomes.put(None)
         except asyncio.CancelledError:  # the caller has left
+            tasks = [self._drawing, *self._posts]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             if not self._outcomes.empty() and (unseen := self._outcomes.get_nowait()):
                 _log_unseen(unseen)
             raise
+
+    async def _draw(self) -> None:
+        try:
+            while self._draws_more:
+                await self._free.acquire()
+                await self._untried.acquire()
+                # Let the other tasks of the loop run, if nothing else suspends.
+                await asyncio.sleep(0)
+                self._count += 1
+                if (drawn := await anext(self._source, None)) is None:
+                    return
+                post = asyncio.create_task(self._post_one(*drawn))
+                self._posts[post] = None
+                post.add_done_callback(self._forget)
         finally:
             await self._source.aclose()
 
-    async def _work(self) -> None:
+    async def _post_one(self, index: int, activity: Item) -> None:
+        with ExitStack() as untried:
+            untried.callback(self._untried.release)
+            outcome = await self._outcome(index, activity, on_token=untried.close)
         try:
-            while self._draws_more:
-                with ExitStack() as holds_lock:
-                    await self._draw_lock.acquire()
-                    holds_lock.callback(self._draw_lock.release)
-                    if (drawn := await self._next()) is None:
-                        return
-                    outcome = await self._outcome(*drawn, on_token=holds_lock.close)
-                try:
-                    await self._outcomes.put(outcome)
-                except asyncio.CancelledError:
-                    _log_unseen(outcome)
-                    raise
-        finally:
-            self._draws_more = False
+            await self._outcomes.put(outcome)
+        except asyncio.CancelledError:
+            _log_unseen(outcome)
+            raise
+        self._free.release()
 
-    async def _next(self) -> tuple[int, Item] | None:
-        # Let the other tasks of the loop run between two activities, if nothing else suspends.
-        await asyncio.sleep(0)
-        if not self._draws_more:
-            return None
-        self._count += 1
-        timeout = asyncio.timeout(None)
-        try:
-            async with timeout:
-                self._draw_timeout = timeout
-                try:
-                    return await anext(self._source, None)
-                finally:
-                    self._draw_timeout = None
-        except BaseException as error:  # noqa: BLE001  # see _fail
-            if not (isinstance(error, TimeoutError) and timeout.expired()):
-                self._fail(error)
-            return None
+    def _forget(self, post: asyncio.Task[None]) -> None:
+        del self._posts[post]
+        failure_of(post)  # asyncio logs those that nobody asked for
 
     async def _outcome(self, index: int, activity: Item, on_token: Callable[[], None]) -> Outcome:
-        """Post one activity. `on_token` lets the next worker draw."""
+        """Post one activity. `on_token` lets the next one be drawn."""
         state: State = "not_sent"
 
         def hook(event: Event) -> None:
@@ -203,24 +207,24 @@ class Batch:
 
     def _fail(self, error: BaseException) -> None:
         """
-        Draw nothing more because of an error of the source, the bucket or a hook.
+        Draw nothing more because of an error of the bucket or a hook.
 
         It is raised when all that is in flight has ended, so that no activity is left without an
         outcome; at once, if the batch itself is to end.
         """
+        self._failure = self._failure or error
+        self._end_drawing()
         task = asyncio.current_task()
         if (task and task.cancelling()) or isinstance(
             error, KeyboardInterrupt | SystemExit | GeneratorExit
         ):
             raise error
-        self._failure = self._failure or error
-        self._end_drawing()
 
     def _end_drawing(self) -> None:
         """Draw nothing more, and end a draw that waits for the source."""
-        self._draws_more = False
-        if self._draw_timeout is not None:
-            self._draw_timeout.reschedule(0)
+        if self._draws_more:
+            self._draws_more = False
+            self._drawing.cancel()
 
     async def _stop_when_set(self, stop: asyncio.Event) -> None:
         await stop.wait()

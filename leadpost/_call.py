@@ -35,7 +35,7 @@ from leadpost._transport import (
     BEFORE_SEND,
     BROKEN,
     ENDS_AT,
-    LARGEST_BODY,
+    LARGEST,
     NEVER_SENT,
     PARAMS,
     keyed,
@@ -59,6 +59,11 @@ _log = logging.getLogger("leadpost")
 
 SINGLE = Terms()
 ONCE = Terms(is_retried=False)
+
+LARGEST_POST_ANSWER = 2**20
+"""The most bytes to read of an answer to a post; LeadSquared's are far smaller."""
+LARGEST_QUERY_ANSWER = 2**24
+"""The same, of a query: a page of 1,000 activities with notes may have several MB."""
 
 
 class Sender:
@@ -263,11 +268,17 @@ class Sender:
             attempt.is_sent = True
 
         url = self._account.url(call.path)
+        largest = LARGEST_POST_ANSWER if attempts.operation.is_post else LARGEST_QUERY_ANSWER
         request = self._client.build_request(
             call.method,
             url,
             content=call.content,
-            extensions={PARAMS: call.params, ENDS_AT: ends_at, BEFORE_SEND: before_send},
+            extensions={
+                PARAMS: call.params,
+                LARGEST: largest,
+                ENDS_AT: ends_at,
+                BEFORE_SEND: before_send,
+            },
         )
         try:
             response = await self._client.send(request, follow_redirects=False)
@@ -283,7 +294,7 @@ class Sender:
         attempt.status = response.status_code
         return ApiResponse(
             response.status_code,
-            response.content[:LARGEST_BODY],  # a mock's is of any length
+            response.content[:largest],  # a mock's is of any length
             parse_retry_after(response.headers, datetime.now(UTC)),
             self._redact,
             f"no such path at {url}: see {self._account.settings_of(call.path)}",
@@ -300,7 +311,7 @@ class Sender:
             return NotSent("stopped before anything was sent")
         if attempts.is_away():
             return self.availability[operation.name].timeout_error()
-        return NotSent("no token came free in the time for this call; nothing was sent")
+        return NotSent("no token became free in time; nothing was sent")
 
     async def _probe(self, query: Call[Any]) -> bool:
         """Make a call that changes nothing: False if there was no proper answer."""
@@ -331,8 +342,8 @@ class Sender:
             if self._owns_client:
                 self._plain_client = new_client(self._account)
                 self._client = keyed(self._plain_client, self._account)
-            for availability in self.availability.values():
-                availability.leave_loop()
+        for availability in self.availability.values():
+            availability.enter_loop(loop)
         self._loop = loop
         self._closing = loop.create_future()
         self._in_flight.clear()  # they ended with their loop

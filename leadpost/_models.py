@@ -86,7 +86,7 @@ class Lead:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What is the same for the same lead, however the value that finds it is written."""
+        """A key that is equal for all spellings of the same value."""
         return lead_key(self.schema_name, self.value)
 
     @classmethod

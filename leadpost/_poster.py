@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from math import inf
 from operator import attrgetter
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -63,7 +64,8 @@ class AsyncActivityPoster(Queries):
         retry: How long to keep trying one activity.
         on_uncertain: What to do after a post that may have arrived: `raise` `DeliveryUncertain`,
             or `retry`, which may post it twice.
-        call_timeout: Seconds for one call, from its token to the last byte of the answer.
+        call_timeout: Seconds for one call, from its token to the last byte of the answer; finite,
+            as the token of a call without an answer rests that long.
         hooks: Functions that are called with each step of each call, see `leadpost.hooks`.
 
     Raises:
@@ -86,8 +88,9 @@ class AsyncActivityPoster(Queries):
     ) -> None:
         if on_uncertain not in {"raise", "retry"}:
             raise ValueError(f"on_uncertain: found {on_uncertain!r}, wanted 'raise' or 'retry'")
-        if not call_timeout > 0:
-            raise ValueError(f"call_timeout: found {call_timeout}, wanted seconds above 0")
+        if not 0 < call_timeout < inf:
+            wanted = "a finite number of seconds above 0"
+            raise ValueError(f"call_timeout: found {call_timeout}, wanted {wanted}")
         hooks = tuple(hooks)
         self.account = account
         self.bucket: Bucket = TokenBucket(hooks=hooks) if bucket is None else bucket
@@ -132,7 +135,8 @@ class AsyncActivityPoster(Queries):
 
         Args:
             grace: Seconds to wait at most. A post that is then cut off may still arrive: it raises
-                `DeliveryUncertain`. Queries are cut off at once. The tokens rest accordingly.
+                `DeliveryUncertain`. Queries are cut off at once. Their tokens rest for
+                `call_timeout` + 5 s.
         """
         try:
             await self._sender.aclose(grace)
@@ -265,7 +269,8 @@ class AsyncActivityPoster(Queries):
         Args:
             activities: As for `post_many`.
             stop: Set it to end the batch early: calls in flight finish, retries are given up, and
-                no more activities are drawn.
+                no more activities are drawn. A source that is waiting gets `CancelledError`, and
+                should put back what it has taken.
             outage_timeout: As for `post_many`.
 
         Yields:

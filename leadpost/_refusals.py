@@ -58,7 +58,7 @@ class Change:
 @frozen
 class Size:
     """
-    What processes that share a bucket have in common of the rule.
+    The part of the rule's state that processes with a shared bucket agree on.
 
     Attributes:
         tokens: How many to use.

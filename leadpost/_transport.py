@@ -32,10 +32,12 @@ Tokens limit the number of connections, so the pool does not. Many servers close
 was idle for 5 s, just when a token returns, and a post on a closing connection becomes uncertain.
 So idle connections are dropped after 2 s: 5 s less the longest usual round trip.
 """
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-"""Seconds without a byte; `call_timeout` limits the whole call."""
+TIMEOUT = httpx.Timeout(None, connect=10.0)
+"""Nothing but connecting has a limit of its own: `call_timeout` limits the whole call."""
 PARAMS = "leadpost.params"
 """The request extension with the parameters of the query, which may be personal data."""
+LARGEST = "leadpost.largest"
+"""The request extension with the most bytes to read of the answer."""
 ENDS_AT = "leadpost.ends_at"
 """The request extension with the event loop's time at which the call ends, None for no limit."""
 BEFORE_SEND = "leadpost.before_send"
@@ -43,6 +45,11 @@ BEFORE_SEND = "leadpost.before_send"
 The request extension with a function to call right before anything of the request is sent: before
 its headers, and again before its body. It may raise to stop either.
 """
+
+
+class IllegalRequest(httpx.LocalProtocolError):
+    """HTTP/1.1 forbids the request, such as for a header of the client's."""
+
 
 BROKEN = (httpx.TransportError, ssl.SSLError, TimeoutError)
 """The errors of a broken connection: httpx passes on those of TLS after its handshake."""
@@ -52,10 +59,9 @@ NEVER_SENT = (
     httpx.PoolTimeout,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
+    IllegalRequest,
 )
 """Raised by httpx before anything of a request was sent."""
-LARGEST_BODY = 2**20
-"""The most bytes to read of an answer; LeadSquared's are far smaller."""
 
 _HEADERS = [
     (b"Content-Type", b"application/json"),
@@ -102,17 +108,20 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         self._keyed_submit_url = self._submit_url.copy_merge_params(self._key_params)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if BEFORE_SEND not in request.extensions:  # made by an Auth of the client: it gets no keys
+            return await self._transport.handle_async_request(request)
         response: httpx.Response | None = None
         body = bytearray()
+        largest: int = request.extensions[LARGEST]
         try:
             async with asyncio.timeout_at(request.extensions.get(ENDS_AT)):
                 response = await self._transport.handle_async_request(self._keyed(request))
                 if not response.is_closed:  # a mock transport has already read it
-                    await _read(cast("httpx.AsyncByteStream", response.stream), body)
+                    await _read(cast("httpx.AsyncByteStream", response.stream), body, largest)
         except BaseException as error:  # noqa: BLE001  # raised again, unless a status was read
             if type(error).__module__ == "socksio.exceptions":  # which httpx does not catch
                 raise httpx.ProxyError(f"SOCKS: {error}") from None
-            if response is None or not isinstance(error, BROKEN):
+            if response is None or not isinstance(error, (*BROKEN, asyncio.CancelledError)):
                 # Error trackers show the variables of frames, and those below contain the keys;
                 # the frames of a cancellation appear with the TimeoutError that it becomes. If a
                 # server echoes the request and that is not HTTP, the message quotes it.
@@ -120,7 +129,8 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 if isinstance(error, httpx.TransportError):
                     error.args = (self._redact(str(error)),)
                 raise error.with_traceback(None) from None
-            # Or else the status line was read: it decides, even if the body is incomplete.
+            # Or else the status line was read: it decides, even if the body is incomplete. So it
+            # does if the call is cut off, which ends with this answer instead of CancelledError.
         encoding = response.headers.get("Content-Encoding", "")
         response.headers = httpx.Headers(
             [h for h in response.headers.raw if h[0].lower() not in _DROPPED_FROM_ANSWERS]
@@ -128,7 +138,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         # Without the reason phrase, in which a proxy may quote the URL.
         response.extensions = {"http_version": response.extensions.get("http_version", b"HTTP/1.1")}
         if not response.is_closed:
-            response.stream = httpx.ByteStream(decoded(bytes(body), encoding, LARGEST_BODY))
+            response.stream = httpx.ByteStream(decoded(bytes(body), encoding, largest))
             await response.aread()
         return response
 
@@ -138,6 +148,7 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         if _origin(request.url) == self._async_origin:
             headers += self._api_key
         extensions = dict(request.extensions)
+        del extensions[LARGEST]
         extensions.pop(ENDS_AT, None)
         params: Mapping[str, str] | None = extensions.pop(PARAMS, None)
         url = request.url.copy_merge_params(params) if params else request.url
@@ -169,6 +180,13 @@ class KeyedTransport(httpx.AsyncBaseTransport):
                 info["request"].method != b"CONNECT"
             ):
                 before_send()
+            # HTTP/1.1 checks all headers before it sends the first. With HTTP/2, such an error may
+            # come later, and from what the server sent.
+            error = info.get("exception")
+            if event == "http11.send_request_headers.failed" and (
+                type(error).__name__ == "LocalProtocolError"
+            ):
+                raise IllegalRequest(str(error))
             if not event.endswith(".started"):
                 # What httpcore logs next, at DEBUG: a server may quote the keys in its headers.
                 info.clear()
@@ -176,12 +194,12 @@ class KeyedTransport(httpx.AsyncBaseTransport):
         return {**extensions, "trace": trace}
 
 
-async def _read(stream: httpx.AsyncByteStream, body: bytearray) -> None:
-    """Read a body up to `LARGEST_BODY`."""
+async def _read(stream: httpx.AsyncByteStream, body: bytearray, largest: int) -> None:
+    """Read a body up to `largest` bytes."""
     try:
         async for chunk in stream:
-            body += chunk[: LARGEST_BODY - len(body)]
-            if len(body) == LARGEST_BODY:
+            body += chunk[: largest - len(body)]
+            if len(body) == largest:
                 return
     finally:
         await stream.aclose()

@@ -141,7 +141,7 @@ def lead_id_problems(lead: object, extra: object) -> Iterator[Problem]:
 
 
 def lead_problems(name: object, value: object, attributes: object) -> Iterator[Problem]:
-    """Yield the problems of a lead by a field, and of the attributes that it is to get."""
+    """Yield the problems of a lead by a field, and of its new attributes."""
     if not _is_filled(name):
         yield problem("Lead", name, "the SchemaName of a field such as EmailAddress")
         return
@@ -158,7 +158,7 @@ def lead_problems(name: object, value: object, attributes: object) -> Iterator[P
         if not _is_filled(attribute):
             yield problem("Lead", attribute, "a SchemaName such as FirstName")
         elif attribute in {name, "SearchBy"}:
-            yield Problem(where, "it among the attributes", "only other fields of the lead there")
+            yield Problem(where, "the search field among the attributes", "only other fields")
         elif item is None or (isinstance(item, str) and not item.strip()):
             wanted = "a value, or no such attribute: an empty value would erase the lead's"
             yield problem(where, item, wanted)
@@ -235,7 +235,7 @@ def _extra_problems(extra: object) -> Iterator[Problem]:
         if not _is_filled(name):
             yield problem("extra", name, "the name of a parameter")
         elif name in PARAMETERS:
-            yield Problem(name, "it in extra", "the attribute of that name")
+            yield Problem(name, "in extra", "as an argument of `Activity`")
         elif meant := parameter_like(name):
             # LeadSquared would ignore it, and the intended parameter would be missing.
             wanted = f"{meant!r}, or an item of Fields if there is such a field"

@@ -149,7 +149,7 @@ class Unavailable(LeadpostError):
 
 class RateLimited(Unavailable):
     """
-    More calls than the account may make: status 429, or the exception type that says so.
+    The account exceeded its call limit: status 429, or the exception type that says so.
 
     Attributes:
         limit: The account's limit as (calls, seconds), if the message names it.

@@ -13,8 +13,8 @@ The events of one operation, for example a post with all its attempts:
 
 A call without an answer has no `Answered`. `Ended` always comes, however the operation ends, and it
 is the last one: where a caller leaves while a call is in flight, it comes when that call ends. An
-activity that is refused as `InvalidActivity` has no events, nor has a call of a closed poster. A
-bucket sends `Paused` and `Resized` to its own hooks.
+invalid activity has no events; neither does a call on a closed poster. A bucket sends `Paused` and
+`Resized` to its own hooks.
 
 No event holds a key, a note, a field value or a text of LeadSquared's: errors are named by class.
 """

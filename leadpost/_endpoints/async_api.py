@@ -43,6 +43,8 @@ def read_request_id(response: ApiResponse) -> str:
 
 def read_posted(response: ApiResponse, identifier: object) -> str:
     """Return the identifier in a 2xx answer to a post, or raise the error that the answer means."""
+    if isinstance(identifier, str) and not identifier.strip():
+        identifier = None
     found = text(identifier)
     if found and not response.says_error:
         return response.displayed(found) or found  # a server that echoes the request shows keys

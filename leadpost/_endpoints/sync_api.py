@@ -179,7 +179,8 @@ def read_lead(response: ApiResponse, schema_name: str, value: str) -> str | None
     if None in ids:
         unexpected(response, "ProspectID of a lead")
     if len(ids) > 1:
-        raise AmbiguousLead(f"{len(ids)} leads have this {schema_name}: post by the id of one")
+        found = f"{len(ids)} leads have this {schema_name}"
+        raise AmbiguousLead(f"{found}: post with the id of one of them")
     if not all(_is_found_by(lead, schema_name, value) for lead in response.json):
         unexpected(response, f"lead with this {schema_name}")
     return ids.pop() if ids else None

@@ -288,7 +288,7 @@ def test_an_invalid_payload_is_reported_by_field_found_and_wanted(
         ),
         ({"activity_note": math.nan}, "ActivityNote: found the number nan, wanted text"),
         ({"extra": "x"}, "extra: found text of the form 'a', wanted a mapping of further"),
-        ({"extra": {"Fields": []}}, "Fields: found it in extra, wanted the attribute of that name"),
+        ({"extra": {"Fields": []}}, "Fields: found in extra, wanted as an argument of `Activity`"),
         (
             {"activity_datetime": 5},
             "ActivityDateTime: found a value of type int, wanted a date-time",

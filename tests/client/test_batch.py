@@ -21,7 +21,7 @@ from leadpost import (
     OpenBucket,
     RetryPolicy,
 )
-from leadpost._batch import LONG, WORKERS
+from leadpost._batch import LONG, MOST_AT_ONCE
 
 
 @virtual
@@ -72,7 +72,7 @@ async def test_the_source_is_drawn_as_fast_as_it_is_posted_by_a_bounded_number_o
         async for _ in poster.post_stream(source()):
             assert drawn - len(leadsquared.requests) <= 26
     assert drawn == 500
-    assert most_tasks <= WORKERS + 25 + 5  # workers, their calls, and the batch itself
+    assert most_tasks <= MOST_AT_ONCE + 25 + 5  # posts, their calls, and the batch itself
 
 
 @virtual
@@ -88,7 +88,7 @@ async def test_a_slow_consumer_slows_the_drawing() -> None:
         stream = poster.post_stream(source())
         await anext(stream)
         await asyncio.sleep(1000)
-        assert len(drawn) <= WORKERS + 2
+        assert len(drawn) <= MOST_AT_ONCE + 2
         await stream.aclose()
 
 
@@ -151,7 +151,7 @@ async def test_a_small_batch_gets_through_beside_a_long_one() -> None:
     ("source", "even_from"),
     [
         pytest.param(numbered_list(LONG), 0, id="long"),
-        pytest.param(numbered(LONG), LONG // 2 + WORKERS, id="of unknown length"),
+        pytest.param(numbered(LONG), LONG // 2 + MOST_AT_ONCE, id="of unknown length"),
         # All leave as fast as tokens allow: nothing is evenly spaced.
         pytest.param(numbered_list(LONG - 1), LONG, id="shorter"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -139,6 +140,22 @@ async def test_stop_ends_the_wait_for_the_next_activity_of_a_source() -> None:
     async with poster_to(LeadSquared()) as poster:
         outcomes = [o async for o in poster.post_stream(source(), stop=stop)]
     assert [o.request_id for o in outcomes] == ["r1"]
+
+
+@virtual
+async def test_a_source_that_ignores_the_cancellation_of_a_stop_is_drawn_from_once_more() -> None:
+    async def source() -> AsyncIterator[Activity]:
+        for number in range(1, 10):
+            yield activity(number)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+            await asyncio.sleep(0.1)
+
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(3, stop.set)
+    async with poster_to(LeadSquared()) as poster:
+        outcomes = [o async for o in poster.post_stream(source(), stop=stop)]
+    assert [outcome.state for outcome in outcomes] == ["accepted", "not_sent"]
 
 
 @virtual

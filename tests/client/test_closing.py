@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -16,10 +17,12 @@ from leadpost import (
     BatchError,
     ConnectionFailed,
     DeliveryUncertain,
+    LeadpostError,
     NotSent,
     RetryPolicy,
     ServerError,
     TokenBucket,
+    Unauthorized,
 )
 from leadpost._attempts import Terms
 from leadpost._poster import post_once
@@ -56,6 +59,32 @@ async def test_a_call_that_outlasts_the_grace_is_uncertain_and_its_token_rests_l
     async with poster_to(quick, bucket=bucket) as other:
         await other.post(activity(2))
     assert quick.arrivals == pytest.approx([1.0 + grace + 30.0 + 5.0])
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, Unauthorized), (503, ServerError), (200, DeliveryUncertain)]
+)
+@virtual
+async def test_a_status_decides_even_if_its_body_is_cut_off_by_the_closing(
+    status: int, error: type[LeadpostError]
+) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(1000)
+
+    leadsquared = LeadSquared(answers(httpx.Response(status, content=stalled())))
+    bucket = TokenBucket(1)
+    poster = poster_to(leadsquared, bucket=bucket)
+    post = asyncio.create_task(poster.post(activity(1)))
+    await asyncio.sleep(1)
+    await poster.aclose(grace=2.0)
+    with pytest.raises(error) as caught:
+        await post
+    assert (caught.value.status, caught.value.attempts) == (status, 1)
+    assert now() == pytest.approx(3.0)
+    async with poster_to(LeadSquared(), bucket=bucket) as other:
+        await other.post(activity(2))
+    assert now() == pytest.approx(3.0 + 5.0)  # it was answered, so it had arrived
 
 
 @virtual

@@ -173,6 +173,13 @@ async def test_a_body_that_decodes_to_too_much_is_unreadable_in_bounded_memory(
     assert peak < decoded_size / 8
 
 
+async def test_a_page_of_several_mebibytes_is_read() -> None:
+    rows = [{"Id": f"id-{n}", "EventCode": 201, "Note": "n" * 4000} for n in range(1000)]
+    body = json.dumps({"RecordCount": len(rows), "ProspectActivities": rows}).encode()
+    async with RawServer(answers(answer(200, body))) as server, poster_to(server) as poster:
+        assert len(await poster.lead_activities(LEAD, 201)) == len(rows)
+
+
 async def test_a_body_without_an_end_is_read_up_to_a_mebibyte() -> None:
     sent = 0
 

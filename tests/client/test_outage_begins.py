@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -46,6 +47,18 @@ async def test_three_posts_in_a_row_without_a_proper_answer_are_an_outage(fault:
         await asyncio.sleep(3)
         assert poster.is_away
         third.cancel()
+
+
+@virtual
+async def test_how_long_an_outage_lasts_can_be_read_from_a_thread() -> None:
+    async with away(Outage(httpx.Response(503))) as poster:
+        await asyncio.sleep(7)
+        found = list[float | None]()
+        thread = Thread(target=lambda: found.append(poster.away_for))
+        thread.start()
+        thread.join()
+        assert found == [poster.away_for]
+        assert found == [pytest.approx(7.0, abs=0.2)]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ async def test_after_a_failed_query_whoever_is_next_is_woken() -> None:
         return next(answers)
 
     availability = Availability("host", query)
+    availability.enter_loop(asyncio.get_running_loop())
 
     async def fail(activity: int, when: asyncio.Event | None = None) -> None:
         with suppress(DeliveryUncertain):
@@ -182,6 +183,7 @@ async def test_a_trial_that_its_event_loop_left_behind_stops_no_other() -> None:
         return True
 
     availability = Availability("host", query)
+    availability.enter_loop(asyncio.get_running_loop())
     for number in (1, 2, 3):
         with suppress(ConnectionFailed):
             async with availability.turn(number) as turn:
@@ -189,7 +191,7 @@ async def test_a_trial_that_its_event_loop_left_behind_stops_no_other() -> None:
                 raise ConnectionFailed("no connection")
     left_behind = await availability.turn(4).__aenter__()
     assert availability.may_send(left_behind)
-    availability.leave_loop()
+    availability.enter_loop(asyncio.get_running_loop())
     async with asyncio.timeout(60), availability.turn(5) as turn:
         assert availability.may_send(turn)
     assert not availability.is_away

@@ -366,8 +366,13 @@ def test_repr_shows_the_host_and_the_bucket(sandbox: Sandbox) -> None:
     ("options", "message"),
     [
         ({"on_uncertain": "ignore"}, "on_uncertain: found 'ignore', wanted 'raise' or 'retry'"),
-        ({"call_timeout": 0}, "call_timeout: found 0, wanted seconds above 0"),
-        ({"call_timeout": float("nan")}, "call_timeout: found nan, wanted seconds above 0"),
+        *(
+            (
+                {"call_timeout": seconds},
+                f"call_timeout: found {seconds}, wanted a finite number of seconds above 0",
+            )
+            for seconds in (0, -1.0, float("inf"), float("nan"))
+        ),
     ],
 )
 def test_an_option_out_of_range_raises(options: dict[str, Any], message: str) -> None:

@@ -182,7 +182,7 @@ async def test_max_time_includes_the_wait_for_the_first_token() -> None:
         account(), client=leadsquared.client(), bucket=bucket, retry=policy
     ) as poster:
         await poster.post(activity(1))
-        with pytest.raises(NotSent, match="no token came free in the time for this call"):
+        with pytest.raises(NotSent, match="no token became free in time"):
             await poster.post(activity(2))
     assert now() == pytest.approx(4, abs=0.01)
     assert leadsquared.numbers == [1]
@@ -204,7 +204,7 @@ async def test_token_timeout_limits_the_wait_for_a_token() -> None:
     leadsquared, bucket = LeadSquared(), TokenBucket(1)
     async with AsyncActivityPoster(account(), client=leadsquared.client(), bucket=bucket) as poster:
         await poster.post(activity(1), token_timeout=0)  # one is free
-        with pytest.raises(NotSent, match="no token came free in the time for this call") as caught:
+        with pytest.raises(NotSent, match="no token became free in time") as caught:
             await poster.post(activity(2), token_timeout=4.5)
         assert caught.value.state == "not_sent"
         assert now() == pytest.approx(4.5, abs=0.01)
