@@ -168,7 +168,9 @@ async def test_keys_belong_to_whoever_puts_first(store_url: str) -> None:
         await production.put(activity(1))
         with pytest.raises(OutboxError, match="belong to other keys"):
             await staging.drain(poster_of(second, leadsquared))
-        async with staging._database._engine.connect() as connection:  # type: ignore[union-attr]
+        engine = staging._database._engine
+        assert engine is not None
+        async with engine.connect() as connection:
             with pytest.raises(OutboxError, match="belong to other keys"):
                 await staging.put(activity(2), connection=connection)
         assert leadsquared.requests == []

@@ -395,7 +395,7 @@ async def test_leads_that_always_fail_do_not_keep_others_from_being_looked_at(
         lead = request.url.params.get("leadId")
         if lead == leads[3]:
             return httpx.Response(400)  # an answer, so not in a row with the failures
-        found = {"RecordCount": 0, "ProspectActivities": []}
+        found: dict[str, Any] = {"RecordCount": 0, "ProspectActivities": []}
         return httpx.Response(500) if lead in leads[:3] else httpx.Response(200, json=found)
 
     posting = poster(LeadSquared(answer))
