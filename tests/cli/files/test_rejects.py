@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from files_support import Desk, cells, lead, read_csv, write_csv, write_xlsx
+from files_support import (
+    Desk,
+    cells,
+    lead,
+    notes,
+    posted,
+    read_csv,
+    with_rejects,
+    write_csv,
+    write_xlsx,
+)
 from reading_support import HEAD, LEAD
 
 from leadpost.cli.files.sending import entries
@@ -111,6 +121,14 @@ def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:
     added = {"leadpost_reason": "", "leadpost_key": ""} | cells(5)
     assert desk.post(write_csv(rejects, [row | cells(1), added]))[0] == 0
     assert desk.notes() == ["Note 0", "Note 1", "Note 5"]
+
+
+def test_rejects_of_yesterday_are_posted_after_the_file_of_today(desk: Desk, calls: Path) -> None:
+    (reject,) = with_rejects(desk, calls, 1)
+    fixed = write_csv(desk.folder / "fixed.csv", [reject | cells(1)])
+    posted(desk, calls, 5, 6)
+    code, said = desk.post(fixed)
+    assert (code, desk.notes()) == (0, notes(0, 1, 2, 5, 6)), said
 
 
 def test_rejects_of_two_files_are_posted_one_by_one(desk: Desk) -> None:
