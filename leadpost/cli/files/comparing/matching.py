@@ -243,10 +243,14 @@ class Matching:
             for id_, _ in self._all(f"{query} AND kind IN ('pending', 'rejected')"):
                 plan.unsent.append(id_)
                 plan.withdrawn += 1
-            query = f"SELECT id, {_LEFT} AS is_left FROM earlier WHERE {_OWN}"
+            query = f"SELECT id, kind, {_LEFT} AS is_left FROM earlier WHERE {_OWN}"
             others = "kind IN ('posted', 'failed', 'invalid') AND is_left <> is_gone"
-            for id_, is_left in self._all(f"{query} AND {others}"):
+            gone = plan.withdrawn
+            for id_, kind, is_left in self._all(f"{query} AND {others}"):
                 (plan.gone if is_left else plan.back).append(id_)
+                gone += is_left and kind != "invalid"
+            ((kept,),) = self._all("SELECT count(known) FROM file")
+            plan.is_edited = kept > gone
         query = "SELECT moved FROM file WHERE moved IS NOT NULL AND decision = 'new'"
         for (id_,) in self._all(query):
             plan.unsent.append(id_)
@@ -260,6 +264,24 @@ class Matching:
             " WHERE decision = 'invalid' AND earlier.digest_read IS NOT file.digest_read"
         )
         return plan
+
+    def missing(self, row_keys: Iterable[str], *, is_edited: bool) -> int:
+        """
+        Return how many keys of a rejects file name rows to fix that this file does not have.
+
+        Of an edited file, those that it had until now do not count: they were fixed or deleted.
+        """
+        self._all("CREATE TABLE IF NOT EXISTS rejected (row_key)")
+        self._all("DELETE FROM rejected")
+        insert = "INSERT INTO rejected VALUES (?)"
+        self._rows.database.executemany(insert, ((key,) for key in row_keys))
+        found = self._rows.database.execute(
+            "SELECT count(*) FROM rejected LEFT JOIN earlier USING (row_key)"
+            f" WHERE id IS NULL OR kind <> 'posted' AND {_LEFT}"
+            " AND (NOT ? OR is_gone OR kind = 'withdrawn')",
+            (is_edited,),
+        )
+        return int(found.fetchone()[0])
 
     def number(self) -> None:
         """Number the new rows, see `Row.number`, once it is decided to send some."""

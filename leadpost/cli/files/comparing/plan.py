@@ -167,6 +167,9 @@ class Plan:
     # The numbers of other rows that are gone from the file, and of those that are in it again.
     gone: list[int] = field(factory=list[int])
     back: list[int] = field(factory=list[int])
+    # Whether the file is the one that was posted last, most of whose rows it has, and not the next
+    # one of that name.
+    is_edited: bool = False
     waiting: int = 0  # how many unsent rows of the batch a rejects file lacks: they are sent too
     # How many possible duplicates were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])
