@@ -99,6 +99,7 @@ async def compared(
     batch = await ledger.batch_for(options, name) if ledger else None
     if batch is not None and own:
         reading = reading.over(batch.reading.of_rejects())
+    reading = reading.over(Reading(timezone=options.default_timezone))
     source = await _read(file, reading, rows, checks)
     matching = Matching(rows, name, are_rejects=bool(own))
     if ledger and batch:
@@ -139,7 +140,7 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
             if (before := stored.reading.as_options()) and options.command == "post":
                 replace = "options on the command line replace these"
                 say(checks.console, f"Read as before: {before} ({replace})")
-            return stored.reading.over(options.reading)
+            return stored.reading
     return options.reading
 
 
