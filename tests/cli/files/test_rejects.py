@@ -101,6 +101,15 @@ def test_rejects_of_a_workbook_are_csv_with_its_options(desk: Desk) -> None:
     assert desk.states(path) == ["accepted", "accepted"]
 
 
+def test_rejects_of_a_file_with_another_delimiter_need_no_option(desk: Desk, calls: Path) -> None:
+    write_csv(calls, [cells(0), bad(1)], "|")
+    assert desk.post(calls, "--skip-invalid", "--delimiter", "|")[0] == 1
+    rejects = rejects_of(calls)
+    rejects.write_bytes(rejects.read_bytes().replace(b",x,", b",201,"))
+    assert desk.run("post", rejects).exit_code == 0
+    assert desk.notes() == notes(0, 1)
+
+
 def test_a_row_with_too_many_cells_stays_as_it_is_in_rejects_of_rejects(desk: Desk) -> None:
     path = desk.folder / "calls.csv"
     path.write_text(f"{HEAD}\n{LEAD},201,rest\n{lead(1)},201\n")

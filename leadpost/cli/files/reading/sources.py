@@ -25,7 +25,7 @@ from leadpost.cli.files.reading.columns import (
     constants_of,
     is_field,
 )
-from leadpost.cli.files.reading.csv_file import Grid
+from leadpost.cli.files.reading.csv_file import DELIMITERS, Grid
 from leadpost.cli.files.reading.identity import activity_digest, cells_digest
 from leadpost.cli.files.reading.json_file import JsonItem
 from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS, lead_of, with_lead
@@ -55,7 +55,8 @@ class Table:
 
     def __init__(self, name: str, grid: Grid, reading: Reading, facts: AccountFacts) -> None:
         self.name = name
-        self.delimiter = grid.delimiter
+        # Rejects are read without options.
+        self.delimiter = grid.delimiter if grid.delimiter in DELIMITERS else ","
         self._records = grid.records
         self._width = len(grid.header)
         self._key_place = grid.header.index(KEY) if KEY in grid.header else None
