@@ -39,6 +39,9 @@ _LEADS = ("RelatedProspectId", *(COLUMN + name for name in FINDS))
 _NUMBERS = (f"{COLUMN}Phone", f"{COLUMN}Mobile")
 """Columns of phone numbers."""
 
+_NAMELESS = "is in a column without a heading"
+_NAME_IT = "give it one, or leave out all such columns with --ignore-others"
+
 
 class Table:
     """
@@ -68,6 +71,8 @@ class Table:
         }
         if not columns.are_of_leads:
             self._needed["RelatedProspectId"] = "enter the lead's id"
+        nameless = [place for place, heading in enumerate(self.header) if not heading]
+        self._nameless = [] if reading.ignore_others else nameless
         self._sends_empty = reading.send_empty
         self._constants = [*columns.constants.values()]
         # The place, the heading and the target of each cell; constants are cells to the right.
@@ -108,8 +113,7 @@ class Table:
             what = f"has {len(cells)} cells, and the header has {width}"
             return Problem("row", "", what, "is a delimiter or a quotation mark missing?")
         if extra := next((cell for cell in cells[width:] if cell.strip()), None):
-            what = "is in a column without a heading"
-            return Problem("row", extra, what, "quote cells that contain the delimiter")
+            return Problem("row", extra, _NAMELESS, "quote cells that contain the delimiter")
         return None
 
     def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, list[Problem]]:
@@ -141,7 +145,8 @@ class Table:
     def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
         """Return the values of a row by their targets, and the problems of its cells."""
         values: dict[str, Any] = {}
-        problems: list[Problem] = []
+        filled = (cells[place] for place in self._nameless if cells[place].strip())
+        problems = [Problem("row", cell, _NAMELESS, _NAME_IT) for cell in filled]
         for place, heading, target, read in self._cells:
             cell = cells[place]
             if not cell.strip():
