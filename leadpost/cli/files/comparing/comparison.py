@@ -216,7 +216,7 @@ async def _name(
     if not own or ledger is None:
         return name
     if KEY in own:
-        return await _batch_of(file, keys, ledger) or name
+        return await batch_of(file, keys, ledger) or name
     if options.batch is None:
         name = input_of(file)
     if await ledger.batch(name) is None:
@@ -226,8 +226,13 @@ async def _name(
     return name
 
 
-async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) -> str | None:
-    """Return the batch that the keys of a rejects file belong to, None if it has no key."""
+async def batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) -> str | None:
+    """
+    Return the batch that the keys of a rejects file belong to, None if it has no key.
+
+    Raises:
+        InputError: they are damaged or unknown, or belong to several batches.
+    """
     lines: dict[str, int] = {}
     for line, text in keys:
         where, key = f"{file}: line {line}, {KEY}:", text.strip().upper()
