@@ -137,6 +137,21 @@ def test_rows_that_are_added_to_rejects_are_new_rows(desk: Desk) -> None:
     assert desk.notes() == ["Note 0", "Note 1", "Note 5"]
 
 
+def test_an_object_that_is_added_to_rejects_may_have_null_for_a_key(desk: Desk) -> None:
+    path = desk.folder / "calls.json"
+    values = [
+        {"RelatedProspectId": lead(n), "ActivityEvent": event} for n, event in ((0, "x"), (1, 201))
+    ]
+    path.write_text(json.dumps(values[:1]))
+    assert desk.post(path, "--skip-invalid")[0] == 1
+    rejects = path.with_name("calls.json.rejects.jsonl")
+    fixed = json.loads(rejects.read_text()) | {"ActivityEvent": 201}
+    lines = [fixed, {"leadpost_reason": None, "leadpost_key": None} | values[1]]
+    rejects.write_text("\n".join(map(json.dumps, lines)))
+    code, said = desk.post(rejects)
+    assert (code, len(desk.notes())) == (0, 2), said
+
+
 def test_rejects_stay_when_the_next_file_of_that_name_is_posted(desk: Desk, calls: Path) -> None:
     with_rejects(desk, calls, 1)
     before = rejects_of(calls).read_bytes()

@@ -194,7 +194,7 @@ class Json:
         return starmap(self._row, self._records)
 
     def _row(self, line: int, item: int | None, value: Mapping[str, Any]) -> Row:
-        key = str(value[KEY]).strip().upper() if KEY in value else None
+        key = str(value.get(KEY) or "").strip().upper()
         own = {name: part for name, part in value.items() if name not in OWN}
         if "LeadDetails" in own and is_mapping(own.get("Activity")):
             activity, problems = self._activity(own["Activity"])
