@@ -10,8 +10,6 @@ import typer
 from leadpost.bucket import LIMIT
 from leadpost.cli.outbox_url import VARIABLE
 
-TIMEZONE = "LEADPOST_TIMEZONE"
-
 
 def span(text: str) -> timedelta:
     """
@@ -83,7 +81,7 @@ IncludeHidden = Annotated[bool, typer.Option("--include-hidden", help="Read hidd
 Timezone = Annotated[
     str | None,
     typer.Option(
-        envvar=TIMEZONE,
+        envvar="LEADPOST_TIMEZONE",
         metavar="ZONE",
         help="Time zone of date-times without an offset: Asia/Kolkata, +05:30, UTC. In JSON, those"
         " in LeadSquared's form are UTC anyway.",

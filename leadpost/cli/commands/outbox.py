@@ -13,9 +13,12 @@ from leadpost import Account
 from leadpost.cli import options, outbox_entries
 from leadpost.cli.account import read_account
 from leadpost.cli.exits import Exit, InputError
+from leadpost.cli.files.comparing.comparison import batch_of
 from leadpost.cli.files.comparing.ledger import Ledger, statements
 from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.reading.opening import opened
 from leadpost.cli.files.reading.own_files import input_of
+from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.sending.entries import withdraw
 from leadpost.cli.outbox_url import existing, url_of
 from leadpost.outbox import Outbox
@@ -249,11 +252,20 @@ async def _batch(
         return batch
     ledger = Ledger(opened, "")
     own = Path(file).name
-    name = batch or await ledger.last_batch(own) or await ledger.last_batch(input_of(own))
+    name = batch or await batch_of(own, _keys(file), ledger)
+    name = name or await ledger.last_batch(own) or await ledger.last_batch(input_of(own))
     name = name or input_of(own)
     options = Options(command=f"outbox {command}", path=file, url=url_of(outbox))
     await ledger.batch_for(options, name)
     return name
+
+
+def _keys(file: str) -> list[tuple[int, str]]:
+    """Return the keys of a rejects file by line; none of another file, or where there is none."""
+    if Path(file).is_file():
+        with suppress(InputError), opened(file) as rejects:
+            return rejects.own_columns(Reading())[1]
+    return []
 
 
 def _owner(env_file: Path | None) -> Account | str:

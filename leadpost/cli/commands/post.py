@@ -1,7 +1,6 @@
 """`leadpost post`: post the activities of a file."""
 
 import asyncio
-import os
 from typing import Annotated, Literal
 
 import typer
@@ -18,6 +17,7 @@ from leadpost.cli.outbox_url import url_of
 
 
 def post(
+    context: typer.Context,
     file: options.File,
     *,
     batch: options.Batch = None,
@@ -99,12 +99,14 @@ def post(
     """
     if timezone:
         zone_of(timezone)
+    source = context.get_parameter_source("timezone")
+    is_default = source is not None and source.name == "ENVIRONMENT"
     reading = Reading(
         sheet=sheet,
         delimiter=delimiter,
         encoding=encoding,
         include_hidden=include_hidden,
-        timezone=timezone or None,
+        timezone=None if is_default else timezone or None,
         date_formats=tuple(date_format or ()),
         columns=pairs_of("--map", map_ or ()),
         constants=pairs_of("--set", set_ or ()),
@@ -116,7 +118,8 @@ def post(
         path=file,
         url=url_of(outbox),
         reading=reading,
-        reads_as_before=reading == Reading(timezone=os.environ.get(options.TIMEZONE) or None),
+        default_timezone=timezone if is_default else None,
+        reads_as_before=reading == Reading(),
         batch=batch,
         duplicates=duplicates,
         account_check=account_check,

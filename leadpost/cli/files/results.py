@@ -100,7 +100,7 @@ async def write_outputs(found: Comparison, ledger: Ledger, console: Console) -> 
     batch = cast("Batch", found.batch)  # it was posted
     outputs = Outputs(found.options.path, dict(batch.outputs))
     try:
-        await outputs.write(found.source, found.plan, ledger)
+        await outputs.write(found, ledger)
     except OSError as error:
         async for _ in outputs.counted(found.plan, ledger):
             pass

@@ -31,6 +31,7 @@ class Case:
     file: str = "calls.csv"
 
 
+NAMELESS = f"RelatedProspectId,,ActivityEvent\n{LEAD},{{}},201\n"
 UTC = BARE_WANTED | {"ActivityDateTime": "2026-11-28 14:05:07"}
 
 
@@ -86,6 +87,19 @@ CASES = [
         posted=noted("x" * 140_000),
     ),
     Case("empty unnamed columns", BARE.replace("\n", ",,\n"), posted=BARE_WANTED),
+    Case("an empty column without a heading", NAMELESS.format(" "), posted=BARE_WANTED),
+    Case(
+        "a column without a heading that is left out",
+        NAMELESS.format("Ann"),
+        Reading(ignore_others=True),
+        posted=BARE_WANTED,
+    ),
+    Case(
+        "a column without a heading",
+        NAMELESS.format("Ann"),
+        said="line 2, row: Ann is in a column without a heading; give it one, or leave out all"
+        " such columns with --ignore-others",
+    ),
     Case("blank rows", BARE.replace("\n", "\n,\n \n"), posted=BARE_WANTED),
     Case(
         "a cell without a heading",

@@ -217,12 +217,22 @@ def test_an_edit_is_seen_if_most_rows_of_another_batch_are_there(
     assert decisions == [decision] + ["elsewhere"] * len(others)
 
 
-@pytest.mark.parametrize("kind", ["pending", "rejected", "failed", "invalid"])
-def test_a_row_that_is_gone_and_was_not_posted_is_withdrawn(rows: Rows, kind: Kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "unsent", "gone"),
+    [
+        ("pending", [1], []),
+        ("rejected", [1], []),
+        ("failed", [], [1]),
+        ("invalid", [], [1]),
+        ("withdrawn", [], []),
+    ],
+)
+def test_a_row_that_is_gone_is_withdrawn_if_a_run_would_send_it(
+    rows: Rows, kind: Kind, unsent: list[int], gone: list[int]
+) -> None:
     plan, decisions = decided(rows, [row("new", "x")], [known(1, "old", kind, lead="x")])
     assert decisions == ["new"]
-    assert plan.unsent == [1]
-    assert plan.withdrawn == (0 if kind == "invalid" else 1)
+    assert (plan.unsent, plan.withdrawn, plan.gone) == (unsent, len(unsent), gone)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +283,7 @@ def test_what_was_posted_elsewhere_is_a_possible_duplicate_and_what_was_not_move
         (known(1, "a", "posted"), row("a", key="K1"), "posted"),
         (known(1, "a", "posted"), row("b", key="K1"), "edit"),
         (known(1, "a", "posted"), row("b", key="K1", valid=False), "invalid"),
-        (known(1, "a", "withdrawn"), row("a", key="K1"), "edit"),
+        (known(1, "a", "withdrawn"), row("a", key="K1"), "new"),
         (known(1, "a", "withdrawn"), row("a", key="K1", valid=False), "invalid"),
         (known(1, "a", "posted"), row("a"), "posted"),
         (known(1, "a", "failed"), row("a"), "again"),
@@ -294,6 +304,21 @@ def test_a_fix_that_was_posted_from_the_input_is_not_posted_from_the_rejects(
     earlier = [known(1, "bad", "withdrawn"), known(2, "fixed", "posted")]
     _, decisions = decided(rows, [row("fixed", key="K1")], earlier, are_rejects=True)
     assert decisions == ["posted"]
+
+
+@pytest.mark.parametrize(("kind", "unasked"), [("withdrawn", "new"), ("failed", "corrected")])
+@pytest.mark.parametrize(
+    ("posted", "is_asked"),
+    [(row("x", "lead"), True), (row("fixed", "x"), True), (row("x", "y"), False)],
+)
+def test_a_fix_of_a_row_that_is_gone_is_an_edit_if_a_posted_row_is_like_it(
+    rows: Rows, kind: Kind, unasked: Decision, posted: Row, *, is_asked: bool
+) -> None:
+    fixed = row("fixed", "lead", key="K1")
+    earlier = [known(1, "a", kind, is_gone=True), known(2, "x")]
+    earlier[1] = (*earlier[1][:4], posted.digest_read, posted.digest_read, *earlier[1][6:])
+    _, decisions = decided(rows, [fixed], earlier, are_rejects=True)
+    assert decisions == ["edit" if is_asked else unasked]
 
 
 def test_first_sends_the_first_rows_and_leaves_the_rest(rows: Rows) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from files_support import cells, write_csv
+from files_support import Desk, bad, cells, read_csv, rejects_of, rows, write_csv
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.cells import guessed_format
@@ -91,3 +91,21 @@ def test_options_are_stored_and_come_back(tmp_path: Path) -> None:
     assert Reading().over(reading) == reading
     assert Reading().over(reading.of_rejects()).date_formats == ("%d/%m/%Y",)
     assert write_csv(tmp_path / "a.csv", [cells(0)]).exists()
+
+
+def test_a_time_zone_is_that_of_the_option_or_else_of_the_last_run_or_else_of_the_environment(
+    desk: Desk, calls: Path
+) -> None:
+    write_csv(calls, [cells(0), bad(1)])
+    utc = {"LEADPOST_TIMEZONE": "UTC"}
+    done = desk.run("post", calls, "--timezone", "+05:30", "--skip-invalid", **utc)
+    assert done.exit_code == 1
+    (reject,) = read_csv(rejects_of(calls))
+    assert desk.run("post", write_csv(rejects_of(calls), [reject | cells(1)]), **utc).exit_code == 0
+    assert desk.run("post", write_csv(calls, rows(0, 1, 2)), **utc).exit_code == 0
+    other = write_csv(desk.folder / "other.csv", rows(3))
+    assert desk.run("post", other, **utc).exit_code == 0
+    moments = [p["ActivityDateTime"][11:] for p in desk.sandbox.posted()]
+    assert moments == ["08:30:07", "08:31:07", "08:32:07", "14:03:07"]
+    done = desk.run("post", other, "--timezone", "UTC", LEADPOST_TIMEZONE="+05:30")
+    assert "1 row was posted" in done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,27 @@ def test_a_file_is_looked_at_in_the_batch_that_it_was_posted_in_last(
     assert shown.format(calls=calls) in done.stdout
     assert "day 1/" not in done.stdout
     assert desk.states(calls) == [("succeeded" if command == "verify" else "accepted")] * 2
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("list", "day 1/"),
+        ("status", "accepted          2"),
+        ("retry --state failed", "0 pending again"),
+        ("list --batch 'day 2'", "day 2/"),
+    ],
+)
+def test_a_rejects_file_is_looked_at_in_the_batch_of_its_keys(
+    desk: Desk, calls: Path, command: str, shown: str
+) -> None:
+    fixed = desk.folder / "fixed.csv"
+    assert desk.post(write_csv(calls, [*rows(0, 1), bad(2)]), "--skip-invalid", "--batch", "day 1")
+    rejects_of(calls).rename(fixed)
+    assert desk.post(write_csv(calls, rows(3)), "--batch", "day 2")[0] == 0
+    done = desk.run("outbox", *shlex.split(command), fixed)
+    assert done.exit_code == 0, done.output
+    assert shown in done.stdout
 
 
 def test_the_commands_to_paste_name_the_outbox(desk: Desk, calls: Path) -> None:

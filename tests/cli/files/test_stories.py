@@ -149,6 +149,19 @@ def test_7_of_different_fixes_the_second_is_a_possible_duplicate(
     assert len(desk.notes()) == 3
 
 
+def test_7_of_different_fixes_of_a_row_that_the_queue_failed_the_second_is_a_possible_duplicate(
+    desk: Desk, calls: Path
+) -> None:
+    assert desk.post(write_csv(calls, [cells(0), cells(1, ActivityEvent="999")]))[0] == 0
+    assert desk.run("verify", calls).exit_code == 1
+    (reject,) = read_csv(rejects_of(calls))
+    fixed = write_csv(desk.folder / "fixed.csv", [reject | cells(1, ActivityNote="other")])
+    assert desk.post(write_csv(calls, rows(0, 1)))[0] == 0
+    code, said = desk.post(fixed)
+    assert code == 2
+    assert "1 row looks like an edit of a posted one" in said
+
+
 @pytest.mark.parametrize("first", ["input", "rejects"])
 def test_7_of_two_leads_for_a_row_without_one_the_second_is_a_possible_duplicate(
     desk: Desk, calls: Path, first: str
@@ -330,6 +343,18 @@ def test_13_a_row_that_the_queue_failed_is_in_the_rejects_and_sent_again_only_fr
     assert len(desk.notes()) == 3
     assert desk.post(calls)[0] == 0
     assert desk.states(calls) == ["succeeded", "accepted"]
+
+
+def test_13_a_row_that_the_queue_failed_stays_failed_when_it_leaves_the_file_and_comes_back(
+    desk: Desk, calls: Path
+) -> None:
+    table = [cells(0), cells(1, ActivityEvent="999")]  # no such type
+    assert desk.post(write_csv(calls, table))[0] == 0
+    assert desk.run("verify", calls).exit_code == 1
+    assert desk.post(write_csv(calls, rows(5, 6)))[0] == 0
+    code, said = desk.post(write_csv(calls, table))
+    assert (code, desk.notes()) == (1, notes(0, 1, 5, 6)), said
+    assert desk.states(calls) == ["succeeded", "failed"]
 
 
 def test_13_a_row_that_the_queue_failed_is_sent_again_by_hand(desk: Desk, calls: Path) -> None:

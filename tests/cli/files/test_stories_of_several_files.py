@@ -284,6 +284,20 @@ def test_25_the_same_data_in_another_format_are_the_same_activities(desk: Desk) 
     assert desk.notes() == notes(0, 1)
 
 
+@pytest.mark.parametrize("first", ["csv", "json"])
+def test_25_the_email_form_is_the_same_activity_as_a_column_of_addresses(
+    desk: Desk, first: str
+) -> None:
+    csv, email = desk.folder / "calls.csv", desk.folder / "calls.json"
+    write_csv(csv, [{"Lead.EmailAddress": "ada@example.com", "ActivityEvent": "201"}])
+    email.write_text(json.dumps({"EmailAddress": "ada@example.com", "ActivityEvent": 201}))
+    one, other = (csv, email) if first == "csv" else (email, csv)
+    assert desk.post(one, "--create-leads")[0] == 0
+    code, said = desk.post(other, "--create-leads")
+    assert (code, len(desk.sandbox.posted())) == (2, 1)
+    assert f"1 row was posted before, in batch {one.name}" in said
+
+
 def test_25_an_export_without_the_seconds_is_asked_about(desk: Desk) -> None:
     table = [[row[name] for name in HEADER] for row in rows(0, 1, 2)]
     assert desk.post(write_xlsx(desk.folder / "calls.xlsx", [HEADER, *table]))[0] == 0

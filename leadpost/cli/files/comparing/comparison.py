@@ -99,6 +99,7 @@ async def compared(
     batch = await ledger.batch_for(options, name) if ledger else None
     if batch is not None and own:
         reading = reading.over(batch.reading.of_rejects())
+    reading = reading.over(Reading(timezone=options.default_timezone))
     source = await _read(file, reading, rows, checks)
     matching = Matching(rows, name, are_rejects=bool(own))
     if ledger and batch:
@@ -139,7 +140,7 @@ async def _reading(options: Options, ledger: Ledger | None, checks: Checks) -> R
             if (before := stored.reading.as_options()) and options.command == "post":
                 replace = "options on the command line replace these"
                 say(checks.console, f"Read as before: {before} ({replace})")
-            return stored.reading.over(options.reading)
+            return stored.reading
     return options.reading
 
 
@@ -215,7 +216,7 @@ async def _name(
     if not own or ledger is None:
         return name
     if KEY in own:
-        return await _batch_of(file, keys, ledger) or name
+        return await batch_of(file, keys, ledger) or name
     if options.batch is None:
         name = input_of(file)
     if await ledger.batch(name) is None:
@@ -225,8 +226,13 @@ async def _name(
     return name
 
 
-async def _batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) -> str | None:
-    """Return the batch that the keys of a rejects file belong to, None if it has no key."""
+async def batch_of(file: str, keys: Sequence[tuple[int, str]], ledger: Ledger) -> str | None:
+    """
+    Return the batch that the keys of a rejects file belong to, None if it has no key.
+
+    Raises:
+        InputError: they are damaged or unknown, or belong to several batches.
+    """
     lines: dict[str, int] = {}
     for line, text in keys:
         where, key = f"{file}: line {line}, {KEY}:", text.strip().upper()

@@ -307,7 +307,7 @@ class Ledger:
         return {row.id: json.loads(row.activity) for row in found}
 
     async def record_gone(self, gone: Sequence[int], back: Sequence[int]) -> None:
-        """Record which posted rows are gone from their file, and which are back, by numbers."""
+        """Record which rows are gone from their file, and which are back, by numbers."""
         for ids, is_gone in ((gone, 1), (back, 0)):
             for part in parts_of(ids):
                 statement = "UPDATE leadpost_rows SET is_gone = :is_gone WHERE id IN :ids"

@@ -25,6 +25,14 @@ CREATE INDEX gone_posts ON gone (posts);
 """
 _OWN = "batch = :batch AND NOT has_other_keys"
 _POSTED = f"SELECT digest_sent FROM earlier WHERE kind = 'posted' AND {_OWN}"
+_LIKE_POSTED = " OR ".join(
+    f"{part} IN (SELECT {part} FROM earlier WHERE kind = 'posted' AND {_OWN} {unless})"
+    for part, unless in (
+        ("lead", ""),
+        ("given", ""),
+        ("posts", "GROUP BY posts HAVING count(*) = 1"),  # it may be said of several leads
+    )
+)
 _LEFT = "id NOT IN (SELECT known FROM file WHERE known IS NOT NULL)"
 
 
@@ -124,13 +132,18 @@ _STEPS = (
         FROM file LEFT JOIN earlier ON id = known
     ) AS found WHERE found.n = file.n
     """,
-    # An edit has the lead of a row that is gone, or the rest of it, and a lead that cannot be
-    # compared. Another address for a lead that was created may be a correction, unless several
-    # rows say the same.
+    # The row that a key names may have been posted, or be gone from its file: then it was fixed
+    # there if a posted row is like it. Any other edit has the lead of a row that is gone, or the
+    # rest of it, and a lead that cannot be compared. Another address for a lead that was created
+    # may be a correction, unless several rows say the same.
     f"""
     UPDATE file SET decision = CASE WHEN elsewhere IS NULL THEN 'edit' ELSE 'elsewhere' END
     WHERE :asks AND decision IN {SENT} AND (
-        elsewhere IS NOT NULL OR keyed IS NOT NULL AND known IS NULL
+        elsewhere IS NOT NULL
+        OR (known IS NULL OR keyed IN (SELECT id FROM earlier WHERE is_gone)) AND (
+            keyed IN (SELECT id FROM earlier WHERE kind = 'posted')
+            OR keyed IS NOT NULL AND ({_LIKE_POSTED})
+        )
         OR decision IN ('new', 'corrected') AND (
             lead IN (SELECT lead FROM gone) OR given IN (SELECT given FROM gone)
             OR EXISTS (
@@ -226,12 +239,18 @@ class Matching:
         if self._values["are_rejects"]:
             plan.waiting = sum(kind == "pending" for _, kind in self._all(query))
         else:
-            for id_, kind in self._all(f"{query} AND kind NOT IN ('posted', 'withdrawn')"):
+            # Nothing sends the others unasked; they stay as they are if they come back.
+            for id_, _ in self._all(f"{query} AND kind IN ('pending', 'rejected')"):
                 plan.unsent.append(id_)
-                plan.withdrawn += kind != "invalid"
-            query = f"SELECT id, {_LEFT} AS is_left FROM earlier WHERE {_OWN} AND kind = 'posted'"
-            for id_, is_left in self._all(f"{query} AND is_left <> is_gone"):
+                plan.withdrawn += 1
+            query = f"SELECT id, kind, {_LEFT} AS is_left FROM earlier WHERE {_OWN}"
+            others = "kind IN ('posted', 'failed', 'invalid') AND is_left <> is_gone"
+            gone = plan.withdrawn
+            for id_, kind, is_left in self._all(f"{query} AND {others}"):
                 (plan.gone if is_left else plan.back).append(id_)
+                gone += is_left and kind != "invalid"
+            ((kept,),) = self._all("SELECT count(known) FROM file")
+            plan.is_edited = kept > gone
         query = "SELECT moved FROM file WHERE moved IS NOT NULL AND decision = 'new'"
         for (id_,) in self._all(query):
             plan.unsent.append(id_)
@@ -245,6 +264,24 @@ class Matching:
             " WHERE decision = 'invalid' AND earlier.digest_read IS NOT file.digest_read"
         )
         return plan
+
+    def missing(self, row_keys: Iterable[str], *, is_edited: bool) -> int:
+        """
+        Return how many keys of a rejects file name rows to fix that this file does not have.
+
+        Of an edited file, those that it had until now do not count: they were fixed or deleted.
+        """
+        self._all("CREATE TABLE IF NOT EXISTS rejected (row_key)")
+        self._all("DELETE FROM rejected")
+        insert = "INSERT INTO rejected VALUES (?)"
+        self._rows.database.executemany(insert, ((key,) for key in row_keys))
+        found = self._rows.database.execute(
+            "SELECT count(*) FROM rejected LEFT JOIN earlier USING (row_key)"
+            f" WHERE id IS NULL OR kind <> 'posted' AND {_LEFT}"
+            " AND (NOT ? OR is_gone OR kind = 'withdrawn')",
+            (is_edited,),
+        )
+        return int(found.fetchone()[0])
 
     def number(self) -> None:
         """Number the new rows, see `Row.number`, once it is decided to send some."""

@@ -19,6 +19,7 @@ class Options:
     path: str  # the file, or `-`
     url: str
     reading: Reading = field(factory=Reading)
+    default_timezone: str | None = None  # where neither an option nor an earlier run has one
     reads_as_before: bool = False  # whether it is read as in the last run, if there was one
     batch: str | None = None  # the name of its batch, None for that of the file, or the last one
     # What to do with possible duplicates, None to ask.

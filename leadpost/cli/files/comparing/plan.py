@@ -162,11 +162,14 @@ class Plan:
     counts: Counter[Decision] = field(init=False)  # the number of rows by decision
     # The numbers of rows of earlier runs that nothing is to send any more.
     unsent: list[int] = field(factory=list[int])
-    withdrawn: int = 0  # how many of them are gone from the file, and could have been sent
+    withdrawn: int = 0  # how many of them are gone from the file
     moved: int = 0  # how many of them were put for another file, and are new rows here
-    # The numbers of posted rows that are gone from the file, and of those that are in it again.
+    # The numbers of other rows that are gone from the file, and of those that are in it again.
     gone: list[int] = field(factory=list[int])
     back: list[int] = field(factory=list[int])
+    # Whether the file is the one that was posted last, most of whose rows it has, and not the next
+    # one of that name.
+    is_edited: bool = False
     waiting: int = 0  # how many unsent rows of the batch a rejects file lacks: they are sent too
     # How many possible duplicates were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])

@@ -12,7 +12,8 @@ from attrs import frozen
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.reading.settings import Reading
 
-_DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t")
+"""Those that are found from a header."""
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -105,7 +106,7 @@ def csv_grid(file: BinaryIO, name: str, reading: Reading) -> Grid:
         if first.strip():
             break
         above += 1
-    found = max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), ())))
+    found = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), ())))
     if first.lower().startswith(("sep=", '"sep=')):
         above += 1
         found = first.strip("\r\n").strip('"')[4:5] or ","

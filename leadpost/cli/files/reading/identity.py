@@ -16,7 +16,6 @@ _LENGTH = 12
 _LEAD_ID = "RelatedProspectId"
 _TIME = "ActivityDateTime"
 _NO_SECONDS = "--"
-_APART = (_LEAD_ID, "Fields")
 
 
 def activity_digest(payload: Mapping[str, Any]) -> str:
@@ -32,15 +31,15 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
     not known, what finds it counts, and not what it is changed to: that is no other activity.
     """
-    activity = activity_of(payload)
-    parts = {name: value for name, value in activity.items() if name not in _APART}
+    activity, details = activity_of(payload), details_of(payload)
+    finds = details["SearchBy"]
+    apart = _LEAD_ID, finds, "Fields"  # in the email form, the address is beside the parameters
+    parts = {name: value for name, value in activity.items() if name not in apart}
     for item in activity.get("Fields") or ():
         parts[f"Fields.{name_of(item)}"] = _value(item)
     time = str(parts.get(_TIME) or "").strip()
     parts[_TIME], seconds = time[:16] + time[19:], time[17:19]  # YYYY-MM-DD HH:MM:SS
     posted = _digest(_canonical(parts))
-    details = details_of(payload)
-    finds = details["SearchBy"]
     lead = lead_key(finds, details[finds])
     known_by = "" if finds == ID else f"?{finds[0]}"
     return posted + known_by + _digest(lead, 8) + (seconds or _NO_SECONDS)

@@ -58,7 +58,7 @@ class Opened:
         if self._is_json():
             for line, _, value in json_items(self._file, self._name, reading):
                 names |= value.keys() & OWN
-                if KEY in value:
+                if value.get(KEY) is not None:
                     keys.append((line, str(value[KEY])))
         else:
             grid = self._grid(reading)

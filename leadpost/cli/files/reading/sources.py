@@ -25,7 +25,7 @@ from leadpost.cli.files.reading.columns import (
     constants_of,
     is_field,
 )
-from leadpost.cli.files.reading.csv_file import Grid
+from leadpost.cli.files.reading.csv_file import DELIMITERS, Grid
 from leadpost.cli.files.reading.identity import activity_digest, cells_digest
 from leadpost.cli.files.reading.json_file import JsonItem
 from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS, lead_of, with_lead
@@ -38,6 +38,9 @@ _LEADS = ("RelatedProspectId", *(COLUMN + name for name in FINDS))
 """What a row may say of its lead; the first that it has counts."""
 _NUMBERS = (f"{COLUMN}Phone", f"{COLUMN}Mobile")
 """Columns of phone numbers."""
+
+_NAMELESS = "is in a column without a heading"
+_NAME_IT = "give it one, or leave out all such columns with --ignore-others"
 
 
 class Table:
@@ -55,7 +58,8 @@ class Table:
 
     def __init__(self, name: str, grid: Grid, reading: Reading, facts: AccountFacts) -> None:
         self.name = name
-        self.delimiter = grid.delimiter
+        # Rejects are read without options.
+        self.delimiter = grid.delimiter if grid.delimiter in DELIMITERS else ","
         self._records = grid.records
         self._width = len(grid.header)
         self._key_place = grid.header.index(KEY) if KEY in grid.header else None
@@ -67,6 +71,8 @@ class Table:
         }
         if not columns.are_of_leads:
             self._needed["RelatedProspectId"] = "enter the lead's id"
+        nameless = [place for place, heading in enumerate(self.header) if not heading]
+        self._nameless = [] if reading.ignore_others else nameless
         self._sends_empty = reading.send_empty
         self._constants = [*columns.constants.values()]
         # The place, the heading and the target of each cell; constants are cells to the right.
@@ -107,8 +113,7 @@ class Table:
             what = f"has {len(cells)} cells, and the header has {width}"
             return Problem("row", "", what, "is a delimiter or a quotation mark missing?")
         if extra := next((cell for cell in cells[width:] if cell.strip()), None):
-            what = "is in a column without a heading"
-            return Problem("row", extra, what, "quote cells that contain the delimiter")
+            return Problem("row", extra, _NAMELESS, "quote cells that contain the delimiter")
         return None
 
     def _payload(self, cells: Sequence[str]) -> tuple[dict[str, Any] | None, list[Problem]]:
@@ -140,7 +145,8 @@ class Table:
     def _values(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
         """Return the values of a row by their targets, and the problems of its cells."""
         values: dict[str, Any] = {}
-        problems: list[Problem] = []
+        filled = (cells[place] for place in self._nameless if cells[place].strip())
+        problems = [Problem("row", cell, _NAMELESS, _NAME_IT) for cell in filled]
         for place, heading, target, read in self._cells:
             cell = cells[place]
             if not cell.strip():
@@ -188,7 +194,7 @@ class Json:
         return starmap(self._row, self._records)
 
     def _row(self, line: int, item: int | None, value: Mapping[str, Any]) -> Row:
-        key = str(value[KEY]).strip().upper() if KEY in value else None
+        key = str(value.get(KEY) or "").strip().upper()
         own = {name: part for name, part in value.items() if name not in OWN}
         if "LeadDetails" in own and is_mapping(own.get("Activity")):
             activity, problems = self._activity(own["Activity"])

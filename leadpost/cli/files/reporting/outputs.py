@@ -15,12 +15,13 @@ from typing import IO, Any
 
 from attrs import define, field, frozen
 
+from leadpost.cli.files.comparing.comparison import Comparison
 from leadpost.cli.files.comparing.ledger import PART, Ledger
 from leadpost.cli.files.comparing.plan import Plan
-from leadpost.cli.files.reading.opening import STDIN
+from leadpost.cli.files.reading.opening import STDIN, opened
 from leadpost.cli.files.reading.own_files import KEY, REASON, UTF8_WITH_BOM, input_of, results_of
 from leadpost.cli.files.reading.row import Row
-from leadpost.cli.files.reading.sources import Source
+from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import InvalidActivity
 from leadpost.outbox._reconciler import NOT_YET
 
@@ -72,6 +73,8 @@ class Outputs:
     uncertain: int = 0  # how many of them are to be looked for on their leads
     later: int = 0  # how many of these may still arrive, according to the last look
     rejects: Path | None = None  # the file that has these, None without any
+    # Rejects files that stay, as they have other rows to fix; and how many.
+    kept: dict[Path, int] = field(factory=dict[Path, int])
     are_written: bool = False
     has_failed: bool = False  # for another reason than that a program has one open
 
@@ -88,15 +91,15 @@ class Outputs:
     def results(self) -> Path:
         return results_of(self.base)
 
-    async def write(self, source: Source, plan: Plan, ledger: Ledger) -> None:
+    async def write(self, found: Comparison, ledger: Ledger) -> None:
         """
         Write both files, each by replacing it.
 
         Raises:
             OSError: with the path of one that cannot be written, as when it is open elsewhere.
         """
-        is_json = source.is_json
-        rejects = self._rejects_path("jsonl" if is_json else "csv")
+        source, is_json = found.source, found.source.is_json
+        rejects = self._rejects_path("jsonl" if is_json else "csv", found)
         with ExitStack() as stack:
             file = stack.enter_context(replacing(self.results, UTF8_WITH_BOM))
             results = csv.writer(file, delimiter=source.delimiter)
@@ -106,7 +109,7 @@ class Outputs:
             table = csv.writer(to_fix, delimiter=source.delimiter)
             if not is_json:
                 table.writerow((REASON, KEY, *source.header))
-            async for row, known, what in self.counted(plan, ledger):
+            async for row, known, what in self.counted(found.plan, ledger):
                 ids = (known.request_id, known.activity_id) if known else (None, None)
                 about = row.line, source.lead_of(row), what.state
                 results.writerow((*about, *ids, what.error, what.reason))
@@ -146,18 +149,28 @@ class Outputs:
                     self.left += what.state not in _DONE
                 yield row, known, what
 
-    def _rejects_path(self, suffix: str) -> Path:
-        """Return the first name that is free, or whose file is as leadpost wrote it."""
+    def _rejects_path(self, suffix: str, found: Comparison) -> Path:
+        """Return the first name that is free, or whose file leadpost wrote and nobody needs."""
         for number in count(1):
             infix = "" if number == 1 else f".{number}"
             path = self.base.with_name(f"{input_of(self.base.name)}.rejects{infix}.{suffix}")
             if path == self.base:
                 continue
-            if not path.exists() or (
-                path.is_file() and digest_of(path) == self.written.get(path.name)
-            ):
+            if not path.exists():
                 return path
+            if path.is_file() and digest_of(path) == self.written.get(path.name):
+                if not (missing := _missing(path, found)):
+                    return path
+                self.kept[path] = missing
         raise AssertionError("numbers do not end")  # pragma: no cover
+
+
+def _missing(path: Path, found: Comparison) -> int:
+    """Return how many rows to fix a rejects file has that the posted file does not have."""
+    with opened(str(path)) as file:
+        _, keys = file.own_columns(Reading())
+    is_edited = found.options.command == "post" and found.plan.is_edited
+    return found.matching.missing((key for _, key in keys), is_edited=is_edited)
 
 
 def digest_of(path: Path) -> str:

@@ -243,7 +243,7 @@ def done_lines(
     if not plan.rows:
         return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
-        lines = [_nothing_new(found), *_next_steps(found, outputs)]
+        lines = [_nothing_new(found), *_kept(outputs), *_next_steps(found, outputs)]
         if not counts["uncertain"]:
             again = shlex.quote(f"{found.name} again")
             command = f"leadpost post {path} --batch {again} --duplicates post"
@@ -272,11 +272,19 @@ def done_lines(
         rejects, rows = shlex.quote(str(outputs.rejects)), number_of(outputs.to_fix, "row")
         command = f"leadpost post {rejects}{outbox_option(found.options.url)}"
         lines.append(f"{rows} to fix. Edit {rejects}, then: {command}")
+    lines += _kept(outputs)
     if outputs.left and not has_failed:
         again = "Run the same command again"
         how = f"To post them: leadpost post {file}" if seconds is None else again
         lines.append(f"{number_of(outputs.left, 'row')} left. {how}")
     return lines + _next_steps(found, outputs)
+
+
+def _kept(outputs: Outputs) -> list[str]:
+    return [
+        f"{shlex.quote(str(path))} stays: {number_of(rows, 'row')} to fix that this file lacks"
+        for path, rows in outputs.kept.items()
+    ]
 
 
 def _nothing_new(found: Comparison) -> str:
