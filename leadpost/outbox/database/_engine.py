@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import suppress
 from functools import partial
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database._urls import DatabaseUrl
 
 LONGEST_WAIT = 60.0
@@ -48,13 +50,19 @@ def create_engine(
     if url.path is None:
         return _postgresql(url, opened, options)
 
-    def connect(*args: Any, **settings: Any) -> aiosqlite.Connection:
+    async def connect(*args: Any, **settings: Any) -> aiosqlite.Connection:
         connection = aiosqlite.connect(*args, **settings, timeout=SQLITE_LOCK_WAIT)
         # Before version 0.22, the connection was the thread itself.
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True  # as SQLAlchemy sets it: it must not keep the process from ending
-        threads.add(thread)  # not only once it is connected: that may be cancelled
-        return connection
+        threads.add(thread)
+        connecting = asyncio.ensure_future(connection)
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # aiosqlite would lose the connection that its thread is making.
+            await until_done([asyncio.create_task(_close(connecting))], SQLITE_LOCK_WAIT)
+            raise
 
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=url.path),
@@ -88,6 +96,11 @@ def _postgresql(url: DatabaseUrl, opened: set[Connection], options: dict[str, An
         pool_pre_ping=True,
         **options,
     )
+
+
+async def _close(connecting: asyncio.Future[aiosqlite.Connection]) -> None:
+    with suppress(sqlite3.Error):  # there is none
+        await (await connecting).close()
 
 
 def _set_up(synchronous: str, connection: Any, _: object) -> None:
