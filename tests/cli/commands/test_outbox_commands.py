@@ -27,7 +27,7 @@ ADA = "ada@example.com"
 def outbox(desk: Desk) -> Path:
     """One with an accepted, a rejected and an uncertain entry, in this order, and a pending one."""
     path = desk.folder / "leadpost.db"
-    put(url_of(path), *range(4), account=desk.sandbox.account())
+    put(url_of(path), *range(4), account=desk.sandbox.account().id)  # by whatever keys
     states = ("accepted", None), ("rejected", "BadRequest"), ("uncertain", "DeliveryUncertain")
     with closing(sqlite3.connect(path)) as connection, connection:
         for number, (state, error) in enumerate(states, 1):
