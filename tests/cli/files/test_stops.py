@@ -127,9 +127,11 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
         assert time.monotonic() - began < 60
         assert sandbox.report().duplicates == 0
         assert sandbox.report().refused == 0
-        assert len(sandbox.accepted) == ROWS
     found = states(tmp_path)
     assert len(found) == ROWS
+    # On a slow machine, a row may have been claimed and not sent when it was killed.
+    arrived = len(sandbox.accepted)
+    assert found.count("accepted") + BURST - ANSWERED <= arrived <= ROWS
     # Those that were in flight, of which nobody knows: the late ones, on a fast machine.
     assert BURST - ANSWERED <= found.count("uncertain") <= BURST
     assert found.count("accepted") == ROWS - found.count("uncertain")
