@@ -360,6 +360,43 @@ def test_json_in_the_shape_of_createcustom_is_looked_up_too(desk: Desk) -> None:
     assert (leads_of(desk.sandbox), changed(desk.sandbox)) == ([ada], (0, 0))
 
 
+def email_form(path: Path, address: object = ADA) -> Path:
+    """Write an activity as the synchronous API has it for a lead whose id is not known."""
+    lead = {"EmailAddress": address, "FirstName": "Other", "LastName": "", "Phone": None}
+    fields = [{"SchemaName": "mx_Custom_1", "Value": "Busy"}]
+    activity = {"ActivityEvent": 210, "ActivityNote": "Note 0", "Fields": fields}
+    path.write_text(json.dumps(activity | lead))
+    return path
+
+
+def test_json_in_the_email_form_is_looked_up_too(desk: Desk) -> None:
+    path = email_form(desk.folder / "a.jsonl")
+    code, said = desk.post(path)
+    assert (code, desk.notes(), changed(desk.sandbox)) == (2, [], (0, 0))
+    assert "belongs to no lead; --create-leads creates one" in said
+    ada = desk.sandbox.add_lead(EmailAddress=ADA, FirstName="Ada")
+    assert desk.post(path)[0] == 0
+    assert (leads_of(desk.sandbox), changed(desk.sandbox)) == ([ada], (0, 0))
+    table = [row(0, Lead_EmailAddress=ADA, ActivityDateTime="")]
+    code, said = desk.post(write_csv(desk.folder / "other.csv", table))
+    assert (code, len(desk.notes())) == (2, 1), said
+
+
+def test_json_in_the_email_form_creates_a_lead_if_told(desk: Desk) -> None:
+    assert desk.post(email_form(desk.folder / "a.jsonl"), "--create-leads")[0] == 0
+    (who,) = desk.sandbox.leads
+    assert (who["EmailAddress"], who["FirstName"]) == (ADA, "Other")
+    assert not who.keys() & {"LastName", "Phone"}
+
+
+@pytest.mark.parametrize("address", ["ada", 7, [ADA]])
+def test_an_address_of_the_email_form_is_checked(desk: Desk, address: object) -> None:
+    code, said = desk.post(email_form(desk.folder / "a.jsonl", address), "--create-leads")
+    assert (code, desk.notes()) == (2, [])
+    assert "Lead.EmailAddress: found" in said
+    assert "wanted an email address" in said
+
+
 @pytest.mark.parametrize("mode", ["off", "warn"])
 def test_json_that_finds_its_lead_by_something_else_is_refused(desk: Desk, mode: str) -> None:
     path = as_json(desk.folder / "a.jsonl", "FirstName")

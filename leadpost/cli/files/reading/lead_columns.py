@@ -11,6 +11,8 @@ COLUMN = "Lead."
 FINDS = ("EmailAddress", "Phone")
 """What a lead can be looked up by; the first that a row has counts."""
 ID = "ProspectID"
+_EMAIL_FORM = ("EmailAddress", "FirstName", "LastName", "Phone")
+"""What the synchronous API takes beside an activity in place of the lead's id."""
 
 
 def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
@@ -33,6 +35,16 @@ def with_lead(activity: dict[str, Any], known: Mapping[str, str]) -> dict[str, A
     details["SearchBy"] = finds
     items = [{"Attribute": name, "Value": value} for name, value in details.items()]
     return {"LeadDetails": items, "Activity": activity}
+
+
+def with_lead_of_email_form(activity: dict[str, Any]) -> dict[str, Any]:
+    """Return the same for an activity of the synchronous API that has an address beside it."""
+    address = activity.get("EmailAddress")
+    if activity.get("RelatedProspectId") or "LeadDetails" in activity or not address:
+        return activity
+    known = {name: activity[name] for name in _EMAIL_FORM if activity.get(name) not in (None, "")}
+    apart = {*_EMAIL_FORM, "RelatedProspectId"}
+    return with_lead({n: part for n, part in activity.items() if n not in apart}, known)
 
 
 def is_by_id(payload: Mapping[str, Any]) -> bool:

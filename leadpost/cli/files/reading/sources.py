@@ -28,7 +28,13 @@ from leadpost.cli.files.reading.columns import (
 from leadpost.cli.files.reading.csv_file import DELIMITERS, Grid
 from leadpost.cli.files.reading.identity import activity_digest, cells_digest
 from leadpost.cli.files.reading.json_file import JsonItem
-from leadpost.cli.files.reading.lead_columns import COLUMN, FINDS, lead_of, with_lead
+from leadpost.cli.files.reading.lead_columns import (
+    COLUMN,
+    FINDS,
+    lead_of,
+    with_lead,
+    with_lead_of_email_form,
+)
 from leadpost.cli.files.reading.own_files import KEY, OWN
 from leadpost.cli.files.reading.row import Problem, Row
 from leadpost.cli.files.reading.settings import Reading
@@ -200,7 +206,8 @@ class Json:
             activity, problems = self._activity(own["Activity"])
             payload = {**own, "Activity": activity}
         else:
-            payload, problems = self._activity(own)
+            activity, problems = self._activity(own)
+            payload = with_lead_of_email_form(activity)
         if problems := problems or _refused(payload):
             return Row(line, own, None, cells_digest(own), item, key, tuple(problems))
         return Row(line, own, payload, activity_digest(payload), item, key)
