@@ -69,9 +69,7 @@ class Upkeep:
         called_ago = None if self.called_at is None else boot_time() - self.called_at
         known_ago = boot_time() - (self.called_at or self._began_at)
         await _calls.be_seen(transaction, away_for, called_ago, known_ago)
-        expired = await _calls.expire(transaction)
-        await _calls.sum_up(transaction)
-        return expired
+        return await _calls.expire(transaction)
 
     def report(self) -> None:
         """Log how many entries reached each state since the last report."""

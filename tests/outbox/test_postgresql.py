@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import pytest
 from database_support import execute, name_of, numbers, plain_postgresql, setting
@@ -142,3 +143,31 @@ async def test_a_run_ends_although_its_table_is_locked(
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
+
+
+_PUTS = """
+DO $$ BEGIN
+    FOR n IN 1..1000 LOOP
+        INSERT INTO leadpost_entries (account, activity) VALUES ('acme', '{}');
+    END LOOP;
+END $$
+"""
+
+
+async def test_counts_stay_few_rows_and_right_without_a_worker(postgresql_url: str) -> None:
+    async def put(
+        seed: float, isolation: Literal["read_committed", "repeatable_read"] = "read_committed"
+    ) -> None:
+        async with plain_postgresql(postgresql_url) as server:
+            await server.execute(f"SELECT setseed({seed})")  # or else they may be many, by chance
+            for _ in range(3):
+                async with server.transaction(isolation=isolation):
+                    await server.execute(_PUTS)
+
+    async with Outbox(postgresql_url, account(name="acme")) as outbox:
+        await asyncio.gather(put(0.1), put(0.2), put(0.3, "repeatable_read"))
+        assert (await outbox.counts())["pending"] == 9000
+        await put(0.4)
+        assert (await outbox.counts())["pending"] == 12000
+    async with plain_postgresql(postgresql_url) as server:
+        assert await server.fetchval("SELECT count(*) FROM leadpost_counts") < 4000

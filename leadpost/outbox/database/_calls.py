@@ -8,7 +8,7 @@ from attrs import field, frozen
 from leadpost.errors import DeliveryUncertain, LeadpostError
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database._entries import add_changes, of_batch
-from leadpost.outbox.database._sql import Transaction, is_sqlite, storable
+from leadpost.outbox.database._sql import Transaction, storable
 
 OVERDUE = 30.0
 """Seconds after a call must have ended until its entry is `uncertain`, if it has no record."""
@@ -208,21 +208,3 @@ async def be_seen(
             """,
             called_ago=called_ago,
         )
-
-
-async def sum_up(transaction: Transaction) -> None:
-    """Sum up the counts of entries, which PostgreSQL's triggers write as separate rows."""
-    if is_sqlite(transaction.connection):
-        return
-    await transaction.execute(
-        """
-        WITH gone AS (
-            DELETE FROM leadpost_counts WHERE account = :account AND part IN (
-                SELECT part FROM leadpost_counts WHERE account = :account {or_skipped}
-            )
-            RETURNING state, entries
-        )
-        INSERT INTO leadpost_counts (account, state, entries)
-        SELECT :account, state, sum(entries) FROM gone GROUP BY state
-        """,
-    )
