@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -26,6 +26,7 @@ from shared_bucket_support import opened
 from support import logged, run, server_in
 
 from leadpost.outbox import Outbox, SharedTokenBucket, _verifier
+from leadpost.outbox.database import _sql
 from leadpost.sandbox import Faults, Sandbox
 
 # No test fails because a machine is slow.
@@ -169,6 +170,18 @@ async def shared(store_url: str) -> AsyncIterator[SharedTokenBucket]:
     """An open shared bucket."""
     async with opened(store_url) as bucket:
         yield bucket
+
+
+@pytest.fixture
+def jump_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the database's clock, in seconds from the real time."""
+    now = {dialect: words["now"] for dialect, words in _sql.WORDS.items()}
+
+    def jump(seconds: float) -> None:
+        for dialect, words in _sql.WORDS.items():
+            monkeypatch.setitem(words, "now", f"({now[dialect]} + {seconds})")
+
+    return jump
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ class Verifier:
         Returns:
             Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
         """
-        due = await self._store.read(_settling.next_query, self._batch)
+        due = await self._store.read(_settling.next_query, WAITS, self._batch)
         if due is None or due > 0:
             return due and min(due, _POLL)
         entry = await self._store.write(_settling.claim_accepted, WAITS, self._batch)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from support import activity
 
 from leadpost.outbox import Outbox
+from leadpost.outbox._verifier import WAITS
 from leadpost.outbox.database import _calls, _settling
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._sql import Transaction
@@ -54,7 +55,8 @@ async def claimed(transaction: Transaction) -> None:
 
 
 async def checked(transaction: Transaction) -> None:
-    entry = await _settling.claim_accepted(transaction, [10.0, 20.0])
+    assert await _settling.next_query(transaction, WAITS) == 0
+    entry = await _settling.claim_accepted(transaction, WAITS)
     assert entry is not None
     verdict = _settling.Verdict("succeeded", activity_id="a1")
     assert await _settling.settle(transaction, entry, "accepted", verdict)
@@ -89,7 +91,6 @@ STEADY: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "of a batch": within_a_transaction(of_a_batch),
     "list and count a batch": listed_and_counted,
     "ask and settle": within_a_transaction(checked),
-    "next query": within_a_transaction(_settling.next_query),
     "is posting": within_a_transaction(_settling.is_posting),
     "looking after": within_a_transaction(looked_after),
     "put": lambda outbox: outbox.put(activity(2), key="new"),

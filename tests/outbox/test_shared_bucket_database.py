@@ -34,7 +34,7 @@ from leadpost import (
     OutboxUnavailable,
 )
 from leadpost.outbox import SharedTokenBucket
-from leadpost.outbox.database import _sql, _tokens
+from leadpost.outbox.database import _tokens
 
 
 async def test_callers_wait_for_an_unreachable_database_and_do_not_hasten_the_attempts(
@@ -314,18 +314,6 @@ async def test_it_is_a_managed_bucket_and_shows_no_key(store_url: str) -> None:
 def test_invalid_options_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted"):
         bucket("sqlite+aiosqlite:///x.db", **wrong)
-
-
-@pytest.fixture
-def jump_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Set the database's clock, in seconds from the real time."""
-    now = {dialect: words["now"] for dialect, words in _sql.WORDS.items()}
-
-    def jump(seconds: float) -> None:
-        for dialect, words in _sql.WORDS.items():
-            monkeypatch.setitem(words, "now", f"({now[dialect]} + {seconds})")
-
-    return jump
 
 
 @pytest.mark.parametrize("paused", [False, True])

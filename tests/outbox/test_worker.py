@@ -32,7 +32,9 @@ from leadpost import (
 from leadpost.hooks import Ended, Event, Sent
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox.database import _calls
+from leadpost.outbox._verifier import WAITS
+from leadpost.outbox.database import _calls, _settling
+from leadpost.outbox.database._calls import Result
 
 
 async def test_a_drain_of_a_batch_leaves_others_alone(outbox: Outbox) -> None:
@@ -233,3 +235,34 @@ async def test_an_entry_whose_call_was_never_recorded_is_uncertain(outbox: Outbo
     assert await states(outbox) == ["uncertain", "sending"]
     notes = [change.note for change in await outbox.history(1)]
     assert notes == [None, "call 1", "its call was not recorded"]
+
+
+async def test_nothing_waits_until_a_clock_that_was_set_back_has_caught_up(
+    store_url: str, jump_to: Callable[[float], None]
+) -> None:
+    async with Outbox(store_url, ACME) as outbox:
+        jump_to(86400.0)
+        assert not await outbox.drain(poster(LeadSquared()))
+        await outbox.put_many(map(activity, (1, 2, 3)))
+        results = (Result("pending", due_in=5.0), Result("accepted", request_id="r", due_in=5.0))
+        for result in (*results, None):
+            claim = await outbox._store.write(
+                partial(_calls.claim, call_id=str(result), call_time=9.0)
+            )
+            assert claim is not None
+            if result is not None:
+                assert await outbox._store.write(_calls.record, claim, result)
+        assert (await outbox.health()).is_working
+        jump_to(0.0)
+        assert not (await outbox.health()).is_working
+        leadsquared = LeadSquared()
+        async with within(20):
+            assert await outbox.drain(poster(leadsquared)) == {"accepted": 1, "uncertain": 1}
+            assert leadsquared.numbers == [1]
+        assert await outbox._store.read(_settling.next_query, WAITS) == 0
+        entry = await outbox._store.write(_settling.claim_accepted, WAITS)
+        assert entry is not None
+        assert entry.request_id == "r"
+        due_in = await outbox._store.read(_settling.next_query, WAITS)
+        assert due_in is not None
+        assert 0 < due_in <= WAITS[0]

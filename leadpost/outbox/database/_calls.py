@@ -12,6 +12,9 @@ from leadpost.outbox.database._sql import Transaction, storable
 
 OVERDUE = 30.0
 """Seconds after a call must have ended until its entry is `uncertain`, if it has no record."""
+_CLOCK_WAS_SET_BACK = "changed_at > {now} + 60"
+"""Whether the database's clock was set back since: then nothing waits until it has caught up."""
+_IS_DUE = f"due_at <= {{now}} OR {_CLOCK_WAS_SET_BACK}"
 
 
 @frozen
@@ -46,7 +49,7 @@ async def next_due(transaction: Transaction, batch: str | None = None) -> float 
         FROM leadpost_entries
         WHERE account = :account AND state = 'pending' {of_batch(batch)}
     """
-    query = f"SELECT EXISTS (SELECT 1 {pending} AND due_at <= {{now}})"
+    query = f"SELECT EXISTS (SELECT 1 {pending} AND ({_IS_DUE}))"
     if (await transaction.execute(query, batch=batch)).scalar_one():
         return 0.0
     # Only few are pending and not due: those that failed within the longest pause.
@@ -72,7 +75,7 @@ async def claim(
     """
     due = f"""
         SELECT id FROM leadpost_entries
-        WHERE account = :account AND state = 'pending' AND due_at <= {{now}} {of_batch(batch)}
+        WHERE account = :account AND state = 'pending' AND ({_IS_DUE}) {of_batch(batch)}
     """
     order = "priority DESC, id" if batch is None else "batch_name, id"
     first = f"({due} ORDER BY {order} LIMIT 1 {{or_skipped}})"
@@ -162,11 +165,12 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
 async def expire(transaction: Transaction) -> int:
     """Make entries `uncertain` whose call ended long ago without a record; return their number."""
     expired = await transaction.execute(
-        """
+        f"""
         UPDATE leadpost_entries
-        SET state = 'uncertain', changed_at = {now}, error_type = :error_type,
+        SET state = 'uncertain', changed_at = {{now}}, error_type = :error_type,
             message = 'its call was not recorded: it may have arrived'
-        WHERE account = :account AND state = 'sending' AND ends_by < {now} - :overdue
+        WHERE account = :account AND state = 'sending'
+            AND (ends_by < {{now}} - :overdue OR {_CLOCK_WAS_SET_BACK})
         RETURNING id
         """,
         error_type=DeliveryUncertain.__name__,

@@ -166,7 +166,8 @@ async def health(transaction: Transaction, seen_within: float) -> Health:
     """
     seconds: float | None = (await transaction.execute(oldest)).scalar()
     worker = """
-        SELECT coalesce(worker_seen_at > {now} - :seen_within, FALSE), away_since, called_at
+        SELECT coalesce(worker_seen_at BETWEEN {now} - :seen_within AND {now} + 60, FALSE),
+            away_since, called_at
         FROM leadpost_accounts WHERE account = :account
     """
     found = (await transaction.execute(worker, seen_within=seen_within)).one_or_none()

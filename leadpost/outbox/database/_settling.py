@@ -63,32 +63,46 @@ async def claim_accepted(
     `waits` are the seconds between two queries; the last one applies to all further ones. With a
     `batch`, only its entries count.
     """
+    due = f"""
+        SELECT id FROM leadpost_entries
+        WHERE account = :account AND state = 'accepted' {of_batch(batch)} AND due_at
+    """
+    first = "ORDER BY due_at LIMIT 1 {or_skipped}"
     cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
     claimed = await transaction.execute(
         f"""
         UPDATE leadpost_entries
         SET queries = queries + 1, due_at = {{now}} + CASE queries {cases} ELSE {waits[-1]} END
-        WHERE id = (
-            SELECT id FROM leadpost_entries
-            WHERE account = :account AND state = 'accepted' AND due_at <= {{now}} {of_batch(batch)}
-            ORDER BY due_at LIMIT 1 {{or_skipped}}
-        )
+        WHERE id = coalesce(({due} <= {{now}} {first}), ({due} > {{now}} + :too_far {first}))
         RETURNING id, call_id, coalesce(request_id, '')
         """,
         batch=batch,
+        too_far=_too_far(waits),
     )
     row = claimed.one_or_none()
     return None if row is None else AcceptedEntry(*row)
 
 
-async def next_query(transaction: Transaction, batch: str | None = None) -> float | None:
+async def next_query(
+    transaction: Transaction, waits: Sequence[float], batch: str | None = None
+) -> float | None:
     """Return the seconds until the next query is due, None if no entry is accepted."""
-    query = f"""
-        SELECT min(due_at) - {{now}} FROM leadpost_entries
-        WHERE account = :account AND state = 'accepted' {of_batch(batch)}
+    of_accepted = f"""
+        FROM leadpost_entries WHERE account = :account AND state = 'accepted' {of_batch(batch)}
     """
-    seconds: float | None = (await transaction.execute(query, batch=batch)).scalar_one()
-    return None if seconds is None else max(seconds, 0.0)
+    query = f"""
+        SELECT (SELECT min(due_at) {of_accepted}) - {{now}},
+            (SELECT max(due_at) {of_accepted}) - {{now}}
+    """
+    first, last = (await transaction.execute(query, batch=batch)).one()
+    if first is None:
+        return None
+    return 0.0 if last > _too_far(waits) else max(first, 0.0)
+
+
+def _too_far(waits: Sequence[float]) -> float:
+    """Return how far ahead a time is only if the database's clock was set back since."""
+    return max(waits) + 60.0
 
 
 async def is_posting(transaction: Transaction) -> bool:
