@@ -27,8 +27,8 @@ def rows() -> Iterator[Rows]:
 
 
 def digest_of(name: str, lead: str = "") -> str:
-    """Return 32 letters, those for the lead, which an unreadable row lacks, and no seconds."""
-    return f"{name:32}" + ("" if name == "bad" else lead or name) + "--"
+    """Return 32 letters, those for lead and time, which an unreadable row lacks, and no seconds."""
+    return f"{name:32}" + ("" if name == "bad" else f"{lead or name}{name:16}") + "--"
 
 
 def row(name: str, lead: str = "", *, key: str | None = None, valid: bool = True) -> Row:
@@ -270,6 +270,36 @@ def test_what_was_posted_elsewhere_is_a_possible_duplicate_and_what_was_not_move
     assert [each.number for each in rows.of("new")] == [1, 2]
 
 
+def same_time(name: str, lead: str = "lead") -> Row:
+    """A row about the same moment as others of its lead."""
+    found = row(name)
+    found.digest_read = f"{name:32}{lead:16}{'at ten':16}--"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_other_keys", "batch", "decisions"),
+    [
+        ("posted", False, "other.csv", ["edit", "new", "new"]),
+        ("posted", True, BATCH, ["edit", "new", "new"]),
+        ("pending", False, "other.csv", ["edit", "new", "new"]),
+        ("failed", False, "other.csv", ["new", "new", "new"]),
+        ("rejected", False, "other.csv", ["new", "new", "new"]),
+    ],
+)
+def test_one_row_is_an_edit_of_one_in_another_batch_of_the_same_lead_type_and_time(
+    rows: Rows, kind: Kind, *, has_other_keys: bool, batch: str, decisions: list[Decision]
+) -> None:
+    digest = same_time("a").digest_read
+    earlier = (1, batch, int(has_other_keys), "K1", digest, digest, 1, 0, kind)
+    read = [same_time("b"), same_time("c"), same_time("d", "other")]
+    others = [known(n, name, batch=batch, lead=name) for n, name in enumerate("xyz", 2)]
+    assert decided(rows, read, [earlier, *others])[1] == decisions
+    read = [each for each in rows.read() if each.decision == "edit"]
+    assert [each.edited for each in read] == [1] * decisions.count("edit")
+    rows.clear()
+
+
 @pytest.mark.parametrize(
     ("earlier", "read", "decision"),
     [
@@ -372,7 +402,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
         statement += " error_type = :error_type"
         values = {"state": state, "request_id": request_id, "error_type": error_type}
         await outbox.database.write(lambda own: execute(own, statement, **values))
-        (found,) = await ledger.of_digests([digest_of("a")])
+        (found,) = await ledger.of_occasions([digest_of("a")])
         assert [[found]] == [part async for part in ledger.of_batch(BATCH)]
         assert found[-1] == kind
         assert planned.known is not None
@@ -382,7 +412,7 @@ async def test_what_became_of_a_row_in_a_word(  # noqa: PLR0917  a table's colum
 
         delete = "DELETE FROM leadpost_entries"
         await outbox.database.write(lambda own: execute(own, delete))
-        (found,) = await ledger.of_digests([digest_of("a")])
+        (found,) = await ledger.of_occasions([digest_of("a")])
         assert found[-1] == (kind if kind in {"rejected", "failed"} else "posted")
         of_row = (await ledger.states([planned.known]))[planned.known]
         became = result_of(planned, of_row)

@@ -251,5 +251,7 @@ def test_a_refused_row_corrected_in_the_rejects_replaces_its_entry(desk: Desk) -
     assert desk.post(path)[0] == 0
     assert desk.notes() == ["fixed"]
     other = write_csv(desk.folder / "other.csv", [cells(0)])
-    assert desk.post(other)[0] == 0  # what counts as posted is what the entry is now
+    code, said = desk.post(other)  # the same row was posted, with a fix
+    assert code == 2
+    assert "1 row was posted before, in batch calls.csv" in said
     assert desk.post(write_csv(other, [cells(0, ActivityNote="fixed")]))[0] == 2

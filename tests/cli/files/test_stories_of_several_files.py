@@ -315,6 +315,43 @@ def test_25_an_export_without_the_seconds_is_asked_about(desk: Desk) -> None:
     assert desk.notes() == notes(0, 1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"mx_Custom_1": "07.11.26"}, "mx_Custom_1 2026-11-07 → 07.11.26 (line 2) in 2 rows"),
+        ({"mx_Custom_9": "added"}, "mx_Custom_9  → added (line 2) in 2 rows"),
+    ],
+    ids=["a date cell", "a further column"],
+)
+@pytest.mark.parametrize("sent", ["all", "none"])
+def test_25_another_name_and_a_change_in_every_row_are_asked_about(
+    desk: Desk, changes: dict[str, str], difference: str, sent: str
+) -> None:
+    table = [row | {"mx_Custom_1": "2026-11-07"} for row in rows(0, 1)]
+    calls = write_csv(desk.folder / "calls.csv", table)
+    if sent == "all":
+        assert desk.post(calls)[0] == 0
+    else:
+        desk.stopped_after(0, calls)
+    export = write_csv(desk.folder / "export.csv", [*(row | changes for row in table), cells(2)])
+    code, said = desk.post(export)
+    assert code == 2
+    assert "2 rows look like edits of posted ones, 1 is new" in said
+    assert difference in said
+    assert desk.post(export, "--duplicates", "skip")[0] == 0
+    assert desk.notes() == (notes(0, 1, 2) if sent == "all" else notes(2))
+
+
+def test_25_without_a_time_the_note_says_that_it_may_be_the_same(desk: Desk) -> None:
+    table = [row | {"ActivityDateTime": ""} for row in rows(0, 1)]
+    assert desk.post(write_csv(desk.folder / "calls.csv", table))[0] == 0
+    changed = [row | {"mx_Custom_1": "other"} for row in (*table, *rows(2))]
+    changed[1]["ActivityNote"] = "Another call"
+    code, said = desk.post(write_csv(desk.folder / "export.csv", changed))
+    assert code == 2
+    assert "1 row looks like an edit of a posted one, 2 are new" in said
+
+
 def test_26_an_ignored_helper_column_has_no_effect(desk: Desk, calls: Path) -> None:
     posted(desk, calls, 0, 1)
     table = [row | {"Checked": "yes"} for row in rows(0, 1)]

@@ -164,7 +164,7 @@ async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> Non
     """Look for rows in other batches; in such a batch, all rows may be those of this file."""
     digests = rows.open_digests()
     while part := list(islice(digests, PART)):
-        matching.know(await ledger.of_digests(part))
+        matching.know(await ledger.of_occasions(part))
         await asyncio.sleep(0)  # a signal is heard between two parts
     for batch in matching.other_batches:
         async for known in ledger.of_batch(batch):

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.options import Options
+from leadpost.cli.files.reading.identity import occasion_of
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import DeliveryUncertain
 from leadpost.outbox import Outbox
@@ -27,7 +28,7 @@ PART = 500
 _PAGE = 5000
 """Rows that are read at once."""
 
-_MINUTE = "substr(digest_sent, 1, length(digest_sent) - 2)"  # all but the seconds
+_OCCASION = "substr(digest_sent, 33, length(digest_sent) - 34)"  # see `occasion_of`
 _TABLES = (
     """
     CREATE TABLE IF NOT EXISTS leadpost_batches (
@@ -59,7 +60,7 @@ _TABLES = (
     """,
     # A batch is read in the order of putting.
     "CREATE INDEX IF NOT EXISTS leadpost_rows_batch ON leadpost_rows (batch, id)",
-    f"CREATE INDEX IF NOT EXISTS leadpost_rows_minute ON leadpost_rows ({_MINUTE})",
+    f"CREATE INDEX IF NOT EXISTS leadpost_rows_occasion ON leadpost_rows ({_OCCASION})",
 )
 _ENDED = """
 UPDATE leadpost_rows SET ended =
@@ -276,14 +277,14 @@ class Ledger:
             yield found
             last = found[-1].id
 
-    async def of_digests(self, digests: Sequence[str]) -> Sequence[Known]:
+    async def of_occasions(self, digests: Sequence[str]) -> Sequence[Known]:
         """
-        Return the rows that send one of at most 500 activities, of all batches at this host.
+        Return the rows that say the same happened to the same lead as one of at most 500 digests.
 
-        They may differ in the seconds of their times.
+        They are of all batches at this host, and may differ in all else.
         """
-        query = f"{_KNOWN} WHERE batch.host = :host AND {_MINUTE} IN :minutes"
-        return await self._all(query, minutes=[digest[:-2] for digest in digests])
+        query = f"{_KNOWN} WHERE batch.host = :host AND {_OCCASION} IN :occasions"
+        return await self._all(query, occasions=[*{occasion_of(each) for each in digests}])
 
     async def batches_of(self, row_keys: Sequence[str]) -> dict[str, str]:
         """Return the batch of each of at most 500 keys of a rejects file, without unknown ones."""

@@ -34,6 +34,11 @@ _LIKE_POSTED = " OR ".join(
     )
 )
 _LEFT = "id NOT IN (SELECT known FROM file WHERE known IS NOT NULL)"
+_IS_GONE = f"""
+{_LEFT} AND id NOT IN (
+    SELECT coalesce(moved, elsewhere) FROM file WHERE coalesce(moved, elsewhere) IS NOT NULL
+)
+"""
 
 
 def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
@@ -103,17 +108,22 @@ _STEPS = (
             ("digest_read", "digest_read"),
         )
     ),
-    # A batch that has most of its rows in this file is the same file under another name, perhaps
-    # without the seconds. Rejects have only some rows of a file: what is gone from that was
-    # recorded when it was posted.
+    # Another file may say otherwise what happened then, as one exported with other columns does.
+    _pair(
+        "edited",
+        "occasion",
+        rows=":asks AND coalesce(known, moved, elsewhere) IS NULL AND problems IS NULL",
+        earlier=f"kind IN ('posted', 'pending') AND NOT ({_OWN}) AND {_IS_GONE}",
+    ),
+    # A batch that has most of its rows in this file is the same file under another name. Rejects
+    # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
     INSERT INTO gone SELECT id, lead, given, posts, known_by
-    FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
-        AND id NOT IN (SELECT elsewhere FROM file WHERE elsewhere IS NOT NULL)
+    FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_IS_GONE}
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
-        ELSE batch = :batch OR minute IN (SELECT minute FROM file) OR batch IN (
+        ELSE batch = :batch OR batch IN (
             SELECT batch FROM earlier WHERE kind = 'posted' AND NOT has_other_keys GROUP BY batch
-            HAVING 2 * sum(minute IN (SELECT minute FROM file)) > count(*)
+            HAVING 2 * sum(occasion IN (SELECT occasion FROM file)) > count(*)
         ) END
     """,
     """
@@ -139,7 +149,7 @@ _STEPS = (
     f"""
     UPDATE file SET decision = CASE WHEN elsewhere IS NULL THEN 'edit' ELSE 'elsewhere' END
     WHERE :asks AND decision IN {SENT} AND (
-        elsewhere IS NOT NULL
+        coalesce(elsewhere, edited) IS NOT NULL
         OR (known IS NULL OR keyed IN (SELECT id FROM earlier WHERE is_gone)) AND (
             keyed IN (SELECT id FROM earlier WHERE kind = 'posted')
             OR keyed IS NOT NULL AND ({_LIKE_POSTED})

@@ -26,11 +26,11 @@ _PAGE = 500
 
 DIGEST_PARTS = """
     posts AS (substr(digest_sent, 1, 32)), -- see `activity_digest`
-    lead AS (substr(digest_sent, 33, length(digest_sent) - 34)),
+    lead AS (substr(digest_sent, 33, max(length(digest_sent) - 50, 0))),
     -- The lead as it is in the file; NULL without.
-    given AS (nullif(substr(digest_read, 33, length(digest_read) - 34), '')),
+    given AS (nullif(substr(digest_read, 33, max(length(digest_read) - 50, 0)), '')),
     known_by AS (substr(given, 1, 2 * (given LIKE '?%'))), -- `?E`, `?P`, or '' for an id
-    minute AS (substr(digest_sent, 1, length(digest_sent) - 2)) -- all but the seconds
+    occasion AS (nullif(substr(digest_sent, 33, length(digest_sent) - 34), '')) -- NULL without
 """
 _TABLE = f"""
 PRAGMA journal_mode = OFF; -- nobody needs it after a crash

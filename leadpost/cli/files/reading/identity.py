@@ -23,9 +23,10 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     Return what is the same for the same activity, however a file writes it.
 
     Returns:
-        32 letters for what is posted, up to the minute; then those for the lead: if its id is not
-        known, a question mark and the first letter of what finds it come first; then the seconds,
-        two digits, which spreadsheets drop, or `--`.
+        32 letters for what is posted, up to the minute; then those for the lead, 16: if its id is
+        not known, a question mark and the first letter of what finds it come first; then 16 for
+        when it happened to the lead: its type and its minute, or without that its note, or without
+        both all that is posted; then the seconds, two digits, which spreadsheets drop, or `--`.
 
     The order of fields, the case of the lead's id, blanks around texts, their line ends and their
     Unicode normalisation do not matter, nor whether an empty value is there. Of a lead whose id is
@@ -42,7 +43,14 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     posted = _digest(_canonical(parts))
     lead = lead_key(finds, details[finds])
     known_by = "" if finds == ID else f"?{finds[0]}"
-    return posted + known_by + _digest(lead, 8) + (seconds or _NO_SECONDS)
+    when = parts[_TIME] or _canonical(parts.get("ActivityNote")) or posted
+    occasion = _digest((_canonical(parts.get("ActivityEvent")), when), 8)
+    return posted + known_by + _digest(lead, 8) + occasion + (seconds or _NO_SECONDS)
+
+
+def occasion_of(digest: str) -> str:
+    """Return the part of an activity's digest that says what happened when to which lead."""
+    return digest[32:-2]
 
 
 def cells_digest(cells: object) -> str:
