@@ -14,7 +14,7 @@ from files_support import Desk, cells, new_workbook, write_csv, write_xlsx
 from reading_support import HEAD, LEAD, read
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading.own_files import posted_rows
+from leadpost.cli.files.reading.own_files import states_in
 from leadpost.cli.files.reading.settings import Reading
 
 
@@ -285,9 +285,9 @@ def test_without_the_extra_a_workbook_says_what_to_install(
 def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.results.csv"
     path.write_text("line;state\n2;accepted\n3;skipped\n")
-    assert posted_rows(path) == 1
+    assert states_in(path) == {"accepted": 1, "skipped": 1}
     path.write_bytes(b"\xff\xfe\xff")
-    assert posted_rows(path) == 0
+    assert not states_in(path)
 
 
 def test_results_as_json(desk: Desk) -> None:

@@ -114,6 +114,10 @@ def test_5_fixed_rejects_are_posted_under_any_name_as_the_input_was_read(
     assert done.exit_code == 0, done.output
     moments = [p["ActivityDateTime"] for p in desk.sandbox.posted()]
     assert moments == ["2026-11-28 08:35:00", "2026-11-28 08:36:00"]
+    done = desk.run("post", fixed)
+    assert done.exit_code == 0
+    assert "nothing new" in done.output
+    assert "a second time" not in done.output  # their keys say their batch, whatever --batch says
     done = desk.run("post", calls, *options, "--timezone", "+05:30")
     assert done.exit_code == 0, done.output
     results = [(row["state"], row["message"]) for row in desk.results(calls)]

@@ -154,6 +154,33 @@ def test_21_results_beside_the_file_say_more_than_the_outbox(desk: Desk, calls: 
     assert (code, len(desk.notes())) == (0, 6), said
 
 
+def test_21_an_outbox_that_was_lost_and_has_another_file_of_that_name(
+    desk: Desk, calls: Path
+) -> None:
+    posted(desk, calls, 0, 1, 2)
+    elsewhere = desk.folder / "elsewhere" / "calls.csv"
+    elsewhere.parent.mkdir()
+    for known in (1, 2):
+        file = write_csv(elsewhere, rows(*range(8, 8 + known)))
+        assert desk.post(file, "--outbox", "another.db")[0] == 0
+        code, said = desk.post(calls, "--outbox", "another.db", "--duplicates", "post")
+        assert code == 2
+        assert f"counts 3 rows of it as posted, but this outbox has only {known} of them" in said
+    assert desk.notes() == notes(0, 1, 2, 8, 9)
+
+
+def test_21_results_that_were_renamed_with_the_file_say_no_more_than_the_outbox(
+    desk: Desk, calls: Path
+) -> None:
+    posted(desk, calls, 0, 1, 2)
+    calls.with_name("calls.csv.results.csv").rename(desk.folder / "new.csv.results.csv")
+    code, said = desk.post(write_csv(desk.folder / "new.csv", rows(0, 1, 2, 3)))
+    assert code == 2
+    assert "3 rows were posted before, in batch calls.csv" in said
+    assert desk.post(desk.folder / "new.csv", "--duplicates", "skip")[0] == 0
+    assert desk.notes() == notes(0, 1, 2, 3)
+
+
 @pytest.fixture
 def colleague(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The keys of a colleague, or new ones; the sandbox takes these too."""

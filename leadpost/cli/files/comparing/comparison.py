@@ -23,7 +23,7 @@ from leadpost.cli.files.reading.cells import Invalid
 from leadpost.cli.files.reading.identity import is_whole_key
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
 from leadpost.cli.files.reading.opening import STDIN, Opened, opened
-from leadpost.cli.files.reading.own_files import KEY, REASON, input_of, posted_rows, results_of
+from leadpost.cli.files.reading.own_files import KEY, REASON, input_of, results_of, states_in
 from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.reading.sources import Source
@@ -127,7 +127,7 @@ async def compared(
     )
     if batch and own and KEY not in own:
         _refuse_changed(found, batch)
-    if account and batch is None and not plan.moved and not plan.batches:
+    if account and options.command == "post" and plan.sent:
         await _check_results(found, ledger)
     return found
 
@@ -185,16 +185,21 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
 
 async def _check_results(found: Comparison, ledger: Ledger | None) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
-    path = Path(found.options.path)
+    path, plan = Path(found.options.path), found.plan
     results = results_of(path)
     if found.options.path == STDIN or not results.is_file():
         return
-    if ledger and await ledger.batches_of_file(path.name):
-        return
-    if posted := await asyncio.to_thread(posted_rows, results):
+    known = plan.duplicates + plan.moved
+    if ledger:
+        known += await ledger.count_of_file(path.name, found.name)
+    states = await asyncio.to_thread(states_in, results)
+    posted = states["accepted"] + states["succeeded"]
+    if not known:  # or else they may be those of another file
+        posted += states["uncertain"]
+    if posted > known:
         raise InputError(
             f"{results} counts {number_of(posted, 'row')} of it as posted, but this outbox"
-            " has none of them."
+            f" has {f'only {known:,}' if known else 'none'} of them."
             " Use the outbox that they were posted from (--outbox), or move the results away to"
             " post everything"
         )

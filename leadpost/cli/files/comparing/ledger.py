@@ -201,15 +201,24 @@ class Ledger:
         )
         return cast("Batch", await self.batch(name))
 
-    async def batches_of_file(self, file: str) -> list[sa.Row[Any]]:
-        """Return name and account of each batch of a file of that name, the last posted first."""
-        query = "SELECT name, account FROM leadpost_batches WHERE file = :file"
-        return await self._all(f"{query} ORDER BY coalesce(posted_at, 0) DESC, id DESC", file=file)
-
     async def last_batch(self, file: str) -> str | None:
         """Return the name of the batch that a file of that name was posted in last."""
-        found = await self.batches_of_file(file)
-        return next((each.name for each in found if each.account == self.outbox.account), None)
+        found = await self._all(
+            "SELECT name FROM leadpost_batches WHERE account = :account AND file = :file"
+            " ORDER BY coalesce(posted_at, 0) DESC, id DESC LIMIT 1",
+            file=file,
+        )
+        return found[0].name if found else None
+
+    async def count_of_file(self, file: str, batch: str) -> int:
+        """Return how many rows of such a file or batch were put, with whatever keys."""
+        found = await self._all(
+            f"SELECT count(*) AS put FROM {_ROWS} WHERE digest_sent IS NOT NULL"
+            " AND (batch.file = :file OR batch.name = :name)",
+            file=file,
+            name=batch,
+        )
+        return found[0].put if found else 0
 
     async def batch_for(self, options: Options, name: str) -> Batch | None:
         """

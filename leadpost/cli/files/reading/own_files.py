@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,9 +27,8 @@ def results_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.results.csv")
 
 
-def posted_rows(path: Path) -> int:
-    """Count the rows that a results file says were posted; 0 if it is none."""
-    posted = ("accepted", "succeeded", "uncertain")
+def states_in(path: Path) -> Counter[str]:
+    """Count the rows of a results file by state; nothing if it is none."""
     with (
         suppress(UnicodeDecodeError, csv.Error),
         path.open(encoding=UTF8_WITH_BOM, newline="") as file,
@@ -36,5 +36,5 @@ def posted_rows(path: Path) -> int:
         first = file.readline()
         file.seek(0)
         rows = csv.DictReader(file, delimiter=max(",;\t|", key=first.count))
-        return sum(row.get("state") in posted for row in rows)
-    return 0
+        return Counter(row.get("state") or "" for row in rows)
+    return Counter()

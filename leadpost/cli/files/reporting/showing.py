@@ -244,7 +244,7 @@ def done_lines(
         return [f"{path} has no rows"]
     if seconds is not None and plan.counts["posted"] == len(plan.rows):
         lines = [_nothing_new(found), *_kept(outputs), *_next_steps(found, outputs)]
-        if not counts["uncertain"]:
+        if not counts["uncertain"] and not found.are_rejects:  # their keys say their batch
             again = shlex.quote(f"{found.name} again")
             command = f"leadpost post {path} --batch {again} --duplicates post"
             command += f"{outbox_option(found.options.url)} {found.reading.as_options()}"
