@@ -280,24 +280,47 @@ def same_time(name: str, lead: str = "lead") -> Row:
 @pytest.mark.parametrize(
     ("kind", "has_other_keys", "batch", "decisions"),
     [
-        ("posted", False, "other.csv", ["edit", "new", "new"]),
-        ("posted", True, BATCH, ["edit", "new", "new"]),
-        ("pending", False, "other.csv", ["edit", "new", "new"]),
+        ("posted", False, "other.csv", ["edit", "edit", "new"]),
+        ("posted", True, BATCH, ["edit", "edit", "new"]),
+        ("pending", True, "other.csv", ["edit", "edit", "new"]),
+        ("pending", False, "other.csv", ["new", "new", "new"]),
         ("failed", False, "other.csv", ["new", "new", "new"]),
         ("rejected", False, "other.csv", ["new", "new", "new"]),
     ],
 )
-def test_one_row_is_an_edit_of_one_in_another_batch_of_the_same_lead_type_and_time(
+def test_what_another_batch_has_of_the_same_lead_type_and_time_is_asked_about_or_moves(
     rows: Rows, kind: Kind, *, has_other_keys: bool, batch: str, decisions: list[Decision]
 ) -> None:
     digest = same_time("a").digest_read
     earlier = (1, batch, int(has_other_keys), "K1", digest, digest, 1, 0, kind)
     read = [same_time("b"), same_time("c"), same_time("d", "other")]
-    others = [known(n, name, batch=batch, lead=name) for n, name in enumerate("xyz", 2)]
-    assert decided(rows, read, [earlier, *others])[1] == decisions
-    read = [each for each in rows.read() if each.decision == "edit"]
-    assert [each.edited for each in read] == [1] * decisions.count("edit")
-    rows.clear()
+    plan, found = decided(rows, read, [earlier])
+    assert found == decisions
+    assert [each.edited for each in rows.of("edit")] == [1] * decisions.count("edit")
+    does_move = kind in {"pending", "rejected"} and not has_other_keys
+    assert (plan.unsent, plan.moved) == (([1], 1) if does_move else ([], 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "decision"), [("posted", "posted"), ("rejected", "edit"), ("invalid", "edit")]
+)
+def test_a_row_that_was_not_posted_is_an_edit_if_another_batch_posted_the_same_time(
+    rows: Rows, kind: Kind, decision: Decision
+) -> None:
+    own, other = (same_time(name).digest_read for name in "ab")
+    sent = None if kind == "invalid" else own
+    earlier: list[Known] = [
+        (1, BATCH, 0, "K1", own, sent, 1, 0, kind),
+        (2, "other.csv", 0, "K2", other, other, 1, 0, "posted"),
+    ]
+    assert decided(rows, [same_time("a")], earlier)[1] == [decision]
+
+
+def test_a_row_that_is_in_three_batches_is_not_edited_by_a_new_one(rows: Rows) -> None:
+    digest = same_time("a").digest_read
+    of = (BATCH, "other.csv", "third.csv")
+    earlier = [(n, batch, 0, f"K{n}", digest, digest, 1, 0, "posted") for n, batch in enumerate(of)]
+    assert decided(rows, [same_time("a"), same_time("b")], earlier)[1] == ["posted", "new"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_plan_counts_rows_that_are_posted_possible_duplicates_and_invalid(
     assert "5: 1 new, 2 posted before, 1 possible duplicate, 1 invalid" in said
     code, said = desk.post(calls, "--duplicates", "skip", "--skip-invalid")
     assert code == 1
-    assert "3 accepted, not yet processed, 1 skipped as edits of posted ones, 1 invalid" in said
+    assert "3 accepted, not yet processed, 1 skipped as possible duplicates, 1 invalid" in said
     edited, invalid = (desk.results(calls)[n] for n in (1, 3))
     assert (edited["state"], edited["message"]) == ("skipped", "looks like an edit of a posted row")
     assert (invalid["line"], invalid["lead"]) == ("5", lead(3))

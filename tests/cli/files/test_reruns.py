@@ -191,7 +191,7 @@ def test_skipped_rows_that_may_be_uncertain_elsewhere_are_pointed_out(
     other = write_csv(desk.folder / "other.csv", rows(0, 1, 2))
     code, said = desk.post(other, "--duplicates", "skip")
     assert code == 1
-    assert "1 accepted, not yet processed, 1 skipped as posted before, 1 uncertain" in said
+    assert "1 accepted, not yet processed, 1 skipped as possible duplicates, 1 uncertain" in said
     assert f"leadpost reconcile {other}" in said
     messages = [row["message"] for row in desk.results(other)]
     assert messages.count("uncertain in batch calls.csv") == 1

@@ -23,7 +23,14 @@ from leadpost.cli.files.reading.cells import Invalid
 from leadpost.cli.files.reading.identity import is_whole_key
 from leadpost.cli.files.reading.lead_columns import parts_of_activity
 from leadpost.cli.files.reading.opening import STDIN, Opened, opened
-from leadpost.cli.files.reading.own_files import KEY, REASON, input_of, results_of, states_in
+from leadpost.cli.files.reading.own_files import (
+    KEY,
+    REASON,
+    digest_of,
+    input_of,
+    results_of,
+    states_in,
+)
 from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.cli.files.reading.sources import Source
@@ -105,11 +112,12 @@ async def compared(
     if ledger and batch:
         async for part in ledger.of_batch(name):
             matching.know(part)
+    if options.first is not None:  # possible duplicates are not among the first
+        await _look_elsewhere(rows, ledger, matching)
     matching.match(options.first)
     if options.command == "post":
         await checks.settle(source, rows)
-    if ledger:
-        await _look_elsewhere(rows, ledger, matching)
+    await _look_elsewhere(rows, ledger, matching)
     plan = matching.decide(options.first)
     await checks.settle_decided(rows)
     found = Comparison(
@@ -160,8 +168,10 @@ async def _read(file: Opened, reading: Reading, rows: Rows, checks: Checks) -> S
     return source
 
 
-async def _look_elsewhere(rows: Rows, ledger: Ledger, matching: Matching) -> None:
+async def _look_elsewhere(rows: Rows, ledger: Ledger | None, matching: Matching) -> None:
     """Look for rows in other batches; in such a batch, all rows may be those of this file."""
+    if ledger is None:
+        return
     digests = rows.open_digests()
     while part := list(islice(digests, PART)):
         matching.know(await ledger.of_occasions(part))
@@ -185,18 +195,14 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
 
 async def _check_results(found: Comparison, ledger: Ledger | None) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
-    path, plan = Path(found.options.path), found.plan
-    results = results_of(path)
+    results = results_of(Path(found.options.path))
     if found.options.path == STDIN or not results.is_file():
         return
-    known = plan.duplicates + plan.moved
-    if ledger:
-        known += await ledger.count_of_file(path.name, found.name)
+    if ledger and await ledger.has_written(await asyncio.to_thread(digest_of, results)):
+        return
     states = await asyncio.to_thread(states_in, results)
-    posted = states["accepted"] + states["succeeded"]
-    if not known:  # or else they may be those of another file
-        posted += states["uncertain"]
-    if posted > known:
+    posted = sum(states[state] for state in ("accepted", "succeeded", "uncertain"))
+    if posted > (known := found.plan.known):
         raise InputError(
             f"{results} counts {number_of(posted, 'row')} of it as posted, but this outbox"
             f" has {f'only {known:,}' if known else 'none'} of them."

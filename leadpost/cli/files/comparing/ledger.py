@@ -28,7 +28,9 @@ PART = 500
 _PAGE = 5000
 """Rows that are read at once."""
 
-_OCCASION = "substr(digest_sent, 33, length(digest_sent) - 34)"  # see `occasion_of`
+# See `occasion_of`. Few rows are read otherwise than they are sent: those whose lead was looked up.
+_OCCASION = "substr(digest_sent, 33, length(digest_sent) - 34)"
+_GIVEN_OCCASION = "substr(digest_read, 33, length(digest_read) - 34)"
 _TABLES = (
     """
     CREATE TABLE IF NOT EXISTS leadpost_batches (
@@ -61,6 +63,10 @@ _TABLES = (
     # A batch is read in the order of putting.
     "CREATE INDEX IF NOT EXISTS leadpost_rows_batch ON leadpost_rows (batch, id)",
     f"CREATE INDEX IF NOT EXISTS leadpost_rows_occasion ON leadpost_rows ({_OCCASION})",
+    f"""
+    CREATE INDEX IF NOT EXISTS leadpost_rows_given_occasion ON leadpost_rows ({_GIVEN_OCCASION})
+    WHERE digest_read <> digest_sent
+    """,
 )
 _ENDED = """
 UPDATE leadpost_rows SET ended =
@@ -139,7 +145,7 @@ class Batch:
     name: str
     file: str  # the name of the file that it came from
     reading: Reading
-    outputs: Mapping[str, str]  # the digests of the rejects files that were written, by their names
+    outputs: Mapping[str, str]  # the digests of the files that were written, by their names
     posted_at: datetime | None  # when something of it was posted last
 
 
@@ -210,15 +216,10 @@ class Ledger:
         )
         return found[0].name if found else None
 
-    async def count_of_file(self, file: str, batch: str) -> int:
-        """Return how many rows of such a file or batch were put, with whatever keys."""
-        found = await self._all(
-            f"SELECT count(*) AS put FROM {_ROWS} WHERE digest_sent IS NOT NULL"
-            " AND (batch.file = :file OR batch.name = :name)",
-            file=file,
-            name=batch,
-        )
-        return found[0].put if found else 0
+    async def has_written(self, digest: str) -> bool:
+        """Whether a run of this outbox wrote a file with that digest of its content."""
+        query = "SELECT 1 FROM leadpost_batches WHERE outputs LIKE :digest LIMIT 1"
+        return bool(await self._all(query, digest=f"%{digest}%"))
 
     async def batch_for(self, options: Options, name: str) -> Batch | None:
         """
@@ -236,7 +237,7 @@ class Ledger:
         )
 
     async def record_outputs(self, batch: Batch, outputs: Mapping[str, str]) -> None:
-        """Record which rejects files were written, with the digests of their contents."""
+        """Record which files were written, with the digests of their contents."""
         statement = "UPDATE leadpost_batches SET outputs = :outputs WHERE id = :id"
         await self._do(statement, outputs=json.dumps(dict(outputs)), id=batch.id)
 
@@ -288,11 +289,17 @@ class Ledger:
 
     async def of_occasions(self, digests: Sequence[str]) -> Sequence[Known]:
         """
-        Return the rows that say the same happened to the same lead as one of at most 500 digests.
+        Return the rows of the same lead, type and time as one of at most 500 digests.
 
         They are of all batches at this host, and may differ in all else.
         """
-        query = f"{_KNOWN} WHERE batch.host = :host AND {_OCCASION} IN :occasions"
+        query = f"""
+            {_KNOWN} WHERE batch.host = :host AND known.id IN (
+                SELECT id FROM leadpost_rows WHERE {_OCCASION} IN :occasions
+                UNION SELECT id FROM leadpost_rows
+                WHERE {_GIVEN_OCCASION} IN :occasions AND digest_read <> digest_sent
+            )
+            """
         return await self._all(query, occasions=[*{occasion_of(each) for each in digests}])
 
     async def batches_of(self, row_keys: Sequence[str]) -> dict[str, str]:

@@ -34,11 +34,9 @@ _LIKE_POSTED = " OR ".join(
     )
 )
 _LEFT = "id NOT IN (SELECT known FROM file WHERE known IS NOT NULL)"
-_IS_GONE = f"""
-{_LEFT} AND id NOT IN (
-    SELECT coalesce(moved, elsewhere) FROM file WHERE coalesce(moved, elsewhere) IS NOT NULL
+_NOT_HERE = " AND ".join(
+    f"{digest} NOT IN (SELECT {digest} FROM file)" for digest in ("digest_sent", "digest_read")
 )
-"""
 
 
 def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
@@ -68,6 +66,37 @@ def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
     """
 
 
+def _moved(equal: str) -> str:
+    """Return a statement that finds unsent rows of other files, for rows that are the same."""
+    return _pair(
+        "moved",
+        equal,
+        rows="coalesce(known, moved, elsewhere) IS NULL AND problems IS NULL",
+        earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys"
+        " AND id NOT IN (SELECT moved FROM file WHERE moved IS NOT NULL)",
+    )
+
+
+def _found_elsewhere(column: str, mine: str, theirs: str, *, rows: str, earlier: str) -> str:
+    """
+    Return a statement that finds a row of another batch for each row that is like it.
+
+    Args:
+        column: Where to write its number, unless there is one.
+        mine: The column of the row that must be equal
+        theirs: to this column of the other one.
+        rows: Which rows of the file may be found.
+        earlier: Which rows of other batches count.
+    """
+    return f"""
+    UPDATE file SET {column} = other.id FROM (
+        SELECT {theirs} AS equal, has_other_keys, max(id) AS id FROM earlier
+        WHERE ({earlier}) AND NOT ({_OWN}) GROUP BY {theirs}, has_other_keys
+    ) AS other
+    WHERE other.equal = file.{mine} AND {column} IS NULL AND {rows}
+    """
+
+
 _STEPS = (
     # Its key says which row it is: one that was not posted may be another activity than before,
     # unless the same fix was posted from the input.
@@ -86,22 +115,15 @@ _STEPS = (
         _pair("known", digest, rows="known IS NULL", earlier=f"kind <> 'withdrawn' AND {_OWN}")
         for digest in ("digest_sent", "digest_read")
     ),
-    _pair(
-        "moved",
-        "digest_sent",
-        rows="known IS NULL AND problems IS NULL",
-        earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys",
-    ),
+    *(_moved(digest) for digest in ("digest_sent", "digest_read")),
     *(
-        f"""
-        UPDATE file SET elsewhere = other.id FROM (
-            SELECT {theirs} AS digest, has_other_keys, max(id) AS id FROM earlier
-            WHERE (kind IN ('posted', 'failed') OR kind = 'pending' AND has_other_keys)
-                AND NOT ({_OWN}) GROUP BY {theirs}, has_other_keys
-        ) AS other
-        WHERE other.digest = file.{mine} AND (moved IS NULL OR has_other_keys)
-            AND elsewhere IS NULL
-        """
+        _found_elsewhere(
+            "elsewhere",
+            mine,
+            theirs,
+            rows="(moved IS NULL OR has_other_keys)",
+            earlier="kind IN ('posted', 'failed') OR kind = 'pending' AND has_other_keys",
+        )
         for mine, theirs in (
             ("digest_sent", "digest_sent"),
             ("digest_read", "digest_sent"),
@@ -109,19 +131,29 @@ _STEPS = (
         )
     ),
     # Another file may say otherwise what happened then, as one exported with other columns does.
-    _pair(
-        "edited",
-        "occasion",
-        rows=":asks AND coalesce(known, moved, elsewhere) IS NULL AND problems IS NULL",
-        earlier=f"kind IN ('posted', 'pending') AND NOT ({_OWN}) AND {_IS_GONE}",
+    *(
+        _found_elsewhere(
+            "edited",
+            mine,
+            theirs,
+            rows="elsewhere IS NULL AND problems IS NULL AND (known IS NULL OR known IN"
+            " (SELECT id FROM earlier WHERE kind IN ('rejected', 'failed', 'invalid')))",
+            earlier=f"(kind = 'posted' OR kind = 'pending' AND has_other_keys) AND {_NOT_HERE}",
+        )
+        for mine, theirs in (
+            ("occasion", "occasion"),
+            ("given_occasion", "occasion"),
+            ("given_occasion", "given_occasion"),
+        )
     ),
+    *(_moved(occasion) for occasion in ("occasion", "given_occasion")),
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
     INSERT INTO gone SELECT id, lead, given, posts, known_by
-    FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_IS_GONE}
+    FROM earlier WHERE kind = 'posted' AND NOT has_other_keys AND {_LEFT}
         AND CASE WHEN :are_rejects THEN batch = :batch AND is_gone
-        ELSE batch = :batch OR batch IN (
+        ELSE batch = :batch OR {_NOT_HERE} AND batch IN (
             SELECT batch FROM earlier WHERE kind = 'posted' AND NOT has_other_keys GROUP BY batch
             HAVING 2 * sum(occasion IN (SELECT occasion FROM file)) > count(*)
         ) END
@@ -269,6 +301,9 @@ class Matching:
         for batch, has_other_keys in self._all(f"{query} WHERE decision = 'elsewhere'"):
             plan.batches[batch] += 1
             plan.other_keys += has_other_keys
+        ((plan.known,),) = self._all(
+            "SELECT count(coalesce(known, moved, elsewhere, edited)) FROM file"
+        )
         ((plan.newly_invalid,),) = self._all(
             "SELECT count(*) FROM file LEFT JOIN earlier ON id = known"
             " WHERE decision = 'invalid' AND earlier.digest_read IS NOT file.digest_read"

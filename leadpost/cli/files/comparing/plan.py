@@ -30,7 +30,8 @@ DIGEST_PARTS = """
     -- The lead as it is in the file; NULL without.
     given AS (nullif(substr(digest_read, 33, max(length(digest_read) - 50, 0)), '')),
     known_by AS (substr(given, 1, 2 * (given LIKE '?%'))), -- `?E`, `?P`, or '' for an id
-    occasion AS (nullif(substr(digest_sent, 33, length(digest_sent) - 34), '')) -- NULL without
+    occasion AS (nullif(substr(digest_sent, 33, length(digest_sent) - 34), '')), -- NULL without
+    given_occasion AS (nullif(substr(digest_read, 33, length(digest_read) - 34), ''))
 """
 _TABLE = f"""
 PRAGMA journal_mode = OFF; -- nobody needs it after a crash
@@ -42,7 +43,7 @@ CREATE TABLE file (
     known, -- the earlier row that it is
     moved, -- one of another file, not sent, that it takes the place of
     elsewhere, -- one of another batch that has posted the same activity
-    edited, -- a posted one that is gone from the file, and that it may be an edit of
+    edited, -- a posted one that it may be an edit of
     decision, number,
     is_later, -- whether it is left for a later run
     {DIGEST_PARTS}
@@ -170,6 +171,7 @@ class Plan:
     # Whether the file is the one that was posted last, most of whose rows it has, and not the next
     # one of that name.
     is_edited: bool = False
+    known: int = 0  # how many rows of the file the outbox knows from earlier runs
     waiting: int = 0  # how many unsent rows of the batch a rejects file lacks: they are sent too
     # How many possible duplicates were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])

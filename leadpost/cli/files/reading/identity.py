@@ -43,13 +43,12 @@ def activity_digest(payload: Mapping[str, Any]) -> str:
     posted = _digest(_canonical(parts))
     lead = lead_key(finds, details[finds])
     known_by = "" if finds == ID else f"?{finds[0]}"
-    when = parts[_TIME] or _canonical(parts.get("ActivityNote")) or posted
-    occasion = _digest((_canonical(parts.get("ActivityEvent")), when), 8)
+    occasion = _digest((_canonical(parts.get("ActivityEvent")), parts[_TIME] or posted), 8)
     return posted + known_by + _digest(lead, 8) + occasion + (seconds or _NO_SECONDS)
 
 
 def occasion_of(digest: str) -> str:
-    """Return the part of an activity's digest that says what happened when to which lead."""
+    """Return the part of an activity's digest that says which lead, which type, and when."""
     return digest[32:-2]
 
 

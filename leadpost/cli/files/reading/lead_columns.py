@@ -42,9 +42,14 @@ def with_lead_of_email_form(activity: dict[str, Any]) -> dict[str, Any]:
     address = activity.get("EmailAddress")
     if activity.get("RelatedProspectId") or "LeadDetails" in activity or not address:
         return activity
-    known = {name: activity[name] for name in _EMAIL_FORM if activity.get(name) not in (None, "")}
+    values = {name: _trimmed(activity.get(name)) for name in _EMAIL_FORM}
+    known = {name: value for name, value in values.items() if value not in (None, "")}
     apart = {*_EMAIL_FORM, "RelatedProspectId"}
     return with_lead({n: part for n, part in activity.items() if n not in apart}, known)
+
+
+def _trimmed(value: object) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def is_by_id(payload: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import csv
 import re
 from collections import Counter
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 REASON = "leadpost_reason"
@@ -38,3 +39,12 @@ def states_in(path: Path) -> Counter[str]:
         rows = csv.DictReader(file, delimiter=max(",;\t|", key=first.count))
         return Counter(row.get("state") or "" for row in rows)
     return Counter()
+
+
+def digest_of(path: Path) -> str:
+    """Return the digest of a file's content."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while part := file.read(2**16):
+            digest.update(part)
+    return digest.hexdigest()

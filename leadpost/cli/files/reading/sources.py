@@ -202,12 +202,12 @@ class Json:
     def _row(self, line: int, item: int | None, value: Mapping[str, Any]) -> Row:
         key = str(value.get(KEY) or "").strip().upper()
         own = {name: part for name, part in value.items() if name not in OWN}
-        if "LeadDetails" in own and is_mapping(own.get("Activity")):
-            activity, problems = self._activity(own["Activity"])
-            payload = {**own, "Activity": activity}
+        shaped = with_lead_of_email_form(own)
+        if "LeadDetails" in shaped and is_mapping(shaped.get("Activity")):
+            activity, problems = self._activity(shaped["Activity"])
+            payload = {**shaped, "Activity": activity}
         else:
-            activity, problems = self._activity(own)
-            payload = with_lead_of_email_form(activity)
+            payload, problems = self._activity(shaped)
         if problems := problems or _refused(payload):
             return Row(line, own, None, cells_digest(own), item, key, tuple(problems))
         return Row(line, own, payload, activity_digest(payload), item, key)

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, contextmanager
-from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -19,14 +18,22 @@ from leadpost.cli.files.comparing.comparison import Comparison
 from leadpost.cli.files.comparing.ledger import PART, Ledger
 from leadpost.cli.files.comparing.plan import Plan
 from leadpost.cli.files.reading.opening import STDIN, opened
-from leadpost.cli.files.reading.own_files import KEY, REASON, UTF8_WITH_BOM, input_of, results_of
-from leadpost.cli.files.reading.row import Row
+from leadpost.cli.files.reading.own_files import (
+    KEY,
+    REASON,
+    UTF8_WITH_BOM,
+    digest_of,
+    input_of,
+    results_of,
+)
+from leadpost.cli.files.reading.row import DUPLICATES, Row
 from leadpost.cli.files.reading.settings import Reading
 from leadpost.errors import InvalidActivity
 from leadpost.outbox._reconciler import NOT_YET
 
 COLUMNS = ("line", "lead", "state", "request_id", "activity_id", "error", "message")
 _DONE = ("accepted", "succeeded", "skipped")
+_LIKE_AN_EDIT = "looks like an edit of a posted row"
 
 
 @frozen
@@ -44,12 +51,14 @@ class RowResult:
 
 def result_of(row: Row, known: Any) -> RowResult:
     """Return what became of a row, from what the ledger has of it; None if that is nothing."""
-    if row.decision == "edit":
-        return RowResult("skipped", reason="looks like an edit of a posted row")
-    if row.decision == "elsewhere" and known.state in {"accepted", "succeeded"}:
-        return RowResult("skipped", reason=f"posted before, in batch {known.name}")
-    if row.decision == "elsewhere":
-        return RowResult(known.state, known.error_type, f"{known.state} in batch {known.name}")
+    if row.decision in DUPLICATES:
+        if known is None:  # its key says that it was posted
+            return RowResult("skipped", reason=_LIKE_AN_EDIT)
+        if known.state not in {"accepted", "succeeded"}:
+            return RowResult(known.state, known.error_type, f"{known.state} in batch {known.name}")
+        is_edit = row.decision == "edit"
+        reason = _LIKE_AN_EDIT if is_edit else f"posted before, in batch {known.name}"
+        return RowResult("skipped", reason=reason)
     if row.decision == "invalid" or (known and known.state == "invalid"):
         reason = "; ".join(map(str, row.problems)) or known.reason
         return RowResult("invalid", InvalidActivity.__name__, reason, known is not None)
@@ -65,7 +74,7 @@ class Outputs:
     """The files that a run writes."""
 
     path: str
-    written: dict[str, str]  # the digests of the rejects files that leadpost wrote, by their names
+    written: dict[str, str]  # the digests of the files that leadpost wrote, by their names
     # The number of rows in each state, once they are written.
     counts: Counter[str] = field(factory=Counter[str])
     to_fix: int = 0  # how many of them are in the rejects
@@ -119,6 +128,7 @@ class Outputs:
                         to_fix.write(json.dumps({**added, **row.own}, ensure_ascii=False) + "\n")
                     else:
                         table.writerow((*added.values(), *row.own))
+        self.written[self.results.name] = digest_of(self.results)
         if self.to_fix:
             self.rejects = rejects
             self.written[rejects.name] = digest_of(rejects)
@@ -135,7 +145,10 @@ class Outputs:
         self.to_fix = self.left = self.uncertain = self.later = 0
         drawn = plan.rows.read()
         while part := list(islice(drawn, PART)):
-            ids = [row.elsewhere if row.decision == "elsewhere" else row.known for row in part]
+            ids = [
+                row.elsewhere or row.edited if row.decision in DUPLICATES else row.known
+                for row in part
+            ]
             states = await ledger.states([id_ for id_ in ids if id_])
             for row, id_ in zip(part, ids, strict=True):
                 known = states.get(id_ or 0)
@@ -145,7 +158,7 @@ class Outputs:
                 if known and what.state == "uncertain" and known.kind != "pending":
                     self.uncertain += 1
                     self.later += (known.reason or NOT_YET).startswith(NOT_YET)
-                elif not what.is_to_fix and row.decision != "elsewhere":
+                elif not what.is_to_fix and row.decision not in DUPLICATES:
                     self.left += what.state not in _DONE
                 yield row, known, what
 
@@ -171,15 +184,6 @@ def _missing(path: Path, found: Comparison) -> int:
         _, keys = file.own_columns(Reading())
     is_edited = found.options.command == "post" and found.plan.is_edited
     return found.matching.missing((key for _, key in keys), is_edited=is_edited)
-
-
-def digest_of(path: Path) -> str:
-    """Return the digest of a file's content."""
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while part := file.read(2**16):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -250,12 +250,10 @@ def done_lines(
             command += f"{outbox_option(found.options.url)} {found.reading.as_options()}"
             lines.append(f"To post them a second time: {command}".rstrip())
         return lines
-    edits = plan.counts["edit"]
     words = (
         (counts["accepted"], "accepted, not yet processed"),
         (counts["succeeded"], "on their leads"),
-        (counts["skipped"] - edits, "skipped as posted before"),
-        (edits, "skipped as edits of posted ones"),
+        (counts["skipped"], "skipped as possible duplicates"),
         (counts["uncertain"], "uncertain: may have arrived"),
         (counts["rejected"], "rejected by LeadSquared"),
         (counts["failed"], "failed"),
