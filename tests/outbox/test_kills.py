@@ -32,9 +32,21 @@ FAULTS = Faults(
 )
 
 
+ENOUGH = 150
+"""More entries than a worker posts between an arrival and its kill, on a busy machine too."""
+
+
 async def put(url: str, rows: int) -> None:
     async with Outbox(url, ACME) as outbox:
         await outbox.put_many(activity(number) for number in range(1, rows + 1))
+
+
+async def refill(url: str) -> None:
+    """Put further entries unless there are enough for another kill, each of which loses some."""
+    async with Outbox(url, ACME) as outbox:
+        counts = await outbox.counts()
+        rows, missing = sum(counts.values()), ENOUGH - counts["pending"]
+        await outbox.put_many(activity(rows + number) for number in range(1, missing + 1))
 
 
 async def all_entries(url: str) -> list[Entry]:
@@ -78,6 +90,7 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(store_url
         job = Job(url=store_url, host=sandbox.url, period=period, call_timeout=0.5)
         run(put(store_url, ROWS))
         for _ in range(KILLS):
+            run(refill(store_url))
             arrivals = len(sandbox.arrival_times) + chance.randint(1, 4)
             worker = job.start()
             wait_for_arrivals(sandbox, arrivals)
@@ -92,7 +105,7 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(store_url
         run(let_time_pass(store_url))
         run(job.drain())
         entries = run(all_entries(store_url))
-        assert len(entries) == ROWS
+        assert len(entries) >= ROWS
         check_nothing_is_lost_or_twice(sandbox, entries)
         unrecorded = {entry.id for entry in entries if entry.message == UNRECORDED}
         assert unrecorded <= lost
@@ -100,7 +113,7 @@ def test_workers_that_are_killed_repeatedly_lose_and_duplicate_nothing(store_url
             if entry.state == "uncertain" and entry.id not in unrecorded:  # cut off, or too slow
                 assert (entry.message or "").startswith("no answer, it may have arrived")
         print(  # noqa: T201  # pytest -rP shows it
-            f"{KILLS} kills, {hits} with calls in flight: {len(lost)} of {ROWS} entries;"
+            f"{KILLS} kills, {hits} with calls in flight: {len(lost)} of {len(entries)} entries;"
             f" at the end {Counter(entry.state for entry in entries)},"
             f" {len(unrecorded)} of them not recorded; {sandbox.report()}"
         )
