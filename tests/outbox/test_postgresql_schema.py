@@ -93,6 +93,20 @@ async def test_a_role_with_the_grants_of_the_readme_can_do_a_workers_work(
             assert await outbox.prune(timedelta(0)) == 0
 
 
+async def test_a_temporary_table_of_a_caller_is_not_taken_for_one_of_the_outbox(
+    postgresql_url: str,
+) -> None:
+    """Its own triggers would run with the rights of the owner."""
+    grants = ("INSERT, SELECT ON leadpost_entries", "USAGE ON ALL SEQUENCES IN SCHEMA public")
+    async with Outbox(postgresql_url, account(name="acme")) as outbox:
+        async with role(postgresql_url, *grants) as url, plain_postgresql(url) as server:
+            await server.execute("CREATE TEMP TABLE leadpost_counts (LIKE leadpost_entries)")
+            await server.execute("GRANT ALL ON pg_temp.leadpost_counts TO PUBLIC")
+            put = "INSERT INTO leadpost_entries (account, activity) VALUES ('acme', '{}')"
+            await server.execute(put)
+        assert (await outbox.counts())["pending"] == 1
+
+
 async def test_a_role_without_create_raises_with_the_remedy(postgresql_url: str) -> None:
     async with role(postgresql_url) as url:
         with pytest.raises(OutboxError, match="may not create or use the tables") as caught:

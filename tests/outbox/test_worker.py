@@ -252,9 +252,13 @@ async def test_nothing_waits_until_a_clock_that_was_set_back_has_caught_up(
             assert claim is not None
             if result is not None:
                 assert await outbox._store.write(_calls.record, claim, result)
+        await outbox._store.write(_calls.be_seen, 1.0, 1.0, 1.0)
         assert (await outbox.health()).is_working
+        assert (await outbox.health()).away_since
         jump_to(0.0)
         assert not (await outbox.health()).is_working
+        await outbox._store.write(_calls.be_seen, None, 1.0, 1.0)
+        assert not (await outbox.health()).away_since
         leadsquared = LeadSquared()
         async with within(20):
             assert await outbox.drain(poster(leadsquared)) == {"accepted": 1, "uncertain": 1}

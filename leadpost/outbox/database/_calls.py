@@ -194,7 +194,7 @@ async def be_seen(
         """
         UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = CASE
             WHEN :is_away THEN {now} - :away_for
-            WHEN away_since < {now} - :known_ago THEN NULL
+            WHEN away_since NOT BETWEEN {now} - :known_ago AND {now} + 60 THEN NULL
             ELSE away_since
         END
         WHERE account = :account

@@ -163,10 +163,12 @@ END;
 
 _POSTGRESQL_TRIGGERS = """
 CREATE FUNCTION leadpost_count() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
+    -- A caller's temporary tables last, or else one of these names could run code as the owner.
+    PERFORM set_config('search_path', format('%I, pg_temp', TG_TABLE_SCHEMA), true);
     IF TG_OP = 'TRUNCATE' THEN
-        DELETE FROM leadpost_counts;
+        TRUNCATE leadpost_counts;
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
