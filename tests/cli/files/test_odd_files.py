@@ -14,7 +14,7 @@ from files_support import Desk, cells, new_workbook, write_csv, write_xlsx
 from reading_support import HEAD, LEAD, read
 
 from leadpost.cli.exits import InputError
-from leadpost.cli.files.reading.own_files import states_in
+from leadpost.cli.files.reading.own_files import Results, read_results
 from leadpost.cli.files.reading.settings import Reading
 
 
@@ -285,9 +285,14 @@ def test_without_the_extra_a_workbook_says_what_to_install(
 def test_results_that_were_edited_say_what_they_can(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.results.csv"
     path.write_text("line;state\n2;accepted\n3;skipped\n")
-    assert states_in(path) == {"accepted": 1, "skipped": 1}
+    assert read_results(path) == Results(1)
+    table = "".join(f"{n},accepted,r{n}\n" for n in range(1001))
+    path.write_text(f"line,state,request_id\n{table}1,uncertain,\n")
+    results = read_results(path)
+    assert results.posted == 1002
+    assert results.request_ids == tuple(f"r{n}" for n in range(0, 1001, 3))
     path.write_bytes(b"\xff\xfe\xff")
-    assert not states_in(path)
+    assert read_results(path) == Results()
 
 
 def test_results_as_json(desk: Desk) -> None:

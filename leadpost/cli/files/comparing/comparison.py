@@ -28,8 +28,8 @@ from leadpost.cli.files.reading.own_files import (
     REASON,
     digest_of,
     input_of,
+    read_results,
     results_of,
-    states_in,
 )
 from leadpost.cli.files.reading.row import Row
 from leadpost.cli.files.reading.settings import Reading
@@ -135,7 +135,7 @@ async def compared(
     )
     if batch and own and KEY not in own:
         _refuse_changed(found, batch)
-    if account and options.command == "post" and plan.sent:
+    if account and options.command == "post":
         await _check_results(found, ledger)
     return found
 
@@ -195,20 +195,21 @@ def _refuse_changed(found: Comparison, batch: Batch) -> None:
 
 async def _check_results(found: Comparison, ledger: Ledger | None) -> None:
     """Stop where the results beside the file say more than the outbox: it may be another one."""
-    results = results_of(Path(found.options.path))
-    if found.options.path == STDIN or not results.is_file():
+    path = results_of(Path(found.options.path))
+    if found.options.path == STDIN or not path.is_file():
         return
-    if ledger and await ledger.has_written(await asyncio.to_thread(digest_of, results)):
+    if ledger and await ledger.has_written(await asyncio.to_thread(digest_of, path)):
         return
-    states = await asyncio.to_thread(states_in, results)
-    posted = sum(states[state] for state in ("accepted", "succeeded", "uncertain"))
-    if posted > (known := found.plan.known):
-        raise InputError(
-            f"{results} counts {number_of(posted, 'row')} of it as posted, but this outbox"
-            f" has {f'only {known:,}' if known else 'none'} of them."
-            " Use the outbox that they were posted from (--outbox), or move the results away to"
-            " post everything"
-        )
+    results, known = await asyncio.to_thread(read_results, path), found.plan.known
+    ids = results.request_ids
+    if results.posted <= known or (ledger and ids and await ledger.knows_all(ids)):
+        return
+    raise InputError(
+        f"{path} counts {number_of(results.posted, 'row')} of it as posted, but this outbox"
+        f" has {f'only {known:,}' if known else 'none'} of them."
+        " Use the outbox that they were posted from (--outbox), or move the results away to"
+        " post everything"
+    )
 
 
 def name_of_file(path: str) -> str:

@@ -87,8 +87,12 @@ _TRIGGERS = {
     "postgresql": [
         f"""
         CREATE OR REPLACE FUNCTION leadpost_row_ended() RETURNS trigger
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-        BEGIN {_ENDED} split_part(OLD.key, '/', 2); RETURN OLD; END $$
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+        BEGIN
+            PERFORM set_config('search_path', format('%I, pg_temp', TG_TABLE_SCHEMA), true);
+            {_ENDED} split_part(OLD.key, '/', 2);
+            RETURN OLD;
+        END $$
         """,
         f"CREATE OR REPLACE {_TRIGGER} EXECUTE FUNCTION leadpost_row_ended()",
     ],
@@ -215,6 +219,12 @@ class Ledger:
             file=file,
         )
         return found[0].name if found else None
+
+    async def knows_all(self, request_ids: Sequence[str]) -> bool:
+        """Whether entries have all of at most 500 RequestIDs; False if one of them is pruned."""
+        query = "SELECT count(DISTINCT request_id) FROM leadpost_entries WHERE request_id IN :ids"
+        found = await self._all(query, ids=[*request_ids])
+        return bool(found) and found[0][0] == len({*request_ids})
 
     async def has_written(self, digest: str) -> bool:
         """Whether a run of this outbox wrote a file with that digest of its content."""

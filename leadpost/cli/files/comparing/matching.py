@@ -66,17 +66,6 @@ def _pair(column: str, equal: str, *, rows: str, earlier: str) -> str:
     """
 
 
-def _moved(equal: str) -> str:
-    """Return a statement that finds unsent rows of other files, for rows that are the same."""
-    return _pair(
-        "moved",
-        equal,
-        rows="coalesce(known, moved, elsewhere) IS NULL AND problems IS NULL",
-        earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys"
-        " AND id NOT IN (SELECT moved FROM file WHERE moved IS NOT NULL)",
-    )
-
-
 def _found_elsewhere(column: str, mine: str, theirs: str, *, rows: str, earlier: str) -> str:
     """
     Return a statement that finds a row of another batch for each row that is like it.
@@ -115,7 +104,16 @@ _STEPS = (
         _pair("known", digest, rows="known IS NULL", earlier=f"kind <> 'withdrawn' AND {_OWN}")
         for digest in ("digest_sent", "digest_read")
     ),
-    *(_moved(digest) for digest in ("digest_sent", "digest_read")),
+    *(
+        _pair(
+            "moved",
+            digest,
+            rows="known IS NULL AND moved IS NULL AND problems IS NULL",
+            earlier="kind IN ('pending', 'rejected') AND batch <> :batch AND NOT has_other_keys"
+            " AND id NOT IN (SELECT moved FROM file WHERE moved IS NOT NULL)",
+        )
+        for digest in ("digest_sent", "digest_read")
+    ),
     *(
         _found_elsewhere(
             "elsewhere",
@@ -138,7 +136,7 @@ _STEPS = (
             theirs,
             rows="elsewhere IS NULL AND problems IS NULL AND (known IS NULL OR known IN"
             " (SELECT id FROM earlier WHERE kind IN ('rejected', 'failed', 'invalid')))",
-            earlier=f"(kind = 'posted' OR kind = 'pending' AND has_other_keys) AND {_NOT_HERE}",
+            earlier=f"kind IN ('posted', 'pending') AND {_NOT_HERE}",
         )
         for mine, theirs in (
             ("occasion", "occasion"),
@@ -146,7 +144,6 @@ _STEPS = (
             ("given_occasion", "given_occasion"),
         )
     ),
-    *(_moved(occasion) for occasion in ("occasion", "given_occasion")),
     # A batch that has most of its rows in this file is the same file under another name. Rejects
     # have only some rows of a file: what is gone from that was recorded when it was posted.
     f"""
@@ -301,8 +298,10 @@ class Matching:
         for batch, has_other_keys in self._all(f"{query} WHERE decision = 'elsewhere'"):
             plan.batches[batch] += 1
             plan.other_keys += has_other_keys
-        ((plan.known,),) = self._all(
-            "SELECT count(coalesce(known, moved, elsewhere, edited)) FROM file"
+        ((plan.known, plan.edits_of_unsent),) = self._all(
+            "SELECT count(kind IN ('posted', 'failed') OR NULL), count(decision = 'edit' AND"
+            " kind = 'pending' OR NULL) FROM file JOIN earlier ON id = coalesce(elsewhere, edited,"
+            " known)"
         )
         ((plan.newly_invalid,),) = self._all(
             "SELECT count(*) FROM file LEFT JOIN earlier ON id = known"

@@ -43,7 +43,7 @@ CREATE TABLE file (
     known, -- the earlier row that it is
     moved, -- one of another file, not sent, that it takes the place of
     elsewhere, -- one of another batch that has posted the same activity
-    edited, -- a posted one that it may be an edit of
+    edited, -- one that it may be an edit of
     decision, number,
     is_later, -- whether it is left for a later run
     {DIGEST_PARTS}
@@ -171,7 +171,8 @@ class Plan:
     # Whether the file is the one that was posted last, most of whose rows it has, and not the next
     # one of that name.
     is_edited: bool = False
-    known: int = 0  # how many rows of the file the outbox knows from earlier runs
+    known: int = 0  # how many rows of the file this outbox has posted, or ones like them
+    edits_of_unsent: int = 0  # how many look like rows of another file that were not sent yet
     waiting: int = 0  # how many unsent rows of the batch a rejects file lacks: they are sent too
     # How many possible duplicates were posted in each other batch.
     batches: Counter[str] = field(factory=Counter[str])

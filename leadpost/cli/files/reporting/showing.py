@@ -210,8 +210,9 @@ def duplicate_lines(found: Comparison, differences: Sequence[Difference]) -> lis
     lines: list[str] = []
     if edits:
         one, many = "row looks like an edit of a posted one", "rows look like edits of posted ones"
+        unsent = f", {plan.edits_of_unsent:,} of these not sent yet" if plan.edits_of_unsent else ""
         rest = f", {number_of(new, 'is new', 'are new')}" if new else ""
-        lines.append(number_of(edits, one, many) + rest)
+        lines.append(number_of(edits, one, many) + unsent + rest)
     for difference in differences[:5]:
         before, after = (
             shortened(_with_zone(difference.names[0], value))
