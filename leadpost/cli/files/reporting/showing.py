@@ -276,6 +276,10 @@ def done_lines(
         again = "Run the same command again"
         how = f"To post them: leadpost post {file}" if seconds is None else again
         lines.append(f"{number_of(outputs.left, 'row')} left. {how}")
+    if plan.edits_of_unsent and seconds is not None:
+        rows = number_of(plan.edits_of_unsent, "skipped row waits", "skipped rows wait")
+        worker = f"leadpost work{outbox_option(found.options.url)}"
+        lines.append(f"{rows} in the outbox, as in another file. A worker posts that: {worker}")
     return lines + _next_steps(found, outputs)
 
 
