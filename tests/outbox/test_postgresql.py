@@ -171,5 +171,5 @@ async def test_counts_stay_few_rows_and_right_without_a_worker(postgresql_url: s
         assert (await outbox.counts())["pending"] == 12000
         async with plain_postgresql(postgresql_url) as server:
             assert await server.fetchval("SELECT count(*) FROM leadpost_counts") < 4000
-            await server.execute("TRUNCATE leadpost_entries CASCADE")
+            await server.execute("TRUNCATE leadpost_entries, leadpost_counts CASCADE")
         assert not any((await outbox.counts()).values())

@@ -168,7 +168,7 @@ BEGIN
     -- A caller's temporary tables last, or else one of these names could run code as the owner.
     PERFORM set_config('search_path', format('%I, pg_temp', TG_TABLE_SCHEMA), true);
     IF TG_OP = 'TRUNCATE' THEN
-        TRUNCATE leadpost_counts;
+        DELETE FROM leadpost_counts;
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
