@@ -251,10 +251,16 @@ async def worker(
         await asyncio.sleep(10)
         before, begun = sandbox.seen(), time.monotonic()
         cpu, server_cpu = time.process_time(), _server_cpu(store)
-        puts = list[float]()
+        put = partial(outbox.put, activities(1)[0])
+        puts, writes = list[float](), list[float]()
+
+        def least() -> Awaitable[object]:
+            return outbox._store.write(_calls.be_seen, None, None, 0)  # noqa: SLF001
+
         for _ in range(PUTS):
-            puts.append(await _timed(partial(outbox.put, activities(1)[0])))
-            await asyncio.sleep(seconds / PUTS)
+            for work, times in ((put, puts), (least, writes)):
+                times.append(await _timed(work))
+                await asyncio.sleep(seconds / PUTS / 2)
         cpu, server_cpu = time.process_time() - cpu, _server_cpu(store) - server_cpu
         after, ended = sandbox.seen(), time.monotonic()
         running.cancel()
@@ -273,6 +279,7 @@ async def worker(
         f"CPU, % of a core (goal {CORE:.0f})": share,
         "CPU of the server, %": server_cpu / (ended - begun) * 100,
         "put, median ms": statistics.median(puts),
+        "least write, median ms": statistics.median(writes),
         "reached": _yes(
             rate / ceiling >= CEILING and share < CORE and statistics.median(puts) < GOALS["put"]
         ),
