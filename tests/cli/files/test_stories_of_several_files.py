@@ -448,7 +448,8 @@ def test_25_edits_of_unsent_rows_in_a_file_of_another_name_are_asked_about(desk:
     assert "2 rows look like edits of posted ones, 2 of these not sent yet, 1 is new" in said
     code, said = desk.post(export, "--duplicates", "skip")
     assert (code, desk.notes()) == (1, notes(2))
-    assert "2 skipped rows wait in the outbox, as in another file. A worker posts that" in said
+    assert "2 skipped rows wait in the outbox as another file had them" in said
+    assert "To post them so: leadpost work" in said
     assert desk.states(export) == ["not_sent", "not_sent", "accepted"]
     assert desk.post(calls)[0] == 0
     assert desk.notes() == notes(0, 1, 2)

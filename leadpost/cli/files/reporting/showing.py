@@ -279,7 +279,7 @@ def done_lines(
     if plan.edits_of_unsent and seconds is not None:
         rows = number_of(plan.edits_of_unsent, "skipped row waits", "skipped rows wait")
         worker = f"leadpost work{outbox_option(found.options.url)}"
-        lines.append(f"{rows} in the outbox, as in another file. A worker posts that: {worker}")
+        lines.append(f"{rows} in the outbox as another file had them. To post them so: {worker}")
     return lines + _next_steps(found, outputs)
 
 
