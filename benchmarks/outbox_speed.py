@@ -255,7 +255,7 @@ async def worker(
         puts, writes = list[float](), list[float]()
 
         def least() -> Awaitable[object]:
-            return outbox._store.write(_calls.be_seen, None, None, 0)  # noqa: SLF001
+            return outbox._store.write(_calls.be_seen, None, None, 0)  # noqa: SLF001  not public
 
         for _ in range(PUTS):
             for work, times in ((put, puts), (least, writes)):
