@@ -179,3 +179,16 @@ async def test_a_page_reads_only_its_own_entries(store_url: str) -> None:
         else:
             assert "leadpost_entries_state" in plan
             assert "(id > " not in plan
+
+
+async def test_the_oldest_pending_entry_is_found_by_an_index(store_url: str) -> None:
+    """A planner that believes all entries to be pending would read them in the order of ids."""
+    async with Outbox(store_url, ACME) as outbox:
+        await outbox.put_many([activity(1)] * ENTRIES)
+        await executed(outbox, sa.text("ANALYZE leadpost_entries"))
+        await executed(outbox, sa.text("UPDATE leadpost_entries SET state = 'succeeded'"))
+        with recorded(outbox) as statements:
+            assert (await outbox.health()).oldest_pending is None
+        plan = await plan_of(outbox, statements, "EXPLAIN (ANALYZE)")
+        assert "Rows Removed by Filter" not in plan
+        assert "leadpost_entries_pkey" not in plan

@@ -160,9 +160,11 @@ async def count_of_others(transaction: Transaction) -> dict[str, int]:
 
 async def health(transaction: Transaction, seen_within: float) -> Health:
     """Return the condition of the account's entries and workers."""
+    # Ordered by state and id, for the same reason as a page.
     oldest = """
         SELECT {now} - put_at FROM leadpost_entries
-        WHERE account = :account AND state = 'pending' ORDER BY id LIMIT 1
+        WHERE account = :account AND (state, id) > ('pending', 0) AND state <= 'pending'
+        ORDER BY state, id LIMIT 1
     """
     seconds: float | None = (await transaction.execute(oldest)).scalar()
     worker = """
