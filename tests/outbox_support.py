@@ -72,8 +72,13 @@ async def changed(outbox: Outbox, **values: Any) -> None:
 
 
 async def executed(outbox: Outbox, statement: sa.Executable, **values: Any) -> Any:
-    """Execute a statement in plain SQL."""
-    return await outbox._database.write(lambda connection: connection.execute(statement, values))
+    """Execute a statement in plain SQL, and return its rows, if it has any."""
+
+    def work(connection: sa.Connection) -> Any:
+        result = connection.execute(statement, values)
+        return result.freeze()() if result.returns_rows else result
+
+    return await outbox._database.write(work)
 
 
 async def states(outbox: Outbox) -> list[str]:

@@ -40,8 +40,8 @@ ENVIRONMENT = {
 }
 """The environment that a process needs to run the command."""
 _IMPORTED = (
-    *("leadpost.outbox", "leadpost.sandbox", "sqlalchemy.ext.asyncio", "aiosqlite", "asyncpg"),
-    *("sqlalchemy.dialects.sqlite.aiosqlite", "sqlalchemy.dialects.postgresql.asyncpg"),
+    *("leadpost.outbox", "leadpost.sandbox", "sqlalchemy.ext.asyncio", "asyncpg"),
+    *("sqlalchemy.dialects.sqlite.pysqlite", "sqlalchemy.dialects.postgresql.asyncpg"),
     *("leadpost.cli.app", "leadpost.cli.commands.post", "typer.rich_utils", "rich.live"),
 )
 """The modules that the template imports."""

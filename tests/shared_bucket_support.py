@@ -108,9 +108,9 @@ async def all_tokens(of: SharedTokenBucket, stack: AsyncExitStack, number: int =
 async def in_use_tokens(of: SharedTokenBucket) -> list[float]:
     """Return when the tokens in use, or reserved, are back if this process dies."""
 
-    async def found(transaction: Transaction) -> list[float]:
+    def found(transaction: Transaction) -> list[float]:
         query = "SELECT back_at FROM leadpost_tokens WHERE use_id IS NOT NULL"
-        return list((await transaction.execute(query)).scalars())
+        return list(transaction.execute(query).scalars())
 
     return await store(of).read(found)
 
@@ -124,8 +124,8 @@ async def until_in_use(of: SharedTokenBucket, number: int) -> None:
 async def until_known(of: SharedTokenBucket, condition: str) -> None:
     """Wait until something is written to the database."""
 
-    async def holds(transaction: Transaction) -> bool:
-        found = await transaction.execute(f"SELECT 1 FROM leadpost_buckets WHERE {condition}")
+    def holds(transaction: Transaction) -> bool:
+        found = transaction.execute(f"SELECT 1 FROM leadpost_buckets WHERE {condition}")
         return found.one_or_none() is not None
 
     while not await store(of).read(holds):

@@ -14,9 +14,9 @@ Needs the extra: pip install 'leadpost[outbox]'.
 from importlib.util import find_spec
 from types import FunctionType
 
-if any(find_spec(name) is None for name in ("sqlalchemy", "aiosqlite", "asyncpg")):
+if any(find_spec(name) is None for name in ("sqlalchemy", "asyncpg")):
     raise ImportError(
-        "leadpost.outbox needs SQLAlchemy, aiosqlite and asyncpg: pip install 'leadpost[outbox]'"
+        "leadpost.outbox needs SQLAlchemy and asyncpg: pip install 'leadpost[outbox]'"
     )
 
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health

@@ -32,14 +32,14 @@ class Keys:
             self._stored = await store.write(_edits.register, self._own)
             self._compare()
 
-    async def check_within(self, transaction: Transaction) -> None:
+    def check_within(self, transaction: Transaction) -> None:
         """
         As `check`, but in the caller's transaction, which it only reads.
 
         Whoever puts in the same transaction must not wait for others, nor others for it.
         """
         if self._own is not None and self._stored != self._own:
-            self._stored = await _edits.fingerprint_of(transaction)
+            self._stored = _edits.fingerprint_of(transaction)
             self._compare()
 
     def _compare(self) -> None:

@@ -28,8 +28,7 @@ from leadpost.outbox._stored_entries import StoredEntries
 from leadpost.outbox._verifier import Verifier
 from leadpost.outbox._worker import Worker
 from leadpost.outbox.database import Database, Store, _calls, _putting
-from leadpost.outbox.database._engine import LONGEST_WAIT
-from leadpost.outbox.database._sql import Transaction
+from leadpost.outbox.database._sql import LONGEST_WAIT, Transaction
 
 RECONCILE_EVERY = timedelta(hours=1)
 
@@ -173,16 +172,33 @@ class Outbox(StoredEntries):
     ) -> int:
         if connection is None:
             await self._keys.check(self._store)
-            done = await self._database.write(
-                lambda own: own.run_sync(put, self.account, what), within
-            )
+            done = await self._database.write(lambda own: put(own, self.account, what), within)
             self._news.set()
             return done
         own = connection
         if not isinstance(own, AsyncConnection):
             own = await own.connection()
-        await self._keys.check_within(Transaction(own, {"account": self.account}))
-        return await own.run_sync(put, self.account, what)
+        return await own.run_sync(self._put_within, put, what)
+
+    def put_within(
+        self, connection: Connection, activities: Iterable[Item], keys: Iterable[str]
+    ) -> int:
+        """
+        Put activities in a transaction of leadpost's command, and return the number of new entries.
+
+        Args:
+            connection: A connection within `database`.
+            activities: As for `put_many`.
+            keys: A key for each.
+        """
+        news = [new_entry(*pair, priority=0) for pair in zip(activities, keys, strict=True)]
+        return self._put_within(connection, _putting.put_many, news)
+
+    def _put_within(
+        self, connection: Connection, put: Callable[[Connection, str, T], int], what: T
+    ) -> int:
+        self._keys.check_within(Transaction(connection, {"account": self.account}))
+        return put(connection, self.account, what)
 
     # Posting and verifying.
 

@@ -346,10 +346,10 @@ class _Share:
         ends_within = _USE_WITHIN + min(self._took, _SLOWEST) + self._longest_call
         use = _Use(hold=ends_within + rule.rest)
 
-        async def reserve(transaction: Transaction) -> tuple[Row, float | None]:
+        def reserve(transaction: Transaction) -> tuple[Row, float | None]:
             before = boot_time()  # here, so that the wait for SQLite's lock does not count
             leaves_last = before - self._took_at < rule.period
-            row, wait = await _tokens.reserve(
+            row, wait = _tokens.reserve(
                 transaction, use.id, limit=rule.limit, hold=use.hold, leaves_last=leaves_last
             )
             if wait is not None:
@@ -371,24 +371,24 @@ class _Share:
         """Write how calls have ended, and the size of the bucket if it was changed here."""
         now, ended, brakes = boot_time(), self._ended[:], self.brakes
         brakes.tick(now)
-        changes = brakes.changes
+        changes, size = brakes.changes, brakes.rule.size(now)
         if not ended and changes == self._written_changes:
             return
 
-        async def write(transaction: Transaction) -> Row:
+        def write(transaction: Transaction) -> Row:
             for use in ended:
                 if use.sent_at is None:
-                    await _tokens.put_back(transaction, use.id, use.hold)
+                    _tokens.put_back(transaction, use.id, use.hold)
                 else:
                     longer = 0.0 if use.is_answered else use.call_timeout
-                    await _tokens.let_rest(transaction, use.id, longer)
+                    _tokens.let_rest(transaction, use.id, longer)
             for use in ended:
-                await _tokens.end_trial(transaction, use.id, was_sent=use.sent_at is not None)
+                _tokens.end_trial(transaction, use.id, was_sent=use.sent_at is not None)
             if pause := max((use.asked_pause for use in ended), default=0.0):
-                await _tokens.pause(transaction, pause)
+                _tokens.pause(transaction, pause)
             if changes != self._written_changes:
-                await _tokens.resize(transaction, self._row, brakes.rule.size(now))
-            return await _tokens.read_row(transaction)
+                _tokens.resize(transaction, self._row, size)
+            return _tokens.read_row(transaction)
 
         row = await self._store.write(write)
         self._look_at = -inf

@@ -63,13 +63,13 @@ class Upkeep:
         if expired := await self._store.write(self._statements):
             self.reached["uncertain"] += expired  # their workers ended before recording the calls
 
-    async def _statements(self, transaction: Transaction) -> int:
+    def _statements(self, transaction: Transaction) -> int:
         # A single entry makes no outage, though its host may be wrong.
         away_for = self._poster.away_for or self._host.unreachable_for or None
         called_ago = None if self.called_at is None else boot_time() - self.called_at
         known_ago = boot_time() - (self.called_at or self._began_at)
-        await _calls.be_seen(transaction, away_for, called_ago, known_ago)
-        return await _calls.expire(transaction)
+        _calls.be_seen(transaction, away_for, called_ago, known_ago)
+        return _calls.expire(transaction)
 
     def report(self) -> None:
         """Log how many entries reached each state since the last report."""

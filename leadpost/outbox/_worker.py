@@ -286,12 +286,12 @@ class Worker:
         activity: Item = loaded(claim.activity)
         return activity
 
-    async def _claim_next(self, transaction: Transaction, call: _Call) -> Claim | None:
+    def _claim_next(self, transaction: Transaction, call: _Call) -> Claim | None:
         # If this is another attempt, the one before may have been committed.
-        if call.claim is not None and await _calls.is_claimed(transaction, call.claim):
+        if call.claim is not None and _calls.is_claimed(transaction, call.claim):
             return call.claim
         call.claimed_at = boot_time()
-        call.claim = await _calls.claim(
+        call.claim = _calls.claim(
             transaction,
             call.id,
             _CLAIM_LASTS + self._poster.call_timeout,

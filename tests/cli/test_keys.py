@@ -124,7 +124,7 @@ def test_texts_of_an_invalid_row_are_in_no_log(
         assert (done.exit_code, len(sandbox.accepted)) == (1, 1)
     assert "PRIVATE is not a date-time" in done.output
     assert "PERSONAL" in path.with_name("leads.csv.rejects.csv").read_text()
-    assert "leadpost" in everything_logged.getvalue()
+    assert "outbox: 1 accepted" in everything_logged.getvalue()
     for text in ("PERSONAL", "PRIVATE"):
         assert text not in everything_logged.getvalue()
 

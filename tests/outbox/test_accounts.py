@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from outbox_support import executed, states, until_logged, working
+from sqlalchemy.ext.asyncio import create_async_engine
 from support import LeadSquared, account, activity
 
 from leadpost import (
@@ -168,11 +169,11 @@ async def test_keys_belong_to_whoever_puts_first(store_url: str) -> None:
         await production.put(activity(1))
         with pytest.raises(OutboxError, match="belong to other keys"):
             await staging.drain(poster_of(second, leadsquared))
-        engine = staging._database._engine
-        assert engine is not None
+        engine = create_async_engine(store_url)
         async with engine.connect() as connection:
             with pytest.raises(OutboxError, match="belong to other keys"):
                 await staging.put(activity(2), connection=connection)
+        await engine.dispose()
         assert leadsquared.requests == []
         # An outbox that is open notices that another process adopts its entries.
         async with Outbox(store_url, second) as command:

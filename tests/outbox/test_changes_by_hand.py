@@ -13,6 +13,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, changed, executed, held_until, poster, states
+from sqlalchemy.util import await_only
 from support import LeadSquared, activity, answers, within
 
 from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, OutboxError, TokenBucket
@@ -62,7 +63,7 @@ async def test_only_old_finished_entries_are_deleted(outbox: Outbox) -> None:
     assert left.state == "accepted"
     assert await outbox.history(1) == []
     of_others = sa.text("SELECT DISTINCT entry_id FROM leadpost_changes")
-    rows = await outbox._database.read(lambda connection: connection.execute(of_others))
+    rows = await executed(outbox, of_others)
     assert list(rows.scalars()) == [left.id]
 
 
@@ -73,11 +74,11 @@ async def test_what_raises_has_made_no_entry_pending_again(
     await changed(outbox, state="uncertain")
     add_changes = _entries.add_changes
 
-    async def lost_after_the_first(transaction: Transaction, *args: Any) -> int:
+    def lost_after_the_first(transaction: Transaction, *args: Any) -> int:
         monkeypatch.setattr(_edits, "add_changes", fail)
-        return await add_changes(transaction, *args)
+        return add_changes(transaction, *args)
 
-    async def fail(*_: Any) -> int:
+    def fail(*_: Any) -> int:
         raise OutboxError("lost")
 
     for change in (partial(outbox.retry, "uncertain"), partial(outbox.arrived, range(1, 502))):
@@ -96,10 +97,10 @@ async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str
         await outbox.put(activity(1))
         await outbox.drain(poster(refused(1)))
 
-        async def slowly(transaction: Transaction) -> None:
-            await _edits.retry(transaction, states=["rejected"], ids=None)
+        def slowly(transaction: Transaction) -> None:
+            _edits.retry(transaction, states=["rejected"], ids=None)
             retried.set()
-            await both_tried.wait()
+            await_only(both_tried.wait())
 
         retrying = asyncio.create_task(outbox._store.write(slowly))
         await retried.wait()

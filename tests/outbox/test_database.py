@@ -21,7 +21,6 @@ from database_support import (
     plain_postgresql,
     plain_sqlite,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 from support import account, activity, within
 
 from leadpost import OutboxError
@@ -29,8 +28,8 @@ from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database, ddl
 
 
-async def synchronous(connection: AsyncConnection) -> int:
-    return int((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
+def synchronous(connection: sa.Connection) -> int:
+    return int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
 
 
 async def test_sqlite_waits_for_the_disk(sqlite_url: str) -> None:
@@ -179,7 +178,7 @@ def test_connections_must_be_at_least_one() -> None:
 
 def test_a_missing_extra_is_named() -> None:
     script = (
-        "import sys; sys.modules['aiosqlite'] = None\n"
+        "import sys; sys.modules['asyncpg'] = None\n"
         "try:\n    import leadpost.outbox\n"
         "except ImportError as error:\n    print(error)"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from outbox_support import ACME, changed, held_until, poster, states, until, until_accepted, working
+from sqlalchemy.util import await_only
 from support import LeadSquared, activity, answers, within
 
 from leadpost import OutboxError, OutboxUnavailable, RetryPolicy, TokenBucket
@@ -143,7 +144,11 @@ async def test_a_database_that_can_no_longer_be_read_ends_a_run(
 ) -> None:
     leadsquared = LeadSquared()
     await outbox.put(activity(1))
-    monkeypatch.setattr(_calls, statement, damaged)
+
+    def broken(*_: object, **__: object) -> None:
+        raise OutboxError("the file is damaged")
+
+    monkeypatch.setattr(_calls, statement, broken)
     async with within(10):
         with pytest.raises(OutboxError, match="file is damaged"):
             await outbox.run(poster(leadsquared))
@@ -197,9 +202,9 @@ async def test_a_claim_whose_commit_was_lost_is_found_by_its_call_id(
 ) -> None:
     claim, write, lost = _calls.claim, outbox._database.write, list[object]()
 
-    async def roll_back(*args: Any, **details: Any) -> Any:
+    def roll_back(*args: Any, **details: Any) -> Any:
         if is_committed or lost:
-            return await claim(*args, **details)
+            return claim(*args, **details)
         lost.append(args)
         raise OutboxUnavailable("the connection was lost")
 
@@ -229,9 +234,9 @@ async def test_a_record_whose_commit_was_lost_is_retried_without_harm(
     write, record = outbox._database.write, _calls.record
     recorded, lost = list[object](), list[object]()
 
-    async def note(*args: Any) -> bool:
+    def note(*args: Any) -> bool:
         recorded.append(args)
-        return await record(*args)
+        return record(*args)
 
     async def deaf(work: Any, *args: Any) -> Any:
         done = await write(work, *args)
@@ -263,7 +268,7 @@ async def test_a_database_that_can_only_be_read_is_tried_twice_a_second(
     monkeypatch.setattr(_worker, "GRACE", 0.1)
     tries = 0
 
-    async def fail(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         nonlocal tries
         tries += 1
         raise OutboxUnavailable("the disk is full")
@@ -320,10 +325,10 @@ async def test_a_claim_whose_commit_is_still_on_its_way_is_not_repeated(
         await outbox.put_many([activity(1), activity(2)])
         hangs, goes_on = asyncio.Event(), asyncio.Event()
 
-        async def claim_slowly(transaction: Transaction) -> _calls.Claim | None:
-            claim = await _calls.claim(transaction, "call", 40.0)
+        def claim_slowly(transaction: Transaction) -> _calls.Claim | None:
+            claim = _calls.claim(transaction, "call", 40.0)
             hangs.set()
-            await goes_on.wait()
+            await_only(goes_on.wait())
             return claim
 
         slow = asyncio.create_task(outbox._store.write(claim_slowly))
@@ -348,9 +353,9 @@ async def test_the_end_of_a_commit_on_its_way_is_waited_for(
         await outbox.put(activity(1))
         claims, ends = list[_calls.Claim | None](), asyncio.Event()
 
-        async def claim_slowly(transaction: Transaction) -> None:
-            claims.append(await _calls.claim(transaction, "call", 40.0))
-            await ends.wait()
+        def claim_slowly(transaction: Transaction) -> None:
+            claims.append(_calls.claim(transaction, "call", 40.0))
+            await_only(ends.wait())
             if not is_committed:
                 raise OutboxUnavailable("the server stopped")
 

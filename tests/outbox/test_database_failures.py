@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import ssl
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,6 @@ from database_support import (
 from pooler import pooler
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as NoConnection
-from sqlalchemy.ext.asyncio import AsyncConnection
 from support import account, activity, run, server_in, within
 
 from leadpost import OutboxError, OutboxUnavailable
@@ -79,9 +79,9 @@ def test_no_file_descriptor_left(sqlite_url: str) -> None:
     run(put_with_none_left())
 
 
-async def lasting(connection: AsyncConnection) -> None:
-    await execute(connection, "SELECT 1")
-    await asyncio.sleep(0.5)
+def lasting(connection: sa.Connection) -> None:
+    execute(connection, "SELECT 1")
+    time.sleep(0.5)
 
 
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
@@ -384,9 +384,9 @@ async def test_no_value_of_a_statement_is_shown(
     database = Database(store_url)
     await database.open()
 
-    async def insert(connection: AsyncConnection) -> None:
+    def insert(connection: sa.Connection) -> None:
         statement = f"INSERT INTO leadpost_entries ({', '.join(row)})"
-        await execute(connection, f"{statement} VALUES (:{', :'.join(row)})", **row)
+        execute(connection, f"{statement} VALUES (:{', :'.join(row)})", **row)
 
     with pytest.raises(OutboxError) as caught:
         await database.write(insert)

@@ -8,7 +8,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from datetime import timedelta
+from sqlite3 import dbapi2
 from typing import Any
 
 import anyio
@@ -23,12 +25,14 @@ from database_support import (
     plain_sqlite,
     posting,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import await_only
 from support import account, activity, run, within
 
 from leadpost import OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
+from leadpost.outbox.database._postgresql import Postgresql
+from leadpost.outbox.database._sqlite import Sqlite
 
 
 async def listed(outbox: Outbox) -> list[Any]:
@@ -282,26 +286,54 @@ async def test_a_cancellation_during_another_is_not_lost(sqlite_url: str) -> Non
         await working
 
 
-async def test_work_that_takes_too_long_times_out(store_url: str) -> None:
-    async def lasting(connection: AsyncConnection) -> None:
-        await connection.execute(sa.text("SELECT 1"))
-        await asyncio.sleep(30)
+ENDLESS = {
+    "sqlite": """
+        WITH RECURSIVE numbers (number) AS
+            (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 1e15)
+        SELECT max(number) FROM numbers
+    """,
+    "postgresql": "SELECT pg_sleep(300)",
+}
 
+
+def lasting(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(ENDLESS[connection.dialect.name])
+
+
+async def test_work_that_takes_too_long_times_out(store_url: str) -> None:
     database = Database(store_url)
     await database.open()
-    with pytest.raises(OutboxUnavailable, match=r"no answer within 0\.1 s"):
-        await database.write(lasting, within=0.1)
+    async with lasting_at_most(1.0):
+        with pytest.raises(OutboxUnavailable, match=r"no answer within 0\.1 s"):
+            await database.write(lasting, within=0.1)
     assert await database.write(answer) == 1
     await database.aclose()
 
 
+async def test_what_was_done_before_a_time_out_is_undone(sqlite_url: str) -> None:
+    """A thread cannot be cancelled between two statements: it must not commit afterwards."""
+    database = Database(sqlite_url)
+    await database.open()
+
+    def written_late(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("UPDATE leadpost_schema SET version = 2")
+        time.sleep(0.3)
+
+    with pytest.raises(OutboxUnavailable, match=r"no answer within 0\.1 s"):
+        await database.write(written_late, within=0.1)
+    versions = sa.text("SELECT version FROM leadpost_schema")
+    assert await database.read(lambda own: own.execute(versions).scalar_one()) == 1
+    await database.aclose()
+
+
 async def test_work_that_cannot_be_stopped_is_left_behind(store_url: str) -> None:
-    async def deaf(_: AsyncConnection) -> None:
+    def deaf(connection: sa.Connection) -> None:
         for _turn in range(12):
-            try:
-                await asyncio.sleep(0.1)
-            except asyncio.CancelledError:
+            if connection.dialect.name == "sqlite":
+                time.sleep(0.1)
                 continue
+            with suppress(asyncio.CancelledError):
+                await_only(asyncio.sleep(0.1))
 
     database = Database(store_url)
     await database.open()
@@ -313,42 +345,60 @@ async def test_work_that_cannot_be_stopped_is_left_behind(store_url: str) -> Non
 
 
 async def test_closing_waits_for_calls_and_cuts_them_off_then(store_url: str) -> None:
-    begun = asyncio.Event()
+    begun = threading.Event()
 
-    async def lasting(connection: AsyncConnection, seconds: float) -> int:
+    def short(connection: sa.Connection) -> int:
         begun.set()
-        await asyncio.sleep(seconds)
-        return await answer(connection)
+        connection.exec_driver_sql("SELECT pg_sleep(0.1)" if is_postgresql else "SELECT 1")
+        return answer(connection)
 
-    async def call(database: Database, seconds: float) -> asyncio.Task[int]:
+    def long(connection: sa.Connection) -> None:
+        begun.set()
+        lasting(connection)
+
+    async def call(work: Callable[[sa.Connection], Any]) -> asyncio.Task[Any]:
         begun.clear()
-        working = asyncio.create_task(database.write(lambda c: lasting(c, seconds), within=None))
-        await begun.wait()
+        working = asyncio.create_task(database.write(work, within=None))
+        while not begun.is_set():
+            await asyncio.sleep(0)
         return working
 
     database = Database(store_url, connections=1)
+    is_postgresql = not database.is_sqlite
     await database.open()
-    short = await call(database, 0.1)
+    working = await call(short)
     await database.aclose()
-    assert short.done()
-    assert await short == 1
+    assert working.done()
+    assert await working == 1
 
     await database.open()
-    long = await call(database, 30)
+    engine = database._engine
+    working = await call(long)
     waiting = asyncio.create_task(database.read(answer))  # for the only connection
     await asyncio.sleep(0.01)
     async with lasting_at_most(2.2):
         await database.aclose()
-        for task in (long, waiting):
+        for task in (working, waiting):
             with pytest.raises(OutboxUnavailable, match="it was closed meanwhile"):
                 await task
-    assert not database._open
+    await until_nothing_is_left(engine)
+
+
+async def until_nothing_is_left(engine: Sqlite | Postgresql | None) -> None:
+    """Wait until there is no connection to a server, and no thread of a file."""
+    async with within(5):
+        if isinstance(engine, Sqlite):
+            while any(thread.is_alive() for thread in engine._threads._threads):
+                await asyncio.sleep(0.001)
+        else:
+            assert isinstance(engine, Postgresql)
+            assert not engine._open
 
 
 def test_closing_waits_for_connections_that_were_being_made(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect, begun = sqlite3.connect, threading.Event()
+    connect, begun = dbapi2.connect, threading.Event()
 
     def connect_slowly(*args: Any, **settings: Any) -> sqlite3.Connection:
         begun.set()
@@ -359,14 +409,16 @@ def test_closing_waits_for_connections_that_were_being_made(
     async def cancel() -> None:
         database = Database(sqlite_url)
         await database.open()
-        monkeypatch.setattr(sqlite3, "connect", connect_slowly)
-        calls = [asyncio.create_task(database.read(answer)) for _ in range(3)]
+        engine = database._engine
+        monkeypatch.setattr(dbapi2, "connect", connect_slowly)
+        calls = [asyncio.create_task(database.read(lasting)) for _ in range(3)]
         while not begun.is_set():
             await asyncio.sleep(0.001)
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
         await database.aclose()
+        await until_nothing_is_left(engine)
 
     # Or else a thread finds its loop closed, which pytest reports.
     alone(cancel())
@@ -389,19 +441,19 @@ async def test_closing_that_is_cancelled_logs_no_error(
     database = Database(store_url)
     await database.open()
     await asyncio.gather(*(database.read(answer) for _ in range(4)))
+    engine = database._engine
     closing = asyncio.create_task(database.aclose())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
-    assert not database._open
-    assert not any(map(threading.Thread.is_alive, database._threads))
+    await until_nothing_is_left(engine)
     assert not caplog.text
 
 
-async def answer(connection: AsyncConnection) -> int:
-    return int((await connection.execute(sa.text("SELECT 1"))).scalar_one())
+def answer(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.text("SELECT 1")).scalar_one())
 
 
 async def test_a_put_that_is_cancelled_halfway_leaves_no_lock(sqlite_url: str) -> None:

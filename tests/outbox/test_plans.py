@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 from outbox_support import ACME, executed
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection
 from support import activity
 
 from leadpost.outbox import Outbox
@@ -39,37 +38,37 @@ async def outbox(store_url: str) -> AsyncIterator[Outbox]:
         yield opened
 
 
-async def tried(transaction: Transaction) -> None:
-    assert await _calls.claim(transaction, "trial", 40.0, is_trial=True) is not None
+def tried(transaction: Transaction) -> None:
+    assert _calls.claim(transaction, "trial", 40.0, is_trial=True) is not None
 
 
-async def of_a_batch(transaction: Transaction) -> None:
-    assert await _calls.next_due(transaction, "today") == 0
-    assert await _calls.claim(transaction, "of a batch", 40.0, batch="today") is not None
+def of_a_batch(transaction: Transaction) -> None:
+    assert _calls.next_due(transaction, "today") == 0
+    assert _calls.claim(transaction, "of a batch", 40.0, batch="today") is not None
 
 
-async def claimed(transaction: Transaction) -> None:
-    call = await _calls.claim(transaction, "call", 40.0)
+def claimed(transaction: Transaction) -> None:
+    call = _calls.claim(transaction, "call", 40.0)
     assert call is not None
-    assert await _calls.record(transaction, call, Result("accepted", request_id="r1"))
+    assert _calls.record(transaction, call, Result("accepted", request_id="r1"))
 
 
-async def checked(transaction: Transaction) -> None:
-    assert await _settling.next_query(transaction, WAITS) == 0
-    entry = await _settling.claim_accepted(transaction, WAITS)
+def checked(transaction: Transaction) -> None:
+    assert _settling.next_query(transaction, WAITS) == 0
+    entry = _settling.claim_accepted(transaction, WAITS)
     assert entry is not None
     verdict = _settling.Verdict("succeeded", activity_id="a1")
-    assert await _settling.settle(transaction, entry, "accepted", verdict)
+    assert _settling.settle(transaction, entry, "accepted", verdict)
 
 
-async def looked_after(transaction: Transaction) -> None:
-    await _calls.be_seen(transaction, None, 1.0, 1.0)
-    await _calls.expire(transaction)
-    assert not await _calls.is_claimed(transaction, Claim(1, "call", "{}", 0, is_uncertain=False))
+def looked_after(transaction: Transaction) -> None:
+    _calls.be_seen(transaction, None, 1.0, 1.0)
+    _calls.expire(transaction)
+    assert not _calls.is_claimed(transaction, Claim(1, "call", "{}", 0, is_uncertain=False))
 
 
 def within_a_transaction(
-    work: Callable[[Transaction], Awaitable[object]],
+    work: Callable[[Transaction], object],
 ) -> Callable[[Outbox], Awaitable[object]]:
     return lambda outbox: outbox._store.write(work)
 
@@ -124,11 +123,10 @@ def recorded(outbox: Outbox) -> Generator[list[tuple[str, Any]]]:
 async def plan_of(outbox: Outbox, statements: list[tuple[str, Any]], postgresql: str) -> str:
     """Return the plans of statements; `postgresql` is its EXPLAIN."""
 
-    async def plans(connection: AsyncConnection) -> str:
+    def plans(connection: sa.Connection) -> str:
         explain = "EXPLAIN QUERY PLAN" if outbox._database.is_sqlite else postgresql
         found = [
-            await connection.exec_driver_sql(f"{explain} {sql}", values)
-            for sql, values in statements
+            connection.exec_driver_sql(f"{explain} {sql}", values) for sql, values in statements
         ]
         return "\n".join(str(row[-1]) for plan in found for row in plan)
 

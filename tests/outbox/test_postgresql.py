@@ -13,6 +13,7 @@ from support import LeadSquared, account, activity, within
 from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.outbox import Outbox, SharedTokenBucket, _worker
 from leadpost.outbox.database import Database
+from leadpost.outbox.database._postgresql import Postgresql
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,9 @@ async def test_settings_end_with_the_transaction(postgresql_url: str) -> None:
     async with Outbox(postgresql_url, account(), connections=1) as outbox:
         await outbox.put(activity(1))
         engine = outbox._database._engine
-        assert engine is not None
-        async with engine.connect() as connection:
-            assert await setting("synchronous_commit")(connection) == "off"
+        assert isinstance(engine, Postgresql)
+        async with engine._engine.connect() as connection:  # the same connection
+            assert await connection.run_sync(setting("synchronous_commit")) == "off"
 
 
 async def backends(url: str) -> list[int]:

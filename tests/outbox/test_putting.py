@@ -95,7 +95,7 @@ async def put_text(outbox: Outbox, text: str) -> int:
     def put(connection: sa.Connection) -> int:
         return _putting.put_one(connection, ACME, New(text, "call-1", 0))
 
-    return await outbox._database.write(lambda own: own.run_sync(put))
+    return await outbox._database.write(put)
 
 
 async def test_another_activity_with_a_known_key_raises(outbox: Outbox) -> None:

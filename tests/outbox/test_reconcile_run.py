@@ -107,8 +107,8 @@ async def test_one_of_several_workers_reconciles_and_reads_anew_each_time(
     monkeypatch.setattr(_reconciler, "_LOOK_EVERY", 0.02)
     begin, looks, read = _settling.begin_reconciling, list[bool](), list[str]()
 
-    async def look(transaction: Transaction, every: float) -> bool:
-        looks.append(await begin(transaction, every))
+    def look(transaction: Transaction, every: float) -> bool:
+        looks.append(begin(transaction, every))
         return looks[-1]
 
     async def answer(request: httpx.Request) -> httpx.Response:

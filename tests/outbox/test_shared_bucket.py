@@ -272,9 +272,9 @@ async def test_a_cancelled_caller_loses_no_token(store_url: str) -> None:
 
 
 async def test_a_reserved_token_without_a_caller_is_put_back(store_url: str) -> None:
-    async def times(transaction: Transaction) -> list[float]:
+    def times(transaction: Transaction) -> list[float]:
         query = "SELECT back_at FROM leadpost_tokens ORDER BY number"
-        return list((await transaction.execute(query)).scalars())
+        return list(transaction.execute(query).scalars())
 
     async with (
         opened(store_url, limit=3, period=600.0) as of,

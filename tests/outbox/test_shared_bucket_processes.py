@@ -67,9 +67,9 @@ async def latest_return(url: str) -> float:
     database = Database(url)
     await database.open()
     query = sa.text("SELECT max(back_at) FROM leadpost_tokens")
-    found = await database.read(lambda connection: connection.execute(query))
+    found = await database.read(lambda connection: connection.execute(query).scalar_one())
     await database.aclose()
-    return float(found.scalar_one())
+    return float(found)
 
 
 def test_a_frozen_process_sends_nothing_with_a_token_that_is_no_longer_its_own(

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from attrs import evolve
 from shared_bucket_support import (
     PERIOD,
@@ -25,7 +26,7 @@ from shared_bucket_support import (
     until_in_use,
     until_known,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import await_only
 from support import LeadSquared, account, activity, answers, fullest, within
 
 from leadpost import AsyncActivityPoster, OutboxUnavailable, RateLimited
@@ -201,12 +202,13 @@ async def test_a_reservation_that_was_rolled_back_ends_no_trial_of_another_proce
         await end_with(one, RateLimited("429", status=429, retry_after=0.2))
         await until_known(one, "paused_until <= {now}")
         write, is_lost = one._database.write, asyncio.Event()
+        loop = asyncio.get_running_loop()
 
         async def rolled_back(work: Any) -> None:
-            async def lost(connection: AsyncConnection) -> None:
-                await work(connection)
+            def lost(connection: sa.Connection) -> None:
+                work(connection)
                 monkeypatch.setattr(one._database, "write", write)
-                is_lost.set()
+                loop.call_soon_threadsafe(is_lost.set)
                 raise OutboxUnavailable("the connection was lost")
 
             await write(lost)
@@ -242,13 +244,13 @@ async def test_of_two_processes_that_begin_a_trial_at_once_one_makes_it(
         both = asyncio.Barrier(2)
 
         async def reserve(of: SharedTokenBucket, use_id: str) -> float | None:
-            async def at_once(transaction: Transaction) -> float | None:
-                await _tokens.read_row(transaction)
-                await both.wait()
-                _, wait = await _tokens.reserve(
+            def at_once(transaction: Transaction) -> float | None:
+                _tokens.read_row(transaction)
+                await_only(both.wait())
+                _, wait = _tokens.reserve(
                     transaction, use_id, limit=25, hold=30.0, leaves_last=False
                 )
-                await asyncio.sleep(0.5)  # before COMMIT
+                await_only(asyncio.sleep(0.5))  # before COMMIT
                 return wait
 
             return await store(of).write(at_once)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
@@ -22,8 +23,11 @@ from outbox_support import (
     poster,
     poster_to,
     table,
+    until_true,
     working,
 )
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import await_only
 from support import LEAD, SECRET_KEY, LeadSquared, accept, activity, answers, within
 
 from leadpost import Activity, NotFound, OutboxUnavailable, RetryPolicy, TokenBucket, Unauthorized
@@ -70,14 +74,14 @@ async def test_an_entry_that_a_stranger_has_locked_is_verified_later(
     async with Outbox(postgresql_url, ACME) as outbox, poster_to(sandbox) as posting, within(30):
         await posted(outbox, sandbox, noted(1))
         calls = sandbox.report().arrivals
-        engine = outbox._database._engine
-        assert engine is not None
+        engine = create_async_engine(postgresql_url)
         async with engine.begin() as stranger:
             await stranger.execute(sa.text("UPDATE leadpost_entries SET priority = 1"))
             verifying = asyncio.create_task(outbox.verify(posting))
             await asyncio.sleep(0.3)
             assert (verifying.done(), sandbox.report().arrivals) == (False, calls)
         assert await verifying == {"succeeded": 1}
+        await engine.dispose()
 
 
 async def test_entries_are_verified_in_the_order_in_which_they_are_due(outbox: Outbox) -> None:
@@ -205,20 +209,20 @@ async def test_an_unreachable_database_ends_verifying(
 async def test_a_run_verifies_again_once_the_database_is_back(
     outbox: Outbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried, is_back = asyncio.Event(), asyncio.Event()
+    tried, is_back = threading.Event(), threading.Event()
     claim_accepted = _settling.claim_accepted
 
-    async def gone(*args: Any) -> AcceptedEntry | None:
+    def gone(*args: Any) -> AcceptedEntry | None:
         tried.set()
         if is_back.is_set():
-            return await claim_accepted(*args)
+            return claim_accepted(*args)
         raise OutboxUnavailable("the server is away")
 
     await posted(outbox, sandbox, noted(1))
     async with poster_to(sandbox) as posting, within(20):
         monkeypatch.setattr(_settling, "claim_accepted", gone)
         async with working(outbox.run(posting)):
-            await tried.wait()
+            await until_true(tried.is_set)
             is_back.set()
             while (await outbox.counts())["succeeded"] < 1:
                 await asyncio.sleep(0.01)
@@ -292,8 +296,7 @@ async def test_an_entry_that_is_posted_again_is_verified_again(outbox: Outbox) -
     await changed(outbox, queries=7)
     assert await outbox.retry("failed") == 1
     query = sa.select(table.c.queries, table.c.request_id)
-    found = await outbox._database.read(lambda connection: connection.execute(query))
-    assert found.one() == (0, None)
+    assert (await executed(outbox, query)).one() == (0, None)
 
 
 async def test_two_that_record_the_same_activity_at_once_end_no_worker(
@@ -306,11 +309,11 @@ async def test_two_that_record_the_same_activity_at_once_end_no_worker(
         verdict = Verdict("succeeded", "", "a1")
         is_written, may_commit = asyncio.Event(), asyncio.Event()
 
-        async def slowly(transaction: Transaction) -> bool:
+        def slowly(transaction: Transaction) -> bool:
             entry = AcceptedEntry(first, None, "r1")
-            done = await _settling.settle(transaction, entry, "accepted", verdict)
+            done = _settling.settle(transaction, entry, "accepted", verdict)
             is_written.set()
-            await may_commit.wait()
+            await_only(may_commit.wait())
             return done
 
         recording = asyncio.create_task(one._store.write(slowly))

@@ -21,6 +21,7 @@ from outbox_support import (
     until_true,
     working,
 )
+from sqlalchemy.ext.asyncio import create_async_engine
 from support import LeadSquared, activity, answers, within
 
 from leadpost import (
@@ -174,8 +175,7 @@ async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
     async with Outbox(postgresql_url, ACME) as outbox, within(30):
         await outbox.put(activity(1))
         posting = poster(leadsquared)
-        engine = outbox._database._engine
-        assert engine is not None
+        engine = create_async_engine(postgresql_url)
         async with engine.begin() as stranger:
             await stranger.execute(sa.text("UPDATE leadpost_entries SET priority = 1"))
             with monkeypatch.context() as patched:
@@ -185,6 +185,7 @@ async def test_a_row_that_a_stranger_has_locked_is_tried_again_after_a_pause(
                     await sleep(0.001)
             assert not leadsquared.requests
         assert await draining == {"accepted": 1}
+        await engine.dispose()
 
 
 async def test_25_calls_are_in_flight_at_once(outbox: Outbox) -> None:

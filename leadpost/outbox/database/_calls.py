@@ -39,7 +39,7 @@ class Result:
     failed: bool = False  # whether the call counts as a failure
 
 
-async def next_due(transaction: Transaction, batch: str | None = None) -> float | None:
+def next_due(transaction: Transaction, batch: str | None = None) -> float | None:
     """
     Return the seconds until the next pending entry is due, None if none is pending.
 
@@ -50,15 +50,15 @@ async def next_due(transaction: Transaction, batch: str | None = None) -> float 
         WHERE account = :account AND state = 'pending' {of_batch(batch)}
     """
     query = f"SELECT EXISTS (SELECT 1 {pending} AND ({_IS_DUE}))"
-    if (await transaction.execute(query, batch=batch)).scalar_one():
+    if (transaction.execute(query, batch=batch)).scalar_one():
         return 0.0
     # Only few are pending and not due: those that failed within the longest pause.
     query = f"SELECT min(due_at) - {{now}} {pending}"
-    seconds: float | None = (await transaction.execute(query, batch=batch)).scalar_one()
+    seconds: float | None = (transaction.execute(query, batch=batch)).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
-async def claim(
+def claim(
     transaction: Transaction,
     call_id: str,
     call_time: float,
@@ -82,7 +82,7 @@ async def claim(
     if is_trial:
         untried = f"({due} AND due_at = 0 ORDER BY {order} LIMIT 1 {{or_skipped}})"
         first = f"coalesce({untried}, ({due} ORDER BY due_at, id LIMIT 1 {{or_skipped}}))"
-    claimed = await transaction.execute(
+    claimed = transaction.execute(
         f"""
         UPDATE leadpost_entries
         SET state = 'sending', call_id = :call_id, calls = calls + 1,
@@ -97,12 +97,12 @@ async def claim(
     row = claimed.one_or_none()
     if row is None:
         return None
-    await add_changes(transaction, [row.id], "sending", f"call {row.calls}")
+    add_changes(transaction, [row.id], "sending", f"call {row.calls}")
     is_uncertain = row.error_type == DeliveryUncertain.__name__
     return Claim(row.id, call_id, row.activity, row.failures, is_uncertain)
 
 
-async def is_claimed(transaction: Transaction, claim: Claim) -> bool:
+def is_claimed(transaction: Transaction, claim: Claim) -> bool:
     """
     Whether a claim was committed, after the answer to the COMMIT was lost.
 
@@ -112,14 +112,14 @@ async def is_claimed(transaction: Transaction, claim: Claim) -> bool:
         SELECT state, call_id FROM leadpost_entries
         WHERE account = :account AND id = :id {locked}
     """
-    entry = (await transaction.execute(query, id=claim.id)).one_or_none()
+    entry = (transaction.execute(query, id=claim.id)).one_or_none()
     # It is uncertain if the call has expired meanwhile.
     if entry is None or entry.call_id != claim.call_id:
         return False
     return entry.state in {"sending", "uncertain"}
 
 
-async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
+def record(transaction: Transaction, of: Claim, result: Result) -> bool:
     """
     Record the result of a call.
 
@@ -133,7 +133,7 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
         before = ["sending"]
     message = None if error is None else storable(str(error))
     request_id = None if result.request_id is None else storable(result.request_id)
-    recorded = await transaction.execute(
+    recorded = transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = :state, changed_at = {now}, due_at = {now} + :due_in,
@@ -154,17 +154,17 @@ async def record(transaction: Transaction, of: Claim, result: Result) -> bool:
     )
     if recorded.rowcount:
         note = f"RequestID {request_id}" if request_id else message or ""
-        await add_changes(transaction, [of.id], state, note)
+        add_changes(transaction, [of.id], state, note)
         return True
     # It has this state already if the answer to a COMMIT was lost, or by `expire` or by `retry`.
     same = "SELECT 1 FROM leadpost_entries WHERE id = :id AND call_id = :call_id AND state = :state"
-    found = await transaction.execute(same, id=of.id, call_id=of.call_id, state=state)
+    found = transaction.execute(same, id=of.id, call_id=of.call_id, state=state)
     return found.one_or_none() is not None
 
 
-async def expire(transaction: Transaction) -> int:
+def expire(transaction: Transaction) -> int:
     """Make entries `uncertain` whose call ended long ago without a record; return their number."""
-    expired = await transaction.execute(
+    expired = transaction.execute(
         f"""
         UPDATE leadpost_entries
         SET state = 'uncertain', changed_at = {{now}}, error_type = :error_type,
@@ -177,10 +177,10 @@ async def expire(transaction: Transaction) -> int:
         overdue=OVERDUE,
     )
     note = "its call was not recorded"
-    return await add_changes(transaction, expired.scalars(), "uncertain", note)
+    return add_changes(transaction, expired.scalars(), "uncertain", note)
 
 
-async def be_seen(
+def be_seen(
     transaction: Transaction, away_for: float | None, called_ago: float | None, known_ago: float
 ) -> None:
     """
@@ -190,7 +190,7 @@ async def be_seen(
     last call, `known_ago` those since it last knew anything about LeadSquared: a worker that makes
     no calls does not end another's outage.
     """
-    await transaction.execute(
+    transaction.execute(
         """
         UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = CASE
             WHEN :is_away THEN {now} - :away_for
@@ -204,7 +204,7 @@ async def be_seen(
         known_ago=known_ago,
     )
     if called_ago is not None:
-        await transaction.execute(
+        transaction.execute(
             """
             UPDATE leadpost_accounts
             SET called_at = {greatest}(coalesce(called_at, 0), {now} - :called_ago)

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from math import inf
-from pathlib import Path
-from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
-from leadpost.errors import DiskFull, OutboxError, OutboxUnavailable
+from leadpost.errors import DiskFull, OutboxUnavailable
 from leadpost.outbox._reachability import Reachability
 from leadpost.outbox._waiting import until_done
 from leadpost.outbox.database import _schema
-from leadpost.outbox.database._engine import (
-    LONGEST_WAIT,
-    SQLITE_LOCK_WAIT,
-    Connection,
-    create_engine,
-)
-from leadpost.outbox.database._failures import FAILURES, MAY_WRITE, is_locked, outbox_error
-from leadpost.outbox.database._sql import Transaction
-from leadpost.outbox.database._urls import DatabaseUrl, parse_url
+from leadpost.outbox.database._failures import FAILURES, outbox_error
+from leadpost.outbox.database._postgresql import Postgresql
+from leadpost.outbox.database._sql import LONGEST_WAIT, Transaction, Work
+from leadpost.outbox.database._sqlite import Sqlite
+from leadpost.outbox.database._urls import parse_url
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Work = Callable[[AsyncConnection], Awaitable[T]]
-"""Statements within one transaction."""
-StoreWork = Callable[Concatenate[Transaction, P], Awaitable[T]]
-"""The same for a `Store`: called with a transaction, and its own arguments."""
+StoreWork = Callable[Concatenate[Transaction, P], T]
+"""`Work` for a `Store`: called with a transaction, and its own arguments."""
 
 DEFAULT_URL = "sqlite:///leadpost.db"
 """A file in the working directory."""
@@ -42,8 +29,6 @@ _ROLLBACK_WAIT = 0.75
 """Seconds to wait for the rollback of a cancelled transaction; then it is left behind."""
 _RETRY = 0.5
 """Seconds between two attempts while a database is unreachable."""
-_IDLE = "5000"
-"""Milliseconds after which PostgreSQL ends an idle transaction of ours."""
 
 
 class Database:
@@ -67,9 +52,8 @@ class Database:
         self._url = parse_url(url)
         self._connections = connections
         self._durable = durable
-        self._engine: AsyncEngine | None = None
+        self._engine: Sqlite | Postgresql | None = None
         self._writes = asyncio.Lock()
-        self._open, self._threads = set[Connection](), set[Thread]()
         self._running = set[asyncio.Task[Any]]()
         self.name = self._url.name
         self.is_sqlite = self._url.path is not None
@@ -85,13 +69,10 @@ class Database:
             OutboxError: the database cannot be used, or has tables of another version.
         """
         # Here, not in __init__: connections belong to one event loop, and to one process.
-        self._open, self._threads = set[Connection](), set[Thread]()
-        self._engine = create_engine(
-            self._url, self._connections, self._open, self._threads, durable=self._durable
-        )
+        kind = Sqlite if self.is_sqlite else Postgresql
+        self._engine = kind(self._url, self._connections, durable=self._durable)
         self._writes = asyncio.Lock()
         try:
-            _create_file(self._url)
             if not await self.read(_schema.check_version):
                 await self.write(_schema.create)
         except BaseException:
@@ -103,26 +84,21 @@ class Database:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        closing = asyncio.create_task(self._dispose(engine))
+        closing = asyncio.create_task(self._close(engine))
         try:
             # Even if cancelled meanwhile: SQLAlchemy would log that as an error, with a traceback.
             await until_done([closing], 2 * _ROLLBACK_WAIT)
         finally:
             if closing.cancel() or self._running:
-                for connection in list(self._open):
-                    connection.terminate()
-            # aiosqlite's threads call the event loop at their end: wait, or it may be closed first.
-            ends_at = time.monotonic() + _ROLLBACK_WAIT
-            while any(map(Thread.is_alive, self._threads)) and time.monotonic() < ends_at:  # noqa: ASYNC110  nothing tells
-                await asyncio.sleep(0.001)
+                engine.terminate()
 
-    async def _dispose(self, engine: AsyncEngine) -> None:
+    async def _close(self, engine: Sqlite | Postgresql) -> None:
         # A connection that is returned afterwards would stay open.
         await until_done(self._running, _ROLLBACK_WAIT)
         for task in self._running:
             task.cancel()
         await until_done(self._running, _ROLLBACK_WAIT / 3)
-        await engine.dispose()
+        await engine.aclose()
 
     async def write(self, work: Work[T], within: float | None = LONGEST_WAIT) -> T:
         """
@@ -152,44 +128,10 @@ class Database:
         return await self._run(self._transaction(work, LONGEST_WAIT, reads=True), LONGEST_WAIT)
 
     async def _transaction(self, work: Work[T], within: float | None, *, reads: bool = False) -> T:
-        """Run `work` once SQLite's lock is free; give up just before the time ends."""
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + 0.9 * min(within or LONGEST_WAIT, LONGEST_WAIT)
-        while True:
-            try:
-                if self._engine is None:
-                    raise self._closed()
-                async with self._engine.connect() as connection, connection.begin():
-                    await connection.exec_driver_sql(self._beginning(reads=reads))
-                    return await work(connection)
-            except FAILURES as failure:
-                if not is_locked(failure) or loop.time() > ends_at:
-                    raise
-            await asyncio.sleep(SQLITE_LOCK_WAIT / 10)  # SQLite refuses some locks without waiting
-
-    def _beginning(self, *, reads: bool) -> str:
-        """
-        Return the statement that begins a transaction.
-
-        PostgreSQL's settings end with the transaction, as PgBouncer shares sessions. If the
-        database's default is stricter, it stays. The planner must use the indexes, which exist for
-        these statements: without statistics, after a million entries were put at once, it would
-        sort them all for each claim.
-        """
-        if self.is_sqlite:
-            # Take the write lock at once: two readers that both want to write would deadlock.
-            return "BEGIN" if reads else "BEGIN IMMEDIATE"
-        settings = {
-            "idle_in_transaction_session_timeout": _IDLE,
-            **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
-        }
-        local = [f"set_config('{name}', '{value}', true)" for name, value in settings.items()]
-        if self._durable:
-            local.append(
-                "CASE WHEN current_setting('synchronous_commit') = 'off'"
-                " THEN set_config('synchronous_commit', 'on', true) END"
-            )
-        return f"SELECT {', '.join(local)}"
+        if self._engine is None:
+            raise self._closed()
+        longest = min(within or LONGEST_WAIT, LONGEST_WAIT)
+        return await self._engine.run(work, reads=reads, within=longest)
 
     def _check_open(self) -> None:
         if self._engine is None:
@@ -273,23 +215,3 @@ class Store:
                 if self._reachability.unreachable_for >= self._patience:
                     raise
             await asyncio.sleep(_RETRY)
-
-
-def _create_file(url: DatabaseUrl) -> None:
-    """Create SQLite's file, if it is missing, readable only by its owner."""
-    if url.path is None:
-        return
-    failure: OSError | None = None
-    try:
-        os.close(os.open(url.path, os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        # If aiosqlite cannot open a file, its thread outlives the event loop: so check before. Do
-        # not open it for that: closing it would release the locks of this process's connections.
-        if Path(url.path).is_dir() or not os.access(url.path, os.R_OK):
-            failure = PermissionError(errno.EACCES, "the file cannot be opened")
-    except OSError as error:
-        failure = error
-    if failure is not None:  # not within the `except`: that shows the whole path
-        is_wrong = isinstance(failure, PermissionError | FileNotFoundError | NotADirectoryError)
-        kind = OutboxError if is_wrong else OutboxUnavailable
-        raise kind(f"{url.name}: {failure.strerror}: {MAY_WRITE}")

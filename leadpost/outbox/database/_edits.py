@@ -18,27 +18,27 @@ _AGAIN = """
 """
 
 
-async def retry(
+def retry(
     transaction: Transaction, *, states: Sequence[EntryState], ids: Sequence[int] | None
 ) -> int:
     """Make entries in these states pending again, of `ids` or of all; return their number."""
     done = 0
     for part in [None] if ids is None else parts(ids):
         last = 0
-        while found := await _retry(transaction, states=states, ids=part, after=last):
+        while found := _retry(transaction, states=states, ids=part, after=last):
             done += len(found)
             last = found[-1]
     return done
 
 
-async def _retry(
+def _retry(
     transaction: Transaction,
     *,
     states: Sequence[EntryState],
     ids: Sequence[int] | None,
     after: int,
 ) -> list[int]:
-    found = await transaction.execute(
+    found = transaction.execute(
         f"""
         SELECT id FROM leadpost_entries
         WHERE account = :account AND id > :after AND state IN :states
@@ -51,12 +51,12 @@ async def _retry(
     )
     again = list(found.scalars())
     update = f"UPDATE leadpost_entries SET {_AGAIN} WHERE id IN :ids"
-    await transaction.execute(update, ids=again)
-    await add_changes(transaction, again, "pending", "retried by hand")
+    transaction.execute(update, ids=again)
+    add_changes(transaction, again, "pending", "retried by hand")
     return again
 
 
-async def replace(transaction: Transaction, activities: Mapping[str, str]) -> None:
+def replace(transaction: Transaction, activities: Mapping[str, str]) -> None:
     """
     Replace the activities of entries, and make the entries pending again.
 
@@ -67,15 +67,15 @@ async def replace(transaction: Transaction, activities: Mapping[str, str]) -> No
     """
     # In the order of the keys, so that two callers cannot wait for each other.
     for keys in parts(sorted(activities)):
-        await _replace(transaction, {key: activities[key] for key in keys})
+        _replace(transaction, {key: activities[key] for key in keys})
 
 
-async def _replace(transaction: Transaction, part: Mapping[str, str]) -> None:
+def _replace(transaction: Transaction, part: Mapping[str, str]) -> None:
     query = """
         SELECT key, id, state, error_type FROM leadpost_entries
         WHERE account = :account AND key IN :keys ORDER BY key {locked}
     """
-    rows = await transaction.execute(query, keys=[*part])
+    rows = transaction.execute(query, keys=[*part])
     found = {row.key: row for row in rows}
     conflicts = [
         key
@@ -99,40 +99,40 @@ async def _replace(transaction: Transaction, part: Mapping[str, str]) -> None:
         WHERE id = :id
     """
     values = [{"id": found[key].id, "activity": activity} for key, activity in part.items()]
-    await transaction.execute_many(update, values)
-    await add_changes(transaction, [row.id for row in found.values()], "pending", "replaced")
+    transaction.execute_many(update, values)
+    add_changes(transaction, [row.id for row in found.values()], "pending", "replaced")
 
 
-async def arrived(transaction: Transaction, ids: Sequence[int]) -> int:
+def arrived(transaction: Transaction, ids: Sequence[int]) -> int:
     """Make those that are uncertain `succeeded`, and return their number."""
     update = """
         UPDATE leadpost_entries
         SET state = 'succeeded', changed_at = {now}, error_type = NULL, message = NULL
         WHERE account = :account AND id IN :ids AND state = 'uncertain' RETURNING id
     """
-    found = [await transaction.execute(update, ids=part) for part in parts(ids)]
+    found = [transaction.execute(update, ids=part) for part in parts(ids)]
     arrived = [entry for part in found for entry in part.scalars()]
-    return await add_changes(transaction, arrived, "succeeded", "seen on the lead")
+    return add_changes(transaction, arrived, "succeeded", "seen on the lead")
 
 
-async def register(transaction: Transaction, fingerprint: str) -> str | None:
+def register(transaction: Transaction, fingerprint: str) -> str | None:
     """Record which keys an account's entries are posted with, and return those of the first."""
     insert = """
         INSERT INTO leadpost_accounts (account, fingerprint) VALUES (:account, :fingerprint)
         ON CONFLICT (account) DO NOTHING
     """
-    await transaction.execute(insert, fingerprint=fingerprint)
-    return await fingerprint_of(transaction)
+    transaction.execute(insert, fingerprint=fingerprint)
+    return fingerprint_of(transaction)
 
 
-async def fingerprint_of(transaction: Transaction) -> str | None:
+def fingerprint_of(transaction: Transaction) -> str | None:
     """Return the fingerprint of the keys that an account's entries are posted with."""
     query = "SELECT fingerprint FROM leadpost_accounts WHERE account = :account"
-    found: str | None = (await transaction.execute(query)).scalar()
+    found: str | None = (transaction.execute(query)).scalar()
     return found
 
 
-async def adopt(transaction: Transaction, fingerprint: str | None, previous: str) -> int:
+def adopt(transaction: Transaction, fingerprint: str | None, previous: str) -> int:
     """
     Transfer the entries of another account, or of this one's previous keys, to this account.
 
@@ -147,13 +147,13 @@ async def adopt(transaction: Transaction, fingerprint: str | None, previous: str
             UPDATE leadpost_accounts SET fingerprint = :fingerprint
             WHERE account = :account AND fingerprint = :previous
         """
-        await transaction.execute(update, fingerprint=fingerprint, previous=previous)
+        transaction.execute(update, fingerprint=fingerprint, previous=previous)
     both = f"""
         SELECT theirs.key FROM leadpost_entries AS theirs
         JOIN leadpost_entries AS ours ON ours.account = :account AND ours.key = theirs.key
         WHERE theirs.account = :previous AND theirs.account <> :account LIMIT {KEYS_SHOWN}
     """
-    if keys := list((await transaction.execute(both, previous=previous)).scalars()):
+    if keys := list((transaction.execute(both, previous=previous)).scalars()):
         raise KeyConflict(
             "both accounts have entries of the same keys; none was adopted", keys=keys
         )
@@ -161,13 +161,13 @@ async def adopt(transaction: Transaction, fingerprint: str | None, previous: str
         UPDATE leadpost_entries SET account = :account
         WHERE account = :previous AND account <> :account
     """
-    return (await transaction.execute(update, previous=previous)).rowcount
+    return (transaction.execute(update, previous=previous)).rowcount
 
 
-async def prune(transaction: Transaction, older_than: float) -> int:
+def prune(transaction: Transaction, older_than: float) -> int:
     """Delete at most 500 entries that finished `older_than` seconds ago; return their number."""
     # Locked, or else an entry that is retried meanwhile would be deleted too.
-    old = await transaction.execute(
+    old = transaction.execute(
         f"""
         SELECT id FROM leadpost_entries
         WHERE account = :account AND state IN ('succeeded', 'failed', 'rejected')
@@ -177,6 +177,6 @@ async def prune(transaction: Transaction, older_than: float) -> int:
         older_than=older_than,
     )
     ids = list(old.scalars())
-    await transaction.execute("DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=ids)
-    await transaction.execute("DELETE FROM leadpost_entries WHERE id IN :ids", ids=ids)
+    transaction.execute("DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=ids)
+    transaction.execute("DELETE FROM leadpost_entries WHERE id IN :ids", ids=ids)
     return len(ids)

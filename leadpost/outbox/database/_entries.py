@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from attrs import fields as attrs_of
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox.database._sql import Transaction, is_sqlite, storable
@@ -19,7 +18,6 @@ KEYS_SHOWN = 20
 """The most keys that an error names."""
 
 T = TypeVar("T")
-AnyConnection = AsyncConnection | sa.Connection
 
 _NAMES = tuple(attribute.name for attribute in attrs_of(Entry))
 _COLUMNS = ", ".join(f"entry.{name}" for name in _NAMES)
@@ -61,7 +59,7 @@ def _entry(row: sa.Row[Any]) -> Entry:
     return Entry(**values)
 
 
-def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) -> str:
+def _each(connection: sa.Connection, wanted: str, condition: str, columns: str) -> str:
     """
     Build a query that looks up entries one by one, by an index.
 
@@ -75,7 +73,7 @@ def _each(connection: AnyConnection, wanted: str, condition: str, columns: str) 
     return f"SELECT {columns} FROM ({wanted}) AS wanted CROSS JOIN LATERAL ({one}) AS entry"
 
 
-def of_keys(connection: AnyConnection, columns: str) -> str:
+def of_keys(connection: sa.Connection, columns: str) -> str:
     """Build the query for the entries of `:keys`, a list in JSON."""
     each = "json_each(:keys)"
     if not is_sqlite(connection):
@@ -84,14 +82,14 @@ def of_keys(connection: AnyConnection, columns: str) -> str:
     return _each(connection, wanted, "account = :account AND key = wanted_key", columns)
 
 
-async def find(transaction: Transaction, keys: Sequence[str]) -> dict[str, Entry]:
+def find(transaction: Transaction, keys: Sequence[str]) -> dict[str, Entry]:
     """Return the entries of these keys, at most 500, by key."""
     query = of_keys(transaction.connection, _COLUMNS)
-    found = await transaction.execute(query, keys=json.dumps(keys))
+    found = transaction.execute(query, keys=json.dumps(keys))
     return {entry.key: entry for entry in map(_entry, found) if entry.key is not None}
 
 
-async def page(
+def page(
     transaction: Transaction,
     *,
     states: Sequence[EntryState],
@@ -128,37 +126,37 @@ async def page(
     query += " ORDER BY wanted_id"
     values: dict[str, Any] = {f"state_{number}": state for number, state in enumerate(states)}
     values |= {"batch": batch, "after": after, "limit": limit}
-    return [_entry(row) for row in await transaction.execute(query, **values)]
+    return [_entry(row) for row in transaction.execute(query, **values)]
 
 
-async def count(transaction: Transaction, batch: str | None = None) -> dict[EntryState, int]:
+def count(transaction: Transaction, batch: str | None = None) -> dict[EntryState, int]:
     """Count the entries by state: all, or those of a batch."""
     if batch is None:
         query = """
             SELECT state, sum(entries) FROM leadpost_counts WHERE account = :account GROUP BY state
         """
-        rows = await transaction.execute(query)
+        rows = transaction.execute(query)
     else:
         query = f"""
             SELECT state, count(*) FROM leadpost_entries
             WHERE account = :account AND state IN :states {of_batch(batch)} GROUP BY state
         """
-        rows = await transaction.execute(query, states=[*STATES], batch=batch)
+        rows = transaction.execute(query, states=[*STATES], batch=batch)
     found = {row[0]: int(row[1]) for row in rows}
     return {state: found.get(state, 0) for state in STATES}
 
 
-async def count_of_others(transaction: Transaction) -> dict[str, int]:
+def count_of_others(transaction: Transaction) -> dict[str, int]:
     """Count the entries of other accounts that are not finished."""
     query = """
         SELECT account, sum(entries) FROM leadpost_counts
         WHERE account <> :account AND state NOT IN ('succeeded', 'failed', 'rejected')
         GROUP BY account HAVING sum(entries) > 0
     """
-    return {row[0]: int(row[1]) for row in await transaction.execute(query)}
+    return {row[0]: int(row[1]) for row in transaction.execute(query)}
 
 
-async def health(transaction: Transaction, seen_within: float) -> Health:
+def health(transaction: Transaction, seen_within: float) -> Health:
     """Return the condition of the account's entries and workers."""
     # Ordered by state and id, for the same reason as a page.
     oldest = """
@@ -166,16 +164,16 @@ async def health(transaction: Transaction, seen_within: float) -> Health:
         WHERE account = :account AND (state, id) > ('pending', 0) AND state <= 'pending'
         ORDER BY state, id LIMIT 1
     """
-    seconds: float | None = (await transaction.execute(oldest)).scalar()
+    seconds: float | None = (transaction.execute(oldest)).scalar()
     worker = """
         SELECT coalesce(worker_seen_at BETWEEN {now} - :seen_within AND {now} + 60, FALSE),
             away_since, called_at
         FROM leadpost_accounts WHERE account = :account
     """
-    found = (await transaction.execute(worker, seen_within=seen_within)).one_or_none()
+    found = (transaction.execute(worker, seen_within=seen_within)).one_or_none()
     is_working, away_since, called_at = (False, None, None) if found is None else found
     return Health(
-        counts=await count(transaction),
+        counts=count(transaction),
         oldest_pending=None if seconds is None else max(seconds, 0.0),
         is_working=bool(is_working),
         away_since=moment(away_since) if is_working and away_since is not None else None,
@@ -183,7 +181,7 @@ async def health(transaction: Transaction, seen_within: float) -> Health:
     )
 
 
-async def history(transaction: Transaction, entry_id: int) -> list[Change]:
+def history(transaction: Transaction, entry_id: int) -> list[Change]:
     """Return every change of an entry's state, oldest first."""
     query = """
         SELECT 'pending' AS state, put_at AS at, NULL AS note, 0 AS id FROM leadpost_entries
@@ -194,15 +192,13 @@ async def history(transaction: Transaction, entry_id: int) -> list[Change]:
         WHERE entry.account = :account AND entry.id = :id
         ORDER BY 4
     """
-    found = await transaction.execute(query, id=entry_id)
+    found = transaction.execute(query, id=entry_id)
     return [Change(row.state, moment(row.at), row.note) for row in found]
 
 
-async def add_changes(
-    transaction: Transaction, ids: Iterable[int], state: EntryState, note: str
-) -> int:
+def add_changes(transaction: Transaction, ids: Iterable[int], state: EntryState, note: str) -> int:
     """Add the new state of entries, and the reason, to their histories; return their number."""
     rows = [{"id": id_, "state": state, "note": storable(note)} for id_ in ids]
     insert = "INSERT INTO leadpost_changes (entry_id, state, note) VALUES (:id, :state, :note)"
-    await transaction.execute_many(insert, rows)
+    transaction.execute_many(insert, rows)
     return len(rows)

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from attrs import asdict, field, frozen
+from attrs import field, frozen
 from sqlalchemy.dialects import postgresql, sqlite
 
 from leadpost._validation import is_mapping
 from leadpost.errors import KeyConflict
 from leadpost.outbox.database._entries import KEYS_SHOWN, loaded, of_keys, parts
-from leadpost.outbox.database._sql import hidden, is_sqlite, prepared
+from leadpost.outbox.database._sql import is_sqlite, prepared
 
 
 @frozen
@@ -36,6 +36,15 @@ entries = sa.table(
 )
 
 
+class _Hidden(str):
+    """Text that no log of a caller's driver shows: aiosqlite logs all values at DEBUG."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
 def _insert(connection: sa.Connection) -> Any:
     """Build an INSERT that leaves an existing entry of the same key unchanged."""
     insert = sqlite.insert(entries) if is_sqlite(connection) else postgresql.insert(entries)
@@ -44,7 +53,12 @@ def _insert(connection: sa.Connection) -> Any:
 
 
 def _row(account: str, new: New) -> dict[str, Any]:
-    return {"account": account, **asdict(new)}
+    return {
+        "account": account,
+        "key": None if new.key is None else _Hidden(new.key),
+        "activity": _Hidden(new.activity),
+        "priority": new.priority,
+    }
 
 
 def put_one(connection: sa.Connection, account: str, new: New) -> int:
@@ -56,7 +70,7 @@ def put_one(connection: sa.Connection, account: str, new: New) -> int:
     """
     row = _row(account, new)
     while True:  # until it is neither inserted nor known because it was pruned in between
-        inserted: int | None = connection.execute(_insert(connection), hidden(row)).scalar()
+        inserted: int | None = connection.execute(_insert(connection), row).scalar()
         if inserted is not None:
             return inserted
         if known := _known(connection, account, [row]):
@@ -89,7 +103,7 @@ def put_many(connection: sa.Connection, account: str, news: Sequence[New]) -> in
 
 
 def _put_part(connection: sa.Connection, account: str, rows: Sequence[dict[str, Any]]) -> int:
-    inserted = len(connection.execute(_insert(connection), [*map(hidden, rows)]).all())
+    inserted = len(connection.execute(_insert(connection), rows).all())
     if inserted == len(rows):
         return inserted
     known = _known(connection, account, rows)
@@ -103,7 +117,7 @@ def _known(
     """Compare rows with the existing entries of their keys, and return the entries' ids."""
     wanted = {row["key"]: row["activity"] for row in rows if row["key"] is not None}
     query = of_keys(connection, "entry.key, entry.id, entry.activity")
-    values = {"account": account, "keys": json.dumps([*wanted])}
+    values = {"account": account, "keys": _Hidden(json.dumps([*wanted]))}
     found = connection.execute(*prepared(connection, query, values)).all()
     activities = {row.key: row.activity for row in found}
     conflicts = {

@@ -8,7 +8,6 @@ other columns have defaults, and text that is not JSON is an error. Times are se
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.errors import OutboxError
 from leadpost.outbox.database._sql import WORDS, execute
@@ -223,16 +222,16 @@ def ddl(dialect: str) -> str:
     return f"{tables.strip()}\n\nINSERT INTO leadpost_schema (version) VALUES ({VERSION});\n\n"
 
 
-async def check_version(connection: AsyncConnection) -> bool:
+def check_version(connection: sa.Connection) -> bool:
     """
     Whether the tables exist.
 
     Raises:
         OutboxError: they have another version.
     """
-    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table("leadpost_schema")):
+    if not sa.inspect(connection).has_table("leadpost_schema"):
         return False
-    found = (await execute(connection, "SELECT version FROM leadpost_schema")).scalar()
+    found = (execute(connection, "SELECT version FROM leadpost_schema")).scalar()
     if found != VERSION:  # None if they were not created in one transaction
         raise OutboxError(
             f"the outbox has tables of version {found}, this leadpost needs version {VERSION}:"
@@ -241,11 +240,11 @@ async def check_version(connection: AsyncConnection) -> bool:
     return True
 
 
-async def create(connection: AsyncConnection) -> None:
+def create(connection: sa.Connection) -> None:
     """Create the tables, unless another process has just done so."""
     if connection.dialect.name == "postgresql":
         # Two processes that create them at once would collide. The number is leadpost's own.
-        await execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
-    if not await check_version(connection):
+        execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
+    if not check_version(connection):
         for statement in ddl(connection.dialect.name).split(";\n\n")[:-1]:
-            await connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement)

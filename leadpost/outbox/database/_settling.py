@@ -54,7 +54,7 @@ class Verdict:
     activity_id: str | None = None
 
 
-async def claim_accepted(
+def claim_accepted(
     transaction: Transaction, waits: Sequence[float], batch: str | None = None
 ) -> AcceptedEntry | None:
     """
@@ -69,7 +69,7 @@ async def claim_accepted(
     """
     first = "ORDER BY due_at LIMIT 1 {or_skipped}"
     cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
-    claimed = await transaction.execute(
+    claimed = transaction.execute(
         f"""
         UPDATE leadpost_entries
         SET queries = queries + 1, due_at = {{now}} + CASE queries {cases} ELSE {waits[-1]} END
@@ -83,7 +83,7 @@ async def claim_accepted(
     return None if row is None else AcceptedEntry(*row)
 
 
-async def next_query(
+def next_query(
     transaction: Transaction, waits: Sequence[float], batch: str | None = None
 ) -> float | None:
     """Return the seconds until the next query is due, None if no entry is accepted."""
@@ -94,7 +94,7 @@ async def next_query(
         SELECT (SELECT min(due_at) {of_accepted}) - {{now}},
             (SELECT max(due_at) {of_accepted}) - {{now}}
     """
-    first, last = (await transaction.execute(query, batch=batch)).one()
+    first, last = (transaction.execute(query, batch=batch)).one()
     if first is None:
         return None
     return 0.0 if last > _too_far(waits) else max(first, 0.0)
@@ -105,7 +105,7 @@ def _too_far(waits: Sequence[float]) -> float:
     return max(waits) + 60.0
 
 
-async def is_posting(transaction: Transaction) -> bool:
+def is_posting(transaction: Transaction) -> bool:
     """Whether any entry is pending or in flight."""
     query = """
         SELECT EXISTS (
@@ -113,20 +113,20 @@ async def is_posting(transaction: Transaction) -> bool:
             WHERE account = :account AND state IN ('pending', 'sending')
         )
     """
-    return bool((await transaction.execute(query)).scalar_one())
+    return bool((transaction.execute(query)).scalar_one())
 
 
-async def begin_reconciling(transaction: Transaction, every: float) -> bool:
+def begin_reconciling(transaction: Transaction, every: float) -> bool:
     """Whether to reconcile now: no worker of the account has begun that within `every` seconds."""
     update = """
         UPDATE leadpost_accounts SET reconciled_at = {now}
         WHERE account = :account
             AND coalesce(reconciled_at, 0) NOT BETWEEN {now} - :every AND {now}
     """
-    return bool((await transaction.execute(update, every=every)).rowcount)
+    return bool((transaction.execute(update, every=every)).rowcount)
 
 
-async def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
+def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
     """Return every uncertain entry."""
     # Plain SQL may have made one uncertain without a call.
     query = """
@@ -136,7 +136,7 @@ async def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
         ) AS uncertain ORDER BY id
     """
     found = list[UncertainEntry]()
-    for id_, call_id, lead, activity, sent_at, age in await transaction.execute(query):
+    for id_, call_id, lead, activity, sent_at, age in transaction.execute(query):
         lead_id, parameters = _parts(loaded(activity))
         lead_id = lead or lead_id
         found.append(UncertainEntry(id_, call_id, lead_id, parameters, moment(sent_at), age))
@@ -153,9 +153,7 @@ def _parts(activity: Any) -> tuple[str | None, Any]:
     return lead_id and lead_id.lower(), known.parameters()
 
 
-async def others_of(
-    transaction: Transaction, entry_id: int, lead: str, since: datetime
-) -> list[Any]:
+def others_of(transaction: Transaction, entry_id: int, lead: str, since: datetime) -> list[Any]:
     """
     Return what other entries may have posted on a lead and is not matched yet: their parameters.
 
@@ -168,11 +166,11 @@ async def others_of(
                 OR lead IS NULL AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
     """
     values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
-    found = (await transaction.execute(query, **values)).scalars()
+    found = (transaction.execute(query, **values)).scalars()
     return [_parts(loaded(activity))[1] for activity in found]
 
 
-async def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[str]:
+def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[str]:
     """Return those of `activity_ids` that belong to entries."""
     query = """
         SELECT activity_id FROM leadpost_entries
@@ -180,11 +178,11 @@ async def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[
     """
     found = set[str]()
     for ids in parts(activity_ids):
-        found.update((await transaction.execute(query, ids=ids)).scalars())
+        found.update((transaction.execute(query, ids=ids)).scalars())
     return found
 
 
-async def settle(
+def settle(
     transaction: Transaction,
     of: AcceptedEntry | UncertainEntry,
     before: EntryState,
@@ -197,12 +195,12 @@ async def settle(
         Whether it was changed: not if it has left the state `before`, or a later call was made.
     """
     note, activity_id = storable(verdict.note), verdict.activity_id
-    if activity_id is not None and await matched(transaction, [activity_id]):
+    if activity_id is not None and matched(transaction, [activity_id]):
         if isinstance(of, UncertainEntry):
             return False  # it proves that another entry arrived, not this one
         activity_id = None  # reconciling matched it with another entry
     is_bad = verdict.state in {"failed", "uncertain"}
-    settled = await transaction.execute(
+    settled = transaction.execute(
         """
         UPDATE leadpost_entries
         SET state = :state, changed_at = {now}, due_at = 0, message = :message,
@@ -221,5 +219,5 @@ async def settle(
     if not settled.rowcount:
         return False
     if verdict.state != before:
-        await add_changes(transaction, [of.id], verdict.state, note)
+        add_changes(transaction, [of.id], verdict.state, note)
     return True

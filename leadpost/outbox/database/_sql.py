@@ -8,15 +8,20 @@ has only one writer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from attrs import frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+T = TypeVar("T")
 Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
+Work = Callable[[sa.Connection], T]
+"""Statements within one transaction. On SQLite it is called in a thread."""
+
+LONGEST_WAIT = 60.0
+"""Seconds for one transaction, including the wait for SQLite's lock or a free connection."""
 
 WORDS = {
     "sqlite": {
@@ -35,58 +40,47 @@ WORDS = {
 }
 
 
-class Hidden(str):
-    """Text that no log shows: aiosqlite logs the values of every statement at DEBUG."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'…'"
-
-
 def storable(text: str) -> str:
     """Return a text of LeadSquared's without characters that no database stores."""
     return text.replace("\0", "").encode(errors="replace").decode()
 
 
-def is_sqlite(connection: AsyncConnection | sa.Connection) -> bool:
+def is_sqlite(connection: sa.Connection) -> bool:
     """Whether it is a connection to SQLite."""
     return connection.dialect.name == "sqlite"
 
 
-async def execute(connection: AsyncConnection, sql: str, **values: Any) -> Result:
+def execute(connection: sa.Connection, sql: str, **values: Any) -> Result:
     """Execute a statement, see `prepared`."""
-    return await connection.execute(*prepared(connection, sql, values))
+    return connection.execute(*prepared(connection, sql, values))
 
 
-async def execute_many(
-    connection: AsyncConnection, sql: str, rows: Sequence[dict[str, Any]]
-) -> None:
+def execute_many(connection: sa.Connection, sql: str, rows: Sequence[dict[str, Any]]) -> None:
     """Execute a statement once for each row of values; it returns nothing."""
     if rows:
         statement, _ = prepared(connection, sql, {})
-        await connection.execute(statement, [hidden(row) for row in rows])
+        connection.execute(statement, rows)
 
 
 @frozen
 class Transaction:
     """Executes statements in which some values are always the same, such as `:account`."""
 
-    connection: AsyncConnection
+    connection: sa.Connection
     always: Mapping[str, Any]
 
-    async def execute(self, sql: str, **values: Any) -> Result:
+    def execute(self, sql: str, **values: Any) -> Result:
         """Execute a statement, see `prepared`."""
-        return await execute(self.connection, sql, **self.always, **values)
+        return execute(self.connection, sql, **self.always, **values)
 
-    async def execute_many(self, sql: str, rows: Sequence[dict[str, Any]]) -> None:
+    def execute_many(self, sql: str, rows: Sequence[dict[str, Any]]) -> None:
         """Execute a statement once for each row of values; it returns nothing."""
-        await execute_many(self.connection, sql, [{**self.always, **row} for row in rows])
+        execute_many(self.connection, sql, [{**self.always, **row} for row in rows])
 
 
 def prepared(
-    connection: AsyncConnection | sa.Connection, sql: str, values: Mapping[str, Any]
-) -> tuple[sa.TextClause, dict[str, Any]]:
+    connection: sa.Connection, sql: str, values: Mapping[str, Any]
+) -> tuple[sa.TextClause, Mapping[str, Any]]:
     """
     Return a statement and its values, for a connection to execute.
 
@@ -94,21 +88,10 @@ def prepared(
     """
     lists = tuple(name for name, value in values.items() if isinstance(value, list))
     statement = _statement(sql.format_map(WORDS[connection.dialect.name]), lists)
-    return statement, hidden(values)
+    return statement, values
 
 
 @lru_cache(maxsize=256)
 def _statement(sql: str, lists: tuple[str, ...]) -> sa.TextClause:
     several: list[sa.BindParameter[Any]] = [sa.bindparam(name, expanding=True) for name in lists]
     return sa.text(sql).bindparams(*several)
-
-
-def hidden(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a statement so that no log shows them."""
-    return {name: _hidden(value) for name, value in values.items()}
-
-
-def _hidden(value: str | float | list[str] | list[int] | None) -> Any:
-    if isinstance(value, list):
-        return [_hidden(one) for one in value]
-    return Hidden(value) if isinstance(value, str) else value

@@ -39,7 +39,7 @@ class Row:
     trial_id: str | None
 
 
-async def create(transaction: Transaction, period: float) -> Row:
+def create(transaction: Transaction, period: float) -> Row:
     """
     Insert the rows that are missing. A lower limit is a process's own, see `reserve`.
 
@@ -50,34 +50,34 @@ async def create(transaction: Transaction, period: float) -> Row:
         INSERT INTO leadpost_buckets (bucket, period, version, tokens, most, rest, grow_at)
         VALUES (:bucket, :period, 0, :limit, :limit, :period, 0) ON CONFLICT (bucket) DO NOTHING
     """
-    await transaction.execute(insert, period=period, limit=LIMIT)
+    transaction.execute(insert, period=period, limit=LIMIT)
     insert = """
         INSERT INTO leadpost_tokens (bucket, number, back_at, set_at)
         VALUES (:bucket, :number, 0, 0) ON CONFLICT (bucket, number) DO NOTHING
     """
-    await transaction.execute_many(insert, [{"number": number} for number in range(LIMIT)])
+    transaction.execute_many(insert, [{"number": number} for number in range(LIMIT)])
     query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
-    found = float((await transaction.execute(query)).scalar_one())
+    found = float((transaction.execute(query)).scalar_one())
     if found != period:
         raise OutboxError(
             f"the bucket {transaction.always['bucket']} has a period of {found:g} s, not"
             f" {period:g} s: use another name"
         )
-    return await read_row(transaction)
+    return read_row(transaction)
 
 
-async def read_row(transaction: Transaction) -> Row:
+def read_row(transaction: Transaction) -> Row:
     """Return the bucket's row."""
     query = """
         SELECT tokens, most, rest, named_until - {now}, grow_at - {now},
             version, paused_until - {now}, trial_id
         FROM leadpost_buckets WHERE bucket = :bucket
     """
-    *size, version, pause, trial_id = (await transaction.execute(query)).one()
+    *size, version, pause, trial_id = (transaction.execute(query)).one()
     return Row(version, Size(*size), pause, trial_id)
 
 
-async def reserve(
+def reserve(
     transaction: Transaction, use_id: str, *, limit: int, hold: float, leaves_last: bool
 ) -> tuple[Row, float | None]:
     """
@@ -89,7 +89,7 @@ async def reserve(
     Returns:
         The bucket's row, and seconds until the token may be used, None if there is none.
     """
-    row = await read_row(transaction)
+    row = read_row(transaction)
     longest = max(LONGEST_RETRY_AFTER, row.size.rest)
     if row.pause is not None and 0 < row.pause <= longest:
         return row, None  # if the pause seems longer, the clock has jumped back
@@ -114,7 +114,7 @@ async def reserve(
             AND (SELECT count(*) {resting}) > :left
         RETURNING back_at - :hold - {{now}}
     """
-    reserved = await transaction.execute(
+    reserved = transaction.execute(
         update,
         use_id=use_id,
         tokens=min(row.size.tokens, limit),
@@ -124,18 +124,16 @@ async def reserve(
     )
     wait: float | None = reserved.scalar()
     if wait is None:
-        await _follow_clock(transaction)
-    elif row.pause is not None and not await _begin_trial(
+        _follow_clock(transaction)
+    elif row.pause is not None and not _begin_trial(
         transaction, use_id, min(wait + hold, longest), longest
     ):
-        await put_back(transaction, use_id, hold)
+        put_back(transaction, use_id, hold)
         wait = None
     return row, wait
 
 
-async def _begin_trial(
-    transaction: Transaction, use_id: str, seconds: float, longest: float
-) -> bool:
+def _begin_trial(transaction: Transaction, use_id: str, seconds: float, longest: float) -> bool:
     """
     Make a use the trial, for some seconds at most, unless another process has just done so.
 
@@ -145,11 +143,11 @@ async def _begin_trial(
         UPDATE leadpost_buckets SET paused_until = {now} + :seconds, trial_id = :use_id
         WHERE bucket = :bucket AND paused_until NOT BETWEEN {now} AND {now} + :longest
     """
-    begun = await transaction.execute(update, use_id=use_id, seconds=seconds, longest=longest)
+    begun = transaction.execute(update, use_id=use_id, seconds=seconds, longest=longest)
     return begun.rowcount == 1
 
 
-async def _follow_clock(transaction: Transaction) -> None:
+def _follow_clock(transaction: Transaction) -> None:
     """
     Correct times that are too far ahead, because the database's clock has jumped back.
 
@@ -160,20 +158,20 @@ async def _follow_clock(transaction: Transaction) -> None:
         UPDATE leadpost_tokens SET back_at = back_at - set_at + {now}, set_at = {now}
         WHERE bucket = :bucket AND set_at > {now} + 1
     """
-    await transaction.execute(update)
+    transaction.execute(update)
 
 
-async def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
+def put_back(transaction: Transaction, use_id: str, hold: float) -> None:
     """Undo the reservation of a token, unless another process has taken it since."""
     # `set_at` stays, as `back_at` is still by the clock of that time: see `_follow_clock`.
     update = """
         UPDATE leadpost_tokens SET back_at = back_at - :hold, use_id = NULL
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await transaction.execute(update, use_id=use_id, hold=hold)
+    transaction.execute(update, use_id=use_id, hold=hold)
 
 
-async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None:
+def let_rest(transaction: Transaction, use_id: str, longer: float) -> None:
     """Let a token rest from now on, and `longer` seconds more, if it is still ours."""
     update = """
         UPDATE leadpost_tokens
@@ -183,20 +181,20 @@ async def let_rest(transaction: Transaction, use_id: str, longer: float) -> None
             use_id = NULL, set_at = {now}
         WHERE bucket = :bucket AND use_id = :use_id
     """
-    await transaction.execute(update, use_id=use_id, longer=longer)
+    transaction.execute(update, use_id=use_id, longer=longer)
 
 
-async def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) -> None:
+def end_trial(transaction: Transaction, use_id: str, *, was_sent: bool) -> None:
     """End the pause, if this use was the trial; if it was not sent, another trial is due."""
     update = """
         UPDATE leadpost_buckets
         SET paused_until = CASE WHEN :was_sent THEN NULL ELSE {now} END, trial_id = NULL
         WHERE bucket = :bucket AND trial_id = :use_id
     """
-    await transaction.execute(update, use_id=use_id, was_sent=was_sent)
+    transaction.execute(update, use_id=use_id, was_sent=was_sent)
 
 
-async def pause(transaction: Transaction, seconds: float) -> None:
+def pause(transaction: Transaction, seconds: float) -> None:
     """Allow no call for some seconds, and then one trial, which is not the one in flight."""
     update = """
         UPDATE leadpost_buckets
@@ -205,10 +203,10 @@ async def pause(transaction: Transaction, seconds: float) -> None:
             trial_id = NULL
         WHERE bucket = :bucket
     """
-    await transaction.execute(update, seconds=seconds)
+    transaction.execute(update, seconds=seconds)
 
 
-async def resize(transaction: Transaction, before: Row, size: Size) -> None:
+def resize(transaction: Transaction, before: Row, size: Size) -> None:
     """
     Change the size, unless another process has changed it since `before`.
 
@@ -221,6 +219,6 @@ async def resize(transaction: Transaction, before: Row, size: Size) -> None:
             named_until = {now} + :named_for, grow_at = {now} + :grow_in
         WHERE bucket = :bucket AND version = :version
     """
-    await transaction.execute(update, version=before.version, **asdict(size))
+    transaction.execute(update, version=before.version, **asdict(size))
     if size.tokens < before.size.tokens or size.rest > before.size.rest:
-        await pause(transaction, size.rest)
+        pause(transaction, size.rest)

@@ -29,7 +29,6 @@ from cli_support import (
 )
 from files_support import Desk, cells, keys_of, read_csv, rejects_of, run, write_csv
 from processes import Process
-from sqlalchemy.ext.asyncio import AsyncConnection
 from support import server_in
 
 from leadpost.errors import OutboxUnavailable
@@ -248,8 +247,8 @@ def test_a_database_that_cannot_be_used_is_not_waited_for(
 
 
 async def executed(url: str, statement: str) -> list[Any]:
-    async def work(connection: AsyncConnection) -> list[Any]:
-        result = await connection.execute(sa.text(statement))
+    def work(connection: sa.Connection) -> list[Any]:
+        result = connection.execute(sa.text(statement))
         return list(result.scalars()) if result.returns_rows else []
 
     database = Database(url)

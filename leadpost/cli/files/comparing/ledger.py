@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 from attrs import frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.exits import InputError
 from leadpost.cli.files.comparing.options import Options
@@ -171,8 +170,8 @@ class Ledger:
         if not await self._exists():
             return []
 
-        async def work(connection: AsyncConnection) -> list[sa.Row[Any]]:
-            return list((await execute(connection, query, **values, **self._always)).all())
+        def work(connection: sa.Connection) -> list[sa.Row[Any]]:
+            return list(execute(connection, query, **values, **self._always).all())
 
         return await self.database.read(work)
 
@@ -346,17 +345,17 @@ def parts_of(items: Sequence[Any], size: int = PART) -> list[Sequence[Any]]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-async def _are_there(connection: AsyncConnection) -> bool:
-    return await connection.run_sync(lambda sync: sa.inspect(sync).has_table("leadpost_rows"))
+def _are_there(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table("leadpost_rows")
 
 
-async def _create(connection: AsyncConnection) -> None:
+def _create(connection: sa.Connection) -> None:
     dialect = connection.dialect.name
     if dialect == "postgresql":
         # Two processes that create them at once would collide; the number is leadpost's own.
-        await execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
+        execute(connection, "SELECT pg_advisory_xact_lock(:number)", number=0x6C656164)
     for statement in statements(dialect):
-        await connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(statement)
 
 
 def statements(dialect: str) -> list[str]:

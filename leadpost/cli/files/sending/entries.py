@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import sqlalchemy as sa
 from attrs import evolve
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leadpost.cli.files.comparing.ledger import Batch, Ledger, parts_of
 from leadpost.cli.files.reading.identity import new_key
@@ -26,18 +26,18 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     """
     outbox = ledger.outbox
 
-    async def work(connection: AsyncConnection) -> None:
+    def work(connection: sa.Connection) -> None:
         old = [row.known for row, activity in part if row.known and activity]
-        free = await _delete_unsent(connection, old)
-        free |= await _insert(connection, batch, [row for row, _ in part if not row.known])
+        free = _delete_unsent(connection, old)
+        free |= _insert(connection, batch, [row for row, _ in part if not row.known])
         put = [
             (row, f"{batch.name}/{free[row.known]}", activity)
             for row, activity in part
             if activity and row.known in free
         ]
         activities = [activity for *_, activity in put]
-        await outbox.put_many(activities, keys=[key for _, key, _ in put], connection=connection)
-        await execute_many(
+        outbox.put_within(connection, activities, [key for _, key, _ in put])
+        execute_many(
             connection,
             "UPDATE leadpost_rows SET digest_sent = :digest_sent, ended = NULL, reason = NULL,"
             " entry = (SELECT id FROM leadpost_entries WHERE account = :account AND key = :key)"
@@ -52,7 +52,7 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
                 for row, key, _ in put
             ],
         )
-        await execute_many(
+        execute_many(
             connection,
             "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND digest_sent IS NULL",
             [
@@ -78,25 +78,23 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
         How many stay, because they have been sent after all, or may have been.
     """
 
-    async def work(connection: AsyncConnection, part: Sequence[int]) -> int:
-        free = await _delete_unsent(connection, part)
+    def work(connection: sa.Connection, part: Sequence[int]) -> int:
+        free = _delete_unsent(connection, part)
         # One that may have arrived is not sent again, and counts as posted in the next run.
-        await execute(
+        execute(
             connection,
             "UPDATE leadpost_entries SET state = 'uncertain' WHERE state = 'pending' AND id IN"
             " (SELECT entry FROM leadpost_rows WHERE id IN :ids)",
             ids=[*part],
         )
         statement = "UPDATE leadpost_rows SET number = NULL WHERE id IN :ids"
-        await execute(connection, statement, ids=[*free])
+        execute(connection, statement, ids=[*free])
         return len(part) - len(free)
 
     return sum([await ledger.database.write(partial(work, part=part)) for part in parts_of(ids)])
 
 
-async def _insert(
-    connection: AsyncConnection, batch: Batch, rows: Sequence[Row]
-) -> dict[int | None, Any]:
+def _insert(connection: sa.Connection, batch: Batch, rows: Sequence[Row]) -> dict[int | None, Any]:
     """Insert new rows, and return number and key of each that no other run has inserted."""
     if not rows:
         return {}
@@ -111,14 +109,14 @@ async def _insert(
     ]
     new = {value["row_key"] for value in values}
     # Another run of the same file gives its rows the same numbers: each is put once.
-    await execute_many(
+    execute_many(
         connection,
         "INSERT INTO leadpost_rows (batch, row_key, digest_read, number)"
         " VALUES (:batch, :row_key, :digest_read, :number)"
         " ON CONFLICT (batch, digest_read, number) DO NOTHING",
         values,
     )
-    there = await execute(
+    there = execute(
         connection,
         "SELECT id, row_key, digest_read, number FROM leadpost_rows"
         " WHERE batch = :batch AND digest_read IN :digests",
@@ -131,7 +129,7 @@ async def _insert(
     return {stored.id: stored.row_key for stored in found.values() if stored.row_key in new}
 
 
-async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dict[int | None, Any]:
+def _delete_unsent(connection: sa.Connection, ids: Sequence[int]) -> dict[int | None, Any]:
     """
     Delete the entries of rows, if they were not sent.
 
@@ -139,7 +137,7 @@ async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dic
         Number and key of each row that has no entry now. One that a worker has just claimed
         keeps its entry, and so does one that may have arrived.
     """
-    deleted = await execute(
+    deleted = execute(
         connection,
         "DELETE FROM leadpost_entries WHERE id IN (SELECT entry FROM leadpost_rows WHERE id IN"
         " :ids) AND (state IN ('rejected', 'failed') OR state = 'pending' AND"
@@ -148,8 +146,8 @@ async def _delete_unsent(connection: AsyncConnection, ids: Sequence[int]) -> dic
         uncertain=DeliveryUncertain.__name__,
     )
     entries = list(deleted.scalars())
-    await execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=entries)
-    free = await execute(
+    execute(connection, "DELETE FROM leadpost_changes WHERE entry_id IN :ids", ids=entries)
+    free = execute(
         connection,
         "SELECT id, row_key FROM leadpost_rows AS known WHERE id IN :ids AND NOT EXISTS"
         " (SELECT 1 FROM leadpost_entries WHERE id = known.entry)",

@@ -1,0 +1,101 @@
+"""Transactions on a PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from leadpost.outbox.database._sql import LONGEST_WAIT, Work
+from leadpost.outbox.database._urls import DatabaseUrl
+
+T = TypeVar("T")
+Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic only in its stubs
+
+_IDLE = "5000"
+"""Milliseconds after which the server ends an idle transaction of ours."""
+
+
+class Postgresql:
+    """
+    Connections to a PostgreSQL.
+
+    Args:
+        url: The server, the database, and options.
+        connections: The most connections.
+        durable: Whether every COMMIT waits for the disk, whatever the database's default.
+    """
+
+    def __init__(self, url: DatabaseUrl, connections: int, *, durable: bool) -> None:
+        self._connecting = dict(url.connect)
+        self._open = set[Connection]()
+        self._begin = _beginning(durable=durable)
+        arguments: dict[str, Any] = {}
+        if url.is_pooled:
+            # A statement prepared in one session of the server is unknown in the next.
+            self._connecting["statement_cache_size"] = 0
+            arguments["prepared_statement_cache_size"] = 0
+            arguments["prepared_statement_name_func"] = str  # returns "": statements have no name
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://",
+            connect_args={"async_creator_fn": self._connect, **arguments},
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,
+            poolclass=sa.AsyncAdaptedQueuePool,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=LONGEST_WAIT,
+            pool_pre_ping=True,
+        )
+        self.sync_engine = self._engine.sync_engine
+
+    async def _connect(self) -> Connection:
+        connection: Connection = await asyncpg.connect(
+            command_timeout=LONGEST_WAIT, **self._connecting
+        )
+        self._open.add(connection)
+        connection.add_termination_listener(self._open.discard)
+        return connection
+
+    async def run(self, work: Work[T], *, reads: bool, within: float) -> T:  # noqa: ARG002  # it has no use for them
+        """Run `work` in a transaction."""
+
+        def begin_and_work(connection: sa.Connection) -> T:
+            connection.exec_driver_sql(self._begin)
+            return work(connection)
+
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(begin_and_work)
+
+    async def aclose(self) -> None:
+        """Close the connections that are not in use."""
+        await self._engine.dispose()
+
+    def terminate(self) -> None:
+        """Cut the connections that are in use or do not answer."""
+        for connection in list(self._open):
+            connection.terminate()
+
+
+def _beginning(*, durable: bool) -> str:
+    """
+    Return the statement that begins a transaction.
+
+    Its settings end with the transaction, as PgBouncer shares sessions. If the database's default
+    is stricter, it stays. The planner must use the indexes, which exist for these statements:
+    without statistics, after a million entries were put at once, it would sort them all for each
+    claim.
+    """
+    settings = {
+        "idle_in_transaction_session_timeout": _IDLE,
+        **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"),
+    }
+    local = [f"set_config('{name}', '{value}', true)" for name, value in settings.items()]
+    if durable:
+        local.append(
+            "CASE WHEN current_setting('synchronous_commit') = 'off'"
+            " THEN set_config('synchronous_commit', 'on', true) END"
+        )
+    return f"SELECT {', '.join(local)}"
