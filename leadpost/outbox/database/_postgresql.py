@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from leadpost.outbox.database._sql import LONGEST_WAIT, Work
@@ -47,7 +48,6 @@ class Postgresql:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=LONGEST_WAIT,
-            pool_pre_ping=True,
         )
         self.sync_engine = self._engine.sync_engine
 
@@ -60,14 +60,25 @@ class Postgresql:
         return connection
 
     async def run(self, work: Work[T], *, reads: bool, within: float) -> T:  # noqa: ARG002  # it has no use for them
-        """Run `work` in a transaction."""
+        """
+        Run `work` in a transaction.
 
-        def begin_and_work(connection: sa.Connection) -> T:
-            connection.exec_driver_sql(self._begin)
-            return work(connection)
-
-        async with self._engine.begin() as connection:
-            return await connection.run_sync(begin_and_work)
+        A connection that was lost while nobody used it shows that at the beginning. The pool then
+        forgets all that are as old, so that the second attempt gets a new one. (SQLAlchemy's
+        `pool_pre_ping` would take as long as the transaction.)
+        """
+        for is_last in (False, True):
+            async with self._engine.connect() as connection:
+                try:
+                    await connection.exec_driver_sql(self._begin)
+                except DBAPIError as error:
+                    if is_last or not error.connection_invalidated:
+                        raise
+                else:
+                    done = await connection.run_sync(work)
+                    await connection.commit()
+                    return done
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
     async def aclose(self) -> None:
         """Close the connections that are not in use."""
