@@ -14,6 +14,7 @@ from leadpost._models import Item
 from leadpost._outcomes import Outcome
 from leadpost.bucket import Priority
 from leadpost.errors import (
+    ConfigurationError,
     DeliveryUncertain,
     LeadpostError,
     NotFound,
@@ -203,7 +204,7 @@ class Batch:
         """Whether an error concerns all activities, not only its own."""
         if isinstance(error, RateLimited):
             return (error.retry_after or 0) > self._max_time
-        return isinstance(error, Unauthorized | NotFound | OutageTimeout)
+        return isinstance(error, ConfigurationError | Unauthorized | NotFound | OutageTimeout)
 
     def _fail(self, error: BaseException) -> None:
         """

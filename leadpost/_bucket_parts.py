@@ -15,7 +15,7 @@ from aiolimiter import AsyncLimiter
 from attrs import define, field
 
 from leadpost._refusals import Change, Refusals, Size
-from leadpost.errors import ConnectionFailed, LeadpostError, RateLimited
+from leadpost.errors import ConfigurationError, ConnectionFailed, LeadpostError, RateLimited
 from leadpost.hooks import Hooks, Paused, Resized
 
 LONGEST_RETRY_AFTER = 60.0
@@ -113,7 +113,8 @@ class Use:
         except LeadpostError as error:
             if isinstance(error, RateLimited):
                 self.refusal = error
-            if isinstance(error, ConnectionFailed) and not error.sent:
+            is_unsent = isinstance(error, ConnectionFailed) and not error.sent
+            if is_unsent or isinstance(error, ConfigurationError):
                 self.sent_at = None
             self.is_answered = error.status is not None or self.refusal is not None
             raise

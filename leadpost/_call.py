@@ -38,11 +38,13 @@ from leadpost._transport import (
     LARGEST,
     NEVER_SENT,
     PARAMS,
+    IllegalRequest,
     keyed,
     new_client,
 )
 from leadpost.bucket import Bucket
 from leadpost.errors import (
+    ConfigurationError,
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
@@ -284,6 +286,11 @@ class Sender:
             response = await self._client.send(request, follow_redirects=False)
         except httpx.HTTPStatusError as error:  # from a hook of the client's that raises for it
             response = error.response
+        except IllegalRequest:
+            attempt.is_sent = False
+            # Without its text, which quotes the header: it may be a secret of the client's.
+            what = "HTTP/1.1 forbids a header of the client, such as one with a line break"
+            raise ConfigurationError(f"{what}; nothing was sent") from None
         except (httpx.RequestError, *BROKEN) as error:
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             # Without a cause: it quotes what could not be read.

@@ -160,6 +160,7 @@ class AsyncActivityPoster(Queries):
 
         Raises:
             InvalidActivity: it is invalid; nothing was sent.
+            ConfigurationError: HTTP/1.1 forbids a header of your client; nothing was sent.
             Rejected: LeadSquared rejected it (`BadRequest`, `Unauthorized`, `NotFound`,
                 `ApplicationError`).
             Unavailable: given up after retries; not accepted.

@@ -59,7 +59,6 @@ NEVER_SENT = (
     httpx.PoolTimeout,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
-    IllegalRequest,
 )
 """Raised by httpx before anything of a request was sent."""
 

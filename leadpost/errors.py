@@ -2,7 +2,8 @@
 Every error that leadpost raises, and what each means for the activity.
 
     LeadpostError
-    ├── ConfigurationError     a key is missing, a host or proxy cannot be used (also a ValueError)
+    ├── ConfigurationError     a key is missing; a host, proxy or header cannot be used (also a
+    │                          ValueError)
     ├── InvalidActivity        found invalid before any call (also a ValueError)
     ├── Rejected               LeadSquared rejected it; the same call would fail again
     │   ├── BadRequest         400: the body is not as specified
@@ -77,7 +78,11 @@ class LeadpostError(Exception):
 
 
 class ConfigurationError(LeadpostError, ValueError):
-    """A key is missing, or a host or proxy cannot be used. Raised before any call."""
+    """
+    A key is missing, or a host, a proxy or a header of your client cannot be used.
+
+    Raised before anything is sent; ends a batch.
+    """
 
     state: ClassVar[State] = "not_sent"
 

@@ -225,8 +225,8 @@ class Outbox(StoredEntries):
             The number of entries that reached each state.
 
         Raises:
-            Unauthorized, NotFound: the keys are rejected, or the URL is wrong; entries that were
-                not sent remain pending.
+            Unauthorized, NotFound, ConfigurationError: the keys are rejected, the URL is wrong, or
+                the poster's client cannot be used; entries that were not sent remain pending.
             ConnectionFailed: no call of this drain was answered, and connections failed for 5 s:
                 the host may be wrong. Or those for its last entry failed for `outage_timeout`.
             OutageTimeout: an outage lasted longer.
@@ -268,7 +268,7 @@ class Outbox(StoredEntries):
                 them all.
 
         Raises:
-            Unauthorized, NotFound: as `drain`.
+            Unauthorized, NotFound, ConfigurationError: as `drain`.
             OutboxError: the database cannot be used.
             ValueError: a time is not above zero.
         """

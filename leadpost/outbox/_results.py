@@ -5,6 +5,7 @@ from __future__ import annotations
 from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._retry import RetryPolicy
 from leadpost.errors import (
+    ConfigurationError,
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
@@ -41,7 +42,7 @@ def result_of(
     )
     because = _still_uncertain(error, claim)
     match error:
-        case NotSent() | Unauthorized() | NotFound():
+        case ConfigurationError() | NotSent() | Unauthorized() | NotFound():
             return Result("pending", error=because)
         case ConnectionFailed():
             return Result("pending", error=because, due_in=0 if is_away else policy.wait_after(1))

@@ -28,6 +28,7 @@ from leadpost._poster import AsyncActivityPoster, post_once
 from leadpost._retry import NothingToSend
 from leadpost.bucket import LIMIT, Priority
 from leadpost.errors import (
+    ConfigurationError,
     ConnectionFailed,
     DeliveryUncertain,
     LeadpostError,
@@ -67,6 +68,9 @@ _UNREACHABLE = 5.0
 """Seconds of failing connections after which a drain ends, if no call was answered."""
 _FIRST_QUERY = 5.0
 """Seconds from the acceptance of a request to the first query for its status."""
+
+_FOR_ALL = (ConfigurationError, NotFound, OutageTimeout, OutboxError, Unauthorized)
+"""Errors that concern all entries, and so end the worker."""
 
 _log = logging.getLogger("leadpost")
 
@@ -268,8 +272,11 @@ class Worker:
         except Exception as error:
             if call.claim is not None:  # even if it is not known whether that was committed
                 await self._record_failure(call, call.claim, error)
-            concerns_all = isinstance(error, OutageTimeout | OutboxError | Unauthorized | NotFound)
-            if concerns_all or not isinstance(error, LeadpostError) or self._is_unreachable(error):
+            if (
+                isinstance(error, _FOR_ALL)
+                or not isinstance(error, LeadpostError)
+                or self._is_unreachable(error)
+            ):
                 raise
         else:
             self._host.answered()

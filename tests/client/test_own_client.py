@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 
 import httpx
 import pytest
@@ -12,30 +12,55 @@ from support import answers as script
 
 from leadpost import (
     AsyncActivityPoster,
-    ConnectionFailed,
+    BatchError,
+    ConfigurationError,
     DeliveryUncertain,
     OpenBucket,
-    RetryPolicy,
     TokenBucket,
 )
+from leadpost.outbox import Outbox
 
-ONCE = RetryPolicy(max_attempts=1)
+
+@pytest.fixture
+async def illegal() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(headers={"User-Agent": "service\n"}) as client:
+        yield client
 
 
-async def test_a_header_that_http_forbids_is_not_sent_and_leaves_the_token_unused() -> None:
+async def test_a_header_that_http_forbids_raises_at_once_and_leaves_the_token_unused(
+    illegal: httpx.AsyncClient,
+) -> None:
     bucket = TokenBucket()
-    client = httpx.AsyncClient(headers={"User-Agent": "service\n"})
-    async with RawServer(answers()) as server, client:
-        poster = AsyncActivityPoster(
-            account(host=server.url), client=client, bucket=bucket, retry=ONCE
-        )
-        with pytest.raises(
-            ConnectionFailed, match="IllegalRequest: Illegal header value"
-        ) as caught:
+    async with RawServer(answers()) as server:
+        poster = AsyncActivityPoster(account(host=server.url), client=illegal, bucket=bucket)
+        with pytest.raises(ConfigurationError, match=r"HTTP/1\.1 forbids a header") as caught:
             await poster.post(activity())
-    assert not caught.value.sent
+    assert "service" not in str(caught.value)
+    assert not poster.is_away
     assert bucket.statistics().free == 25
     assert server.requests == []
+
+
+async def test_it_ends_a_batch(illegal: httpx.AsyncClient) -> None:
+    async with RawServer(answers()) as server:
+        poster = AsyncActivityPoster(account(host=server.url), client=illegal)
+        with pytest.raises(BatchError) as caught:
+            await poster.post_many(map(activity, range(1, 100)))
+    outcomes = caught.value.outcomes
+    assert {outcome.state for outcome in outcomes} == {"not_sent"}
+    assert sum(isinstance(outcome.error, ConfigurationError) for outcome in outcomes) < 30
+
+
+async def test_it_ends_a_worker_whose_entries_stay_pending(
+    illegal: httpx.AsyncClient, sqlite_url: str
+) -> None:
+    async with RawServer(answers()) as server, Outbox(sqlite_url, "acme") as outbox:
+        await outbox.put(activity())
+        named = account(host=server.url, name="acme")
+        poster = AsyncActivityPoster(named, client=illegal)
+        with pytest.raises(ConfigurationError, match="forbids a header"):
+            await outbox.run(poster)
+        assert (await outbox.counts())["pending"] == 1
 
 
 async def test_another_violation_of_the_protocol_is_uncertain() -> None:
