@@ -2,8 +2,7 @@
 Every error that leadpost raises, and what each means for the activity.
 
     LeadpostError
-    ├── ConfigurationError     a key is missing; a host, proxy or header cannot be used (also a
-    │                          ValueError)
+    ├── ConfigurationError     no key, or an unusable host, proxy or header (also a ValueError)
     ├── InvalidActivity        found invalid before any call (also a ValueError)
     ├── Rejected               LeadSquared rejected it; the same call would fail again
     │   ├── BadRequest         400: the body is not as specified

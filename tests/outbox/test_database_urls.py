@@ -172,6 +172,7 @@ async def test_the_server_sees_the_application_name(
         query = (
             "SELECT DISTINCT application_name FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"  # not a vacuum
         )
         assert await server.fetchval(query) == name
 
