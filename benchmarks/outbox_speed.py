@@ -261,7 +261,10 @@ async def worker(
         before, begun = sandbox.seen(), time.monotonic()
         cpu, server_cpu = time.process_time(), _server_cpu(store)
         put = partial(outbox.put, activities(1)[0])
-        least = partial(outbox._store.write, _calls.be_seen, None, None, 0)  # noqa: SLF001  not public
+
+        def least() -> Awaitable[object]:
+            return outbox._store.write(_calls.be_seen, None, None, 0)  # noqa: SLF001  not public
+
         puts, writes = list[list[float]](), list[list[float]]()
         for _ in range(BURSTS):
             for work, bursts in ((put, puts), (least, writes)):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import psutil
 import sqlalchemy as sa
-from support import LeadSquared, account, activity
+from support import LeadSquared, account, activity, run
 
 from leadpost import AsyncActivityPoster, OpenBucket
 from leadpost.outbox import Outbox
@@ -155,3 +156,32 @@ async def outbox_of(url: str, connections: int = 4) -> Outbox:
     await outbox.put(activity(1), key="call-1")
     await outbox.verify(posting())  # whose keys post from it is known now
     return outbox
+
+
+def alone(main: Coroutine[Any, Any, None]) -> None:
+    """Run something in its own loop, whose end shows what was left behind."""
+    run(main)
+    gc.collect()
+
+
+async def close_quickly(outbox: Outbox) -> None:
+    async with lasting_at_most(2.2):
+        await outbox.aclose()
+
+
+ENDLESS = {
+    "sqlite": """
+        WITH RECURSIVE numbers (number) AS
+            (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 1e15)
+        SELECT max(number) FROM numbers
+    """,
+    "postgresql": "SELECT pg_sleep(300)",
+}
+
+
+def lasting(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(ENDLESS[connection.dialect.name])
+
+
+def answer(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.text("SELECT 1")).scalar_one())

@@ -37,7 +37,8 @@ class Reachability:
     @property
     def unreachable_for(self) -> float:
         """Seconds since it was first not reached, 0 if it can be reached."""
-        return 0.0 if self._since is None else boot_time() - self._since
+        since = self._since  # another thread may ask
+        return 0.0 if since is None else boot_time() - since
 
     def failed(self, error: Exception) -> None:
         """Record that it cannot be reached, and log that, but not more than once a minute."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import sqlite3
-import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from sqlite3 import dbapi2
 from typing import Any
 
 import anyio
 import pytest
 import sqlalchemy as sa
 from database_support import (
+    alone,
+    answer,
+    close_quickly,
     frozen_server,
+    lasting,
     lasting_at_most,
     locked_file,
     outbox_of,
@@ -31,7 +31,6 @@ from support import account, activity, run, within
 from leadpost import OutboxUnavailable
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import Database
-from leadpost.outbox.database._postgresql import Postgresql
 from leadpost.outbox.database._sqlite import Sqlite
 
 
@@ -73,23 +72,12 @@ WRITES: dict[str, Callable[[Outbox], Awaitable[Any]]] = {
 }
 
 
-def alone(main: Coroutine[Any, Any, None]) -> None:
-    """Run something in its own loop, whose end shows what was left behind."""
-    run(main)
-    gc.collect()
-
-
 async def time_out(work: Awaitable[Any]) -> None:
     """Run work that hangs with a time-out of a second, and check that it ends within 2 s."""
     async with lasting_at_most(2.0):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
                 await work
-
-
-async def close_quickly(outbox: Outbox) -> None:
-    async with lasting_at_most(2.2):
-        await outbox.aclose()
 
 
 # A PostgreSQL that hangs.
@@ -286,20 +274,6 @@ async def test_a_cancellation_during_another_is_not_lost(sqlite_url: str) -> Non
         await working
 
 
-ENDLESS = {
-    "sqlite": """
-        WITH RECURSIVE numbers (number) AS
-            (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 1e15)
-        SELECT max(number) FROM numbers
-    """,
-    "postgresql": "SELECT pg_sleep(300)",
-}
-
-
-def lasting(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(ENDLESS[connection.dialect.name])
-
-
 async def test_work_that_takes_too_long_times_out(store_url: str) -> None:
     database = Database(store_url)
     await database.open()
@@ -344,125 +318,26 @@ async def test_work_that_cannot_be_stopped_is_left_behind(store_url: str) -> Non
     assert not database._running
 
 
-async def test_closing_waits_for_calls_and_cuts_them_off_then(store_url: str) -> None:
-    begun = threading.Event()
-
-    def short(connection: sa.Connection) -> int:
-        begun.set()
-        connection.exec_driver_sql("SELECT pg_sleep(0.1)" if is_postgresql else "SELECT 1")
-        return answer(connection)
-
-    def long(connection: sa.Connection) -> None:
-        begun.set()
-        lasting(connection)
-
-    async def call(work: Callable[[sa.Connection], Any]) -> asyncio.Task[Any]:
-        begun.clear()
-        working = asyncio.create_task(database.write(work, within=None))
-        while not begun.is_set():
-            await asyncio.sleep(0)
-        return working
-
-    database = Database(store_url, connections=1)
-    is_postgresql = not database.is_sqlite
+async def test_the_time_of_a_write_includes_its_wait_for_another(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
     await database.open()
-    working = await call(short)
-    await database.aclose()
-    assert working.done()
-    assert await working == 1
-
-    await database.open()
-    engine = database._engine
-    working = await call(long)
-    waiting = asyncio.create_task(database.read(answer))  # for the only connection
-    await asyncio.sleep(0.01)
-    async with lasting_at_most(2.2):
-        await database.aclose()
-        for task in (working, waiting):
-            with pytest.raises(OutboxUnavailable, match="it was closed meanwhile"):
-                await task
-    await until_nothing_is_left(engine)
-
-
-async def until_nothing_is_left(engine: Sqlite | Postgresql | None) -> None:
-    """Wait until there is no connection to a server, and no thread of a file."""
-    async with within(5):
-        if isinstance(engine, Sqlite):
-            while any(thread.is_alive() for thread in engine._threads._threads):
-                await asyncio.sleep(0.001)
-        else:
-            assert isinstance(engine, Postgresql)
-            assert not engine._open
-
-
-def test_closing_waits_for_connections_that_were_being_made(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect, begun = dbapi2.connect, threading.Event()
-
-    def connect_slowly(*args: Any, **settings: Any) -> sqlite3.Connection:
-        begun.set()
-        time.sleep(0.1)
-        connection: sqlite3.Connection = connect(*args, **settings)
-        return connection
-
-    async def cancel() -> None:
-        database = Database(sqlite_url)
-        await database.open()
-        engine = database._engine
-        monkeypatch.setattr(dbapi2, "connect", connect_slowly)
-        calls = [asyncio.create_task(database.read(lasting)) for _ in range(3)]
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
-        for call in calls:
-            call.cancel()
-        await asyncio.wait(calls)
-        await database.aclose()
-        await until_nothing_is_left(engine)
-
-    # Or else a thread finds its loop closed, which pytest reports.
-    alone(cancel())
-
-
-async def test_closing_while_the_file_is_locked(sqlite_url: str) -> None:
-    outbox = await outbox_of(sqlite_url)
     with locked_file(sqlite_url):
-        puts = [asyncio.create_task(outbox.put(activity(2))) for _ in range(3)]
-        await asyncio.sleep(0.1)
-        await close_quickly(outbox)
-        for put in puts:
-            with pytest.raises(OutboxUnavailable, match="it was closed meanwhile"):
-                await put
-
-
-async def test_closing_that_is_cancelled_logs_no_error(
-    store_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    database = Database(store_url)
-    await database.open()
-    await asyncio.gather(*(database.read(answer) for _ in range(4)))
-    engine = database._engine
-    closing = asyncio.create_task(database.aclose())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    closing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing
-    await until_nothing_is_left(engine)
-    assert not caplog.text
-
-
-def answer(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.text("SELECT 1")).scalar_one())
+        async with lasting_at_most(1.5):
+            writes = (database.write(answer, within=0.5) for _ in range(5))
+            failures = await asyncio.gather(*writes, return_exceptions=True)
+    assert {type(failure) for failure in failures} == {OutboxUnavailable}
+    await database.aclose()
 
 
 async def test_a_put_that_is_cancelled_halfway_leaves_no_lock(sqlite_url: str) -> None:
     many = [activity(1)] * 10_000
     kept: list[asyncio.Task[int]] = []  # with what they raised, and the cursors in its frames
     async with Outbox(sqlite_url, account()) as outbox:
+        engine = outbox._database._engine
+        assert isinstance(engine, Sqlite)
         for after in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2):
             kept.append(asyncio.create_task(outbox.put_many(many)))
-            while not outbox._database._writes.locked():
+            while not engine._writes.locked():
                 await asyncio.sleep(0.001)
             await asyncio.sleep(after)
             kept[-1].cancel()

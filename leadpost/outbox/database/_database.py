@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext
 from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -53,7 +52,6 @@ class Database:
         self._connections = connections
         self._durable = durable
         self._engine: Sqlite | Postgresql | None = None
-        self._writes = asyncio.Lock()
         self._running = set[asyncio.Task[Any]]()
         self.name = self._url.name
         self.is_sqlite = self._url.path is not None
@@ -71,7 +69,6 @@ class Database:
         # Here, not in __init__: connections belong to one event loop, and to one process.
         kind = Sqlite if self.is_sqlite else Postgresql
         self._engine = kind(self._url, self._connections, durable=self._durable)
-        self._writes = asyncio.Lock()
         try:
             if not await self.read(_schema.check_version):
                 await self.write(_schema.create)
@@ -89,7 +86,7 @@ class Database:
             # Even if cancelled meanwhile: SQLAlchemy would log that as an error, with a traceback.
             await until_done([closing], 2 * _ROLLBACK_WAIT)
         finally:
-            if closing.cancel() or self._running:
+            if closing.cancel() or closing.cancelled() or self._running:
                 engine.terminate()
 
     async def _close(self, engine: Sqlite | Postgresql) -> None:
@@ -113,9 +110,7 @@ class Database:
                 during the COMMIT, it may have been committed.
         """
         self._check_open()
-        # SQLite's lock is not fair, this one is.
-        async with self._writes if self.is_sqlite else nullcontext():
-            return await self._run(self._transaction(work, within), within)
+        return await self._run(self._transaction(work, within), within)
 
     async def read(self, work: Work[T]) -> T:
         """

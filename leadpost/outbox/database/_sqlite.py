@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -56,6 +56,9 @@ class Sqlite:
         set_up = partial(_set_up, "FULL" if durable else "NORMAL")
         event.listen(self.sync_engine, "connect", set_up)
         self._threads = ThreadPoolExecutor(connections, "leadpost")
+        self._writes = asyncio.Lock()
+        self._name = url.name
+        self._is_closed = False
 
     async def run(self, work: Work[T], *, reads: bool, within: float) -> T:
         """
@@ -67,18 +70,24 @@ class Sqlite:
         ends_at = loop.time() + 0.9 * within
         # Take the lock for writing at once: two readers that want to write then would deadlock.
         begin = "BEGIN" if reads else "BEGIN IMMEDIATE"
-        while True:
-            try:
-                return await self._in_thread(begin, work)
-            except FAILURES as failure:
-                if not is_locked(failure) or loop.time() > ends_at:
-                    raise
-            await asyncio.sleep(_LOCK_WAIT / 10)  # some locks are refused without waiting
+        async with nullcontext() if reads else self._writes:  # SQLite's lock is not fair, this is
+            while True:
+                try:
+                    return await self._in_thread(begin, work)
+                except FAILURES as failure:
+                    if not is_locked(failure) or loop.time() > ends_at:
+                        raise
+                await asyncio.sleep(_LOCK_WAIT / 10)  # some locks are refused without waiting
 
     async def _in_thread(self, begin: str, work: Work[T]) -> T:
         """Run `work` in a thread, which is told to roll back if this is cancelled."""
         stop = Event()
-        call = self._threads.submit(self._transact, begin, work, stop.is_set)
+        try:
+            call = self._threads.submit(self._transact, begin, work, stop.is_set)
+        except RuntimeError:
+            stop.set()  # it may be in the queue all the same
+            what = "no thread can be started: are there too many, or does the process end?"
+            raise OutboxUnavailable(f"{self._name}: {what}") from None
         ended = asyncio.wrap_future(call)
         ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         try:
@@ -91,23 +100,35 @@ class Sqlite:
         return ended.result()
 
     def _transact(self, begin: str, work: Work[T], is_stopped: Callable[[], bool]) -> T:
-        with self.sync_engine.connect() as connection, connection.begin():
-            driver: Any = connection.connection.driver_connection
-            driver.set_progress_handler(is_stopped, _STEPS)  # ends a statement if it says True
-            connection.exec_driver_sql(begin)
-            done = work(connection)
-            if is_stopped():
-                raise InterruptedError("the transaction was cancelled before its end")
-            return done
+        with self.sync_engine.connect() as connection:
+            try:
+                with connection.begin():
+                    driver: Any = connection.connection.driver_connection
+                    driver.set_progress_handler(is_stopped, _STEPS)  # if True, it ends a statement
+                    connection.exec_driver_sql(begin)
+                    done = work(connection)
+                    if is_stopped():
+                        raise InterruptedError("the transaction was cancelled before its end")
+                    return done
+            finally:
+                if self._is_closed:
+                    connection.detach()  # from the pool, which no longer closes it
 
     async def aclose(self) -> None:
         """Close the connections that are not in use."""
-        # In a thread, as the last one copies into the file what was written.
-        await asyncio.wrap_future(self._threads.submit(self.sync_engine.dispose))
+        self._is_closed = True
+        try:
+            # In a thread, as the last one copies into the file what was written.
+            closing = self._threads.submit(self.sync_engine.dispose)
+        except RuntimeError:  # none can be started
+            self.sync_engine.dispose()
+        else:
+            await asyncio.wrap_future(closing)
         self.terminate()
 
     def terminate(self) -> None:
-        """Begin nothing more; a thread cannot be cut off."""
+        """Begin nothing more; a thread cannot be cut off, but closes its connection at its end."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

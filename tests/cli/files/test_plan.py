@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from files_support import lead
 
+from leadpost import OutboxUnavailable
 from leadpost.cli.files.comparing.ledger import Kind, Known, Ledger
 from leadpost.cli.files.comparing.matching import Matching
 from leadpost.cli.files.comparing.plan import Plan, Rows
@@ -451,3 +454,32 @@ def test_what_is_not_in_the_outbox_is_not_sent_or_skipped(rows: Rows) -> None:
     decided(rows, [row("new", "x"), row("other", "y"), row("bad", valid=False)], earlier)
     found = [result_of(each, None) for each in rows.read()]
     assert [each.state for each in found] == ["skipped", "not_sent", "invalid"]
+
+
+async def test_rows_are_put_though_their_first_transaction_was_rolled_back(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on SQLite, if somebody reads a file without WAL during the COMMIT: it is repeated."""
+    rows = [row(name) for name in "abc"]
+    for one in rows:
+        one.digest_sent, one.number = one.digest_read, 1
+    async with Outbox(store_url, "acme") as outbox:
+        ledger = Ledger(outbox, "host")
+        batch = await ledger.begin(BATCH, BATCH, Reading())
+        write = outbox.database.write
+
+        async def write_twice(work: Callable[[sa.Connection], Any]) -> Any:
+            def roll_back(connection: sa.Connection) -> None:
+                work(connection)
+                raise OutboxUnavailable("locked")
+
+            with pytest.raises(OutboxUnavailable):
+                await write(roll_back)
+            return await write(work)
+
+        monkeypatch.setattr(outbox.database, "write", write_twice)
+        activity = {"RelatedProspectId": lead(0), "ActivityEvent": 201}
+        await entries.put(ledger, batch, [(one, activity) for one in rows])
+        [found] = [part async for part in ledger.of_batch(BATCH)]
+        assert [one.known for one in rows] == [known[0] for known in found]
+        assert (await outbox.counts())["pending"] == 3

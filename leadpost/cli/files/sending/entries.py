@@ -26,17 +26,20 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
     """
     outbox = ledger.outbox
 
-    def work(connection: sa.Connection) -> None:
+    def work(connection: sa.Connection) -> list[int]:
+        # It changes no row itself: it is repeated if it was rolled back.
         old = [row.known for row, activity in part if row.known and activity]
         free = _delete_unsent(connection, old)
-        free |= _insert(connection, batch, [row for row, _ in part if not row.known])
+        known, new = _insert(connection, batch, [row for row, _ in part if not row.known])
+        free |= new
+        ids = [row.known or known[row.digest_read, row.number] for row, _ in part]
         put = [
-            (row, f"{batch.name}/{free[row.known]}", activity)
-            for row, activity in part
-            if activity and row.known in free
+            (id_, row, f"{batch.name}/{free[id_]}", activity)
+            for id_, (row, activity) in zip(ids, part, strict=True)
+            if activity and id_ in free
         ]
         activities = [activity for *_, activity in put]
-        outbox.put_within(connection, activities, [key for _, key, _ in put])
+        outbox.put_within(connection, activities, [key for _, _, key, _ in put])
         execute_many(
             connection,
             "UPDATE leadpost_rows SET digest_sent = :digest_sent, ended = NULL, reason = NULL,"
@@ -44,25 +47,27 @@ async def put(ledger: Ledger, batch: Batch, part: Part) -> None:
             " WHERE id = :id",
             [
                 {
-                    "id": row.known,
+                    "id": id_,
                     "digest_sent": row.digest_sent,
                     "account": outbox.account,
                     "key": key,
                 }
-                for row, key, _ in put
+                for id_, row, key, _ in put
             ],
         )
         execute_many(
             connection,
             "UPDATE leadpost_rows SET reason = :reason WHERE id = :id AND digest_sent IS NULL",
             [
-                {"id": row.known, "reason": "; ".join(map(_without_value, row.problems))}
-                for row, _ in part
+                {"id": id_, "reason": "; ".join(map(_without_value, row.problems))}
+                for id_, (row, _) in zip(ids, part, strict=True)
                 if row.problems
             ],
         )
+        return ids
 
-    await ledger.database.write(work)
+    for (row, _), id_ in zip(part, await ledger.database.write(work), strict=True):
+        row.known = id_
 
 
 def _without_value(problem: Problem) -> str:
@@ -94,10 +99,18 @@ async def withdraw(ledger: Ledger, ids: Sequence[int]) -> int:
     return sum([await ledger.database.write(partial(work, part=part)) for part in parts_of(ids)])
 
 
-def _insert(connection: sa.Connection, batch: Batch, rows: Sequence[Row]) -> dict[int | None, Any]:
-    """Insert new rows, and return number and key of each that no other run has inserted."""
+def _insert(
+    connection: sa.Connection, batch: Batch, rows: Sequence[Row]
+) -> tuple[dict[tuple[str, int | None], int], dict[int, str]]:
+    """
+    Insert new rows.
+
+    Returns:
+        The number of each, by its digest and its number among those of the same digest; and number
+        and key of each that no other run has inserted.
+    """
     if not rows:
-        return {}
+        return {}, {}
     values = [
         {
             "batch": batch.id,
@@ -123,13 +136,14 @@ def _insert(connection: sa.Connection, batch: Batch, rows: Sequence[Row]) -> dic
         batch=batch.id,
         digests=[row.digest_read for row in rows],
     )
-    found = {(stored.digest_read, stored.number): stored for stored in there}
-    for row in rows:
-        row.known = found[row.digest_read, row.number].id
-    return {stored.id: stored.row_key for stored in found.values() if stored.row_key in new}
+    stored = there.all()
+    return (
+        {(one.digest_read, one.number): one.id for one in stored},
+        {one.id: str(one.row_key) for one in stored if one.row_key in new},
+    )
 
 
-def _delete_unsent(connection: sa.Connection, ids: Sequence[int]) -> dict[int | None, Any]:
+def _delete_unsent(connection: sa.Connection, ids: Sequence[int]) -> dict[int, str]:
     """
     Delete the entries of rows, if they were not sent.
 
