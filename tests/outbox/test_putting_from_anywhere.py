@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,6 +41,22 @@ def asynchronous(url: str) -> str:
 
 async def keys(outbox: Outbox) -> list[str | None]:
     return [entry.key async for entry in outbox.entries()]
+
+
+async def test_no_log_of_the_callers_driver_shows_an_entry(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Outbox(sqlite_url, ACME) as outbox:
+        engine = create_async_engine(sqlite_url)
+        with caplog.at_level(logging.DEBUG):
+            async with engine.begin() as own:
+                for _ in range(2):
+                    private = activity(1, activity_note="private")
+                    await outbox.put(private, key="confidential", connection=own)
+        await engine.dispose()
+    assert "INSERT INTO leadpost_entries" in caplog.text  # aiosqlite logs statements and values
+    assert "private" not in caplog.text
+    assert "confidential" not in caplog.text
 
 
 async def test_an_entry_is_part_of_the_callers_transaction(store_url: str) -> None:

@@ -92,11 +92,11 @@ class Sqlite:
         ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         try:
             await asyncio.wait([ended])
-        finally:
-            if not call.done():  # this is cancelled
-                stop.set()
-                if not call.cancel():  # it has begun
-                    await asyncio.wait([ended])
+        except asyncio.CancelledError:
+            stop.set()
+            if not call.cancel():  # it has begun
+                await asyncio.wait([ended])
+            raise
         return ended.result()
 
     def _transact(self, begin: str, work: Work[T], is_stopped: Callable[[], bool]) -> T:
