@@ -18,7 +18,10 @@ from attrs import frozen
 T = TypeVar("T")
 Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
 Work = Callable[[sa.Connection], T]
-"""Statements within one transaction. On SQLite it is called in a thread."""
+"""
+Statements within one transaction. On SQLite it is called in a thread, and again if its COMMIT finds
+the file locked: what it changes besides the database must then be right all the same.
+"""
 
 LONGEST_WAIT = 60.0
 """Seconds for one transaction, including the wait for SQLite's lock or a free connection."""
