@@ -50,11 +50,11 @@ def next_due(transaction: Transaction, batch: str | None = None) -> float | None
         WHERE account = :account AND state = 'pending' {of_batch(batch)}
     """
     query = f"SELECT EXISTS (SELECT 1 {pending} AND ({_IS_DUE}))"
-    if (transaction.execute(query, batch=batch)).scalar_one():
+    if transaction.execute(query, batch=batch).scalar_one():
         return 0.0
     # Only few are pending and not due: those that failed within the longest pause.
     query = f"SELECT min(due_at) - {{now}} {pending}"
-    seconds: float | None = (transaction.execute(query, batch=batch)).scalar_one()
+    seconds: float | None = transaction.execute(query, batch=batch).scalar_one()
     return None if seconds is None else max(seconds, 0.0)
 
 
@@ -112,7 +112,7 @@ def is_claimed(transaction: Transaction, claim: Claim) -> bool:
         SELECT state, call_id FROM leadpost_entries
         WHERE account = :account AND id = :id {locked}
     """
-    entry = (transaction.execute(query, id=claim.id)).one_or_none()
+    entry = transaction.execute(query, id=claim.id).one_or_none()
     # It is uncertain if the call has expired meanwhile.
     if entry is None or entry.call_id != claim.call_id:
         return False

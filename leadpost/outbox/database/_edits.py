@@ -128,7 +128,7 @@ def register(transaction: Transaction, fingerprint: str) -> str | None:
 def fingerprint_of(transaction: Transaction) -> str | None:
     """Return the fingerprint of the keys that an account's entries are posted with."""
     query = "SELECT fingerprint FROM leadpost_accounts WHERE account = :account"
-    found: str | None = (transaction.execute(query)).scalar()
+    found: str | None = transaction.execute(query).scalar()
     return found
 
 
@@ -153,7 +153,7 @@ def adopt(transaction: Transaction, fingerprint: str | None, previous: str) -> i
         JOIN leadpost_entries AS ours ON ours.account = :account AND ours.key = theirs.key
         WHERE theirs.account = :previous AND theirs.account <> :account LIMIT {KEYS_SHOWN}
     """
-    if keys := list((transaction.execute(both, previous=previous)).scalars()):
+    if keys := list(transaction.execute(both, previous=previous).scalars()):
         raise KeyConflict(
             "both accounts have entries of the same keys; none was adopted", keys=keys
         )
@@ -161,7 +161,7 @@ def adopt(transaction: Transaction, fingerprint: str | None, previous: str) -> i
         UPDATE leadpost_entries SET account = :account
         WHERE account = :previous AND account <> :account
     """
-    return (transaction.execute(update, previous=previous)).rowcount
+    return transaction.execute(update, previous=previous).rowcount
 
 
 def prune(transaction: Transaction, older_than: float) -> int:

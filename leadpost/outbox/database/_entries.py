@@ -164,13 +164,13 @@ def health(transaction: Transaction, seen_within: float) -> Health:
         WHERE account = :account AND (state, id) > ('pending', 0) AND state <= 'pending'
         ORDER BY state, id LIMIT 1
     """
-    seconds: float | None = (transaction.execute(oldest)).scalar()
+    seconds: float | None = transaction.execute(oldest).scalar()
     worker = """
         SELECT coalesce(worker_seen_at BETWEEN {now} - :seen_within AND {now} + 60, FALSE),
             away_since, called_at
         FROM leadpost_accounts WHERE account = :account
     """
-    found = (transaction.execute(worker, seen_within=seen_within)).one_or_none()
+    found = transaction.execute(worker, seen_within=seen_within).one_or_none()
     is_working, away_since, called_at = (False, None, None) if found is None else found
     return Health(
         counts=count(transaction),

@@ -231,7 +231,7 @@ def check_version(connection: sa.Connection) -> bool:
     """
     if not sa.inspect(connection).has_table("leadpost_schema"):
         return False
-    found = (execute(connection, "SELECT version FROM leadpost_schema")).scalar()
+    found = execute(connection, "SELECT version FROM leadpost_schema").scalar()
     if found != VERSION:  # None if they were not created in one transaction
         raise OutboxError(
             f"the outbox has tables of version {found}, this leadpost needs version {VERSION}:"

@@ -94,7 +94,7 @@ def next_query(
         SELECT (SELECT min(due_at) {of_accepted}) - {{now}},
             (SELECT max(due_at) {of_accepted}) - {{now}}
     """
-    first, last = (transaction.execute(query, batch=batch)).one()
+    first, last = transaction.execute(query, batch=batch).one()
     if first is None:
         return None
     return 0.0 if last > _too_far(waits) else max(first, 0.0)
@@ -113,7 +113,7 @@ def is_posting(transaction: Transaction) -> bool:
             WHERE account = :account AND state IN ('pending', 'sending')
         )
     """
-    return bool((transaction.execute(query)).scalar_one())
+    return bool(transaction.execute(query).scalar_one())
 
 
 def begin_reconciling(transaction: Transaction, every: float) -> bool:
@@ -123,7 +123,7 @@ def begin_reconciling(transaction: Transaction, every: float) -> bool:
         WHERE account = :account
             AND coalesce(reconciled_at, 0) NOT BETWEEN {now} - :every AND {now}
     """
-    return bool((transaction.execute(update, every=every)).rowcount)
+    return bool(transaction.execute(update, every=every).rowcount)
 
 
 def uncertain_entries(transaction: Transaction) -> list[UncertainEntry]:
@@ -166,7 +166,7 @@ def others_of(transaction: Transaction, entry_id: int, lead: str, since: datetim
                 OR lead IS NULL AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
     """
     values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
-    found = (transaction.execute(query, **values)).scalars()
+    found = transaction.execute(query, **values).scalars()
     return [_parts(loaded(activity))[1] for activity in found]
 
 
@@ -178,7 +178,7 @@ def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[str]:
     """
     found = set[str]()
     for ids in parts(activity_ids):
-        found.update((transaction.execute(query, ids=ids)).scalars())
+        found.update(transaction.execute(query, ids=ids).scalars())
     return found
 
 

@@ -57,7 +57,7 @@ def create(transaction: Transaction, period: float) -> Row:
     """
     transaction.execute_many(insert, [{"number": number} for number in range(LIMIT)])
     query = "SELECT period FROM leadpost_buckets WHERE bucket = :bucket"
-    found = float((transaction.execute(query)).scalar_one())
+    found = float(transaction.execute(query).scalar_one())
     if found != period:
         raise OutboxError(
             f"the bucket {transaction.always['bucket']} has a period of {found:g} s, not"
@@ -73,7 +73,7 @@ def read_row(transaction: Transaction) -> Row:
             version, paused_until - {now}, trial_id
         FROM leadpost_buckets WHERE bucket = :bucket
     """
-    *size, version, pause, trial_id = (transaction.execute(query)).one()
+    *size, version, pause, trial_id = transaction.execute(query).one()
     return Row(version, Size(*size), pause, trial_id)
 
 
