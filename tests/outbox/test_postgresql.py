@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Literal
 
 import pytest
+import sqlalchemy as sa
 from database_support import execute, name_of, numbers, plain_postgresql, setting
 from outbox_support import working
 from support import LeadSquared, account, activity, within
 
-from leadpost import AsyncActivityPoster, OpenBucket
+from leadpost import AsyncActivityPoster, OpenBucket, OutboxUnavailable
 from leadpost.outbox import Outbox, SharedTokenBucket, _worker
 from leadpost.outbox.database import Database
 from leadpost.outbox.database._postgresql import Postgresql
@@ -60,7 +62,8 @@ async def test_settings_end_with_the_transaction(postgresql_url: str) -> None:
         await outbox.put(activity(1))
         engine = outbox._database._engine
         assert isinstance(engine, Postgresql)
-        async with engine._engine.connect() as connection:  # the same connection
+        async with engine._engine.connect() as connection:  # the same one
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
             assert await connection.run_sync(setting("synchronous_commit")) == "off"
 
 
@@ -97,6 +100,41 @@ async def kill_backends(url: str) -> None:
             await server.execute(f"SELECT pg_terminate_backend({pid})")
     while set(await backends(url)) & set(pids):
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+async def test_what_lost_its_connection_before_the_commit_is_tried_once_more(
+    postgresql_url: str, kills: int
+) -> None:
+    calls = 0
+
+    def insert(connection: sa.Connection) -> None:
+        nonlocal calls
+        calls += 1
+        connection.exec_driver_sql("INSERT INTO seen VALUES (1)")
+        if calls <= kills:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    await execute(postgresql_url, "CREATE TABLE seen (call INTEGER)")
+    async with Outbox(postgresql_url, account()) as outbox:
+        with nullcontext() if kills == 1 else pytest.raises(OutboxUnavailable):
+            await outbox._database.write(insert)
+    assert calls == 2
+    async with plain_postgresql(postgresql_url) as server:
+        assert await server.fetchval("SELECT count(*) FROM seen") == 2 - kills
+
+
+async def test_a_connection_is_replaced_if_a_transaction_fails_at_its_beginning(
+    postgresql_url: str,
+) -> None:
+    async with Outbox(postgresql_url, account(), connections=1) as outbox:
+        engine = outbox._database._engine
+        assert isinstance(engine, Postgresql)
+        (connection,) = engine._open
+        connection.settings = "SELECT 1 / 0"
+        await outbox.put(activity(1))
+    assert connection.is_closed()
+    assert await numbers(postgresql_url) == [1]
 
 
 @pytest.mark.parametrize(("options", "most"), [({"connections": 3}, 4), ({}, 5)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
@@ -13,10 +13,28 @@ from leadpost.outbox.database._sql import LONGEST_WAIT, Work
 from leadpost.outbox.database._urls import DatabaseUrl
 
 T = TypeVar("T")
-Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic only in its stubs
 
 _IDLE = "5000"
 """Milliseconds after which the server ends an idle transaction of ours."""
+
+
+class _Connection(asyncpg.Connection):
+    """
+    A connection that begins each transaction with `settings`, in the same round trip.
+
+    asyncpg sends BEGIN through `execute`, which takes several statements at once.
+    """
+
+    settings = ""
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109  # as it is inherited
+        if not query.startswith("BEGIN"):
+            return await super().execute(query, *args, timeout=timeout)
+        try:
+            return await super().execute(query + self.settings, *args, timeout=timeout)
+        except BaseException:
+            self.terminate()  # it may have begun; asyncpg and SQLAlchemy believe that it has not
+            raise
 
 
 class Postgresql:
@@ -31,8 +49,8 @@ class Postgresql:
 
     def __init__(self, url: DatabaseUrl, connections: int, *, durable: bool) -> None:
         self._connecting = dict(url.connect)
-        self._open = set[Connection]()
-        self._begin = _beginning(durable=durable)
+        self._open = set[_Connection]()
+        self._settings = _settings(durable=durable)
         arguments: dict[str, Any] = {}
         if url.is_pooled:
             # A statement prepared in one session of the server is unknown in the next.
@@ -51,10 +69,11 @@ class Postgresql:
         )
         self.sync_engine = self._engine.sync_engine
 
-    async def _connect(self) -> Connection:
-        connection: Connection = await asyncpg.connect(
-            command_timeout=LONGEST_WAIT, **self._connecting
+    async def _connect(self) -> _Connection:
+        connection = await asyncpg.connect(
+            connection_class=_Connection, command_timeout=LONGEST_WAIT, **self._connecting
         )
+        connection.settings = self._settings
         self._open.add(connection)
         connection.add_termination_listener(self._open.discard)
         return connection
@@ -63,19 +82,18 @@ class Postgresql:
         """
         Run `work` in a transaction.
 
-        A connection that was lost while nobody used it shows that at the beginning. The pool then
-        forgets all that are as old, so that the second attempt gets a new one. (SQLAlchemy's
-        `pool_pre_ping` would take as long as the transaction.)
+        If the connection is lost before the COMMIT, nothing was done, and there is a second
+        attempt. That is common for a connection that was not used for a while; the pool then
+        forgets all that are as old. (Its `pool_pre_ping` takes as long as the transaction.)
         """
         for is_last in (False, True):
             async with self._engine.connect() as connection:
                 try:
-                    await connection.exec_driver_sql(self._begin)
+                    done = await connection.run_sync(work)
                 except DBAPIError as error:
                     if is_last or not error.connection_invalidated:
                         raise
                 else:
-                    done = await connection.run_sync(work)
                     await connection.commit()
                     return done
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
@@ -90,9 +108,9 @@ class Postgresql:
             connection.terminate()
 
 
-def _beginning(*, durable: bool) -> str:
+def _settings(*, durable: bool) -> str:
     """
-    Return the statement that begins a transaction.
+    Return the statement that follows BEGIN.
 
     Its settings end with the transaction, as PgBouncer shares sessions. If the database's default
     is stricter, it stays. The planner must use the indexes, which exist for these statements:

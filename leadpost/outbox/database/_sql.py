@@ -19,8 +19,9 @@ T = TypeVar("T")
 Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
 Work = Callable[[sa.Connection], T]
 """
-Statements within one transaction. On SQLite it is called in a thread, and again if its COMMIT finds
-the file locked: what it changes besides the database must then be right all the same.
+Statements within one transaction. On SQLite it is called in a thread. It is called again if COMMIT
+finds SQLite's file locked, or if the connection to PostgreSQL was lost before that: what it changes
+besides the database must then be right all the same.
 """
 
 LONGEST_WAIT = 60.0
