@@ -197,7 +197,7 @@ class Filled:
         assert await self._write(record)
 
     async def _ask(self) -> None:
-        self._accepted.append(await self._write(_settling.claim_accepted, waits=[10.0]))
+        self._accepted.append(await self._write(_settling.claim_accepted))
 
     async def _settle(self) -> None:
         settle = partial(_settling.settle, of=self._accepted.pop(), before="accepted")
@@ -212,7 +212,7 @@ class Filled:
 
     async def _page(self) -> None:
         after = self._random.randrange(self._count - PAGE)  # any page, not only the first
-        page = partial(_entries.page, states=ALL_STATES, after=after, limit=PAGE)
+        page = partial(_entries.page, states=ALL_STATES, after=after)
         assert len(await self._of_account.read(page)) == PAGE
 
     async def _open(self) -> list[float]:

@@ -16,7 +16,7 @@ from leadpost._answers import ActivityField, ActivityType
 from leadpost._models import Activity
 from leadpost._responses import get
 from leadpost._validation import is_list, is_mapping, nearest, python_value
-from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError
+from leadpost.errors import ApplicationError, InvalidActivity, LeadpostError, described
 
 LONGEST_NOTE = 1800
 """Characters. Public integrations cut notes here, because of a limit near 2,000."""
@@ -147,8 +147,7 @@ def _type_findings(code: int, definition: ActivityType | LeadpostError) -> Itera
         message = f"the account has no activity type {code}, or has deactivated it"
         yield Finding("unknown_type", "error", "ActivityEvent", message)
     else:
-        status = f", HTTP {definition.status}" if definition.status else ""
-        message = f"type {code} could not be read: {type(definition).__name__}{status}"
+        message = f"type {code} could not be read: {described(definition)}"
         yield Finding("unchecked", "warning", "ActivityEvent", message)
 
 

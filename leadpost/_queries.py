@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain, count, repeat
-from typing import Literal
+from typing import Literal, TypeVar
 
 from attrs import evolve
 
@@ -19,6 +19,7 @@ from leadpost._availability import queries_fail
 from leadpost._batch import Source, numbered
 from leadpost._call import Sender
 from leadpost._endpoints import async_api, sync_api
+from leadpost._endpoints.call import Call
 from leadpost._findings import Checked, TypeCheck, invalid
 from leadpost._models import Activity
 from leadpost._outcomes import StatusTimeout
@@ -29,6 +30,8 @@ from leadpost.errors import (
     Unauthorized,
     UnexpectedAnswer,
 )
+
+T = TypeVar("T")
 
 _log = logging.getLogger("leadpost")
 _POLL = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -45,6 +48,9 @@ class Queries:
     account: Account
     _sender: Sender
 
+    async def _ask(self, call: Call[T]) -> T:
+        return await self._sender.send(call)
+
     async def status(self, request_id: str) -> RequestStatus:
         """
         Return the status of a request, from the Status API.
@@ -59,13 +65,13 @@ class Queries:
             async_api.status, request_id, failure_is_final=self.account.failure_is_final
         )
         try:
-            return await self._sender.send(status())
+            return await self._ask(status())
         except (Rejected, UnexpectedAnswer) as error:
             # It may be from a post on a `Lead`, which the other path knows, or this one too.
             if isinstance(error, Unauthorized):
                 raise
             with suppress(Rejected, UnexpectedAnswer):
-                return await self._sender.send(status(path="createcustom_status_path"))
+                return await self._ask(status(path="createcustom_status_path"))
             raise
 
     async def wait(self, request_id: str, timeout: float | None = 600.0) -> RequestStatus:  # noqa: ASYNC109  # promised name
@@ -106,11 +112,11 @@ class Queries:
             endpoint: `create`, or `createcustom` for the queue of posts on a `Lead`.
         """
         path = "metrics_path" if endpoint == "create" else "createcustom_metrics_path"
-        return await self._sender.send(async_api.metrics(path))
+        return await self._ask(async_api.metrics(path))
 
     async def activity_types(self) -> list[ActivityType]:
         """List the activity types, without their fields, from the synchronous API."""
-        return await self._sender.send(sync_api.activity_types())
+        return await self._ask(sync_api.activity_types())
 
     async def activity_type(self, code: int, *, options: bool = False) -> ActivityType:
         """
@@ -121,13 +127,13 @@ class Queries:
             options: Whether to read the options of its dropdowns too, with a call for each. If one
                 fails, that is logged, and the options that are missing stay None.
         """
-        found = await self._sender.send(sync_api.activity_type(code))
+        found = await self._ask(sync_api.activity_type(code))
         fields = list(found.fields)
         try:
             for place, field in enumerate(fields):
                 if options and field.is_dropdown:
                     call = sync_api.dropdown_options(code, field.schema_name)
-                    known = await self._sender.send(call)
+                    known = await self._ask(call)
                     fields[place] = evolve(field, options=known)
         except LeadpostError as error:
             _log.warning("no options of activity type %d: %s", code, type(error).__name__)
@@ -192,7 +198,7 @@ class Queries:
             ValueError: LeadSquared has no look-up for that field, or the value is invalid
                 (`InvalidActivity`).
         """
-        return await self._sender.send(sync_api.find_lead(schema_name, value))
+        return await self._ask(sync_api.find_lead(schema_name, value))
 
     async def user(self) -> User:
         """
@@ -203,7 +209,7 @@ class Queries:
         Raises:
             Unauthorized: LeadSquared does not know the keys, or the user is deactivated.
         """
-        return await self._sender.send(sync_api.user())
+        return await self._ask(sync_api.user())
 
     async def lead_activities(self, lead_id: str, code: int) -> list[LeadActivity]:
         """
@@ -226,7 +232,7 @@ class Queries:
         # the same; that nothing in these two is new does not make them the last.
         for number in count():  # pragma: no branch
             call = sync_api.lead_activities(lead_id, code, number)
-            page = await self._sender.send(call)
+            page = await self._ask(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
             if len(found) >= page.record_count:
@@ -266,7 +272,7 @@ class Queries:
         wanted = 0
         for number in count(1):  # pragma: no branch
             call = sync_api.activities_between(code, start, end, number)
-            page = await self._sender.send(call)
+            page = await self._ask(call)
             known = len(found)
             found |= {activity.activity_id: activity for activity in page.activities}
             wanted = max(wanted, page.record_count)

@@ -246,10 +246,11 @@ class KeyConflict(OutboxError, ValueError):
 
 
 def described(error: BaseException | None) -> str:
-    """Name an error for the log, without its text, which may be LeadSquared's."""
-    name = type(error).__name__
-    if not isinstance(error, LeadpostError):
-        return name
-    if error.retry_after:
-        name += f", Retry-After {error.retry_after:.0f} s"
-    return name if error.status is None else f"HTTP {error.status}, {name}"
+    """Name an error for the log; with its text only if that cannot be LeadSquared's."""
+    if isinstance(error, ConfigurationError | OutboxError):
+        return str(error)
+    found = type(error).__name__
+    if isinstance(error, LeadpostError):
+        found += f", HTTP {error.status}" if error.status is not None else ""
+        found += f", Retry-After {error.retry_after:.0f} s" if error.retry_after else ""
+    return found

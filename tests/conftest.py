@@ -26,7 +26,7 @@ from shared_bucket_support import opened
 from support import logged, run, server_in
 
 from leadpost.outbox import Outbox, SharedTokenBucket, _verifier
-from leadpost.outbox.database import _sql
+from leadpost.outbox.database import _settling, _sql
 from leadpost.sandbox import Faults, Sandbox
 
 # No test fails because a machine is slow.
@@ -187,7 +187,7 @@ def jump_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.fixture
 def quick_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make workers verify at once, not after minutes."""
-    monkeypatch.setattr(_verifier, "WAITS", (0.02, 0.05))
+    monkeypatch.setattr(_settling, "WAITS", (0.02, 0.05))
     monkeypatch.setattr("leadpost.outbox._worker._FIRST_QUERY", 0.0)
     monkeypatch.setattr(_verifier, "_POLL", 0.05)
 

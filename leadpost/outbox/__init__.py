@@ -23,10 +23,8 @@ from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import put_sync
 from leadpost.outbox._outbox import Outbox
 from leadpost.outbox._shared_bucket import SharedTokenBucket
-from leadpost.outbox.database import DEFAULT_URL
 
 __all__ = [
-    "DEFAULT_URL",
     "STATES",
     "Change",
     "Entry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from leadpost._account import Account
-from leadpost._batch import Source
+from leadpost._batch import Source, numbered
 from leadpost._models import Activity, Item
 from leadpost.outbox.database import _putting
 from leadpost.outbox.database._putting import New
@@ -74,10 +74,7 @@ def id_of(account: Account | str) -> str:
 
 async def drawn(activities: Source, keys: Iterable[str] | None, priority: int) -> list[New]:
     """Draw all activities and keys, and check them."""
-    if isinstance(activities, AsyncIterable):
-        texts = [json_of(activity) async for activity in activities]
-    else:
-        texts = [json_of(activity) for activity in activities]
+    texts = [json_of(activity) async for _, activity in numbered(activities)]
     if keys is None:
         return [_new(text, None, priority) for text in texts]
     names = list(islice(keys, len(texts) + 1))

@@ -18,11 +18,10 @@ from leadpost._account import Account
 from leadpost._batch import Source
 from leadpost._models import Item
 from leadpost._poster import OUTAGE_TIMEOUT, AsyncActivityPoster
-from leadpost.errors import LeadpostError
+from leadpost.errors import LeadpostError, described
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._keys import Keys
 from leadpost.outbox._new_entries import AnyAsync, drawn, new_entry
-from leadpost.outbox._reachability import described
 from leadpost.outbox._reconciler import SETTLE, Reconciler
 from leadpost.outbox._stored_entries import StoredEntries
 from leadpost.outbox._verifier import Verifier

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from leadpost.errors import ConfigurationError, LeadpostError, OutboxError
+from leadpost.errors import described
 from leadpost.outbox._clock import boot_time
 
 _LOG_EVERY = 60.0
@@ -57,11 +57,3 @@ class Reachability:
         if self._since is not None:
             _log.warning("%s can be reached again, after %.0f s", self._name, self.unreachable_for)
             self._since = None
-
-
-def described(error: Exception) -> str:
-    """Describe an error for the log, without text that may be LeadSquared's."""
-    if isinstance(error, ConfigurationError | OutboxError):
-        return str(error)
-    status = error.status if isinstance(error, LeadpostError) else None
-    return type(error).__name__ + (f", HTTP {status}" if status else "")

@@ -24,6 +24,7 @@ from leadpost.errors import (
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
+    described,
 )
 from leadpost.outbox._entry import EntryState
 from leadpost.outbox._matching import (
@@ -34,7 +35,6 @@ from leadpost.outbox._matching import (
     windows,
     words,
 )
-from leadpost.outbox._reachability import described
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import UncertainEntry, Verdict
 
@@ -54,11 +54,7 @@ MOST_CALLS = 50
 _log = logging.getLogger("leadpost")
 
 
-_Read = dict[tuple[str, int], list[LeadActivity] | str]
-
-
-class _UnreadableError(Exception):
-    """Nothing can be concluded about an entry, as its lead cannot be read; the text says why."""
+_Read = dict[tuple[str, int], list[LeadActivity] | Verdict]
 
 
 @define
@@ -69,7 +65,7 @@ class Reconciler:
     _queries: Queries
     _settle_after: timedelta = SETTLE  # how long after sending an activity may still arrive
     _unread: int = field(default=0, init=False)  # leads in a row that could not be read
-    # What the last lead has of each type, or why that cannot be read.
+    # What the last lead has of each type, or the verdict that this cannot be read.
     _read: _Read = field(factory=_Read, init=False)
 
     async def run(self, every: timedelta) -> None:
@@ -97,10 +93,7 @@ class Reconciler:
         order = {entry.lead: random() for entry in entries}  # noqa: S311
         entries.sort(key=lambda entry: order[entry.lead])
         for done, entry in enumerate(entries, 1):
-            try:
-                verdict = await self._verdict(entry, in_windows.get(entry.id))
-            except _UnreadableError as error:
-                verdict = Verdict("uncertain", str(error))
+            verdict = await self._verdict(entry, in_windows.get(entry.id))
             if await self._store.write(_settling.settle, entry, "uncertain", verdict):
                 _log.info("outbox: entry %d: %s", entry.id, verdict.state)
                 tally[verdict.state] += 1
@@ -143,9 +136,9 @@ class Reconciler:
     ) -> Verdict:
         """Look for an entry in its window, if that was read, and on its lead if still needed."""
         if entry.lead is None or not is_mapping(entry.activity):
-            raise _UnreadableError("it names no lead's id, so it cannot be looked for")
+            return Verdict("uncertain", "it names no lead's id, so it cannot be looked for")
         if entry.event is None:
-            raise _UnreadableError("it has no ActivityEvent, so it cannot be looked for")
+            return Verdict("uncertain", "it has no ActivityEvent, so it cannot be looked for")
         if in_window is not None:
             verdict = await self._judge(entry, entry.lead, entry.activity, in_window)
             # A match proves that it arrived, and nothing of the lead's means "not yet". Before
@@ -154,6 +147,8 @@ class Reconciler:
             if verdict.state == "succeeded" or verdict.note == NOT_YET:
                 return verdict
         has = await self._activities(entry.lead, entry.event)
+        if isinstance(has, Verdict):
+            return has
         return await self._judge(entry, entry.lead, entry.activity, has)
 
     async def _judge(
@@ -189,18 +184,15 @@ class Reconciler:
             return Verdict("uncertain", f"{other}, which may be this one: look at the lead")
         return Verdict("pending", "the lead does not have it, and it can no longer arrive")
 
-    async def _activities(self, lead: str, event: int) -> list[LeadActivity]:
+    async def _activities(self, lead: str, event: int) -> list[LeadActivity] | Verdict:
         """Return the activities of one type that a lead has, read once for all its entries."""
         if not any(lead == known for known, _ in self._read):
             self._read.clear()
         if (lead, event) not in self._read:
             self._read[lead, event] = await self._ask(lead, event)
-        has = self._read[lead, event]
-        if isinstance(has, str):
-            raise _UnreadableError(has)
-        return has
+        return self._read[lead, event]
 
-    async def _ask(self, lead: str, event: int) -> list[LeadActivity] | str:
+    async def _ask(self, lead: str, event: int) -> list[LeadActivity] | Verdict:
         try:
             found = await self._queries.lead_activities(lead, event)
         except (Unauthorized, NotFound):
@@ -210,6 +202,6 @@ class Reconciler:
             self._unread = self._unread + 1 if isinstance(error, ServerError) else 0
             if self._unread == FAILURES_IN_A_ROW:
                 raise
-            return f"the lead's activities cannot be read: {error}"
+            return Verdict("uncertain", f"the lead's activities cannot be read: {error}")
         self._unread = 0
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from leadpost._bucket_parts import LONGEST_RETRY_AFTER
 from leadpost._retry import RetryPolicy
 from leadpost.errors import (
@@ -53,15 +55,8 @@ def result_of(
         case _ if is_retried and (failures < policy.max_attempts or not others_succeed):
             return Result("pending", error=because, due_in=wait, failed=True)
         case _:
-            return Result(_last_state(because), error=because, failed=True)
-
-
-def _last_state(error: LeadpostError) -> EntryState:
-    match error.state:
-        case "rejected" | "uncertain" as state:
-            return state
-        case _:
-            return "failed"
+            state = cast("EntryState", because.state)  # none that was not sent comes here
+            return Result(state, error=because, failed=True)
 
 
 def _still_uncertain(error: LeadpostError, claim: Claim) -> LeadpostError:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from attrs import define
 
-from leadpost._call import Sender
 from leadpost._endpoints.call import Call
 from leadpost._poster import AsyncActivityPoster
 from leadpost._queries import Queries
@@ -53,15 +52,9 @@ class SharedQueries(Queries):
         self, poster: AsyncActivityPoster, before_call: Callable[[], Awaitable[None]]
     ) -> None:
         self.account = poster.account
-        sender = poster._sender  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        self._sender = cast("Sender", _WaitingSender(sender, before_call))
+        self._sender = poster._sender  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+        self._before_call = before_call
 
-
-@define
-class _WaitingSender:
-    _sender: Sender
-    _before_call: Callable[[], Awaitable[None]]
-
-    async def send(self, call: Call[T]) -> T:
+    async def _ask(self, call: Call[T]) -> T:
         await self._before_call()
-        return await self._sender.send(call)
+        return await super()._ask(call)

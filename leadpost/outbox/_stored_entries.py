@@ -12,9 +12,6 @@ from leadpost.outbox._new_entries import json_of
 from leadpost.outbox.database import Database, Store, _edits, _entries
 from leadpost.outbox.database._entries import PART
 
-SEEN_WITHIN = 60.0
-"""Seconds after its last sign of life until a worker counts as dead."""
-
 
 class StoredEntries:
     """
@@ -55,11 +52,7 @@ class StoredEntries:
         last = 0
         while True:
             page = await self._store.read(
-                _entries.page,
-                states=states or STATES,
-                after=last,
-                batch=batch,
-                limit=PART,
+                _entries.page, states=states or STATES, after=last, batch=batch
             )
             for entry in page:
                 yield entry
@@ -81,7 +74,7 @@ class StoredEntries:
 
     async def health(self) -> Health:
         """Return the data for a health check: counts, oldest pending entry, worker, outage."""
-        return await self._store.read(_entries.health, SEEN_WITHIN)
+        return await self._store.read(_entries.health)
 
     # Changing by hand.
 

@@ -18,17 +18,13 @@ from leadpost.errors import (
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
+    described,
 )
 from leadpost.outbox._entry import EntryState
-from leadpost.outbox._reachability import Reachability, described
+from leadpost.outbox._reachability import Reachability
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import AcceptedEntry, Verdict
 
-WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
-"""
-Seconds between two queries for one request. LeadSquared retries a failed request after 30 s at
-first and after 3 hours at last, so frequent queries soon become useless.
-"""
 _POLL = 1.0
 _PAUSE = 600.0
 """Seconds after which a worker tries the Status API again that rejected the keys or the path."""
@@ -81,10 +77,10 @@ class Verifier:
         Returns:
             Seconds to wait: 0 if another entry may be due now; None if no entry is accepted.
         """
-        due = await self._store.read(_settling.next_query, WAITS, self._batch)
+        due = await self._store.read(_settling.next_query, self._batch)
         if due is None or due > 0:
             return due and min(due, _POLL)
-        entry = await self._store.write(_settling.claim_accepted, WAITS, self._batch)
+        entry = await self._store.write(_settling.claim_accepted, self._batch)
         if entry is None:  # others ask about all that are due
             return _POLL
         try:

@@ -101,7 +101,7 @@ async def test_a_retry_goes_before_untried_activities(caplog: pytest.LogCaptureF
     assert leadsquared.numbers.count(2) == 2
     # Among the first of the second 25, not the last of 500.
     assert leadsquared.numbers.index(2, 2) <= 30
-    line = "post (index 1): attempt 1 failed (HTTP 500, ServerError), the next one in 0.5 s"
+    line = "post (index 1): attempt 1 failed (ServerError, HTTP 500), the next one in 0.5 s"
     assert line in caplog.messages
 
 

@@ -260,7 +260,7 @@ async def test_of_a_batch_that_is_left_all_unseen_that_may_have_arrived_is_logge
         await stream.aclose()
     left = [message for message in caplog.messages if "left early" in message]
     assert left == [
-        "post (index 2): batch left early: uncertain, HTTP 502, DeliveryUncertain",
+        "post (index 2): batch left early: uncertain, DeliveryUncertain, HTTP 502",
         "post (index 3): batch left early: accepted, RequestID r4",
     ]
 

@@ -104,13 +104,13 @@ async def test_an_outage_is_logged_when_it_begins_once_a_minute_and_when_it_ends
     host = "http://127.0.0.1:9"
     begins, *progress, ends = warnings_in(caplog)
     assert begins == (
-        f"{host} does not answer posts (HTTP 500, ServerError):"
+        f"{host} does not answer posts (ServerError, HTTP 500):"
         " posts wait, and one at a time is tried"
     )
     assert [message.split(" (")[0] for message in progress] == [
         f"{host} has not answered posts for {seconds} s" for seconds in (60, 120, 180, 240)
     ]
-    assert "(HTTP 500, ServerError): 3 wait, the next try is in " in progress[0]
+    assert "(ServerError, HTTP 500): 3 wait, the next try is in " in progress[0]
     assert ends.startswith(f"{host} answers posts again, after ")
     assert NOTE not in caplog.text
 

@@ -190,7 +190,7 @@ async def test_a_503_with_a_retry_after_is_an_outage_at_once(
     else:
         assert [type(result) for result in results] == [ServerError, ServerError]
         assert leadsquared.posted_at == pytest.approx([0, 60, 120, 180, 240], abs=0.01)
-    assert "(HTTP 503, ServerError, Retry-After 3600 s)" in warnings_in(caplog)[0]
+    assert "(ServerError, HTTP 503, Retry-After 3600 s)" in warnings_in(caplog)[0]
 
 
 @virtual

@@ -255,10 +255,12 @@ def test_a_cancelled_scope_of_anyio_leaves_no_lock(postgresql_url: str) -> None:
     run(is_free(postgresql_url))
 
 
-async def test_a_cancellation_during_another_is_not_lost(sqlite_url: str) -> None:
+async def test_a_cancellation_during_another_is_not_lost(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cancelled = asyncio.Event()
 
-    async def stubborn() -> None:
+    async def stubborn(*_: Any, **__: Any) -> None:
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
@@ -266,12 +268,16 @@ async def test_a_cancellation_during_another_is_not_lost(sqlite_url: str) -> Non
             await asyncio.sleep(0.2)
             raise
 
+    database = Database(sqlite_url)
+    await database.open()
     # Without a transaction, which a busy machine may not begin in time.
-    working = asyncio.create_task(Database(sqlite_url)._run(stubborn(), within=0.05))
+    monkeypatch.setattr(Sqlite, "run", stubborn)
+    working = asyncio.create_task(database.write(answer, within=0.05))
     await cancelled.wait()
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
+    await database.aclose()
 
 
 async def test_work_that_takes_too_long_times_out(store_url: str) -> None:

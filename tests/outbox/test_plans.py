@@ -16,7 +16,6 @@ from sqlalchemy import event
 from support import activity
 
 from leadpost.outbox import Outbox
-from leadpost.outbox._verifier import WAITS
 from leadpost.outbox.database import _calls, _settling
 from leadpost.outbox.database._calls import Claim, Result
 from leadpost.outbox.database._sql import Transaction
@@ -54,8 +53,8 @@ def claimed(transaction: Transaction) -> None:
 
 
 def checked(transaction: Transaction) -> None:
-    assert _settling.next_query(transaction, WAITS) == 0
-    entry = _settling.claim_accepted(transaction, WAITS)
+    assert _settling.next_query(transaction) == 0
+    entry = _settling.claim_accepted(transaction)
     assert entry is not None
     verdict = _settling.Verdict("succeeded", activity_id="a1")
     assert _settling.settle(transaction, entry, "accepted", verdict)

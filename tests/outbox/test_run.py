@@ -229,7 +229,7 @@ async def test_pending_posts_have_four_fifths_of_the_tokens(
     outbox: Outbox, quick_queries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del quick_queries
-    monkeypatch.setattr("leadpost.outbox._verifier.WAITS", (0.0,))
+    monkeypatch.setattr("leadpost.outbox.database._settling.WAITS", (0.0,))
     calls: list[str] = []
 
     async def answer(request: httpx.Request) -> httpx.Response:

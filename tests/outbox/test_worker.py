@@ -33,7 +33,6 @@ from leadpost import (
 from leadpost.hooks import Ended, Event, Sent
 from leadpost.outbox import Outbox, _worker
 from leadpost.outbox._clock import boot_time
-from leadpost.outbox._verifier import WAITS
 from leadpost.outbox.database import _calls, _settling
 from leadpost.outbox.database._calls import Result
 
@@ -264,10 +263,10 @@ async def test_nothing_waits_until_a_clock_that_was_set_back_has_caught_up(
         async with within(20):
             assert await outbox.drain(poster(leadsquared)) == {"accepted": 1, "uncertain": 1}
             assert leadsquared.numbers == [1]
-        assert await outbox._store.read(_settling.next_query, WAITS) == 0
-        entry = await outbox._store.write(_settling.claim_accepted, WAITS)
+        assert await outbox._store.read(_settling.next_query) == 0
+        entry = await outbox._store.write(_settling.claim_accepted)
         assert entry is not None
         assert entry.request_id == "r"
-        due_in = await outbox._store.read(_settling.next_query, WAITS)
+        due_in = await outbox._store.read(_settling.next_query)
         assert due_in is not None
-        assert 0 < due_in <= WAITS[0]
+        assert 0 < due_in <= _settling.WAITS[0]

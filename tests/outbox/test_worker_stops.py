@@ -14,7 +14,7 @@ from support import LeadSquared, accept, activity, answers, number_in, within
 
 from leadpost import AsyncActivityPoster, ConnectionFailed, OutboxError, ServerError, TokenBucket
 from leadpost.outbox import EntryState, Outbox, _verifier, _worker
-from leadpost.outbox.database import Store, _calls
+from leadpost.outbox.database import Store, _calls, _settling
 from leadpost.outbox.database._calls import Claim, Result
 
 
@@ -37,7 +37,7 @@ async def test_a_cancelled_drain_waits_for_the_calls_in_flight(outbox: Outbox) -
 async def test_a_cancelled_run_asks_for_no_more_statuses(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_verifier, "WAITS", (0.0,))
+    monkeypatch.setattr(_settling, "WAITS", (0.0,))
     monkeypatch.setattr(_verifier, "_POLL", 0.01)
     monkeypatch.setattr(_worker, "_FIRST_QUERY", 0.0)
     answer, started, asked = asyncio.Event(), asyncio.Event(), list[httpx.Request]()

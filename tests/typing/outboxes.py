@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from leadpost import Account, Activity, AsyncActivityPoster, KeyConflict, OutboxUnavailable
 from leadpost.outbox import (
-    DEFAULT_URL,
     Change,
     Entry,
     EntryState,
@@ -37,8 +36,8 @@ async def put(outbox: Outbox, activity: Activity, session: AsyncSession) -> None
 
 async def work(account: Account) -> None:
     async with (
-        Outbox(DEFAULT_URL, account, connections=2) as outbox,
-        AsyncActivityPoster(account, bucket=SharedTokenBucket(DEFAULT_URL)) as poster,
+        Outbox("sqlite:///leadpost.db", account, connections=2) as outbox,
+        AsyncActivityPoster(account, bucket=SharedTokenBucket("sqlite:///leadpost.db")) as poster,
     ):
         assert_type(await outbox.drain(poster), Counter[EntryState])
         assert_type(await outbox.verify(poster), Counter[EntryState])

@@ -6,7 +6,7 @@ The database below an outbox and a shared bucket, SQLite or PostgreSQL.
 statements, as functions that get a transaction.
 """
 
-from leadpost.outbox.database._database import DEFAULT_URL, Database, Store
+from leadpost.outbox.database._database import Database, Store
 from leadpost.outbox.database._schema import ddl
 
-__all__ = ["DEFAULT_URL", "Database", "Store", "ddl"]
+__all__ = ["Database", "Store", "ddl"]

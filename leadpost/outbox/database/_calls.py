@@ -192,23 +192,15 @@ def be_seen(
     """
     transaction.execute(
         """
-        UPDATE leadpost_accounts SET worker_seen_at = {now}, away_since = CASE
-            WHEN :is_away THEN {now} - :away_for
-            WHEN away_since NOT BETWEEN {now} - :known_ago AND {now} + 60 THEN NULL
-            ELSE away_since
-        END
+        UPDATE leadpost_accounts
+        SET worker_seen_at = {now},
+            away_since = coalesce({now} - :away_for, CASE
+                WHEN away_since BETWEEN {now} - :known_ago AND {now} + 60 THEN away_since END),
+            called_at = {greatest}(coalesce(called_at, {now} - :called_ago),
+                coalesce({now} - :called_ago, called_at))
         WHERE account = :account
         """,
-        is_away=away_for is not None,
-        away_for=away_for or 0.0,
+        away_for=away_for,
+        called_ago=called_ago,
         known_ago=known_ago,
     )
-    if called_ago is not None:
-        transaction.execute(
-            """
-            UPDATE leadpost_accounts
-            SET called_at = {greatest}(coalesce(called_at, 0), {now} - :called_ago)
-            WHERE account = :account
-            """,
-            called_ago=called_ago,
-        )

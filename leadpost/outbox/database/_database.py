@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -22,8 +22,6 @@ P = ParamSpec("P")
 StoreWork = Callable[Concatenate[Transaction, P], T]
 """`Work` for a `Store`: called with a transaction, and its own arguments."""
 
-DEFAULT_URL = "sqlite:///leadpost.db"
-"""A file in the working directory."""
 _ROLLBACK_WAIT = 0.75
 """Seconds to wait for the rollback of a cancelled transaction; then it is left behind."""
 _RETRY = 0.5
@@ -109,8 +107,7 @@ class Database:
             OutboxError: it was rolled back; but if the connection was lost, or this was cancelled,
                 during the COMMIT, it may have been committed.
         """
-        self._check_open()
-        return await self._run(self._transaction(work, within), within)
+        return await self._run(work, within)
 
     async def read(self, work: Work[T]) -> T:
         """
@@ -119,25 +116,14 @@ class Database:
         Raises:
             OutboxError: the database failed.
         """
-        self._check_open()
-        return await self._run(self._transaction(work, LONGEST_WAIT, reads=True), LONGEST_WAIT)
+        return await self._run(work, LONGEST_WAIT, reads=True)
 
-    async def _transaction(self, work: Work[T], within: float | None, *, reads: bool = False) -> T:
-        if self._engine is None:
-            raise self._closed()
-        longest = min(within or LONGEST_WAIT, LONGEST_WAIT)
-        return await self._engine.run(work, reads=reads, within=longest)
-
-    def _check_open(self) -> None:
+    async def _run(self, work: Work[T], within: float | None, *, reads: bool = False) -> T:
+        """Run `work` in a task, which is left behind if the database does not let it end."""
         if self._engine is None:
             raise RuntimeError(f"{self!r} is not open: use it within `async with`")
-
-    def _closed(self) -> OutboxUnavailable:
-        return OutboxUnavailable(f"{self.name}: it was closed meanwhile")
-
-    async def _run(self, work: Coroutine[Any, Any, T], within: float | None) -> T:
-        """Run `work` in a task, which is left behind if the database does not let it end."""
-        task = asyncio.create_task(work)
+        longest = min(within or LONGEST_WAIT, LONGEST_WAIT)
+        task = asyncio.create_task(self._engine.run(work, reads=reads, within=longest))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         ended = False
@@ -148,7 +134,7 @@ class Database:
                 await self._cancel(task)
         if not task.done() or task.cancelled():
             if ended:
-                raise self._closed()
+                raise OutboxUnavailable(f"{self.name}: it was closed meanwhile")
             raise OutboxUnavailable(f"{self.name}: no answer within {within:g} s")
         failure = task.exception()
         if isinstance(failure, FAILURES):

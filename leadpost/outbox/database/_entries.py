@@ -16,6 +16,8 @@ PART = 500
 """The most entries or keys of one statement."""
 KEYS_SHOWN = 20
 """The most keys that an error names."""
+SEEN_WITHIN = 60.0
+"""Seconds after its last sign of life until a worker counts as dead."""
 
 T = TypeVar("T")
 
@@ -95,7 +97,6 @@ def page(
     states: Sequence[EntryState],
     after: int,
     batch: str | None = None,
-    limit: int,
 ) -> list[Entry]:
     """Return the first entries in these states, of a batch or all, whose id is above `after`."""
     # State by state: an index contains each state's entries in the order of their ids.
@@ -115,17 +116,17 @@ def page(
         SELECT id FROM (
             SELECT id FROM leadpost_entries
             WHERE account = :account AND {condition.format(number)}
-            ORDER BY {order} LIMIT :limit
+            ORDER BY {order} LIMIT {PART}
         ) AS of_state_{number}
         """
         for number in range(len(states))
     ]
     wanted = f"SELECT id AS wanted_id FROM ({' UNION ALL '.join(of_states)}) AS found"
-    wanted += " ORDER BY id LIMIT :limit"
+    wanted += f" ORDER BY id LIMIT {PART}"
     query = _each(transaction.connection, wanted, "id = wanted_id", _COLUMNS)
     query += " ORDER BY wanted_id"
     values: dict[str, Any] = {f"state_{number}": state for number, state in enumerate(states)}
-    values |= {"batch": batch, "after": after, "limit": limit}
+    values |= {"batch": batch, "after": after}
     return [_entry(row) for row in transaction.execute(query, **values)]
 
 
@@ -156,7 +157,7 @@ def count_of_others(transaction: Transaction) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in transaction.execute(query)}
 
 
-def health(transaction: Transaction, seen_within: float) -> Health:
+def health(transaction: Transaction) -> Health:
     """Return the condition of the account's entries and workers."""
     # Ordered by state and id, for the same reason as a page.
     oldest = """
@@ -170,7 +171,7 @@ def health(transaction: Transaction, seen_within: float) -> Health:
             away_since, called_at
         FROM leadpost_accounts WHERE account = :account
     """
-    found = transaction.execute(worker, seen_within=seen_within).one_or_none()
+    found = transaction.execute(worker, seen_within=SEEN_WITHIN).one_or_none()
     is_working, away_since, called_at = (False, None, None) if found is None else found
     return Health(
         counts=count(transaction),

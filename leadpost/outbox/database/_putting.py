@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from leadpost._validation import is_mapping
 from leadpost.errors import KeyConflict
 from leadpost.outbox.database._entries import KEYS_SHOWN, loaded, of_keys, parts
-from leadpost.outbox.database._sql import is_sqlite, prepared
+from leadpost.outbox.database._sql import execute, is_sqlite
 
 
 @frozen
@@ -117,8 +117,7 @@ def _known(
     """Compare rows with the existing entries of their keys, and return the entries' ids."""
     wanted = {row["key"]: row["activity"] for row in rows if row["key"] is not None}
     query = of_keys(connection, "entry.key, entry.id, entry.activity")
-    values = {"account": account, "keys": _Hidden(json.dumps([*wanted]))}
-    found = connection.execute(*prepared(connection, query, values)).all()
+    found = execute(connection, query, account=account, keys=_Hidden(json.dumps([*wanted]))).all()
     activities = {row.key: row.activity for row in found}
     conflicts = {
         row["key"]: row["activity"]

@@ -16,6 +16,15 @@ from leadpost.outbox._entry import EntryState
 from leadpost.outbox.database._entries import add_changes, loaded, moment, of_batch, parts
 from leadpost.outbox.database._sql import Transaction, storable
 
+WAITS = (10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0)
+"""
+Seconds between two queries for one request; the last one applies to all further ones. LeadSquared
+retries a failed request after 30 s at first and after 3 hours at last, so frequent queries soon
+become useless.
+"""
+_TOO_FAR = WAITS[-1] + 60.0
+"""Seconds from now: no entry is due so late, unless the database's clock was set back since."""
+
 
 @frozen
 class AcceptedEntry:
@@ -54,38 +63,33 @@ class Verdict:
     activity_id: str | None = None
 
 
-def claim_accepted(
-    transaction: Transaction, waits: Sequence[float], batch: str | None = None
-) -> AcceptedEntry | None:
+def claim_accepted(transaction: Transaction, batch: str | None = None) -> AcceptedEntry | None:
     """
     Return the accepted entry that is due first, and set when it is due next.
 
-    `waits` are the seconds between two queries; the last one applies to all further ones. With a
-    `batch`, only its entries count.
+    With a `batch`, only its entries count.
     """
     due = f"""
         SELECT id FROM leadpost_entries
         WHERE account = :account AND state = 'accepted' {of_batch(batch)} AND due_at
     """
     first = "ORDER BY due_at LIMIT 1 {or_skipped}"
-    cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(waits))
+    cases = " ".join(f"WHEN {number} THEN {wait}" for number, wait in enumerate(WAITS))
     claimed = transaction.execute(
         f"""
         UPDATE leadpost_entries
-        SET queries = queries + 1, due_at = {{now}} + CASE queries {cases} ELSE {waits[-1]} END
+        SET queries = queries + 1, due_at = {{now}} + CASE queries {cases} ELSE {WAITS[-1]} END
         WHERE id = coalesce(({due} <= {{now}} {first}), ({due} > {{now}} + :too_far {first}))
         RETURNING id, call_id, coalesce(request_id, '')
         """,
         batch=batch,
-        too_far=_too_far(waits),
+        too_far=_TOO_FAR,
     )
     row = claimed.one_or_none()
     return None if row is None else AcceptedEntry(*row)
 
 
-def next_query(
-    transaction: Transaction, waits: Sequence[float], batch: str | None = None
-) -> float | None:
+def next_query(transaction: Transaction, batch: str | None = None) -> float | None:
     """Return the seconds until the next query is due, None if no entry is accepted."""
     of_accepted = f"""
         FROM leadpost_entries WHERE account = :account AND state = 'accepted' {of_batch(batch)}
@@ -97,12 +101,7 @@ def next_query(
     first, last = transaction.execute(query, batch=batch).one()
     if first is None:
         return None
-    return 0.0 if last > _too_far(waits) else max(first, 0.0)
-
-
-def _too_far(waits: Sequence[float]) -> float:
-    """Return how far ahead a time is only if the database's clock was set back since."""
-    return max(waits) + 60.0
+    return 0.0 if last > _TOO_FAR else max(first, 0.0)
 
 
 def is_posting(transaction: Transaction) -> bool:

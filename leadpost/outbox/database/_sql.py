@@ -55,15 +55,15 @@ def is_sqlite(connection: sa.Connection) -> bool:
 
 
 def execute(connection: sa.Connection, sql: str, **values: Any) -> Result:
-    """Execute a statement, see `prepared`."""
-    return connection.execute(*prepared(connection, sql, values))
+    """Execute a statement. `:name` stands for a value, or after `IN` for a list of values."""
+    lists = tuple(name for name, value in values.items() if isinstance(value, list))
+    return connection.execute(_statement(_in_dialect(connection, sql), lists), values)
 
 
 def execute_many(connection: sa.Connection, sql: str, rows: Sequence[dict[str, Any]]) -> None:
     """Execute a statement once for each row of values; it returns nothing."""
     if rows:
-        statement, _ = prepared(connection, sql, {})
-        connection.execute(statement, rows)
+        connection.execute(_statement(_in_dialect(connection, sql)), rows)
 
 
 @frozen
@@ -74,7 +74,7 @@ class Transaction:
     always: Mapping[str, Any]
 
     def execute(self, sql: str, **values: Any) -> Result:
-        """Execute a statement, see `prepared`."""
+        """Execute a statement, see the function `execute`."""
         return execute(self.connection, sql, **self.always, **values)
 
     def execute_many(self, sql: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -82,20 +82,11 @@ class Transaction:
         execute_many(self.connection, sql, [{**self.always, **row} for row in rows])
 
 
-def prepared(
-    connection: sa.Connection, sql: str, values: Mapping[str, Any]
-) -> tuple[sa.TextClause, Mapping[str, Any]]:
-    """
-    Return a statement and its values, for a connection to execute.
-
-    `:name` stands for a value, or after `IN` for a list of values.
-    """
-    lists = tuple(name for name, value in values.items() if isinstance(value, list))
-    statement = _statement(sql.format_map(WORDS[connection.dialect.name]), lists)
-    return statement, values
+def _in_dialect(connection: sa.Connection, sql: str) -> str:
+    return sql.format_map(WORDS[connection.dialect.name])
 
 
 @lru_cache(maxsize=256)
-def _statement(sql: str, lists: tuple[str, ...]) -> sa.TextClause:
+def _statement(sql: str, lists: tuple[str, ...] = ()) -> sa.TextClause:
     several: list[sa.BindParameter[Any]] = [sa.bindparam(name, expanding=True) for name in lists]
     return sa.text(sql).bindparams(*several)

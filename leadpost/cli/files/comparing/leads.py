@@ -14,7 +14,7 @@ from leadpost import Activity, Lead
 from leadpost.cli.files.reading.cells import Invalid
 from leadpost.cli.files.reading.lead_columns import FINDS, ID, is_by_id
 from leadpost.cli.files.reading.row import SENT, Row
-from leadpost.errors import AmbiguousLead, LeadpostError
+from leadpost.errors import AmbiguousLead, LeadpostError, described
 
 Key = tuple[str, str]
 _CREATING = ("posted", *SENT)
@@ -85,8 +85,8 @@ class Leads:
             case AmbiguousLead():
                 raise Invalid(lead.value, "belongs to several leads", "enter the id of one")
             case LeadpostError():
-                why = f"{type(found).__name__}" + (f", HTTP {found.status}" if found.status else "")
-                raise Invalid(lead.value, "could not be looked up", f"run it again later ({why})")
+                what = f"run it again later ({described(found)})"
+                raise Invalid(lead.value, "could not be looked up", what)
             case None if not self.creates:
                 raise Invalid(lead.value, "belongs to no lead", "--create-leads creates one")
             case _:
