@@ -38,9 +38,9 @@ def poster(leadsquared: LeadSquared, **options: Any) -> AsyncActivityPoster:
     return AsyncActivityPoster(account(name=ACME), client=leadsquared.client(), **chosen)
 
 
-def poster_to(sandbox: Sandbox, **options: Any) -> AsyncActivityPoster:
+def poster_to(sandbox: Sandbox, name: str = ACME, **options: Any) -> AsyncActivityPoster:
     chosen: dict[str, Any] = {"bucket": TokenBucket(period=0.01), "retry": QUICK} | options
-    return AsyncActivityPoster(evolve(sandbox.account(), name=ACME), **chosen)
+    return AsyncActivityPoster(evolve(sandbox.account(), name=name), **chosen)
 
 
 def held_until(event: asyncio.Event, started: asyncio.Event) -> Callable[..., Awaitable[Any]]:

@@ -129,6 +129,26 @@ async def test_an_activity_that_may_be_of_another_entry_proves_nothing(
     assert await reconciled(outbox, sandbox, NOW) == {"pending": 1}
 
 
+@pytest.mark.parametrize(
+    ("fault", "state"), [("ok", "uncertain"), ("cut-after", "pending")], ids=["posted", "found"]
+)
+async def test_an_activity_of_another_user_of_the_same_leadsquared_proves_nothing(
+    outbox: Outbox, store_url: str, make_uncertain: MakeUncertain, fault: str, state: str
+) -> None:
+    sandbox = await make_uncertain("cut-before", noted(1))
+    sandbox.fail(fault)
+    async with (
+        Outbox(store_url, "colleague") as of_colleague,
+        poster_to(sandbox, "colleague") as posting,
+    ):
+        await of_colleague.put(noted(1))
+        await of_colleague.drain(posting)
+        await asyncio.sleep(0.05)  # LeadSquared's queue
+        if fault == "cut-after":
+            assert await of_colleague.reconcile(posting) == {"succeeded": 1}
+    assert await reconciled(outbox, sandbox, NOW) == {state: 1}
+
+
 @pytest.mark.parametrize("name", ["EmailAddress", "ProspectID"])
 @pytest.mark.parametrize("fault", ["ok", "cut-after"])
 async def test_an_entry_that_does_not_name_its_leads_id_may_have_posted_on_any_lead(

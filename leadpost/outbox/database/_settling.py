@@ -156,13 +156,15 @@ def others_of(transaction: Transaction, entry_id: int, lead: str, since: datetim
     """
     Return what other entries may have posted on a lead and is not matched yet: their parameters.
 
-    An entry that does not name its lead's id may have posted on any lead.
+    Those of other accounts too, which may be other users of the same LeadSquared. An entry that
+    does not name its lead's id may have posted on any lead, at least of its own account.
     """
     query = """
         SELECT activity FROM leadpost_entries
-        WHERE account = :account AND id <> :id AND activity_id IS NULL AND sent_at >= :since
+        WHERE id <> :id AND activity_id IS NULL AND sent_at >= :since
             AND (lead = :lead AND state IN ('sending', 'accepted', 'succeeded')
-                OR lead IS NULL AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
+                OR lead IS NULL AND account = :account
+                    AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
     """
     values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
     found = transaction.execute(query, **values).scalars()
@@ -170,11 +172,8 @@ def others_of(transaction: Transaction, entry_id: int, lead: str, since: datetim
 
 
 def matched(transaction: Transaction, activity_ids: Sequence[str]) -> set[str]:
-    """Return those of `activity_ids` that belong to entries."""
-    query = """
-        SELECT activity_id FROM leadpost_entries
-        WHERE account = :account AND activity_id IN :ids
-    """
+    """Return those of `activity_ids` that belong to entries, whichever account they have."""
+    query = "SELECT activity_id FROM leadpost_entries WHERE activity_id IN :ids"
     found = set[str]()
     for ids in parts(activity_ids):
         found.update(transaction.execute(query, ids=ids).scalars())
