@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from itertools import islice
 
@@ -16,6 +15,7 @@ from leadpost._batch import Source, numbered
 from leadpost._models import Activity, Item
 from leadpost.outbox.database import _putting
 from leadpost.outbox.database._putting import New
+from leadpost.outbox.database._sql import UNSTORABLE
 
 AnyAsync = AsyncConnection | AsyncSession | async_scoped_session[AsyncSession]
 AnySync = sa.Connection | Session | scoped_session[Session]
@@ -90,7 +90,7 @@ def _checked(key: object) -> str | None:
         raise TypeError(f"key: found {type(key).__name__}, wanted text")
     if not key:  # a name that is missing: all such entries would be the same
         raise ValueError("key: found empty text, wanted a name or None")
-    if re.search("[\0\ud800-\udfff]", key):
+    if UNSTORABLE.search(key):
         raise ValueError(
             "key: contains a character that no database stores (NUL or a lone surrogate)"
         )

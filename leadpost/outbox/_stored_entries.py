@@ -11,6 +11,7 @@ from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
 from leadpost.outbox._new_entries import json_of
 from leadpost.outbox.database import Database, Store, _edits, _entries
 from leadpost.outbox.database._entries import PART
+from leadpost.outbox.database._sql import UNSTORABLE
 
 
 class StoredEntries:
@@ -39,7 +40,8 @@ class StoredEntries:
         """Return the entries of up to 500 `keys`, by key, without unknown ones."""
         if isinstance(keys, str) or len(keys) > PART:
             raise ValueError(f"keys must be a list of up to {PART} keys")
-        return await self._store.read(_entries.find, keys)
+        storable = [key for key in keys if not UNSTORABLE.search(key)]  # of others there is none
+        return await self._store.read(_entries.find, storable)
 
     async def entries(self, *states: EntryState, batch: str | None = None) -> AsyncGenerator[Entry]:
         """

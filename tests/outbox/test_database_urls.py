@@ -133,6 +133,7 @@ def test_supported_options(options: str) -> None:
         ("sslmode=on", "sslmode: wanted one of disable, allow, prefer, require"),
         ("statement_timeout=5", r"supported are .*sslmode.* options=-c%20NAME=VALUE"),
         ("hostaddr=10.0.0.1", "it has an unsupported option"),
+        ("sslpassword=secret", "it has an unsupported option"),
         ("sslmode", "it has an unsupported option"),
         ("connect_timeout=soon", "connect_timeout: wanted seconds, such as 10"),
         ("pgbouncer=yes", "pgbouncer: wanted one of false, 0, true, 1"),

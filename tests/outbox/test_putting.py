@@ -251,6 +251,11 @@ async def test_a_note_may_have_any_character(outbox: Outbox) -> None:
     assert (await outbox.find(["one"]))["one"].activity["ActivityNote"] == note
 
 
+async def test_a_key_that_no_database_stores_is_not_found(outbox: Outbox) -> None:
+    await outbox.put(activity(1), key="a")
+    assert list(await outbox.find(["a\0b", "a\ud800", "a"])) == ["a"]
+
+
 async def test_find_takes_a_list_of_up_to_500_keys(outbox: Outbox) -> None:
     for wrong in ("one", ["x"] * 501):
         with pytest.raises(ValueError, match="up to 500 keys"):

@@ -8,6 +8,7 @@ has only one writer at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
@@ -42,6 +43,9 @@ WORDS = {
         "greatest": "greatest",
     },
 }
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that no database stores in a text: NUL, and lone surrogates."""
 
 
 def storable(text: str) -> str:

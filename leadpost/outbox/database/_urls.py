@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlencode
 from attrs import field, frozen
 
 from leadpost.errors import OutboxError
+from leadpost.outbox.database._sql import UNSTORABLE
 
 FORMS = "wanted sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
@@ -36,9 +37,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "pgbouncer": ("false", "0", "true", "1"),
     # These are for asyncpg, which reads them like libpq, or for the server.
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    **dict.fromkeys((*_FILES, "sslpassword", "sslnegotiation", "krbsrvname", "gsslib"), ()),
-    **dict.fromkeys(("ssl_min_protocol_version", "ssl_max_protocol_version"), ()),
-    **dict.fromkeys(("application_name", "options", "passfile", "service"), ()),
+    **dict.fromkeys((*_FILES, "sslnegotiation", "application_name", "options"), ()),
+    **dict.fromkeys(("passfile", "service"), ()),
 }
 """The options of libpq that leadpost supports, and the values of those with only a few."""
 _PLAIN = re.compile(r"[\w.-]*")
@@ -66,7 +66,7 @@ def parse_url(text: str) -> DatabaseUrl:
         OutboxError: it is invalid. The message quotes only the names of known options, as anything
             else may be part of a mistyped password.
     """
-    if re.search("[\0\ud800-\udfff]", unquote(text, errors="surrogateescape")):
+    if UNSTORABLE.search(unquote(text, errors="surrogateescape")):
         raise _invalid(f"it contains NUL or a lone surrogate: {FORMS}")
     scheme, _, rest = text.strip().partition("://")
     if scheme.lower() in _SQLITE:
