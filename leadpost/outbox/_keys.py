@@ -67,4 +67,4 @@ class Keys:
     async def adopt(self, store: Store, previous: str) -> int:
         """Transfer entries to this account's keys; see `Outbox.adopt`."""
         self._stored = None  # it is read again
-        return await store.write(_edits.adopt, self._own, previous)
+        return await store.write_many(_edits.adopt, self._own, previous)

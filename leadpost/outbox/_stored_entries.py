@@ -96,7 +96,7 @@ class StoredEntries:
             raise ValueError(
                 f"states: found {', '.join(states) or 'none'}, wanted failed, rejected or uncertain"
             )
-        done = await self._store.write(_edits.retry, states=states, ids=ids)
+        done = await self._store.write_many(_edits.retry, states=states, ids=ids)
         self._news.set()
         return done
 
@@ -112,7 +112,7 @@ class StoredEntries:
             KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
         """
         texts = {key: json_of(activity) for key, activity in activities.items()}
-        await self._store.write(_edits.replace, texts)
+        await self._store.write_many(_edits.replace, texts)
         self._news.set()
 
     async def arrived(self, ids: Sequence[int]) -> int:
@@ -125,7 +125,7 @@ class StoredEntries:
         Returns:
             The number of changed entries.
         """
-        return await self._store.write(_edits.arrived, ids)
+        return await self._store.write_many(_edits.arrived, ids)
 
     async def prune(self, older_than: timedelta) -> int:
         """

@@ -120,6 +120,18 @@ async def test_after_a_rotation_entries_are_adopted(store_url: str) -> None:
         assert sum((await outbox.counts()).values()) == 3
 
 
+async def test_more_entries_are_adopted_than_one_statement_covers(store_url: str) -> None:
+    async with Outbox(store_url, A) as before, Outbox(store_url, B) as outbox:
+        await before.put_many(map(activity, range(1, 1102)))
+        await executed(before, sa.text("UPDATE leadpost_entries SET state='failed' WHERE id > 700"))
+        await outbox.put(activity(1102))
+        assert await outbox.adopt(A.id) == 1101
+        assert await outbox.adopt(B.id) == 0
+        assert await states(before) == []
+        counts = await outbox.counts()
+        assert (counts["pending"], counts["failed"]) == (701, 401)
+
+
 async def test_entries_with_the_same_key_are_not_adopted(store_url: str) -> None:
     async with Outbox(store_url, A) as ours, Outbox(store_url, B) as theirs:
         await ours.put_many(map(activity, (1, 2)), keys=["one", "two"])

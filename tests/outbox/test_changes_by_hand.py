@@ -20,7 +20,7 @@ from leadpost import DeliveryUncertain, InvalidActivity, KeyConflict, OutboxErro
 from leadpost.outbox import Outbox
 from leadpost.outbox.database import _calls, _edits, _entries
 from leadpost.outbox.database._calls import Result
-from leadpost.outbox.database._sql import Transaction
+from leadpost.outbox.database._sql import LONGEST_WAIT, Transaction
 
 
 @pytest.fixture
@@ -89,6 +89,25 @@ async def test_what_raises_has_made_no_entry_pending_again(
         assert (await outbox.counts())["uncertain"] == 501
     monkeypatch.setattr(_edits, "add_changes", add_changes)
     assert await outbox.arrived(range(1, 502)) == 501
+
+
+async def test_changes_of_a_million_entries_may_take_longer_than_others(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+    write = outbox._database.write
+
+    async def noted(work: Any, within: float | None = LONGEST_WAIT) -> Any:
+        limits.append(within)
+        return await write(work, within)
+
+    await outbox.put(activity(1), key="one")
+    monkeypatch.setattr(outbox._database, "write", noted)
+    await outbox.retry("failed")
+    await outbox.replace({"one": activity(2)})
+    await outbox.arrived([1])
+    await outbox.adopt("other")
+    assert limits == [None] * 4
 
 
 async def test_an_entry_that_is_being_retried_is_not_deleted(postgresql_url: str) -> None:

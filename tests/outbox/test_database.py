@@ -171,6 +171,13 @@ async def test_tables_of_another_version_raise(store_url: str) -> None:
         await Outbox(store_url, account()).__aenter__()
 
 
+async def test_an_outbox_that_is_open_cannot_be_entered_again(store_url: str) -> None:
+    async with Outbox(store_url, account()) as outbox:
+        with pytest.raises(RuntimeError, match="is already open"):
+            await outbox.__aenter__()
+        assert await outbox.put(activity(1)) == 1
+
+
 def test_connections_must_be_at_least_one() -> None:
     with pytest.raises(ValueError, match="connections: found 0, wanted 1 or more"):
         Database("sqlite:///leadpost.db", connections=0)

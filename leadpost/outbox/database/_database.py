@@ -63,7 +63,10 @@ class Database:
 
         Raises:
             OutboxError: the database cannot be used, or has tables of another version.
+            RuntimeError: it is already open.
         """
+        if self._engine is not None:
+            raise RuntimeError(f"{self!r} is already open")
         # Here, not in __init__: connections belong to one event loop, and to one process.
         kind = Sqlite if self.is_sqlite else Postgresql
         self._engine = kind(self._url, self._connections, durable=self._durable)
@@ -176,7 +179,15 @@ class Store:
     async def write(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
         """Run `work` in a transaction of its own, see `Database.write`."""
         bound = self._bound(work, *args, **details)
-        done = await self._patiently(lambda: self.database.write(bound))
+        return await self._write(lambda: self.database.write(bound))
+
+    async def write_many(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
+        """As `write`, for any number of entries: only the time of each statement is limited."""
+        bound = self._bound(work, *args, **details)
+        return await self._write(lambda: self.database.write(bound, within=None))
+
+    async def _write(self, run: Callable[[], Awaitable[T]]) -> T:
+        done = await self._patiently(run)
         self._reachability.answered()
         return done
 

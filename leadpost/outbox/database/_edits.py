@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from leadpost.errors import DeliveryUncertain, KeyConflict
-from leadpost.outbox._entry import EntryState
-from leadpost.outbox.database._entries import KEYS_SHOWN, PART, add_changes, parts
+from leadpost.outbox._entry import STATES, EntryState
+from leadpost.outbox.database._entries import KEYS_SHOWN, PART, add_changes, page, parts
 from leadpost.outbox.database._sql import Transaction
 
 REPLACEABLE: tuple[EntryState, ...] = ("pending", "failed", "rejected")
@@ -148,20 +148,27 @@ def adopt(transaction: Transaction, fingerprint: str | None, previous: str) -> i
             WHERE account = :account AND fingerprint = :previous
         """
         transaction.execute(update, fingerprint=fingerprint, previous=previous)
+    if previous == transaction.always["account"]:
+        return 0
     both = f"""
         SELECT theirs.key FROM leadpost_entries AS theirs
         JOIN leadpost_entries AS ours ON ours.account = :account AND ours.key = theirs.key
-        WHERE theirs.account = :previous AND theirs.account <> :account LIMIT {KEYS_SHOWN}
+        WHERE theirs.account = :previous LIMIT {KEYS_SHOWN}
     """
     if keys := list(transaction.execute(both, previous=previous).scalars()):
         raise KeyConflict(
             "both accounts have entries of the same keys; none was adopted", keys=keys
         )
     update = """
-        UPDATE leadpost_entries SET account = :account
-        WHERE account = :previous AND account <> :account
+        UPDATE leadpost_entries SET account = :account WHERE id IN :ids AND account = :previous
     """
-    return transaction.execute(update, previous=previous).rowcount
+    theirs = Transaction(transaction.connection, {"account": previous})
+    done = last = 0
+    while part := page(theirs, states=STATES, after=last):
+        ids = [entry.id for entry in part]
+        last = ids[-1]
+        done += transaction.execute(update, ids=ids, previous=previous).rowcount
+    return done
 
 
 def prune(transaction: Transaction, older_than: float) -> int:
