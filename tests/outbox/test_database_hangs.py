@@ -172,6 +172,27 @@ async def test_a_statement_that_waits_for_a_lock_is_cancelled_on_the_server(
         assert await listed(outbox) == []
 
 
+async def test_what_is_cancelled_is_not_committed_though_a_library_loses_the_cancellation(
+    postgresql_url: str,
+) -> None:
+    """As `asyncio.wait_for` of Python 3.11, by which older versions of SQLAlchemy's pool wait."""
+    begun = asyncio.Event()
+
+    def deaf(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE late (number INTEGER)")
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await_only(asyncio.sleep(5))
+
+    async with Outbox(postgresql_url, account()) as outbox:
+        writing = asyncio.create_task(outbox._database.write(deaf))
+        await begun.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert not await outbox._database.read(lambda own: sa.inspect(own).has_table("late"))
+
+
 # A SQLite that hangs.
 
 

@@ -104,7 +104,7 @@ class Database:
 
         Args:
             work: The statements.
-            within: Seconds in which it must end; None to limit only each statement.
+            within: Seconds in which it must end; None for no limit but PostgreSQL's statements'.
 
         Raises:
             OutboxError: it was rolled back; but if the connection was lost, or this was cancelled,
@@ -182,7 +182,7 @@ class Store:
         return await self._write(lambda: self.database.write(bound))
 
     async def write_many(self, work: StoreWork[P, T], *args: P.args, **details: P.kwargs) -> T:
-        """As `write`, for any number of entries: only the time of each statement is limited."""
+        """Run `work` like `write`, but without a total time limit, for any number of entries."""
         bound = self._bound(work, *args, **details)
         return await self._write(lambda: self.database.write(bound, within=None))
 

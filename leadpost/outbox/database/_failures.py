@@ -126,6 +126,12 @@ def is_locked(failure: Exception) -> bool:
     return getattr(_origin(failure), "sqlite_errorname", "").startswith("SQLITE_BUSY")
 
 
+def is_race(failure: BaseException) -> bool:
+    """Whether another transaction has just done the same, so that another attempt shows that."""
+    origin = _origin(failure)
+    return isinstance(origin, asyncpg.UniqueViolationError) and origin.constraint_name in _RACES
+
+
 def _origin(failure: BaseException) -> BaseException:
     # asyncpg's error is the cause of the adapter's error, which SQLAlchemy's error wraps.
     if isinstance(failure, DBAPIError) and failure.orig is not None:
@@ -140,7 +146,7 @@ def _explained(failure: BaseException, url: DatabaseUrl) -> tuple[type[OutboxErr
     if isinstance(origin, asyncpg.PostgresError):
         if origin.sqlstate == "08P01":
             return _refused(str(origin), url)
-        if origin.sqlstate == "23505" and origin.constraint_name in _RACES:
+        if is_race(origin):
             return OutboxUnavailable, "another process has just stored the same (23505)"
         return _by_code(origin.sqlstate or "", origin)
     if isinstance(failure, DBAPIError) and failure.connection_invalidated:

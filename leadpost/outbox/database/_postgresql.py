@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 import asyncpg
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from leadpost.outbox.database._failures import is_race
 from leadpost.outbox.database._sql import LONGEST_WAIT, Work
 from leadpost.outbox.database._urls import DatabaseUrl
 
@@ -22,7 +24,7 @@ class _Connection(asyncpg.Connection):
     """
     A connection that begins each transaction with `settings`, in the same round trip.
 
-    asyncpg sends BEGIN through `execute`, which takes several statements at once.
+    asyncpg sends BEGIN through `execute`, which can send several statements at once.
     """
 
     settings = ""
@@ -33,7 +35,7 @@ class _Connection(asyncpg.Connection):
         try:
             return await super().execute(query + self.settings, *args, timeout=timeout)
         except BaseException:
-            self.terminate()  # it may have begun; asyncpg and SQLAlchemy believe that it has not
+            self.terminate()  # it may have begun, though asyncpg and SQLAlchemy assume otherwise
             raise
 
 
@@ -83,17 +85,22 @@ class Postgresql:
         Run `work` in a transaction.
 
         If the connection is lost before the COMMIT, nothing was done, and there is a second
-        attempt. That is common for a connection that was not used for a while; the pool then
-        forgets all that are as old. (Its `pool_pre_ping` takes as long as the transaction.)
+        attempt. This is common after a connection was idle; the pool then discards all that are
+        as old. (Its `pool_pre_ping` takes as long as the transaction.) There is a second attempt
+        too if another transaction has just done the same.
         """
+        task = asyncio.current_task()
         for is_last in (False, True):
             async with self._engine.connect() as connection:
                 try:
                     done = await connection.run_sync(work)
                 except DBAPIError as error:
-                    if is_last or not error.connection_invalidated:
+                    if is_last or not (error.connection_invalidated or is_race(error)):
                         raise
                 else:
+                    # Before Python 3.12 `asyncio.wait_for`, as in a pool, may lose a cancellation.
+                    if task is not None and task.cancelling():
+                        raise asyncio.CancelledError
                     await connection.commit()
                     return done
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover

@@ -21,8 +21,8 @@ Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
 Work = Callable[[sa.Connection], T]
 """
 Statements within one transaction. On SQLite it is called in a thread. It is called again if COMMIT
-finds SQLite's file locked, or if the connection to PostgreSQL was lost before that: what it changes
-besides the database must then be right all the same.
+finds SQLite's file locked, or if the connection to PostgreSQL was lost before that: what else it
+does must be safe to repeat.
 """
 
 LONGEST_WAIT = 60.0
