@@ -246,7 +246,7 @@ class KeyConflict(OutboxError, ValueError):
 
 
 def described(error: BaseException | None) -> str:
-    """Name an error for the log; with its text only if that cannot be LeadSquared's."""
+    """Name an error for the log, with its text only if LeadSquared cannot have written that."""
     if isinstance(error, ConfigurationError | OutboxError):
         return str(error)
     found = type(error).__name__

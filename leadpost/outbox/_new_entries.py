@@ -61,7 +61,7 @@ def new_entry(activity: Item, key: object, priority: int) -> New:
 def _new(text: str, key: object, priority: object) -> New:
     if not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
         raise ValueError("priority: wanted an integer of 32 bits")
-    return New(text, _checked(key), priority)
+    return New(text, None if key is None else checked_key(key), priority)
 
 
 def id_of(account: Account | str) -> str:
@@ -83,9 +83,8 @@ async def drawn(activities: Source, keys: Iterable[str] | None, priority: int) -
     return [_new(text, key, priority) for text, key in zip(texts, names, strict=True)]
 
 
-def _checked(key: object) -> str | None:
-    if key is None:
-        return None
+def checked_key(key: object) -> str:
+    """Return an entry's key, once it is checked."""
     if not isinstance(key, str):
         raise TypeError(f"key: found {type(key).__name__}, wanted text")
     if not key:  # a name that is missing: all such entries would be the same

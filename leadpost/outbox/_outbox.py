@@ -347,7 +347,8 @@ class Outbox(StoredEntries):
         """
         Transfer entries to this account, after its access key or its name has changed.
 
-        Stop the workers of the previous account first.
+        Stop the workers of the previous account first. A million entries take a minute or two;
+        meanwhile nobody else can write to a SQLite file.
 
         Args:
             previous: The fingerprint of the previous keys, or the previous name.

@@ -55,7 +55,7 @@ def result_of(
         case _ if is_retried and (failures < policy.max_attempts or not others_succeed):
             return Result("pending", error=because, due_in=wait, failed=True)
         case _:
-            state = cast("EntryState", because.state)  # none that was not sent comes here
+            state = cast("EntryState", because.state)  # those of unsent calls are handled above
             return Result(state, error=because, failed=True)
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from leadpost._models import Item
 from leadpost.outbox._entry import STATES, Change, Entry, EntryState, Health
-from leadpost.outbox._new_entries import json_of
+from leadpost.outbox._new_entries import checked_key, json_of
 from leadpost.outbox.database import Database, Store, _edits, _entries
 from leadpost.outbox.database._entries import PART
 from leadpost.outbox.database._sql import UNSTORABLE
@@ -40,7 +40,7 @@ class StoredEntries:
         """Return the entries of up to 500 `keys`, by key, without unknown ones."""
         if isinstance(keys, str) or len(keys) > PART:
             raise ValueError(f"keys must be a list of up to {PART} keys")
-        storable = [key for key in keys if not UNSTORABLE.search(key)]  # of others there is none
+        storable = [key for key in keys if not UNSTORABLE.search(key)]  # no entry has others
         return await self._store.read(_entries.find, storable)
 
     async def entries(self, *states: EntryState, batch: str | None = None) -> AsyncGenerator[Entry]:
@@ -110,8 +110,9 @@ class StoredEntries:
         Raises:
             InvalidActivity: one is invalid; none was replaced.
             KeyConflict: a key is unknown, or its entry may have been accepted; none was replaced.
+            ValueError: a key is empty or contains a character that no database stores.
         """
-        texts = {key: json_of(activity) for key, activity in activities.items()}
+        texts = {checked_key(key): json_of(activity) for key, activity in activities.items()}
         await self._store.write_many(_edits.replace, texts)
         self._news.set()
 

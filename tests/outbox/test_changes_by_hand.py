@@ -167,6 +167,11 @@ async def test_a_pending_entry_that_may_have_arrived_is_not_replaced(outbox: Out
         await outbox.replace({"one": activity(2)})
 
 
+async def test_a_key_that_no_database_stores_is_not_replaced(outbox: Outbox) -> None:
+    with pytest.raises(ValueError, match="a character that no database stores"):
+        await outbox.replace({"one\0": activity(1)})
+
+
 async def test_all_are_replaced_or_none(outbox: Outbox) -> None:
     rows = [f"{number:04}" for number in range(1200)]
     await outbox.put_many([activity(1)] * 1200, keys=rows)

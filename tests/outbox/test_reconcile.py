@@ -17,6 +17,7 @@ from outbox_support import (
     ACME,
     WHEN,
     changed,
+    executed,
     messages,
     noted,
     posted,
@@ -25,6 +26,7 @@ from outbox_support import (
     states,
     table,
 )
+from sqlalchemy.util import await_only
 from support import LEAD, LeadSquared, answers, within
 
 from leadpost import (
@@ -37,6 +39,7 @@ from leadpost import (
 from leadpost.outbox import EntryState, Outbox, _reconciler
 from leadpost.outbox.database import Store, _settling
 from leadpost.outbox.database._settling import UncertainEntry, Verdict
+from leadpost.outbox.database._sql import Transaction
 from leadpost.sandbox import Faults, Sandbox, queue
 
 NOW = timedelta(0)
@@ -437,6 +440,40 @@ async def test_an_activity_found_for_two_entries_at_once_is_matched_once(outbox:
         uncertain = UncertainEntry(entry, None, LEAD, noted(1).to_payload(), WHEN, 1e6)
         await outbox._store.write(_settling.settle, uncertain, "uncertain", found)
     assert await states(outbox) == ["succeeded", "uncertain"]
+
+
+async def test_an_activity_found_by_two_transactions_at_once_is_matched_once(
+    postgresql_url: str,
+) -> None:
+    found = Verdict("succeeded", "the lead has it", "a1")
+    settled, may_commit = asyncio.Event(), asyncio.Event()
+
+    def slowly(transaction: Transaction, *arguments: Any) -> bool:
+        done = _settling.settle(transaction, *arguments)
+        settled.set()
+        await_only(may_commit.wait())
+        return done
+
+    async with (
+        Outbox(postgresql_url, ACME) as outbox,
+        Outbox(postgresql_url, "colleague") as of_colleague,
+        within(10),
+    ):
+        of_both = [
+            (one._store, UncertainEntry(await one.put(noted(1)), None, LEAD, {}, WHEN, 1e6))
+            for one in (outbox, of_colleague)
+        ]
+        await changed(outbox, state="uncertain")
+        settling: list[asyncio.Task[bool]] = []
+        for settle, (store, entry) in zip((slowly, _settling.settle), of_both, strict=True):
+            write = store.write(settle, entry, "uncertain", found)
+            settling.append(asyncio.create_task(write))
+            await settled.wait()
+        waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not (await executed(outbox, waiting)).scalar():
+            await asyncio.sleep(0.01)
+        may_commit.set()
+        assert await asyncio.gather(*settling) == [True, False]
 
 
 async def test_an_outage_ends_reconciling(outbox: Outbox) -> None:

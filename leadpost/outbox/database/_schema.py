@@ -74,7 +74,7 @@ CREATE INDEX leadpost_entries_finished ON leadpost_entries (account, changed_at)
 
 CREATE INDEX leadpost_entries_state ON leadpost_entries (account, state, id);
 
-CREATE INDEX leadpost_entries_lead ON leadpost_entries (lead, account);
+CREATE INDEX leadpost_entries_lead ON leadpost_entries (lead);
 
 CREATE UNIQUE INDEX leadpost_entries_activity_id ON leadpost_entries (activity_id)
     WHERE activity_id IS NOT NULL;

@@ -23,7 +23,7 @@ retries a failed request after 30 s at first and after 3 hours at last, so frequ
 become useless.
 """
 _TOO_FAR = WAITS[-1] + 60.0
-"""Seconds from now: no entry is due so late, unless the database's clock was set back since."""
+"""Seconds from now: an entry that is due later shows that the database's clock was set back."""
 
 
 @frozen
@@ -156,15 +156,14 @@ def others_of(transaction: Transaction, entry_id: int, lead: str, since: datetim
     """
     Return what other entries may have posted on a lead and is not matched yet: their parameters.
 
-    Those of other accounts too, which may be other users of the same LeadSquared. An entry that
-    does not name its lead's id may have posted on any lead, at least of its own account.
+    This includes entries of other accounts, which may be other users of the same LeadSquared. An
+    entry that does not name its lead's id may have posted on any lead.
     """
     query = """
         SELECT activity FROM leadpost_entries
         WHERE id <> :id AND activity_id IS NULL AND sent_at >= :since
             AND (lead = :lead AND state IN ('sending', 'accepted', 'succeeded')
-                OR lead IS NULL AND account = :account
-                    AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
+                OR lead IS NULL AND state IN ('sending', 'accepted', 'succeeded', 'uncertain'))
     """
     values = {"id": entry_id, "lead": lead, "since": since.timestamp()}
     found = transaction.execute(query, **values).scalars()
