@@ -464,8 +464,9 @@ async def test_an_activity_found_by_two_transactions_at_once_is_matched_once(
             for one in (outbox, of_colleague)
         ]
         await changed(outbox, state="uncertain")
+        works: list[Callable[..., bool]] = [slowly, _settling.settle]
         settling: list[asyncio.Task[bool]] = []
-        for settle, (store, entry) in zip((slowly, _settling.settle), of_both, strict=True):
+        for settle, (store, entry) in zip(works, of_both, strict=True):
             write = store.write(settle, entry, "uncertain", found)
             settling.append(asyncio.create_task(write))
             await settled.wait()
