@@ -20,9 +20,9 @@ T = TypeVar("T")
 Result: TypeAlias = "sa.CursorResult[*tuple[Any, ...]]"
 Work = Callable[[sa.Connection], T]
 """
-Statements within one transaction. On SQLite it is called in a thread. It is called again if COMMIT
-finds SQLite's file locked, or if the connection to PostgreSQL was lost before that: what else it
-does must be safe to repeat.
+Statements within one transaction. On SQLite it is called in a thread. What else it does must be
+safe to repeat: it is called again if COMMIT finds SQLite's file locked, and on PostgreSQL if the
+connection was lost before COMMIT, or if another transaction has just done the same.
 """
 
 LONGEST_WAIT = 60.0
